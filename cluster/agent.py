@@ -1,0 +1,274 @@
+"""A node's agent: carries out orders, reports facts, owns the node's tiers, memory and stage processes.
+
+It lives in the node's Dask worker as a plugin; orders come through one comm handler, reports leave as events. The node
+has the last word: it refuses what does not fit, and the caller decides again.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from distributed import Worker, WorkerPlugin
+
+from cluster.errors import ClusterError, Refused, StageFailed
+from cluster.local_stage import LocalStage
+from cluster.messages import (
+    HANDLER,
+    TOPIC,
+    AskPhases,
+    Build,
+    Dissolve,
+    Done,
+    FormStage,
+    NodeReport,
+    NotDone,
+    Phase,
+    Phases,
+    Renew,
+    StageFormed,
+    StageLost,
+    StageReport,
+    StageUnits,
+    from_wire,
+    to_wire,
+)
+from cluster.node_config import NodeConfig
+from cluster.pool import StagePool
+from cluster.rendezvous import Rendezvous
+from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.dram import DramTier
+from storage_tiers.errors import StorageError
+from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.ssd import SsdTier
+from storage_tiers.stack import Loaded, Priority, TierStack
+
+_log = logging.getLogger(__name__)
+KEPT_PHASES = 64
+
+
+class NodeAgent(WorkerPlugin):
+    """See the module. Everything runs on the worker's event loop."""
+
+    name = "firsttoken-agent"
+    idempotent = True
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
+        models = ModelStore(ObjectStore(config.store_url, config.store_options))
+        ssd = SsdTier(config.ssd_dir, config.ssd_bytes)
+        self._tiers = TierStack(DramTier(config.dram_bytes), ssd, models, config.fetch_threads, time.time)
+        self._pool = StagePool(config.pool_size, config.host, config.threads)
+        self._rendezvous = Rendezvous(config.host)
+        self._stages: dict[str, LocalStage] = {}
+        self._phases: dict[str, list[Phase]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._closing = False
+
+    async def setup(self, worker: Worker) -> None:
+        """Take orders from now on, and report."""
+        self._worker = worker
+        worker.handlers[HANDLER] = self._on_order
+        self._pool.fill()
+        self._spawn(self._report_always(), "report")
+        self._spawn(self._watch_leases(), "leases")
+
+    async def teardown(self, worker: Worker) -> None:
+        """End every stage process and free the tiers."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(self._dissolve(group) for group in list(self._stages)))
+        await self._pool.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._tiers.close)
+        self._rendezvous.close()
+
+    async def _on_order(self, order: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Carry out an order; without one, report."""
+        message = None if order is None else from_wire(order)
+        try:
+            answer = await self._carry_out(message)
+        except Refused as error:
+            answer = NotDone(str(error), refused=True)
+        except (ClusterError, StorageError, TimeoutError) as error:
+            _log.warning("%s not done: %s", type(message).__name__, error)
+            answer = NotDone(str(error) or type(error).__name__, refused=False)
+        return to_wire(answer)
+
+    async def _carry_out(self, message: object) -> object:
+        match message:
+            case FormStage():
+                return await self._form(message)
+            case Dissolve():
+                await self._dissolve(message.group)
+                return Done()
+            case Renew():
+                for group in message.groups:
+                    if group in self._stages:
+                        self._stages[group].renew(message.lease_s)
+                return Done()
+            case StageUnits():
+                return await self._stage_units(message)
+            case AskPhases():
+                return Phases(tuple(self._phases.get(message.group, ())))
+            case None:
+                return self._report()
+        raise ClusterError(f"{type(message).__name__} is not an order for a node")
+
+    # ---- groups
+
+    async def _form(self, order: FormStage) -> StageFormed:
+        """Reserve, start the fetch and a stage process at once, and answer when the stage is in its group."""
+        started_s = time.time()
+        stage = self._reserve(order)
+        phases = self._phases[order.group] = []
+        while len(self._phases) > KEPT_PHASES:
+            del self._phases[next(iter(self._phases))]
+        try:
+            async with asyncio.timeout(order.timeout_s):
+                loads = [
+                    asyncio.wrap_future(self._tiers.load(order.model, unit, Priority.COLD_START))
+                    for unit in order.units
+                ]
+                stage.expect(loads)
+                process = await self._pool.take()
+                self._pool.fill()
+                phases.append(Phase("take process", self._config.name, started_s, time.time()))
+                secret = secrets.token_hex(16)
+                stage.attach(process, phases)
+                await process.send(Build(replace(order, units=()), secret))
+                for load in loads:
+                    self._spawn(self._deliver(stage, load), "deliver")
+                await stage.formed
+        except BaseException as error:
+            await self._dissolve(order.group)
+            if isinstance(error, TimeoutError):
+                raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
+            raise
+        port = process.idle.result().port
+        return StageFormed(order.group, order.rank, self._config.host, port, secret)
+
+    def _reserve(self, order: FormStage) -> LocalStage:
+        """No await between looking and taking: two orders cannot get the same memory."""
+        if self._closing:
+            raise Refused(f"node {self._config.name} is shutting down")
+        if order.group in self._stages:
+            raise Refused(f"node {self._config.name} already runs a stage of group {order.group}")
+        free = self._config.device_bytes - self._reserved_bytes()
+        if order.reserve_bytes > free:
+            raise Refused(f"node {self._config.name} has {free:,} bytes free, {order.reserve_bytes:,} asked")
+        stage = LocalStage(order, self._config.name, self._on_lost)
+        self._stages[order.group] = stage
+        self._changed.set()
+        return stage
+
+    def _reserved_bytes(self) -> int:
+        return sum(stage.order.reserve_bytes for stage in self._stages.values())
+
+    async def _deliver(self, stage: LocalStage, load: asyncio.Future[Loaded]) -> None:
+        try:
+            loaded = await load
+            await stage.deliver(loaded)
+        except (StorageError, StageFailed) as error:
+            stage.lose(str(error))
+
+    def _on_lost(self, group: str, cause: str) -> None:
+        if group in self._stages and not self._closing:
+            _log.warning("group %s is lost: %s", group, cause)
+            self._worker.log_event(TOPIC, to_wire(StageLost(group, self._config.name, cause)))
+            self._spawn(self._dissolve(group), "dissolve")
+
+    async def _dissolve(self, group: str) -> None:
+        stage = self._stages.get(group)
+        if stage is None:
+            return
+        await stage.end(self._tiers.release)
+        self._stages.pop(group, None)
+        self._changed.set()
+
+    async def _watch_leases(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for group in [g for g, stage in self._stages.items() if stage.expired]:
+                _log.warning("group %s ends: nobody renewed its lease", group)
+                await self._dissolve(group)
+
+    # ---- tiers
+
+    async def _stage_units(self, order: StageUnits) -> StageReport:
+        """Bring units to a tier, one after the other, behind every cold start."""
+        started_s = time.time()
+        if order.tier not in ("dram", "ssd"):
+            raise ClusterError(f"tier {order.tier!r} is not one that can be staged to: 'dram' or 'ssd'")
+        fetched = present = 0
+        for unit in order.units:
+            if await self._stage_unit(order, unit):
+                fetched += unit.size_bytes
+            else:
+                present += unit.size_bytes
+            self._changed.set()
+        seconds = time.time() - started_s
+        return StageReport(self._config.name, order.tier, len(order.units), fetched, present, seconds)
+
+    async def _stage_unit(self, order: StageUnits, unit: UnitIndex) -> bool:
+        """Whether anything had to be moved."""
+        if order.tier == "ssd" and self._tiers.ssd.holds(unit.digest, unit.size_bytes):
+            return False
+        in_dram = unit.digest in self._tiers.dram.held()
+        if order.tier == "dram" and in_dram:
+            return False
+        loaded = await asyncio.wrap_future(self._tiers.load(order.model, unit, Priority.PREWARM))
+        try:
+            if order.tier == "ssd":
+                await asyncio.wrap_future(self._tiers.keep_on_ssd(unit, loaded.segment))
+        finally:
+            self._tiers.release(unit)
+        if order.tier == "ssd" and not in_dram:
+            self._tiers.dram.drop(unit.digest)
+        return True
+
+    # ---- reports
+
+    def _report(self) -> NodeReport:
+        units = dict.fromkeys(self._tiers.ssd.held(), "ssd") | dict.fromkeys(self._tiers.dram.held(), "dram")
+        return NodeReport(
+            name=self._config.name,
+            address=self._worker.address,
+            host=self._config.host,
+            rendezvous_port=self._rendezvous.port,
+            dram_bytes=self._config.dram_bytes,
+            dram_used_bytes=self._tiers.dram.used_bytes,
+            ssd_bytes=self._config.ssd_bytes,
+            ssd_used_bytes=self._tiers.ssd.used_bytes,
+            device_bytes=self._config.device_bytes,
+            device_reserved_bytes=self._reserved_bytes(),
+            idle_stage_processes=self._pool.idle,
+            busy_stage_processes=len(self._stages),
+            groups=tuple(self._stages),
+            units=units,
+        )
+
+    async def _report_always(self) -> None:
+        """A report when something changed, and every interval in any case."""
+        while True:
+            self._worker.log_event(TOPIC, to_wire(self._report()))
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), self._config.report_interval_s)
+            except TimeoutError:
+                continue
+
+    def _spawn(self, work: Any, name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task %s failed", task.get_name(), exc_info=error)

@@ -1,0 +1,248 @@
+"""The one door through which serving and flows reach nodes."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from distributed import Client
+from distributed.comm.core import CommClosedError
+
+from cluster.errors import ClusterError, ClusterUnreachable, NodeLost, ProtocolError, Refused, StageFailed
+from cluster.group import Group
+from cluster.messages import (
+    HANDLER,
+    TOPIC,
+    AskPhases,
+    Dissolve,
+    Done,
+    FormStage,
+    NodeReport,
+    NotDone,
+    Phase,
+    Phases,
+    Renew,
+    StageFormed,
+    StageLost,
+    StageReport,
+    StageUnits,
+    from_wire,
+    to_wire,
+)
+from schedules.facts import Node, Placement, StagePlan, View
+from storage_tiers.checkpoint import Checkpoint
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+LEASE_S = 30.0
+RENEW_EVERY_S = 5.0
+ORDER_TIMEOUT_S = 30.0
+
+
+class ClusterClient:
+    """Knows the nodes by their reports, gives them orders. Use as an async context manager, from one event loop."""
+
+    def __init__(self, scheduler_address: str, connect_timeout_s: float = 10.0) -> None:
+        self._address, self._connect_timeout_s = scheduler_address, connect_timeout_s
+        self._nodes: dict[str, Node] = {}
+        self._groups: dict[str, Group] = {}
+        self._changed = asyncio.Condition()
+        self._renewing: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        """Connect and hear every node once. ClusterUnreachable if the scheduler does not answer in time."""
+        try:
+            self._client = await Client(
+                self._address, asynchronous=True, timeout=self._connect_timeout_s, set_as_default=False
+            )
+        except (OSError, TimeoutError) as error:
+            raise ClusterUnreachable(f"no Dask scheduler answers at {self._address}: {error}") from error
+        self._client.subscribe_topic(TOPIC, self._on_event)
+        self._client.subscribe_topic("all", self._on_membership)
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        answers = await asyncio.gather(*(self._ask(address) for address in workers), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, NodeReport):
+                await self._note(answer)
+        self._renewing = asyncio.get_running_loop().create_task(self._renew_always())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Dissolve the groups formed here and disconnect."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+        await asyncio.gather(*(self.dissolve(group) for group in list(self._groups.values())), return_exceptions=True)
+        await self._client.close()
+
+    def view(self) -> View:
+        """The nodes as last reported."""
+        return View(tuple(self._nodes[name] for name in sorted(self._nodes)))
+
+    async def nodes(self, minimum: int = 1, timeout_s: float = 30.0) -> View:
+        """The view once it has `minimum` nodes. NodeLost if it has not within the timeout."""
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: len(self._nodes) >= minimum)
+        except TimeoutError:
+            raise NodeLost(f"{len(self._nodes)} of {minimum} nodes have joined within {timeout_s:.0f} s") from None
+        return self.view()
+
+    async def form(self, placement: Placement, checkpoint: Checkpoint, timeout_s: float) -> Group:
+        """Form the group that `placement` says; its stages may still wait for their units.
+
+        Refused if a node would not, StageFailed or NodeLost if it could not; nothing is left of it then.
+        """
+        started_s = time.time()
+        name = f"g{uuid.uuid4().hex[:12]}"
+        orders = self._orders(name, placement, checkpoint, timeout_s)
+        tasks = [
+            asyncio.ensure_future(self._order(node, order, StageFormed, timeout_s)) for node, order in orders
+        ]
+        try:
+            formed = await asyncio.gather(*tasks)
+            phases = (Phase("form group", "front end", started_s, time.time()),)
+            group = Group(name, placement, phases)
+            await group.connect(formed[0], timeout_s)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._dissolve_on(name, [node for node, _ in orders])
+            raise
+        self._groups[name] = group
+        return group
+
+    async def phases(self, group: Group) -> tuple[Phase, ...]:
+        """What the nodes and stages of the group did at its start, by time; nodes that do not answer are left out."""
+        asked = [self._order(stage.node, AskPhases(group.name), Phases, 5.0) for stage in group.placement.stages]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        found = [phase for answer in answers if isinstance(answer, Phases) for phase in answer.phases]
+        return tuple(sorted((*group.phases, *found), key=lambda phase: phase.start_s))
+
+    async def dissolve(self, group: Group) -> None:
+        """End the group on all its nodes and forget it."""
+        self._groups.pop(group.name, None)
+        await group.close()
+        await self._dissolve_on(group.name, [stage.node for stage in group.placement.stages])
+
+    async def stage(
+        self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
+    ) -> StageReport:
+        """Bring units of a model to a tier of a node, behind its cold starts."""
+        order = StageUnits(checkpoint.name, tuple(checkpoint.unit(name) for name in units), tier)
+        return await self._order(node, order, StageReport, timeout_s)
+
+    # ---- orders
+
+    def _orders(
+        self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float
+    ) -> list[tuple[str, FormStage]]:
+        first = self._node(placement.stages[0].node)
+        bounds = (*(stage.first_layer for stage in placement.stages), placement.stages[-1].end_layer)
+        assert all(a < b for a, b in pairwise(bounds))
+
+        def order(rank: int, stage: StagePlan) -> FormStage:
+            return FormStage(
+                group=name,
+                model=checkpoint.name,
+                rank=rank,
+                config=checkpoint.config,
+                dtype=checkpoint.dtype,
+                bounds=bounds,
+                units=tuple(checkpoint.unit(unit) for unit in stage.units),
+                rendezvous_host=first.host,
+                rendezvous_port=first.rendezvous_port,
+                reserve_bytes=stage.reserve_bytes,
+                kv_tokens=placement.kv_tokens,
+                timeout_s=timeout_s,
+                lease_s=max(LEASE_S, timeout_s),
+            )
+
+        return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]
+
+    async def _dissolve_on(self, group: str, nodes: Sequence[str]) -> None:
+        orders = (self._order(node, Dissolve(group), Done, ORDER_TIMEOUT_S) for node in nodes if node in self._nodes)
+        for answer in await asyncio.gather(*orders, return_exceptions=True):
+            if isinstance(answer, ClusterError):
+                _log.warning("group %s: %s; its lease will end it", group, answer)
+
+    async def _renew_always(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            by_node: dict[str, list[str]] = {}
+            for group in self._groups.values():
+                for stage in group.placement.stages:
+                    by_node.setdefault(stage.node, []).append(group.name)
+            orders = (
+                self._order(node, Renew(tuple(groups), LEASE_S), Done, RENEW_EVERY_S)
+                for node, groups in by_node.items()
+                if node in self._nodes
+            )
+            await asyncio.gather(*orders, return_exceptions=True)
+
+    def _node(self, name: str) -> Node:
+        try:
+            return self._nodes[name]
+        except KeyError:
+            raise NodeLost(f"node {name!r} is not connected") from None
+
+    async def _order(self, node: str, order: object, answer: type[_T], timeout_s: float) -> _T:
+        """Give an order and return its answer; what the node did not do is raised."""
+        try:
+            result = await asyncio.wait_for(self._ask(self._node(node).address, order), timeout_s)
+        except TimeoutError as error:
+            raise NodeLost(f"node {node} did not answer {type(order).__name__} within {timeout_s:.0f} s") from error
+        except (OSError, CommClosedError) as error:
+            raise NodeLost(f"node {node} is gone: {error}") from error
+        if isinstance(result, NotDone):
+            raise (Refused if result.refused else StageFailed)(result.message)
+        if not isinstance(result, answer):
+            raise ProtocolError(f"node {node} answered {type(order).__name__} with {type(result).__name__}")
+        return result
+
+    async def _ask(self, address: str, order: object = None) -> Any:
+        rpc = getattr(self._client.rpc(address), HANDLER)
+        return from_wire(await rpc(order=None if order is None else to_wire(order)))
+
+    # ---- what is heard
+
+    async def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
+        try:
+            message = from_wire(event[1])
+        except ProtocolError as error:
+            _log.warning("a report is not understood: %s", error)
+            return
+        if isinstance(message, NodeReport):
+            await self._note(message)
+        elif isinstance(message, StageLost) and message.group in self._groups:
+            self._groups[message.group].lose(f"{message.node}: {message.cause}")
+
+    async def _on_membership(self, event: tuple[float, dict[str, Any]]) -> None:
+        action, address = event[1].get("action"), event[1].get("worker")
+        if action == "remove-worker":
+            for name in [name for name, node in self._nodes.items() if node.address == address]:
+                await self._forget(name)
+
+    async def _note(self, report: NodeReport) -> None:
+        node = Node(**{field: getattr(report, field) for field in NodeReport.__dataclass_fields__})
+        async with self._changed:
+            self._nodes[report.name] = node
+            self._changed.notify_all()
+
+    async def _forget(self, name: str) -> None:
+        _log.warning("node %s is gone", name)
+        async with self._changed:
+            del self._nodes[name]
+            self._changed.notify_all()
+        for group in list(self._groups.values()):
+            if any(stage.node == name for stage in group.placement.stages):
+                group.lose(f"node {name} is gone")
+
+

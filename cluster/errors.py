@@ -1,0 +1,25 @@
+"""The errors of cluster, translated by callers at their border."""
+
+
+class ClusterError(Exception):
+    """Root of every error raised here."""
+
+
+class ClusterUnreachable(ClusterError):
+    """The Dask scheduler does not answer."""
+
+
+class NodeLost(ClusterError):
+    """A node left or does not answer in time."""
+
+
+class Refused(ClusterError):
+    """A node would not do what was asked: no memory, no process, or it is shutting down. Decide again."""
+
+
+class StageFailed(ClusterError):
+    """A stage could not be formed or broke; the group is over."""
+
+
+class ProtocolError(ClusterError):
+    """A message that is not in the vocabulary."""

@@ -1,0 +1,96 @@
+"""A group as the front end sees it: one connection to its first stage, over which requests go and tokens come."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from cluster.errors import ProtocolError, Refused, StageFailed
+from cluster.messages import Cancel, Hello, Phase, Rejected, StageFormed, Submit, Tokens
+from cluster.wire import frame, read_frame
+from schedules.facts import Placement
+
+_log = logging.getLogger(__name__)
+
+
+class Group:
+    """A formed group. `lost` is set, with `cause`, when it can serve no more."""
+
+    def __init__(self, name: str, placement: Placement, phases: tuple[Phase, ...]) -> None:
+        self.name, self.placement, self.phases = name, placement, phases
+        self.lost = asyncio.Event()
+        self.cause = ""
+        self._on_lost: Callable[[], None] = lambda: None
+        self._streams: dict[str, asyncio.Queue[Tokens | Rejected | None]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def connect(self, first: StageFormed, timeout_s: float) -> None:
+        """Open the connection to the first stage. StageFailed if it does not answer."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, self._writer = await asyncio.open_connection(first.host, first.port)
+        except (OSError, TimeoutError) as error:
+            raise StageFailed(f"the first stage of group {self.name} does not answer: {error}") from error
+        self._writer.write(frame(Hello(self.name, first.secret)))
+        self._reading = asyncio.get_running_loop().create_task(self._read(reader))
+
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """Call `on_lost` once when the group is lost."""
+        self._on_lost = on_lost
+
+    async def generate(self, submit: Submit) -> AsyncIterator[Tokens]:
+        """The request's tokens as they come, the last with its finish. Leaving early cancels the request.
+
+        StageFailed if the group is lost before the end, Refused if it will not run the request.
+        """
+        if self.lost.is_set():
+            raise StageFailed(self.cause)
+        stream = self._streams[submit.request] = asyncio.Queue()
+        self._writer.write(frame(submit))
+        finished = False
+        try:
+            while True:
+                event = await stream.get()
+                if event is None:
+                    raise StageFailed(self.cause)
+                if isinstance(event, Rejected):
+                    finished = True
+                    raise Refused(event.message)
+                finished = event.finish is not None
+                yield event
+                if finished:
+                    return
+        finally:
+            del self._streams[submit.request]
+            if not finished and not self.lost.is_set():
+                self._writer.write(frame(Cancel(submit.request)))
+
+    def lose(self, cause: str) -> None:
+        """The group can serve no more; every stream ends with StageFailed."""
+        if self.lost.is_set():
+            return
+        self.cause = cause
+        self.lost.set()
+        for stream in self._streams.values():
+            stream.put_nowait(None)
+        self._on_lost()
+
+    async def close(self) -> None:
+        """Give up the connection."""
+        self.lose("the group was dissolved")
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while (event := await read_frame(reader)) is not None:
+                stream = self._streams.get(event.request)
+                if stream is not None:
+                    stream.put_nowait(event)
+        except (ProtocolError, OSError) as error:
+            self.lose(f"the connection to the first stage broke: {error}")
+        self.lose("the first stage is gone")

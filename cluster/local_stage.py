@@ -1,0 +1,85 @@
+"""A group's stage on this node, as the agent sees it: its process, its units, its lease."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from cluster.errors import StageFailed
+from cluster.messages import Broken, Formed, FormStage, Phase, PhaseDone, UnitHere
+from cluster.pool import StageProcess
+from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.stack import Loaded
+
+
+class LocalStage:
+    """Follows one stage from its order to its end; `on_lost(group, cause)` is called at most once."""
+
+    def __init__(self, order: FormStage, node: str, on_lost: Callable[[str, str], None]) -> None:
+        self.order = order
+        self.formed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._node, self._on_lost = node, on_lost
+        self._process: StageProcess | None = None
+        self._phases: list[Phase] = []
+        self._loads: Sequence[asyncio.Future[Loaded]] = ()
+        self._ending: asyncio.Task[None] | None = None
+        self.renew(order.lease_s)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the lease has run out."""
+        return time.monotonic() > self._lease_until_s
+
+    def renew(self, lease_s: float) -> None:
+        """The stage may live `lease_s` longer from now."""
+        self._lease_until_s = time.monotonic() + lease_s
+
+    def expect(self, loads: Sequence[asyncio.Future[Loaded]]) -> None:
+        """These loads are under way for the stage; each that succeeds pins a unit until the stage's end."""
+        self._loads = loads
+
+    def attach(self, process: StageProcess, phases: list[Phase]) -> None:
+        """The stage runs in `process`; what it reports of its phases goes to `phases`."""
+        self._process, self._phases = process, phases
+        process.on_message = self._on_message
+        process.ended.add_done_callback(lambda _future: self.lose("its stage process ended"))
+
+    async def deliver(self, loaded: Loaded) -> None:
+        """Hand a loaded unit to the process. StageFailed if that is gone."""
+        if self._process is None or self._ending is not None:
+            return
+        unit, where = loaded.unit, f"{self._node} from {loaded.source}"
+        size_bytes = unit.size_bytes if loaded.source != "dram" else 0
+        self._phases.append(Phase(f"fetch {unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
+        await self._process.send(UnitHere(unit), loaded.segment.fd)
+
+    def lose(self, cause: str) -> None:
+        """The stage cannot go on."""
+        if self._ending is not None:
+            return
+        if not self.formed.done():
+            self.formed.set_exception(StageFailed(cause))
+            self.formed.exception()  # seen by whoever forms the stage, if it still waits
+        self._on_lost(self.order.group, cause)
+
+    async def end(self, release: Callable[[UnitIndex], None]) -> None:
+        """End the process and release its units, once however often called."""
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end(release))
+        await asyncio.shield(self._ending)
+
+    async def _end(self, release: Callable[[UnitIndex], None]) -> None:
+        if self._process is not None:
+            await self._process.end()
+        for loaded in await asyncio.gather(*self._loads, return_exceptions=True):
+            if isinstance(loaded, Loaded):
+                release(loaded.unit)
+
+    def _on_message(self, message: object) -> None:
+        if isinstance(message, Formed):
+            self._phases.extend(message.phases)
+            if not self.formed.done():
+                self.formed.set_result(None)
+        elif isinstance(message, PhaseDone):
+            self._phases.append(message.phase)
+        elif isinstance(message, Broken):
+            self.lose(message.cause)

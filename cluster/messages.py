@@ -1,0 +1,333 @@
+"""The vocabulary on the wire: one frozen dataclass per fact or order, grouped by who says it to whom.
+
+Encoded as msgpack maps with the class's name under "kind"; decoding validates every field. No pickle.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import msgpack
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.errors import ProtocolError
+from storage_tiers.checkpoint import UnitIndex
+
+HANDLER = "firsttoken"
+"""The comm handler that takes orders on a node."""
+TOPIC = "firsttoken"
+"""The Dask event topic that nodes report on."""
+
+# ---- client -> agent -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FormStage:
+    """Run layers [bounds[rank], bounds[rank + 1]) of a model as stage `rank` of a group."""
+
+    group: str
+    model: str
+    rank: int
+    config: Mapping[str, Any]
+    dtype: str
+    bounds: tuple[int, ...]
+    units: tuple[UnitIndex, ...]
+    rendezvous_host: str
+    rendezvous_port: int
+    reserve_bytes: int
+    kv_tokens: int
+    timeout_s: float
+    lease_s: float
+
+    @property
+    def degree(self) -> int:
+        return len(self.bounds) - 1
+
+
+@dataclass(frozen=True)
+class Dissolve:
+    """End this node's stage of the group, at once."""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class Renew:
+    """The caller still wants these groups; those of its own that it does not renew end with their lease."""
+
+    groups: tuple[str, ...]
+    lease_s: float
+
+
+@dataclass(frozen=True)
+class StageUnits:
+    """Bring units of a model to a tier of the node ("dram" or "ssd")."""
+
+    model: str
+    units: tuple[UnitIndex, ...]
+    tier: str
+
+
+@dataclass(frozen=True)
+class AskPhases:
+    """What did this node do for the group, and when?"""
+
+    group: str
+
+
+# ---- agent -> client -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageFormed:
+    """The stage is in its group and waits for its units; the first stage takes requests at `host`:`port`."""
+
+    group: str
+    rank: int
+    host: str
+    port: int
+    secret: str
+
+
+@dataclass(frozen=True)
+class NotDone:
+    """The order was not carried out; `refused` if deciding again may help."""
+
+    message: str
+    refused: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """The order was carried out."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """Units brought to `tier`: bytes that had to be fetched, bytes that were there."""
+
+    node: str
+    tier: str
+    units: int
+    fetched_bytes: int
+    present_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a cold start: where it ran, from when to when (unix seconds of that node), and bytes it moved."""
+
+    name: str
+    where: str
+    start_s: float
+    end_s: float
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Phases of one group on one node."""
+
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """A node's state, by its own word."""
+
+    name: str
+    address: str
+    host: str
+    rendezvous_port: int
+    dram_bytes: int
+    dram_used_bytes: int
+    ssd_bytes: int
+    ssd_used_bytes: int
+    device_bytes: int
+    device_reserved_bytes: int
+    idle_stage_processes: int
+    busy_stage_processes: int
+    groups: tuple[str, ...]
+    units: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StageLost:
+    """A stage process of the group died or broke; the group is over."""
+
+    group: str
+    node: str
+    cause: str
+
+
+# ---- agent <-> zygote ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Make a stage process that talks on the descriptor beside this message."""
+
+
+@dataclass(frozen=True)
+class Forked:
+    """The stage process is there; a pidfd of it comes along unless it is dead already."""
+
+    pid: int
+
+
+# ---- agent <-> stage process -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Idle:
+    """The process has everything imported, listens on `port` and waits for a stage."""
+
+    pid: int
+    port: int
+
+
+@dataclass(frozen=True)
+class Build:
+    """Become the stage; its units follow one by one, each with its memory's descriptor."""
+
+    order: FormStage
+    secret: str
+
+
+@dataclass(frozen=True)
+class UnitHere:
+    """A unit is complete; its memory travels beside this message as a descriptor."""
+
+    unit: UnitIndex
+
+
+@dataclass(frozen=True)
+class Formed:
+    """The group is joined and the skeleton built."""
+
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True)
+class PhaseDone:
+    """One more phase of the cold start is over."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The stage cannot go on."""
+
+    cause: str
+
+
+# ---- front end <-> first stage ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First message on a connection: proves that the caller was told of the group by its agent."""
+
+    group: str
+    secret: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; temperature 0 is greedy. Draws are keyed by (seed, position), never by a running generator."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Generate after `tokens`, of which the first `prompt_tokens` are the prompt (the rest was generated before)."""
+
+    request: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    max_tokens: int
+    stop_tokens: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody wants the request's tokens any more."""
+
+    request: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """New tokens of a request; `finish` is "stop" or "length" with the last."""
+
+    request: str
+    tokens: tuple[int, ...]
+    finish: str | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The group will not run the request; `message` says why."""
+
+    request: str
+    message: str
+
+
+_VOCABULARY = {
+    cls.__name__: cls
+    for cls in (
+        FormStage, Dissolve, Renew, StageUnits, AskPhases, StageFormed, NotDone, Done, StageReport, Phases, NodeReport,
+        StageLost, Fork, Forked, Idle, Build, UnitHere, Formed, PhaseDone, Broken, Hello, Submit, Cancel, Tokens, Rejected,
+    )
+}  # fmt: skip
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_VOCABULARY[kind])
+
+
+def to_wire(message: object) -> dict[str, Any]:
+    """`message` as a plain map of plain values."""
+    kind = type(message).__name__
+    fields: dict[str, Any] = _adapter(kind).dump_python(message)
+    return {"kind": kind, **fields}
+
+
+def from_wire(wire: Mapping[str, Any]) -> Any:
+    """The message that `wire` holds; ProtocolError if it is none."""
+    try:
+        kind = wire["kind"]
+        return _adapter(kind).validate_python({key: value for key, value in wire.items() if key != "kind"})
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ProtocolError(f"not a message: {error}") from error
+
+
+def pack(message: object) -> bytes:
+    """`message` as msgpack bytes."""
+    data: bytes = msgpack.packb(to_wire(message))
+    return data
+
+
+def unpack(data: bytes) -> Any:
+    """The message in msgpack bytes; ProtocolError if it is none."""
+    try:
+        return from_wire(msgpack.unpackb(data, use_list=False))
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"not a message: {error}") from error
+
+
+def load_vocabulary() -> None:
+    """Build every validator now, so that the first message of a kind does not pay for it."""
+    for kind in _VOCABULARY:
+        _adapter(kind)

@@ -1,0 +1,24 @@
+"""What a node is told at its start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """A node's name, addresses, budgets and habits. Bytes are budgets, seconds are intervals."""
+
+    name: str
+    scheduler_address: str
+    store_url: str
+    ssd_dir: str
+    ssd_bytes: int
+    dram_bytes: int
+    device_bytes: int
+    host: str = "127.0.0.1"
+    store_options: Mapping[str, Any] = field(default_factory=dict)
+    pool_size: int = 1
+    threads: int = 2
+    fetch_threads: int = 4
+    report_interval_s: float = 1.0

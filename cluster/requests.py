@@ -1,0 +1,91 @@
+"""The door of a stage process: the front end's long-lived connection, on a thread beside the decode loop."""
+
+import asyncio
+import hmac
+import logging
+import threading
+from collections.abc import Callable
+
+from cluster.errors import ProtocolError
+from cluster.messages import Cancel, Hello, Rejected, Submit, Tokens
+from cluster.wire import frame, read_frame
+
+_log = logging.getLogger(__name__)
+Accept = Callable[[Submit | Cancel], None]
+
+
+class RequestServer:
+    """Listens from the start, takes requests once `serve` says for which group and to whom they go.
+
+    A request belongs to the connection it came on: its tokens go back there, and it is cancelled when that closes.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._loop = asyncio.new_event_loop()
+        self._owners: dict[str, asyncio.StreamWriter] = {}
+        self._hello: Hello | None = None
+        self._accept: Accept | None = None
+        listening = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(listening,), name="requests", daemon=True)
+        self._thread.start()
+        listening.wait()
+
+    def serve(self, hello: Hello, accept: Accept) -> None:
+        """From now on let in who says `hello`, and hand over what they send. Thread-safe."""
+        self._hello, self._accept = hello, accept
+
+    def emit(self, event: Tokens | Rejected) -> None:
+        """Send an event to whoever submitted the request. Thread-safe; nothing happens if they have left."""
+        self._loop.call_soon_threadsafe(self._deliver, event)
+
+    def _run(self, listening: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._talk, self._host, 0))
+        self.port: int = server.sockets[0].getsockname()[1]
+        listening.set()
+        self._loop.run_forever()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        mine: set[str] = set()
+        try:
+            if not self._welcome(await read_frame(reader)):
+                return
+            while (message := await read_frame(reader)) is not None:
+                self._take(message, writer, mine)
+        except ProtocolError as error:
+            _log.warning("a caller was cut off: %s", error)
+        finally:
+            writer.close()
+            for request in mine:
+                if self._owners.pop(request, None) is not None and self._accept is not None:
+                    self._accept(Cancel(request))
+
+    def _welcome(self, message: object) -> bool:
+        known = self._hello
+        if known is None or not isinstance(message, Hello) or message.group != known.group:
+            return False
+        return hmac.compare_digest(message.secret, known.secret)
+
+    def _take(self, message: object, writer: asyncio.StreamWriter, mine: set[str]) -> None:
+        assert self._accept is not None
+        if isinstance(message, Submit):
+            if message.request in self._owners:
+                raise ProtocolError(f"request {message.request} came twice")
+            self._owners[message.request] = writer
+            mine.add(message.request)
+            self._accept(message)
+        elif isinstance(message, Cancel):
+            self._owners.pop(message.request, None)
+            self._accept(message)
+        else:
+            raise ProtocolError(f"{type(message).__name__} is not for a stage")
+
+    def _deliver(self, event: Tokens | Rejected) -> None:
+        writer = self._owners.get(event.request)
+        if writer is None:
+            return
+        if isinstance(event, Rejected) or event.finish is not None:
+            del self._owners[event.request]
+        if not writer.is_closing():
+            writer.write(frame(event))

@@ -1,0 +1,189 @@
+"""A stage process: waits ready in its node's pool, becomes one stage of one group, and ends with it."""
+
+import ctypes
+import gc
+import logging
+import mmap
+import os
+import signal
+import socket
+import threading
+import time
+from datetime import timedelta
+
+import deepspeed
+import torch
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore
+
+from cluster.engine import Driver, Worker, follow
+from cluster.errors import StageFailed
+from cluster.hop import Neighbours
+from cluster.messages import Broken, Build, Formed, Hello, Idle, Phase, PhaseDone, UnitHere
+from cluster.requests import RequestServer
+from cluster.stage_model import Gate, StageModel, build_pipeline, model_config
+from cluster.wire import Channel
+from storage_tiers.checkpoint import UnitIndex
+
+_log = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1
+_WARM_UP_CONFIG = {
+    "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "vocab_size": 64,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+BACKEND = "gloo"
+
+
+def main(sock: socket.socket, host: str, threads: int) -> None:
+    """The life of a stage process. `sock` leads to the agent; when it closes, the process ends at once."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["LOCAL_RANK"] = "0"
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    torch.set_num_threads(threads)
+    channel = Channel(sock)
+    server = RequestServer(host)
+    try:
+        _warm_up()
+        channel.send(Idle(os.getpid(), server.port))
+        message, _ = channel.receive()
+    except (EOFError, OSError):
+        return
+    if isinstance(message, Build):
+        _Stage(channel, server, message).run()
+
+
+def _join(store: Store, rank: int, degree: int, timeout_s: float) -> None:
+    """Enter the group. All its ranks must; RuntimeError if they do not within the timeout."""
+    timeout = timedelta(seconds=timeout_s)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(degree))
+    torch.distributed.init_process_group(BACKEND, store=store, rank=rank, world_size=degree, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=BACKEND, auto_mpi_discovery=False, verbose=False)
+
+
+def _leave() -> None:
+    torch.distributed.destroy_process_group()
+    deepspeed.comm.comm.cdb = None  # DeepSpeed keeps its backend; without this a process cannot join a second group
+    gc.collect()
+
+
+def _warm_up() -> None:
+    """Go once through everything that is slower the first time, with a model of 64 dimensions."""
+    _join(HashStore(), 0, 1, timeout_s=60.0)
+    pipeline, model = build_pipeline(model_config(_WARM_UP_CONFIG), torch.float32, (0, 1), lambda _unit, _gate: None)
+    pipeline.to_empty(device="cpu")
+    for parameter in pipeline.parameters():
+        parameter.data.zero_()
+    with torch.inference_mode():
+        model.turn_to(model.new_cache(), 0)
+        pipeline(torch.tensor([[1, 2]]))
+    _leave()
+
+
+class _Stage:
+    """One stage of one group, from the order to its end."""
+
+    def __init__(self, channel: Channel, server: RequestServer, build: Build) -> None:
+        self._channel, self._server, self._order, self._secret = channel, server, build.order, build.secret
+        self._where = f"stage {build.order.rank}"
+        self._model: StageModel | None = None
+        self._built = threading.Event()
+
+    def run(self) -> None:
+        """Form, serve, end. Whatever goes wrong is reported to the agent and ends the process."""
+        threading.Thread(target=self._take_units, name="units", daemon=True).start()
+        try:
+            self._serve()
+        except Exception as error:
+            _log.exception("%s of group %s broke", self._where, self._order.group)
+            self._tell(Broken(f"{self._where}: {type(error).__name__}: {error}"))
+            os._exit(1)
+
+    def _serve(self) -> None:
+        order = self._order
+        started_s = time.time()
+        address = TCPStore(
+            order.rendezvous_host, order.rendezvous_port, is_master=False, wait_for_workers=False,
+            timeout=timedelta(seconds=order.timeout_s),
+        )  # fmt: skip
+        _join(PrefixStore(order.group, address), order.rank, order.degree, order.timeout_s)
+        joined_s = time.time()
+        dtype = getattr(torch, order.dtype)
+        config = model_config(order.config)
+        pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit)
+        self._model = model
+        self._built.set()
+        neighbours = None
+        if order.degree > 1:
+            neighbours = Neighbours(order.rank, order.degree, config.hidden_size, dtype)
+        worker = Worker(pipeline, model, self.tell_phase)
+        driver = None
+        if model.first:
+            alive_every_s = max(order.timeout_s / 4, 1.0)
+            driver = Driver(worker, neighbours, order.degree, order.kv_tokens, self._server.emit, alive_every_s)
+            self._server.serve(Hello(order.group, self._secret), driver.inbox.put)
+        self._tell(
+            Formed((
+                Phase("join group", self._where, started_s, joined_s),
+                Phase("build skeleton", self._where, joined_s, time.time()),
+            ))
+        )  # fmt: skip
+        if driver is not None:
+            driver.run()
+        else:
+            assert neighbours is not None
+            follow(worker, neighbours, model.last)
+
+    def tell_phase(self, name: str, started_s: float, size_bytes: int = 0) -> None:
+        """Report a part of the cold start that ends now."""
+        self._tell(PhaseDone(Phase(name, self._where, started_s, time.time(), size_bytes)))
+
+    def _tell(self, message: object) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:
+            os._exit(1)  # the agent is gone; so is the reason to be
+
+    def _wait_for_unit(self, unit: str, gate: Gate) -> None:
+        started_s = time.time()
+        gate.wait(f"unit {unit}", self._order.timeout_s)
+        self.tell_phase(f"wait for {unit}", started_s)
+
+    def _take_units(self) -> None:
+        """Units come in any order, also before the skeleton stands; the end of the channel is the end of the process."""
+        try:
+            while True:
+                message, fd = self._channel.receive()
+                if isinstance(message, UnitHere) and fd is not None:
+                    self._assign(message.unit, fd)
+        except EOFError:
+            os._exit(0)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            self._tell(Broken(f"{self._where}: a unit could not be used: {error}"))
+            os._exit(1)
+
+    def _assign(self, unit: UnitIndex, fd: int) -> None:
+        try:
+            # private: a stage that went wild could not harm the weights that others share
+            memory = mmap.mmap(fd, unit.size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        finally:
+            os.close(fd)
+        if not self._built.wait(self._order.timeout_s):
+            raise StageFailed("the skeleton was not built in time")
+        assert self._model is not None
+        started_s = time.time()
+        self._model.assign(unit.name, tensors_of(unit, memory))
+        self.tell_phase(f"assign {unit.name}", started_s, unit.size_bytes)
+
+
+def tensors_of(unit: UnitIndex, memory: mmap.mmap) -> dict[str, torch.Tensor]:
+    """A unit's tensors as views of its memory; they keep it mapped."""
+    return {
+        entry.name: torch.frombuffer(
+            memory,
+            dtype=getattr(torch, entry.dtype),
+            count=entry.size_bytes // getattr(torch, entry.dtype).itemsize,
+            offset=entry.offset_bytes,
+        ).view(entry.shape)
+        for entry in unit.layout.tensors
+    }

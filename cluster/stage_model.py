@@ -1,0 +1,215 @@
+"""A stage's part of the model: a truncated transformers model on meta, inside DeepSpeed's PipelineModule.
+
+The skeleton has every module of its layers and no weight. A unit's tensors are assigned as soon as its bytes are there;
+until then the forward pass waits in front of the module that needs them, so a stage computes while it loads.
+"""
+
+import contextlib
+import copy
+import io
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from deepspeed.pipe import LayerSpec, PipelineModule
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PretrainedConfig
+
+from cluster.errors import StageFailed
+from storage_tiers.checkpoint import EMBED, HEAD, layer_unit
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def model_config(config: Mapping[str, Any]) -> PretrainedConfig:
+    """transformers' configuration from a checkpoint's, without running code that came with it."""
+    fields = dict(config)
+    family = fields.pop("model_type")
+    return AutoConfig.for_model(family, **fields)
+
+
+def _truncated(config: PretrainedConfig, first_layer: int, end_layer: int) -> PretrainedConfig:
+    """The configuration of layers [first_layer, end_layer) alone; layers, and hence caches, count from 0."""
+    local = copy.deepcopy(config)
+    local.num_hidden_layers = end_layer - first_layer
+    if getattr(config, "layer_types", None):
+        local.layer_types = list(config.layer_types[first_layer:end_layer])
+    if getattr(config, "no_rope_layers", None):
+        local.no_rope_layers = list(config.no_rope_layers[first_layer:end_layer])
+    return local
+
+
+class Gate:
+    """What stands before a module until its unit is there. Opens once. Waiting has a deadline and fails early if the stage is told why it will never open."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._cause: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._event.is_set() and self._cause is None
+
+    def open(self) -> None:
+        self._event.set()
+
+    def fail(self, cause: str) -> None:
+        """Those who wait, now or later, get StageFailed with `cause`."""
+        self._cause = cause
+        self._event.set()
+
+    def wait(self, what: str, timeout_s: float) -> None:
+        if not self._event.wait(timeout_s):
+            raise StageFailed(f"{what} did not arrive within {timeout_s:.0f} s")
+        if self._cause is not None:
+            raise StageFailed(self._cause)
+
+
+WaitForUnit = Callable[[str, Gate], None]
+"""Called when a forward pass needs a unit whose gate is not open; returns when it is, or raises StageFailed."""
+
+
+class StageModel(nn.Module):
+    """Layers [first_layer, end_layer) of a decoder-only transformers model.
+
+    Input: token ids (1, T) int64 at the first stage, hidden states (1, T, hidden) elsewhere. Output: hidden states, at
+    the last stage the logits (1, 1, vocabulary) of the last position. Which request's cache and position a forward pass
+    is for is set by `turn_to` before it.
+    """
+
+    def __init__(
+        self, config: PretrainedConfig, dtype: torch.dtype, first_layer: int, end_layer: int, wait: WaitForUnit
+    ) -> None:
+        super().__init__()
+        self.first, self.last = first_layer == 0, end_layer == config.num_hidden_layers
+        self.first_layer, self.end_layer = first_layer, end_layer
+        self.local_config = _truncated(config, first_layer, end_layer)
+        self.hidden_size, self.dtype = config.hidden_size, dtype
+        self._tied = bool(config.tie_word_embeddings)
+        with torch.device("meta"):
+            self.lm = AutoModelForCausalLM.from_config(self.local_config, dtype=dtype).eval()
+        base = self.lm.model
+        if self._tied and self.last:
+            self.lm.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta", dtype=dtype)
+        if not self.last:
+            base.norm, self.lm.lm_head = nn.Identity(), None
+        self._restore_buffers()
+        if not self.first:
+            base.embed_tokens = None
+        self._gates: dict[str, Gate] = {}
+        self._wait = wait
+        for unit, module in self._gated_modules():
+            self._gates.setdefault(unit, Gate())
+            module.register_forward_pre_hook(self._waiter(unit))
+        self._cache: DynamicCache | None = None
+        self._position = 0
+
+    @property
+    def missing_units(self) -> tuple[str, ...]:
+        """Units that the stage needs, in order of use."""
+        return tuple(self._gates)
+
+    def new_cache(self) -> DynamicCache:
+        """An empty KV cache for one request."""
+        return DynamicCache(config=self.local_config)
+
+    def turn_to(self, cache: DynamicCache, position: int) -> None:
+        """The next forward pass continues `cache`, its first token at `position`."""
+        self._cache, self._position = cache, position
+
+    def assign(self, unit: str, tensors: Tensors) -> None:
+        """Take a unit's tensors, named as in the checkpoint, and let the passes that wait for it go on."""
+        for module, names in self._targets(unit):
+            module.load_state_dict({names[name]: tensors[name] for name in names}, strict=True, assign=True)
+        self._gates[unit].open()
+
+    def fail(self, cause: str) -> None:
+        """No more units will come."""
+        for gate in self._gates.values():
+            gate.fail(cause)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps = torch.arange(self._position, self._position + x.shape[1], device=x.device)[None]
+        inputs = {"input_ids": x} if self.first else {"inputs_embeds": x}
+        common = {"position_ids": steps, "past_key_values": self._cache, "use_cache": True, **inputs}
+        if self.last:
+            logits: torch.Tensor = self.lm(**common, logits_to_keep=1).logits
+            return logits
+        hidden: torch.Tensor = self.lm.model(**common).last_hidden_state
+        return hidden
+
+    def _targets(self, unit: str) -> list[tuple[nn.Module, dict[str, str]]]:
+        """(module, {checkpoint's tensor name: the module's own name}) for each module that a unit fills."""
+        base = self.lm.model
+        if unit == EMBED:
+            modules = [base.embed_tokens] if self.first else []
+            if self._tied and self.last:
+                modules.append(self.lm.lm_head)
+            return [(module, {"model.embed_tokens.weight": "weight"}) for module in modules]
+        if unit == HEAD:
+            targets = [(base.norm, {f"model.norm.{name}": name for name, _ in base.norm.named_parameters()})]
+            if not self._tied:
+                names = {f"lm_head.{name}": name for name, _ in self.lm.lm_head.named_parameters()}
+                targets.append((self.lm.lm_head, names))
+            return targets
+        index = int(unit.rsplit(".", 1)[1])
+        layer = base.layers[index - self.first_layer]
+        return [(layer, {f"model.layers.{index}.{name}": name for name in layer.state_dict()})]
+
+    def _gated_modules(self) -> list[tuple[str, nn.Module]]:
+        base = self.lm.model
+        gated: list[tuple[str, nn.Module]] = [(EMBED, base.embed_tokens)] if self.first else []
+        gated += [(layer_unit(self.first_layer + i), layer) for i, layer in enumerate(base.layers)]
+        if self.last:
+            gated += [(HEAD, base.norm), (EMBED if self._tied else HEAD, self.lm.lm_head)]
+        return gated
+
+    def _waiter(self, unit: str) -> Callable[[nn.Module, Any], None]:
+        def wait(_module: nn.Module, _inputs: Any) -> None:
+            gate = self._gates[unit]
+            if not gate.is_open:
+                self._wait(unit, gate)
+
+        return wait
+
+    def _restore_buffers(self) -> None:
+        """Compute the buffers that checkpoints do not hold: rotary frequencies and scaled embeddings' factors."""
+        base = self.lm.model
+        base.rotary_emb = type(base.rotary_emb)(config=self.local_config)
+        scale = getattr(base.embed_tokens, "embed_scale", None)
+        if scale is not None and scale.is_meta:
+            base.embed_tokens.embed_scale = torch.tensor(base.embed_tokens.scalar_embed_scale)
+        left = [name for name, buffer in self.lm.named_buffers() if buffer.is_meta]
+        if left:
+            raise StageFailed(f"{self.local_config.model_type}: buffers {left} are not in the checkpoint")
+
+
+class _MetaPipelineModule(PipelineModule):
+    """DeepSpeed's PipelineModule for parts that are still on meta, one spec a stage."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "nn.Module":
+        meta = any(parameter.is_meta for parameter in self.parameters())
+        return self if meta else super().to(*args, **kwargs)
+
+    def _partition_layers(self, method: str = "uniform") -> None:
+        stage = self._topo.get_coord(self.global_rank).pipe
+        self.parts = list(range(self.num_stages + 1))
+        self._set_bounds(start=stage, stop=stage + 1)
+
+
+def build_pipeline(
+    config: PretrainedConfig, dtype: torch.dtype, bounds: Sequence[int], wait: WaitForUnit
+) -> tuple[PipelineModule, StageModel]:
+    """The pipeline whose stage i has layers [bounds[i], bounds[i + 1]); only this rank's part is built.
+
+    The process must be in its group. Returns the module to call and the part of it that takes units.
+    """
+    specs = [LayerSpec(StageModel, config, dtype, first, end, wait) for first, end in pairwise(bounds)]
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its layout
+        pipeline = _MetaPipelineModule(specs, num_stages=len(specs))
+    stage = pipeline.forward_funcs[0]
+    for parameter in pipeline.parameters():
+        parameter.requires_grad_(False)
+    return pipeline, stage

@@ -1,0 +1,67 @@
+"""The command line: `firsttoken --help` says the rest.
+
+An error is one sentence on standard error and exit status 1 (2 for wrong usage); a traceback only on request.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from firsttoken.commands import components, models, platform
+
+app = typer.Typer(
+    name="firsttoken",
+    epilog="Start here: `firsttoken demo`. Settings: docs/settings.md.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Platform": (platform.up, platform.down, platform.status, platform.demo, platform.version),
+    "Models": (models.publish, models.models, models.chat, models.generate),
+    "Components, alone in the foreground": (
+        components.scheduler,
+        components.node,
+        components.frontend,
+        components.flows,
+        components.prefect,
+    ),
+}
+for _panel, _commands in _COMMANDS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Serverless LLM serving that reaches the first token fast."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    level = os.environ.get("FIRSTTOKEN_LOGGING__LEVEL", "")
+    debug = "--debug" in sys.argv[1:] or level.lower() == "debug"
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    """One sentence for a person, and the exit status."""
+    from cluster.errors import ClusterError
+    from firsttoken.errors import FirsttokenError
+    from flows.errors import FlowError
+    from storage_tiers.errors import StorageError
+
+    expected = isinstance(error, (FirsttokenError, StorageError, ClusterError, FlowError))
+    sentence = str(error) if expected else f"unexpected {type(error).__name__}: {error}; --debug shows where"
+    typer.echo(f"firsttoken: {sentence}", err=True)
+    return 1

@@ -1,0 +1,160 @@
+"""The front end as the command line sees it: models, status, cold starts, and answers as they stream."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx
+
+from firsttoken.errors import NotUp, RequestFailed
+
+_CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; None leaves the choice to the front end."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of a request's body."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What arrived next in a stream: text, or a note on a cold start under way, or at the end its reason and usage."""
+
+    text: str = ""
+    note: str = ""
+    finish_reason: str | None = None
+    usage: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PhaseOfStart:
+    """One phase of a cold start; times relative to the request's arrival."""
+
+    name: str
+    where: str
+    start_s: float
+    end_s: float
+    size_bytes: int
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """Mean rate, None where nothing was moved."""
+        lasted_s = self.end_s - self.start_s
+        return self.size_bytes / lasted_s if self.size_bytes and lasted_s > 0 else None
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """The ledger of one cold start."""
+
+    model: str
+    degree: int
+    nodes: tuple[str, ...]
+    ttft_s: float | None
+    phases: tuple[PhaseOfStart, ...]
+
+
+class Frontend:
+    """A connection to the front end at `url`; use as an async context. Raises NotUp and RequestFailed."""
+
+    def __init__(self, url: str, request_timeout_s: float) -> None:
+        self._url = url
+        timeout = httpx.Timeout(request_timeout_s, connect=_CONNECT_TIMEOUT_S)
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._http.aclose()
+
+    async def status(self) -> dict[str, Any]:
+        """Nodes and replicas, as the front end reports them."""
+        return await self._get("/admin/status", {})
+
+    async def cold_starts(self, model: str, limit: int) -> list[ColdStart]:
+        """The model's latest cold starts, newest first."""
+        answer = await self._get("/admin/cold-starts", {"model": model, "limit": str(limit)})
+        return [_cold_start(entry) for entry in answer["cold_starts"]]
+
+    async def chat(self, model: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> AsyncIterator[Piece]:
+        """The answer to a conversation, as it comes."""
+        body = {"model": model, "messages": list(messages), **sampling.to_json()}
+        async for piece in self._stream("/v1/chat/completions", body):
+            yield piece
+
+    async def complete(self, model: str, prompt: str, sampling: Sampling) -> AsyncIterator[Piece]:
+        """The continuation of a prompt, as it comes."""
+        body = {"model": model, "prompt": prompt, **sampling.to_json()}
+        async for piece in self._stream("/v1/completions", body):
+            yield piece
+
+    async def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        with self._translated():
+            response = await self._http.get(path, params=query)
+            _check(response.status_code, response.content)
+            answer: dict[str, Any] = response.json()
+            return answer
+
+    async def _stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
+        request = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        with self._translated():
+            async with self._http.stream("POST", path, json=request) as response:
+                if response.status_code != 200:
+                    _check(response.status_code, await response.aread())
+                async for line in response.aiter_lines():
+                    if line.startswith(":"):
+                        yield Piece(note=line[1:].strip())
+                    elif line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
+                        yield _piece(json.loads(data))
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise NotUp(f"no front end answers at {self._url}: start one with `firsttoken up`") from error
+        except httpx.TimeoutException as error:
+            raise RequestFailed(f"{self._url} did not answer in time") from error
+        except httpx.HTTPError as error:
+            raise RequestFailed(f"{self._url} broke off: {type(error).__name__}: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestFailed(f"{self._url} is not a firsttoken front end: {error!r}") from error
+
+
+def _piece(event: Mapping[str, Any]) -> Piece:
+    if "error" in event:
+        raise RequestFailed(str(event["error"]["message"]))
+    choice = (event.get("choices") or [{}])[0]
+    text = choice["delta"].get("content") if "delta" in choice else choice.get("text")
+    return Piece(text=text or "", finish_reason=choice.get("finish_reason"), usage=event.get("usage"))
+
+
+def _cold_start(entry: Mapping[str, Any]) -> ColdStart:
+    phases = tuple(
+        PhaseOfStart(p["name"], p["where"], p["start_s"], p["end_s"], p["bytes"] or 0) for p in entry["phases"]
+    )
+    return ColdStart(entry["model"], entry["degree"], tuple(entry["nodes"]), entry["ttft_s"], phases)
+
+
+def _check(status: int, content: bytes) -> None:
+    if status == 200:
+        return
+    try:
+        message = str(json.loads(content)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = content[:200].decode(errors="replace").strip() or "no reason given"
+    raise RequestFailed(f"{message} (HTTP {status})")

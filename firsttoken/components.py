@@ -1,0 +1,120 @@
+"""Each component alone, in this process, until SIGTERM or SIGINT: what the supervisor, Slurm and Kubernetes start.
+
+Heavy imports stay inside the functions: a process pays only for the component that it is.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+from firsttoken.local import FLOWS_READY_FILE
+from firsttoken.settings import Settings
+
+FLOW_CONTEXT_FILE = "flow-context.json"
+
+
+def prefect_environment(settings: Settings) -> dict[str, str]:
+    """What Prefect's server and clients read from the environment, to be set before Prefect is imported."""
+    return {
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_PROFILE": "ephemeral",
+        "PREFECT_API_URL": settings.prefect.api_url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def run_prefect(settings: Settings) -> None:
+    """Become a Prefect server that keeps its data in the home. Does not return."""
+    options = ["--host", settings.prefect.host, "--port", str(settings.prefect.port), "--analytics-off"]
+    command = [sys.executable, "-m", "prefect", "server", "start", *options]
+    os.execve(sys.executable, command, {**os.environ, **prefect_environment(settings)})
+
+
+def run_scheduler(settings: Settings) -> None:
+    """The Dask scheduler."""
+    from cluster import scheduler
+
+    _log_to_stderr(settings)
+    cluster = settings.cluster
+    scheduler.run_scheduler(cluster.host, cluster.scheduler_port, cluster.dashboard_port)
+
+
+def run_node(settings: Settings, name: str) -> None:
+    """A node called `name`: its agent, its tiers and its stage processes."""
+    from cluster import node
+
+    _log_to_stderr(settings)
+    ssd_dir = settings.home / "nodes" / name / "ssd"
+    ssd_dir.mkdir(parents=True, exist_ok=True)
+    node.run_node(
+        node.NodeConfig(
+            name=name,
+            scheduler_address=settings.scheduler_address,
+            host=settings.cluster.host,
+            store_url=settings.store.url,
+            store_options=settings.store.options,
+            ssd_dir=str(ssd_dir),
+            ssd_bytes=settings.node.ssd_bytes,
+            dram_bytes=settings.node.dram_bytes,
+            device_bytes=settings.node.device_bytes,
+            pool_size=settings.node.pool_size,
+            threads=settings.node.threads or os.cpu_count() or 1,
+            fetch_threads=settings.node.fetch_threads,
+            report_interval_s=settings.node.report_interval_s,
+        )
+    )
+
+
+def run_frontend(settings: Settings) -> None:
+    """The HTTP front end."""
+    from serving import app
+
+    _log_to_stderr(settings)
+    frontend = settings.frontend
+    app.run_frontend(
+        app.FrontendConfig(
+            host=frontend.host,
+            port=frontend.port,
+            scheduler_address=settings.scheduler_address,
+            store_url=settings.store.url,
+            store_options=settings.store.options,
+            degree=frontend.degree,
+            keep_alive_s=frontend.keep_alive_s,
+            start_timeout_s=frontend.start_timeout_s,
+            request_timeout_s=frontend.request_timeout_s,
+            max_held_requests=frontend.max_held_requests,
+        )
+    )
+
+
+def run_flows(settings: Settings) -> None:
+    """The flow service. It writes a file into the run folder once its flows are registered with Prefect."""
+    os.environ |= prefect_environment(settings)
+    from flows.context import CONTEXT_VARIABLE, FlowContext, write_context
+    from flows.service import ServiceConfig, run_service
+    from schedules.cadence import CADENCES, PREWARM, with_intervals
+
+    _log_to_stderr(settings)
+    context_path = settings.run_dir / FLOW_CONTEXT_FILE
+    write_context(FlowContext(settings.scheduler_address, settings.store.url, settings.store.options), context_path)
+    os.environ[CONTEXT_VARIABLE] = str(context_path)
+    prewarm = settings.prewarm
+    config = ServiceConfig(
+        cadences=with_intervals(CADENCES, {PREWARM.flow: prewarm.every_s}),
+        parameters={PREWARM.flow: {"models": list(prewarm.models), "tier": prewarm.tier}},
+    )
+    ready = Path(settings.run_dir / FLOWS_READY_FILE)
+    ready.unlink(missing_ok=True)
+    asyncio.run(run_service(config, on_ready=ready.touch))
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.logging.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    for chatty in ("httpx", "httpcore", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,33 @@
+"""The errors of firsttoken: each message is one sentence for a person at a terminal."""
+
+
+class FirsttokenError(Exception):
+    """Root of every error raised here."""
+
+
+class SettingsError(FirsttokenError):
+    """A settings file or the environment says something that no setting can mean."""
+
+
+class PortInUse(FirsttokenError):
+    """Something else listens where a component should."""
+
+
+class AlreadyUp(FirsttokenError):
+    """A platform runs in this home already."""
+
+
+class NotUp(FirsttokenError):
+    """No platform runs in this home, or it does not answer."""
+
+
+class StartFailed(FirsttokenError):
+    """A component ended or stayed silent while it should have come up, or would not stay up."""
+
+
+class RequestFailed(FirsttokenError):
+    """The front end refused or failed a request."""
+
+
+class DemoModelMissing(FirsttokenError):
+    """The package that carries the demo's model is not installed."""

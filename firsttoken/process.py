@@ -1,0 +1,122 @@
+"""One component as a child process: started in a session of its own, logged, watched, ended with all it started."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from firsttoken import guard as guard_script
+
+
+@dataclass(frozen=True)
+class Component:
+    """What the supervisor keeps running. `ready` returns once the component serves; components of a lower `stop_rank`
+    are ended first."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    ready: Callable[[], Awaitable[None]]
+    start_timeout_s: float
+    stop_rank: int
+
+
+class Guard:
+    """The supervisor's side of guard.py. Holds `lock` (a descriptor) until the guard has ended too."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, lock: int) -> Self:
+        """Start the guard process."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(guard_script.__file__)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
+        return cls(process)
+
+    def watch(self, group: int) -> None:
+        """From now on `group` does not outlive the supervisor."""
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        """`group` is gone."""
+        self._tell(f"-{group}\n")
+
+    async def close(self) -> None:
+        """End the guard, and with it whatever it still watches."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode())
+
+
+class Running:
+    """A started component."""
+
+    def __init__(self, process: asyncio.subprocess.Process, guard: Guard) -> None:
+        self._process = process
+        self._guard = guard
+
+    @classmethod
+    async def start(cls, component: Component, directory: Path, log: Path, guard: Guard) -> Self:
+        """Start `component` in `directory`, its output appended to `log`."""
+        with open(log, "ab") as output:  # noqa: ASYNC230 a local file, opened once per process
+            process = await asyncio.create_subprocess_exec(
+                *component.command,
+                env=dict(component.environment),
+                cwd=directory,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches the supervisor only, which ends components in order
+            )
+        guard.watch(process.pid)
+        return cls(process, guard)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """Wait for the component's end, end what it left behind, and return its exit status."""
+        status = await self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._guard.forget(self.pid)
+        return status
+
+    async def stop(self, grace_s: float, hurry: asyncio.Event) -> None:
+        """Ask the component to end; kill it when `grace_s` is over or `hurry` is set."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+            ended = asyncio.create_task(self._process.wait())
+            hurried = asyncio.create_task(hurry.wait())
+            await asyncio.wait({ended, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+            if not ended.done():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+                await ended
+        await self.wait()
+
+
+def last_lines(log: Path, count: int) -> str:
+    """The last `count` lines of a log, or what there is of it."""
+    with contextlib.suppress(FileNotFoundError), open(log, encoding="utf-8", errors="replace") as file:
+        return "".join(deque(file, maxlen=count)).rstrip()
+    return ""

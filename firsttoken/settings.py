@@ -1,0 +1,263 @@
+"""Every setting, with its default and its meaning: read once, at the entry point, into one frozen value.
+
+Defaults < settings file (TOML, or JSON as the supervisor writes it) < environment (``FIRSTTOKEN_SECTION__KEY``).
+An unknown key is refused wherever it stands. docs/settings.md says the same in prose, and a test compares the two.
+"""
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from firsttoken.errors import SettingsError
+from schedules.cadence import PREWARM_EVERY_S
+
+ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
+CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
+SETTINGS_FILE = "firsttoken.toml"
+
+_UNITS_BYTES = {
+    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+}  # fmt: skip
+
+
+def parse_size(value: object) -> object:
+    """Bytes from ``"8GB"`` (powers of ten) or ``"2GiB"`` (powers of two); anything but a string passes unchanged."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+    if match is None or match[2].lower() not in _UNITS_BYTES:
+        raise ValueError("a size is a number of bytes, or a number with a unit such as 8GB or 2GiB")
+    return int(float(match[1]) * _UNITS_BYTES[match[2].lower()])
+
+
+def _parse_json(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _parse_names(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
+Options = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoreSettings(Section):
+    url: str = Field(default="", description="fsspec URL of the model store; empty means the folder `store` in `home`")
+    options: Options = Field(
+        default={},
+        repr=False,
+        description="options of the store's file system (endpoint, credentials), handed on as they are",
+    )
+
+
+class ClusterSettings(Section):
+    nodes: int = Field(default=4, ge=1, le=64, description="nodes that `firsttoken up` starts on this machine")
+    host: str = Field(default="127.0.0.1", description="address that the scheduler and this machine's nodes listen on")
+    scheduler_host: str = Field(default="127.0.0.1", description="address at which the scheduler is reached")
+    scheduler_port: Port = Field(default=8786, description="the scheduler's port")
+    dashboard_port: Port = Field(default=8787, description="port of the Dask dashboard")
+
+
+class NodeSettings(Section):
+    ssd_bytes: Size = Field(default=20 * 10**9, description="how much a node keeps on its SSD")
+    dram_bytes: Size = Field(default=2 << 30, description="how much a node keeps in memory for its stages to map")
+    device_bytes: Size = Field(default=4 << 30, description="memory of a node's accelerator that stages may reserve")
+    pool_size: int = Field(default=1, ge=0, description="stage processes that wait, ready to take a stage")
+    threads: int = Field(default=0, ge=0, description="threads a stage computes with on a CPU; 0 means all cores")
+    fetch_threads: int = Field(default=4, ge=1, description="threads that fetch units on a node")
+    report_interval_s: Seconds = Field(default=1.0, description="seconds between two reports of a node")
+
+
+class FrontendSettings(Section):
+    host: str = Field(default="127.0.0.1", description="address that the API listens on")
+    port: Port = Field(default=8000, description="the API's port")
+    degree: int = Field(default=4, ge=1, description="a cold model is spread over up to that many nodes")
+    keep_alive_s: Seconds = Field(default=300.0, description="seconds a replica stays up after its last request")
+    start_timeout_s: Seconds = Field(
+        default=120.0, description="seconds a cold start may take before its requests fail"
+    )
+    request_timeout_s: Seconds = Field(
+        default=600.0, description="seconds a request may take from arrival to last token"
+    )
+    max_held_requests: int = Field(
+        default=256, ge=1, description="requests that may wait for replicas before more are refused"
+    )
+
+
+class PrefectSettings(Section):
+    host: str = Field(default="127.0.0.1", description="address of the Prefect server")
+    port: Port = Field(default=4200, description="the Prefect server's port")
+
+    @property
+    def api_url(self) -> str:
+        """Where clients reach the server's API."""
+        return f"http://{self.host}:{self.port}/api"
+
+
+class PrewarmSettings(Section):
+    every_s: Seconds = Field(default=PREWARM_EVERY_S, description="seconds between two runs of the prewarm flow")
+    models: Names = Field(default=(), description="models that the prewarm flow stages onto every node")
+    tier: Literal["ssd", "dram"] = Field(default="ssd", description="tier that prewarming fills: `ssd` or `dram`")
+
+
+class LoggingSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="least severe messages that are logged; `debug` also shows tracebacks on the command line",
+    )
+
+
+class Settings(Section):
+    """All settings. `home` is absolute and ``~`` is expanded; `store.url` is never empty once loaded."""
+
+    home: Path = Field(default=Path("~/.firsttoken"), description="folder for everything kept on this machine")
+    store: StoreSettings = StoreSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    node: NodeSettings = NodeSettings()
+    frontend: FrontendSettings = FrontendSettings()
+    prefect: PrefectSettings = PrefectSettings()
+    prewarm: PrewarmSettings = PrewarmSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @property
+    def scheduler_address(self) -> str:
+        """Where nodes, front end and flows find the scheduler."""
+        return f"tcp://{self.cluster.scheduler_host}:{self.cluster.scheduler_port}"
+
+    @property
+    def frontend_url(self) -> str:
+        """Where the API answers."""
+        return f"http://{self.frontend.host}:{self.frontend.port}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Files that live as long as a running platform."""
+        return self.home / "run"
+
+    @property
+    def logs_dir(self) -> Path:
+        """One log per component."""
+        return self.home / "logs"
+
+
+def sections() -> dict[str, type[Section]]:
+    """The sections of Settings by name."""
+    found = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+
+def setting_names() -> Iterator[str]:
+    """Every setting as it is written, ``section.key``."""
+    for name in Settings.model_fields:
+        kind = sections().get(name)
+        yield from ([name] if kind is None else [f"{name}.{key}" for key in kind.model_fields])
+
+
+def load_settings(config: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from file and environment (this process's by default). SettingsError names what does not fit.
+
+    The file is `config`, else what FIRSTTOKEN_CONFIG names, else ``firsttoken.toml`` in the home if it is there.
+    """
+    environment = os.environ if environment is None else environment
+    from_environment = _read_environment(environment)
+    named = config or (Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None)
+    home = Path(from_environment.get("home", Settings.model_fields["home"].default)).expanduser()
+    path = named or home / SETTINGS_FILE
+    from_file = _read_file(path) if named or path.is_file() else {}
+    merged = dict(from_file)
+    for name, value in from_environment.items():
+        merged[name] = {**merged.get(name, {}), **value} if isinstance(value, dict) else value
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError(_first_problem(error, from_file, path)) from error
+    return _resolve(settings)
+
+
+def _resolve(settings: Settings) -> Settings:
+    home = settings.home.expanduser().absolute()
+    url = settings.store.url or (home / "store").as_uri()
+    url = url if "://" in url else Path(url).expanduser().absolute().as_uri()
+    return settings.model_copy(update={"home": home, "store": settings.store.model_copy(update={"url": url})})
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"the settings file {path} is not valid: {error}") from error
+    known = set(setting_names()) | set(sections())
+    for name, value in content.items():
+        keys = [f"{name}.{key}" for key in value] if isinstance(value, dict) and name in sections() else [name]
+        for key in keys:
+            if key not in known:
+                raise SettingsError(f"the settings file {path} has no setting {key!r}{_near(key, known)}")
+        if name in sections() and not isinstance(value, dict):
+            raise SettingsError(f"the settings file {path} gives {name!r} a value, but it is a section")
+    return dict(content)
+
+
+def environment_name(setting: str) -> str:
+    """The environment variable of a setting: ``frontend.port`` is FIRSTTOKEN_FRONTEND__PORT."""
+    return ENVIRONMENT_PREFIX + setting.replace(".", "__").upper()
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    known = {environment_name(setting): setting for setting in setting_names()}
+    found: dict[str, Any] = {}
+    for variable, value in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        if variable not in known:
+            raise SettingsError(
+                f"the environment has no setting {variable}{_near(variable, {*known, CONFIG_VARIABLE})}"
+            )
+        section, _, key = known[variable].rpartition(".")
+        (found.setdefault(section, {}) if section else found)[key] = value
+    return found
+
+
+def _near(key: str, known: set[str]) -> str:
+    matches = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.6)
+    return f": did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def _first_problem(error: ValidationError, from_file: Mapping[str, Any], path: Path) -> str:
+    problem = error.errors()[0]
+    names = [str(part) for part in problem["loc"][:2]]
+    in_file = names[0] in from_file and (len(names) == 1 or names[-1] in from_file[names[0]])
+    setting = ".".join(names)
+    where = f"{path} or {environment_name(setting)}" if in_file else environment_name(setting)
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if setting == "store.options" else f": {problem['input']!r}"  # options can hold credentials
+    return f"{setting} (from {where}) will not do{shown}: {message}"
+
+
+def write_settings(settings: Settings, path: Path) -> None:
+    """Write `settings` as JSON that load_settings reads back; only the owner may read it, it can hold credentials."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.touch(mode=0o600)
+    partial.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
+    os.replace(partial, path)

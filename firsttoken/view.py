@@ -1,0 +1,198 @@
+"""What a person sees at the terminal: progress, tables, notes."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.status import Status
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from firsttoken.client import ColdStart
+    from firsttoken.local import Step
+    from storage_tiers.checkpoint import Checkpoint
+    from storage_tiers.publish import PublishProgress
+    from storage_tiers.remote import ModelStore
+
+
+class Steps:
+    """A line per component of a platform that comes up or ends; plain lines where there is no terminal. Use it as the
+    platform's report."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.settle()
+
+    def __call__(self, step: "Step") -> None:
+        if not self._console.is_terminal:
+            if step.phase not in ("starting", "stopping"):
+                self._console.print(f"{step.component} {_words(step)}", highlight=False)
+        elif step.phase == "restarting":
+            self._console.print(f"{step.component} ended ({step.detail}): starting it again", style="yellow")
+        else:
+            self._show(step)
+
+    def settle(self) -> None:
+        """Leave the lines as they are; what comes later gets lines of its own."""
+        if self._live is not None:
+            self._live.stop()
+        self._live, self._tasks = None, {}
+
+    def _show(self, step: "Step") -> None:
+        if self._live is None:
+            self._live = Progress(
+                SpinnerColumn(finished_text="[green]✓"),
+                TextColumn("{task.description:12}"),
+                TextColumn("{task.fields[words]}", style="dim"),
+                console=self._console,
+            )
+            self._live.start()
+        begins = step.phase in ("starting", "stopping")
+        if step.component not in self._tasks:
+            self._tasks[step.component] = self._live.add_task(step.component, total=1, words="")
+        self._live.update(self._tasks[step.component], completed=0 if begins else 1, words=_words(step))
+
+
+def _words(step: "Step") -> str:
+    if step.phase in ("starting", "stopping"):
+        return step.phase
+    if step.phase == "restarting":
+        return f"ended ({step.detail}): starting it again"
+    return f"{step.phase} after {step.seconds:.1f} s"
+
+
+class Waiting:
+    """Notes on a cold start while nothing else can be shown; they vanish with the first text."""
+
+    def __init__(self, console: Console) -> None:
+        self._status = Status("waiting", console=console) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.over()
+
+    def note(self, text: str) -> None:
+        """Show `text` in place of the last note."""
+        if self._status is not None:
+            self._status.update(text)
+
+    def over(self) -> None:
+        """No more notes."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+def publish_with_progress(
+    source: str, name: str, store: "ModelStore", dtype: str | None, console: Console
+) -> "Checkpoint":
+    """Publish with a bar of bytes and rate on `console`; StorageError says what is wrong with the source."""
+    columns = (
+        TextColumn("publishing {task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[unit]}", style="dim"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(name, total=None, unit="reading the source")
+        from storage_tiers.publish import publish
+
+        def show(progress: "PublishProgress") -> None:
+            bar.update(task, completed=progress.bytes_done, total=progress.bytes_total, unit=progress.unit)
+
+        checkpoint = publish(source, name, store, dtype=dtype, progress=show)
+        bar.update(task, completed=checkpoint.size_bytes, total=checkpoint.size_bytes, unit="")
+        return checkpoint
+
+
+def url_table(urls: Mapping[str, str]) -> Table:
+    """Where things are."""
+    names = {"api": "API (OpenAI)", "prefect": "Prefect UI", "dask": "Dask dashboard"}
+    table = Table.grid(padding=(0, 2))
+    for name, url in urls.items():
+        table.add_row(names.get(name, name), url)
+    return table
+
+
+def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """The published models."""
+    table = Table("model", "dtype", "layers", "size", "version", box=None)
+    for model in models:
+        size = decimal(model["size_bytes"])
+        table.add_row(model["name"], model["dtype"], str(model["layers"]), size, model["version"])
+    return table
+
+
+def status_tables(report: Mapping[str, Any]) -> tuple[Table, Table]:
+    """Nodes and replicas, from the front end's status."""
+    nodes = Table("node", "host", "dram", "ssd", "device", "stage processes", title="Nodes", title_justify="left")
+    for node in report["nodes"]:
+        processes = node["stage_processes"]
+        nodes.add_row(
+            node["name"],
+            node["host"],
+            *(_share(node[f"{tier}_bytes"], node[f"{tier}_used_bytes"]) for tier in ("dram", "ssd")),
+            _share(node["device_bytes"], node["device_reserved_bytes"]),
+            f"{processes['idle']} idle, {processes['busy']} busy",
+        )
+    replicas = Table("model", "state", "degree", "nodes", "requests", title="Replicas", title_justify="left")
+    for replica in report["replicas"]:
+        where = ", ".join(replica["nodes"])
+        replicas.add_row(replica["model"], replica["state"], str(replica["degree"]), where, str(replica["requests"]))
+    return nodes, replicas
+
+
+def ledger_table(start: "ColdStart") -> Table:
+    """Where the time of a cold start went."""
+    took = "?" if start.ttft_s is None else f"{start.ttft_s:.2f} s"
+    title = f"Cold start of {start.model}: degree {start.degree}, first token after {took}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("phase")
+    table.add_column("where")
+    for column in ("start", "end", "bytes", "rate"):
+        table.add_column(column, justify="right")
+    for phase in start.phases:
+        rate = phase.bytes_per_s
+        table.add_row(
+            phase.name,
+            phase.where,
+            f"{phase.start_s:.3f} s",
+            f"{phase.end_s:.3f} s",
+            decimal(phase.size_bytes) if phase.size_bytes else "",
+            f"{decimal(int(rate))}/s" if rate else "",
+        )
+    return table
+
+
+def _share(total_bytes: int, used_bytes: int) -> str:
+    return f"{decimal(used_bytes)} of {decimal(total_bytes)}"
+
+
+def seconds_since(started_s: float) -> str:
+    """How long ago, for a person."""
+    return f"{time.monotonic() - started_s:.2f} s"

@@ -1,0 +1,50 @@
+"""What a flow needs to know of the platform: where its scheduler and its store are.
+
+A flow run is a process of its own, so the facts travel in a file that only its owner may read (it can hold credentials)
+and that one environment variable names. They are no flow parameters: those stand in the open in Prefect's UI.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.errors import NoContext
+from storage_tiers.remote import ModelStore, ObjectStore
+
+CONTEXT_VARIABLE = "FLOW_CONTEXT"
+
+
+@dataclass(frozen=True)
+class FlowContext:
+    """Connection facts. `store_options` go to the store's file system as they are."""
+
+    scheduler_address: str
+    store_url: str
+    store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def store(self) -> ModelStore:
+        """The model store, opened anew."""
+        return ModelStore(ObjectStore(self.store_url, self.store_options))
+
+
+def write_context(context: FlowContext, path: Path) -> None:
+    """Write `context` where read_context finds it once CONTEXT_VARIABLE names `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.touch(mode=0o600)
+    partial.write_text(json.dumps(asdict(context)), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_context() -> FlowContext:
+    """The context of this flow run's process. NoContext if the environment names no readable one."""
+    path = os.environ.get(CONTEXT_VARIABLE)
+    if path is None:
+        raise NoContext(f"{CONTEXT_VARIABLE} names no file: flows run in the flow service (`firsttoken flows`)")
+    try:
+        return FlowContext(**json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise NoContext(f"the flow context {path} cannot be read: {error}") from error

@@ -1,0 +1,13 @@
+"""The errors of flows."""
+
+
+class FlowError(Exception):
+    """Root of every error raised here."""
+
+
+class NoContext(FlowError):
+    """A flow runs in a process that was not told where cluster and store are."""
+
+
+class StagingFailed(FlowError):
+    """A model could not be staged onto some of the nodes."""

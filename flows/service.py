@@ -1,0 +1,104 @@
+"""The flow service: registers every flow as a deployment with Prefect and runs what is due, each run a process.
+
+It knows the server may be away: it keeps trying, and nothing that serves requests depends on it.
+"""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from prefect import Flow
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import PrefectException
+from prefect.runner import Runner
+from prefect.types.entrypoint import EntrypointType
+
+from flows.prewarm import prewarm
+from flows.publish import publish
+from schedules.cadence import CADENCES, Cadence
+
+FLOWS: Mapping[str, Flow[..., Any]] = {"publish": publish, "prewarm": prewarm}
+DEPLOYMENT = "firsttoken"
+_LONGEST_BACKOFF_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """When flows run, the parameters of their scheduled runs by flow, and how often due runs are looked for."""
+
+    cadences: Sequence[Cadence] = CADENCES
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    query_interval_s: float = 2.0
+    concurrent_runs: int = 4
+
+
+async def deployments(config: ServiceConfig) -> list[RunnerDeployment]:
+    """A deployment per flow, scheduled as its cadence says."""
+    return [
+        await FLOWS[cadence.flow].ato_deployment(
+            name=DEPLOYMENT,
+            interval=None if cadence.every_s is None else datetime.timedelta(seconds=cadence.every_s),
+            parameters=dict(config.parameters.get(cadence.flow, {})),
+            paused=False,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        for cadence in config.cadences
+    ]
+
+
+async def run_service(config: ServiceConfig, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serve the flows until SIGTERM or SIGINT, calling `on_ready` once they are registered.
+
+    While Prefect's server is away, tries again with a growing pause. The flows' processes inherit this one's
+    environment, which must name Prefect's API and the flow context.
+    """
+    stop = asyncio.Event()
+    backoff_s = 1.0
+    while not stop.is_set():
+        try:
+            await _serve_once(config, stop, on_ready)
+            backoff_s = 1.0
+        except (httpx.HTTPError, PrefectException, RuntimeError, OSError) as error:
+            _log.warning("no use of Prefect (%s: %s), again in %.0f s", type(error).__name__, error, backoff_s)
+            _on_signals(stop)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), backoff_s)
+            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+
+
+async def _serve_once(config: ServiceConfig, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    _on_signals(stop)
+    runner = Runner(
+        name=DEPLOYMENT, query_seconds=config.query_interval_s, limit=config.concurrent_runs, pause_on_shutdown=False
+    )
+    for deployment in await deployments(config):
+        await runner.aadd_deployment(deployment)
+    serving = asyncio.create_task(runner.start())
+    await asyncio.sleep(0)  # the runner has now set a SIGTERM handler of its own, which is replaced
+    _on_signals(stop)
+    on_ready()
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if runner.started:
+            await runner.astop()
+        else:
+            serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+    finally:
+        stopping.cancel()
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)

@@ -1,0 +1,302 @@
+"""The checkpoint: one zarr v3 group per model, one sharded 1-D uint8 array per unit.
+
+A unit's array is one shard, hence one object: the tensors' bytes in load order, each aligned to 4 KiB, zero padding up to
+a whole number of inner chunks, then the shard's index. Any zarr v3 reader opens it; we read the raw bytes and view them as
+tensors in place. The group's metadata is consolidated in the root ``zarr.json``, which is written last: a model whose root
+metadata is not there does not exist.
+
+    <model>/zarr.json                          root: config, unit order, digests, consolidated metadata (the commit point)
+    <model>/<version>/<unit>/zarr.json, c/0    a unit: "embed", "layer.0000", ..., "head"
+    <model>/<version>/files/<file>/...         tokenizer and the like, same layout
+
+Inner chunks carry no codec but ``bytes`` (a checksum codec would break contiguity); their crc32c stand in the attributes.
+This module computes and parses; it does no I/O.
+"""
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import crc32c
+from blake3 import blake3
+
+from storage_tiers.errors import Corrupt, StorageError
+
+FORMAT = "firsttoken/1"
+ROOT = "zarr.json"
+ALIGN_BYTES = 4096
+CHUNK_TARGET_BYTES = 16 << 20
+EMBED, HEAD = "embed", "head"
+
+DTYPE_BYTES: Mapping[str, int] = {
+    "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8, "bool": 1,
+}  # fmt: skip
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model may be called so. Versions, which begin with ``_``, and metadata never look like a model's name."""
+    return len(name) <= 200 and _MODEL_NAME.fullmatch(name) is not None and ROOT not in name.split("/")
+
+
+def check_model_name(name: str) -> str:
+    """Return `name`, or raise StorageError: letters, digits, ``._-``, and at most one ``/``."""
+    if not is_model_name(name):
+        raise StorageError(
+            f"model name {name!r} will not do: use letters, digits, '.', '_', '-' and at most one '/', up to 200"
+        )
+    return name
+
+
+def align(size_bytes: int) -> int:
+    """`size_bytes` rounded up to the alignment of direct I/O."""
+    return -(-size_bytes // ALIGN_BYTES) * ALIGN_BYTES
+
+
+def layer_unit(index: int) -> str:
+    """Name of the unit that holds decoder layer `index`."""
+    return f"layer.{index:04d}"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor before it has a place: full Hugging Face name, torch's dtype name, shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor's place in its unit: `offset_bytes` from the unit's start, a multiple of 4 KiB."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class UnitLayout:
+    """Where the bytes of a unit lie, known before they are read."""
+
+    tensors: tuple[TensorEntry, ...]
+    payload_bytes: int
+    chunk_bytes: int
+    chunks: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Length of the data area: payload and zero padding, without the shard's index."""
+        return self.chunk_bytes * self.chunks
+
+
+@dataclass(frozen=True)
+class UnitIndex:
+    """All that is needed to fetch, check and view one unit (or one file, whose single tensor is its bytes)."""
+
+    name: str
+    path: str
+    digest: str
+    layout: UnitLayout
+    chunk_crc32c: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """The object that holds the bytes, relative to the model's group."""
+        return f"{self.path}/c/0"
+
+    @property
+    def size_bytes(self) -> int:
+        return self.layout.stored_bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published model, as its root metadata describes it."""
+
+    name: str
+    version: str
+    digest: str
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+    dtype: str
+    tied_embeddings: bool
+    units: tuple[UnitIndex, ...]
+    files: tuple[UnitIndex, ...]
+
+    @property
+    def layers(self) -> int:
+        return len(self.units) - 2
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(unit.size_bytes for unit in self.units)
+
+    def unit(self, name: str) -> UnitIndex:
+        """The unit called `name`; KeyError if the model has none."""
+        return next(unit for unit in self.units if unit.name == name)
+
+
+def lay_out(tensors: Sequence[TensorSpec]) -> UnitLayout:
+    """Place `tensors` in the given order. The inner chunk is sized per unit, so padding is at most 4 KiB a chunk."""
+    entries, offset = [], 0
+    for tensor in tensors:
+        entries.append(TensorEntry(tensor.name, tensor.dtype, tensor.shape, offset, tensor.size_bytes))
+        offset = align(offset + tensor.size_bytes)
+    payload = max(offset, ALIGN_BYTES)
+    wanted = -(-payload // CHUNK_TARGET_BYTES)
+    chunk = align(-(-payload // wanted))
+    return UnitLayout(tuple(entries), payload, chunk, -(-payload // chunk))
+
+
+def shard_index(layout: UnitLayout) -> bytes:
+    """What follows the data area: (offset, nbytes) of every inner chunk as little-endian u64, then their crc32c."""
+    table = b"".join(struct.pack("<QQ", i * layout.chunk_bytes, layout.chunk_bytes) for i in range(layout.chunks))
+    return table + struct.pack("<I", crc32c.crc32c(table))
+
+
+def unit_digest(tensors: Sequence[TensorEntry], payload_digest: str) -> str:
+    """Identity of a unit: its tensors' names, types, shapes and places, and the blake3 of its payload."""
+    index = json.dumps([_tensor_json(t) for t in tensors], sort_keys=True)
+    return blake3(f"{index}\n{payload_digest}".encode()).hexdigest()
+
+
+def model_digest(
+    config: Mapping[str, Any], dtype: str, units: Sequence[UnitIndex], files: Sequence[UnitIndex]
+) -> str:
+    """Identity of a model, derived from its units, files and configuration."""
+    parts = [json.dumps(config, sort_keys=True), dtype, *(f"{u.name} {u.digest}" for u in (*units, *files))]
+    return blake3("\n".join(parts).encode()).hexdigest()
+
+
+def _tensor_json(entry: TensorEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape),
+        "offset": entry.offset_bytes, "nbytes": entry.size_bytes,
+    }  # fmt: skip
+
+
+def array_metadata(unit: UnitIndex) -> dict[str, Any]:
+    """The ``zarr.json`` of a unit's array."""
+    layout = unit.layout
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [layout.stored_bytes],
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [layout.stored_bytes]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": [layout.chunk_bytes],
+                    "codecs": [{"name": "bytes"}],
+                    "index_codecs": [
+                        {"name": "bytes", "configuration": {"endian": "little"}},
+                        {"name": "crc32c"},
+                    ],
+                    "index_location": "end",
+                },
+            }
+        ],
+        "attributes": {
+            "unit": unit.name,
+            "digest": unit.digest,
+            "payload": layout.payload_bytes,
+            "tensors": [_tensor_json(t) for t in layout.tensors],
+            "chunk_crc32c": list(unit.chunk_crc32c),
+        },
+        "storage_transformers": [],
+    }
+
+
+def group_metadata() -> dict[str, Any]:
+    """The ``zarr.json`` of a plain inner group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": {}}
+
+
+def root_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The root ``zarr.json``: attributes of the model and the metadata of everything below it."""
+    nodes: dict[str, Any] = {checkpoint.version: group_metadata(), f"{checkpoint.version}/files": group_metadata()}
+    nodes |= {unit.path: array_metadata(unit) for unit in (*checkpoint.units, *checkpoint.files)}
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {
+            "format": FORMAT,
+            "name": checkpoint.name,
+            "version": checkpoint.version,
+            "digest": checkpoint.digest,
+            "config": dict(checkpoint.config),
+            "generation_config": dict(checkpoint.generation_config),
+            "dtype": checkpoint.dtype,
+            "tied_embeddings": checkpoint.tied_embeddings,
+            "units": [unit.path for unit in checkpoint.units],
+            "files": [file.path for file in checkpoint.files],
+        },
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": nodes},
+    }
+
+
+def parse_root(text: bytes, where: str) -> Checkpoint:
+    """The checkpoint that a root ``zarr.json`` describes; Corrupt if it is not one, naming `where` it came from."""
+    try:
+        root = json.loads(text)
+        attributes = root["attributes"]
+        if attributes["format"] != FORMAT:
+            raise Corrupt(f"{where} has format {attributes['format']!r}; this version reads {FORMAT!r}: publish it again")
+        nodes = root["consolidated_metadata"]["metadata"]
+        return Checkpoint(
+            name=attributes["name"],
+            version=attributes["version"],
+            digest=attributes["digest"],
+            config=attributes["config"],
+            generation_config=attributes["generation_config"],
+            dtype=attributes["dtype"],
+            tied_embeddings=attributes["tied_embeddings"],
+            units=tuple(parse_array(path, nodes[path]) for path in attributes["units"]),
+            files=tuple(parse_array(path, nodes[path]) for path in attributes["files"]),
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise Corrupt(f"{where} is not a model's root metadata ({type(error).__name__}: {error})") from error
+
+
+def parse_array(path: str, node: Mapping[str, Any]) -> UnitIndex:
+    """The unit that an array's metadata at `path` describes. KeyError, TypeError or ValueError if it is malformed."""
+    sharding = node["codecs"][0]
+    shard = sharding["configuration"]
+    if sharding["name"] != "sharding_indexed" or shard["index_location"] != "end" or len(shard["codecs"]) != 1:
+        raise ValueError(f"array {path} is not laid out contiguously")
+    attributes, chunk = node["attributes"], int(shard["chunk_shape"][0])
+    tensors = tuple(
+        TensorEntry(t["name"], t["dtype"], tuple(t["shape"]), int(t["offset"]), int(t["nbytes"]))
+        for t in attributes["tensors"]
+    )
+    if chunk <= 0:
+        raise ValueError(f"array {path} has chunks of {chunk} bytes")
+    layout = UnitLayout(tensors, int(attributes["payload"]), chunk, int(node["shape"][0]) // chunk)
+    checksums = tuple(int(c) for c in attributes["chunk_crc32c"])
+    if len(checksums) != layout.chunks or layout.stored_bytes != node["shape"][0]:
+        raise ValueError(f"array {path} has {len(checksums)} checksums for {node['shape'][0]} bytes")
+    if layout.payload_bytes > layout.stored_bytes:
+        raise ValueError(f"array {path} is shorter than its payload")
+    for tensor in tensors:
+        expected, offset = TensorSpec(tensor.name, tensor.dtype, tensor.shape).size_bytes, tensor.offset_bytes
+        placed = 0 <= offset <= layout.payload_bytes - expected and offset % ALIGN_BYTES == 0
+        if not placed or tensor.size_bytes != expected or min(tensor.shape, default=0) < 0:
+            raise ValueError(f"tensor {tensor.name} does not fit its unit {path}")
+    return UnitIndex(attributes["unit"], path, attributes["digest"], layout, checksums)

@@ -1,0 +1,126 @@
+"""The model families we serve, and what a published model of one must hold.
+
+All of them share one layout (``model.embed_tokens``, ``model.layers.N``, ``model.norm``, ``lm_head``), so that any of them
+is cut into units the same way. What a model must hold is read off an empty transformers model of its configuration: names
+and shapes are theirs, not ours. torch and transformers are imported only when such a skeleton is built.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from storage_tiers.checkpoint import EMBED, HEAD, TensorSpec, layer_unit
+from storage_tiers.errors import SourceError, UnsupportedModel
+
+SUPPORTED = (
+    "gemma", "gemma2", "gemma3_text", "llama", "mistral", "mixtral",
+    "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3",
+)  # fmt: skip
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_RECOMPUTED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """An empty model: its tensors' shapes by name, without the output matrix where that is the embedding again.
+
+    `module` is transformers' own, on the meta device; `eos_token_id` is the configuration's, its class's default included.
+    """
+
+    module: Any
+    shapes: Mapping[str, tuple[int, ...]]
+    layers: int
+    tied: bool
+    eos_token_id: int | list[int] | None
+
+
+def check_supported(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModel, saying why, unless the configuration is of a family that we serve and is not quantised."""
+    family = config.get("model_type")
+    if family is None:
+        raise SourceError("the configuration has no model_type: it does not describe a model of transformers")
+    if "text_config" in config:
+        raise UnsupportedModel(
+            f"family {family!r} wraps a language model together with other parts (text_config); publish the text model alone"
+        )
+    if family not in SUPPORTED:
+        raise UnsupportedModel(f"family {family!r} is not supported; supported are {', '.join(SUPPORTED)}")
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise UnsupportedModel(
+            f"the weights are quantised ({method}); publish the original in bfloat16, float16 or float32, or a GGUF file"
+        )
+
+
+def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
+    """The empty model of a supported configuration. SourceError if transformers cannot build it."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    try:
+        parsed = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(parsed, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever a wrong value makes transformers raise
+        raise SourceError(f"the configuration does not describe a model ({type(error).__name__}: {error})") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    tied = OUTPUT in module.all_tied_weights_keys
+    if tied:
+        del shapes[OUTPUT]
+    return Skeleton(module, shapes, parsed.num_hidden_layers, tied, parsed.eos_token_id)
+
+
+def is_recomputed(name: str) -> bool:
+    """Whether `name` is a buffer that some files carry and every model computes for itself."""
+    return _RECOMPUTED.search(name) is not None
+
+
+def check_tensors(skeleton: Skeleton, found: Mapping[str, TensorSpec]) -> None:
+    """Raise SourceError, naming the first few, if tensors are missing, unknown or of another shape than the model's."""
+    missing = [name for name in skeleton.shapes if name not in found]
+    if missing:
+        layers = sorted({int(m[1]) for name in missing if (m := _LAYER.match(name))})
+        where = f" (layers {_some(map(str, layers))} of {skeleton.layers})" if layers else ""
+        raise SourceError(f"{len(missing)} tensors are missing{where}: {_some(missing)}")
+    unknown = sorted(name for name in found if name not in skeleton.shapes)
+    if unknown:
+        raise SourceError(f"{len(unknown)} tensors have no place in the model: {_some(unknown)}")
+    for name, shape in skeleton.shapes.items():
+        if found[name].shape != shape:
+            raise SourceError(f"{name} has shape {list(found[name].shape)}, but the configuration says {list(shape)}")
+    odd = sorted(name for name in found if found[name].dtype not in ("float64", "float32", "bfloat16", "float16"))
+    if odd:
+        raise UnsupportedModel(f"{len(odd)} tensors are {found[odd[0]].dtype}, not of a floating type: {_some(odd)}")
+
+
+def cut_into_units(skeleton: Skeleton, tensors: Mapping[str, TensorSpec]) -> dict[str, tuple[TensorSpec, ...]]:
+    """The units in the order of use, each with its tensors by name: embedding, every layer, head."""
+    units: dict[str, list[TensorSpec]] = {
+        EMBED: [], **{layer_unit(i): [] for i in range(skeleton.layers)}, HEAD: []
+    }  # fmt: skip
+    for name in sorted(tensors):
+        if name == EMBEDDING:
+            units[EMBED].append(tensors[name])
+        elif layer := _LAYER.match(name):
+            units[layer_unit(int(layer[1]))].append(tensors[name])
+        else:
+            units[HEAD].append(tensors[name])
+    return {name: tuple(specs) for name, specs in units.items()}
+
+
+def prevailing_dtype(tensors: Iterable[TensorSpec]) -> str:
+    """The data type that most elements have."""
+    elements: dict[str, int] = {}
+    for tensor in tensors:
+        elements[tensor.dtype] = elements.get(tensor.dtype, 0) + math.prod(tensor.shape)
+    return max(elements, key=lambda dtype: elements[dtype])
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _NAMED_AT_MOST} more" if len(listed) > _NAMED_AT_MOST else ""
+    return ", ".join(listed[:_NAMED_AT_MOST]) + more

@@ -1,0 +1,156 @@
+"""A GGUF file: quantised weights under llama.cpp's names, dequantised one tensor at a time.
+
+Names, configuration, tokenizer and the undoing of llama.cpp's rearrangements are transformers'; this module only asks for
+one tensor at a time where transformers builds the whole model. What transformers would silently get wrong is refused.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from storage_tiers.checkpoint import TensorSpec
+from storage_tiers.errors import SourceError, UnsupportedModel
+from storage_tiers.families import Skeleton
+from storage_tiers.safetensors_source import convert_tokenizer
+from storage_tiers.sources import float_bytes
+
+_CONVERTIBLE = ("llama", "mistral", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3")
+_OWN_ATTENTION_SCALE = {("gemma2", 46), ("gemma3", 62)}
+
+
+class GgufSource:
+    """Maps the file; pages come and go as tensors are read, and one dequantised tensor is held at a time."""
+
+    default_dtype = "bfloat16"
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stored: dict[str, list[Any]] = {}
+        self._names: dict[str, str] = {}
+        self._processor: Any = None
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        return (self._file,)
+
+    def config(self) -> dict[str, Any]:
+        from transformers import AutoConfig
+
+        self._check_metadata()
+        try:
+            parsed = AutoConfig.from_pretrained(self._file.parent, gguf_file=self._file.name)
+        except Exception as error:  # whatever odd metadata makes transformers raise
+            raise SourceError(
+                f"{self._file}: no configuration can be made of its metadata ({type(error).__name__}: {error})"
+            ) from error
+        own = {"_name_or_path", "_model_name_or_path", "transformers_version"}
+        return {key: value for key, value in parsed.to_dict().items() if key not in own}
+
+    def generation_config(self) -> dict[str, Any]:
+        return {}
+
+    def tensors(self, skeleton: Skeleton) -> Mapping[str, TensorSpec]:
+        from transformers.modeling_gguf_pytorch_utils import (
+            TENSOR_PROCESSORS,
+            TensorProcessor,
+            get_gguf_hf_weights_map,
+        )
+
+        make: Any = TENSOR_PROCESSORS.get(self._architecture, TensorProcessor)
+        self._processor = make(config=skeleton.module.config.to_dict())
+        self._names = get_gguf_hf_weights_map(skeleton.module, self._processor)
+        self._stored = {}
+        for tensor in self._reader.tensors:
+            name = self._names.get(tensor.name) or self._names.get(tensor.name.removesuffix(".weight"), tensor.name)
+            self._stored.setdefault(name, []).append(tensor)
+        self._check_types()
+        return {name: TensorSpec(name, "float32", _shape(group)) for name, group in self._stored.items()}
+
+    def read(self, name: str, dtype: str) -> Iterator[memoryview]:
+        import numpy
+        import torch
+        from gguf import dequantize
+
+        joined: dict[str, Any] = {}
+        for tensor in self._stored[name]:
+            done = self._processor.process(
+                weights=dequantize(tensor.data, tensor.tensor_type),
+                name=tensor.name,
+                tensor_key_mapping=self._names,
+                parsed_parameters={"tensors": joined},
+            )
+            if done.name is not None:
+                joined[name] = torch.from_numpy(numpy.copy(done.weights))
+        yield from float_bytes(joined[name], dtype)
+
+    def files(self) -> Mapping[str, bytes]:
+        if "tokenizer.ggml.model" not in self._reader.fields:
+            return {}
+        return convert_tokenizer(self._file.parent, gguf_file=self._file.name)
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        from gguf import GGUFReader
+
+        try:
+            return GGUFReader(self._file)
+        except OSError as error:
+            raise SourceError(f"cannot read {self._file}: {error}") from error
+        except Exception as error:  # a damaged table of contents makes the reader fail in any way
+            raise SourceError(
+                f"{self._file} is damaged or was cut short; download it again ({type(error).__name__}: {error})"
+            ) from error
+
+    @property
+    def _architecture(self) -> str:
+        return str(self._value("general.architecture"))
+
+    def _value(self, key: str) -> Any:
+        field = self._reader.fields.get(key)
+        return field.contents() if field is not None else None
+
+    def _check_metadata(self) -> None:
+        """Refuse what would be read, but wrongly: transformers does not carry these over."""
+        kind = self._architecture
+        if kind not in _CONVERTIBLE:
+            raise UnsupportedModel(
+                f"{self._file}: GGUF files of architecture {kind!r} are not supported; supported are "
+                f"{', '.join(_CONVERTIBLE)}. Publish the original safetensors"
+            )
+        if (self._value("split.count") or 1) > 1:
+            raise SourceError(
+                f"{self._file} is one of {self._value('split.count')} parts; merge them first (gguf-split)"
+            )
+        scaling = self._value(f"{kind}.rope.scaling.type")
+        if scaling not in (None, "none"):
+            raise UnsupportedModel(
+                f"{self._file}: scaled rotary embedding ({scaling}) is not carried over from GGUF; "
+                "publish the original safetensors"
+            )
+        if (kind, self._value(f"{kind}.block_count")) in _OWN_ATTENTION_SCALE:
+            raise UnsupportedModel(
+                f"{self._file}: the attention scale of {kind} 27B does not stand in GGUF; publish the original safetensors"
+            )
+
+    def _check_types(self) -> None:
+        """Try a row of every tensor type, so that an unknown one is found before anything is written."""
+        from gguf import dequantize
+
+        first = {tensor.tensor_type: tensor for group in self._stored.values() for tensor in group}
+        for kind, tensor in first.items():
+            try:
+                dequantize(tensor.data[:1] if tensor.data.ndim > 1 else tensor.data, kind)
+            except NotImplementedError as error:
+                raise UnsupportedModel(
+                    f"{self._file}: {tensor.name} has type {kind.name}, which cannot be dequantised; "
+                    "publish the file in another quantisation"
+                ) from error
+
+
+def _shape(group: list[Any]) -> tuple[int, ...]:
+    """Shape of what `group` becomes: one tensor, or gate and up of the experts side by side."""
+    first = tuple(int(size) for size in reversed(group[0].shape))
+    if len(group) == 1:
+        return first
+    return (first[0], sum(int(list(reversed(tensor.shape))[1]) for tensor in group), *first[2:])

@@ -1,0 +1,201 @@
+"""The remote tier: published checkpoints in an object store, reached through fsspec (a folder, S3, ...)."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, TypeVar
+
+import fsspec
+
+from storage_tiers.checkpoint import ROOT, Checkpoint, UnitIndex, check_model_name, is_model_name, parse_root
+from storage_tiers.errors import Missing, OutOfSpace, StorageError, StoreUnavailable
+
+_T = TypeVar("_T")
+_PARTIAL = ".partial"
+_PART_BYTES = 16 << 20
+
+
+class ObjectStore:
+    """Objects under one fsspec URL. Thread-safe; every failure leaves as a StorageError that names the key.
+
+    `options` go to the file system as they are (endpoint, credentials); nothing is read from the environment here.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self.url = url
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **(options or {}))
+        except (ValueError, ImportError, OSError) as error:
+            raise StorageError(f"cannot use {url!r} as an object store: {error}") from error
+        self._root = root.rstrip("/")
+        protocol = self._fs.protocol
+        self._local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def path(self, key: str) -> str:
+        """Where `key` lies, in the file system's own terms."""
+        return f"{self._root}/{key}"
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Missing if it is not there."""
+        return self._guard(key, lambda: bytes(self._fs.cat_file(self.path(key))))
+
+    def read_into(self, key: str, offset_bytes: int, view: memoryview) -> None:
+        """Fill `view` with the object's bytes from `offset_bytes`; Missing if it is absent, StorageError if too short."""
+        if self._local:
+            got = self._guard(key, lambda: _read_file(self.path(key), offset_bytes, view))
+        else:
+            end = offset_bytes + len(view)
+            data = self._guard(key, lambda: self._fs.cat_file(self.path(key), start=offset_bytes, end=end))
+            got = min(len(data), len(view))
+            view[:got] = data[:got]
+        if got != len(view):
+            raise StorageError(f"{self.url}/{key} ends at {offset_bytes + got} bytes, {len(view) - got} too early")
+
+    def size_bytes(self, key: str) -> int | None:
+        """Length of the object, None if it is not there."""
+        try:
+            return int(self._guard(key, lambda: self._fs.size(self.path(key))))
+        except Missing:
+            return None
+
+    @contextlib.contextmanager
+    def writer(self, key: str) -> Iterator[Callable[[bytes | memoryview], None]]:
+        """A function that appends bytes to `key`; the object appears whole when the block ends, not at all if it raises."""
+        path = self.path(key)
+        target = f"{path}.{uuid.uuid4().hex}{_PARTIAL}" if self._local else path
+        file = self._guard(key, lambda: self._open(target))
+        try:
+            yield lambda data: self._guard(key, lambda: _write_all(file, data))
+            self._guard(key, lambda: self._finish(file, target, path))
+        except BaseException:
+            with contextlib.suppress(StorageError):
+                self._guard(key, lambda: self._abandon(file, target))
+            raise
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a small object at once."""
+        with self.writer(key) as append:
+            append(data)
+
+    def names(self, key: str) -> list[str]:
+        """Names directly below `key` ("" for the root), sorted; empty if there is nothing."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._guard(key, lambda: self._fs.ls(self.path(key) if key else self._root, detail=False))
+        except Missing:
+            return []
+        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+    def remove(self, key: str) -> None:
+        """Remove the object or everything below `key`; nothing happens if it is not there."""
+        with contextlib.suppress(Missing):
+            self._guard(key, lambda: self._remove(self.path(key)))
+
+    def sweep(self, key: str) -> None:
+        """Remove what writers that were killed have left below `key`; only folders keep such."""
+        if self._local:
+            for path in self._guard(key, lambda: self._fs.glob(f"{self.path(key)}/**/*{_PARTIAL}")):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def _remove(self, path: str) -> None:
+        if self._local:
+            self._fs.rm(path, recursive=True)
+        elif objects := self._fs.find(path):  # what is named like a folder is no object and cannot be deleted
+            self._fs.rm(objects)
+
+    def _open(self, path: str) -> BinaryIO:
+        if self._local:
+            self._fs.makedirs(os.path.dirname(path), exist_ok=True)
+        file: BinaryIO = self._fs.open(path, "wb", block_size=_PART_BYTES)
+        return file
+
+    def _finish(self, file: BinaryIO, target: str, path: str) -> None:
+        if self._local:
+            file.flush()
+            os.fsync(file.fileno())
+        file.close()
+        if self._local:
+            os.replace(target, path)
+
+    def _abandon(self, file: BinaryIO, target: str) -> None:
+        if self._local:
+            try:
+                os.unlink(target)
+            finally:
+                file.close()
+        else:
+            file.closed = True  # type: ignore[misc]  # or its finaliser would still upload what is buffered
+            file.discard()  # type: ignore[attr-defined]
+
+    def _guard(self, key: str, call: Callable[[], _T]) -> _T:
+        where = f"{self.url}/{key}"
+        try:
+            return call()
+        except FileNotFoundError as error:
+            raise Missing(f"{where} is not there") from error
+        except PermissionError as error:
+            raise StoreUnavailable(f"{where}: permission denied; check the store's credentials ({error})") from error
+        except OSError as error:
+            if error.errno == 28:
+                raise OutOfSpace(f"{where}: no space left on the device") from error
+            raise StoreUnavailable(f"{where}: {type(error).__name__}: {error}") from error
+        except StorageError:
+            raise
+        except Exception as error:  # clients below fsspec raise types of their own; they leave here under one name
+            raise StoreUnavailable(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    file.write(data)
+
+
+def _read_file(path: str, offset_bytes: int, view: memoryview) -> int:
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset_bytes)
+        got = 0
+        while got < len(view):
+            count = file.readinto(view[got:])
+            if not count:
+                break
+            got += count
+        return got
+
+
+class ModelStore:
+    """Published models in an object store."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self.objects = objects
+
+    def open(self, name: str) -> Checkpoint:
+        """The model's checkpoint, from one read of its root metadata. Missing if no such model is published."""
+        key = f"{check_model_name(name)}/{ROOT}"
+        try:
+            text = self.objects.read(key)
+        except Missing as error:
+            raise Missing(f"no model {name!r} in {self.objects.url}") from error
+        return parse_root(text, f"{self.objects.url}/{key}")
+
+    def list(self) -> list[str]:
+        """Names of all published models, sorted."""
+        found = []
+        for top in self.objects.names(""):
+            below = self.objects.names(top)
+            if ROOT in below:
+                found.append(top)
+            named = [name for name in below if is_model_name(f"{top}/{name}")]
+            found += [f"{top}/{name}" for name in named if self.objects.size_bytes(f"{top}/{name}/{ROOT}") is not None]
+        return sorted(found)
+
+    def unit_key(self, name: str, unit: UnitIndex) -> str:
+        """The object that holds a unit's bytes."""
+        return f"{name}/{unit.key}"
+
+    def read_file(self, name: str, file: UnitIndex) -> bytes:
+        """A small file that travels with the model (its tokenizer, say)."""
+        buffer = bytearray(file.layout.tensors[0].size_bytes)
+        if buffer:
+            self.objects.read_into(self.unit_key(name, file), 0, memoryview(buffer))
+        return bytes(buffer)

@@ -1,0 +1,111 @@
+"""The ssd tier: units as files of the node, by digest. A file is there whole or not at all, also after a crash."""
+
+import os
+import threading
+import uuid
+from pathlib import Path
+
+from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
+
+_PARTIAL = ".partial"
+
+
+class SsdTier:
+    """Units below one folder within a budget in bytes, the least recently read evicted first. Thread-safe.
+
+    Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self._folder = Path(folder)
+        self._lock = threading.Lock()
+        self._sizes: dict[str, int] = {}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            found = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            for path in found:
+                if path.name.endswith(_PARTIAL):
+                    path.unlink()
+                else:
+                    self._sizes[path.name] = path.stat().st_size
+        except OSError as error:
+            raise StorageError(f"ssd folder {self._folder}: {error.strerror}; set node.ssd_dir to one that works") from error
+
+    @property
+    def used_bytes(self) -> int:
+        with self._lock:
+            return sum(self._sizes.values())
+
+    def held(self) -> frozenset[str]:
+        """Digests of the units that are here."""
+        with self._lock:
+            return frozenset(self._sizes)
+
+    def holds(self, digest: str, size_bytes: int) -> bool:
+        """Whether the unit is here with that length."""
+        with self._lock:
+            return self._sizes.get(digest) == size_bytes
+
+    def read_into(self, digest: str, offset_bytes: int, view: memoryview) -> None:
+        """Fill `view` from the unit's bytes. Missing if it is not here, Corrupt if it is too short."""
+        try:
+            with open(self._folder / digest, "rb", buffering=0) as file:
+                file.seek(offset_bytes)
+                got = 0
+                while got < len(view) and (count := file.readinto(view[got:])):
+                    got += count
+        except OSError as error:
+            self.drop(digest)
+            raise Missing(f"unit {digest} cannot be read from ssd: {error.strerror}") from error
+        if got != len(view):
+            raise Corrupt(f"unit {digest} on ssd ends {len(view) - got} bytes too early")
+        with self._lock:
+            if digest in self._sizes:
+                self._sizes[digest] = self._sizes.pop(digest)
+
+    def write(self, digest: str, data: memoryview) -> None:
+        """Keep a unit, evicting others for it. OutOfSpace if the budget or the disk cannot hold it."""
+        if not self._claim(digest, len(data)):
+            return
+        partial = self._folder / f"{digest}.{uuid.uuid4().hex}{_PARTIAL}"
+        try:
+            with open(partial, "wb", buffering=0) as file:
+                done = 0
+                while done < len(data):
+                    done += file.write(data[done:])
+                os.fsync(file.fileno())
+            os.replace(partial, self._folder / digest)
+        except BaseException as error:
+            partial.unlink(missing_ok=True)
+            with self._lock:
+                self._sizes.pop(digest, None)
+            if isinstance(error, OSError):
+                raise OutOfSpace(f"ssd folder {self._folder}: {error.strerror}") from error
+            raise
+
+    def drop(self, digest: str) -> None:
+        """Forget the unit and remove its file."""
+        with self._lock:
+            self._sizes.pop(digest, None)
+        (self._folder / digest).unlink(missing_ok=True)
+
+    def _claim(self, digest: str, size_bytes: int) -> bool:
+        """Make room and count the unit in; False if it is already here."""
+        with self._lock:
+            if self._sizes.get(digest) == size_bytes:
+                return False
+            if size_bytes > self.budget_bytes:
+                raise OutOfSpace(f"ssd: a unit of {size_bytes:,} bytes exceeds node.ssd_bytes = {self.budget_bytes:,}")
+            victims = []
+            free = self.budget_bytes - sum(self._sizes.values())
+            for victim, victim_bytes in self._sizes.items():
+                if free >= size_bytes:
+                    break
+                victims.append(victim)
+                free += victim_bytes
+            for victim in victims:
+                del self._sizes[victim]
+                (self._folder / victim).unlink(missing_ok=True)
+            self._sizes[digest] = size_bytes
+            return True

@@ -1,0 +1,232 @@
+"""All tiers of a node as one: units come from the fastest tier that has them, checked on their way in.
+
+A load is a set of chunk reads that worker threads take in order of priority, straight into the unit's dram segment.
+However many wait for a unit, it is loaded once. What came from the remote tier is written to ssd behind the load.
+"""
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import crc32c
+
+from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.dram import DramTier, Segment
+from storage_tiers.errors import Corrupt, StorageError, StoreUnavailable
+from storage_tiers.remote import ModelStore
+from storage_tiers.ssd import SsdTier
+
+_log = logging.getLogger(__name__)
+REMOTE_ATTEMPTS = 4
+FIRST_BACKOFF_S = 0.05
+
+
+class Priority(IntEnum):
+    """Who goes first on the wires: the least number."""
+
+    COLD_START = 0
+    PREWARM = 10
+    WRITE_BEHIND = 20
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A unit in dram, pinned for the caller; `source` is the tier it came from, times are the stack's clock."""
+
+    unit: UnitIndex
+    segment: Segment
+    source: str
+    started_s: float
+    ended_s: float
+
+
+@dataclass
+class _Load:
+    model: str
+    unit: UnitIndex
+    source: str
+    started_s: float
+    chunks_left: int
+    segment: Segment
+    waiters: list[Future[Loaded]] = field(default_factory=list)
+    failed: bool = False
+
+
+class TierStack:
+    """dram over ssd over remote. Thread-safe; `clock` gives seconds, for the ledger only."""
+
+    def __init__(
+        self, dram: DramTier, ssd: SsdTier, models: ModelStore, threads: int, clock: Callable[[], float]
+    ) -> None:
+        self.dram, self.ssd, self.models = dram, ssd, models
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._loads: dict[str, _Load] = {}
+        self._order = itertools.count()
+        self._jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
+        self._closing = threading.Event()
+        self._threads = [threading.Thread(target=self._work, name=f"tier-{i}", daemon=True) for i in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def load(self, model: str, unit: UnitIndex, priority: Priority) -> Future[Loaded]:
+        """Bring a unit to dram; the result is pinned, so pair it with `release`.
+
+        The future fails with Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then.
+        """
+        future: Future[Loaded] = Future()
+        with self._lock:
+            if self._closing.is_set():
+                future.set_exception(StorageError("the node is shutting down"))
+                return future
+            now = self._clock()
+            segment = self.dram.acquire(unit.digest)
+            if segment is not None:
+                future.set_result(Loaded(unit, segment, "dram", now, now))
+                return future
+            running = self._loads.get(unit.digest)
+            if running is not None:
+                running.waiters.append(future)
+                return future
+            try:
+                segment = self.dram.reserve(unit.digest, unit.size_bytes)
+            except StorageError as error:
+                future.set_exception(error)
+                return future
+            source = "ssd" if self.ssd.holds(unit.digest, unit.size_bytes) else "remote"
+            load = _Load(model, unit, source, now, unit.layout.chunks, segment, [future])
+            self._loads[unit.digest] = load
+        for chunk in range(unit.layout.chunks):
+            self._submit(priority, lambda chunk=chunk: self._fetch_chunk(load, chunk))  # type: ignore[misc]
+        return future
+
+    def release(self, unit: UnitIndex) -> None:
+        """The caller no longer needs the unit that a load handed it."""
+        self.dram.release(unit.digest)
+
+    def keep_on_ssd(self, unit: UnitIndex, segment: Segment) -> Future[None]:
+        """Write a unit that the caller holds in dram to ssd, behind everything else."""
+        future: Future[None] = Future()
+
+        def write() -> None:
+            try:
+                self.ssd.write(unit.digest, segment.view[: unit.size_bytes])
+            except StorageError as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        self._submit(Priority.WRITE_BEHIND, write)
+        return future
+
+    def close(self) -> None:
+        """Stop the workers after the chunk each is at; unfinished loads fail; dram is freed."""
+        with self._lock:
+            self._closing.set()
+        for _ in self._threads:
+            self._submit(Priority.COLD_START, None)
+        for thread in self._threads:
+            thread.join()
+        with self._lock:
+            pending, self._loads = list(self._loads.values()), {}
+        for load in pending:
+            for waiter in load.waiters:
+                waiter.set_exception(StorageError("the node is shutting down"))
+        self.dram.close()
+
+    def _submit(self, priority: Priority, job: Callable[[], None] | None) -> None:
+        self._jobs.put((priority, next(self._order), job))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()[2]) is not None:
+            if not self._closing.is_set():
+                job()
+
+    def _fetch_chunk(self, load: _Load, chunk: int) -> None:
+        if load.failed:
+            error: StorageError | None = None
+        else:
+            try:
+                self._read_verified(load, chunk)
+                error = None
+            except StorageError as caught:
+                error = caught
+        with self._lock:
+            load.chunks_left -= 1
+            waiters = self._settle(load, error)
+        for waiter, result in waiters:
+            if isinstance(result, StorageError):
+                waiter.set_exception(result)
+            else:
+                waiter.set_result(result)
+
+    def _settle(self, load: _Load, error: StorageError | None) -> list[tuple[Future[Loaded], Loaded | StorageError]]:
+        """Under the lock: who is to be told what, after a chunk came or failed."""
+        told: list[tuple[Future[Loaded], Loaded | StorageError]] = []
+        if error is not None and not load.failed:
+            load.failed = True
+            told = [(waiter, error) for waiter in load.waiters]
+            load.waiters.clear()
+        if load.chunks_left:
+            return told
+        digest = load.unit.digest
+        self._loads.pop(digest, None)
+        if load.failed:
+            self.dram.abandon(digest)
+            late = StorageError(f"loading unit {load.unit.name} of {load.model} had failed")
+            return told + [(waiter, late) for waiter in load.waiters]
+        self.dram.commit(digest)
+        loaded = Loaded(load.unit, load.segment, load.source, load.started_s, self._clock())
+        for _ in load.waiters:
+            self.dram.acquire(digest)
+        if load.source == "remote":
+            self._write_behind(load)
+        else:
+            self.dram.release(digest)
+        return [(waiter, loaded) for waiter in load.waiters]
+
+    def _write_behind(self, load: _Load) -> None:
+        """Keep the load's own pin until the unit is on ssd."""
+
+        def done(future: Future[None]) -> None:
+            self.dram.release(load.unit.digest)
+            if (error := future.exception()) is not None:
+                _log.warning("unit %s of %s was not kept on ssd: %s", load.unit.name, load.model, error)
+
+        self.keep_on_ssd(load.unit, load.segment).add_done_callback(done)
+
+    def _read_verified(self, load: _Load, chunk: int) -> None:
+        """Read one chunk from the load's source; what is bad on ssd is dropped there and read from the remote tier."""
+        unit, size = load.unit, load.unit.layout.chunk_bytes
+        view = load.segment.view[chunk * size : (chunk + 1) * size]
+        if load.source == "ssd":
+            try:
+                self.ssd.read_into(unit.digest, chunk * size, view)
+                self._check(unit, chunk, view)
+                return
+            except StorageError as error:
+                _log.warning("unit %s of %s on ssd is bad (%s); reading it again", unit.name, load.model, error)
+                self.ssd.drop(unit.digest)
+                load.source = "remote"
+        key = self.models.unit_key(load.model, unit)
+        backoff_s = FIRST_BACKOFF_S
+        for attempt in range(1, REMOTE_ATTEMPTS + 1):
+            try:
+                self.models.objects.read_into(key, chunk * size, view)
+                self._check(unit, chunk, view)
+                return
+            except (Corrupt, StoreUnavailable) as error:
+                if attempt == REMOTE_ATTEMPTS or self._closing.wait(backoff_s):
+                    raise
+                _log.warning("chunk %d of %s: %s; trying again in %.2f s", chunk, key, error, backoff_s)
+                backoff_s *= 2
+
+    def _check(self, unit: UnitIndex, chunk: int, view: memoryview) -> None:
+        found = crc32c.crc32c(view)
+        if found != unit.chunk_crc32c[chunk]:
+            raise Corrupt(f"unit {unit.name}: chunk {chunk} has crc32c {found:08x}, not {unit.chunk_crc32c[chunk]:08x}")

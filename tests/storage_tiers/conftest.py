@@ -1,0 +1,38 @@
+"""Stores to publish to: a folder, and a bucket on a real S3 server."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage_tiers.remote import ModelStore, ObjectStore
+from tests.s3_server import S3Server, run_s3_server
+
+_bucket_numbers = itertools.count()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(ObjectStore(str(tmp_path / "store")))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with run_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_objects(s3_server: S3Server) -> ObjectStore:
+    """An empty bucket of one's own."""
+    return ObjectStore(s3_server.bucket(f"bucket-{next(_bucket_numbers)}"), s3_server.options)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """An empty object store, of every kind."""
+    if request.param == "folder":
+        return ObjectStore(str(tmp_path / "objects"))
+    found: ObjectStore = request.getfixturevalue("s3_objects")
+    return found

@@ -1,0 +1,176 @@
+"""The layout: what is computed is what is parsed, and damage is noticed."""
+
+import copy
+import json
+import math
+import struct
+from typing import Any
+
+import crc32c
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage_tiers.checkpoint import (
+    ALIGN_BYTES,
+    CHUNK_TARGET_BYTES,
+    DTYPE_BYTES,
+    FORMAT,
+    Checkpoint,
+    TensorSpec,
+    UnitIndex,
+    array_metadata,
+    lay_out,
+    model_digest,
+    parse_array,
+    parse_root,
+    root_metadata,
+    shard_index,
+    unit_digest,
+)
+from storage_tiers.errors import Corrupt
+
+_SPECS = st.lists(
+    st.builds(
+        TensorSpec,
+        name=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20),
+        dtype=st.sampled_from(sorted(DTYPE_BYTES)),
+        shape=st.lists(st.integers(0, 5000), max_size=3).map(tuple),
+    ),
+    max_size=6,
+)
+
+
+@given(_SPECS)
+def test_tensors_lie_aligned_in_order_and_apart(specs: list[TensorSpec]) -> None:
+    layout = lay_out(specs)
+    end = 0
+    for spec, entry in zip(specs, layout.tensors, strict=True):
+        assert entry.offset_bytes % ALIGN_BYTES == 0 and entry.offset_bytes >= end
+        assert entry.size_bytes == math.prod(spec.shape) * DTYPE_BYTES[spec.dtype]
+        end = entry.offset_bytes + entry.size_bytes
+    assert end <= layout.payload_bytes <= layout.stored_bytes
+
+
+@given(_SPECS)
+def test_chunks_are_aligned_near_their_target_and_waste_little(specs: list[TensorSpec]) -> None:
+    layout = lay_out(specs)
+    assert layout.chunk_bytes % ALIGN_BYTES == 0 and layout.chunk_bytes <= CHUNK_TARGET_BYTES
+    assert layout.stored_bytes - layout.payload_bytes <= ALIGN_BYTES * layout.chunks
+    assert layout.chunks == 1 or layout.chunk_bytes > CHUNK_TARGET_BYTES // 4
+
+
+@given(_SPECS)
+def test_a_unit_survives_its_metadata(specs: list[TensorSpec]) -> None:
+    unit = _unit("layer.0000", specs)
+    assert parse_array(unit.path, json.loads(json.dumps(array_metadata(unit)))) == unit
+
+
+@given(st.lists(_SPECS, min_size=1, max_size=3))
+def test_a_model_survives_its_metadata(units: list[list[TensorSpec]]) -> None:
+    checkpoint = _checkpoint(*units)
+    assert parse_root(json.dumps(root_metadata(checkpoint)).encode(), "here") == checkpoint
+
+
+@given(_SPECS)
+def test_the_shard_index_says_that_chunks_lie_in_a_row(specs: list[TensorSpec]) -> None:
+    layout = lay_out(specs)
+    index = shard_index(layout)
+    table, checksum = index[:-4], struct.unpack("<I", index[-4:])[0]
+    assert list(struct.iter_unpack("<QQ", table)) == [
+        (i * layout.chunk_bytes, layout.chunk_bytes) for i in range(layout.chunks)
+    ]
+    assert checksum == crc32c.crc32c(table)
+
+
+def test_a_digest_depends_on_bytes_names_types_shapes_and_order() -> None:
+    one, two = TensorSpec("a", "float32", (2, 3)), TensorSpec("b", "float32", (6,))
+    variants = [
+        [one, two], [two, one], [one], [TensorSpec("c", "float32", (2, 3)), two],
+        [TensorSpec("a", "int32", (2, 3)), two], [TensorSpec("a", "float32", (3, 2)), two],
+    ]  # fmt: skip
+    digests = {unit_digest(lay_out(specs).tensors, "payload") for specs in variants}
+    assert len(digests) == len(variants)
+    assert unit_digest(lay_out([one]).tensors, "payload") != unit_digest(lay_out([one]).tensors, "other")
+
+
+def test_a_model_digest_depends_on_configuration_type_and_units() -> None:
+    unit = _unit("embed", [TensorSpec("a", "float32", (2,))])
+    digests = {
+        model_digest({"a": 1}, "float32", [unit], []),
+        model_digest({"a": 2}, "float32", [unit], []),
+        model_digest({"a": 1}, "float16", [unit], []),
+        model_digest({"a": 1}, "float32", [], []),
+        model_digest({"a": 1}, "float32", [unit], [unit]),
+    }
+    assert len(digests) == 5
+
+
+def test_another_format_is_refused_by_name() -> None:
+    root = root_metadata(_checkpoint([TensorSpec("a", "float32", (2,))]))
+    root["attributes"]["format"] = "firsttoken/0"
+    with pytest.raises(Corrupt, match=f"firsttoken/0.*{FORMAT}.*publish it again"):
+        parse_root(json.dumps(root).encode(), "here")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b"null", b'{"attributes": 1}', b"\xff\xfe"])
+def test_what_is_no_metadata_is_corrupt(text: bytes) -> None:
+    with pytest.raises(Corrupt, match="here"):
+        parse_root(text, "here")
+
+
+_DAMAGE: dict[str, Any] = {
+    "no units": lambda root: root["attributes"].pop("units"),
+    "a unit without metadata": lambda root: root["attributes"]["units"].append("_1/nowhere"),
+    "no consolidated metadata": lambda root: root.pop("consolidated_metadata"),
+    "a chunk without checksum": lambda root: _array(root)["attributes"]["chunk_crc32c"].pop(),
+    "a tensor past the end": lambda root: _tensor(root).update(offset=1 << 40),
+    "a tensor before the start": lambda root: _tensor(root).update(offset=-4096),
+    "a tensor out of place": lambda root: _tensor(root).update(offset=12),
+    "a tensor of another length": lambda root: _tensor(root).update(nbytes=4),
+    "an unknown type": lambda root: _tensor(root).update(dtype="float4"),
+    "a negative shape": lambda root: _tensor(root).update(shape=[-2, -1]),
+    "a payload past the data": lambda root: _array(root)["attributes"].update(payload=1 << 40),
+    "chunks of no length": lambda root: _shard(root).update(chunk_shape=[0]),
+    "chunks that do not fill": lambda root: _shard(root).update(chunk_shape=[4097]),
+    "an index in front": lambda root: _shard(root).update(index_location="start"),
+    "compressed chunks": lambda root: _shard(root)["codecs"].append({"name": "zstd"}),
+    "no sharding": lambda root: _array(root)["codecs"][0].update(name="bytes"),
+    "no codecs": lambda root: _array(root).update(codecs=[]),
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGE.values(), ids=_DAMAGE.keys())
+def test_damaged_metadata_is_corrupt(damage: Any) -> None:
+    root = copy.deepcopy(root_metadata(_checkpoint([TensorSpec("a", "float32", (2, 3))])))
+    damage(root)
+    with pytest.raises(Corrupt, match="here"):
+        parse_root(json.dumps(root).encode(), "here")
+
+
+def _unit(name: str, specs: list[TensorSpec]) -> UnitIndex:
+    layout = lay_out(specs)
+    return UnitIndex(name, f"_1/{name}", unit_digest(layout.tensors, "0"), layout, tuple(range(layout.chunks)))
+
+
+def _checkpoint(*units: list[TensorSpec]) -> Checkpoint:
+    found = tuple(_unit(f"layer.{i:04d}", specs) for i, specs in enumerate(units))
+    config = {"model_type": "llama"}
+    return Checkpoint(
+        "org/model", "_1", model_digest(config, "float32", found, ()), config, {}, "float32", True, found, ()
+    )
+
+
+def _array(root: dict[str, Any]) -> dict[str, Any]:
+    array: dict[str, Any] = root["consolidated_metadata"]["metadata"]["_1/layer.0000"]
+    return array
+
+
+def _shard(root: dict[str, Any]) -> dict[str, Any]:
+    shard: dict[str, Any] = _array(root)["codecs"][0]["configuration"]
+    return shard
+
+
+def _tensor(root: dict[str, Any]) -> dict[str, Any]:
+    tensor: dict[str, Any] = _array(root)["attributes"]["tensors"][0]
+    return tensor

@@ -1,0 +1,76 @@
+"""Tiny random models of every family, saved the way transformers saves them."""
+
+from pathlib import Path
+from typing import Any
+
+SUPPORTED_FAMILIES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3", "mixtral", "qwen3_moe",
+)  # fmt: skip
+UNSUPPORTED_FAMILIES = ("granite", "gpt2", "opt")
+_WINDOW = 8
+_COMMON = {
+    "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+_ALTERNATING = ["sliding_attention", "full_attention"] * 3
+_OWN: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": _WINDOW},
+    "qwen2": {"num_hidden_layers": 5},
+    "qwen3": {"head_dim": 32},
+    "gemma": {"head_dim": 16},
+    "gemma2": {
+        "head_dim": 16, "num_hidden_layers": 6, "sliding_window": _WINDOW, "layer_types": _ALTERNATING,
+        "query_pre_attn_scalar": 16,
+    },
+    "gemma3_text": {
+        "head_dim": 16, "num_hidden_layers": 6, "sliding_window": _WINDOW, "layer_types": _ALTERNATING,
+        "query_pre_attn_scalar": 16,
+    },
+    "phi3": {"sliding_window": _WINDOW},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": _WINDOW},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 16},
+    "gpt2": {"n_embd": 64, "n_layer": 4, "n_head": 4},
+    "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64},
+}  # fmt: skip
+
+
+def _disturb(model: Any, tied: bool) -> None:
+    """Norms and biases start as ones and zeros, which hides a mix-up; a tied model starts by repeating its last token."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+        if tied:
+            model.get_input_embeddings().weight.mul_(0.1)
+
+
+def make_tiny(
+    family: str,
+    folder: Path,
+    *,
+    tied: bool = False,
+    seed: int = 0,
+    shards: int = 1,
+    dtype: str = "float32",
+    **overrides: Any,
+) -> Path:
+    """Save a random model of `family` in `folder` and return the folder. `overrides` go into the configuration.
+
+    Weights are spread widely enough that greedy decoding wanders. `shards` is how many safetensors files at least.
+    """
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    values = {**_COMMON, "tie_word_embeddings": tied, **_OWN.get(family, {}), **overrides}
+    config = CONFIG_MAPPING[family](**values)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        _disturb(model, tied)
+    total = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    model.save_pretrained(folder, max_shard_size=total if shards == 1 else total // shards)
+    return folder
