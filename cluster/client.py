@@ -44,7 +44,10 @@ ORDER_TIMEOUT_S = 30.0
 
 
 class ClusterClient:
-    """Knows the nodes by their reports, gives them orders. Use as an async context manager, from one event loop."""
+    """Knows the nodes by their reports, gives them orders. Use as an async context manager, from one event loop.
+
+    `lost` is set when the scheduler is gone for good; then make a new one.
+    """
 
     def __init__(self, scheduler_address: str, connect_timeout_s: float = 10.0) -> None:
         self._address, self._connect_timeout_s = scheduler_address, connect_timeout_s
@@ -52,7 +55,7 @@ class ClusterClient:
         self._groups: dict[str, Group] = {}
         self._changed = asyncio.Condition()
         self._renewing: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[Any]] = set()
+        self.lost = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Connect and hear every node once. ClusterUnreachable if the scheduler does not answer in time."""
@@ -102,9 +105,7 @@ class ClusterClient:
         started_s = time.time()
         name = f"g{uuid.uuid4().hex[:12]}"
         orders = self._orders(name, placement, checkpoint, timeout_s)
-        tasks = [
-            asyncio.ensure_future(self._order(node, order, StageFormed, timeout_s)) for node, order in orders
-        ]
+        tasks = [asyncio.ensure_future(self._order(node, order, StageFormed, timeout_s)) for node, order in orders]
         try:
             formed = await asyncio.gather(*tasks)
             phases = (Phase("form group", "front end", started_s, time.time()),)
@@ -168,7 +169,11 @@ class ClusterClient:
         return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]
 
     async def _dissolve_on(self, group: str, nodes: Sequence[str]) -> None:
-        orders = (self._order(node, Dissolve(group), Done, ORDER_TIMEOUT_S) for node in nodes if node in self._nodes)
+        async def dissolve(node: str) -> None:
+            await self._order(node, Dissolve(group), Done, ORDER_TIMEOUT_S)
+            await self._note(await self._order(node, None, NodeReport, ORDER_TIMEOUT_S))
+
+        orders = (dissolve(node) for node in nodes if node in self._nodes)
         for answer in await asyncio.gather(*orders, return_exceptions=True):
             if isinstance(answer, ClusterError):
                 _log.warning("group %s: %s; its lease will end it", group, answer)
@@ -176,6 +181,9 @@ class ClusterClient:
     async def _renew_always(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
+            if self._client.status == "closed":
+                self.lost.set()
+                return
             by_node: dict[str, list[str]] = {}
             for group in self._groups.values():
                 for stage in group.placement.stages:
@@ -244,5 +252,3 @@ class ClusterClient:
         for group in list(self._groups.values()):
             if any(stage.node == name for stage in group.placement.stages):
                 group.lose(f"node {name} is gone")
-
-

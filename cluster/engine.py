@@ -224,4 +224,3 @@ def follow(worker: Worker, neighbours: Neighbours, last: bool) -> None:
         if header.op is Op.STOP:
             neighbours.drain()
             return
-

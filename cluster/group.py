@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from cluster.errors import ProtocolError, Refused, StageFailed
 from cluster.messages import Cancel, Hello, Phase, Rejected, StageFormed, Submit, Tokens
@@ -38,7 +38,7 @@ class Group:
         """Call `on_lost` once when the group is lost."""
         self._on_lost = on_lost
 
-    async def generate(self, submit: Submit) -> AsyncIterator[Tokens]:
+    async def generate(self, submit: Submit) -> AsyncGenerator[Tokens]:
         """The request's tokens as they come, the last with its finish. Leaving early cancels the request.
 
         StageFailed if the group is lost before the end, Refused if it will not run the request.

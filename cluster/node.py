@@ -13,7 +13,9 @@ def run_node(config: NodeConfig) -> None:
     """Be a node until SIGTERM or SIGINT, or until the scheduler is gone for good; then release everything."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")  # stages share cores: a thread that spins takes them from its neighbour
+    os.environ.setdefault(
+        "GOMP_SPINCOUNT", "0"
+    )  # stages share cores: a thread that spins takes them from its neighbour
     asyncio.run(_run(config))
 
 

@@ -20,7 +20,8 @@ from cluster.errors import StageFailed
 from cluster.hop import Neighbours
 from cluster.messages import Broken, Build, Formed, Hello, Idle, Phase, PhaseDone, UnitHere
 from cluster.requests import RequestServer
-from cluster.stage_model import Gate, StageModel, build_pipeline, model_config
+from cluster.model_facts import model_config
+from cluster.stage_model import Gate, StageModel, build_pipeline
 from cluster.wire import Channel
 from storage_tiers.checkpoint import UnitIndex
 

@@ -15,19 +15,12 @@ from typing import Any
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PretrainedConfig
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
 
 from cluster.errors import StageFailed
 from storage_tiers.checkpoint import EMBED, HEAD, layer_unit
 
 Tensors = Mapping[str, torch.Tensor]
-
-
-def model_config(config: Mapping[str, Any]) -> PretrainedConfig:
-    """transformers' configuration from a checkpoint's, without running code that came with it."""
-    fields = dict(config)
-    family = fields.pop("model_type")
-    return AutoConfig.for_model(family, **fields)
 
 
 def _truncated(config: PretrainedConfig, first_layer: int, end_layer: int) -> PretrainedConfig:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from firsttoken.commands import components, models, platform
+from firsttoken.errors import is_expected
 
 app = typer.Typer(
     name="firsttoken",
@@ -56,12 +57,6 @@ def main() -> None:
 
 def _explain(error: Exception) -> int:
     """One sentence for a person, and the exit status."""
-    from cluster.errors import ClusterError
-    from firsttoken.errors import FirsttokenError
-    from flows.errors import FlowError
-    from storage_tiers.errors import StorageError
-
-    expected = isinstance(error, (FirsttokenError, StorageError, ClusterError, FlowError))
-    sentence = str(error) if expected else f"unexpected {type(error).__name__}: {error}; --debug shows where"
+    sentence = str(error) if is_expected(error) else f"unexpected {type(error).__name__}: {error}; --debug shows where"
     typer.echo(f"firsttoken: {sentence}", err=True)
     return 1

@@ -1,5 +1,9 @@
 """The errors of firsttoken: each message is one sentence for a person at a terminal."""
 
+from cluster.errors import ClusterError
+from flows.errors import FlowError
+from storage_tiers.errors import StorageError
+
 
 class FirsttokenError(Exception):
     """Root of every error raised here."""
@@ -31,3 +35,8 @@ class RequestFailed(FirsttokenError):
 
 class DemoModelMissing(FirsttokenError):
     """The package that carries the demo's model is not installed."""
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message alone tells a person what is wrong; of anything else the log must hold a traceback."""
+    return isinstance(error, (FirsttokenError, StorageError, ClusterError, FlowError, OSError))

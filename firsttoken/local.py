@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,17 +93,22 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
     )
 
 
+Build = Callable[[Settings, Mapping[str, str]], Sequence[Component]]
+
+
 class Platform:
     """A platform that is coming up or up. Made by `platform()`."""
 
-    def __init__(self, settings: Settings, guard: Guard, report: Report, stop: asyncio.Event) -> None:
+    def __init__(
+        self, settings: Settings, parts: Sequence[Component], guard: Guard, report: Report, stop: asyncio.Event
+    ) -> None:
         self.settings = settings
         self._guard = guard
         self._report = report
         self._stop = stop
         self._running: dict[str, Running] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
-        self._components = components(settings, os.environ)
+        self._components = parts
         self._ready = {component.name: asyncio.Event() for component in self._components}
 
     def start(self) -> None:
@@ -189,8 +194,11 @@ class Platform:
 
 
 @contextlib.asynccontextmanager
-async def platform(settings: Settings, report: Report, *, move_ports: bool = False) -> AsyncIterator[Platform]:
-    """A platform on this machine, starting; everything has ended when the block ends.
+async def platform(
+    settings: Settings, report: Report, *, move_ports: bool = False, build: Build = components
+) -> AsyncIterator[Platform]:
+    """A platform on this machine, starting; everything has ended when the block ends. It consists of what `build` makes
+    of the settings and this process's environment.
 
     AlreadyUp if one runs in this home, PortInUse if a port is taken (with `move_ports`: a port that is not the
     default). The first SIGINT, SIGTERM or SIGHUP ends `Platform.during`, a second one makes the ending short.
@@ -202,7 +210,7 @@ async def platform(settings: Settings, report: Report, *, move_ports: bool = Fal
         guard = await Guard.start(lock)
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _signals(stop, hurry):
-            running = Platform(settings, guard, report, stop)
+            running = Platform(settings, build(settings, os.environ), guard, report, stop)
             write_state(settings.run_dir, UpState(os.getpid(), urls(settings), settings.cluster.nodes))
             try:
                 running.start()

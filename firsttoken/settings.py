@@ -121,7 +121,7 @@ class PrewarmSettings(Section):
 class LoggingSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="least severe messages that are logged; `debug` also shows tracebacks on the command line",
+        description="least severe messages that are logged; `debug` in the environment also makes commands show tracebacks",
     )
 
 

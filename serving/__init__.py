@@ -1,0 +1,1 @@
+"""The front door: OpenAI-compatible API, held requests, router, streams."""

@@ -173,9 +173,7 @@ def unit_digest(tensors: Sequence[TensorEntry], payload_digest: str) -> str:
     return blake3(f"{index}\n{payload_digest}".encode()).hexdigest()
 
 
-def model_digest(
-    config: Mapping[str, Any], dtype: str, units: Sequence[UnitIndex], files: Sequence[UnitIndex]
-) -> str:
+def model_digest(config: Mapping[str, Any], dtype: str, units: Sequence[UnitIndex], files: Sequence[UnitIndex]) -> str:
     """Identity of a model, derived from its units, files and configuration."""
     parts = [json.dumps(config, sort_keys=True), dtype, *(f"{u.name} {u.digest}" for u in (*units, *files))]
     return blake3("\n".join(parts).encode()).hexdigest()
@@ -258,7 +256,9 @@ def parse_root(text: bytes, where: str) -> Checkpoint:
         root = json.loads(text)
         attributes = root["attributes"]
         if attributes["format"] != FORMAT:
-            raise Corrupt(f"{where} has format {attributes['format']!r}; this version reads {FORMAT!r}: publish it again")
+            raise Corrupt(
+                f"{where} has format {attributes['format']!r}; this version reads {FORMAT!r}: publish it again"
+            )
         nodes = root["consolidated_metadata"]["metadata"]
         return Checkpoint(
             name=attributes["name"],

@@ -59,7 +59,8 @@ class GgufSource:
 
         make: Any = TENSOR_PROCESSORS.get(self._architecture, TensorProcessor)
         self._processor = make(config=skeleton.module.config.to_dict())
-        self._names = get_gguf_hf_weights_map(skeleton.module, self._processor)
+        childless = _Childless(skeleton.module.config, skeleton.module.state_dict())
+        self._names = get_gguf_hf_weights_map(childless, self._processor)
         self._stored = {}
         for tensor in self._reader.tensors:
             name = self._names.get(tensor.name) or self._names.get(tensor.name.removesuffix(".weight"), tensor.name)
@@ -146,6 +147,20 @@ class GgufSource:
                     f"{self._file}: {tensor.name} has type {kind.name}, which cannot be dequantised; "
                     "publish the file in another quantisation"
                 ) from error
+
+
+class _Childless:
+    """A module as the name mapping sees it, without children: it would build its table anew for every one of them."""
+
+    def __init__(self, config: Any, state: Mapping[str, Any]) -> None:
+        self.config = config
+        self._state = state
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._state
+
+    def named_children(self) -> tuple[()]:
+        return ()
 
 
 def _shape(group: list[Any]) -> tuple[int, ...]:

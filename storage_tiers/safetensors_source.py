@@ -143,11 +143,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 def _stored_tensor(name: str, entry: Mapping[str, Any], file: Path, data_start: int) -> StoredTensor:
     if entry["dtype"] not in _DTYPES:
         raise UnsupportedModel(f"tensor {name} in {file.name} has type {entry['dtype']}, which is not supported")
-    spec = TensorSpec(name, _DTYPES[entry["dtype"]], tuple(int(size) for size in entry["shape"]))
-    begin, end = entry["data_offsets"]
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+        raise ValueError(f"tensor {name} has neither a shape nor a place")
+    spec = TensorSpec(name, _DTYPES[entry["dtype"]], tuple(shape))
     if end - begin != spec.size_bytes:
         raise ValueError(f"tensor {name} has {end - begin} bytes, its shape needs {spec.size_bytes}")
-    return StoredTensor(spec, file, data_start + int(begin))
+    return StoredTensor(spec, file, data_start + begin)
 
 
 def _read_tensor(tensor: StoredTensor, dtype: str) -> Iterator[memoryview]:

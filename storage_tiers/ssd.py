@@ -30,7 +30,9 @@ class SsdTier:
                 else:
                     self._sizes[path.name] = path.stat().st_size
         except OSError as error:
-            raise StorageError(f"ssd folder {self._folder}: {error.strerror}; set node.ssd_dir to one that works") from error
+            raise StorageError(
+                f"ssd folder {self._folder}: {error.strerror}; set node.ssd_dir to one that works"
+            ) from error
 
     @property
     def used_bytes(self) -> int:

@@ -40,7 +40,17 @@ class S3Server:
 def run_s3_server(folder: Path) -> Iterator[S3Server]:
     """Serve the folders in `folder` as buckets until the block ends. TimeoutError if the server does not start."""
     key, secret = "test-key", "test-secret"
-    command = [sys.executable, "-m", "uvicorn", "--factory", "nanio.app:build_app", "--host", "127.0.0.1", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "nanio.app:build_app",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(
         [*command, "--no-access-log"],
         env=os.environ | {"NANIO_DATA_DIR": str(folder), "NANIO_ACCESS_KEY": key, "NANIO_SECRET_KEY": secret},

@@ -1,17 +1,34 @@
 """Commands that run one component in the foreground."""
 
-from typing import Annotated
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from firsttoken.commands.options import Config, load
+from firsttoken.errors import is_expected
+
+if TYPE_CHECKING:
+    from firsttoken.settings import Settings
+
+
+def _run(component: "Callable[[Settings], None]", config: Path | None) -> None:
+    """Run a component to its end. Its log shows where an error that nobody expected came from."""
+    try:
+        component(load(config))
+    except Exception as error:
+        if not is_expected(error):
+            logging.getLogger(__name__).exception("the component failed")
+        raise
 
 
 def scheduler(config: Config = None) -> None:
     """Run the Dask scheduler that nodes and front ends meet at."""
     from firsttoken.components import run_scheduler
 
-    run_scheduler(load(config))
+    _run(run_scheduler, config)
 
 
 def node(
@@ -24,25 +41,25 @@ def node(
     """
     from firsttoken.components import run_node
 
-    run_node(load(config), name)
+    _run(lambda settings: run_node(settings, name), config)
 
 
 def frontend(config: Config = None) -> None:
     """Run the HTTP front end, an OpenAI-compatible API."""
     from firsttoken.components import run_frontend
 
-    run_frontend(load(config))
+    _run(run_frontend, config)
 
 
 def flows(config: Config = None) -> None:
     """Run the flow service: prewarming and publishing through Prefect."""
     from firsttoken.components import run_flows
 
-    run_flows(load(config))
+    _run(run_flows, config)
 
 
 def prefect(config: Config = None) -> None:
     """Run a Prefect server that keeps its data in the home."""
     from firsttoken.components import run_prefect
 
-    run_prefect(load(config))
+    _run(run_prefect, config)

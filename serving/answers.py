@@ -1,0 +1,234 @@
+"""Answers in OpenAI's shape, built from tokens as they come: one JSON body, or a stream of server-sent events."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.messages import Sampling, Submit
+from serving.catalog import ServedModel
+from serving.errors import RequestError, TimedOut
+from serving.metrics import Metrics
+from serving.router import Router
+from serving.text import StopStrings
+
+HEARTBEAT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A validated request: prompts as tokens, one Submit for each choice in order."""
+
+    id: str
+    kind: str
+    model: ServedModel
+    submits: tuple[Submit, ...]
+    choices_per_prompt: int
+    stops: tuple[str, ...]
+    arrived_s: float
+    with_token_ids: bool
+    with_usage: bool
+
+    @property
+    def chat(self) -> bool:
+        return self.kind == "chat.completion"
+
+
+def ask(
+    kind: str,
+    model: ServedModel,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    max_tokens: Sequence[int],
+    stops: Sequence[str],
+    arrived_s: float,
+    with_token_ids: bool,
+    with_usage: bool,
+) -> Ask:
+    """Every prompt with every sampling, prompts in the outer order, as OpenAI numbers choices."""
+    name = ("chatcmpl-" if kind == "chat.completion" else "cmpl-") + uuid.uuid4().hex
+    submits = [
+        Submit(f"{name}.{p}.{i}", tuple(prompt), len(prompt), limit, model.stop_tokens, sampling)
+        for p, (prompt, limit) in enumerate(zip(prompts, max_tokens, strict=True))
+        for i, sampling in enumerate(samplings)
+    ]
+    return Ask(name, kind, model, tuple(submits), len(samplings), tuple(stops), arrived_s, with_token_ids, with_usage)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step adds to a choice: text, maybe empty, and tokens; `finish` with the last."""
+
+    choice: int
+    text: str
+    tokens: tuple[int, ...]
+    finish: str | None = None
+
+
+class Answerer:
+    """Runs requests through the router and says what came of them."""
+
+    def __init__(self, router: Router, metrics: Metrics, timeout_s: float) -> None:
+        self._router, self._metrics, self._timeout_s = router, metrics, timeout_s
+
+    async def whole(self, request: Ask) -> dict[str, Any]:
+        """The complete answer."""
+        texts = ["" for _ in request.submits]
+        tokens: list[list[int]] = [[] for _ in request.submits]
+        finishes: list[str | None] = [None for _ in request.submits]
+        async with aclosing(self._deltas(request)) as deltas:
+            async for delta in deltas:
+                texts[delta.choice] += delta.text
+                tokens[delta.choice] += delta.tokens
+                finishes[delta.choice] = delta.finish or finishes[delta.choice]
+        choices = []
+        for index, (text, ids, finish) in enumerate(zip(texts, tokens, finishes, strict=True)):
+            choice: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": None}
+            if request.chat:
+                choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+            else:
+                choice["text"] = text
+            if request.with_token_ids:
+                choice["token_ids"] = ids
+            choices.append(choice)
+        return {**_head(request, request.kind), "choices": choices, "usage": _usage(request, tokens)}
+
+    async def events(self, request: Ask) -> AsyncIterator[bytes]:
+        """The answer as server-sent events; comments keep the connection alive while a cold model starts."""
+        kind = "chat.completion.chunk" if request.chat else request.kind
+        head = _head(request, kind)
+        tokens: list[list[int]] = [[] for _ in request.submits]
+        if request.chat:
+            for index in range(len(request.submits)):
+                yield _event({**head, "choices": [_chunk(request, Delta(index, "", ()), role=True)]})
+        try:
+            async with aclosing(_with_heartbeats(self._deltas(request))) as deltas:
+                async for delta in deltas:
+                    if delta is None:
+                        yield f": {request.model.name} is starting\n\n".encode()
+                        continue
+                    tokens[delta.choice] += delta.tokens
+                    yield _event({**head, "choices": [_chunk(request, delta)]})
+        except RequestError as error:
+            yield _event(error_body(error))
+            return
+        if request.with_usage:
+            yield _event({**head, "choices": [], "usage": _usage(request, tokens)})
+        yield b"data: [DONE]\n\n"
+
+    async def _deltas(self, request: Ask) -> AsyncGenerator[Delta]:
+        """What all choices add, in the order in which it comes. The first error ends all."""
+        queue: asyncio.Queue[Delta | Exception | None] = asyncio.Queue()
+        tasks = [
+            asyncio.get_running_loop().create_task(self._run(request, index, queue))
+            for index in range(len(request.submits))
+        ]
+        outcome = "cancelled"
+        until_s = request.arrived_s + self._timeout_s
+        try:
+            running = len(tasks)
+            while running:
+                try:
+                    item = await asyncio.wait_for(queue.get(), until_s - time.time())
+                except TimeoutError:
+                    item = TimedOut(
+                        f"the request took longer than {self._timeout_s:.0f} s (frontend.request_timeout_s)"
+                    )
+                if item is None:
+                    running -= 1
+                elif isinstance(item, Delta):
+                    yield item
+                else:
+                    outcome = "failed"
+                    raise item
+            outcome = "served"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._metrics.requests.labels(request.model.name, outcome).inc()
+
+    async def _run(self, request: Ask, index: int, queue: "asyncio.Queue[Delta | Exception | None]") -> None:
+        try:
+            async with aclosing(self._choice(request, index)) as deltas:
+                async for delta in deltas:
+                    queue.put_nowait(delta)
+        except Exception as error:  # handed to the one who waits at the queue, who raises it
+            queue.put_nowait(error)
+            return
+        queue.put_nowait(None)
+
+    async def _choice(self, request: Ask, index: int) -> AsyncGenerator[Delta]:
+        submit = request.submits[index]
+        self._metrics.prompt_tokens.labels(request.model.name).inc(submit.prompt_tokens)
+        decoder = request.model.text.decoder(submit.tokens) if request.model.text is not None else None
+        stops = StopStrings(request.stops)
+        async with aclosing(self._router.generate(request.model, submit, request.arrived_s)) as events:
+            async for event in events:
+                text = "".join(decoder.push(token) for token in event.tokens) if decoder is not None else ""
+                shown = stops.push(text)
+                if stops.hit:
+                    yield Delta(index, shown, event.tokens, "stop")
+                    return
+                if event.finish is not None:
+                    shown += stops.flush()
+                yield Delta(index, shown, event.tokens, event.finish)
+
+
+async def _with_heartbeats(deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delta | None]:
+    """The deltas, and a None whenever none has come for a while."""
+    waiting: asyncio.Task[Delta] | None = None
+    try:
+        while True:
+            if waiting is None:
+                waiting = asyncio.ensure_future(anext(deltas))  # type: ignore[arg-type]
+            done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
+            if not done:
+                yield None
+                continue
+            finished, waiting = waiting, None
+            try:
+                yield finished.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        await deltas.aclose()
+
+
+def error_body(error: RequestError) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}}
+
+
+def _head(request: Ask, kind: str) -> dict[str, Any]:
+    return {"id": request.id, "object": kind, "created": int(time.time()), "model": request.model.name}
+
+
+def _chunk(request: Ask, delta: Delta, role: bool = False) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": delta.choice, "finish_reason": delta.finish, "logprobs": None}
+    if request.chat:
+        choice["delta"] = (
+            {"role": "assistant", "content": ""} if role else {"content": delta.text} if delta.text else {}
+        )
+    else:
+        choice["text"] = delta.text
+    if request.with_token_ids:
+        choice["token_ids"] = list(delta.tokens)
+    return choice
+
+
+def _usage(request: Ask, tokens: Sequence[Sequence[int]]) -> dict[str, int]:
+    prompt = sum(submit.prompt_tokens for submit in request.submits[:: request.choices_per_prompt])
+    generated = sum(len(ids) for ids in tokens)
+    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,188 @@
+"""The HTTP routes: OpenAI's, health, metrics, and what an operator asks."""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serving.answers import Answerer, Ask, ask
+from serving.catalog import Catalog, ServedModel
+from serving.cold_start import Ledger
+from serving.errors import BadRequest, ContextTooLong, Unavailable
+from serving.link import ClusterLink
+from serving.metrics import Metrics
+from serving.router import Router
+from serving.schemas import ChatRequest, CompletionRequest, GenerationRequest
+
+CLIENT_LEFT = 499
+
+
+class Api:
+    """The routes, bound to the parts of one front end."""
+
+    def __init__(
+        self,
+        link: ClusterLink,
+        catalog: Catalog,
+        router: Router,
+        metrics: Metrics,
+        ledger: Ledger,
+        default_max_tokens: int,
+        request_timeout_s: float,
+    ) -> None:
+        self._link, self._catalog, self._router = link, catalog, router
+        self._metrics, self._ledger = metrics, ledger
+        self._default_max_tokens = default_max_tokens
+        self._answerer = Answerer(router, metrics, request_timeout_s)
+        self.routes = APIRouter()
+        add = self.routes.add_api_route
+        add("/v1/models", self.models, methods=["GET"], summary="Published models")
+        add("/v1/models/{name:path}", self.model, methods=["GET"], summary="One published model")
+        add("/v1/chat/completions", self.chat, methods=["POST"], summary="Answer a conversation")
+        add("/v1/completions", self.complete, methods=["POST"], summary="Continue a text")
+        add("/healthz", self.health, methods=["GET"], summary="Whether requests are served")
+        add("/metrics", self.metrics, methods=["GET"], summary="Metrics for Prometheus")
+        add("/admin/status", self.status, methods=["GET"], summary="Nodes and replicas")
+        add("/admin/cold-starts", self.cold_starts, methods=["GET"], summary="Ledgers of the latest cold starts")
+
+    # ---- OpenAI
+
+    async def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [_model_json(name) for name in await self._catalog.names()]}
+
+    async def model(self, name: str) -> dict[str, Any]:
+        return _model_json((await self._catalog.get(name)).name)
+
+    async def chat(self, body: ChatRequest, request: Request) -> Response:
+        arrived_s = time.time()
+        model = await self._catalog.get(body.model)
+        if model.text is None:
+            raise BadRequest(f"{model.name} was published without a tokenizer: send tokens to /v1/completions", "model")
+        messages = [message.plain() for message in body.messages]
+        prompt = await asyncio.to_thread(model.text.encode_chat, messages)
+        wanted = body.max_completion_tokens or body.max_tokens
+        return await self._answer("chat.completion", model, [prompt], wanted, body, request, arrived_s, "messages")
+
+    async def complete(self, body: CompletionRequest, request: Request) -> Response:
+        arrived_s = time.time()
+        model = await self._catalog.get(body.model)
+        prompts = [await asyncio.to_thread(self._encode, model, prompt) for prompt in body.prompts()]
+        return await self._answer(
+            "text_completion", model, prompts, body.max_tokens, body, request, arrived_s, "prompt"
+        )
+
+    async def _answer(
+        self,
+        kind: str,
+        model: ServedModel,
+        prompts: Sequence[Sequence[int]],
+        wanted: int | None,
+        body: GenerationRequest,
+        request: Request,
+        arrived_s: float,
+        prompt_field: str,
+    ) -> Response:
+        limits = [self._limit(model, prompt, wanted, prompt_field) for prompt in prompts]
+        for prompt, limit in zip(prompts, limits, strict=True):
+            self._router.check(model, len(prompt), limit)
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        asked = ask(
+            kind, model, prompts, body.samplings(), limits, body.stop, arrived_s, body.return_token_ids, with_usage
+        )
+        if body.stream:
+            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            return StreamingResponse(self._answerer.events(asked), media_type="text/event-stream", headers=headers)
+        return await self._whole(asked, request)
+
+    async def _whole(self, asked: Ask, request: Request) -> Response:
+        answer = await _unless_left(self._answerer.whole(asked), request)
+        return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
+
+    def _encode(self, model: ServedModel, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            if model.text is None:
+                raise BadRequest(f"{model.name} was published without a tokenizer: send the prompt as tokens", "prompt")
+            tokens = model.text.encode(prompt)
+        else:
+            tokens = prompt
+            vocabulary = int(model.checkpoint.config["vocab_size"])
+            if any(not 0 <= token < vocabulary for token in tokens):
+                raise BadRequest(f"prompt has tokens outside of the model's vocabulary of {vocabulary}", "prompt")
+        if not tokens:
+            raise BadRequest("prompt is empty", "prompt")
+        return tokens
+
+    def _limit(self, model: ServedModel, prompt: Sequence[int], wanted: int | None, field: str) -> int:
+        """How many tokens may be generated; ContextTooLong if prompt and wish do not fit the model."""
+        room = model.context_tokens - len(prompt)
+        if room < 1:
+            raise ContextTooLong(
+                f"the prompt has {len(prompt)} tokens, {model.name} takes at most {model.context_tokens} with the answer",
+                field,
+            )
+        if wanted is not None and wanted > room:
+            raise ContextTooLong(
+                f"the prompt has {len(prompt)} tokens and max_tokens is {wanted}: together more than the "
+                f"{model.context_tokens} tokens of {model.name}'s context",
+                "max_tokens",
+            )
+        return wanted if wanted is not None else min(room, self._default_max_tokens)
+
+    # ---- operators
+
+    async def health(self) -> Response:
+        client = self._link.client
+        if client is None:
+            raise Unavailable("the cluster's scheduler does not answer", retry_after_s=5)
+        return JSONResponse({"status": "ok", "nodes": len(client.view().nodes)})
+
+    async def metrics(self) -> Response:
+        self._router.measure()
+        return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def status(self) -> dict[str, Any]:
+        client = self._link.client
+        nodes = [
+            {
+                "name": node.name,
+                "host": node.host,
+                "dram_used_bytes": node.dram_used_bytes,
+                "dram_bytes": node.dram_bytes,
+                "ssd_used_bytes": node.ssd_used_bytes,
+                "ssd_bytes": node.ssd_bytes,
+                "device_reserved_bytes": node.device_reserved_bytes,
+                "device_bytes": node.device_bytes,
+                "stage_processes": {"idle": node.idle_stage_processes, "busy": node.busy_stage_processes},
+            }
+            for node in (client.view().nodes if client is not None else ())
+        ]
+        return {"nodes": nodes, "replicas": self._router.replicas()}
+
+    async def cold_starts(self, model: str | None = None, limit: int = Query(20, ge=1, le=256)) -> dict[str, Any]:
+        await self._router.settle_ledger()
+        return {"cold_starts": [start.as_json() for start in self._ledger.latest(model, limit)]}
+
+
+async def _unless_left(work: Coroutine[Any, Any, Any], request: Request) -> Any:
+    """The result of `work`, or None if the client leaves first; the work is cancelled then."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            continue
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _model_json(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "firsttoken"}

@@ -1,0 +1,114 @@
+"""The front end as one application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from serving.answers import error_body
+from serving.api import Api
+from serving.catalog import Catalog
+from serving.cold_start import Ledger
+from serving.errors import BadRequest, RequestError, Unavailable
+from serving.link import ClusterLink
+from serving.metrics import Metrics
+from serving.router import Router, RouterLimits
+from storage_tiers.remote import ModelStore, ObjectStore
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrontendConfig:
+    """What a front end is told at its start. Tokens are per replica, `degree` is the most stages of a cold start."""
+
+    host: str
+    port: int
+    scheduler_address: str
+    store_url: str
+    store_options: Mapping[str, Any] = field(default_factory=dict)
+    degree: int = 4
+    kv_tokens: int = 16384
+    default_max_tokens: int = 1024
+    keep_alive_s: float = 300.0
+    start_timeout_s: float = 120.0
+    request_timeout_s: float = 600.0
+    max_held_requests: int = 256
+
+
+def create_app(config: FrontendConfig) -> FastAPI:
+    """The application; its connections live from startup to shutdown."""
+    link = ClusterLink(config.scheduler_address)
+    catalog = Catalog(ModelStore(ObjectStore(config.store_url, config.store_options)))
+    metrics, ledger = Metrics(), Ledger()
+    limits = RouterLimits(
+        degree=config.degree,
+        kv_tokens=config.kv_tokens,
+        keep_alive_s=config.keep_alive_s,
+        start_timeout_s=config.start_timeout_s,
+        max_held_requests=config.max_held_requests,
+    )
+    router = Router(lambda: link.client, limits, metrics, ledger)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        link.start()
+        warming = asyncio.get_running_loop().create_task(_warm(catalog))
+        yield
+        warming.cancel()
+        await asyncio.gather(warming, return_exceptions=True)
+        await router.close()
+        await link.stop()
+
+    app = FastAPI(
+        title="firsttoken", summary="Serverless LLM serving that reaches the first token fast", lifespan=lifespan
+    )
+    app.include_router(
+        Api(link, catalog, router, metrics, ledger, config.default_max_tokens, config.request_timeout_s).routes
+    )
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    return app
+
+
+async def _warm(catalog: Catalog) -> None:
+    with suppress(Unavailable):  # told to whoever asks
+        await catalog.warm()
+
+
+async def _on_request_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    field_name = ".".join(place) or None
+    message = f"{field_name}: {first['msg']}" if field_name else str(first["msg"])
+    return await _on_request_error(request, BadRequest(message, field_name))
+
+
+async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    body = {"message": str(error.detail), "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
+
+
+def run_frontend(config: FrontendConfig) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    server = uvicorn.Config(
+        create_app(config), host=config.host, port=config.port, log_level="warning", timeout_graceful_shutdown=5
+    )
+    uvicorn.Server(server).run()

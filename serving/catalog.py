@@ -1,0 +1,121 @@
+"""The models that can be asked for, as published, with their tokenizers ready."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from cluster.model_facts import context_tokens, facts_of, model_config
+from schedules.facts import Model
+from serving.errors import ModelNotFound, Unavailable
+from serving.text import ModelText
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.errors import Missing, StorageError
+from storage_tiers.remote import ModelStore
+
+FRESH_S = 5.0
+KEPT_MODELS = 256
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A published model and what requests need of it; `text` is None for a model without a tokenizer."""
+
+    checkpoint: Checkpoint
+    facts: Model
+    text: ModelText | None
+    context_tokens: int
+    stop_tokens: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+
+@dataclass
+class _Entry:
+    model: ServedModel
+    checked_s: float
+
+
+class Catalog:
+    """Opens models on demand and keeps them; what is older than a few seconds is looked up again behind the request."""
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        self._entries: dict[str, _Entry] = {}
+        self._opening: dict[str, asyncio.Task[ServedModel]] = {}
+
+    async def names(self) -> list[str]:
+        """Names of all published models. Unavailable if the store does not answer."""
+        try:
+            return await asyncio.to_thread(self._store.list)
+        except StorageError as error:
+            raise Unavailable(f"the object store does not answer: {error}", retry_after_s=5) from error
+
+    async def get(self, name: str) -> ServedModel:
+        """The model called `name`. ModelNotFound if it is not published, Unavailable if that cannot be found out."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            if time.monotonic() - entry.checked_s > FRESH_S and name not in self._opening:
+                self._open(name)
+            return entry.model
+        try:
+            return await asyncio.shield(self._opening.get(name) or self._open(name))
+        except Missing as error:
+            raise ModelNotFound(f"The model '{name}' does not exist", "model") from error
+        except StorageError as error:
+            raise Unavailable(f"model {name!r} cannot be opened: {error}", retry_after_s=5) from error
+
+    async def warm(self) -> None:
+        """Open what is published, so that the first request finds its tokenizer ready."""
+        for name in (await self.names())[:KEPT_MODELS]:
+            try:
+                await self.get(name)
+            except (ModelNotFound, Unavailable):
+                continue  # it is told to whoever asks for it
+
+    def _open(self, name: str) -> asyncio.Task[ServedModel]:
+        task = asyncio.get_running_loop().create_task(self._refresh(name))
+        self._opening[name] = task
+        task.add_done_callback(lambda done: self._settle(name, done))
+        return task
+
+    def _settle(self, name: str, done: "asyncio.Task[ServedModel]") -> None:
+        self._opening.pop(name, None)
+        if done.cancelled():
+            return
+        if isinstance(done.exception(), Missing):
+            self._entries.pop(name, None)
+
+    async def _refresh(self, name: str) -> ServedModel:
+        known = self._entries.get(name)
+        checkpoint = await asyncio.to_thread(self._open_checkpoint, name)
+        if known is not None and known.model.checkpoint.digest == checkpoint.digest:
+            model = known.model
+        else:
+            model = await asyncio.to_thread(self._load, checkpoint)
+        self._entries.pop(name, None)
+        self._entries[name] = _Entry(model, time.monotonic())
+        while len(self._entries) > KEPT_MODELS:
+            del self._entries[next(iter(self._entries))]
+        return model
+
+    def _open_checkpoint(self, name: str) -> Checkpoint:
+        try:
+            return self._store.open(name)
+        except StorageError as error:
+            if isinstance(error, Missing) or "model name" in str(error):
+                raise Missing(str(error)) from error
+            raise
+
+    def _load(self, checkpoint: Checkpoint) -> ServedModel:
+        files = {file.name: self._store.read_file(checkpoint.name, file) for file in checkpoint.files}
+        config = model_config(checkpoint.config)
+        stops = checkpoint.generation_config.get("eos_token_id", ())
+        return ServedModel(
+            checkpoint=checkpoint,
+            facts=facts_of(checkpoint),
+            text=ModelText(files) if "tokenizer.json" in files else None,
+            context_tokens=context_tokens(config),
+            stop_tokens=tuple(stops) if isinstance(stops, list | tuple) else (stops,) if stops is not None else (),
+        )

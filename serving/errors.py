@@ -1,0 +1,66 @@
+"""What can go wrong with a request, each with the HTTP status it becomes."""
+
+
+class RequestError(Exception):
+    """Root: `status` is the HTTP status, `param` the request's field at fault, `retry_after_s` when to come back."""
+
+    status = 500
+    kind = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, param: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.param, self.retry_after_s = param, retry_after_s
+
+
+class BadRequest(RequestError):
+    """The request cannot be served as it is."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class ContextTooLong(BadRequest):
+    """Prompt and answer do not fit the model."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(RequestError):
+    """No such model is published."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "model_not_found"
+
+
+class Overloaded(RequestError):
+    """Too many requests are held already."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "too_many_held_requests"
+
+
+class Unavailable(RequestError):
+    """The model cannot be served now."""
+
+    status = 503
+    kind = "service_unavailable"
+    code = "model_unavailable"
+
+
+class Interrupted(RequestError):
+    """The answer broke off and could not be continued."""
+
+    status = 502
+    kind = "server_error"
+    code = "generation_interrupted"
+
+
+class TimedOut(RequestError):
+    """The request took longer than it may."""
+
+    status = 504
+    kind = "server_error"
+    code = "request_timeout"

@@ -1,0 +1,45 @@
+"""The front end's connection to the cluster: made in the background, made again when it is lost."""
+
+import asyncio
+import logging
+
+from cluster.client import ClusterClient
+from cluster.errors import ClusterUnreachable
+
+_log = logging.getLogger(__name__)
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0
+
+
+class ClusterLink:
+    """Holds the client that is connected now; `client` is None while there is none."""
+
+    def __init__(self, scheduler_address: str) -> None:
+        self._address = scheduler_address
+        self.client: ClusterClient | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Connect in the background, and stay connected."""
+        self._task = asyncio.get_running_loop().create_task(self._stay_connected())
+
+    async def stop(self) -> None:
+        """Dissolve what was formed and disconnect."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _stay_connected(self) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                async with ClusterClient(self._address) as client:
+                    self.client, wait_s = client, FIRST_WAIT_S
+                    try:
+                        await client.lost.wait()
+                    finally:
+                        self.client = None
+                _log.warning("the cluster's scheduler at %s is gone; connecting again", self._address)
+            except ClusterUnreachable as error:
+                _log.warning("%s; trying again in %.1f s", error, wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)

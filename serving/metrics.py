@@ -1,0 +1,44 @@
+"""What Prometheus can ask us."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_TTFT_BUCKETS_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """All metrics of one front end."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "firsttoken_requests", "Requests answered, by outcome.", ["model", "outcome"], registry=self.registry
+        )
+        self.prompt_tokens = Counter(
+            "firsttoken_prompt_tokens", "Tokens of prompts taken.", ["model"], registry=self.registry
+        )
+        self.generated_tokens = Counter(
+            "firsttoken_generated_tokens", "Tokens generated.", ["model"], registry=self.registry
+        )
+        self.ttft = Histogram(
+            "firsttoken_ttft_seconds",
+            "From a request's arrival to its first token, by whether the model was cold.",
+            ["model", "start"],
+            buckets=_TTFT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.cold_starts = Counter(
+            "firsttoken_cold_starts", "Groups started for a cold model, by outcome.", ["model", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.replays = Counter(
+            "firsttoken_replays", "Requests continued elsewhere after their group was lost.", ["model"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.held = Gauge("firsttoken_held_requests", "Requests that wait for a cold model.", registry=self.registry)
+        self.running = Gauge("firsttoken_running_requests", "Requests being generated.", registry=self.registry)
+        self.nodes = Gauge("firsttoken_nodes", "Nodes connected.", registry=self.registry)
+        self.replicas = Gauge("firsttoken_replicas", "Replicas by state.", ["state"], registry=self.registry)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,89 @@
+"""Between text and tokens: a model's tokenizer and chat template, and text that comes out token by token."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from tokenizers.decoders import DecodeStream
+
+from serving.errors import BadRequest
+
+
+class ModelText:
+    """A model's tokenizer, from the files that were published with it. Thread-safe for what is called here."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        from transformers import AutoTokenizer
+
+        with tempfile.TemporaryDirectory(prefix="firsttoken-tokenizer-") as folder:
+            for name, data in files.items():
+                Path(folder, name).write_bytes(data)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, with what the tokenizer adds at its start."""
+        return list(self._tokenizer(text)["input_ids"])
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The tokens of a conversation by the model's own template, ready for the assistant's turn."""
+        if not self._tokenizer.chat_template:
+            raise BadRequest("this model has no chat template: use /v1/completions", "model")
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decoder(self, prompt: Sequence[int]) -> "TokenDecoder":
+        """A fresh decoder for one answer to `prompt`; some tokenizers write a word's first space only after another."""
+        return TokenDecoder(self._tokenizer.backend_tokenizer, prompt)
+
+
+class TokenDecoder:
+    """Text of one answer, token by token: a character is given out when its last byte is there."""
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(ids=list(prompt), skip_special_tokens=True)
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes, often ""."""
+        return self._stream.step(self._tokenizer, token) or ""
+
+
+class StopStrings:
+    """Cuts text off before the first stop string, also when that comes in pieces."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.hit = False
+
+    def push(self, text: str) -> str:
+        """What may be shown now; `hit` says that a stop string came and nothing follows."""
+        if not self._stops:
+            return text
+        self._held += text
+        found = [position for stop in self._stops if (position := self._held.find(stop)) >= 0]
+        if found:
+            self.hit = True
+            shown, self._held = self._held[: min(found)], ""
+            return shown
+        keep = max(self._begun(stop) for stop in self._stops)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back in case a stop string had begun, at the end of the answer."""
+        shown, self._held = self._held, ""
+        return shown
+
+    def _begun(self, stop: str) -> int:
+        """Length of the longest end of the held text that begins `stop`."""
+        for length in range(min(len(stop) - 1, len(self._held)), 0, -1):
+            if stop.startswith(self._held[-length:]):
+                return length
+        return 0

@@ -1,0 +1,29 @@
+"""Finding processes by a mark in their environment, which every descendant inherits however it was started."""
+
+import os
+import time
+from pathlib import Path
+
+MARK = "TEST_RUN_MARK"
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Pid and command line of every process whose environment carries `mark`."""
+    wanted = f"{MARK}={mark}".encode()
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+    return found
+
+
+def left_after(mark: str, seconds: float) -> dict[int, str]:
+    """The marked processes that are still there when `seconds` are over; returns at once when there are none."""
+    deadline_s = time.monotonic() + seconds
+    while (left := marked(mark)) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return left
