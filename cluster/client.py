@@ -1,6 +1,7 @@
 """The one door through which serving and flows reach nodes."""
 
 import asyncio
+import json
 import logging
 import time
 import uuid
@@ -154,7 +155,7 @@ class ClusterClient:
                 group=name,
                 model=checkpoint.name,
                 rank=rank,
-                config=checkpoint.config,
+                config_json=json.dumps(dict(checkpoint.config)),
                 dtype=checkpoint.dtype,
                 bounds=bounds,
                 units=tuple(checkpoint.unit(unit) for unit in stage.units),

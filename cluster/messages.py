@@ -29,7 +29,7 @@ class FormStage:
     group: str
     model: str
     rank: int
-    config: Mapping[str, Any]
+    config_json: str
     dtype: str
     bounds: tuple[int, ...]
     units: tuple[UnitIndex, ...]

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import json
 import logging
 import mmap
 import os
@@ -19,8 +20,8 @@ from cluster.engine import Driver, Worker, follow
 from cluster.errors import StageFailed
 from cluster.hop import Neighbours
 from cluster.messages import Broken, Build, Formed, Hello, Idle, Phase, PhaseDone, UnitHere
-from cluster.requests import RequestServer
 from cluster.model_facts import model_config
+from cluster.requests import RequestServer
 from cluster.stage_model import Gate, StageModel, build_pipeline
 from cluster.wire import Channel
 from storage_tiers.checkpoint import UnitIndex
@@ -110,7 +111,7 @@ class _Stage:
         _join(PrefixStore(order.group, address), order.rank, order.degree, order.timeout_s)
         joined_s = time.time()
         dtype = getattr(torch, order.dtype)
-        config = model_config(order.config)
+        config = model_config(json.loads(order.config_json))
         pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit)
         self._model = model
         self._built.set()

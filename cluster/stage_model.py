@@ -35,7 +35,10 @@ def _truncated(config: PretrainedConfig, first_layer: int, end_layer: int) -> Pr
 
 
 class Gate:
-    """What stands before a module until its unit is there. Opens once. Waiting has a deadline and fails early if the stage is told why it will never open."""
+    """What stands before a module until its unit is there. Opens once.
+
+    Waiting has a deadline, and fails early if the stage is told why the gate will never open.
+    """
 
     def __init__(self) -> None:
         self._event = threading.Event()

@@ -31,7 +31,7 @@ def run_prefect(settings: Settings) -> None:
     """Become a Prefect server that keeps its data in the home. Does not return."""
     options = ["--host", settings.prefect.host, "--port", str(settings.prefect.port), "--analytics-off"]
     command = [sys.executable, "-m", "prefect", "server", "start", *options]
-    os.execve(sys.executable, command, {**os.environ, **prefect_environment(settings)})
+    os.execve(sys.executable, command, {**os.environ, **prefect_environment(settings)})  # noqa: S606
 
 
 def run_scheduler(settings: Settings) -> None:

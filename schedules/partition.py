@@ -1,7 +1,5 @@
 """Splitting a model's layers into stages of equal bytes."""
 
-from collections.abc import Sequence
-
 from schedules.facts import Model
 
 
@@ -48,7 +46,7 @@ def split_layers(model: Model, degree: int) -> tuple[int, ...]:
         return prefix[end] - prefix[first] + extra
 
     heaviest: list[float] = [float("inf")] + [weight(0, end) for end in range(1, layers + 1)]
-    cuts: list[Sequence[int]] = []
+    cuts: list[list[int]] = []
     for stages in range(2, degree + 1):
         best, cut = [float("inf")] * (layers + 1), [0] * (layers + 1)
         for end in range(stages, layers + 1):

@@ -40,7 +40,7 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]
 
 
 def is_model_name(name: str) -> bool:
-    """Whether a model may be called so. Versions, which begin with ``_``, and metadata never look like a model's name."""
+    """Whether a model may be called so; versions, which begin with ``_``, and metadata may not."""
     return len(name) <= 200 and _MODEL_NAME.fullmatch(name) is not None and ROOT not in name.split("/")
 
 

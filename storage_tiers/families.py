@@ -1,8 +1,8 @@
 """The model families we serve, and what a published model of one must hold.
 
-All of them share one layout (``model.embed_tokens``, ``model.layers.N``, ``model.norm``, ``lm_head``), so that any of them
-is cut into units the same way. What a model must hold is read off an empty transformers model of its configuration: names
-and shapes are theirs, not ours. torch and transformers are imported only when such a skeleton is built.
+All of them share one layout (``model.embed_tokens``, ``model.layers.N``, ``model.norm``, ``lm_head``), so that any of
+them is cut into units the same way. What a model must hold is read off an empty transformers model of its configuration:
+names and shapes are theirs, not ours. torch and transformers are imported only when such a skeleton is built.
 """
 
 import math
@@ -28,7 +28,7 @@ _NAMED_AT_MOST = 5
 class Skeleton:
     """An empty model: its tensors' shapes by name, without the output matrix where that is the embedding again.
 
-    `module` is transformers' own, on the meta device; `eos_token_id` is the configuration's, its class's default included.
+    `module` is transformers' own, on the meta device; `eos_token_id` is the configuration's or its class's default.
     """
 
     module: Any
@@ -39,20 +39,20 @@ class Skeleton:
 
 
 def check_supported(config: Mapping[str, Any]) -> None:
-    """Raise UnsupportedModel, saying why, unless the configuration is of a family that we serve and is not quantised."""
+    """Raise UnsupportedModel, saying why, unless the family is one that we serve and the weights are not quantised."""
     family = config.get("model_type")
     if family is None:
         raise SourceError("the configuration has no model_type: it does not describe a model of transformers")
     if "text_config" in config:
         raise UnsupportedModel(
-            f"family {family!r} wraps a language model together with other parts (text_config); publish the text model alone"
+            f"family {family!r} wraps a language model and other parts (text_config); publish the text model alone"
         )
     if family not in SUPPORTED:
         raise UnsupportedModel(f"family {family!r} is not supported; supported are {', '.join(SUPPORTED)}")
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise UnsupportedModel(
-            f"the weights are quantised ({method}); publish the original in bfloat16, float16 or float32, or a GGUF file"
+            f"the weights are quantised ({method}); publish the original in bfloat16 or the like, or a GGUF file"
         )
 
 
@@ -64,7 +64,7 @@ def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
     try:
         parsed = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
         with torch.device("meta"):
-            module = AutoModelForCausalLM.from_config(parsed, trust_remote_code=False)  # type: ignore[no-untyped-call]
+            module = AutoModelForCausalLM.from_config(parsed, trust_remote_code=False)
     except Exception as error:  # whatever a wrong value makes transformers raise
         raise SourceError(f"the configuration does not describe a model ({type(error).__name__}: {error})") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

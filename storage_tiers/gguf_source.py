@@ -1,7 +1,7 @@
 """A GGUF file: quantised weights under llama.cpp's names, dequantised one tensor at a time.
 
-Names, configuration, tokenizer and the undoing of llama.cpp's rearrangements are transformers'; this module only asks for
-one tensor at a time where transformers builds the whole model. What transformers would silently get wrong is refused.
+Names, configuration, tokenizer and the undoing of llama.cpp's rearrangements are transformers'; this module only asks
+for one tensor at a time where transformers builds the whole model. What transformers would silently get wrong is refused.
 """
 
 import functools
@@ -131,7 +131,7 @@ class GgufSource:
             )
         if (kind, self._value(f"{kind}.block_count")) in _OWN_ATTENTION_SCALE:
             raise UnsupportedModel(
-                f"{self._file}: the attention scale of {kind} 27B does not stand in GGUF; publish the original safetensors"
+                f"{self._file}: GGUF does not hold the attention scale of {kind} 27B; publish the original safetensors"
             )
 
     def _check_types(self) -> None:

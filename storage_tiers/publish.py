@@ -1,8 +1,8 @@
 """From any source to a checkpoint in the store: streamed, resumable, visible at once or not at all.
 
 The version is named after the source's fingerprint, so a rerun finds the units that an interrupted run has finished and
-writes the rest. A unit is finished when its ``zarr.json`` is there, the model when the root ``zarr.json`` is. Versions that
-were published before stay in the store; nobody is kept from reading what he has opened.
+writes the rest. A unit is finished when its ``zarr.json`` is there, the model when the root ``zarr.json`` is. Versions
+that were published before stay in the store: whoever has opened one goes on reading it.
 """
 
 import json
@@ -82,9 +82,9 @@ def publish(
 ) -> Checkpoint:
     """Publish the model at the local path `source` as `name`, and return its checkpoint.
 
-    `dtype` is what the weights are stored in; by default what they have, or bfloat16 if they are quantised. Does nothing if
-    just that is published already. Holds about one tensor in memory. SourceError or UnsupportedModel say why a source will
-    not do; then, and whenever else this raises, the store shows what it showed before.
+    `dtype` is what the weights are stored in; by default what they have, or bfloat16 if they are quantised. Does nothing
+    if just that is published already. Holds about one tensor in memory. SourceError or UnsupportedModel say why a source
+    will not do; then, and whenever else this raises, the store shows what it showed before.
     """
     check_model_name(name)
     if dtype not in (None, *DTYPES):

@@ -25,7 +25,7 @@ class ObjectStore:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self.url = url
         try:
-            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **(options or {}))
+            self._fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **(options or {})})
         except (ValueError, ImportError, OSError) as error:
             raise StorageError(f"cannot use {url!r} as an object store: {error}") from error
         self._root = root.rstrip("/")
@@ -61,7 +61,7 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def writer(self, key: str) -> Iterator[Callable[[bytes | memoryview], None]]:
-        """A function that appends bytes to `key`; the object appears whole when the block ends, not at all if it raises."""
+        """A function that appends to `key`; the object appears whole when the block ends, not at all if it raises."""
         path = self.path(key)
         target = f"{path}.{uuid.uuid4().hex}{_PARTIAL}" if self._local else path
         file = self._guard(key, lambda: self._open(target))

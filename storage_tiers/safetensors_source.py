@@ -15,8 +15,9 @@ from storage_tiers.sources import READ_BYTES, TOKENIZER_FILES, float_bytes
 
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2", "I8": "int8", "U8": "uint8", "I16": "int16", "I32": "int32", "I64": "int64", "BOOL": "bool",
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I8": "int8", "U8": "uint8", "I16": "int16", "I32": "int32", "I64": "int64", "BOOL": "bool",
 }  # fmt: skip
 _SLOW_TOKENIZERS = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _HEADER_LIMIT_BYTES = 100_000_000
@@ -42,7 +43,8 @@ class SafetensorsSource:
 
     @property
     def parts(self) -> tuple[Path, ...]:
-        names = ["config.json", "generation_config.json", _INDEX, *TOKENIZER_FILES, *_SLOW_TOKENIZERS]
+        beside = ("config.json", "generation_config.json", "merges.txt", "added_tokens.json", _INDEX)
+        names = (*beside, *TOKENIZER_FILES, *_SLOW_TOKENIZERS)
         present = [path for name in names if (path := self._folder / name).exists()]
         return tuple(sorted({*present, *self._weight_files()}))
 
@@ -90,7 +92,7 @@ class SafetensorsSource:
                 names = {"model.safetensors"}
             if len(names) > 1:
                 raise SourceError(
-                    f"{self._folder} holds {len(names)} safetensors files and no {_INDEX} that says what belongs together"
+                    f"{self._folder} holds {len(names)} safetensors files but no {_INDEX} that joins them"
                 )
         absent = sorted(name for name in names if not (self._folder / name).is_file())
         if absent:
@@ -177,7 +179,7 @@ def _read_tensor(tensor: StoredTensor, dtype: str) -> Iterator[memoryview]:
 def _assemble(
     skeleton: Skeleton, stored: Mapping[str, StoredTensor]
 ) -> tuple[dict[str, TensorSpec], dict[str, tuple[StoredTensor, ...]]]:
-    """Stored tensors under the model's names, by transformers' own mapping: experts are stored one by one and used as one.
+    """Stored tensors under the model's names, by transformers' own mapping: experts stored one by one are used as one.
 
     The bytes of a joined tensor are those of its parts in a row, so nothing is held to join them.
     """

@@ -13,8 +13,8 @@ from storage_tiers.remote import ModelStore
 
 def tensors_by_zarr(folder: Path, *, consolidated: bool) -> dict[str, torch.Tensor]:
     """Every weight of the model in `folder`, rebuilt from what a plain zarr reader shows."""
-    root = zarr.open_group(folder, mode="r", use_consolidated=consolidated)
-    found = {}
+    root: Any = zarr.open_group(folder, mode="r", use_consolidated=consolidated)
+    found: dict[str, torch.Tensor] = {}
     for path in root.attrs["units"]:
         unit = root[path]
         found |= _view(unit[:], unit.attrs["tensors"])
@@ -23,16 +23,17 @@ def tensors_by_zarr(folder: Path, *, consolidated: bool) -> dict[str, torch.Tens
 
 def files_by_zarr(folder: Path) -> dict[str, bytes]:
     """The model's files, likewise."""
-    root = zarr.open_group(folder, mode="r")
-    return {array.attrs["unit"]: array[:].tobytes()[: array.attrs["tensors"][0]["nbytes"]] for array in _files(root)}
+    root: Any = zarr.open_group(folder, mode="r")
+    files = [root[path] for path in root.attrs["files"]]
+    return {file.attrs["unit"]: file[:].tobytes()[: file.attrs["tensors"][0]["nbytes"]] for file in files}
 
 
 def tensors_by_store(store: ModelStore, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Every weight, from the raw bytes of the units."""
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for unit in checkpoint.units:
         data = np.zeros(unit.size_bytes, np.uint8)
-        store.objects.read_into(store.unit_key(checkpoint.name, unit), 0, memoryview(data))
+        store.objects.read_into(store.unit_key(checkpoint.name, unit), 0, data.data)
         entries = [
             {"name": t.name, "dtype": t.dtype, "shape": t.shape, "offset": t.offset_bytes} for t in unit.layout.tensors
         ]
@@ -45,10 +46,6 @@ def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
     return one.keys() == other.keys() and all(
         one[name].dtype == other[name].dtype and torch.equal(_bits(one[name]), _bits(other[name])) for name in one
     )
-
-
-def _files(root: Any) -> list[Any]:
-    return [root[path] for path in root.attrs["files"]]
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 SUPPORTED_FAMILIES = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3", "mixtral", "qwen3_moe",
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3",
+    "mixtral", "qwen3_moe",
 )  # fmt: skip
 UNSUPPORTED_FAMILIES = ("granite", "gpt2", "opt")
 _WINDOW = 8
@@ -37,7 +38,7 @@ _OWN: dict[str, dict[str, Any]] = {
 
 
 def _disturb(model: Any, tied: bool) -> None:
-    """Norms and biases start as ones and zeros, which hides a mix-up; a tied model starts by repeating its last token."""
+    """Norms and biases start as ones and zeros, which hides a mix-up; a tied model would repeat its last token."""
     import torch
 
     with torch.no_grad():

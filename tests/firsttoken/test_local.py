@@ -102,9 +102,7 @@ def test_a_component_that_ends_is_started_again(supervise: Callable[..., Supervi
     assert said.count("brief starting") == 2
 
 
-def test_a_component_that_will_not_stay_up_ends_the_platform(
-    supervise: Callable[..., Supervisor], mark: str
-) -> None:
+def test_a_component_that_will_not_stay_up_ends_the_platform(supervise: Callable[..., Supervisor], mark: str) -> None:
     supervisor = supervise("good", "mortal")
     output, _ = supervisor.communicate(timeout=30)
     assert supervisor.returncode == 1

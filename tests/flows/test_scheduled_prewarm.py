@@ -1,6 +1,7 @@
 """The prewarm flow as it runs in production: scheduled by a real Prefect server, on real nodes, with nobody asking."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.tiny import make_tiny
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 MODEL = "tiny/Llama-1.0"
 ARTIFACT = "prewarm-tiny-llama-1-0"
@@ -86,10 +87,8 @@ def start(settings: Settings) -> Iterator[Callable[..., "subprocess.Popen[bytes]
 
 def with_group_gone(group: int) -> None:
     """Kill what a component left behind."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def within(seconds: float, condition: Awaitable[Any]) -> Any:

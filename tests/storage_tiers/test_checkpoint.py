@@ -46,7 +46,8 @@ def test_tensors_lie_aligned_in_order_and_apart(specs: list[TensorSpec]) -> None
     layout = lay_out(specs)
     end = 0
     for spec, entry in zip(specs, layout.tensors, strict=True):
-        assert entry.offset_bytes % ALIGN_BYTES == 0 and entry.offset_bytes >= end
+        assert entry.offset_bytes % ALIGN_BYTES == 0
+        assert entry.offset_bytes >= end
         assert entry.size_bytes == math.prod(spec.shape) * DTYPE_BYTES[spec.dtype]
         end = entry.offset_bytes + entry.size_bytes
     assert end <= layout.payload_bytes <= layout.stored_bytes
@@ -55,7 +56,8 @@ def test_tensors_lie_aligned_in_order_and_apart(specs: list[TensorSpec]) -> None
 @given(_SPECS)
 def test_chunks_are_aligned_near_their_target_and_waste_little(specs: list[TensorSpec]) -> None:
     layout = lay_out(specs)
-    assert layout.chunk_bytes % ALIGN_BYTES == 0 and layout.chunk_bytes <= CHUNK_TARGET_BYTES
+    assert layout.chunk_bytes % ALIGN_BYTES == 0
+    assert layout.chunk_bytes <= CHUNK_TARGET_BYTES
     assert layout.stored_bytes - layout.payload_bytes <= ALIGN_BYTES * layout.chunks
     assert layout.chunks == 1 or layout.chunk_bytes > CHUNK_TARGET_BYTES // 4
 

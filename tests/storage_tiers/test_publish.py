@@ -61,7 +61,8 @@ def test_the_store_says_what_publish_returned(tmp_path: Path, store: ModelStore)
 def test_units_come_in_the_order_of_use(tmp_path: Path, store: ModelStore) -> None:
     checkpoint = publish(str(make_tiny("llama", tmp_path / "source", tied=True)), "model", store)
     names = ["embed", "layer.0000", "layer.0001", "layer.0002", "layer.0003", "head"]
-    assert [unit.name for unit in checkpoint.units] == names and checkpoint.layers == 4
+    assert [unit.name for unit in checkpoint.units] == names
+    assert checkpoint.layers == 4
     assert [tensor.name for tensor in checkpoint.unit("embed").layout.tensors] == ["model.embed_tokens.weight"]
     assert [tensor.name for tensor in checkpoint.unit("head").layout.tensors] == ["model.norm.weight"]
     assert all(t.name.startswith("model.layers.2.") for t in checkpoint.unit("layer.0002").layout.tensors)
@@ -72,7 +73,8 @@ def test_a_model_is_published_to_s3_and_read_back(tmp_path: Path, s3_objects: Ob
     store = ModelStore(s3_objects)
     checkpoint = publish(str(source), "org/model", store)
     again = ModelStore(s3_objects)
-    assert again.list() == ["org/model"] and again.open("org/model") == checkpoint
+    assert again.list() == ["org/model"]
+    assert again.open("org/model") == checkpoint
     assert same_bits(tensors_by_store(again, checkpoint), _weights(source))
 
 
@@ -99,7 +101,8 @@ def test_a_changed_source_replaces_the_model_and_leaves_the_old_version_readable
     old = tensors_by_store(store, first)
     source = make_tiny("llama", tmp_path / "source", seed=2)
     second = publish(str(source), "model", store)
-    assert second.version != first.version and second.digest != first.digest
+    assert second.version != first.version
+    assert second.digest != first.digest
     assert store.open("model") == second
     assert same_bits(tensors_by_store(store, second), _weights(source))
     assert same_bits(tensors_by_store(store, first), old)
@@ -108,7 +111,8 @@ def test_a_changed_source_replaces_the_model_and_leaves_the_old_version_readable
 def test_equal_models_have_equal_digests_wherever_they_come_from(tmp_path: Path, store: ModelStore) -> None:
     one = publish(str(make_tiny("llama", tmp_path / "one", seed=3)), "one", store)
     two = publish(str(make_tiny("llama", tmp_path / "two", seed=3, shards=4)), "two", store)
-    assert one.digest == two.digest and one.version != two.version
+    assert one.digest == two.digest
+    assert one.version != two.version
     assert [unit.digest for unit in one.units] == [unit.digest for unit in two.units]
 
 
@@ -149,7 +153,8 @@ def test_a_redundant_output_matrix_is_dropped(tmp_path: Path, store: ModelStore)
     source = make_tiny("llama", tmp_path / "source", tied=True)
     _rewrite(source, lambda weights: weights.update({"lm_head.weight": weights["model.embed_tokens.weight"].clone()}))
     checkpoint = publish(str(source), "model", store)
-    assert checkpoint.tied_embeddings and "lm_head.weight" not in tensors_by_store(store, checkpoint)
+    assert checkpoint.tied_embeddings
+    assert "lm_head.weight" not in tensors_by_store(store, checkpoint)
 
 
 def test_an_output_matrix_of_its_own_outweighs_the_configuration(tmp_path: Path, store: ModelStore) -> None:
@@ -157,7 +162,8 @@ def test_an_output_matrix_of_its_own_outweighs_the_configuration(tmp_path: Path,
     source = make_tiny("llama", tmp_path / "source", tied=True)
     _rewrite(source, lambda weights: weights.update({"lm_head.weight": weights["model.embed_tokens.weight"] + 1}))
     checkpoint = publish(str(source), "model", store)
-    assert not checkpoint.tied_embeddings and checkpoint.config["tie_word_embeddings"] is False
+    assert not checkpoint.tied_embeddings
+    assert checkpoint.config["tie_word_embeddings"] is False
     assert same_bits(tensors_by_store(store, checkpoint), _weights(source))
 
 
@@ -292,7 +298,8 @@ def test_a_killed_publish_is_invisible_and_is_taken_up_where_it_stopped(tmp_path
         stdout=subprocess.PIPE,
         cwd=_ROOT_FOLDER,
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     with process.stdin, process.stdout:
         assert process.stdout.readline() == b"3\n"
         process.send_signal(signal.SIGKILL)
@@ -305,7 +312,8 @@ def test_a_killed_publish_is_invisible_and_is_taken_up_where_it_stopped(tmp_path
 
     after = _times(_folder(store))
     kept = {key for key in finished if not key.endswith(".partial")}
-    assert len(kept) == 6 and all(after[key] == finished[key] for key in kept)
+    assert len(kept) == 6
+    assert all(after[key] == finished[key] for key in kept)
     assert not list(_folder(store).rglob("*.partial"))
     assert checkpoint.digest == whole.digest
     assert same_bits(tensors_by_zarr(_folder(store), consolidated=False), _weights(source))
@@ -328,11 +336,11 @@ print(peak_bytes() - before)
 
 
 def test_a_model_is_never_held_in_memory(tmp_path: Path) -> None:
-    """Peak memory grows by a few pieces, whatever the model's size: conversion included, 600 MB through less than 150."""
+    """Peak memory grows by a few pieces whatever the model's size, conversion included: 600 MB go through 150."""
     small = make_tiny("llama", tmp_path / "small")
     large = _make_large(tmp_path / "large")
     command = [sys.executable, "-c", _MEASURED, str(small), str(large), str(tmp_path / "store")]
-    result = subprocess.run(command, capture_output=True, cwd=_ROOT_FOLDER, check=True, timeout=240)
+    result = subprocess.run(command, capture_output=True, cwd=_ROOT_FOLDER, check=True, timeout=100)
     growth_bytes = int(result.stdout.split()[-1])
     assert (large / "model.safetensors").stat().st_size > 550_000_000
     assert growth_bytes < 150_000_000

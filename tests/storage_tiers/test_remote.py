@@ -13,7 +13,8 @@ def test_what_was_written_is_read(objects: ObjectStore) -> None:
     objects.write("a/b", b"0123456789")
     assert objects.read("a/b") == b"0123456789"
     assert objects.size_bytes("a/b") == 10
-    assert objects.names("") == ["a"] and objects.names("a") == ["b"]
+    assert objects.names("") == ["a"]
+    assert objects.names("a") == ["b"]
 
 
 def test_a_range_fills_the_buffer(objects: ObjectStore) -> None:
@@ -41,9 +42,11 @@ def test_what_is_absent_is_missing(objects: ObjectStore) -> None:
 
 def test_what_appears_later_is_seen_although_it_was_looked_for_before(objects: ObjectStore) -> None:
     objects.write("a/one", b"1")
-    assert objects.names("a") == ["one"] and objects.size_bytes("a/two") is None
+    assert objects.names("a") == ["one"]
+    assert objects.size_bytes("a/two") is None
     objects.write("a/two", b"22")
-    assert objects.size_bytes("a/two") == 2 and objects.names("a") == ["one", "two"]
+    assert objects.size_bytes("a/two") == 2
+    assert objects.names("a") == ["one", "two"]
 
 
 def test_removing_takes_everything_below(objects: ObjectStore) -> None:
@@ -55,11 +58,16 @@ def test_removing_takes_everything_below(objects: ObjectStore) -> None:
 
 @pytest.mark.parametrize("length", [10, 20 << 20], ids=["small", "multipart"])
 def test_an_interrupted_writer_leaves_nothing(objects: ObjectStore, length: int) -> None:
-    with pytest.raises(KeyboardInterrupt), objects.writer("a/key") as append:
-        append(bytes(length))
-        append(bytes(length))
-        raise KeyboardInterrupt
-    assert objects.size_bytes("a/key") is None and objects.names("a") == []
+    def interrupted() -> None:
+        with objects.writer("a/key") as append:
+            append(bytes(length))
+            append(bytes(length))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert objects.size_bytes("a/key") is None
+    assert objects.names("a") == []
 
 
 def test_a_large_object_is_written_in_parts(objects: ObjectStore) -> None:
@@ -80,7 +88,8 @@ def test_sweeping_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b/0.1234.partial").write_bytes(b"someone else's")
     objects.sweep("a")
-    assert objects.names("a/unit/c") == ["0"] and objects.names("b") == ["0.1234.partial"]
+    assert objects.names("a/unit/c") == ["0"]
+    assert objects.names("b") == ["0.1234.partial"]
 
 
 def test_a_full_disk_is_named_so() -> None:

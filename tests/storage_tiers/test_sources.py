@@ -196,7 +196,7 @@ def test_an_index_may_not_lead_out_of_the_folder(tmp_path: Path, store: ModelSto
 def test_shards_without_an_index_are_refused(tmp_path: Path, store: ModelStore) -> None:
     make_tiny("llama", tmp_path, shards=3)
     (tmp_path / "model.safetensors.index.json").unlink()
-    _refused(tmp_path, store, "safetensors files and no model.safetensors.index.json")
+    _refused(tmp_path, store, "safetensors files but no model.safetensors.index.json")
 
 
 @pytest.mark.parametrize("left_bytes", [0, 4, 100, 10_000, -1])
@@ -254,7 +254,8 @@ def test_gguf_tensors_are_those_of_transformers(
 ) -> None:
     file = make_tiny_gguf(architecture, tmp_path / "model.gguf", quantisation=quantisation, tied=tied)
     checkpoint = publish(str(file), "model", store, dtype="float32")
-    assert checkpoint.tied_embeddings == tied and checkpoint.generation_config["eos_token_id"] == 2
+    assert checkpoint.tied_embeddings == tied
+    assert checkpoint.generation_config["eos_token_id"] == 2
     assert same_bits(tensors_by_store(store, checkpoint), _dequantised(file, tied))
 
 
@@ -329,7 +330,8 @@ def test_smollm2_is_that_of_transformers(tmp_path: Path, store: ModelStore) -> N
     file = next(Path(package.origin).parent.glob("*.gguf"))
     checkpoint = publish(str(file), "smollm2", store, dtype="float32")
     assert same_bits(tensors_by_store(store, checkpoint), _dequantised(file, tied=True))
-    assert checkpoint.tied_embeddings and checkpoint.layers == 30
+    assert checkpoint.tied_embeddings
+    assert checkpoint.layers == 30
     for part in checkpoint.files:
         (tmp_path / part.name).write_bytes(store.read_file("smollm2", part))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)

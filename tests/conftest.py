@@ -1,0 +1,23 @@
+"""What several packages' tests share: a cluster of four real nodes over one store, started once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage_tiers.remote import ModelStore, ObjectStore
+from tests.real_cluster import RealCluster, run_cluster
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    """The store that the shared cluster reads from; tests publish under names of their own."""
+    return ModelStore(ObjectStore(f"file://{tmp_path_factory.mktemp('store')}"))
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(shared_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    """Four nodes that no test may harm."""
+    folder: Path = tmp_path_factory.mktemp("cluster")
+    with run_cluster(folder, shared_store.objects.url, nodes=4) as cluster:
+        yield cluster

@@ -1,0 +1,90 @@
+"""A front end that answers by heart, over real HTTP."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+STATUS = {
+    "nodes": [
+        {
+            "name": "node-1", "host": "127.0.0.1", "dram_used_bytes": 1000, "dram_bytes": 2000, "ssd_used_bytes": 3000,
+            "ssd_bytes": 4000, "device_reserved_bytes": 500, "device_bytes": 5000,
+            "stage_processes": {"idle": 1, "busy": 2},
+        }
+    ],
+    "replicas": [
+        {"model": "tiny", "group": "g1", "state": "serving", "degree": 1, "nodes": ["node-1"], "requests": 3}
+    ],
+}  # fmt: skip
+COLD_STARTS = {
+    "cold_starts": [
+        {
+            "model": "tiny", "group": "g1", "degree": 2, "nodes": ["node-1", "node-2"], "arrived_at": 1.0, "ttft_s": 0.5,
+            "phases": [
+                {"name": "fetch", "where": "node-1", "start_s": 0.1, "end_s": 0.3, "bytes": 2_000_000},
+                {"name": "first step", "where": "node-2", "start_s": 0.3, "end_s": 0.5, "bytes": None},
+            ],
+        }
+    ]
+}  # fmt: skip
+USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """`requests` of the server collects the bodies that came. The model "absent" does not exist, "breaks" fails midway."""
+
+    def do_GET(self) -> None:
+        answers = {"/admin/status": STATUS, "/admin/cold-starts": COLD_STARTS}
+        self._answer(200, answers[urlsplit(self.path).path])
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(body)  # type: ignore[attr-defined]
+        if body["model"] == "absent":
+            self._answer(404, {"error": {"message": "no model 'absent'", "type": "x", "param": None, "code": None}})
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(b": starting, ready in 2 s\n\n")
+        chat = self.path.endswith("/chat/completions")
+        for text in ("Hello", " there"):
+            self._event({"choices": [{"delta": {"content": text}} if chat else {"text": text}]})
+            if body["model"] == "breaks":
+                self._event({"error": {"message": "the last node is gone"}})
+                return
+        self._event({"choices": [{"delta": {}, "finish_reason": "stop"} if chat else {"finish_reason": "stop"}]})
+        self._event({"choices": [], "usage": USAGE})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+    def _event(self, value: Any) -> None:
+        self.wfile.write(f"data: {json.dumps(value)}\n\n".encode())
+
+    def _answer(self, status: int, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextmanager
+def stub_frontend() -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The port it answers on, and the bodies of the requests that came."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        requests: list[dict[str, Any]] = []
+        server.requests = requests  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port, requests
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,216 @@
+"""The command line, each command as a person or a script runs it: a process, its two outputs and its exit status."""
+
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from firsttoken.cli import app
+from firsttoken.commands import options
+from tests.firsttoken.stub_frontend import USAGE, stub_frontend
+
+pytestmark = pytest.mark.timeout(60)
+
+COMMANDS = (
+    "up", "down", "status", "demo", "version", "publish", "models", "chat", "generate",
+    "scheduler", "node", "frontend", "flows", "prefect",
+)  # fmt: skip
+HELP_WITHIN_S = 0.5
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A home of its own, and a front end port that nothing listens on."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FIRSTTOKEN_")}
+    return {**inherited, "FIRSTTOKEN_HOME": str(tmp_path), "FIRSTTOKEN_FRONTEND__PORT": "1", "COLUMNS": "200"}
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    """Runs a command to its end."""
+
+    def run_command(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "firsttoken", *arguments]
+        return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=50)
+
+    return run_command
+
+
+@pytest.fixture
+def requests(environment: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
+    """The bodies that a front end, which answers by heart, has received."""
+    with stub_frontend() as (port, bodies):
+        environment["FIRSTTOKEN_FRONTEND__PORT"] = str(port)
+        yield bodies
+
+
+def test_every_command_explains_itself(run: Run) -> None:
+    assert [command.callback.__name__ for command in app.registered_commands if command.callback] == list(COMMANDS)
+    overview = run("--help").stdout
+    assert all(re.search(rf"│ {command} ", overview) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_there_for(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"firsttoken {command}" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["up", "publish", "chat", "generate", "node"])
+def test_help_shows_an_example_for(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert re.search(rf"Example: .*firsttoken {command}\b", result.stdout)
+
+
+def test_help_is_quick(run: Run) -> None:
+    """Seconds of processor time: other work on the machine is not ours to judge."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < HELP_WITHIN_S
+
+
+def test_version_for_a_script(run: Run) -> None:
+    versions = json.loads(run("version", "--json").stdout)
+    assert {"firsttoken", "python", "torch", "prefect"} <= set(versions)
+
+
+@pytest.mark.parametrize("arguments", [["--bogus"], ["frobnicate"], ["publish", "folder"], ["node"]])
+def test_wrong_usage_exits_2(run: Run, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Usage:" in result.stderr
+
+
+def test_an_error_is_one_sentence(run: Run) -> None:
+    result = run("generate", "tiny", "Hello")
+    assert result.returncode == 1
+    assert result.stderr == ("firsttoken: no front end answers at http://127.0.0.1:1: start one with `firsttoken up`\n")
+
+
+def test_a_traceback_is_shown_on_request_only(run: Run) -> None:
+    assert "Traceback" not in run("models", FIRSTTOKEN_BOGUS="1").stderr
+    assert "Traceback" in run("--debug", "models", FIRSTTOKEN_BOGUS="1").stderr
+    assert "Traceback" in run("generate", "tiny", "Hello", FIRSTTOKEN_LOGGING__LEVEL="debug").stderr
+
+
+def test_a_settings_file_that_is_not_there_is_named(run: Run) -> None:
+    result = run("models", "--config", "/nowhere/at-all.toml")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "cannot read the settings file /nowhere/at-all.toml" in result.stderr
+
+
+def test_down_and_status_without_a_platform(run: Run, tmp_path: Path) -> None:
+    assert run("down").stderr == f"firsttoken: nothing runs in {tmp_path}\n"
+    status = run("status", "--json")
+    assert (status.returncode, json.loads(status.stdout)) == (1, {"running": False, "serving": False})
+
+
+def test_models_of_an_empty_store(run: Run) -> None:
+    assert json.loads(run("models", "--json").stdout) == []
+    assert "firsttoken publish --help" in run("models").stderr
+
+
+def test_publish_says_what_is_wrong_with_its_source(run: Run, tmp_path: Path) -> None:
+    result = run("publish", str(tmp_path / "absent.gguf"), "--name", "tiny")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "absent.gguf" in result.stderr.strip().rsplit("\n", 1)[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_status_shows_nodes_and_replicas(run: Run, requests: list[dict[str, Any]]) -> None:
+    report = json.loads(run("status", "--json").stdout)
+    assert (report["serving"], report["nodes"][0]["name"]) == (True, "node-1")
+    shown = run("status").stdout
+    assert re.search(r"node-1 .* 1 idle, 2 busy", shown)
+    assert re.search(r"tiny .* serving", shown)
+
+
+def test_generate_streams_the_text_and_nothing_else(run: Run, requests: list[dict[str, Any]]) -> None:
+    sampling = ["--max-tokens=5", "--temperature=0", "--top-p=0.5", "--top-k=3", "--seed=7", "--stop=a", "--stop=b"]
+    result = run("generate", "tiny", "Hi", *sampling)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "Hello there\n", "")
+    expected = {"max_tokens": 5, "temperature": 0, "top_p": 0.5, "top_k": 3, "seed": 7, "stop": ["a", "b"]}
+    assert requests[0].items() >= {"model": "tiny", "prompt": "Hi", "stream": True, **expected}.items()
+
+
+def test_generate_for_a_script(run: Run, requests: list[dict[str, Any]]) -> None:
+    answer = json.loads(run("generate", "tiny", "Hi", "--json").stdout)
+    assert (answer["text"], answer["finish_reason"], answer["usage"]) == ("Hello there", "stop", USAGE)
+    assert answer["ttft_s"] > 0
+
+
+def test_options_not_given_are_left_to_the_front_end(run: Run, requests: list[dict[str, Any]]) -> None:
+    run("generate", "tiny", "Hi")
+    assert set(requests[0]) == {"model", "prompt", "stream", "stream_options"}
+
+
+def test_chat_asks_one_message(run: Run, requests: list[dict[str, Any]]) -> None:
+    result = run("chat", "tiny", "--system", "Be brief.", "-m", "Hi")
+    assert result.stdout == "Hello there\n"
+    assert requests[0]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+    ]
+
+
+def test_chat_remembers_the_conversation(environment: dict[str, str], requests: list[dict[str, Any]]) -> None:
+    command = [sys.executable, "-m", "firsttoken", "chat", "tiny"]
+    done = subprocess.run(command, env=environment, input="Hi\n\nAnd?\n", capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0
+    assert [message["content"] for message in requests[1]["messages"]] == ["Hi", "Hello there", "And?"]
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [("absent", "no model 'absent' (HTTP 404)"), ("breaks", "the last node is gone")],
+)
+def test_a_refused_or_broken_request_says_why(
+    run: Run, requests: list[dict[str, Any]], model: str, reason: str
+) -> None:
+    result = run("chat", model, "-m", "Hi")
+    assert (result.returncode, result.stderr) == (1, f"firsttoken: {reason}\n")
+
+
+def test_a_closed_pipe_ends_it_quietly(environment: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "firsttoken", "version"]
+    done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, timeout=50)
+    os.close(writer)
+    assert done.stderr == b""
+
+
+def test_ctrl_c_ends_it_quietly(environment: dict[str, str]) -> None:
+    """At the prompt of a conversation, on a real terminal."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "firsttoken", "chat", "tiny"]
+    chat = subprocess.Popen(command, env=environment, stdin=slave, stdout=slave, stderr=slave)
+    assert os.read(master, 2) == b"> "
+    while Path(f"/proc/{chat.pid}/stat").read_text().split()[2] != "S":  # not yet waiting for the person
+        time.sleep(0.01)
+    chat.send_signal(signal.SIGINT)
+    assert chat.wait(20) == 130
+    os.write(slave, b"all that was said")
+    assert b"Traceback" not in os.read(master, 4096)
+    os.close(slave)
+    os.close(master)
+
+
+def test_consoles_are_apart() -> None:
+    """Results go where a script reads them, progress where a person sees it."""
+    assert (options.stdout().stderr, options.stderr().stderr) == (False, True)

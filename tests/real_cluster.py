@@ -1,0 +1,93 @@
+"""A real cluster on loopback: a Dask scheduler and nodes, each in a process of its own."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cluster.node_config import NodeConfig
+
+STOP_DEADLINE_S = 20.0
+_SCHEDULER = "import sys; from cluster.scheduler import run_scheduler; run_scheduler('127.0.0.1', int(sys.argv[1]), 0)"
+_NODE = (
+    "import json, sys; from cluster.node import NodeConfig, run_node; "
+    "run_node(NodeConfig(**json.loads(sys.argv[1])))"
+)  # fmt: skip
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass
+class RealCluster:
+    """Where it answers, what its nodes read from, and its processes by name."""
+
+    scheduler_address: str
+    store_url: str
+    folder: Path
+    processes: dict[str, subprocess.Popen[bytes]]
+
+    def start_node(self, name: str, **overrides: object) -> None:
+        """One more node; `overrides` are fields of NodeConfig."""
+        config = NodeConfig(
+            name=name,
+            scheduler_address=self.scheduler_address,
+            store_url=self.store_url,
+            ssd_dir=str(self.folder / name / "ssd"),
+            ssd_bytes=2 << 30,
+            dram_bytes=1 << 30,
+            device_bytes=4 << 30,
+            threads=1,
+        )
+        self._start(name, _NODE, json.dumps({**asdict(config), **overrides}))
+
+    def kill(self, name: str, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to a process of the cluster and wait until it is dead."""
+        process = self.processes.pop(name)
+        process.send_signal(signum)
+        process.wait(STOP_DEADLINE_S)
+
+    def log(self, name: str) -> str:
+        """What the process has written so far."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def _start(self, name: str, code: str, argument: str) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-c", code, argument], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_env()
+            )
+
+
+@contextlib.contextmanager
+def run_cluster(folder: Path, store_url: str, nodes: int, **overrides: object) -> Iterator[RealCluster]:
+    """A cluster of `nodes` nodes called node-0, ... until the block ends; then nothing of it runs."""
+    port = free_port()
+    cluster = RealCluster(f"tcp://127.0.0.1:{port}", store_url, folder, {})
+    try:
+        cluster._start("scheduler", _SCHEDULER, str(port))
+        for index in range(nodes):
+            cluster.start_node(f"node-{index}", **overrides)
+        yield cluster
+    finally:
+        for process in cluster.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in cluster.processes.values():
+            try:
+                process.wait(STOP_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, "PYTHONWARNINGS": "default"}
