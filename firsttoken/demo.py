@@ -67,22 +67,19 @@ def _publish(settings: Settings, console: Console) -> None:
 
 async def _show(running: Platform, console: Console, steps: Steps) -> None:
     settings = running.settings
-    nodes = [f"node-{number}" for number in range(1, settings.cluster.nodes + 1)]
-    await running.ready("scheduler", "frontend", *nodes)
-    async with Frontend(settings.frontend_url, settings.frontend.request_timeout_s) as frontend:
-        cold = await _ask(frontend, console, steps, "cold, no replica of the model is up")
-        warm = await _ask(frontend, console, steps, "warm, the same again")
-        ledgers = await frontend.cold_starts(MODEL, limit=1)
     await running.ready()
     steps.settle()
+    async with Frontend(settings.frontend_url, settings.frontend.request_timeout_s) as frontend:
+        cold = await _ask(frontend, console, "cold: no replica of the model is up")
+        warm = await _ask(frontend, console, "warm: the same again")
+        ledgers = await frontend.cold_starts(MODEL, limit=1)
     for ledger in ledgers:
         console.print(ledger_table(ledger))
     console.print(f"first token: cold {cold.ttft_s:.2f} s, warm {warm.ttft_s:.2f} s", highlight=False)
     console.print(url_table(urls(settings)))
 
 
-async def _ask(frontend: Frontend, console: Console, steps: Steps, title: str) -> Heard:
-    steps.settle()
+async def _ask(frontend: Frontend, console: Console, title: str) -> Heard:
     console.print(f"\n[bold]{QUESTION}[/bold] ({title})", highlight=False)
     heard = await _listen(frontend, console)
     console.print(

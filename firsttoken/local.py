@@ -78,7 +78,7 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
     nodes = (
         component(
             *(name, "node", "--name", name),
-            until=partial(ready.node_reported, status_url, name),
+            until=partial(ready.node_serves, status_url, name, settings.node.pool_size),
             start_timeout_s=120,
             stop_rank=2,
         )

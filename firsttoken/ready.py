@@ -39,8 +39,8 @@ async def http_ok(url: str) -> None:
         await _until(ok)
 
 
-async def node_reported(status_url: str, node: str) -> None:
-    """Until the front end's status, at `status_url`, lists `node`."""
+async def node_serves(status_url: str, node: str, pool_size: int) -> None:
+    """Until the front end's status, at `status_url`, lists `node` with its pool of stage processes filled."""
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
 
         async def listed() -> bool:
@@ -48,7 +48,10 @@ async def node_reported(status_url: str, node: str) -> None:
                 answer = await client.get(status_url)
             except httpx.TransportError:
                 return False
-            return answer.status_code == 200 and node in {entry["name"] for entry in answer.json()["nodes"]}
+            if answer.status_code != 200:
+                return False
+            processes = {entry["name"]: entry["stage_processes"] for entry in answer.json()["nodes"]}.get(node)
+            return processes is not None and processes["idle"] + processes["busy"] >= pool_size
 
         await _until(listed)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.status import Status
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from firsttoken.client import ColdStart
+    from firsttoken.client import ColdStart, PhaseOfStart
     from firsttoken.local import Step
     from storage_tiers.checkpoint import Checkpoint
     from storage_tiers.publish import PublishProgress
@@ -112,7 +113,7 @@ def publish_with_progress(
     """Publish with a bar of bytes and rate on `console`; StorageError says what is wrong with the source."""
     columns = (
         TextColumn("publishing {task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
@@ -176,7 +177,7 @@ def ledger_table(start: "ColdStart") -> Table:
     table.add_column("where")
     for column in ("start", "end", "bytes", "rate"):
         table.add_column(column, justify="right")
-    for phase in start.phases:
+    for phase in summarise(start.phases):
         rate = phase.bytes_per_s
         table.add_row(
             phase.name,
@@ -187,6 +188,25 @@ def ledger_table(start: "ColdStart") -> Table:
             f"{decimal(int(rate))}/s" if rate else "",
         )
     return table
+
+
+def summarise(phases: "Sequence[PhaseOfStart]") -> "list[PhaseOfStart]":
+    """One row where the same was done in the same place for many units; by start."""
+    rows: dict[tuple[str, str], list[PhaseOfStart]] = {}
+    for phase in phases:
+        verb = phase.name.partition(" ")[0] if phase.size_bytes else phase.name
+        rows.setdefault((verb, phase.where), []).append(phase)
+    summaries = [
+        replace(
+            same[0],
+            name=same[0].name if len(same) == 1 else f"{verb} {len(same)} units",
+            start_s=min(phase.start_s for phase in same),
+            end_s=max(phase.end_s for phase in same),
+            size_bytes=sum(phase.size_bytes for phase in same),
+        )
+        for (verb, _), same in rows.items()
+    ]
+    return sorted(summaries, key=lambda phase: phase.start_s)
 
 
 def _share(total_bytes: int, used_bytes: int) -> str:

@@ -94,6 +94,9 @@ async def _on_request_error(_request: Request, error: Exception) -> JSONResponse
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] in ("json_invalid", "model_attributes_type"):
+        text = "the body is not a JSON object: send one, with Content-Type: application/json"
+        return await _on_request_error(request, BadRequest(text))
     place = [str(part) for part in first["loc"] if part != "body"]
     field_name = ".".join(place) or None
     message = f"{field_name}: {first['msg']}" if field_name else str(first["msg"])

@@ -1,6 +1,7 @@
 """The OpenAI requests that we take. A field that we do not support is refused by name when it is used."""
 
 import secrets
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -8,7 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cluster.messages import Sampling
 
 Stop = Annotated[list[str], Field(max_length=16)]
-_NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, "", [], {}, "none", "auto", {"type": "text"})
+_CHAT_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
+    "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},), "audio": (),
+}  # fmt: skip
+_COMPLETION_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "suffix": ("",), "echo": (False,), "logprobs": (), "logit_bias": ({},), "best_of": (1,),
+}  # fmt: skip
+"""Fields that we do not support, each with the values that ask for nothing."""
 
 
 class StreamOptions(BaseModel):
@@ -68,11 +76,12 @@ class GenerationRequest(BaseModel):
         ]
 
 
-def _refuse_used(data: Any, fields: tuple[str, ...]) -> Any:
-    """ValueError that names the first of `fields` that the request uses."""
+def _refuse_used(data: Any, unsupported: Mapping[str, tuple[Any, ...]]) -> Any:
+    """ValueError that names the first unsupported field that the request uses."""
     if isinstance(data, dict):
-        for field in fields:
-            if data.get(field) not in _NEUTRAL:
+        for field, neutral in unsupported.items():
+            value = data.get(field)
+            if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
                 raise ValueError(f"{field} is not supported")
     return data
 
@@ -121,7 +130,7 @@ class CompletionRequest(GenerationRequest):
     @model_validator(mode="before")
     @classmethod
     def _supported(cls, data: Any) -> Any:
-        return _refuse_used(data, ("suffix", "echo", "logprobs", "logit_bias", "best_of"))
+        return _refuse_used(data, _COMPLETION_UNSUPPORTED)
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts asked for, each a text or tokens."""

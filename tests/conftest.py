@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
+from tests.smollm2 import smollm2_gguf
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +24,15 @@ def shared_cluster(shared_store: ModelStore, tmp_path_factory: pytest.TempPathFa
     folder: Path = tmp_path_factory.mktemp("cluster")
     with run_cluster(folder, shared_store.objects.url, nodes=4) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def smollm2(shared_store: ModelStore) -> Checkpoint:
+    """SmolLM2-135M-Instruct in bfloat16, published from its GGUF file into the shared store."""
+    return publish(str(smollm2_gguf()), "smollm2", shared_store)
+
+
+@pytest.fixture(scope="session")
+def frontend(shared_cluster: RealCluster) -> str:
+    """The URL of a front end over the shared cluster."""
+    return shared_cluster.start_frontend()

@@ -7,14 +7,21 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import httpx
 
 from cluster.node_config import NodeConfig
 
 STOP_DEADLINE_S = 20.0
 _SCHEDULER = "import sys; from cluster.scheduler import run_scheduler; run_scheduler('127.0.0.1', int(sys.argv[1]), 0)"
+_FRONTEND = (
+    "import json, sys; from serving.app import FrontendConfig, run_frontend; "
+    "run_frontend(FrontendConfig(**json.loads(sys.argv[1])))"
+)  # fmt: skip
 _NODE = (
     "import json, sys; from cluster.node import NodeConfig, run_node; "
     "run_node(NodeConfig(**json.loads(sys.argv[1])))"
@@ -36,6 +43,7 @@ class RealCluster:
     store_url: str
     folder: Path
     processes: dict[str, subprocess.Popen[bytes]]
+    url: str = ""
 
     def start_node(self, name: str, **overrides: object) -> None:
         """One more node; `overrides` are fields of NodeConfig."""
@@ -50,6 +58,28 @@ class RealCluster:
             threads=1,
         )
         self._start(name, _NODE, json.dumps({**asdict(config), **overrides}))
+
+    def start_frontend(self, name: str = "frontend", timeout_s: float = 60.0, **overrides: object) -> str:
+        """A front end over the cluster; its URL, once it answers. `overrides` are fields of FrontendConfig."""
+        port = free_port()
+        config = {
+            "host": "127.0.0.1",
+            "port": port,
+            "scheduler_address": self.scheduler_address,
+            "store_url": self.store_url,
+            **overrides,
+        }
+        self._start(name, _FRONTEND, json.dumps(config))
+        url = f"http://127.0.0.1:{port}"
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{url}/v1/models", timeout=timeout_s)
+                return url
+            if self.processes[name].poll() is not None:
+                break
+            time.sleep(0.1)
+        raise TimeoutError(f"the front end does not answer: {self.log(name)}")
 
     def kill(self, name: str, signum: int = signal.SIGKILL) -> None:
         """Send a signal to a process of the cluster and wait until it is dead."""

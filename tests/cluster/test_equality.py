@@ -1,55 +1,22 @@
 """Greedy output equals transformers' own `generate`, token for token, for every family and degree."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-import pytest_asyncio
 
 from cluster.client import ClusterClient
-from cluster.group import Group
-from cluster.messages import Sampling, Submit
-from cluster.model_facts import facts_of
-from schedules.facts import Placement
-from schedules.placement import place
+from cluster.messages import Sampling
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
-from tests.real_cluster import RealCluster
+from tests.cluster.groups import form, generate, prompts_of
 from tests.reference import greedy, load_reference
+from tests.smollm2 import reference_of, smollm2_gguf
 from tests.tiny import SUPPORTED_FAMILIES, make_tiny
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NEW_TOKENS = 24
-GREEDY = Sampling(temperature=0.0)
-FORM_TIMEOUT_S = 60.0
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def client(shared_cluster: RealCluster) -> AsyncIterator[ClusterClient]:
-    async with ClusterClient(shared_cluster.scheduler_address) as connected:
-        await connected.nodes(4, 90)
-        yield connected
-
-
-def prompts_of(vocabulary: int, lengths: Sequence[int], seed: int = 7) -> list[list[int]]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(3, vocabulary, size=length).tolist() for length in lengths]
-
-
-async def form(client: ClusterClient, checkpoint: Checkpoint, degree: int) -> Group:
-    placement = place(facts_of(checkpoint), client.view(), degree, kv_tokens=4096)
-    assert isinstance(placement, Placement)
-    assert placement.degree == degree
-    return await client.form(placement, checkpoint, FORM_TIMEOUT_S)
-
-
-async def generate(group: Group, name: str, prompt: Sequence[int], sampling: Sampling = GREEDY) -> list[int]:
-    submit = Submit(name, tuple(prompt), len(prompt), NEW_TOKENS, (), sampling)
-    async with asyncio.timeout(FORM_TIMEOUT_S):
-        return [token async for event in group.generate(submit) for token in event.tokens]
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -68,7 +35,50 @@ async def test_every_degree_equals_the_unsplit_model(
     for degree in (1, 2, 3, 4):
         group = await form(client, checkpoint, degree)
         try:
-            got = await asyncio.gather(*(generate(group, f"r{i}", prompt) for i, prompt in enumerate(prompts)))
+            got = await asyncio.gather(
+                *(generate(group, f"r{i}", prompt, NEW_TOKENS) for i, prompt in enumerate(prompts))
+            )
         finally:
             await client.dissolve(group)
         assert got == expected, f"degree {degree}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_a_real_model_equals_itself_unsplit(
+    client: ClusterClient, shared_store: ModelStore, smollm2: Checkpoint, dtype: str
+) -> None:
+    checkpoint = smollm2
+    if dtype == "float32":
+        checkpoint = publish(str(smollm2_gguf()), "smollm2-float32", shared_store, dtype=dtype)
+    reference = reference_of(shared_store, checkpoint, dtype)
+    reference.generation_config.eos_token_id = None
+    prompts = prompts_of(40_000, (3, 40))
+    expected = [greedy(reference, prompt, NEW_TOKENS) for prompt in prompts]
+    for degree in (1, 2, 3, 4):
+        group = await form(client, checkpoint, degree)
+        try:
+            got = [await generate(group, f"r{i}", prompt, NEW_TOKENS) for i, prompt in enumerate(prompts)]
+        finally:
+            await client.dissolve(group)
+        assert got == expected, f"degree {degree}"
+
+
+async def test_a_seed_gives_the_same_tokens_at_every_degree_and_beside_others(
+    client: ClusterClient, shared_store: ModelStore, tmp_path: Path
+) -> None:
+    checkpoint = publish(str(make_tiny("llama", tmp_path / "source", seed=5)), "seeded", shared_store)
+    prompt, other = prompts_of(256, (9, 17))
+    sampling = Sampling(temperature=0.9, top_p=0.95, top_k=50, seed=1234, presence_penalty=0.3, frequency_penalty=0.2)
+    outcomes = set()
+    for degree in (1, 3):
+        group = await form(client, checkpoint, degree)
+        try:
+            alone = await generate(group, "alone", prompt, NEW_TOKENS, sampling)
+            beside, _ = await asyncio.gather(
+                generate(group, "beside", prompt, NEW_TOKENS, sampling),
+                generate(group, "other", other, NEW_TOKENS, Sampling(temperature=1.5, seed=9)),
+            )
+        finally:
+            await client.dissolve(group)
+        outcomes |= {tuple(alone), tuple(beside)}
+    assert len(outcomes) == 1

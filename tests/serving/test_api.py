@@ -1,0 +1,159 @@
+"""The API as OpenAI's own client and plain HTTP see it, over a real cluster and a real model."""
+
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import torch
+
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.publish import publish
+from storage_tiers.remote import ModelStore
+from tests.reference import greedy, load_reference
+from tests.smollm2 import reference_of
+from tests.tiny import make_tiny
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def test_a_chat_is_answered_whole(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    answer = api.chat.completions.create(model="smollm2", messages=QUESTION, temperature=0, max_tokens=20)
+    assert "Paris" in answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.prompt_tokens > 30
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_stream_says_the_same_as_the_whole_answer(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    asked = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 20}
+    whole = api.chat.completions.create(**asked)
+    chunks = list(api.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage == whole.usage
+
+
+def test_greedy_text_is_what_transformers_generates(
+    api: openai.OpenAI, smollm2: Checkpoint, shared_store: ModelStore
+) -> None:
+    reference = reference_of(shared_store, smollm2, "bfloat16")
+    prompt = [1, 504, 3575, 282]
+    answer = api.completions.create(
+        model="smollm2", prompt=prompt, temperature=0, max_tokens=16, extra_body={"return_token_ids": True}
+    )
+    expected = greedy(reference, prompt, 16)
+    assert answer.choices[0].model_extra["token_ids"] == expected
+    assert isinstance(reference, torch.nn.Module)
+
+
+def test_a_seed_repeats_and_n_choices_differ(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    asked = {"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 12, "seed": 7, "n": 2, "temperature": 1.0}
+    first, second = (api.completions.create(**asked) for _ in range(2))
+    texts = [choice.text for choice in first.choices]
+    assert [choice.text for choice in second.choices] == texts
+    assert texts[0] != texts[1]
+    assert [choice.index for choice in first.choices] == [0, 1]
+
+
+def test_generation_ends_before_a_stop_string(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    asked = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 20}
+    answer = api.chat.completions.create(**asked, stop=["France"])
+    assert answer.choices[0].message.content == "The capital of "
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_several_prompts_are_numbered_in_order(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    both = api.completions.create(model="smollm2", prompt=["One, two,", "Paris is"], temperature=0, max_tokens=4)
+    single = [
+        api.completions.create(model="smollm2", prompt=prompt, temperature=0, max_tokens=4).choices[0].text
+        for prompt in ("One, two,", "Paris is")
+    ]
+    assert [choice.text for choice in both.choices] == single
+
+
+def test_published_models_are_listed(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    assert "smollm2" in [model.id for model in api.models.list()]
+    assert api.models.retrieve("smollm2").id == "smollm2"
+
+
+def test_an_unknown_model_is_404(api: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="'nobody' does not exist") as caught:
+        api.chat.completions.create(model="nobody", messages=QUESTION)
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 3), ("temperature", "warm"), ("top_p", 0), ("top_k", -1), ("max_tokens", 0), ("n", 0), ("n", 99),
+        ("presence_penalty", -3), ("frequency_penalty", 2.5), ("stop", 5), ("seed", "x"), ("messages", []),
+        ("messages", [{"role": "user"}]), ("tools", [{"type": "function"}]), ("logprobs", True),
+    ],
+)  # fmt: skip
+def test_a_bad_parameter_is_400_and_named(frontend: str, smollm2: Checkpoint, field: str, value: object) -> None:
+    body = {"model": "smollm2", "messages": QUESTION, field: value}
+    answer = httpx.post(f"{frontend}/v1/chat/completions", json=body, timeout=30)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert field in (error["param"] or "") + error["message"]
+
+
+def test_a_body_that_is_not_json_is_400(frontend: str) -> None:
+    answer = httpx.post(f"{frontend}/v1/chat/completions", content=b"{nope", timeout=30)
+    assert answer.status_code == 400
+    assert "JSON" in answer.json()["error"]["message"]
+
+
+def test_a_prompt_longer_than_the_context_is_400_with_both_numbers(
+    api: openai.OpenAI, shared_store: ModelStore, tmp_path: Path
+) -> None:
+    publish(str(make_tiny("llama", tmp_path / "source", max_position_embeddings=32)), "short-context", shared_store)
+    with pytest.raises(openai.BadRequestError, match="prompt has 40 tokens.*at most 32"):
+        api.completions.create(model="short-context", prompt=[5] * 40, max_tokens=1)
+    with pytest.raises(openai.BadRequestError, match="30 tokens and max_tokens is 9.*32"):
+        api.completions.create(model="short-context", prompt=[5] * 30, max_tokens=9)
+
+
+def test_a_model_without_tokenizer_takes_tokens(api: openai.OpenAI, shared_store: ModelStore, tmp_path: Path) -> None:
+    source = make_tiny("qwen2", tmp_path / "source", seed=11)
+    publish(str(source), "no-tokenizer", shared_store)
+    answer = api.completions.create(
+        model="no-tokenizer", prompt=[9, 8, 7], temperature=0, max_tokens=8, extra_body={"return_token_ids": True}
+    )
+    assert answer.choices[0].model_extra["token_ids"] == greedy(load_reference(source), [9, 8, 7], 8)
+    with pytest.raises(openai.BadRequestError, match="without a tokenizer"):
+        api.chat.completions.create(model="no-tokenizer", messages=QUESTION)
+    with pytest.raises(openai.BadRequestError, match="vocabulary of 256"):
+        api.completions.create(model="no-tokenizer", prompt=[9, 999])
+
+
+def test_a_cold_start_leaves_its_ledger(
+    api: openai.OpenAI, frontend: str, shared_store: ModelStore, tmp_path: Path
+) -> None:
+    checkpoint = publish(str(make_tiny("llama", tmp_path / "source", seed=21)), "ledger", shared_store)
+    api.completions.create(model="ledger", prompt=[5, 6], temperature=0, max_tokens=2)
+    (start,) = httpx.get(f"{frontend}/admin/cold-starts", params={"model": "ledger"}).json()["cold_starts"]
+    assert start["degree"] == 4
+    assert len(set(start["nodes"])) == 4
+    fetched = [phase for phase in start["phases"] if phase["name"].startswith("fetch")]
+    assert {phase["name"].removeprefix("fetch ") for phase in fetched} == {unit.name for unit in checkpoint.units}
+    assert sum(phase["bytes"] for phase in fetched) == checkpoint.size_bytes
+    assert {"receive and tokenise", "decide", "form group", "join group", "build skeleton", "first step"} <= {
+        phase["name"] for phase in start["phases"]
+    }
+    assert all(0 <= phase["start_s"] <= phase["end_s"] for phase in start["phases"])
+
+
+def test_health_metrics_and_status(api: openai.OpenAI, frontend: str, smollm2: Checkpoint) -> None:
+    api.chat.completions.create(model="smollm2", messages=QUESTION, max_tokens=2)
+    assert httpx.get(f"{frontend}/healthz").json() == {"status": "ok", "nodes": 4}
+    text = httpx.get(f"{frontend}/metrics").text
+    assert "firsttoken_nodes 4.0" in text
+    assert 'firsttoken_requests_total{model="smollm2",outcome="served"}' in text
+    status = httpx.get(f"{frontend}/admin/status").json()
+    assert [node["name"] for node in status["nodes"]] == ["node-0", "node-1", "node-2", "node-3"]
+    (replica,) = [replica for replica in status["replicas"] if replica["model"] == "smollm2"]
+    assert replica["state"] == "serving"
