@@ -68,6 +68,7 @@ class NodeAgent(WorkerPlugin):
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._closing = False
+        self._reports = 0
 
     async def setup(self, worker: Worker) -> None:
         """Take orders from now on, and report."""
@@ -236,7 +237,9 @@ class NodeAgent(WorkerPlugin):
 
     def _report(self) -> NodeReport:
         units = dict.fromkeys(self._tiers.ssd.held(), "ssd") | dict.fromkeys(self._tiers.dram.held(), "dram")
+        self._reports += 1
         return NodeReport(
+            sequence=self._reports,
             name=self._config.name,
             address=self._worker.address,
             host=self._config.host,

@@ -53,6 +53,7 @@ class ClusterClient:
     def __init__(self, scheduler_address: str, connect_timeout_s: float = 10.0) -> None:
         self._address, self._connect_timeout_s = scheduler_address, connect_timeout_s
         self._nodes: dict[str, Node] = {}
+        self._heard: dict[tuple[str, str], int] = {}
         self._groups: dict[str, Group] = {}
         self._changed = asyncio.Condition()
         self._renewing: asyncio.Task[None] | None = None
@@ -240,15 +241,20 @@ class ClusterClient:
                 await self._forget(name)
 
     async def _note(self, report: NodeReport) -> None:
-        node = Node(**{field: getattr(report, field) for field in NodeReport.__dataclass_fields__})
+        key = (report.name, report.address)
+        if self._heard.get(key, 0) >= report.sequence:
+            return
+        node = Node(**{field: getattr(report, field) for field in Node.__dataclass_fields__ if field != "draining"})
         async with self._changed:
+            self._heard[key] = report.sequence
             self._nodes[report.name] = node
             self._changed.notify_all()
 
     async def _forget(self, name: str) -> None:
         _log.warning("node %s is gone", name)
         async with self._changed:
-            del self._nodes[name]
+            node = self._nodes.pop(name)
+            self._heard.pop((name, node.address), None)
             self._changed.notify_all()
         for group in list(self._groups.values()):
             if any(stage.node == name for stage in group.placement.stages):

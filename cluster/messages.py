@@ -135,8 +135,9 @@ class Phases:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """A node's state, by its own word."""
+    """A node's state, by its own word. `sequence` grows with every report, since they come by two ways."""
 
+    sequence: int
     name: str
     address: str
     host: str

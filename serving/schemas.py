@@ -115,10 +115,7 @@ class ChatRequest(GenerationRequest):
     @model_validator(mode="before")
     @classmethod
     def _supported(cls, data: Any) -> Any:
-        return _refuse_used(
-            data,
-            ("tools", "functions", "tool_choice", "response_format", "logprobs", "top_logprobs", "logit_bias", "audio"),
-        )
+        return _refuse_used(data, _CHAT_UNSUPPORTED)
 
 
 class CompletionRequest(GenerationRequest):

@@ -1,0 +1,78 @@
+"""Everything on one machine, for real: up, seen, down; and killed, with nothing left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.firsttoken.processes import MARK, left_after, marked
+
+pytestmark = pytest.mark.timeout(300)
+
+COMPONENTS = {"scheduler", "node-1", "frontend", "prefect", "flows"}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A home of its own on free ports, and a mark on every process that comes of it."""
+    mark = uuid.uuid4().hex
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FIRSTTOKEN_")}
+    yield {
+        **inherited,
+        MARK: mark,
+        "FIRSTTOKEN_HOME": str(tmp_path / "home"),
+        "FIRSTTOKEN_CLUSTER__NODES": "1",
+        "FIRSTTOKEN_NODE__DRAM_BYTES": "64MiB",
+        "FIRSTTOKEN_FRONTEND__PORT": "0",
+        "FIRSTTOKEN_PREFECT__PORT": "0",
+        "FIRSTTOKEN_CLUSTER__SCHEDULER_PORT": "0",
+        "FIRSTTOKEN_CLUSTER__DASHBOARD_PORT": "0",
+    }
+    for pid in marked(mark):
+        os.kill(pid, signal.SIGKILL)
+
+
+def firsttoken(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "firsttoken", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+
+
+def up(environment: dict[str, str]) -> "subprocess.Popen[str]":
+    """A platform that says that all its components are ready."""
+    command = [sys.executable, "-m", "firsttoken", "up"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    waiting, said = set(COMPONENTS), []
+    while waiting and (line := process.stderr.readline()):
+        said.append(line)
+        waiting -= {name for name in waiting if line.startswith(f"{name} ready")}
+    assert not waiting, "".join(said)
+    return process
+
+
+def test_up_and_down_and_killed(environment: dict[str, str], tmp_path: Path) -> None:
+    """One platform, twice: each start takes many seconds, so this is one test."""
+    platform = up(environment)
+    assert "already up" in firsttoken(environment, "up").stderr
+    report = json.loads(firsttoken(environment, "status", "--json").stdout)
+    assert (report["pid"], [node["name"] for node in report["nodes"]]) == (platform.pid, ["node-1"])
+
+    down = firsttoken(environment, "down")
+    assert (down.returncode, down.stderr) == (0, f"stopped what ran in {tmp_path / 'home'}\n")
+    platform.communicate(timeout=20)
+    assert platform.returncode == 0
+    assert left_after(environment[MARK], 1) == {}
+    assert firsttoken(environment, "down").returncode == 1
+
+    platform = up(environment)
+    platform.kill()
+    platform.communicate(timeout=20)
+    assert left_after(environment[MARK], 30) == {}
+    assert json.loads(firsttoken(environment, "status", "--json").stdout) == {"running": False, "serving": False}

@@ -1,0 +1,131 @@
+"""A real Prefect server, scheduler, nodes and flow service in a home of their own, and what Prefect's API says."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from cluster.client import ClusterClient
+from firsttoken.ports import assign_ports
+from firsttoken.settings import Settings, load_settings, write_settings
+
+_T = TypeVar("_T")
+_STOP_WITHIN_S = 20.0
+_ASK_EVERY_S = 0.3
+
+
+def own_settings(home: Path, **environment: str) -> Settings:
+    """Settings with free ports, written where components of this home read them."""
+    ports = ("FRONTEND__PORT", "PREFECT__PORT", "CLUSTER__SCHEDULER_PORT", "CLUSTER__DASHBOARD_PORT")
+    chosen = {f"FIRSTTOKEN_{port}": "0" for port in ports} | {"FIRSTTOKEN_HOME": str(home), **environment}
+    settings = assign_ports(load_settings(environment=chosen))
+    write_settings(settings, settings.run_dir / "settings.json")
+    settings.logs_dir.mkdir(parents=True, exist_ok=True)
+    return settings
+
+
+@dataclass
+class Components:
+    """Components of one home, each started the way the supervisor, Slurm or Kubernetes start it."""
+
+    settings: Settings
+    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def start(self, *command: str) -> None:
+        """Start a component, known by the last word of its command."""
+        config = str(self.settings.run_dir / "settings.json")
+        with (self.settings.logs_dir / f"{command[-1]}.log").open("ab") as log:
+            self.processes[command[-1]] = subprocess.Popen(
+                [sys.executable, "-m", "firsttoken", *command, "--config", config],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def stop(self, name: str) -> int:
+        """End a component as the supervisor does, and return its exit status; TimeoutExpired if it does not end."""
+        process = self.processes.pop(name)
+        process.terminate()
+        try:
+            return process.wait(_STOP_WITHIN_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def started(settings: Settings) -> Iterator[Components]:
+    """Components to start; what was started last ends first, and all end with the block."""
+    components = Components(settings)
+    try:
+        yield components
+    finally:
+        for name in reversed(list(components.processes)):
+            components.stop(name)
+
+
+def within(seconds: float, condition: Awaitable[_T]) -> _T:
+    """The condition's value, or TimeoutError."""
+
+    async def wait() -> _T:
+        return await asyncio.wait_for(condition, seconds)
+
+    return asyncio.run(wait())
+
+
+async def held(settings: Settings, nodes: Sequence[str]) -> set[tuple[str, str]]:
+    """What the nodes, once all are there, say they hold: node and digest."""
+    async with ClusterClient(settings.scheduler_address) as client:
+        view = await client.nodes(minimum=len(nodes), timeout_s=50)
+        return {(node.name, digest) for node in view.nodes for digest in node.units}
+
+
+@dataclass(frozen=True)
+class PrefectApi:
+    """Prefect's REST API, as its own UI uses it."""
+
+    url: str
+
+    async def scheduled_run(self, flow: str, *, after: int = 0) -> dict[str, Any]:
+        """The flow's completed run that its schedule made, once there are more than `after`. The run that was due
+        first comes first."""
+        wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        while True:
+            runs = [run for run in await self._post("/flow_runs/filter", wanted) if run["auto_scheduled"]]
+            done = [run for run in runs if run["state_type"] == "COMPLETED"]
+            if len(done) > after:
+                return dict(done[after])
+            assert not [run["state"] for run in runs if run["state_type"] in ("FAILED", "CRASHED")]
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def run(self, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Run the flow's deployment now, and return the run once it is over, whatever became of it."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            found = (await client.get(f"{self.url}/deployments/name/{flow}/firsttoken")).raise_for_status().json()
+        run = await self._post(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        while True:
+            (now,) = await self._post("/flow_runs/filter", wanted)
+            if now["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return dict(now)
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def table(self, key: str, run: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows of the table artifact that the run left under `key`."""
+        wanted = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": [key]}}}
+        (artifact,) = await self._post("/artifacts/filter", wanted)
+        assert artifact["type"] == "table"
+        return list(json.loads(artifact["data"]))
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return (await client.post(self.url + path, json=body)).raise_for_status().json()

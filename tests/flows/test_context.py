@@ -1,0 +1,58 @@
+"""How a flow run's process learns where things are."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from firsttoken.components import prefect_environment
+from firsttoken.settings import load_settings
+from flows.artifacts import artifact_key
+from flows.context import CONTEXT_VARIABLE, FlowContext, read_context, write_context
+from flows.errors import NoContext
+
+CONTEXT = FlowContext("tcp://127.0.0.1:1", "s3://models", {"secret": "hush"})
+
+
+def test_a_context_reads_back_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "run" / "context.json"
+    write_context(CONTEXT, file)
+    monkeypatch.setenv(CONTEXT_VARIABLE, str(file))
+    assert read_context() == CONTEXT
+
+
+def test_a_context_can_hold_credentials_so_nobody_else_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "context.json"
+    write_context(CONTEXT, file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "hush" not in repr(CONTEXT)
+
+
+def test_a_flow_outside_the_service_says_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CONTEXT_VARIABLE, raising=False)
+    with pytest.raises(NoContext, match="firsttoken flows"):
+        read_context()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"other": 1}', "[]"])
+def test_a_damaged_context_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    file = tmp_path / "context.json"
+    file.write_text(text)
+    monkeypatch.setenv(CONTEXT_VARIABLE, str(file))
+    with pytest.raises(NoContext, match=r"context\.json cannot be read"):
+        read_context()
+
+
+@pytest.mark.parametrize(
+    ("model", "key"), [("plan", "prewarm-plan"), ("tiny/Llama-1.0", "prewarm-tiny-llama-1-0"), ("a__b", "prewarm-a-b")]
+)
+def test_artifact_keys_have_the_letters_that_prefect_allows(model: str, key: str) -> None:
+    assert artifact_key("prewarm", model) == key
+
+
+def test_flows_learn_of_prefect_from_the_settings_and_nothing_calls_home() -> None:
+    settings = load_settings(environment={"FIRSTTOKEN_HOME": "/home", "FIRSTTOKEN_PREFECT__PORT": "4321"})
+    environment = prefect_environment(settings)
+    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
+    assert environment["PREFECT_HOME"] == "/home/prefect"
+    assert (environment["PREFECT_SERVER_ANALYTICS_ENABLED"], environment["DO_NOT_TRACK"]) == ("false", "1")

@@ -1,0 +1,131 @@
+"""The flows as they run in production: a real Prefect server, real nodes, runs as processes of the flow service."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from firsttoken import ready
+from firsttoken.local import FLOWS_READY_FILE
+from firsttoken.settings import Settings
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.publish import publish
+from storage_tiers.remote import ModelStore, ObjectStore
+from tests.flows.real_service import Components, PrefectApi, held, own_settings, started, within
+from tests.tiny import make_tiny
+
+pytestmark = pytest.mark.timeout(300)
+
+MODEL, ARTIFACT = "tiny/Llama-1.0", "prewarm-tiny-llama-1-0"
+NODES = ("node-1", "node-2")
+EVERY_S = 4.0
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A prewarm of one model every few seconds, and small nodes."""
+    return own_settings(
+        tmp_path_factory.mktemp("home"),
+        FIRSTTOKEN_NODE__DRAM_BYTES="64MiB",
+        FIRSTTOKEN_NODE__POOL_SIZE="0",
+        FIRSTTOKEN_PREWARM__EVERY_S=str(EVERY_S),
+        FIRSTTOKEN_PREWARM__MODELS=MODEL,
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model as transformers saves it."""
+    return make_tiny("llama", tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def store(settings: Settings) -> ModelStore:
+    """The store of the components."""
+    return ModelStore(ObjectStore(settings.store.url))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(source: Path, store: ModelStore) -> Checkpoint:
+    """The model that is prewarmed, published."""
+    return publish(str(source), MODEL, store)
+
+
+@pytest.fixture(scope="module")
+def components(settings: Settings, checkpoint: Checkpoint) -> Iterator[Components]:
+    """Everything but the front end. The nodes hold nothing when the flow service starts."""
+    with started(settings) as components:
+        components.start("prefect")
+        components.start("scheduler")
+        for node in NODES:
+            components.start("node", "--name", node)
+        assert within(60, held(settings, NODES)) == set()
+        components.start("flows")
+        within(90, ready.file_there(settings.run_dir / FLOWS_READY_FILE))
+        yield components
+
+
+@pytest.fixture
+def prefect(settings: Settings, components: Components) -> PrefectApi:
+    """The API of the Prefect server."""
+    return PrefectApi(settings.prefect.api_url)
+
+
+def test_a_scheduled_run_stages_the_model_on_every_node(
+    settings: Settings, checkpoint: Checkpoint, prefect: PrefectApi
+) -> None:
+    """Nobody triggers anything: the schedule does, and the nodes themselves say that they hold the units."""
+    run = within(60, prefect.scheduled_run("prewarm"))
+    rows = within(10, prefect.table(ARTIFACT, run))
+    assert [row["node"] for row in rows] == list(NODES)
+    for row in rows:
+        assert (row["model"], row["tier"], row["outcome"]) == (MODEL, "ssd", "staged")
+        assert row["units"] == len(checkpoint.units)
+        assert row["fetched_bytes"] + row["present_bytes"] == checkpoint.size_bytes
+    assert within(30, held(settings, NODES)) == {(node, unit.digest) for node in NODES for unit in checkpoint.units}
+
+
+def test_what_is_there_is_not_fetched_again(checkpoint: Checkpoint, prefect: PrefectApi) -> None:
+    parameters = {"models": [MODEL], "nodes": ["node-2"], "tier": "dram", "units": ["embed"]}
+    within(60, prefect.scheduled_run("prewarm"))
+    run = within(60, prefect.run("prewarm", parameters))
+    (row,) = within(10, prefect.table(ARTIFACT, run))
+    assert (row["node"], row["tier"], row["units"]) == ("node-2", "dram", 1)
+    assert (row["fetched_bytes"], row["present_bytes"]) == (0, checkpoint.unit("embed").size_bytes)
+
+
+def test_without_models_the_plan_says_so(prefect: PrefectApi) -> None:
+    run = within(60, prefect.run("prewarm", {"models": []}))
+    assert run["state_type"] == "COMPLETED"
+    assert within(10, prefect.table("prewarm-plan", run)) == []
+
+
+def test_a_model_that_cannot_be_staged_fails_the_run_and_stands_in_the_table(prefect: PrefectApi) -> None:
+    run = within(90, prefect.run("prewarm", {"models": ["absent"], "nodes": ["node-1"]}))
+    assert run["state_type"] == "FAILED"
+    (row,) = within(10, prefect.table("prewarm-absent", run))
+    assert row["outcome"].startswith("Missing: no model 'absent'")
+
+
+def test_publishing_through_prefect(prefect: PrefectApi, source: Path, store: ModelStore) -> None:
+    run = within(90, prefect.run("publish", {"source": str(source), "name": "again", "dtype": "bfloat16"}))
+    assert run["state_type"] == "COMPLETED", run["state"]
+    (row,) = within(10, prefect.table("publish-again", run))
+    checkpoint = store.open("again")
+    assert (row["version"], row["dtype"], row["bytes"]) == (checkpoint.version, "bfloat16", checkpoint.size_bytes)
+
+
+def test_the_service_outlives_an_absence_of_prefect(components: Components, prefect: PrefectApi) -> None:
+    """Last in this file: it stops the server under the others, and starts it again."""
+    done = 0
+    components.stop("prefect")
+    components.start("prefect")
+    while within(90, prefect.scheduled_run("prewarm", after=done))["run_count"] and done < 2:
+        done += 1
+    assert components.processes["flows"].poll() is None
+
+
+def test_the_service_ends_quickly_though_prefect_is_gone(components: Components, prefect: PrefectApi) -> None:
+    """Last of all. Nothing is left for the supervisor to kill."""
+    components.stop("prefect")
+    assert components.stop("flows") == 0
