@@ -48,6 +48,7 @@ from storage_tiers.stack import Loaded, Priority, TierStack
 
 _log = logging.getLogger(__name__)
 KEPT_PHASES = 64
+REFILL_AT_LATEST_S = 10.0
 
 
 class NodeAgent(WorkerPlugin):
@@ -138,7 +139,6 @@ class NodeAgent(WorkerPlugin):
                 ]
                 stage.expect(loads)
                 process = await self._pool.take()
-                self._pool.fill()
                 phases.append(Phase("take process", self._config.name, started_s, time.time()))
                 secret = secrets.token_hex(16)
                 stage.attach(process, phases)
@@ -151,8 +151,14 @@ class NodeAgent(WorkerPlugin):
             if isinstance(error, TimeoutError):
                 raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
             raise
+        self._spawn(self._refill_behind(stage), "refill")
         port = process.idle.result().port
         return StageFormed(order.group, order.rank, self._config.host, port, secret)
+
+    async def _refill_behind(self, stage: LocalStage) -> None:
+        """Make the next stage process ready when this one has computed: until then the cores are the cold start's."""
+        await asyncio.wait({stage.stepped}, timeout=REFILL_AT_LATEST_S)
+        self._pool.fill()
 
     def _reserve(self, order: FormStage) -> LocalStage:
         """No await between looking and taking: two orders cannot get the same memory."""

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 from cluster.hop import Header, Neighbours, Op
-from cluster.messages import Cancel, Rejected, Submit, Tokens, pack, unpack
+from cluster.messages import FIRST_STEP, Cancel, Rejected, Submit, Tokens, pack, unpack
 from cluster.sampling import Sampler
 from cluster.stage_model import StageModel
 
@@ -49,7 +49,7 @@ class Worker:
         report, self._report = self._report, None
         started_s = time.time()
         out = self._forward(x)
-        report("first step", started_s)
+        report(FIRST_STEP, started_s)
         return out
 
     def choose(self, slot: int, logits: torch.Tensor, position: int) -> int:

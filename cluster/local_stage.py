@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cluster.errors import StageFailed
-from cluster.messages import Broken, Formed, FormStage, Phase, PhaseDone, UnitHere
+from cluster.messages import FIRST_STEP, Broken, Formed, FormStage, Phase, PhaseDone, UnitHere
 from cluster.pool import StageProcess
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.stack import Loaded
@@ -17,6 +17,7 @@ class LocalStage:
     def __init__(self, order: FormStage, node: str, on_lost: Callable[[str, str], None]) -> None:
         self.order = order
         self.formed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._node, self._on_lost = node, on_lost
         self._process: StageProcess | None = None
         self._phases: list[Phase] = []
@@ -81,5 +82,7 @@ class LocalStage:
                 self.formed.set_result(None)
         elif isinstance(message, PhaseDone):
             self._phases.append(message.phase)
+            if message.phase.name == FIRST_STEP and not self.stepped.done():
+                self.stepped.set_result(None)
         elif isinstance(message, Broken):
             self.lose(message.cause)

@@ -19,6 +19,9 @@ HANDLER = "firsttoken"
 TOPIC = "firsttoken"
 """The Dask event topic that nodes report on."""
 
+FIRST_STEP = "first step"
+"""The phase in which a stage computes for the first time."""
+
 # ---- client -> agent -------------------------------------------------------------------------------------------------
 
 

@@ -36,15 +36,18 @@ def place(model: Model, view: View, degree: int, kv_tokens: int) -> Placement | 
 
 
 def _assign(model: Model, nodes: Sequence[Node], bounds: Sequence[int], kv_tokens: int) -> tuple[StagePlan, ...] | str:
-    """One node per stage, the heaviest stage choosing first; or why it does not fit."""
+    """One node per stage, the one that needs most choosing first; or why it does not fit.
+
+    What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
+    """
     plans: dict[int, StagePlan] = {}
     free = {node.name: node for node in nodes}
     spans = list(pairwise(bounds))
-    for index in sorted(range(len(spans)), key=lambda i: -stage_bytes(model, *spans[i])):
-        first, end = spans[index]
+    weights = [stage_bytes(model, first, end) for first, end in spans]
+    caches = [-(-model.kv_bytes_per_token * kv_tokens * (end - first) // model.layers) for first, end in spans]
+    for index in sorted(range(len(spans)), key=lambda i: -(weights[i] + caches[i])):
+        (first, end), weight, kv_bytes = spans[index], weights[index], caches[index]
         units = [model.units[i] for i in stage_units(model, first, end)]
-        kv_bytes = -(-model.kv_bytes_per_token * kv_tokens * (end - first) // model.layers)
-        weight = stage_bytes(model, first, end)
         fitting = [node for node in free.values() if node.device_free_bytes >= weight + kv_bytes]
         if not fitting:
             return (

@@ -86,7 +86,10 @@ class DramTier:
             if digest in self._slots:
                 raise ValueError(f"unit {digest} is already in dram")
             self._make_room(size_bytes)
-            segment = Segment(size_bytes, digest)
+            try:
+                segment = Segment(size_bytes, digest)
+            except OSError as error:  # no memory, or no descriptor: each unit needs one
+                raise OutOfSpace(f"dram: {size_bytes:,} bytes asked: {error.strerror}") from error
             self._uses += 1
             self._slots[digest] = _Slot(segment, pins=1, last_used=self._uses)
             self._used += size_bytes

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec
 
 from storage_tiers.checkpoint import ROOT, Checkpoint, UnitIndex, check_model_name, is_model_name, parse_root
-from storage_tiers.errors import Missing, OutOfSpace, StorageError, StoreUnavailable
+from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError, StoreUnavailable
 
 _T = TypeVar("_T")
 _PARTIAL = ".partial"
@@ -41,7 +41,7 @@ class ObjectStore:
         return self._guard(key, lambda: bytes(self._fs.cat_file(self.path(key))))
 
     def read_into(self, key: str, offset_bytes: int, view: memoryview) -> None:
-        """Fill `view` with the object's bytes from `offset_bytes`; Missing if it is absent, StorageError if too short."""
+        """Fill `view` with the object's bytes from `offset_bytes`; Missing if it is absent, Corrupt if too short."""
         if self._local:
             got = self._guard(key, lambda: _read_file(self.path(key), offset_bytes, view))
         else:
@@ -50,7 +50,7 @@ class ObjectStore:
             got = min(len(data), len(view))
             view[:got] = data[:got]
         if got != len(view):
-            raise StorageError(f"{self.url}/{key} ends at {offset_bytes + got} bytes, {len(view) - got} too early")
+            raise Corrupt(f"{self.url}/{key} ends at {offset_bytes + got} bytes, {len(view) - got} too early")
 
     def size_bytes(self, key: str) -> int | None:
         """Length of the object, None if it is not there."""

@@ -1,33 +1,41 @@
 """The ssd tier: units as files of the node, by digest. A file is there whole or not at all, also after a crash."""
 
+import logging
 import os
+import re
 import threading
 import uuid
 from pathlib import Path
 
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
 
+_log = logging.getLogger(__name__)
 _PARTIAL = ".partial"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class SsdTier:
     """Units below one folder within a budget in bytes, the least recently read evicted first. Thread-safe.
 
-    Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes.
+    Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes;
+    files that are not called like a unit are not ours, and stay. A unit is held when it is whole; while it is being
+    written it only counts against the budget.
     """
 
     def __init__(self, folder: str | os.PathLike[str], budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._folder = Path(folder)
         self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
         self._sizes: dict[str, int] = {}
+        self._writing: dict[str, int] = {}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             found = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
             for path in found:
                 if path.name.endswith(_PARTIAL):
                     path.unlink()
-                else:
+                elif _DIGEST.fullmatch(path.name) and path.is_file():
                     self._sizes[path.name] = path.stat().st_size
         except OSError as error:
             raise StorageError(
@@ -37,7 +45,7 @@ class SsdTier:
     @property
     def used_bytes(self) -> int:
         with self._lock:
-            return sum(self._sizes.values())
+            return self._counted()
 
     def held(self) -> frozenset[str]:
         """Digests of the units that are here."""
@@ -67,7 +75,10 @@ class SsdTier:
                 self._sizes[digest] = self._sizes.pop(digest)
 
     def write(self, digest: str, data: memoryview) -> None:
-        """Keep a unit, evicting others for it. OutOfSpace if the budget or the disk cannot hold it."""
+        """Keep a unit, evicting others for it. OutOfSpace if the budget or the disk cannot hold it.
+
+        Returns when it is here, also if it was, or if somebody else is just writing it.
+        """
         if not self._claim(digest, len(data)):
             return
         partial = self._folder / f"{digest}.{uuid.uuid4().hex}{_PARTIAL}"
@@ -77,37 +88,49 @@ class SsdTier:
                 while done < len(data):
                     done += file.write(data[done:])
                 os.fsync(file.fileno())
-            os.replace(partial, self._folder / digest)
+            with self._written:
+                os.replace(partial, self._folder / digest)
+                self._sizes[digest] = self._writing.pop(digest)
         except BaseException as error:
             partial.unlink(missing_ok=True)
-            with self._lock:
-                self._sizes.pop(digest, None)
             if isinstance(error, OSError):
                 raise OutOfSpace(f"ssd folder {self._folder}: {error.strerror}") from error
             raise
+        finally:
+            with self._written:
+                self._writing.pop(digest, None)
+                self._written.notify_all()
 
     def drop(self, digest: str) -> None:
         """Forget the unit and remove its file."""
         with self._lock:
-            self._sizes.pop(digest, None)
-        (self._folder / digest).unlink(missing_ok=True)
+            self._forget(digest)
 
     def _claim(self, digest: str, size_bytes: int) -> bool:
         """Make room and count the unit in; False if it is already here."""
-        with self._lock:
+        with self._written:
+            self._written.wait_for(lambda: digest not in self._writing)
             if self._sizes.get(digest) == size_bytes:
                 return False
-            if size_bytes > self.budget_bytes:
-                raise OutOfSpace(f"ssd: a unit of {size_bytes:,} bytes exceeds node.ssd_bytes = {self.budget_bytes:,}")
-            victims = []
-            free = self.budget_bytes - sum(self._sizes.values())
-            for victim, victim_bytes in self._sizes.items():
-                if free >= size_bytes:
-                    break
-                victims.append(victim)
-                free += victim_bytes
-            for victim in victims:
-                del self._sizes[victim]
-                (self._folder / victim).unlink(missing_ok=True)
-            self._sizes[digest] = size_bytes
+            free = self.budget_bytes - sum(self._writing.values())
+            if size_bytes > free:
+                raise OutOfSpace(
+                    f"ssd: {size_bytes:,} bytes asked, {free:,} are not being written to; "
+                    f"node.ssd_bytes is {self.budget_bytes:,}"
+                )
+            self._forget(digest)
+            while self._counted() + size_bytes > self.budget_bytes:
+                self._forget(next(iter(self._sizes)))
+            self._writing[digest] = size_bytes
             return True
+
+    def _counted(self) -> int:
+        return sum(self._sizes.values()) + sum(self._writing.values())
+
+    def _forget(self, digest: str) -> None:
+        """Under the lock. A file that cannot be removed (the disk has become read-only, say) is not used again."""
+        self._sizes.pop(digest, None)
+        try:
+            (self._folder / digest).unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("unit %s cannot be removed from ssd: %s", digest, error.strerror)

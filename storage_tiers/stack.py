@@ -24,6 +24,7 @@ from storage_tiers.ssd import SsdTier
 _log = logging.getLogger(__name__)
 REMOTE_ATTEMPTS = 4
 FIRST_BACKOFF_S = 0.05
+_LAST = 100
 
 
 class Priority(IntEnum):
@@ -51,10 +52,16 @@ class _Load:
     unit: UnitIndex
     source: str
     started_s: float
-    chunks_left: int
     segment: Segment
+    priority: Priority
+    chunks_left: int
+    unread: set[int]
     waiters: list[Future[Loaded]] = field(default_factory=list)
-    failed: bool = False
+    error: StorageError | None = None
+
+
+def _closed() -> StorageError:
+    return StorageError("the node is shutting down")
 
 
 class TierStack:
@@ -65,7 +72,7 @@ class TierStack:
     ) -> None:
         self.dram, self.ssd, self.models = dram, ssd, models
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loads: dict[str, _Load] = {}
         self._order = itertools.count()
         self._jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
@@ -77,12 +84,14 @@ class TierStack:
     def load(self, model: str, unit: UnitIndex, priority: Priority) -> Future[Loaded]:
         """Bring a unit to dram; the result is pinned, so pair it with `release`.
 
-        The future fails with Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then.
+        The future fails with Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then. It cannot be
+        cancelled: others may wait for the same unit. A load under way that now matters more goes on in its new place.
         """
         future: Future[Loaded] = Future()
+        future.set_running_or_notify_cancel()
         with self._lock:
             if self._closing.is_set():
-                future.set_exception(StorageError("the node is shutting down"))
+                future.set_exception(_closed())
                 return future
             now = self._clock()
             segment = self.dram.acquire(unit.digest)
@@ -92,6 +101,8 @@ class TierStack:
             running = self._loads.get(unit.digest)
             if running is not None:
                 running.waiters.append(future)
+                if priority < running.priority:
+                    self._submit_chunks(running, priority)
                 return future
             try:
                 segment = self.dram.reserve(unit.digest, unit.size_bytes)
@@ -99,10 +110,10 @@ class TierStack:
                 future.set_exception(error)
                 return future
             source = "ssd" if self.ssd.holds(unit.digest, unit.size_bytes) else "remote"
-            load = _Load(model, unit, source, now, unit.layout.chunks, segment, [future])
+            chunks = unit.layout.chunks
+            load = _Load(model, unit, source, now, segment, priority, chunks, set(range(chunks)), [future])
             self._loads[unit.digest] = load
-        for chunk in range(unit.layout.chunks):
-            self._submit(priority, lambda chunk=chunk: self._fetch_chunk(load, chunk))  # type: ignore[misc]
+            self._submit_chunks(load, priority)
         return future
 
     def release(self, unit: UnitIndex) -> None:
@@ -112,48 +123,60 @@ class TierStack:
     def keep_on_ssd(self, unit: UnitIndex, segment: Segment) -> Future[None]:
         """Write a unit that the caller holds in dram to ssd, behind everything else."""
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
 
         def write() -> None:
             try:
+                if self._closing.is_set():
+                    raise _closed()
                 self.ssd.write(unit.digest, segment.view[: unit.size_bytes])
             except StorageError as error:
                 future.set_exception(error)
             else:
                 future.set_result(None)
 
-        self._submit(Priority.WRITE_BEHIND, write)
+        with self._lock:
+            if self._closing.is_set():
+                future.set_exception(_closed())
+            else:
+                self._submit(Priority.WRITE_BEHIND, write)
         return future
 
     def close(self) -> None:
-        """Stop the workers after the chunk each is at; unfinished loads fail; dram is freed."""
+        """Stop the workers after the chunk each is at; what is unfinished fails; dram is freed."""
         with self._lock:
             self._closing.set()
         for _ in self._threads:
-            self._submit(Priority.COLD_START, None)
+            self._submit(_LAST, None)
         for thread in self._threads:
             thread.join()
-        with self._lock:
-            pending, self._loads = list(self._loads.values()), {}
-        for load in pending:
-            for waiter in load.waiters:
-                waiter.set_exception(StorageError("the node is shutting down"))
         self.dram.close()
 
-    def _submit(self, priority: Priority, job: Callable[[], None] | None) -> None:
+    def _submit(self, priority: int, job: Callable[[], None] | None) -> None:
         self._jobs.put((priority, next(self._order), job))
 
+    def _submit_chunks(self, load: _Load, priority: Priority) -> None:
+        """Under the lock: queue what nobody has begun to read, perhaps again; who comes second to a chunk skips it."""
+        load.priority = priority
+        for chunk in sorted(load.unread):
+            self._submit(priority, lambda chunk=chunk: self._fetch_chunk(load, chunk))  # type: ignore[misc]
+
     def _work(self) -> None:
+        """Take jobs until told to stop; those left over when the stack closes fail at once."""
         while (job := self._jobs.get()[2]) is not None:
-            if not self._closing.is_set():
-                job()
+            job()
 
     def _fetch_chunk(self, load: _Load, chunk: int) -> None:
-        if load.failed:
-            error: StorageError | None = None
-        else:
+        with self._lock:
+            if chunk not in load.unread:
+                return
+            load.unread.remove(chunk)
+        error = load.error
+        if error is None:
             try:
+                if self._closing.is_set():
+                    raise _closed()
                 self._read_verified(load, chunk)
-                error = None
             except StorageError as caught:
                 error = caught
         with self._lock:
@@ -168,18 +191,17 @@ class TierStack:
     def _settle(self, load: _Load, error: StorageError | None) -> list[tuple[Future[Loaded], Loaded | StorageError]]:
         """Under the lock: who is to be told what, after a chunk came or failed."""
         told: list[tuple[Future[Loaded], Loaded | StorageError]] = []
-        if error is not None and not load.failed:
-            load.failed = True
+        if error is not None and load.error is None:
+            load.error = error
             told = [(waiter, error) for waiter in load.waiters]
             load.waiters.clear()
         if load.chunks_left:
             return told
         digest = load.unit.digest
         self._loads.pop(digest, None)
-        if load.failed:
+        if load.error is not None:
             self.dram.abandon(digest)
-            late = StorageError(f"loading unit {load.unit.name} of {load.model} had failed")
-            return told + [(waiter, late) for waiter in load.waiters]
+            return told + [(waiter, load.error) for waiter in load.waiters]
         self.dram.commit(digest)
         loaded = Loaded(load.unit, load.segment, load.source, load.started_s, self._clock())
         for _ in load.waiters:
@@ -195,7 +217,7 @@ class TierStack:
 
         def done(future: Future[None]) -> None:
             self.dram.release(load.unit.digest)
-            if (error := future.exception()) is not None:
+            if (error := future.exception()) is not None and not self._closing.is_set():
                 _log.warning("unit %s of %s was not kept on ssd: %s", load.unit.name, load.model, error)
 
         self.keep_on_ssd(load.unit, load.segment).add_done_callback(done)

@@ -92,7 +92,9 @@ def test_nodes_that_hold_the_bytes_are_preferred_to_nodes_with_more_room() -> No
 def test_dram_is_preferred_to_ssd() -> None:
     model = model_of([5, 10, 5])
     held = [unit.digest for unit in model.units]
-    view = View((node_of("a", 100, units=dict.fromkeys(held, "ssd")), node_of("b", 100, units=dict.fromkeys(held, "dram"))))
+    view = View(
+        (node_of("a", 100, units=dict.fromkeys(held, "ssd")), node_of("b", 100, units=dict.fromkeys(held, "dram")))
+    )
     placement = place(model, view, 1, 1)
     assert isinstance(placement, Placement)
     assert placement.stages[0].node == "b"

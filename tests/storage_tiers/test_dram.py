@@ -1,0 +1,299 @@
+"""The dram tier: what is reserved, committed and pinned, within a budget."""
+
+import mmap
+import os
+import resource
+import threading
+from random import Random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from storage_tiers.dram import DramTier, Segment
+from storage_tiers.errors import OutOfSpace
+from tests.storage_tiers.handmade import mapped_units, open_descriptors
+
+_UNIT = 4096
+
+
+def _fill(tier: DramTier, digest: str, size_bytes: int = _UNIT) -> None:
+    """A unit that is there and not in use."""
+    tier.reserve(digest, size_bytes)
+    tier.commit(digest)
+    tier.release(digest)
+
+
+def test_a_unit_is_handed_out_when_it_is_committed_and_not_before() -> None:
+    tier = DramTier(_UNIT)
+    written = tier.reserve("a", _UNIT)
+    assert (tier.acquire("a"), tier.held(), tier.used_bytes) == (None, frozenset(), _UNIT)
+    tier.commit("a")
+    assert tier.acquire("a") is written
+    assert tier.held() == {"a"}
+
+
+def test_what_was_written_is_what_another_process_would_map() -> None:
+    tier = DramTier(_UNIT)
+    tier.reserve("a", _UNIT).view[:5] = b"hello"
+    tier.commit("a")
+    segment = tier.acquire("a")
+    assert segment is not None
+    with mmap.mmap(segment.fd, _UNIT, flags=mmap.MAP_PRIVATE) as mapped:
+        assert mapped[:5] == b"hello"
+        mapped[:5] = b"HELLO"
+    assert segment.view[:5] == b"hello"
+
+
+def test_a_descriptor_is_not_inherited_by_programs_that_are_started() -> None:
+    assert not os.get_inheritable(DramTier(_UNIT).reserve("a", _UNIT).fd)
+
+
+def test_memory_that_is_mapped_outlives_its_eviction() -> None:
+    tier = DramTier(_UNIT)
+    segment = tier.reserve("a", _UNIT)
+    segment.view[:1] = b"a"
+    with mmap.mmap(segment.fd, _UNIT, flags=mmap.MAP_PRIVATE) as mapped:
+        tier.commit("a")
+        tier.release("a")
+        _fill(tier, "b")
+        assert tier.held() == {"b"}
+        assert (mapped[:1], segment.view[:1]) == (b"a", b"a")
+
+
+def test_a_unit_cannot_be_reserved_twice() -> None:
+    tier = DramTier(2 * _UNIT)
+    tier.reserve("a", _UNIT)
+    with pytest.raises(ValueError, match="already in dram"):
+        tier.reserve("a", _UNIT)
+    assert tier.used_bytes == _UNIT
+
+
+def test_an_abandoned_unit_is_gone_and_can_come_again() -> None:
+    tier = DramTier(_UNIT)
+    tier.reserve("a", _UNIT)
+    tier.abandon("a")
+    assert tier.used_bytes == 0
+    _fill(tier, "a")
+    assert tier.held() == {"a"}
+
+
+def test_the_least_recently_used_unit_is_evicted_first() -> None:
+    tier = DramTier(3 * _UNIT)
+    for digest in "abc":
+        _fill(tier, digest)
+    assert tier.acquire("a") is not None
+    tier.release("a")
+    _fill(tier, "d")
+    assert tier.held() == {"a", "c", "d"}
+
+
+def test_the_rank_decides_who_is_evicted() -> None:
+    tier = DramTier(3 * _UNIT, rank=lambda digest, _last_used: {"a": 3.0, "b": 2.0, "c": 1.0}.get(digest, 9.0))
+    for digest in "abc":
+        _fill(tier, digest)
+    _fill(tier, "d", 2 * _UNIT)
+    assert tier.held() == {"a", "d"}
+
+
+def test_no_more_is_evicted_than_is_needed() -> None:
+    tier = DramTier(4 * _UNIT)
+    for digest in "abc":
+        _fill(tier, digest)
+    _fill(tier, "d")
+    assert tier.held() == {"a", "b", "c", "d"}
+    _fill(tier, "e")
+    assert tier.held() == {"b", "c", "d", "e"}
+
+
+def test_a_pinned_unit_is_never_evicted() -> None:
+    tier = DramTier(2 * _UNIT)
+    for digest in "ab":
+        _fill(tier, digest)
+    assert tier.acquire("a") is not None
+    assert tier.acquire("a") is not None
+    tier.release("a")
+    _fill(tier, "c")
+    assert tier.held() == {"a", "c"}
+
+
+def test_a_unit_that_is_being_written_is_never_evicted() -> None:
+    tier = DramTier(_UNIT)
+    tier.reserve("a", _UNIT)
+    with pytest.raises(OutOfSpace):
+        tier.reserve("b", _UNIT)
+    tier.commit("a")
+    assert tier.held() == {"a"}
+
+
+def test_when_all_is_in_use_it_says_what_to_raise_and_evicts_nothing() -> None:
+    tier = DramTier(3 * _UNIT)
+    _fill(tier, "idle")
+    tier.reserve("busy", 2 * _UNIT)
+    with pytest.raises(OutOfSpace, match=r"8,192 bytes asked, 8,192 of 12,288 are in use; raise node\.dram_bytes"):
+        tier.reserve("c", 2 * _UNIT)
+    assert tier.held() == {"idle"}
+
+
+def test_a_unit_larger_than_the_budget_is_refused() -> None:
+    with pytest.raises(OutOfSpace):
+        DramTier(_UNIT).reserve("a", _UNIT + 1)
+
+
+def test_only_a_whole_and_idle_unit_can_be_dropped() -> None:
+    tier = DramTier(_UNIT)
+    assert not tier.drop("a")
+    tier.reserve("a", _UNIT)
+    assert not tier.drop("a")
+    tier.commit("a")
+    assert not tier.drop("a")
+    tier.release("a")
+    assert tier.drop("a")
+    assert (tier.held(), tier.used_bytes) == (frozenset(), 0)
+
+
+def test_a_pin_cannot_be_undone_twice() -> None:
+    tier = DramTier(_UNIT)
+    _fill(tier, "a")
+    with pytest.raises(ValueError, match="not pinned"):
+        tier.release("a")
+
+
+def test_descriptors_and_mappings_end_with_their_unit() -> None:
+    descriptors, mappings = open_descriptors(), mapped_units()
+    tier = DramTier(4 * _UNIT)
+    for number in range(50):
+        _fill(tier, str(number))
+    assert (open_descriptors(), mapped_units()) == (descriptors + 4, mappings + 4)
+    tier.reserve("abandoned", _UNIT)
+    tier.abandon("abandoned")
+    tier.reserve("pinned", _UNIT)
+    tier.close()
+    assert (open_descriptors(), mapped_units(), tier.used_bytes) == (descriptors, mappings, 0)
+
+
+def test_memory_that_cannot_be_mapped_leaks_no_descriptor() -> None:
+    before = open_descriptors()
+    with pytest.raises(ValueError, match="empty"):
+        Segment(0, "a")
+    assert open_descriptors() == before
+
+
+def test_running_out_of_descriptors_is_running_out_of_space() -> None:
+    """Every unit needs one; the error of the system once left the tier as it was and broke the load."""
+    tier = DramTier(64 * _UNIT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OutOfSpace, match="Too many open files"):
+            tier.reserve("a", _UNIT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert tier.used_bytes == 0
+
+
+class _Life(RuleBasedStateMachine):
+    """Any order of calls, against a plain account of what must be there."""
+
+    BUDGET = 8
+    digests = st.sampled_from("abcdef")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tier = DramTier(self.BUDGET)
+        self.sizes: dict[str, int] = {}
+        self.pins: dict[str, int] = {}
+        self.whole: set[str] = set()
+
+    def _forget_evicted(self) -> None:
+        for digest in self.whole - self.tier.held():
+            assert self.pins[digest] == 0, "a pinned unit was evicted"
+            self.whole.remove(digest)
+            del self.sizes[digest], self.pins[digest]
+
+    @rule(digest=digests, size=st.integers(1, 5))
+    def reserve(self, digest: str, size: int) -> None:
+        if digest in self.sizes:
+            return
+        in_use = sum(held for other, held in self.sizes.items() if self.pins[other] or other not in self.whole)
+        if in_use + size > self.BUDGET:
+            with pytest.raises(OutOfSpace):
+                self.tier.reserve(digest, size)
+            return
+        assert self.tier.reserve(digest, size).size_bytes == size
+        self._forget_evicted()
+        self.sizes[digest], self.pins[digest] = size, 1
+
+    @precondition(lambda self: set(self.sizes) - self.whole)
+    @rule(data=st.data(), fine=st.booleans())
+    def finish(self, data: st.DataObject, fine: bool) -> None:
+        digest = data.draw(st.sampled_from(sorted(set(self.sizes) - self.whole)))
+        if fine:
+            self.tier.commit(digest)
+            self.whole.add(digest)
+        else:
+            self.tier.abandon(digest)
+            del self.sizes[digest], self.pins[digest]
+
+    @rule(digest=digests)
+    def acquire(self, digest: str) -> None:
+        assert (self.tier.acquire(digest) is not None) == (digest in self.whole)
+        if digest in self.whole:
+            self.pins[digest] += 1
+
+    @rule(digest=digests)
+    def release(self, digest: str) -> None:
+        if digest in self.whole and self.pins[digest]:
+            self.tier.release(digest)
+            self.pins[digest] -= 1
+
+    @rule(digest=digests)
+    def drop(self, digest: str) -> None:
+        free = digest in self.whole and not self.pins[digest]
+        assert self.tier.drop(digest) == free
+        self._forget_evicted()
+
+    @invariant()
+    def the_account_is_right_and_within_the_budget(self) -> None:
+        assert self.tier.used_bytes == sum(self.sizes.values()) <= self.BUDGET
+        assert self.tier.held() == self.whole
+
+    def teardown(self) -> None:
+        self.tier.close()
+
+
+_Life.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestAnyOrderOfCalls = _Life.TestCase
+
+
+def test_threads_keep_within_the_budget_and_never_see_each_others_bytes() -> None:
+    tier = DramTier(5 * _UNIT)
+    wrong: list[str] = []
+
+    def use(seed: int) -> None:
+        random = Random(seed)
+        for _ in range(200):
+            digest = random.choice("abcdefgh")
+            segment = tier.acquire(digest)
+            if segment is None:
+                try:
+                    segment = tier.reserve(digest, _UNIT)
+                except (OutOfSpace, ValueError):
+                    continue
+                segment.view[:] = digest.encode() * _UNIT
+                tier.commit(digest)
+            if bytes(segment.view) != digest.encode() * _UNIT or tier.used_bytes > tier.budget_bytes:
+                wrong.append(digest)
+            tier.release(digest)
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert tier.used_bytes == len(tier.held()) * _UNIT <= tier.budget_bytes
+    tier.close()

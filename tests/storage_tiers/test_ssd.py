@@ -1,0 +1,342 @@
+"""The ssd tier: a unit is there whole or not at all, also after a crash, within a budget."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
+from storage_tiers.ssd import SsdTier
+from tests.storage_tiers.handmade import bytes_of, digest_of
+
+_UNIT = 4096
+_ROOT_FOLDER = Path(__file__).parents[2]
+_DATA = [bytes_of(seed, _UNIT) for seed in range(8)]
+_DIGESTS = [digest_of(data) for data in _DATA]
+
+
+def _write(tier: SsdTier, *numbers: int) -> None:
+    for number in numbers:
+        tier.write(_DIGESTS[number], memoryview(_DATA[number]))
+
+
+def _read(tier: SsdTier, number: int, size_bytes: int = _UNIT) -> bytes:
+    buffer = bytearray(size_bytes)
+    tier.read_into(_DIGESTS[number], 0, memoryview(buffer))
+    return bytes(buffer)
+
+
+def _held(tier: SsdTier) -> set[int]:
+    return {_DIGESTS.index(digest) for digest in tier.held()}
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    assert _read(tier, 0) == _DATA[0]
+    assert tier.holds(_DIGESTS[0], _UNIT)
+    assert not tier.holds(_DIGESTS[0], _UNIT - 1)
+    assert tier.used_bytes == _UNIT
+
+
+def test_a_part_is_read_from_where_it_lies(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    buffer = bytearray(100)
+    tier.read_into(_DIGESTS[0], 1000, memoryview(buffer))
+    assert buffer == _DATA[0][1000:1100]
+
+
+def test_writing_it_again_changes_nothing(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    before = (tmp_path / _DIGESTS[0]).stat().st_ino
+    _write(tier, 0)
+    assert (tmp_path / _DIGESTS[0]).stat().st_ino == before
+    assert tier.used_bytes == _UNIT
+
+
+def test_a_unit_of_another_length_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / _DIGESTS[0]).write_bytes(b"short")
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    assert _read(tier, 0) == _DATA[0]
+    assert tier.used_bytes == _UNIT
+
+
+def test_a_new_tier_finds_what_an_earlier_one_wrote(tmp_path: Path) -> None:
+    _write(SsdTier(tmp_path, 3 * _UNIT), 0, 1, 2)
+    tier = SsdTier(tmp_path, 3 * _UNIT)
+    assert _held(tier) == {0, 1, 2}
+    assert tier.used_bytes == 3 * _UNIT
+    assert _read(tier, 1) == _DATA[1]
+
+
+def test_a_new_tier_evicts_the_oldest_first(tmp_path: Path) -> None:
+    _write(SsdTier(tmp_path, 3 * _UNIT), 0, 1, 2)
+    for age_s, number in enumerate([1, 2, 0]):
+        os.utime(tmp_path / _DIGESTS[number], (1e9 + age_s, 1e9 + age_s))
+    tier = SsdTier(tmp_path, 3 * _UNIT)
+    _write(tier, 3)
+    assert _held(tier) == {0, 2, 3}
+
+
+def test_a_smaller_budget_than_before_is_kept_from_the_next_write_on(tmp_path: Path) -> None:
+    _write(SsdTier(tmp_path, 4 * _UNIT), 0, 1, 2, 3)
+    tier = SsdTier(tmp_path, 2 * _UNIT)
+    _write(tier, 4)
+    assert tier.used_bytes == 2 * _UNIT
+    assert len(_files(tmp_path)) == 2
+
+
+def test_unfinished_writes_of_an_earlier_process_are_removed(tmp_path: Path) -> None:
+    (tmp_path / f"{_DIGESTS[0]}.0123.partial").write_bytes(b"half")
+    tier = SsdTier(tmp_path, _UNIT)
+    assert (tier.held(), tier.used_bytes, _files(tmp_path)) == (frozenset(), 0, {})
+
+
+def test_what_is_not_a_unit_is_neither_counted_nor_ever_removed(tmp_path: Path) -> None:
+    """A folder that held other things lost them to eviction; lost+found at a disk's root broke it."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "thesis.tex").write_bytes(bytes(_UNIT))
+    tier = SsdTier(tmp_path, _UNIT)
+    assert tier.used_bytes == 0
+    _write(tier, 0, 1)
+    assert set(_files(tmp_path)) == {"lost+found", "thesis.tex", _DIGESTS[1]}
+
+
+def test_the_least_recently_read_unit_is_evicted_first(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, 3 * _UNIT)
+    _write(tier, 0, 1, 2)
+    _read(tier, 0)
+    _write(tier, 3)
+    assert _held(tier) == {0, 2, 3}
+    assert set(_files(tmp_path)) == {_DIGESTS[number] for number in (0, 2, 3)}
+
+
+def test_a_unit_larger_than_the_budget_is_refused_and_nothing_evicted(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    with pytest.raises(OutOfSpace, match=r"node\.ssd_bytes"):
+        tier.write(_DIGESTS[1], memoryview(bytes(_UNIT + 1)))
+    assert _held(tier) == {0}
+
+
+def test_a_dropped_unit_and_its_file_are_gone(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    tier.drop(_DIGESTS[0])
+    tier.drop(_DIGESTS[0])
+    assert (_held(tier), tier.used_bytes, _files(tmp_path)) == (set(), 0, {})
+
+
+def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(Missing):
+        _read(SsdTier(tmp_path, _UNIT), 0)
+
+
+def test_a_unit_whose_file_was_removed_is_missing_and_no_longer_counted(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    (tmp_path / _DIGESTS[0]).unlink()
+    with pytest.raises(Missing):
+        _read(tier, 0)
+    assert tier.used_bytes == 0
+
+
+def test_a_unit_that_ends_early_is_corrupt(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    os.truncate(tmp_path / _DIGESTS[0], 100)
+    with pytest.raises(Corrupt, match="3996 bytes too early"):
+        _read(tier, 0)
+
+
+def test_a_unit_that_cannot_be_removed_is_not_used_again(tmp_path: Path) -> None:
+    """On a disk that had become read-only, dropping a bad unit raised in a worker of the stack and ended it."""
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    (tmp_path / _DIGESTS[0]).unlink()
+    (tmp_path / _DIGESTS[0]).mkdir()
+    with pytest.raises(Missing):
+        _read(tier, 0)
+    assert (tier.held(), tier.used_bytes) == (frozenset(), 0)
+
+
+def test_a_folder_that_cannot_be_used_names_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"set node\.ssd_dir"):
+        SsdTier(tmp_path / "file", _UNIT)
+
+
+def _fail(_fd: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def _interrupt(_fd: int) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("sync", "raised"), [(_fail, OutOfSpace), (_interrupt, KeyboardInterrupt)])
+def test_a_write_that_fails_leaves_nothing(
+    sync: Callable[[int], None], raised: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    with monkeypatch.context() as patched, pytest.raises(raised):
+        patched.setattr(os, "fsync", sync)
+        _write(tier, 0)
+    assert (_held(tier), tier.used_bytes, _files(tmp_path)) == (set(), 0, {})
+    _write(tier, 0)
+    assert _read(tier, 0) == _DATA[0]
+
+
+def _run(tmp_path: Path, program: str) -> int:
+    """Run `program` in a process of its own, with an empty tier and a unit's digest and data at hand."""
+    given_first = (
+        "import os, resource, signal, sys\n"
+        "from storage_tiers.ssd import SsdTier\n"
+        "tier, digest, data = SsdTier(sys.argv[1], 1 << 20), sys.argv[2], memoryview(bytes(1 << 20))\n"
+    )
+    command = [sys.executable, "-c", given_first + program, str(tmp_path), _DIGESTS[0]]
+    return subprocess.run(command, cwd=_ROOT_FOLDER, check=False, timeout=60).returncode
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_process_killed_while_it_writes_leaves_nothing_that_is_found(moment: str, tmp_path: Path) -> None:
+    killed = f"os.{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\ntier.write(digest, data)\n"
+    assert _run(tmp_path, killed) == -signal.SIGKILL
+    assert list(_files(tmp_path).values()) == [1 << 20]
+    tier = SsdTier(tmp_path, 1 << 20)
+    assert (tier.held(), tier.used_bytes, _files(tmp_path)) == (frozenset(), 0, {})
+
+
+def test_a_disk_that_is_full_half_way_leaves_nothing(tmp_path: Path) -> None:
+    full = (
+        "from storage_tiers.errors import OutOfSpace\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n    tier.write(digest, data)\n"
+        "except OutOfSpace:\n    sys.exit(0 if not os.listdir(sys.argv[1]) and not tier.used_bytes else 1)\n"
+        "sys.exit(2)\n"
+    )
+    assert _run(tmp_path, full) == 0
+
+
+_CALLS = st.lists(st.tuples(st.sampled_from(["write", "read", "drop", "reopen"]), st.integers(0, 7)), max_size=40)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_CALLS)
+def test_whatever_is_called_files_and_account_agree_within_the_budget(
+    tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[str, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("ssd")
+    tier = SsdTier(folder, 3 * _UNIT)
+    for call, number in calls:
+        match call:
+            case "write":
+                _write(tier, number)
+                assert number in _held(tier)
+            case "read" if number in _held(tier):
+                assert _read(tier, number) == _DATA[number]
+            case "drop":
+                tier.drop(_DIGESTS[number])
+            case "reopen":
+                tier = SsdTier(folder, 3 * _UNIT)
+        assert tier.used_bytes == sum(_files(folder).values()) <= tier.budget_bytes
+        assert tier.held() == set(_files(folder))
+
+
+class _Gate:
+    """Stands in for fsync: says when a write has come so far, and lets it go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, _fd: int) -> None:
+        self.reached.set()
+        assert self.go_on.wait(30)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> _Gate:
+    found = _Gate()
+    monkeypatch.setattr(os, "fsync", found)
+    return found
+
+
+def test_a_unit_that_is_being_written_is_counted_but_not_held(tmp_path: Path, gate: _Gate) -> None:
+    """It was held from the first byte on; whoever read it then found nothing and forgot it, and its file stayed."""
+    tier = SsdTier(tmp_path, _UNIT)
+    writing = threading.Thread(target=_write, args=(tier, 0))
+    writing.start()
+    assert gate.reached.wait(30)
+    assert (tier.held(), tier.holds(_DIGESTS[0], _UNIT), tier.used_bytes) == (frozenset(), False, _UNIT)
+    gate.go_on.set()
+    writing.join()
+    assert _held(tier) == {0}
+
+
+def test_a_unit_that_is_being_written_is_not_evicted(tmp_path: Path, gate: _Gate) -> None:
+    """It once was; its file came afterwards, was counted by nobody, and the folder outgrew its budget."""
+    tier = SsdTier(tmp_path, _UNIT)
+    writing = threading.Thread(target=_write, args=(tier, 0))
+    writing.start()
+    assert gate.reached.wait(30)
+    with pytest.raises(OutOfSpace):
+        _write(tier, 1)
+    gate.go_on.set()
+    writing.join()
+    assert (_held(tier), set(_files(tmp_path))) == ({0}, {_DIGESTS[0]})
+
+
+def test_the_second_to_write_a_unit_returns_when_it_is_there(tmp_path: Path, gate: _Gate) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    seen: list[set[int]] = []
+    first = threading.Thread(target=_write, args=(tier, 0))
+    second = threading.Thread(target=lambda: (_write(tier, 0), seen.append(_held(tier))))
+    first.start()
+    assert gate.reached.wait(30)
+    second.start()
+    gate.go_on.set()
+    first.join()
+    second.join()
+    assert seen == [{0}]
+
+
+def test_threads_keep_within_the_budget(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, 3 * _UNIT)
+    wrong: list[object] = []
+
+    def use(seed: int) -> None:
+        random = Random(seed)
+        for _ in range(40):
+            number = random.randrange(8)
+            try:
+                _write(tier, number)
+                if _read(tier, number) != _DATA[number]:
+                    wrong.append(number)
+            except (OutOfSpace, Missing):
+                pass  # everything was just being written, or another thread has evicted it
+            if tier.used_bytes > tier.budget_bytes:
+                wrong.append("over budget")
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert tier.used_bytes == sum(_files(tmp_path).values()) <= tier.budget_bytes
+    assert tier.held() == set(_files(tmp_path))
