@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from cluster.messages import (
     Build,
     Dissolve,
     Done,
+    Evict,
     FormStage,
     NodeReport,
     NotDone,
@@ -116,6 +117,10 @@ class NodeAgent(WorkerPlugin):
                 return Done()
             case StageUnits():
                 return await self._stage_units(message)
+            case Evict():
+                await asyncio.get_running_loop().run_in_executor(None, self._evict, message.digests)
+                self._changed.set()
+                return Done()
             case AskPhases():
                 return Phases(tuple(self._phases.get(message.group, ())))
             case None:
@@ -238,6 +243,11 @@ class NodeAgent(WorkerPlugin):
         if order.tier == "ssd" and not in_dram:
             self._tiers.dram.drop(unit.digest)
         return True
+
+    def _evict(self, digests: Sequence[str]) -> None:
+        for digest in digests:
+            self._tiers.dram.drop(digest)
+            self._tiers.ssd.drop(digest)
 
     # ---- reports
 

@@ -21,6 +21,7 @@ from cluster.messages import (
     AskPhases,
     Dissolve,
     Done,
+    Evict,
     FormStage,
     NodeReport,
     NotDone,
@@ -141,6 +142,12 @@ class ClusterClient:
         """Bring units of a model to a tier of a node, behind its cold starts."""
         order = StageUnits(checkpoint.name, tuple(checkpoint.unit(name) for name in units), tier)
         return await self._order(node, order, StageReport, timeout_s)
+
+    async def evict(self, node: str, checkpoint: Checkpoint) -> None:
+        """Drop a model's units from the node's tiers, except those in use."""
+        digests = tuple(unit.digest for unit in checkpoint.units)
+        await self._order(node, Evict(digests), Done, ORDER_TIMEOUT_S)
+        await self._note(await self._order(node, None, NodeReport, ORDER_TIMEOUT_S))
 
     # ---- orders
 

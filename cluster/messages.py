@@ -73,6 +73,13 @@ class StageUnits:
 
 
 @dataclass(frozen=True)
+class Evict:
+    """Drop units, by digest, from both tiers of the node; what is in use stays in dram."""
+
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class AskPhases:
     """What did this node do for the group, and when?"""
 
@@ -290,7 +297,7 @@ class Rejected:
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
-        FormStage, Dissolve, Renew, StageUnits, AskPhases, StageFormed, NotDone, Done, StageReport, Phases, NodeReport,
+        FormStage, Dissolve, Renew, StageUnits, Evict, AskPhases, StageFormed, NotDone, Done, StageReport, Phases, NodeReport,
         StageLost, Fork, Forked, Idle, Build, UnitHere, Formed, PhaseDone, Broken, Hello, Submit, Cancel, Tokens, Rejected,
     )
 }  # fmt: skip

@@ -29,6 +29,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
 
 def run_prefect(settings: Settings) -> None:
     """Become a Prefect server that keeps its data in the home. Does not return."""
+    (settings.home / "prefect").mkdir(parents=True, exist_ok=True)
     options = ["--host", settings.prefect.host, "--port", str(settings.prefect.port), "--analytics-off"]
     command = [sys.executable, "-m", "prefect", "server", "start", *options]
     os.execve(sys.executable, command, {**os.environ, **prefect_environment(settings)})  # noqa: S606

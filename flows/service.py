@@ -26,6 +26,7 @@ from schedules.cadence import CADENCES, Cadence
 FLOWS: Mapping[str, Flow[..., Any]] = {"publish": publish, "prewarm": prewarm}
 DEPLOYMENT = "firsttoken"
 _LONGEST_BACKOFF_S = 30.0
+_STOP_WITHIN_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -88,14 +89,22 @@ async def _serve_once(config: ServiceConfig, stop: asyncio.Event, on_ready: Call
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if runner.started:
-            await runner.astop()
-        else:
+        if not serving.done():
+            await _stop(runner)
             serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
     finally:
         stopping.cancel()
+
+
+async def _stop(runner: Runner) -> None:
+    """Cancel what runs and say so to Prefect, as far as its server answers in time."""
+    try:
+        async with asyncio.timeout(_STOP_WITHIN_S):
+            await runner.astop()
+    except (TimeoutError, RuntimeError, httpx.HTTPError) as error:
+        _log.warning("Prefect does not know of the runs that end with this service: %s", repr(error))
 
 
 def _on_signals(stop: asyncio.Event) -> None:

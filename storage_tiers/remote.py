@@ -12,6 +12,7 @@ from storage_tiers.checkpoint import ROOT, Checkpoint, UnitIndex, check_model_na
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError, StoreUnavailable
 
 _T = TypeVar("_T")
+LOCAL_PIECE_BYTES = 1 << 20
 _PARTIAL = ".partial"
 _PART_BYTES = 16 << 20
 
@@ -31,6 +32,11 @@ class ObjectStore:
         self._root = root.rstrip("/")
         protocol = self._fs.protocol
         self._local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    @property
+    def piece_bytes(self) -> int | None:
+        """How much to ask for at once: a cache's worth of a local file, all that is wanted (None) over a network."""
+        return LOCAL_PIECE_BYTES if self._local else None
 
     def path(self, key: str) -> str:
         """Where `key` lies, in the file system's own terms."""

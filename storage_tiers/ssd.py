@@ -1,4 +1,8 @@
-"""The ssd tier: units as files of the node, by digest. A file is there whole or not at all, also after a crash."""
+"""The ssd tier: units as files of the node, by digest.
+
+A file is there whole or not at all when a process dies at any moment. Nothing is forced to the medium: after a power
+failure a file may hold other bytes than it should, and the checksums, which every load compares, send it away.
+"""
 
 import logging
 import os
@@ -87,19 +91,18 @@ class SsdTier:
                 done = 0
                 while done < len(data):
                     done += file.write(data[done:])
-                os.fsync(file.fileno())
             with self._written:
                 os.replace(partial, self._folder / digest)
                 self._sizes[digest] = self._writing.pop(digest)
+                self._written.notify_all()
         except BaseException as error:
             partial.unlink(missing_ok=True)
+            with self._written:
+                del self._writing[digest]
+                self._written.notify_all()
             if isinstance(error, OSError):
                 raise OutOfSpace(f"ssd folder {self._folder}: {error.strerror}") from error
             raise
-        finally:
-            with self._written:
-                self._writing.pop(digest, None)
-                self._written.notify_all()
 
     def drop(self, digest: str) -> None:
         """Forget the unit and remove its file."""

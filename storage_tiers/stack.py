@@ -18,7 +18,7 @@ import crc32c
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier, Segment
 from storage_tiers.errors import Corrupt, StorageError, StoreUnavailable
-from storage_tiers.remote import ModelStore
+from storage_tiers.remote import LOCAL_PIECE_BYTES, ModelStore
 from storage_tiers.ssd import SsdTier
 
 _log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class TierStack:
         self._order = itertools.count()
         self._jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._closing = threading.Event()
+        self._local = threading.local()
         self._threads = [threading.Thread(target=self._work, name=f"tier-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -224,23 +225,20 @@ class TierStack:
 
     def _read_verified(self, load: _Load, chunk: int) -> None:
         """Read one chunk from the load's source; what is bad on ssd is dropped there and read from the remote tier."""
-        unit, size = load.unit, load.unit.layout.chunk_bytes
-        view = load.segment.view[chunk * size : (chunk + 1) * size]
+        unit, at = load.unit, chunk * load.unit.layout.chunk_bytes
         if load.source == "ssd":
             try:
-                self.ssd.read_into(unit.digest, chunk * size, view)
-                self._check(unit, chunk, view)
+                self._copy(load, chunk, LOCAL_PIECE_BYTES, lambda o, view: self.ssd.read_into(unit.digest, at + o, view))
                 return
             except StorageError as error:
                 _log.warning("unit %s of %s on ssd is bad (%s); reading it again", unit.name, load.model, error)
                 self.ssd.drop(unit.digest)
                 load.source = "remote"
-        key = self.models.unit_key(load.model, unit)
+        objects, key = self.models.objects, self.models.unit_key(load.model, unit)
         backoff_s = FIRST_BACKOFF_S
         for attempt in range(1, REMOTE_ATTEMPTS + 1):
             try:
-                self.models.objects.read_into(key, chunk * size, view)
-                self._check(unit, chunk, view)
+                self._copy(load, chunk, objects.piece_bytes, lambda o, view: objects.read_into(key, at + o, view))
                 return
             except (Corrupt, StoreUnavailable) as error:
                 if attempt == REMOTE_ATTEMPTS or self._closing.wait(backoff_s):
@@ -248,7 +246,25 @@ class TierStack:
                 _log.warning("chunk %d of %s: %s; trying again in %.2f s", chunk, key, error, backoff_s)
                 backoff_s *= 2
 
-    def _check(self, unit: UnitIndex, chunk: int, view: memoryview) -> None:
-        found = crc32c.crc32c(view)
-        if found != unit.chunk_crc32c[chunk]:
-            raise Corrupt(f"unit {unit.name}: chunk {chunk} has crc32c {found:08x}, not {unit.chunk_crc32c[chunk]:08x}")
+    def _copy(
+        self, load: _Load, chunk: int, piece_bytes: int | None, read_into: Callable[[int, memoryview], None]
+    ) -> None:
+        """One chunk into dram, piece by piece through this thread's buffer: checked while it is still in the cache."""
+        size = load.unit.layout.chunk_bytes
+        piece = min(piece_bytes or size, size)
+        buffer = memoryview(self._buffer(piece))[:piece]
+        checksum = 0
+        for start in range(0, size, piece):
+            part = buffer[: min(piece, size - start)]
+            read_into(start, part)
+            checksum = crc32c.crc32c(part, checksum)
+            load.segment.write(chunk * size + start, part)
+        expected = load.unit.chunk_crc32c[chunk]
+        if checksum != expected:
+            raise Corrupt(f"unit {load.unit.name}: chunk {chunk} has crc32c {checksum:08x}, not {expected:08x}")
+
+    def _buffer(self, size_bytes: int) -> bytearray:
+        buffer: bytearray | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < size_bytes:
+            buffer = self._local.buffer = bytearray(size_bytes)
+        return buffer

@@ -95,16 +95,15 @@ class PrefectApi:
 
     url: str
 
-    async def scheduled_run(self, flow: str, *, after: int = 0) -> dict[str, Any]:
-        """The flow's completed run that its schedule made, once there are more than `after`. The run that was due
-        first comes first."""
+    async def scheduled_run(self, flow: str) -> dict[str, Any]:
+        """The first of the flow's runs that its schedule made, once it is completed. No scheduled run may fail."""
         wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_ASC"}
         while True:
             runs = [run for run in await self._post("/flow_runs/filter", wanted) if run["auto_scheduled"]]
-            done = [run for run in runs if run["state_type"] == "COMPLETED"]
-            if len(done) > after:
-                return dict(done[after])
             assert not [run["state"] for run in runs if run["state_type"] in ("FAILED", "CRASHED")]
+            done = [run for run in runs if run["state_type"] == "COMPLETED"]
+            if done:
+                return dict(done[0])
             await asyncio.sleep(_ASK_EVERY_S)
 
     async def run(self, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:

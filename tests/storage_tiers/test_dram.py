@@ -16,6 +16,7 @@ from storage_tiers.errors import OutOfSpace
 from tests.storage_tiers.handmade import mapped_units, open_descriptors
 
 _UNIT = 4096
+_DESCRIPTORS_A_UNIT = 2  # ours, and one that Python's mmap keeps for itself
 
 
 def _fill(tier: DramTier, digest: str, size_bytes: int = _UNIT) -> None:
@@ -165,7 +166,8 @@ def test_descriptors_and_mappings_end_with_their_unit() -> None:
     tier = DramTier(4 * _UNIT)
     for number in range(50):
         _fill(tier, str(number))
-    assert (open_descriptors(), mapped_units()) == (descriptors + 4, mappings + 4)
+    assert open_descriptors() == descriptors + 4 * _DESCRIPTORS_A_UNIT
+    assert mapped_units() == mappings + 4
     tier.reserve("abandoned", _UNIT)
     tier.abandon("abandoned")
     tier.reserve("pinned", _UNIT)

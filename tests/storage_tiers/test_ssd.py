@@ -194,9 +194,10 @@ def test_a_write_that_fails_leaves_nothing(
     sync: Callable[[int], None], raised: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tier = SsdTier(tmp_path, _UNIT)
-    with monkeypatch.context() as patched, pytest.raises(raised):
+    with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", sync)
-        _write(tier, 0)
+        with pytest.raises(raised):
+            _write(tier, 0)
     assert (_held(tier), tier.used_bytes, _files(tmp_path)) == (set(), 0, {})
     _write(tier, 0)
     assert _read(tier, 0) == _DATA[0]

@@ -1,0 +1,19 @@
+"""The model that benchmarks run: SmolLM2-135M-Instruct in bfloat16, published once and kept."""
+
+from pathlib import Path
+
+from firsttoken.demo import find_gguf
+from firsttoken.settings import load_settings
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.publish import publish
+from storage_tiers.remote import ModelStore, ObjectStore
+
+NAME = "smollm2-135m-instruct"
+
+
+def published_smollm2() -> tuple[str, Checkpoint]:
+    """URL of a store in the home that has the model, and its checkpoint."""
+    folder = Path(load_settings(None).home) / "bench-store"
+    folder.mkdir(parents=True, exist_ok=True)
+    url = f"file://{folder}"
+    return url, publish(str(find_gguf()), NAME, ModelStore(ObjectStore(url)))

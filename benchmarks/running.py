@@ -1,0 +1,83 @@
+"""A platform to measure: the very components a user runs, as processes, in a home of its own. No Prefect: it is never
+on the path of a request."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+STOP_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Where it answers: one front end for each degree."""
+
+    scheduler_address: str
+    urls: dict[int, str]
+
+
+@contextlib.contextmanager
+def run_platform(home: Path, store_url: str, nodes: int, degrees: Sequence[int], ready_s: float = 90.0) -> Iterator[Platform]:
+    """Scheduler, nodes and a front end per degree until the block ends. TimeoutError if they do not come up."""
+    processes: list[subprocess.Popen[bytes]] = []
+    scheduler_port, dashboard_port = _free_port(), _free_port()
+    ports = {degree: _free_port() for degree in degrees}
+    common = f'home = "{home}"\n[store]\nurl = "{store_url}"\n'
+    cluster = f"[cluster]\nscheduler_port = {scheduler_port}\ndashboard_port = {dashboard_port}\n"
+
+    def start(config: str, text: str, *command: str) -> None:
+        path = home / config
+        path.write_text(text)
+        with (home / f"{config}-{len(processes)}.log").open("wb") as log:
+            argv = [sys.executable, "-m", "firsttoken", *command, "--config", str(path)]
+            processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    try:
+        start("cluster.toml", common + cluster, "scheduler")
+        for index in range(nodes):
+            start("cluster.toml", common + cluster, "node", "--name", f"node-{index}")
+        for degree, port in ports.items():
+            frontend = f"[frontend]\nport = {port}\ndegree = {degree}\nkeep_alive_s = 1.0\n"
+            start(f"frontend-{degree}.toml", common + cluster + frontend, "frontend")
+        urls = {degree: f"http://127.0.0.1:{port}" for degree, port in ports.items()}
+        _wait_ready(list(urls.values()), nodes, time.monotonic() + ready_s)
+        yield Platform(f"tcp://127.0.0.1:{scheduler_port}", urls)
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def settle(url: str, nodes: int, until_s: float) -> None:
+    """Wait until no replica is up and every node has a stage process waiting."""
+    while time.monotonic() < until_s:
+        with contextlib.suppress(httpx.TransportError):
+            status = httpx.get(f"{url}/admin/status", timeout=10).json()
+            waiting = [n for n in status["nodes"] if n["stage_processes"]["idle"] and not n["stage_processes"]["busy"]]
+            if len(waiting) == nodes and not status["replicas"]:
+                return
+        time.sleep(0.1)
+    raise TimeoutError("the platform did not come to rest")
+
+
+def _wait_ready(urls: Sequence[str], nodes: int, until_s: float) -> None:
+    for url in urls:
+        settle(url, nodes, until_s)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
