@@ -101,7 +101,9 @@ def show(ledger: dict[str, object]) -> None:
     table = Table("phase", "where", "start s", "end s", "MB", title="a cold start at the highest degree")
     joined: dict[tuple[str, str], list[float]] = {}
     for phase in ledger["phases"]:  # type: ignore[attr-defined]
-        kind = phase["name"].split(" ")[0] if phase["name"].startswith(("fetch ", "assign ", "wait ")) else phase["name"]
+        kind = (
+            phase["name"].split(" ")[0] if phase["name"].startswith(("fetch ", "assign ", "wait ")) else phase["name"]
+        )
         row = joined.setdefault((kind, phase["where"]), [phase["start_s"], phase["end_s"], 0])
         row[0], row[1], row[2] = min(row[0], phase["start_s"]), max(row[1], phase["end_s"]), row[2] + phase["bytes"]
     for (name, where), (start_s, end_s, size) in joined.items():

@@ -24,7 +24,9 @@ class Platform:
 
 
 @contextlib.contextmanager
-def run_platform(home: Path, store_url: str, nodes: int, degrees: Sequence[int], ready_s: float = 90.0) -> Iterator[Platform]:
+def run_platform(
+    home: Path, store_url: str, nodes: int, degrees: Sequence[int], ready_s: float = 90.0
+) -> Iterator[Platform]:
     """Scheduler, nodes and a front end per degree until the block ends. TimeoutError if they do not come up."""
     processes: list[subprocess.Popen[bytes]] = []
     scheduler_port, dashboard_port = _free_port(), _free_port()

@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -138,10 +139,7 @@ class NodeAgent(WorkerPlugin):
             del self._phases[next(iter(self._phases))]
         try:
             async with asyncio.timeout(order.timeout_s):
-                loads = [
-                    asyncio.wrap_future(self._tiers.load(order.model, unit, Priority.COLD_START))
-                    for unit in order.units
-                ]
+                loads = [self._tiers.load(order.model, unit, Priority.COLD_START) for unit in order.units]
                 stage.expect(loads)
                 process = await self._pool.take()
                 phases.append(Phase("take process", self._config.name, started_s, time.time()))
@@ -182,10 +180,9 @@ class NodeAgent(WorkerPlugin):
     def _reserved_bytes(self) -> int:
         return sum(stage.order.reserve_bytes for stage in self._stages.values())
 
-    async def _deliver(self, stage: LocalStage, load: asyncio.Future[Loaded]) -> None:
+    async def _deliver(self, stage: LocalStage, load: Future[Loaded]) -> None:
         try:
-            loaded = await load
-            await stage.deliver(loaded)
+            await stage.deliver(await asyncio.wrap_future(load))
         except (StorageError, StageFailed) as error:
             stage.lose(str(error))
 
@@ -234,12 +231,13 @@ class NodeAgent(WorkerPlugin):
         in_dram = unit.digest in self._tiers.dram.held()
         if order.tier == "dram" and in_dram:
             return False
-        loaded = await asyncio.wrap_future(self._tiers.load(order.model, unit, Priority.PREWARM))
+        load = self._tiers.load(order.model, unit, Priority.PREWARM)
         try:
+            loaded = await asyncio.wrap_future(load)
             if order.tier == "ssd":
                 await asyncio.wrap_future(self._tiers.keep_on_ssd(unit, loaded.segment))
         finally:
-            self._tiers.release(unit)
+            load.add_done_callback(lambda done: None if done.exception() else self._tiers.release(unit))
         if order.tier == "ssd" and not in_dram:
             self._tiers.dram.drop(unit.digest)
         return True

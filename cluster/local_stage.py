@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from cluster.errors import StageFailed
 from cluster.messages import FIRST_STEP, Broken, Formed, FormStage, Phase, PhaseDone, UnitHere
@@ -21,7 +22,7 @@ class LocalStage:
         self._node, self._on_lost = node, on_lost
         self._process: StageProcess | None = None
         self._phases: list[Phase] = []
-        self._loads: Sequence[asyncio.Future[Loaded]] = ()
+        self._loads: Sequence[Future[Loaded]] = ()
         self._ending: asyncio.Task[None] | None = None
         self.renew(order.lease_s)
 
@@ -34,7 +35,7 @@ class LocalStage:
         """The stage may live `lease_s` longer from now."""
         self._lease_until_s = time.monotonic() + lease_s
 
-    def expect(self, loads: Sequence[asyncio.Future[Loaded]]) -> None:
+    def expect(self, loads: Sequence[Future[Loaded]]) -> None:
         """These loads are under way for the stage; each that succeeds pins a unit until the stage's end."""
         self._loads = loads
 
@@ -71,9 +72,8 @@ class LocalStage:
     async def _end(self, release: Callable[[UnitIndex], None]) -> None:
         if self._process is not None:
             await self._process.end()
-        for loaded in await asyncio.gather(*self._loads, return_exceptions=True):
-            if isinstance(loaded, Loaded):
-                release(loaded.unit)
+        for load in self._loads:
+            load.add_done_callback(lambda done: None if done.exception() else release(done.result().unit))
 
     def _on_message(self, message: object) -> None:
         if isinstance(message, Formed):

@@ -127,4 +127,6 @@ class PrefectApi:
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         async with httpx.AsyncClient(trust_env=False) as client:
-            return (await client.post(self.url + path, json=body)).raise_for_status().json()
+            while (answer := await client.post(self.url + path, json=body)).status_code == 503:
+                await asyncio.sleep(_ASK_EVERY_S)  # SQLite is locked: Prefect's own client asks again too
+            return answer.raise_for_status().json()

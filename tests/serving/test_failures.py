@@ -126,8 +126,8 @@ def test_a_client_that_leaves_stops_its_generation(cluster: RealCluster, endless
 
 
 def test_a_client_that_gives_up_waiting_for_a_whole_answer_stops_it_too(cluster: RealCluster, endless: str) -> None:
+    body = {"model": endless, "prompt": PROMPT, "max_tokens": 8000}
     with httpx.Client(timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
-        body = {"model": endless, "prompt": PROMPT, "max_tokens": 8000}
         client.post(f"{cluster.url}/v1/completions", json=body)
     wait_until(lambda: all(replica["requests"] == 0 for replica in replicas(cluster.url)), "the request to end")
 
@@ -223,4 +223,3 @@ def test_nothing_of_a_cluster_outlives_its_agents(tmp_path: Path, store: ModelSt
         gone, alive = psutil.wait_procs(below, timeout=DEADLINE_S)
         assert not alive
         assert len(gone) == len(below)
-
