@@ -63,7 +63,8 @@ class NodeAgent(WorkerPlugin):
         self._config = config
         models = ModelStore(ObjectStore(config.store_url, config.store_options))
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes)
-        self._tiers = TierStack(DramTier(config.dram_bytes), ssd, models, config.fetch_threads, time.time)
+        dram = DramTier(config.dram_bytes, ready_bytes=config.dram_ready_bytes)
+        self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.time)
         self._pool = StagePool(config.pool_size, config.host, config.threads)
         self._rendezvous = Rendezvous(config.host)
         self._stages: dict[str, LocalStage] = {}
@@ -196,7 +197,7 @@ class NodeAgent(WorkerPlugin):
         stage = self._stages.get(group)
         if stage is None:
             return
-        await stage.end(self._tiers.release)
+        await stage.end(self._tiers.give_up)
         self._stages.pop(group, None)
         self._changed.set()
 
@@ -226,7 +227,7 @@ class NodeAgent(WorkerPlugin):
 
     async def _stage_unit(self, order: StageUnits, unit: UnitIndex) -> bool:
         """Whether anything had to be moved."""
-        if order.tier == "ssd" and self._tiers.ssd.holds(unit.digest, unit.size_bytes):
+        if order.tier == "ssd" and self._tiers.ssd.holds(unit):
             return False
         in_dram = unit.digest in self._tiers.dram.held()
         if order.tier == "dram" and in_dram:
@@ -237,7 +238,7 @@ class NodeAgent(WorkerPlugin):
             if order.tier == "ssd":
                 await asyncio.wrap_future(self._tiers.keep_on_ssd(unit, loaded.segment))
         finally:
-            load.add_done_callback(lambda done: None if done.exception() else self._tiers.release(unit))
+            self._tiers.give_up(load)
         if order.tier == "ssd" and not in_dram:
             self._tiers.dram.drop(unit.digest)
         return True

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from cluster.errors import StageFailed
 from cluster.messages import FIRST_STEP, Broken, Formed, FormStage, Phase, PhaseDone, UnitHere
 from cluster.pool import StageProcess
-from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.stack import Loaded
 
 
@@ -52,7 +51,7 @@ class LocalStage:
         unit, where = loaded.unit, f"{self._node} from {loaded.source}"
         size_bytes = unit.size_bytes if loaded.source != "dram" else 0
         self._phases.append(Phase(f"fetch {unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
-        await self._process.send(UnitHere(unit), loaded.segment.fd)
+        await self._process.send(UnitHere(unit, loaded.segment.extents), loaded.segment.fd)
 
     def lose(self, cause: str) -> None:
         """The stage cannot go on."""
@@ -63,17 +62,17 @@ class LocalStage:
             self.formed.exception()  # seen by whoever forms the stage, if it still waits
         self._on_lost(self.order.group, cause)
 
-    async def end(self, release: Callable[[UnitIndex], None]) -> None:
-        """End the process and release its units, once however often called."""
+    async def end(self, give_up: Callable[[Future[Loaded]], None]) -> None:
+        """End the process and give up its loads, once however often called."""
         if self._ending is None:
-            self._ending = asyncio.get_running_loop().create_task(self._end(release))
+            self._ending = asyncio.get_running_loop().create_task(self._end(give_up))
         await asyncio.shield(self._ending)
 
-    async def _end(self, release: Callable[[UnitIndex], None]) -> None:
+    async def _end(self, give_up: Callable[[Future[Loaded]], None]) -> None:
         if self._process is not None:
             await self._process.end()
         for load in self._loads:
-            load.add_done_callback(lambda done: None if done.exception() else release(done.result().unit))
+            give_up(load)
 
     def _on_message(self, message: object) -> None:
         if isinstance(message, Formed):

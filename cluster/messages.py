@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ProtocolError
 from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.memory import Extent
 
 HANDLER = "firsttoken"
 """The comm handler that takes orders on a node."""
@@ -209,9 +210,10 @@ class Build:
 
 @dataclass(frozen=True)
 class UnitHere:
-    """A unit is complete; its memory travels beside this message as a descriptor."""
+    """A unit is complete: it lies at `extents` of the memory whose descriptor travels beside this message."""
 
     unit: UnitIndex
+    extents: tuple[Extent, ...]
 
 
 @dataclass(frozen=True)

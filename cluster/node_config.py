@@ -21,4 +21,5 @@ class NodeConfig:
     pool_size: int = 1
     threads: int = 2
     fetch_threads: int = 4
+    dram_ready_bytes: int = 256 << 20
     report_interval_s: float = 1.0

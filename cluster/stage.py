@@ -4,7 +4,6 @@ import ctypes
 import gc
 import json
 import logging
-import mmap
 import os
 import signal
 import socket
@@ -25,6 +24,7 @@ from cluster.requests import RequestServer
 from cluster.stage_model import Gate, StageModel, build_pipeline
 from cluster.wire import Channel
 from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.memory import map_extents, populate
 
 _log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
@@ -157,17 +157,17 @@ class _Stage:
             while True:
                 message, fd = self._channel.receive()
                 if isinstance(message, UnitHere) and fd is not None:
-                    self._assign(message.unit, fd)
+                    self._assign(message, fd)
         except EOFError:
             os._exit(0)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             self._tell(Broken(f"{self._where}: a unit could not be used: {error}"))
             os._exit(1)
 
-    def _assign(self, unit: UnitIndex, fd: int) -> None:
+    def _assign(self, here: UnitHere, fd: int) -> None:
+        unit = here.unit
         try:
-            # private: a stage that went wild could not harm the weights that others share
-            memory = mmap.mmap(fd, unit.size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            memory = map_extents(fd, here.extents)
         finally:
             os.close(fd)
         if not self._built.wait(self._order.timeout_s):
@@ -176,10 +176,11 @@ class _Stage:
         started_s = time.time()
         self._model.assign(unit.name, tensors_of(unit, memory))
         self.tell_phase(f"assign {unit.name}", started_s, unit.size_bytes)
+        populate(memory)
 
 
-def tensors_of(unit: UnitIndex, memory: mmap.mmap) -> dict[str, torch.Tensor]:
-    """A unit's tensors as views of its memory; they keep it mapped."""
+def tensors_of(unit: UnitIndex, memory: "ctypes.Array[ctypes.c_char]") -> dict[str, torch.Tensor]:
+    """A unit's tensors as views of its memory; they keep it mapped. Nobody may write to them."""
     return {
         entry.name: torch.frombuffer(
             memory,

@@ -46,7 +46,7 @@ class Steps:
     def __call__(self, step: "Step") -> None:
         if not self._console.is_terminal:
             if step.phase not in ("starting", "stopping"):
-                self._console.print(f"{step.component} {_words(step)}", highlight=False)
+                self._console.print(f"{step.component} {_words(step)}", highlight=False, soft_wrap=True)
         elif step.phase == "restarting":
             self._console.print(f"{step.component} ended ({step.detail}): starting it again", style="yellow")
         else:

@@ -10,6 +10,12 @@ metadata is not there does not exist.
     <model>/<version>/files/<file>/...         tokenizer and the like, same layout
 
 Inner chunks carry no codec but ``bytes`` (a checksum codec would break contiguity); their crc32c stand in the attributes.
+
+A unit that is in place has no object of its own: its bytes are ranges of existing files, its *extents*, each with its place
+in the same layout as any other unit's, zeros between them. Its array's ``zarr.json`` carries them under the extension field
+``firsttoken_extents``, which must be understood: other zarr readers refuse such an array instead of showing zeros. They can
+read its tensors through ``<version>/references.json``, one array a tensor, with fsspec's reference file system.
+
 This module computes and parses; it does no I/O.
 """
 
@@ -28,6 +34,7 @@ from storage_tiers.errors import Corrupt, StorageError
 
 FORMAT = "firsttoken/1"
 ROOT = "zarr.json"
+EXTENTS = "firsttoken_extents"
 ALIGN_BYTES = 4096
 CHUNK_TARGET_BYTES = 16 << 20
 EMBED, HEAD = "embed", "head"
@@ -103,18 +110,32 @@ class UnitLayout:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """Bytes of a unit that lie in a file elsewhere: `size_bytes` from `offset_bytes` of `url`, at `at_bytes` of the unit."""
+
+    url: str
+    offset_bytes: int
+    size_bytes: int
+    at_bytes: int
+
+
+@dataclass(frozen=True)
 class UnitIndex:
-    """All that is needed to fetch, check and view one unit (or one file, whose single tensor is its bytes)."""
+    """All that is needed to fetch, check and view one unit (or one file, whose single tensor is its bytes).
+
+    `extents` is empty unless the unit is in place; then it is in order of place, and what it leaves out is zero.
+    """
 
     name: str
     path: str
     digest: str
     layout: UnitLayout
     chunk_crc32c: tuple[int, ...]
+    extents: tuple[Extent, ...] = ()
 
     @property
     def key(self) -> str:
-        """The object that holds the bytes, relative to the model's group."""
+        """The object that holds the bytes, relative to the model's group; there is none for a unit in place."""
         return f"{self.path}/c/0"
 
     @property
@@ -186,9 +207,16 @@ def _tensor_json(entry: TensorEntry) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _extent_json(extent: Extent) -> dict[str, Any]:
+    return {
+        "url": extent.url, "offset": extent.offset_bytes, "nbytes": extent.size_bytes, "at": extent.at_bytes,
+    }  # fmt: skip
+
+
 def array_metadata(unit: UnitIndex) -> dict[str, Any]:
     """The ``zarr.json`` of a unit's array."""
     layout = unit.layout
+    extension = {EXTENTS: {"must_understand": True, "extents": [_extent_json(e) for e in unit.extents]}}
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -219,6 +247,7 @@ def array_metadata(unit: UnitIndex) -> dict[str, Any]:
             "chunk_crc32c": list(unit.chunk_crc32c),
         },
         "storage_transformers": [],
+        **(extension if unit.extents else {}),
     }
 
 
@@ -299,4 +328,20 @@ def parse_array(path: str, node: Mapping[str, Any]) -> UnitIndex:
         placed = 0 <= offset <= layout.payload_bytes - expected and offset % ALIGN_BYTES == 0
         if not placed or tensor.size_bytes != expected or min(tensor.shape, default=0) < 0:
             raise ValueError(f"tensor {tensor.name} does not fit its unit {path}")
-    return UnitIndex(attributes["unit"], path, attributes["digest"], layout, checksums)
+    return UnitIndex(attributes["unit"], path, attributes["digest"], layout, checksums, _parse_extents(path, node, layout))
+
+
+def _parse_extents(path: str, node: Mapping[str, Any], layout: UnitLayout) -> tuple[Extent, ...]:
+    if EXTENTS not in node:
+        return ()
+    extents = tuple(
+        Extent(str(e["url"]), int(e["offset"]), int(e["nbytes"]), int(e["at"])) for e in node[EXTENTS]["extents"]
+    )
+    end = 0
+    for extent in extents:
+        if extent.at_bytes < end or extent.size_bytes <= 0 or extent.offset_bytes < 0:
+            raise ValueError(f"array {path} has extents that overlap or are empty")
+        end = extent.at_bytes + extent.size_bytes
+    if end > layout.payload_bytes or sum(e.size_bytes for e in extents) != sum(t.size_bytes for t in layout.tensors):
+        raise ValueError(f"array {path} has extents that are not its tensors")
+    return extents

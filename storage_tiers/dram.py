@@ -1,49 +1,46 @@
-"""The dram tier: units in memory that the agent holds by descriptor and any stage process maps without a copy.
+"""The dram tier: units in memory that the agent holds by descriptor and any stage process maps without a copy."""
 
-Each unit lives in a memfd of its own: the kernel frees it with its last holder, so a killed agent leaks nothing.
-"""
-
-import mmap
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from storage_tiers.checkpoint import ALIGN_BYTES
 from storage_tiers.errors import OutOfSpace
+from storage_tiers.memory import BLOCK_BYTES, BlockPool, Extent, map_extents
 
 
 class Segment:
-    """Memory of one unit. It is written by descriptor, which spares a page fault and a zeroing for every 4 KiB."""
+    """Memory of one unit: runs of a pool, which others map by the pool's `fd`, for reading alone."""
 
-    def __init__(self, size_bytes: int, name: str) -> None:
+    def __init__(self, pool: BlockPool, size_bytes: int) -> None:
+        self._pool = pool
         self.size_bytes = size_bytes
-        self.fd = os.memfd_create(f"firsttoken-{name[:40]}", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(self.fd, size_bytes)
-        except BaseException:
-            os.close(self.fd)
-            raise
+        self.extents: tuple[Extent, ...] = pool.allocate(size_bytes)
 
-    def write(self, offset_bytes: int, data: memoryview) -> None:
-        """Put `data` at `offset_bytes`. OutOfSpace if the machine has no memory left."""
-        done = 0
-        while done < len(data):
-            try:
-                done += os.pwrite(self.fd, data[done:], offset_bytes + done)
-            except OSError as error:
-                raise OutOfSpace(f"dram: {error.strerror}") from error
+    @property
+    def fd(self) -> int:
+        return self._pool.read_only_fd
+
+    @property
+    def footprint_bytes(self) -> int:
+        """What the unit takes of the pool."""
+        return sum(extent.size_bytes for extent in self.extents)
+
+    def views(self, offset_bytes: int = 0, size_bytes: int | None = None) -> list[memoryview]:
+        """Writable views of the unit's bytes, here in the process that holds the pool."""
+        wanted = self.size_bytes - offset_bytes if size_bytes is None else size_bytes
+        return self._pool.views(self.extents, offset_bytes, wanted)
 
     @cached_property
     def view(self) -> memoryview:
-        """The whole unit, mapped. The mapping lives as long as anything refers to it, also after `close`."""
-        return memoryview(mmap.mmap(self.fd, self.size_bytes))
+        """The unit's bytes in one row, for reading while the unit is pinned."""
+        return memoryview(map_extents(self.fd, self.extents)).cast("B")[: self.size_bytes]
 
     def close(self) -> None:
-        """Give up this process's descriptor; mappings stay valid."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Give the memory back to the pool."""
+        extents, self.extents = self.extents, ()
+        self._pool.free(extents)
 
 
 @dataclass
@@ -54,6 +51,8 @@ class _Slot:
     last_used: int = field(default=0)
 
 
+SMALL_BUDGET_BYTES = 64 << 20
+"""Below this a tier is cut into small blocks, so that it is not all rounding."""
 Rank = Callable[[str, int], float]
 """Worth of keeping a unit: (digest, order of last use, larger is later) -> number; the least is evicted first."""
 
@@ -64,14 +63,20 @@ def least_recently_used(_digest: str, last_used: int) -> float:
 
 
 class DramTier:
-    """Units of this node in memory, by digest, within a budget in bytes. Thread-safe.
+    """Units of this node in memory, by digest, within a budget in bytes (in whole blocks). Thread-safe.
+
+    `ready_bytes` of free memory are kept real ahead of their use; see storage_tiers.memory.
 
     A unit is reserved (room is made, the memory belongs to its writer), then committed or abandoned. Only committed
     units are handed out; a pinned unit is never evicted.
     """
 
-    def __init__(self, budget_bytes: int, rank: Rank = least_recently_used) -> None:
+    name = "dram"
+
+    def __init__(self, budget_bytes: int, rank: Rank = least_recently_used, ready_bytes: int = 0) -> None:
         self.budget_bytes = budget_bytes
+        block_bytes = BLOCK_BYTES if budget_bytes >= SMALL_BUDGET_BYTES else ALIGN_BYTES
+        self._pool = BlockPool(budget_bytes, ready_bytes, block_bytes)
         self._rank = rank
         self._slots: dict[str, _Slot] = {}
         self._lock = threading.Lock()
@@ -96,13 +101,10 @@ class DramTier:
             if digest in self._slots:
                 raise ValueError(f"unit {digest} is already in dram")
             self._make_room(size_bytes)
-            try:
-                segment = Segment(size_bytes, digest)
-            except OSError as error:  # no memory, or no descriptor: each unit needs one
-                raise OutOfSpace(f"dram: {size_bytes:,} bytes asked: {error.strerror}") from error
+            segment = Segment(self._pool, size_bytes)
             self._uses += 1
             self._slots[digest] = _Slot(segment, pins=1, last_used=self._uses)
-            self._used += size_bytes
+            self._used += segment.footprint_bytes
             return segment
 
     def commit(self, digest: str) -> None:
@@ -147,22 +149,24 @@ class DramTier:
         with self._lock:
             for digest in list(self._slots):
                 self._drop(digest)
+        self._pool.close()
 
     def _make_room(self, size_bytes: int) -> None:
+        """Evict until `size_bytes` fit; nothing is evicted if that cannot be reached."""
+        needed = -(-size_bytes // self._pool.block_bytes) * self._pool.block_bytes
         idle = [(self._rank(d, s.last_used), d) for d, s in self._slots.items() if s.complete and not s.pins]
-        evictable = sum(self._slots[digest].segment.size_bytes for _, digest in idle)
-        if self._used - evictable + size_bytes > self.budget_bytes:
-            in_use = self._used - evictable
+        in_use = self._used - sum(self._slots[digest].segment.footprint_bytes for _, digest in idle)
+        if in_use + needed > self._pool.size_bytes:
             raise OutOfSpace(
                 f"dram: {size_bytes:,} bytes asked, {in_use:,} of {self.budget_bytes:,} are in use; "
                 "raise node.dram_bytes or serve fewer models at once"
             )
         for _, digest in sorted(idle):
-            if self._used + size_bytes <= self.budget_bytes:
+            if self._used + needed <= self._pool.size_bytes:
                 return
             self._drop(digest)
 
     def _drop(self, digest: str) -> None:
         slot = self._slots.pop(digest)
-        self._used -= slot.segment.size_bytes
+        self._used -= slot.segment.footprint_bytes
         slot.segment.close()

@@ -10,9 +10,9 @@ import fsspec
 
 from storage_tiers.checkpoint import ROOT, Checkpoint, UnitIndex, check_model_name, is_model_name, parse_root
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError, StoreUnavailable
+from storage_tiers.ranges import open_range_reader
 
 _T = TypeVar("_T")
-LOCAL_PIECE_BYTES = 1 << 20
 _PARTIAL = ".partial"
 _PART_BYTES = 16 << 20
 
@@ -21,10 +21,12 @@ class ObjectStore:
     """Objects under one fsspec URL. Thread-safe; every failure leaves as a StorageError that names the key.
 
     `options` go to the file system as they are (endpoint, credentials); nothing is read from the environment here.
+    Ranges come through `reader`, see storage_tiers.ranges; all else through fsspec.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, reader: str = "auto") -> None:
         self.url = url
+        self._ranges = open_range_reader(url, options or {}, reader)
         try:
             self._fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **(options or {})})
         except (ValueError, ImportError, OSError) as error:
@@ -34,9 +36,9 @@ class ObjectStore:
         self._local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
     @property
-    def piece_bytes(self) -> int | None:
-        """How much to ask for at once: a cache's worth of a local file, all that is wanted (None) over a network."""
-        return LOCAL_PIECE_BYTES if self._local else None
+    def local(self) -> bool:
+        """Whether objects are files of this machine."""
+        return self._local
 
     def path(self, key: str) -> str:
         """Where `key` lies, in the file system's own terms."""
@@ -52,11 +54,17 @@ class ObjectStore:
             got = self._guard(key, lambda: _read_file(self.path(key), offset_bytes, view))
         else:
             end = offset_bytes + len(view)
-            data = self._guard(key, lambda: self._fs.cat_file(self.path(key), start=offset_bytes, end=end))
+            data = self._guard(key, lambda: self._range(self.path(key), offset_bytes, end))
             got = min(len(data), len(view))
             view[:got] = data[:got]
         if got != len(view):
             raise Corrupt(f"{self.url}/{key} ends at {offset_bytes + got} bytes, {len(view) - got} too early")
+
+    def _range(self, path: str, start: int, end: int) -> bytes | memoryview:
+        if self._ranges is not None:
+            return self._ranges(path, start, end)
+        data: bytes = self._fs.cat_file(path, start=start, end=end)
+        return data
 
     def size_bytes(self, key: str) -> int | None:
         """Length of the object, None if it is not there."""

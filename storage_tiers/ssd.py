@@ -1,45 +1,49 @@
-"""The ssd tier: units as files of the node, by digest.
+"""The ssd tier: units as files of the node, by digest, read and written past the page cache where that is possible.
 
 A file is there whole or not at all when a process dies at any moment. Nothing is forced to the medium: after a power
 failure a file may hold other bytes than it should, and the checksums, which every load compares, send it away.
 """
 
-import logging
+import errno
 import os
-import re
 import threading
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
+from storage_tiers.tier import Views, total_bytes
 
-_log = logging.getLogger(__name__)
+_Work = Callable[[int], int]
+"""What is done with an open file: takes its descriptor, returns how many bytes it moved."""
 _PARTIAL = ".partial"
-_DIGEST = re.compile("[0-9a-f]{64}")
+_WRITE_BYTES = 16 << 20
 
 
 class SsdTier:
     """Units below one folder within a budget in bytes, the least recently read evicted first. Thread-safe.
 
-    Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes;
-    files that are not called like a unit are not ours, and stay. A unit is held when it is whole; while it is being
-    written it only counts against the budget.
+    Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes.
+    Offsets and lengths must be multiples of 4 KiB, as the inner chunks of a checkpoint are, and so must the memory.
     """
+
+    name = "ssd"
 
     def __init__(self, folder: str | os.PathLike[str], budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._folder = Path(folder)
         self._lock = threading.Lock()
-        self._written = threading.Condition(self._lock)
         self._sizes: dict[str, int] = {}
         self._writing: dict[str, int] = {}
+        self._direct = os.O_DIRECT
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             found = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
             for path in found:
                 if path.name.endswith(_PARTIAL):
                     path.unlink()
-                elif _DIGEST.fullmatch(path.name) and path.is_file():
+                else:
                     self._sizes[path.name] = path.stat().st_size
         except OSError as error:
             raise StorageError(
@@ -47,93 +51,148 @@ class SsdTier:
             ) from error
 
     @property
+    def direct(self) -> bool:
+        """Whether the file system lets us past the page cache, as far as we have seen."""
+        return self._direct != 0
+
+    @property
     def used_bytes(self) -> int:
         with self._lock:
-            return self._counted()
+            return self._used()
 
     def held(self) -> frozenset[str]:
         """Digests of the units that are here."""
         with self._lock:
             return frozenset(self._sizes)
 
-    def holds(self, digest: str, size_bytes: int) -> bool:
-        """Whether the unit is here with that length."""
+    def holds(self, unit: UnitIndex) -> bool:
+        """Whether the unit is here with its length."""
         with self._lock:
-            return self._sizes.get(digest) == size_bytes
+            return self._sizes.get(unit.digest) == unit.size_bytes
 
-    def read_into(self, digest: str, offset_bytes: int, view: memoryview) -> None:
-        """Fill `view` from the unit's bytes. Missing if it is not here, Corrupt if it is too short."""
+    def path(self, digest: str) -> Path | None:
+        """The unit's file, None if the unit is not here."""
+        with self._lock:
+            return self._folder / digest if digest in self._sizes else None
+
+    def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
+        """Fill `views` from the unit's bytes. Missing if it is not here, Corrupt if it is too short."""
+        path = self._folder / unit.digest
         try:
-            with open(self._folder / digest, "rb", buffering=0) as file:
-                file.seek(offset_bytes)
-                got = 0
-                while got < len(view) and (count := file.readinto(view[got:])):
-                    got += count
+            got = self._with_file(path, os.O_RDONLY, lambda fd: _read_all(fd, views, offset_bytes))
         except OSError as error:
-            self.drop(digest)
-            raise Missing(f"unit {digest} cannot be read from ssd: {error.strerror}") from error
-        if got != len(view):
-            raise Corrupt(f"unit {digest} on ssd ends {len(view) - got} bytes too early")
+            self.drop(unit.digest)
+            raise Missing(f"unit {unit.name} of {model} cannot be read from {path}: {error.strerror}") from error
+        if got != total_bytes(views):
+            raise Corrupt(f"unit {unit.name} of {model} ends {total_bytes(views) - got} bytes too early in {path}")
         with self._lock:
-            if digest in self._sizes:
-                self._sizes[digest] = self._sizes.pop(digest)
+            if unit.digest in self._sizes:
+                self._sizes[unit.digest] = self._sizes.pop(unit.digest)
 
-    def write(self, digest: str, data: memoryview) -> None:
-        """Keep a unit, evicting others for it. OutOfSpace if the budget or the disk cannot hold it.
+    def discard(self, unit: UnitIndex) -> None:
+        """The unit's file is bad."""
+        self.drop(unit.digest)
 
-        Returns when it is here, also if it was, or if somebody else is just writing it.
-        """
-        if not self._claim(digest, len(data)):
+    def write(self, digest: str, views: Views) -> None:
+        """Keep a unit, evicting others for it. OutOfSpace if the budget or the disk cannot hold it."""
+        if not self._claim(digest, total_bytes(views)):
             return
         partial = self._folder / f"{digest}.{uuid.uuid4().hex}{_PARTIAL}"
         try:
-            with open(partial, "wb", buffering=0) as file:
-                done = 0
-                while done < len(data):
-                    done += file.write(data[done:])
-            with self._written:
-                os.replace(partial, self._folder / digest)
-                self._sizes[digest] = self._writing.pop(digest)
-                self._written.notify_all()
+            self._with_file(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, lambda fd: _write_all(fd, views))
+            os.replace(partial, self._folder / digest)
+            with self._lock:
+                self._sizes[digest] = self._writing[digest]
         except BaseException as error:
             partial.unlink(missing_ok=True)
-            with self._written:
-                del self._writing[digest]
-                self._written.notify_all()
             if isinstance(error, OSError):
                 raise OutOfSpace(f"ssd folder {self._folder}: {error.strerror}") from error
             raise
+        finally:
+            with self._lock:
+                del self._writing[digest]
 
     def drop(self, digest: str) -> None:
         """Forget the unit and remove its file."""
         with self._lock:
-            self._forget(digest)
+            self._sizes.pop(digest, None)
+        (self._folder / digest).unlink(missing_ok=True)
+
+    def _with_file(self, path: Path, flags: int, work: _Work) -> int:
+        """Do `work` on the file past the page cache, or through it where the file system refuses (EINVAL)."""
+        try:
+            return _open_and(path, flags | self._direct, work)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._direct:
+                raise
+            done = _open_and(path, flags, work)
+            self._direct = 0
+            return done
+
+    def _used(self) -> int:
+        return sum(self._sizes.values()) + sum(self._writing.values())
 
     def _claim(self, digest: str, size_bytes: int) -> bool:
-        """Make room and count the unit in; False if it is already here."""
-        with self._written:
-            self._written.wait_for(lambda: digest not in self._writing)
-            if self._sizes.get(digest) == size_bytes:
+        """Make room for the unit; False if it is here or on its way."""
+        with self._lock:
+            if self._sizes.get(digest) == size_bytes or digest in self._writing:
                 return False
-            free = self.budget_bytes - sum(self._writing.values())
-            if size_bytes > free:
-                raise OutOfSpace(
-                    f"ssd: {size_bytes:,} bytes asked, {free:,} are not being written to; "
-                    f"node.ssd_bytes is {self.budget_bytes:,}"
-                )
-            self._forget(digest)
-            while self._counted() + size_bytes > self.budget_bytes:
-                self._forget(next(iter(self._sizes)))
+            self._sizes.pop(digest, None)
+            free = self.budget_bytes - self._used()
+            if size_bytes > free + sum(self._sizes.values()):
+                raise OutOfSpace(f"ssd: {size_bytes:,} bytes asked, node.ssd_bytes is {self.budget_bytes:,}")
+            while free < size_bytes:
+                victim = next(iter(self._sizes))
+                free += self._sizes.pop(victim)
+                (self._folder / victim).unlink(missing_ok=True)
             self._writing[digest] = size_bytes
             return True
 
-    def _counted(self) -> int:
-        return sum(self._sizes.values()) + sum(self._writing.values())
 
-    def _forget(self, digest: str) -> None:
-        """Under the lock. A file that cannot be removed (the disk has become read-only, say) is not used again."""
-        self._sizes.pop(digest, None)
-        try:
-            (self._folder / digest).unlink(missing_ok=True)
-        except OSError as error:
-            _log.warning("unit %s cannot be removed from ssd: %s", digest, error.strerror)
+def _open_and(path: Path, flags: int, work: _Work) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    try:
+        return work(fd)
+    finally:
+        os.close(fd)
+
+
+def _read_all(fd: int, views: Views, offset_bytes: int) -> int:
+    """preadv until the views are full or the file ends."""
+    done = 0
+    rest: Sequence[memoryview] = views
+    while rest and (count := os.preadv(fd, rest[:1024], offset_bytes + done)):
+        done += count
+        rest = _after(rest, count)
+    return done
+
+
+def _write_all(fd: int, views: Views) -> int:
+    done = 0
+    rest: Sequence[memoryview] = views
+    while rest:
+        count = os.pwritev(fd, _first(rest, _WRITE_BYTES), done)
+        done += count
+        rest = _after(rest, count)
+    return done
+
+
+def _first(views: Views, size_bytes: int) -> list[memoryview]:
+    """The first bytes of a row, so that one write is neither the whole unit nor too many pieces."""
+    found: list[memoryview] = []
+    for view in views[:1024]:
+        if size_bytes <= 0:
+            break
+        found.append(view[:size_bytes])
+        size_bytes -= len(view)
+    return found
+
+
+def _after(views: Views, count: int) -> list[memoryview]:
+    """What remains of a row after its first `count` bytes."""
+    rest = list(views)
+    while rest and count >= len(rest[0]):
+        count -= len(rest.pop(0))
+    if rest and count:
+        rest[0] = rest[0][count:]
+    return rest

@@ -51,10 +51,10 @@ def publish(
     if as_json:
         print_json(_describe(checkpoint) | {"seconds": round(seconds, 3)})
         return
-    stderr().print(
+    typer.echo(
         f"{checkpoint.name}: {checkpoint.layers} layers, {checkpoint.dtype},"
         f" {checkpoint.size_bytes / 1e6:,.0f} MB in {settings.store.url} after {seconds:.1f} s",
-        highlight=False,
+        err=True,
     )
 
 
@@ -71,7 +71,7 @@ def models(as_json: AsJson = False, config: Config = None) -> None:
     elif found:
         stdout().print(model_table(found))
     else:
-        stderr().print(f"no models in {settings.store.url}: see `firsttoken publish --help`", highlight=False)
+        typer.echo(f"no models in {settings.store.url}: see `firsttoken publish --help`", err=True)
 
 
 def _describe(checkpoint: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ async def _up(settings: "Settings") -> None:
         await running.ready()
         steps.settle()
         stdout().print(url_table(urls(running.settings)))
-        stderr().print("Ctrl-C stops it.", style="dim")
+        typer.echo("Ctrl-C stops it.", err=True)
         await asyncio.Event().wait()
 
     with Steps(stderr()) as steps:
@@ -46,7 +46,7 @@ def down(
 
     settings = load(config)
     take_down(settings.run_dir, timeout)
-    stderr().print(f"stopped what ran in {settings.home}", highlight=False)
+    typer.echo(f"stopped what ran in {settings.home}", err=True)
 
 
 def status(as_json: AsJson = False, config: Config = None) -> None:

@@ -127,6 +127,8 @@ class PrefectApi:
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         async with httpx.AsyncClient(trust_env=False) as client:
-            while (answer := await client.post(self.url + path, json=body)).status_code == 503:
-                await asyncio.sleep(_ASK_EVERY_S)  # SQLite is locked: Prefect's own client asks again too
+            answer = await client.post(self.url + path, json=body)
+            while answer.status_code == 503:  # SQLite is locked: Prefect's own client asks again too
+                await asyncio.sleep(_ASK_EVERY_S)
+                answer = await client.post(self.url + path, json=body)
             return answer.raise_for_status().json()

@@ -86,11 +86,11 @@ def test_a_scheduled_run_stages_the_model_on_every_node(
 
 
 def test_what_is_there_is_not_fetched_again(checkpoint: Checkpoint, prefect: PrefectApi) -> None:
-    parameters = {"models": [MODEL], "nodes": ["node-2"], "tier": "dram", "units": ["embed"]}
+    parameters = {"models": [MODEL], "nodes": ["node-2"], "units": ["embed"]}
     within(60, prefect.scheduled_run("prewarm"))
     run = within(60, prefect.run("prewarm", parameters))
     (row,) = within(10, prefect.table(ARTIFACT, run))
-    assert (row["node"], row["tier"], row["units"]) == ("node-2", "dram", 1)
+    assert (row["node"], row["tier"], row["units"]) == ("node-2", "ssd", 1)
     assert (row["fetched_bytes"], row["present_bytes"]) == (0, checkpoint.unit("embed").size_bytes)
 
 

@@ -1,18 +1,22 @@
 """The ssd tier: a unit is there whole or not at all, also after a crash, within a budget."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import Buffer
 
+from storage_tiers import ssd
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
 from storage_tiers.ssd import SsdTier
 from tests.storage_tiers.handmade import bytes_of, digest_of
@@ -181,23 +185,39 @@ def test_a_folder_that_cannot_be_used_names_its_setting(tmp_path: Path) -> None:
         SsdTier(tmp_path / "file", _UNIT)
 
 
-def _fail(_fd: int) -> None:
+@contextlib.contextmanager
+def _half_way(happens: Callable[[], None]) -> Iterator[None]:
+    """Within, `happens` is called whenever half of what should be written is."""
+
+    class Halting(io.FileIO):
+        def write(self, data: Buffer) -> int:
+            written = super().write(memoryview(data)[: len(memoryview(data)) // 2 or 1])
+            happens()
+            return written
+
+    def open_halting(path: Path, mode: str, buffering: int) -> io.FileIO:
+        return Halting(path, "w") if mode == "wb" else open(path, mode, buffering=buffering)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ssd, "open", open_halting, raising=False)
+        yield
+
+
+def _fail() -> None:
     raise OSError(28, "No space left on device")
 
 
-def _interrupt(_fd: int) -> None:
+def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("sync", "raised"), [(_fail, OutOfSpace), (_interrupt, KeyboardInterrupt)])
+@pytest.mark.parametrize(("happens", "raised"), [(_fail, OutOfSpace), (_interrupt, KeyboardInterrupt)])
 def test_a_write_that_fails_leaves_nothing(
-    sync: Callable[[int], None], raised: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    happens: Callable[[], None], raised: type[BaseException], tmp_path: Path
 ) -> None:
     tier = SsdTier(tmp_path, _UNIT)
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", sync)
-        with pytest.raises(raised):
-            _write(tier, 0)
+    with _half_way(happens), pytest.raises(raised):
+        _write(tier, 0)
     assert (_held(tier), tier.used_bytes, _files(tmp_path)) == (set(), 0, {})
     _write(tier, 0)
     assert _read(tier, 0) == _DATA[0]
@@ -206,7 +226,8 @@ def test_a_write_that_fails_leaves_nothing(
 def _run(tmp_path: Path, program: str) -> int:
     """Run `program` in a process of its own, with an empty tier and a unit's digest and data at hand."""
     given_first = (
-        "import os, resource, signal, sys\n"
+        "import io, os, resource, signal, sys\n"
+        "from storage_tiers import ssd\n"
         "from storage_tiers.ssd import SsdTier\n"
         "tier, digest, data = SsdTier(sys.argv[1], 1 << 20), sys.argv[2], memoryview(bytes(1 << 20))\n"
     )
@@ -214,11 +235,26 @@ def _run(tmp_path: Path, program: str) -> int:
     return subprocess.run(command, cwd=_ROOT_FOLDER, check=False, timeout=60).returncode
 
 
-@pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_process_killed_while_it_writes_leaves_nothing_that_is_found(moment: str, tmp_path: Path) -> None:
-    killed = f"os.{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\ntier.write(digest, data)\n"
-    assert _run(tmp_path, killed) == -signal.SIGKILL
-    assert list(_files(tmp_path).values()) == [1 << 20]
+_KILL_HALF_WAY = """
+class Deadly(io.FileIO):
+    def write(self, data):
+        super().write(data[:1000])
+        os.kill(os.getpid(), signal.SIGKILL)
+ssd.open = lambda path, mode, buffering: Deadly(path, "w")
+tier.write(digest, data)
+"""
+_KILL_BEFORE_IT_APPEARS = """
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+tier.write(digest, data)
+"""
+
+
+@pytest.mark.parametrize(("program", "left_bytes"), [(_KILL_HALF_WAY, 1000), (_KILL_BEFORE_IT_APPEARS, 1 << 20)])
+def test_a_process_killed_while_it_writes_leaves_nothing_that_is_found(
+    program: str, left_bytes: int, tmp_path: Path
+) -> None:
+    assert _run(tmp_path, program) == -signal.SIGKILL
+    assert list(_files(tmp_path).values()) == [left_bytes]
     tier = SsdTier(tmp_path, 1 << 20)
     assert (tier.held(), tier.used_bytes, _files(tmp_path)) == (frozenset(), 0, {})
 
@@ -260,21 +296,21 @@ def test_whatever_is_called_files_and_account_agree_within_the_budget(
 
 
 class _Gate:
-    """Stands in for fsync: says when a write has come so far, and lets it go on."""
+    """Says when a write is half done, and lets it go on."""
 
     def __init__(self) -> None:
         self.reached, self.go_on = threading.Event(), threading.Event()
 
-    def __call__(self, _fd: int) -> None:
+    def __call__(self) -> None:
         self.reached.set()
         assert self.go_on.wait(30)
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> _Gate:
+def gate() -> Iterator[_Gate]:
     found = _Gate()
-    monkeypatch.setattr(os, "fsync", found)
-    return found
+    with _half_way(found):
+        yield found
 
 
 def test_a_unit_that_is_being_written_is_counted_but_not_held(tmp_path: Path, gate: _Gate) -> None:

@@ -1,0 +1,46 @@
+"""What every tier that units can be read from has in common.
+
+One contract, held by one suite of tests for every tier and every wrapper.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from storage_tiers.checkpoint import UnitIndex
+
+Views = Sequence[memoryview]
+"""Writable memory that stands for one row of bytes."""
+
+
+class Tier(Protocol):
+    """A place that units are read from. Thread-safe."""
+
+    name: str
+
+    def holds(self, unit: UnitIndex) -> bool:
+        """Whether reading the unit here is worth a try; cheap, and may be out of date."""
+        ...
+
+    def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
+        """Fill `views` with the unit's stored bytes from `offset_bytes` on, unchecked.
+
+        Missing if the unit is not here, Corrupt if it is too short, StoreUnavailable if trying again may help.
+        """
+        ...
+
+    def discard(self, unit: UnitIndex) -> None:
+        """What was read here is bad; a cache drops the unit, an origin keeps it."""
+        ...
+
+
+def total_bytes(views: Views) -> int:
+    """How many bytes the views stand for."""
+    return sum(len(view) for view in views)
+
+
+def scatter(data: memoryview, views: Views) -> None:
+    """Copy `data` into the views in a row."""
+    at = 0
+    for view in views:
+        view[:] = data[at : at + len(view)]
+        at += len(view)

@@ -1,0 +1,141 @@
+"""One unit on its way into dram: chunks from the first source that has them right, a watermark, and who waits."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import crc32c
+
+from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.dram import Segment
+from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
+from storage_tiers.tier import Tier
+
+ATTEMPTS = 4
+FIRST_BACKOFF_S = 0.05
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A unit in dram, pinned for the caller; `source` is the tier it came from, times are the stack's clock."""
+
+    unit: UnitIndex
+    segment: Segment
+    source: str
+    started_s: float
+    ended_s: float
+
+
+class Transfer:
+    """A unit's chunks and their state. Which thread reads which chunk when is the stack's business.
+
+    A chunk is read by whoever claims it first. Sources are tried in order; the last, the origin, several times with
+    growing pauses. Bytes that do not match their checksum are discarded at their source and never counted.
+    """
+
+    def __init__(
+        self, model: str, unit: UnitIndex, segment: Segment, sources: Sequence[Tier], started_s: float
+    ) -> None:
+        self.model, self.unit, self.segment = model, unit, segment
+        self.started_s = started_s
+        self.source = sources[0].name
+        self.waiters: list[Future[Loaded]] = []
+        self.priority: int | None = None
+        self.error: StorageError | None = None
+        self._sources = sources
+        self._condition = threading.Condition()
+        self._claimed: set[int] = set()
+        self._right: set[int] = set()
+        self._settled = 0
+
+    def claim(self, chunk: int) -> bool:
+        """Whether the caller is the one to read the chunk."""
+        with self._condition:
+            if chunk in self._claimed:
+                return False
+            self._claimed.add(chunk)
+            return True
+
+    def unclaimed(self) -> list[int]:
+        """Chunks that nobody reads yet, in order of use."""
+        with self._condition:
+            return [chunk for chunk in range(self.unit.layout.chunks) if chunk not in self._claimed]
+
+    def settle(self, chunk: int, error: StorageError | None) -> bool:
+        """The chunk is right, or failed with `error`; whether it was the last one."""
+        with self._condition:
+            self._settled += 1
+            if error is None:
+                self._right.add(chunk)
+            elif self.error is None:
+                self.error = error
+            self._condition.notify_all()
+            return self._settled == self.unit.layout.chunks
+
+    @property
+    def watermark_bytes(self) -> int:
+        """How many bytes from the unit's start are there and right."""
+        with self._condition:
+            return self._watermark()
+
+    def wait_for(self, size_bytes: int, timeout_s: float) -> None:
+        """Until the watermark reaches `size_bytes`. The transfer's error if it fails, TimeoutError if it takes too long."""
+        with self._condition:
+            reached = self._condition.wait_for(
+                lambda: self.error is not None or self._watermark() >= size_bytes, timeout_s
+            )
+            if self.error is not None:
+                raise self.error
+            if not reached:
+                raise TimeoutError(f"unit {self.unit.name} is at {self._watermark():,} of {size_bytes:,} bytes")
+
+    def read(self, chunk: int, pause: Callable[[float], bool]) -> None:
+        """Fill the chunk from the first source that has it right. `pause(seconds)` says whether to give up."""
+        failure: StorageError | None = None
+        for source in self._sources:
+            origin = source is self._sources[-1]
+            if not origin and not source.holds(self.unit):
+                continue
+            try:
+                self._read_from(source, chunk, ATTEMPTS if origin else 1, pause)
+            except StorageError as error:
+                failure = error
+                if isinstance(error, Corrupt):
+                    source.discard(self.unit)
+            else:
+                self.source = source.name
+                return
+        raise failure or Missing(f"unit {self.unit.name} of {self.model} is nowhere")
+
+    def _read_from(self, source: Tier, chunk: int, attempts: int, pause: Callable[[float], bool]) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        for attempt in range(1, attempts + 1):
+            try:
+                self._read_checked(source, chunk)
+            except (Corrupt, StoreUnavailable):
+                if attempt == attempts or pause(backoff_s):
+                    raise
+                backoff_s *= 2
+            else:
+                return
+
+    def _read_checked(self, source: Tier, chunk: int) -> None:
+        size = self.unit.layout.chunk_bytes
+        views = self.segment.views(chunk * size, size)
+        source.read(self.model, self.unit, chunk * size, views)
+        checksum = 0
+        for view in views:
+            checksum = crc32c.crc32c(view, checksum)
+        expected = self.unit.chunk_crc32c[chunk]
+        if checksum != expected:
+            raise Corrupt(
+                f"unit {self.unit.name} of {self.model} from {source.name}: "
+                f"chunk {chunk} has crc32c {checksum:08x}, not {expected:08x}"
+            )
+
+    def _watermark(self) -> int:
+        chunk = 0
+        while chunk in self._right:
+            chunk += 1
+        return chunk * self.unit.layout.chunk_bytes
