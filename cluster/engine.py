@@ -101,7 +101,7 @@ class Driver:
         self._waiting: deque[_Request] = deque()
         self._ready: deque[_Request] = deque()
         self._in_flight: deque[tuple[_Request, int | None]] = deque()
-        self._running: dict[str, _Request] = {}
+        self._running: dict[int, _Request] = {}
         self._slots = 0
 
     def run(self) -> None:
@@ -139,9 +139,8 @@ class Driver:
 
     def _obey(self, command: Submit | Cancel) -> None:
         if isinstance(command, Cancel):
-            request = self._running.get(command.request)
-            if request is not None:
-                request.cancelled = True
+            for request in self._running.values():
+                request.cancelled |= request.submit.request == command.request
             self._waiting = deque(r for r in self._waiting if r.submit.request != command.request)
             return
         self._slots += 1
@@ -157,7 +156,7 @@ class Driver:
         while self._waiting and used + self._waiting[0].cost_tokens <= self._kv_tokens:
             request = self._waiting.popleft()
             used += request.cost_tokens
-            self._running[request.submit.request] = request
+            self._running[request.slot] = request
             self._ready.append(request)
 
     def _launch(self, request: _Request) -> None:
@@ -197,7 +196,7 @@ class Driver:
             self._end(request)
 
     def _end(self, request: _Request) -> None:
-        del self._running[request.submit.request]
+        del self._running[request.slot]
         self._worker.forget(request.slot)
         if self._neighbours is not None:
             self._neighbours.send(Header(Op.FORGET, request.slot))

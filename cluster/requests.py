@@ -25,7 +25,7 @@ class RequestServer:
         self._loop = asyncio.new_event_loop()
         self._owners: dict[str, asyncio.StreamWriter] = {}
         self._hello: Hello | None = None
-        self._accept: Accept | None = None
+        self._accept: Accept = lambda _command: None
         listening = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listening,), name="requests", daemon=True)
         self._thread.start()
@@ -33,7 +33,7 @@ class RequestServer:
 
     def serve(self, hello: Hello, accept: Accept) -> None:
         """From now on let in who says `hello`, and hand over what they send. Thread-safe."""
-        self._hello, self._accept = hello, accept
+        self._accept, self._hello = accept, hello  # in this order: whoever is let in is heard
 
     def emit(self, event: Tokens | Rejected) -> None:
         """Send an event to whoever submitted the request. Thread-safe; nothing happens if they have left."""
@@ -47,33 +47,30 @@ class RequestServer:
         self._loop.run_forever()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        mine: set[str] = set()
         try:
             if not self._welcome(await read_frame(reader)):
                 return
             while (message := await read_frame(reader)) is not None:
-                self._take(message, writer, mine)
+                self._take(message, writer)
         except ProtocolError as error:
             _log.warning("a caller was cut off: %s", error)
         finally:
             writer.close()
-            for request in mine:
-                if self._owners.pop(request, None) is not None and self._accept is not None:
-                    self._accept(Cancel(request))
+            for request in [name for name, owner in self._owners.items() if owner is writer]:
+                del self._owners[request]
+                self._accept(Cancel(request))
 
     def _welcome(self, message: object) -> bool:
         known = self._hello
         if known is None or not isinstance(message, Hello) or message.group != known.group:
             return False
-        return hmac.compare_digest(message.secret, known.secret)
+        return hmac.compare_digest(message.secret.encode(), known.secret.encode())
 
-    def _take(self, message: object, writer: asyncio.StreamWriter, mine: set[str]) -> None:
-        assert self._accept is not None
+    def _take(self, message: object, writer: asyncio.StreamWriter) -> None:
         if isinstance(message, Submit):
             if message.request in self._owners:
                 raise ProtocolError(f"request {message.request} came twice")
             self._owners[message.request] = writer
-            mine.add(message.request)
             self._accept(message)
         elif isinstance(message, Cancel):
             self._owners.pop(message.request, None)

@@ -37,7 +37,8 @@ class Sampler:
         sampling = self._sampling
         if sampling.temperature == 0.0:
             return int(torch.argmax(logits))
-        scaled, tokens = torch.sort(logits.double() / sampling.temperature, descending=True, stable=True)
+        scaled, tokens = torch.sort(logits.double(), descending=True, stable=True)
+        scaled = (scaled - scaled[0]) / sampling.temperature  # the greatest becomes 0: no temperature overflows it
         if sampling.top_k > 0:
             scaled, tokens = scaled[: sampling.top_k], tokens[: sampling.top_k]
         cumulative = torch.softmax(scaled, 0).cumsum(0)

@@ -68,11 +68,14 @@ class Channel:
         fd = fds[0] if fds else None
         if not data:
             raise EOFError("the other side is gone")
-        if got & socket.MSG_TRUNC:
+        try:
+            if got & socket.MSG_TRUNC:
+                raise ProtocolError(f"a packet of more than {_PACKET_BYTES} bytes")
+            return unpack(data), fd
+        except ProtocolError:
             if fd is not None:
                 os.close(fd)
-            raise ProtocolError(f"a packet of more than {_PACKET_BYTES} bytes")
-        return unpack(data), fd
+            raise
 
     def close(self) -> None:
         self._sock.close()

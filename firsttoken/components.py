@@ -7,7 +7,6 @@ import asyncio
 import logging
 import os
 import sys
-from pathlib import Path
 
 from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings
@@ -108,7 +107,7 @@ def run_flows(settings: Settings) -> None:
         cadences=with_intervals(CADENCES, {PREWARM.flow: prewarm.every_s}),
         parameters={PREWARM.flow: {"models": list(prewarm.models), "tier": prewarm.tier}},
     )
-    ready = Path(settings.run_dir / FLOWS_READY_FILE)
+    ready = settings.run_dir / FLOWS_READY_FILE
     ready.unlink(missing_ok=True)
     asyncio.run(run_service(config, on_ready=ready.touch))
 

@@ -71,6 +71,8 @@ class Steps:
         if step.component not in self._tasks:
             self._tasks[step.component] = self._live.add_task(step.component, total=1, words="")
         self._live.update(self._tasks[step.component], completed=0 if begins else 1, words=_words(step))
+        if self._live.finished:
+            self.settle()
 
 
 def _words(step: "Step") -> str:

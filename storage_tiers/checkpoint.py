@@ -328,7 +328,9 @@ def parse_array(path: str, node: Mapping[str, Any]) -> UnitIndex:
         placed = 0 <= offset <= layout.payload_bytes - expected and offset % ALIGN_BYTES == 0
         if not placed or tensor.size_bytes != expected or min(tensor.shape, default=0) < 0:
             raise ValueError(f"tensor {tensor.name} does not fit its unit {path}")
-    return UnitIndex(attributes["unit"], path, attributes["digest"], layout, checksums, _parse_extents(path, node, layout))
+    return UnitIndex(
+        attributes["unit"], path, attributes["digest"], layout, checksums, _parse_extents(path, node, layout)
+    )
 
 
 def _parse_extents(path: str, node: Mapping[str, Any], layout: UnitLayout) -> tuple[Extent, ...]:

@@ -84,6 +84,11 @@ class DramTier:
         self._uses = 0
 
     @property
+    def huge(self) -> bool:
+        """Whether the memory is made of huge pages."""
+        return self._pool.huge
+
+    @property
     def used_bytes(self) -> int:
         return self._used
 

@@ -1,20 +1,35 @@
 """The remote tier: published checkpoints in an object store, reached through fsspec (a folder, S3, ...)."""
 
 import contextlib
+import errno
+import fcntl
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
-from storage_tiers.checkpoint import ROOT, Checkpoint, UnitIndex, check_model_name, is_model_name, parse_root
+from storage_tiers.checkpoint import ROOT, Checkpoint, Extent, UnitIndex, check_model_name, is_model_name, parse_root
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError, StoreUnavailable
 from storage_tiers.ranges import open_range_reader
 
 _T = TypeVar("_T")
 _PARTIAL = ".partial"
 _PART_BYTES = 16 << 20
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
+@dataclass(frozen=True)
+class ObjectFact:
+    """What a listing says of an object: `tag` changes with its content, `modified_s` is Unix time, None if not told."""
+
+    size_bytes: int
+    tag: str
+    modified_s: float | None
 
 
 class ObjectStore:
@@ -25,15 +40,20 @@ class ObjectStore:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, reader: str = "auto") -> None:
-        self.url = url
-        self._ranges = open_range_reader(url, options or {}, reader)
+        self.url, self.options, self.reader = url, dict(options or {}), reader
+        self._ranges = open_range_reader(url, self.options, reader)
         try:
-            self._fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **(options or {})})
+            self._fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **self.options})
         except (ValueError, ImportError, OSError) as error:
             raise StorageError(f"cannot use {url!r} as an object store: {error}") from error
         self._root = root.rstrip("/")
         protocol = self._fs.protocol
         self._local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    @property
+    def protocol(self) -> str:
+        """How the store is reached, as its URL says."""
+        return self.url.partition("://")[0] if "://" in self.url else "file"
 
     @property
     def local(self) -> bool:
@@ -77,8 +97,7 @@ class ObjectStore:
     def writer(self, key: str) -> Iterator[Callable[[bytes | memoryview], None]]:
         """A function that appends to `key`; the object appears whole when the block ends, not at all if it raises."""
         path = self.path(key)
-        target = f"{path}.{uuid.uuid4().hex}{_PARTIAL}" if self._local else path
-        file = self._guard(key, lambda: self._open(target))
+        file, target = self._guard(key, lambda: self._open(path))
         try:
             yield lambda data: self._guard(key, lambda: _write_all(file, data))
             self._guard(key, lambda: self._finish(file, target, path))
@@ -101,17 +120,49 @@ class ObjectStore:
             return []
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
 
+    def facts(self, key: str, *, recursive: bool = True) -> dict[str, ObjectFact]:
+        """The objects below `key` ("" for the root) by their names relative to it; empty if there is nothing."""
+        self._fs.invalidate_cache()
+        base = self.path(key) if key else self._root
+        try:
+            if recursive:
+                found = self._guard(key, lambda: list(self._fs.find(base, detail=True).values()))
+            else:
+                found = self._guard(key, lambda: self._fs.ls(base, detail=True))
+        except Missing:
+            return {}
+        stem = base.strip("/") + "/"
+        return {
+            str(info["name"]).strip("/").removeprefix(stem): _fact(info) for info in found if info["type"] == "file"
+        }
+
     def remove(self, key: str) -> None:
         """Remove the object or everything below `key`; nothing happens if it is not there."""
         with contextlib.suppress(Missing):
             self._guard(key, lambda: self._remove(self.path(key)))
 
-    def sweep(self, key: str) -> None:
-        """Remove what writers that were killed have left below `key`; only folders keep such."""
+    def remove_if_empty(self, key: str) -> None:
+        """Remove the folder `key` if nothing is in it; only folders keep such."""
         if self._local:
-            for path in self._guard(key, lambda: self._fs.glob(f"{self.path(key)}/**/*{_PARTIAL}")):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path(key))
+
+    def abandoned(self, key: str) -> list[str]:
+        """What writers that were killed have left below `key`, relative to it; only folders keep such."""
+        if not self._local:
+            return []
+        base = self.path(key) if key else self._root
+        found = self._guard(key, lambda: self._fs.glob(f"{base}/**/*{_PARTIAL}"))
+        return [os.path.relpath(path, base) for path in found if _take_abandoned(path, remove=False)]
+
+    def sweep(self, key: str) -> None:
+        """Remove what writers that were killed have left below `key`; those that still write are left alone."""
+        for name in self.abandoned(key):
+            self.sweep_one(f"{key}/{name}" if key else name)
+
+    def sweep_one(self, key: str) -> None:
+        """Remove one of what `abandoned` named, unless it is gone or somebody writes it after all."""
+        self._guard(key, lambda: _take_abandoned(self.path(key), remove=True))
 
     def _remove(self, path: str) -> None:
         if self._local:
@@ -119,19 +170,30 @@ class ObjectStore:
         elif objects := self._fs.find(path):  # what is named like a folder is no object and cannot be deleted
             self._fs.rm(objects)
 
-    def _open(self, path: str) -> BinaryIO:
-        if self._local:
-            self._fs.makedirs(os.path.dirname(path), exist_ok=True)
-        file: BinaryIO = self._fs.open(path, "wb", block_size=_PART_BYTES)
-        return file
+    def _open(self, path: str) -> tuple[BinaryIO, str]:
+        """A file to write to, and its path for now. In a folder that is another one, locked as long as it is written."""
+        if not self._local:
+            return self._fs.open(path, "wb", block_size=_PART_BYTES), path
+        self._fs.makedirs(os.path.dirname(path), exist_ok=True)
+        while True:
+            target = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
+            file: BinaryIO = open(target, "wb")  # noqa: SIM115  (closed by the writer)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    file.close()
+                    raise
+            if os.fstat(file.fileno()).st_nlink:
+                return file, target
+            file.close()  # swept away before it was locked
 
     def _finish(self, file: BinaryIO, target: str, path: str) -> None:
         if self._local:
             file.flush()
             os.fsync(file.fileno())
-        file.close()
-        if self._local:
             os.replace(target, path)
+        file.close()
 
     def _abandon(self, file: BinaryIO, target: str) -> None:
         if self._local:
@@ -165,6 +227,32 @@ def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
     file.write(data)
 
 
+def _fact(info: Mapping[str, Any]) -> ObjectFact:
+    keys = ("mtime", "LastModified", "last_modified", "updated", "created")
+    modified: Any = next((info[key] for key in keys if info.get(key) is not None), None)
+    if isinstance(modified, str):
+        modified = datetime.fromisoformat(modified)
+    modified_s = modified.timestamp() if isinstance(modified, datetime) else modified
+    tag = next((str(info[key]) for key in ("ETag", "etag", "md5", "blob_id") if info.get(key)), str(modified_s))
+    return ObjectFact(int(info.get("size") or 0), tag, modified_s)
+
+
+def _take_abandoned(path: str, *, remove: bool) -> bool:
+    """Whether the partial file at `path` has lost its writer, who would hold its lock; then it may be removed."""
+    try:
+        with open(path, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if remove:
+                os.unlink(path)
+            return True
+    except (FileNotFoundError, BlockingIOError):
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+
+
 def _read_file(path: str, offset_bytes: int, view: memoryview) -> int:
     with open(path, "rb", buffering=0) as file:
         file.seek(offset_bytes)
@@ -182,6 +270,8 @@ class ModelStore:
 
     def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
+        self._elsewhere: dict[str, ObjectStore] = {}
+        self._lock = threading.Lock()
 
     def open(self, name: str) -> Checkpoint:
         """The model's checkpoint, from one read of its root metadata. Missing if no such model is published."""
@@ -204,8 +294,40 @@ class ModelStore:
         return sorted(found)
 
     def unit_key(self, name: str, unit: UnitIndex) -> str:
-        """The object that holds a unit's bytes."""
+        """The object that holds a unit's bytes; there is none for a unit in place."""
         return f"{name}/{unit.key}"
+
+    def is_local(self, unit: UnitIndex) -> bool:
+        """Whether the unit's bytes lie in files of this machine, so that small reads cost little."""
+        return all(self._beside(e)[0].local for e in unit.extents) if unit.extents else self.objects.local
+
+    def read_unit_into(self, name: str, unit: UnitIndex, offset_bytes: int, view: memoryview) -> None:
+        """Fill `view` with the unit's bytes from `offset_bytes`, also if it is in place. Missing or Corrupt as for
+        ObjectStore; nothing is checked against checksums here."""
+        if not unit.extents:
+            self.objects.read_into(self.unit_key(name, unit), offset_bytes, view)
+            return
+        done, end = offset_bytes, offset_bytes + len(view)
+        for extent in unit.extents:
+            begin, stop = max(extent.at_bytes, done), min(extent.at_bytes + extent.size_bytes, end)
+            if begin < stop:
+                view[done - offset_bytes : begin - offset_bytes] = bytes(begin - done)
+                objects, key = self._beside(extent)
+                skipped = begin - extent.at_bytes
+                objects.read_into(key, extent.offset_bytes + skipped, view[begin - offset_bytes : stop - offset_bytes])
+                done = stop
+        view[done - offset_bytes :] = bytes(end - done)
+
+    def _beside(self, extent: Extent) -> tuple[ObjectStore, str]:
+        """The folder that holds an extent's file, and its key there. What lies behind our own kind of URL is reached as
+        our own objects are; other kinds get no options."""
+        folder, _, key = extent.url.rpartition("/")
+        with self._lock:
+            if folder not in self._elsewhere:
+                same = folder.partition("://")[0] == self.objects.protocol
+                options = self.objects.options if same else None
+                self._elsewhere[folder] = ObjectStore(folder, options, self.objects.reader if same else "auto")
+            return self._elsewhere[folder], key
 
     def read_file(self, name: str, file: UnitIndex) -> bytes:
         """A small file that travels with the model (its tokenizer, say)."""

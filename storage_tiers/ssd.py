@@ -5,6 +5,7 @@ failure a file may hold other bytes than it should, and the checksums, which eve
 """
 
 import errno
+import mmap
 import os
 import threading
 import uuid
@@ -13,12 +14,13 @@ from pathlib import Path
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
-from storage_tiers.tier import Views, total_bytes
+from storage_tiers.tier import Views, scatter, total_bytes
 
 _Work = Callable[[int], int]
 """What is done with an open file: takes its descriptor, returns how many bytes it moved."""
 _PARTIAL = ".partial"
 _WRITE_BYTES = 16 << 20
+_BUFFER_BYTES = 18 << 20
 
 
 class SsdTier:
@@ -26,12 +28,16 @@ class SsdTier:
 
     Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes.
     Offsets and lengths must be multiples of 4 KiB, as the inner chunks of a checkpoint are, and so must the memory.
+    `bounce`: read into a thread's own huge pages and copy from there. It is slower than straight into memory of huge
+    pages, and faster than straight into small ones, each of which the kernel would have to pin by itself.
     """
 
     name = "ssd"
 
-    def __init__(self, folder: str | os.PathLike[str], budget_bytes: int) -> None:
+    def __init__(self, folder: str | os.PathLike[str], budget_bytes: int, bounce: bool = False) -> None:
         self.budget_bytes = budget_bytes
+        self._bounce = bounce
+        self._local = threading.local()
         self._folder = Path(folder)
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}
@@ -78,13 +84,16 @@ class SsdTier:
     def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
         """Fill `views` from the unit's bytes. Missing if it is not here, Corrupt if it is too short."""
         path = self._folder / unit.digest
+        target = [self._buffer(total_bytes(views))] if self._bounce else views
         try:
-            got = self._with_file(path, os.O_RDONLY, lambda fd: _read_all(fd, views, offset_bytes))
+            got = self._with_file(path, os.O_RDONLY, lambda fd: _read_all(fd, target, offset_bytes))
         except OSError as error:
             self.drop(unit.digest)
             raise Missing(f"unit {unit.name} of {model} cannot be read from {path}: {error.strerror}") from error
         if got != total_bytes(views):
             raise Corrupt(f"unit {unit.name} of {model} ends {total_bytes(views) - got} bytes too early in {path}")
+        if self._bounce:
+            scatter(target[0], views)
         with self._lock:
             if unit.digest in self._sizes:
                 self._sizes[unit.digest] = self._sizes.pop(unit.digest)
@@ -117,6 +126,15 @@ class SsdTier:
         with self._lock:
             self._sizes.pop(digest, None)
         (self._folder / digest).unlink(missing_ok=True)
+
+    def _buffer(self, size_bytes: int) -> memoryview:
+        """This thread's buffer, on huge pages where the system gives them (a shared mapping would get none)."""
+        buffer: mmap.mmap | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < size_bytes:
+            buffer = mmap.mmap(-1, max(size_bytes, _BUFFER_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+            self._local.buffer = buffer
+        return memoryview(buffer)[:size_bytes]
 
     def _with_file(self, path: Path, flags: int, work: _Work) -> int:
         """Do `work` on the file past the page cache, or through it where the file system refuses (EINVAL)."""

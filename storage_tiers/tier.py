@@ -6,6 +6,8 @@ One contract, held by one suite of tests for every tier and every wrapper.
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from storage_tiers.checkpoint import UnitIndex
 
 Views = Sequence[memoryview]
@@ -39,8 +41,8 @@ def total_bytes(views: Views) -> int:
 
 
 def scatter(data: memoryview, views: Views) -> None:
-    """Copy `data` into the views in a row."""
-    at = 0
+    """Copy `data` into the views in a row; other threads run meanwhile, which a memoryview's own copy would not let."""
+    source, at = np.frombuffer(data, np.uint8), 0
     for view in views:
-        view[:] = data[at : at + len(view)]
+        np.frombuffer(view, np.uint8)[:] = source[at : at + len(view)]
         at += len(view)

@@ -35,7 +35,8 @@ USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`requests` of the server collects the bodies that came. The model "absent" does not exist, "breaks" fails midway."""
+    """`requests` of the server collects the bodies that came. The model "absent" does not exist,
+    "breaks" fails midway, and "stalls" goes on only when the server ends."""
 
     def do_GET(self) -> None:
         answers = {"/admin/status": STATUS, "/admin/cold-starts": COLD_STARTS}
@@ -54,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         chat = self.path.endswith("/chat/completions")
         for text in ("Hello", " there"):
             self._event({"choices": [{"delta": {"content": text}} if chat else {"text": text}]})
+            if body["model"] == "stalls":
+                self.server.hurry.wait(30)  # type: ignore[attr-defined]
             if body["model"] == "breaks":
                 self._event({"error": {"message": "the last node is gone"}})
                 return
@@ -81,10 +84,12 @@ def stub_frontend() -> Iterator[tuple[int, list[dict[str, Any]]]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         requests: list[dict[str, Any]] = []
         server.requests = requests  # type: ignore[attr-defined]
+        server.hurry = threading.Event()  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             yield server.server_port, requests
         finally:
+            server.hurry.set()  # type: ignore[attr-defined]
             server.shutdown()
             thread.join()

@@ -211,6 +211,17 @@ def test_ctrl_c_ends_it_quietly(environment: dict[str, str]) -> None:
     os.close(master)
 
 
+def test_ctrl_c_ends_an_answer_quietly(environment: dict[str, str], requests: list[dict[str, Any]]) -> None:
+    """In the middle of a stream; what was heard so far stays."""
+    command = [sys.executable, "-m", "firsttoken", "generate", "stalls", "Hi"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(5) == b"Hello"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (130, b"")
+
+
 def test_consoles_are_apart() -> None:
     """Results go where a script reads them, progress where a person sees it."""
     assert (options.stdout().stderr, options.stderr().stderr) == (False, True)

@@ -21,7 +21,7 @@ from tests.s3_server import S3Server
 from tests.tiny import make_tiny
 
 KINDS = (
-    "ssd", "ssd-buffered", "remote-folder", "remote-s3-fsspec", "remote-s3-obstore", "peer-dram", "peer-ssd", "throttled",
+    "ssd", "ssd-bounce", "ssd-buffered", "remote-folder", "remote-s3-fsspec", "remote-s3-obstore", "peer-dram", "peer-ssd", "throttled",
     "faulty",
 )  # fmt: skip
 SECRET = "known to both"
@@ -88,6 +88,8 @@ def make(
     nothing: Callable[[], None] = lambda: None  # noqa: E731
     if kind.startswith("ssd"):
         ssd = full_ssd(folder, published)
+        if kind == "ssd-bounce":
+            ssd = SsdTier(folder, 1 << 30, bounce=True)
         if kind == "ssd-buffered":
             ssd._direct = 0
         return Made(ssd, lambda unit: folder / unit.digest, nothing)
@@ -176,7 +178,9 @@ def test_discarding_is_harmless_or_drops_the_unit(made: Made, published: tuple[M
         made.tier.read("tiny", unit, 0, [aligned(unit.size_bytes)])
 
 
-def test_a_peer_that_dropped_a_unit_says_so_and_goes_on(published: tuple[ModelStore, Checkpoint], tmp_path: Path) -> None:
+def test_a_peer_that_dropped_a_unit_says_so_and_goes_on(
+    published: tuple[ModelStore, Checkpoint], tmp_path: Path
+) -> None:
     dram = full_dram(published)
     server = PeerServer(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", SECRET)
     one, other = published[1].unit("layer.0000"), published[1].unit("layer.0003")

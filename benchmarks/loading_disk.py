@@ -1,0 +1,132 @@
+"""From disk and dram: our tiers, the disk's own limit, and what others load with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median as median_of
+
+from benchmarks.loading_attach import attach_repeatedly
+from benchmarks.loading_data import Sample
+from benchmarks.loading_limits import fio_bytes_per_s
+from benchmarks.loading_runs import Absent, Options, Run, alternate, gb_per_s, median, need, run
+from benchmarks.loading_worker import Job, Measured
+from benchmarks.page_cache import evict
+from benchmarks.report import Result
+
+PEER_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another loader: the function in loading_peers, the module it needs, and which form of the sample it reads."""
+
+    name: str
+    module: str
+    files: Callable[[Sample], list[Path]]
+
+
+PEERS = (
+    Peer("safetensors", "safetensors", lambda sample: [sample.safetensors]),
+    Peer("torch_load", "torch", lambda sample: [sample.torch_file]),
+    Peer("torch_load_mmap", "torch", lambda sample: [sample.torch_file]),
+    Peer("fastsafetensors", "fastsafetensors", lambda sample: [sample.safetensors]),
+    Peer("runai_streamer", "runai_model_streamer", lambda sample: [sample.safetensors]),
+    Peer("tensorstore", "tensorstore", lambda sample: sample.objects),
+    Peer("zarr_python", "zarr", lambda sample: sample.objects),
+)
+
+
+def measure_disk(sample: Sample, options: Options) -> list[Result]:
+    """Cold loads from disk: ours against the disk, and the peers; figures that nobody wants are left out."""
+    prefix = f"ssd_{sample.size}"
+    ours = options.wanted(
+        f"{prefix}_ratio_to_limit", f"{prefix}_cpu_s_per_gb", f"{prefix}_gb_per_s", f"load_peak_memory_ratio_{sample.size}"
+    )
+    peers = [peer for peer in PEERS if options.wanted(f"{peer.name}_{sample.size}_gb_per_s") and _present(peer, options)]
+    if not ours and not peers:
+        return []
+    options.say(f"cold from disk, {sample.size_bytes / 1e9:.2f} GB")
+    kinds: dict[str, Callable[[], Run]] = {
+        "limit": lambda: _cold(sample, "loading_limits:raw_disk", sample.ssd_files),
+        "ours": lambda: _cold(sample, "loading_ours:from_ssd", sample.ssd_files),
+    }
+    for peer in peers:
+        kinds[peer.name] = lambda peer=peer: _cold(sample, f"loading_peers:{peer.name}", peer.files(sample))  # type: ignore[misc]
+    found = alternate(kinds, options, {peer.name: PEER_RUNS for peer in peers})
+    limit, against = _limit(sample, found["limit"], options)
+    return [*_ours(prefix, sample, found["ours"], limit, against), *_peers(sample, peers, found, limit, against)]
+
+
+def measure_attach(sample: Sample, options: Options) -> list[Result]:
+    """Attaching what is in dram, from another process."""
+    names = (f"dram_attach_{sample.size}_ms", f"dram_attach_touched_{sample.size}_ms")
+    if not options.wanted(*names):
+        return []
+    options.say(f"attaching {sample.size_bytes / 1e9:.2f} GB in dram from another process")
+    found = attach_repeatedly(sample, options.runs)
+    touched_ms = 1e3 * median_of(one.attach_s + one.touch_s for one in found)
+    return [
+        Result(names[0], 1e3 * median_of(one.attach_s for one in found), "ms", "lower"),
+        Result(names[1], touched_ms, "ms", "lower"),
+    ]
+
+
+def _cold(sample: Sample, loader: str, files: list[Path]) -> Run:
+    job = Job(
+        loader=f"benchmarks.{loader}",
+        model=sample.model,
+        files=tuple(map(str, files)),
+        store_url=sample.store_url,
+        ssd_dir=str(sample.ssd_dir),
+    )
+    return run(job, sample.fingerprint, cold=files)
+
+
+def _present(peer: Peer, options: Options) -> bool:
+    try:
+        need(peer.module)
+    except Absent as absent:
+        options.say(f"absent: {peer.name}: {absent}")
+        return False
+    return True
+
+
+def _limit(sample: Sample, plain: list[Run], options: Options) -> tuple[float, str]:
+    """The best that the disk gave, in GB/s, and by whom."""
+    raw = median(plain, lambda m: m.size_bytes / 1e9 / m.loaded_s)
+    fio = []
+    for _ in range(options.runs):
+        evict([sample.safetensors])
+        if (found := fio_bytes_per_s(sample.safetensors)) is None:
+            options.say("absent: fio is not installed; the limit is our own raw reader's")
+            return raw, "raw O_DIRECT"
+        fio.append(found / 1e9)
+        options.say(f"  fio: {found / 1e9:.3f} GB/s")
+    best = median_of(fio)
+    return (best, "fio") if best > raw else (raw, "raw O_DIRECT")
+
+
+def _ours(prefix: str, sample: Sample, runs: list[Run], limit: float, against: str) -> list[Result]:
+    speed = median(runs, gb_per_s)
+    cpu = median(runs, lambda m: m.cpu_s / (m.size_bytes / 1e9))
+    peak = median_of(one.peak_bytes for one in runs) / sample.size_bytes
+    return [
+        Result(f"{prefix}_ratio_to_limit", speed / limit, "ratio", "higher", 1.0, against),
+        Result(f"{prefix}_gb_per_s", speed, "GB/s", "higher", limit, against),
+        Result(f"{prefix}_cpu_s_per_gb", cpu, "CPU-s/GB", "lower"),
+        Result(f"load_peak_memory_ratio_{sample.size}", peak, "ratio", "lower", 1.0, "the model's bytes"),
+    ]
+
+
+def _peers(
+    sample: Sample, peers: list[Peer], found: Mapping[str, list[Run]], limit: float, against: str
+) -> list[Result]:
+    def cpu_s_per_gb(measured: Measured) -> float:
+        return measured.cpu_s / (measured.size_bytes / 1e9)
+
+    results = []
+    for peer in peers:
+        name = f"{peer.name}_{sample.size}"
+        results.append(Result(f"{name}_gb_per_s", median(found[peer.name], gb_per_s), "GB/s", "higher", limit, against))
+        results.append(Result(f"{name}_cpu_s_per_gb", median(found[peer.name], cpu_s_per_gb), "CPU-s/GB", "lower"))
+    return results

@@ -1,0 +1,171 @@
+"""The door of a stage process: who is let in, and whose tokens are whose."""
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from cluster.messages import Cancel, Done, Hello, Rejected, Submit, Tokens
+from cluster.requests import RequestServer
+from cluster.wire import frame, read_frame
+
+_HELLO = Hello("group", "geheimnis-ß")
+_WAIT_S = 30.0
+
+
+class _Door:
+    """A server, what came through it, and callers of it."""
+
+    def __init__(self, server: RequestServer) -> None:
+        self.server = server
+        self.commands: queue.SimpleQueue[Submit | Cancel] = queue.SimpleQueue()
+        server.serve(_HELLO, self.commands.put)
+
+    async def next_command(self) -> Submit | Cancel:
+        """What the driver is told next."""
+        return await asyncio.to_thread(self.commands.get, timeout=_WAIT_S)
+
+    @asynccontextmanager
+    async def caller(self, *first: object) -> AsyncIterator["_Caller"]:
+        """Someone who has connected and said `first`."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        found = _Caller(reader, writer)
+        try:
+            found.say(*first)
+            yield found
+        finally:
+            writer.close()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+class _Caller:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    def say(self, *messages: object) -> None:
+        self.writer.write(b"".join(frame(message) for message in messages))
+
+    async def hear(self) -> Any:
+        """The next message, None if we were cut off."""
+        return await asyncio.wait_for(read_frame(self._reader), _WAIT_S)
+
+
+@pytest.fixture(scope="module")
+def server() -> RequestServer:
+    """One for all tests here: as in a stage process, it lives as long as the process."""
+    return RequestServer("127.0.0.1")
+
+
+@pytest.fixture
+def door(server: RequestServer) -> _Door:
+    return _Door(server)
+
+
+def _submit(name: str) -> Submit:
+    return Submit(name, (1, 2), 2, 4, ())
+
+
+async def test_whoever_knows_the_secret_is_served(door: _Door) -> None:
+    async with door.caller(_HELLO, _submit("r")) as caller:
+        assert await door.next_command() == _submit("r")
+        door.server.emit(Tokens("r", (5,)))
+        door.server.emit(Tokens("r", (6,), "stop"))
+        assert await caller.hear() == Tokens("r", (5,))
+        assert await caller.hear() == Tokens("r", (6,), "stop")
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [Hello("group", "guess"), Hello("other", _HELLO.secret), Hello("group", ""), Done(), Submit("r", (1,), 1, 1, ())],
+    ids=lambda hello: type(hello).__name__,
+)
+async def test_whoever_does_not_is_cut_off_unheard(door: _Door, hello: object) -> None:
+    async with door.caller(hello, _submit("r")) as caller:
+        assert await caller.hear() is None
+    assert door.commands.empty()
+
+
+async def test_before_there_is_a_group_nobody_is_let_in() -> None:
+    async with _Door.caller(_Unopened(), _HELLO) as caller:  # type: ignore[arg-type]
+        assert await caller.hear() is None
+
+
+class _Unopened:
+    def __init__(self) -> None:
+        self.server = RequestServer("127.0.0.1")
+
+
+async def test_tokens_go_to_whom_they_belong(door: _Door) -> None:
+    async with door.caller(_HELLO, _submit("a")) as one, door.caller(_HELLO, _submit("b")) as other:
+        assert {(await door.next_command()).request for _ in range(2)} == {"a", "b"}
+        door.server.emit(Tokens("b", (2,), "stop"))
+        door.server.emit(Tokens("a", (1,), "stop"))
+        assert await one.hear() == Tokens("a", (1,), "stop")
+        assert await other.hear() == Tokens("b", (2,), "stop")
+
+
+async def test_a_rejection_is_passed_on_and_ends_the_request(door: _Door) -> None:
+    async with door.caller(_HELLO, _submit("a")) as caller:
+        await door.next_command()
+        door.server.emit(Rejected("a", "too long"))
+        assert await caller.hear() == Rejected("a", "too long")
+        caller.say(_submit("a"))
+        assert await door.next_command() == _submit("a")
+
+
+async def test_a_cancelled_request_gets_no_more_tokens(door: _Door) -> None:
+    async with door.caller(_HELLO, _submit("a"), _submit("b"), Cancel("a")) as caller:
+        assert [await door.next_command() for _ in range(3)] == [_submit("a"), _submit("b"), Cancel("a")]
+        door.server.emit(Tokens("a", (1,)))
+        door.server.emit(Tokens("b", (2,)))
+        assert await caller.hear() == Tokens("b", (2,))
+
+
+async def test_who_leaves_takes_all_open_requests_along(door: _Door) -> None:
+    async with door.caller(_HELLO, _submit("a"), _submit("b"), _submit("c")) as caller:
+        for _ in range(3):
+            await door.next_command()
+        door.server.emit(Tokens("b", (1,), "stop"))
+        assert await caller.hear() == Tokens("b", (1,), "stop")
+    assert {await door.next_command() for _ in range(2)} == {Cancel("a"), Cancel("c")}
+
+
+async def test_tokens_for_someone_who_has_left_go_nowhere(door: _Door) -> None:
+    async with door.caller(_HELLO, _submit("a")):
+        await door.next_command()
+    assert await door.next_command() == Cancel("a")
+    door.server.emit(Tokens("a", (1,)))
+    async with door.caller(_HELLO, _submit("b")):
+        assert await door.next_command() == _submit("b")
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\x00\x00\x00\x04junk", b"\xff\xff\xff\xff", frame(Done()), frame(Tokens("a", (1,)))]
+)
+async def test_junk_cuts_off_who_sent_it_and_nobody_else(door: _Door, junk: bytes) -> None:
+    async with door.caller(_HELLO, _submit("fine")) as fine, door.caller(_HELLO, _submit("bad")) as bad:
+        assert {(await door.next_command()).request for _ in range(2)} == {"fine", "bad"}
+        bad.writer.write(junk)
+        assert await bad.hear() is None
+        assert await door.next_command() == Cancel("bad")
+        door.server.emit(Tokens("fine", (1,)))
+        assert await fine.hear() == Tokens("fine", (1,))
+
+
+async def test_junk_in_place_of_a_greeting_is_cut_off(door: _Door) -> None:
+    async with door.caller() as caller:
+        caller.writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await caller.hear() is None
+
+
+async def test_a_name_that_is_taken_cuts_off_who_used_it_and_leaves_the_first_alone(door: _Door) -> None:
+    async with door.caller(_HELLO, _submit("a")) as first:
+        assert await door.next_command() == _submit("a")
+        async with door.caller(_HELLO, _submit("a")) as second:
+            assert await second.hear() is None
+        door.server.emit(Tokens("a", (1,), "stop"))
+        assert await first.hear() == Tokens("a", (1,), "stop")
+    assert door.commands.empty()
