@@ -39,7 +39,7 @@ def measure(samples: Samples, options: Options, sizes: tuple[str, ...]) -> list[
     results: list[Result] = []
     for size, step in steps:
         try:
-            results += step(samples.get(size), options)
+            results += step(samples, size, options)
         except Absent as absent:
             options.say(f"absent: {absent}")
     return results

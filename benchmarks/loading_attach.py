@@ -1,6 +1,8 @@
 """Another process attaches a model that is in dram and has all its tensors, by the messages that agents send.
 
     python -m benchmarks.loading_attach SOCKET UNITS REPEATS       the other process
+
+Sockets and descriptors go to it as they go to a stage process; it maps, and times itself.
 """
 
 import json
@@ -65,6 +67,8 @@ def _attach_once(sock: socket.socket, channel: Channel, units: int) -> Attached:
     held = []
     for _ in range(units):
         message, fd = channel.receive()
+        if fd is None:
+            raise RuntimeError(f"no descriptor came with {message}")
         held.append(Attachment(message, fd))
         os.close(fd)
     attached_s = time.perf_counter()

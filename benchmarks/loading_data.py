@@ -4,6 +4,8 @@
     <folder>/<size>/model.pt                      the same tensors, by torch.save
     <folder>/<size>/ssd/                          an ssd tier that holds every unit
     <folder>/buckets/models/llama-<size>/         published; an S3 server on `buckets` has it in the bucket `models`
+
+All of it can be made again, so nothing here is worth keeping.
 """
 
 import json
@@ -21,7 +23,7 @@ from safetensors.torch import load_file
 
 from benchmarks.loading_ours import fill_ssd, model_store
 from benchmarks.touch import Fingerprint
-from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.checkpoint import FORMAT, Checkpoint
 from storage_tiers.publish import publish
 
 BUCKET = "models"
@@ -155,7 +157,7 @@ class Samples:
             kept = json.loads(self._mark(size).read_text())
         except FileNotFoundError:
             return None
-        if kept["llama"] != asdict(SIZES[size]):
+        if kept != self._mark_of(size, kept["fingerprint"]):
             return None
         return Sample(size, self._folder, SIZES[size].size_bytes, kept["fingerprint"])
 
@@ -179,8 +181,11 @@ class Samples:
             torch.save(tensors, file)
         publish(str(sample.safetensors.parent), sample.model, model_store(sample.store_url, {}))
         fill_ssd(sample.store_url, sample.model, sample.ssd_dir)
-        self._mark(size).write_text(json.dumps({"llama": asdict(llama), "fingerprint": fingerprint.value}))
+        self._mark(size).write_text(json.dumps(self._mark_of(size, fingerprint.value)))
         return Sample(size, self._folder, llama.size_bytes, fingerprint.value)
+
+    def _mark_of(self, size: str, fingerprint: int) -> dict[str, object]:
+        return {"format": FORMAT, "llama": asdict(SIZES[size]), "fingerprint": fingerprint}
 
     def _mark(self, size: str) -> Path:
         """The file that says that all forms are whole; written last."""
@@ -206,4 +211,4 @@ def _random_bytes(size_bytes: int) -> Iterator[memoryview]:
     chance = np.random.SFC64(1)
     for start in range(0, size_bytes, _PIECE_BYTES):
         wanted = min(_PIECE_BYTES, size_bytes - start)
-        yield memoryview(chance.random_raw(-(-wanted // 8))).cast("B")[:wanted]
+        yield chance.random_raw(-(-wanted // 8)).data.cast("B")[:wanted]

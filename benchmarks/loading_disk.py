@@ -1,19 +1,22 @@
 """From disk and dram: our tiers, the disk's own limit, and what others load with."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median as median_of
 
 from benchmarks.loading_attach import attach_repeatedly
-from benchmarks.loading_data import Sample
-from benchmarks.loading_limits import fio_bytes_per_s
+from benchmarks.loading_data import Sample, Samples
+from benchmarks.loading_limits import fio
 from benchmarks.loading_runs import Absent, Options, Run, alternate, gb_per_s, median, need, run
 from benchmarks.loading_worker import Job, Measured
 from benchmarks.page_cache import evict
 from benchmarks.report import Result
 
 PEER_RUNS = 3
+RAW, FIO = "raw O_DIRECT", "fio"
+MEMORY, MEMORY_SIZE = "load_peak_memory_ratio", "1gb"
 
 
 @dataclass(frozen=True)
@@ -36,32 +39,39 @@ PEERS = (
 )
 
 
-def measure_disk(sample: Sample, options: Options) -> list[Result]:
+def measure_disk(samples: Samples, size: str, options: Options) -> list[Result]:
     """Cold loads from disk: ours against the disk, and the peers; figures that nobody wants are left out."""
-    prefix = f"ssd_{sample.size}"
-    ours = options.wanted(
-        f"{prefix}_ratio_to_limit", f"{prefix}_cpu_s_per_gb", f"{prefix}_gb_per_s", f"load_peak_memory_ratio_{sample.size}"
-    )
-    peers = [peer for peer in PEERS if options.wanted(f"{peer.name}_{sample.size}_gb_per_s") and _present(peer, options)]
+    prefix = f"ssd_{size}"
+    ours = options.wanted(*(f"{prefix}_{figure}" for figure in ("ratio_to_limit", "cpu_s_per_gb", "gb_per_s")))
+    ours = ours or (size == MEMORY_SIZE and options.wanted(MEMORY))
+    peers = [peer for peer in PEERS if options.wanted(f"{peer.name}_{size}_gb_per_s") and _present(peer, options)]
     if not ours and not peers:
         return []
+    sample = samples.get(size)
     options.say(f"cold from disk, {sample.size_bytes / 1e9:.2f} GB")
     kinds: dict[str, Callable[[], Run]] = {
-        "limit": lambda: _cold(sample, "loading_limits:raw_disk", sample.ssd_files),
-        "ours": lambda: _cold(sample, "loading_ours:from_ssd", sample.ssd_files),
+        RAW: lambda: _cold(sample, "loading_limits:raw_disk", sample.ssd_files),
     }
+    if shutil.which("fio"):
+        kinds[FIO] = lambda: _fio(sample)
+    else:
+        options.say("absent: fio is not installed; the limit is our own raw reader's")
+    if ours:
+        kinds["ours"] = lambda: _cold(sample, "loading_ours:from_ssd", sample.ssd_files)
     for peer in peers:
         kinds[peer.name] = lambda peer=peer: _cold(sample, f"loading_peers:{peer.name}", peer.files(sample))  # type: ignore[misc]
     found = alternate(kinds, options, {peer.name: PEER_RUNS for peer in peers})
-    limit, against = _limit(sample, found["limit"], options)
-    return [*_ours(prefix, sample, found["ours"], limit, against), *_peers(sample, peers, found, limit, against)]
+    limit, against = _limit(found)
+    own = _ours(prefix, sample, found["ours"], limit, against) if ours else []
+    return [*own, *_peers(sample, peers, found, limit, against)]
 
 
-def measure_attach(sample: Sample, options: Options) -> list[Result]:
+def measure_attach(samples: Samples, size: str, options: Options) -> list[Result]:
     """Attaching what is in dram, from another process."""
-    names = (f"dram_attach_{sample.size}_ms", f"dram_attach_touched_{sample.size}_ms")
+    names = (f"dram_attach_{size}_ms", f"dram_attach_touched_{size}_ms")
     if not options.wanted(*names):
         return []
+    sample = samples.get(size)
     options.say(f"attaching {sample.size_bytes / 1e9:.2f} GB in dram from another process")
     found = attach_repeatedly(sample, options.runs)
     touched_ms = 1e3 * median_of(one.attach_s + one.touch_s for one in found)
@@ -91,31 +101,32 @@ def _present(peer: Peer, options: Options) -> bool:
     return True
 
 
-def _limit(sample: Sample, plain: list[Run], options: Options) -> tuple[float, str]:
+def _fio(sample: Sample) -> Run:
+    evict([sample.safetensors])
+    return Run(fio(sample.safetensors), 0)
+
+
+def _limit(found: Mapping[str, list[Run]]) -> tuple[float, str]:
     """The best that the disk gave, in GB/s, and by whom."""
-    raw = median(plain, lambda m: m.size_bytes / 1e9 / m.loaded_s)
-    fio = []
-    for _ in range(options.runs):
-        evict([sample.safetensors])
-        if (found := fio_bytes_per_s(sample.safetensors)) is None:
-            options.say("absent: fio is not installed; the limit is our own raw reader's")
-            return raw, "raw O_DIRECT"
-        fio.append(found / 1e9)
-        options.say(f"  fio: {found / 1e9:.3f} GB/s")
-    best = median_of(fio)
-    return (best, "fio") if best > raw else (raw, "raw O_DIRECT")
+    return max((median(found[name], _read_gb_per_s), name) for name in (RAW, FIO) if name in found)
+
+
+def _read_gb_per_s(measured: Measured) -> float:
+    return measured.size_bytes / 1e9 / measured.loaded_s
 
 
 def _ours(prefix: str, sample: Sample, runs: list[Run], limit: float, against: str) -> list[Result]:
     speed = median(runs, gb_per_s)
     cpu = median(runs, lambda m: m.cpu_s / (m.size_bytes / 1e9))
-    peak = median_of(one.peak_bytes for one in runs) / sample.size_bytes
-    return [
+    results = [
         Result(f"{prefix}_ratio_to_limit", speed / limit, "ratio", "higher", 1.0, against),
         Result(f"{prefix}_gb_per_s", speed, "GB/s", "higher", limit, against),
         Result(f"{prefix}_cpu_s_per_gb", cpu, "CPU-s/GB", "lower"),
-        Result(f"load_peak_memory_ratio_{sample.size}", peak, "ratio", "lower", 1.0, "the model's bytes"),
     ]
+    if sample.size == MEMORY_SIZE:
+        peak = median_of(one.peak_bytes for one in runs) / sample.size_bytes
+        results.append(Result(MEMORY, peak, "ratio", "lower", 1.0, "the model's bytes"))
+    return results
 
 
 def _peers(

@@ -7,7 +7,6 @@ import http.client
 import json
 import mmap
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +18,8 @@ import botocore.session
 import torch
 from botocore.config import Config
 
-from benchmarks.loading_ours import model_store
-from benchmarks.loading_worker import Job, Load
-from cluster.stage import tensors_of
+from benchmarks.loading_ours import model_store, tensors_in
+from benchmarks.loading_worker import Job, Load, Measured
 from storage_tiers.checkpoint import UnitIndex
 
 THREADS = 4
@@ -46,14 +44,17 @@ def units_of(job: Job) -> Sequence[UnitIndex]:
     return model_store(job.store_url, job.store_options).open(job.model).units
 
 
-def read_ranges(units: Sequence[UnitIndex], buffers: Sequence[mmap.mmap], reader: Callable[[], Callable[[Range], None]]) -> None:
+def read_ranges(
+    units: Sequence[UnitIndex], buffers: Sequence[mmap.mmap], reader: Callable[[], Callable[[Range], None]]
+) -> None:
     """Fill the buffers range by range with some threads; each thread has a `reader` of its own."""
     ranges = iter([
         (index, start, memoryview(buffers[index])[start : min(start + RANGE_BYTES, unit.size_bytes)])
         for index, unit in enumerate(units)
         for start in range(0, unit.size_bytes, RANGE_BYTES)
     ])  # fmt: skip
-    lock, errors = threading.Lock(), []
+    lock = threading.Lock()
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
@@ -76,12 +77,10 @@ def read_ranges(units: Sequence[UnitIndex], buffers: Sequence[mmap.mmap], reader
         raise errors[0]
 
 
-def unit_tensors(
-    units: Sequence[UnitIndex], buffers: Sequence[mmap.mmap]
-) -> Iterator[tuple[str, torch.Tensor]]:
+def unit_tensors(units: Sequence[UnitIndex], buffers: Sequence[mmap.mmap]) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of units that lie in buffers."""
     for unit, buffer in zip(units, buffers, strict=True):
-        yield from tensors_of(unit, buffer).items()
+        yield from tensors_in(unit, buffer).items()
 
 
 def into_memory(job: Job, reader: Callable[[Sequence[UnitIndex]], Callable[[], Callable[[Range], None]]]) -> Load:
@@ -161,16 +160,20 @@ def _get_range(connection: http.client.HTTPConnection, path: str, wanted: Range)
     answer.read()
 
 
-def fio_bytes_per_s(file: Path) -> float | None:
-    """What fio reads of one file by as many threads and blocks as we use; None if it is not installed."""
-    fio = shutil.which("fio")
-    if fio is None:
-        return None
+def fio(file: Path) -> Measured:
+    """What fio reads of one file with as many threads and blocks as we, into huge pages as ours are. Needs fio.
+
+    On small pages it is less than half as fast, since the kernel must pin each of them: huge ones are asked of malloc.
+    """
     share = file.stat().st_size // THREADS // RANGE_BYTES * RANGE_BYTES
     command = [
-        fio, "--name=read", f"--filename={file}", "--rw=read", "--direct=1", f"--bs={RANGE_BYTES}", "--ioengine=psync",
-        "--thread", f"--numjobs={THREADS}", f"--size={share}", f"--offset_increment={share}", "--group_reporting",
-        "--readonly", "--output-format=json",
+        "fio", "--name=read", f"--filename={file}", "--rw=read", "--direct=1", f"--bs={RANGE_BYTES}", "--iomem_align=2M",
+        "--ioengine=psync", "--thread", f"--numjobs={THREADS}", f"--size={share}", f"--offset_increment={share}",
+        "--group_reporting", "--readonly", "--output-format=json",
     ]  # fmt: skip
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return float(found["jobs"][0]["read"]["bw_bytes"])
+    huge = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=huge)
+    job = json.loads(done.stdout)["jobs"][0]
+    size_bytes, bytes_per_s = job["read"]["io_bytes"], job["read"]["bw_bytes"]
+    seconds = size_bytes / bytes_per_s
+    return Measured(seconds, seconds, (job["usr_cpu"] + job["sys_cpu"]) / 100 * seconds, size_bytes, 0)

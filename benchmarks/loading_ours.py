@@ -12,7 +12,7 @@ from benchmarks.footprint import memfd_bytes
 from benchmarks.loading_worker import Job, Load
 from cluster.messages import UnitHere
 from cluster.stage import tensors_of
-from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.checkpoint import Checkpoint, UnitIndex
 from storage_tiers.dram import DramTier
 from storage_tiers.memory import BLOCK_BYTES, map_extents, populate
 from storage_tiers.remote import ModelStore, ObjectStore
@@ -24,9 +24,9 @@ _READY_S = 120.0
 _LOAD_S = 600.0
 
 
-def model_store(url: str, options: Mapping[str, Any]) -> ModelStore:
-    """The store at an fsspec URL."""
-    return ModelStore(ObjectStore(url, options))
+def model_store(url: str, options: Mapping[str, Any], reader: str = "auto") -> ModelStore:
+    """The store at an fsspec URL, its ranges read through the door called `reader`."""
+    return ModelStore(ObjectStore(url, options, reader))
 
 
 def hand_over(loaded: Loaded) -> tuple[UnitHere, int]:
@@ -46,6 +46,11 @@ class Attachment:
         populate(self._memory)
 
 
+def tensors_in(unit: UnitIndex, buffer: Any) -> dict[str, torch.Tensor]:
+    """A unit's tensors as views of any buffer that begins with its bytes."""
+    return tensors_of(unit, buffer)
+
+
 class Tiers:
     """An empty dram tier that just holds the model, ready as an agent's is, over an ssd tier and a store."""
 
@@ -56,13 +61,14 @@ class Tiers:
         model: str,
         ssd_dir: Path,
         write_behind: bool = False,
+        reader: str = "auto",
         threads: int = THREADS,
     ) -> None:
-        models = model_store(store_url, options)
+        models = model_store(store_url, options, reader)
         self.checkpoint: Checkpoint = models.open(model)
         dram_bytes = sum(-(-unit.size_bytes // BLOCK_BYTES) * BLOCK_BYTES for unit in self.checkpoint.units)
         dram = DramTier(dram_bytes, ready_bytes=dram_bytes)
-        ssd = SsdTier(ssd_dir, 2 * self.checkpoint.size_bytes)
+        ssd = SsdTier(ssd_dir, 2 * self.checkpoint.size_bytes, bounce=not dram.huge)
         self.stack = TierStack(dram, ssd, models, threads, time.monotonic, write_behind=write_behind)
         _wait_for_memory(dram_bytes)
 
@@ -91,7 +97,7 @@ def from_remote(job: Job, stack: ExitStack) -> Load:
 
 
 def _loader(job: Job, stack: ExitStack, source: str) -> Load:
-    tiers = Tiers(job.store_url, job.store_options, job.model, Path(job.ssd_dir), job.write_behind)
+    tiers = Tiers(job.store_url, job.store_options, job.model, Path(job.ssd_dir), job.write_behind, job.reader)
     stack.callback(tiers.close)
 
     def load() -> Iterator[tuple[str, torch.Tensor]]:

@@ -7,13 +7,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 
 from benchmarks.loading_limits import RANGE_BYTES, Range, into_memory, units_of
+from benchmarks.loading_ours import tensors_in
 from benchmarks.loading_worker import Job, Load
-from cluster.stage import tensors_of
 from storage_tiers.checkpoint import UnitIndex
 
 RUNAI_CONCURRENCY = "8"
@@ -72,7 +73,7 @@ def tensorstore(job: Job, stack: ExitStack) -> Load:
         ]
         reads = [found.result().read() for found in opened]
         for unit, read in zip(units, reads, strict=True):
-            yield from tensors_of(unit, read.result()).items()
+            yield from tensors_in(unit, read.result()).items()
 
     return load
 
@@ -81,9 +82,9 @@ def zarr_python(job: Job, stack: ExitStack) -> Load:
     import zarr
 
     def load() -> Tensors:
-        group = zarr.open_group(_folder(job), mode="r")
+        group: Any = zarr.open_group(_folder(job), mode="r")
         for unit in units_of(job):
-            yield from tensors_of(unit, group[unit.path][:]).items()
+            yield from tensors_in(unit, group[unit.path][:]).items()
 
     return load
 
@@ -111,7 +112,7 @@ def s3fs(job: Job, stack: ExitStack) -> Load:
             for index, start, end, piece in zip(indices, starts, ends, pieces, strict=True):
                 buffers[index][start:end] = piece
         for unit, buffer in zip(units, buffers, strict=True):
-            yield from tensors_of(unit, buffer).items()
+            yield from tensors_in(unit, buffer).items()
 
     return load
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bucket_server import serve_buckets
-from benchmarks.loading_data import BUCKET, Sample
+from benchmarks.loading_data import BUCKET, Sample, Samples
 from benchmarks.loading_runs import Absent, Options, Run, alternate, gb_per_s, median, need, run
 from benchmarks.loading_worker import Job, Measured
 from benchmarks.page_cache import warm
@@ -18,13 +18,15 @@ SHAPED_MBIT_PER_S = 200
 LOOPBACK_PEERS = {"s3fs": "s3fs", "boto3": "boto3"}
 
 
-def measure_loopback(sample: Sample, options: Options) -> list[Result]:
+def measure_loopback(samples: Samples, size: str, options: Options) -> list[Result]:
     """From an S3 server on this machine, all in the page cache, and from a folder. Absent without a server."""
     peers = [peer for peer in LOOPBACK_PEERS if options.wanted(f"{peer}_loopback_gb_per_s") and _present(peer, options)]
     door = options.wanted("remote_loopback_gb_per_s", "remote_loopback_cpu_s_per_gb")
-    folder, behind = options.wanted("remote_folder_gb_per_s"), options.wanted("write_behind_slowdown")
-    if not (door or folder or behind or peers):
+    fsspec, folder = options.wanted("remote_loopback_fsspec_gb_per_s"), options.wanted("remote_folder_gb_per_s")
+    behind = options.wanted("write_behind_slowdown")
+    if not (door or fsspec or folder or behind or peers):
         return []
+    sample = samples.get(size)
     options.say(f"over loopback, {sample.size_bytes / 1e9:.2f} GB in the page cache")
     warm(sample.objects)
     with serve_buckets(sample.buckets) as store:
@@ -35,6 +37,8 @@ def measure_loopback(sample: Sample, options: Options) -> list[Result]:
             kinds["s3"] = lambda: _load(sample, "loading_ours:from_remote", store)
         if behind:
             kinds["s3 and to ssd"] = lambda: _load(sample, "loading_ours:from_remote", store, write_behind=True)
+        if fsspec:
+            kinds["s3 by fsspec"] = lambda: _load(sample, "loading_ours:from_remote", store, reader="fsspec")
         if folder:
             kinds["folder"] = lambda: _load(sample, "loading_ours:from_remote", None)
         for peer in peers:
@@ -43,10 +47,11 @@ def measure_loopback(sample: Sample, options: Options) -> list[Result]:
     return _loopback_results(found, peers)
 
 
-def measure_shaped(sample: Sample, options: Options) -> list[Result]:
+def measure_shaped(samples: Samples, size: str, options: Options) -> list[Result]:
     """From an S3 server behind a link of a set rate. Absent where no such link can be made."""
     if not options.wanted("remote_shaped_ratio_to_limit", "remote_shaped_mbit_per_s"):
         return []
+    sample = samples.get(size)
     options.say(f"over a link of {SHAPED_MBIT_PER_S} Mbit/s, {sample.size_bytes / 1e9:.2f} GB")
     warm(sample.objects)
     with (
@@ -79,15 +84,18 @@ def _loopback_results(found: Mapping[str, list[Run]], peers: list[str]) -> list[
     for peer in peers:
         speed = median(found[peer], gb_per_s)
         results.append(Result(f"{peer}_loopback_gb_per_s", speed, "GB/s", "higher", limit, against))
-    if "folder" in found:
-        results.append(Result("remote_folder_gb_per_s", median(found["folder"], gb_per_s), "GB/s", "higher"))
+    for kind, name in (("s3 by fsspec", "remote_loopback_fsspec_gb_per_s"), ("folder", "remote_folder_gb_per_s")):
+        if kind in found:
+            results.append(Result(name, median(found[kind], gb_per_s), "GB/s", "higher"))
     if "s3 and to ssd" in found:
         slow, plain = (median(found[name], lambda m: m.seconds) for name in ("s3 and to ssd", "s3"))
         results.append(Result("write_behind_slowdown", slow / plain, "ratio", "lower", 1.0, "no writing behind"))
     return results
 
 
-def _load(sample: Sample, loader: str, store: Mapping[str, Any] | None, write_behind: bool = False) -> Run:
+def _load(
+    sample: Sample, loader: str, store: Mapping[str, Any] | None, write_behind: bool = False, reader: str = "auto"
+) -> Run:
     """From the S3 server that `store` are the options for, or from the folder that it serves."""
     with _empty_ssd(sample) as ssd_dir:
         job = Job(
@@ -97,6 +105,7 @@ def _load(sample: Sample, loader: str, store: Mapping[str, Any] | None, write_be
             store_options=store or {},
             ssd_dir=str(ssd_dir),
             write_behind=write_behind,
+            reader=reader,
         )
         return run(job, sample.fingerprint)
 

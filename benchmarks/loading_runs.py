@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from benchmarks.footprint import Peak
 from benchmarks.loading_worker import Job, Measured
@@ -121,11 +121,11 @@ def _tell(pipe: IO[str], line: str) -> None:
     pipe.flush()
 
 
-def _answer(process: "subprocess.Popen[str]", log: Sequence[str]) -> dict[str, float]:
+def _answer(process: "subprocess.Popen[str]", log: Sequence[str]) -> dict[str, Any]:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         process.wait(_DEADLINE_S)
         raise RuntimeError(f"a load ended early, exit status {process.returncode}: {os.linesep.join(log[-20:])}")
-    answer: dict[str, float] = json.loads(line)
+    answer: dict[str, Any] = json.loads(line)
     return answer

@@ -37,6 +37,7 @@ class Job:
     store_options: Mapping[str, Any] = field(default_factory=dict)
     ssd_dir: str = ""
     write_behind: bool = False
+    reader: str = "auto"
 
 
 @dataclass(frozen=True)

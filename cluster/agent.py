@@ -61,7 +61,7 @@ class NodeAgent(WorkerPlugin):
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
-        models = ModelStore(ObjectStore(config.store_url, config.store_options))
+        models = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader))
         dram = DramTier(config.dram_bytes, ready_bytes=config.dram_ready_bytes)
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.time)

@@ -70,7 +70,7 @@ class ClusterClient:
             raise ClusterUnreachable(f"no Dask scheduler answers at {self._address}: {error}") from error
         self._client.subscribe_topic(TOPIC, self._on_event)
         self._client.subscribe_topic("all", self._on_membership)
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        workers = (await self._client.scheduler.identity(n_workers=-1))["workers"]  # scheduler_info is a cache
         answers = await asyncio.gather(*(self._ask(address) for address in workers), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, NodeReport):

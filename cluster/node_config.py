@@ -18,8 +18,9 @@ class NodeConfig:
     device_bytes: int
     host: str = "127.0.0.1"
     store_options: Mapping[str, Any] = field(default_factory=dict)
+    store_reader: str = "auto"
     pool_size: int = 1
     threads: int = 2
-    fetch_threads: int = 4
+    fetch_threads: int = 8
     dram_ready_bytes: int = 256 << 20
     report_interval_s: float = 1.0

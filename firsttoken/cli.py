@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from firsttoken.commands import components, models, platform
+from firsttoken.commands import components, models, platform, upkeep
 from firsttoken.errors import is_expected
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Platform": (platform.up, platform.down, platform.status, platform.demo, platform.version),
-    "Models": (models.publish, models.models, models.chat, models.generate),
+    "Models": (models.publish, upkeep.verify, models.chat, models.generate),
     "Components, alone in the foreground": (
         components.scheduler,
         components.node,
@@ -34,6 +34,11 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+
+_models = typer.Typer(name="models", invoke_without_command=True, callback=models.models)
+_models.command()(upkeep.rm)
+_models.command()(upkeep.gc)
+app.add_typer(_models, rich_help_panel="Models")
 
 
 @app.callback()

@@ -57,6 +57,7 @@ def run_node(settings: Settings, name: str) -> None:
             host=settings.cluster.host,
             store_url=settings.store.url,
             store_options=settings.store.options,
+            store_reader=settings.store.reader,
             ssd_dir=str(ssd_dir),
             ssd_bytes=settings.node.ssd_bytes,
             dram_bytes=settings.node.dram_bytes,
@@ -64,6 +65,7 @@ def run_node(settings: Settings, name: str) -> None:
             pool_size=settings.node.pool_size,
             threads=settings.node.threads or os.cpu_count() or 1,
             fetch_threads=settings.node.fetch_threads,
+            dram_ready_bytes=settings.node.dram_ready_bytes,
             report_interval_s=settings.node.report_interval_s,
         )
     )
@@ -83,6 +85,8 @@ def run_frontend(settings: Settings) -> None:
             store_url=settings.store.url,
             store_options=settings.store.options,
             degree=frontend.degree,
+            kv_tokens=frontend.kv_tokens,
+            default_max_tokens=frontend.default_max_tokens,
             keep_alive_s=frontend.keep_alive_s,
             start_timeout_s=frontend.start_timeout_s,
             request_timeout_s=frontend.request_timeout_s,

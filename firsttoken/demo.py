@@ -62,7 +62,7 @@ def _publish(settings: Settings, console: Console) -> None:
         store.open(MODEL)
         console.print(f"{MODEL} is published already", highlight=False)
     except Missing:
-        publish_with_progress(str(find_gguf()), MODEL, store, None, console)
+        publish_with_progress(str(find_gguf()), MODEL, store, console)
 
 
 async def _show(running: Platform, console: Console, steps: Steps) -> None:

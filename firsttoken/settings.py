@@ -66,6 +66,10 @@ class StoreSettings(Section):
         repr=False,
         description="options of the store's file system (endpoint, credentials), handed on as they are",
     )
+    reader: Literal["auto", "fsspec", "obstore"] = Field(
+        default="auto",
+        description="how nodes read units: `fsspec`, `obstore` (faster, S3 only), or `auto` for the faster one there is",
+    )
 
 
 class ClusterSettings(Section):
@@ -82,7 +86,10 @@ class NodeSettings(Section):
     device_bytes: Size = Field(default=4 << 30, description="memory of a node's accelerator that stages may reserve")
     pool_size: int = Field(default=1, ge=0, description="stage processes that wait, ready to take a stage")
     threads: int = Field(default=0, ge=0, description="threads a stage computes with on a CPU; 0 means all cores")
-    fetch_threads: int = Field(default=4, ge=1, description="threads that fetch units on a node")
+    fetch_threads: int = Field(default=8, ge=1, description="threads that fetch units on a node")
+    dram_ready_bytes: Size = Field(
+        default=256 << 20, description="free memory of a node that is made real ahead of its use by a load"
+    )
     report_interval_s: Seconds = Field(default=1.0, description="seconds between two reports of a node")
 
 
@@ -90,6 +97,12 @@ class FrontendSettings(Section):
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: Port = Field(default=8000, description="the API's port")
     degree: int = Field(default=4, ge=1, description="a cold model is spread over up to that many nodes")
+    kv_tokens: int = Field(
+        default=16384, ge=16, description="tokens of KV cache that a replica has for all its requests together"
+    )
+    default_max_tokens: int = Field(
+        default=1024, ge=1, description="tokens that a chat answer may have when the request does not say"
+    )
     keep_alive_s: Seconds = Field(default=300.0, description="seconds a replica stays up after its last request")
     start_timeout_s: Seconds = Field(
         default=120.0, description="seconds a cold start may take before its requests fail"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from firsttoken.client import ColdStart, PhaseOfStart
     from firsttoken.local import Step
     from storage_tiers.checkpoint import Checkpoint
-    from storage_tiers.publish import PublishProgress
+    from storage_tiers.progress import UnitProgress
     from storage_tiers.remote import ModelStore
 
 
@@ -109,27 +109,54 @@ class Waiting:
             self._status = None
 
 
+class UnitBar:
+    """A bar of bytes and rate for a pass over a model's units; use `show` as the pass's report."""
+
+    def __init__(self, verb: str, name: str, first_note: str, console: Console) -> None:
+        columns = (
+            TextColumn(f"{verb} {{task.description}}"),
+            BarColumn(bar_width=20),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[unit]}", style="dim"),
+        )
+        self._bar = Progress(*columns, console=console)
+        self._task = self._bar.add_task(name, total=None, unit=first_note)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.stop()
+
+    def show(self, progress: "UnitProgress") -> None:
+        """The pass is that far."""
+        unit = progress.unit.rsplit("/", 1)[-1]
+        self._bar.update(self._task, completed=progress.bytes_done, total=progress.bytes_total, unit=unit)
+
+    def full(self, size_bytes: int) -> None:
+        """The pass is over, or there was nothing to do."""
+        self._bar.update(self._task, completed=size_bytes, total=size_bytes, unit="")
+
+
 def publish_with_progress(
-    source: str, name: str, store: "ModelStore", dtype: str | None, console: Console
+    source: str,
+    name: str,
+    store: "ModelStore",
+    console: Console,
+    *,
+    dtype: str | None = None,
+    in_place: bool = False,
+    workers: int = 4,
 ) -> "Checkpoint":
-    """Publish with a bar of bytes and rate on `console`; StorageError says what is wrong with the source."""
-    columns = (
-        TextColumn("publishing {task.description}"),
-        BarColumn(bar_width=20),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[unit]}", style="dim"),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=None, unit="reading the source")
+    """Publish with a bar on `console`; StorageError says what is wrong with the source."""
+    with UnitBar("indexing" if in_place else "publishing", name, "reading the source", console) as bar:
         from storage_tiers.publish import publish
 
-        def show(progress: "PublishProgress") -> None:
-            bar.update(task, completed=progress.bytes_done, total=progress.bytes_total, unit=progress.unit)
-
-        checkpoint = publish(source, name, store, dtype=dtype, progress=show)
-        bar.update(task, completed=checkpoint.size_bytes, total=checkpoint.size_bytes, unit="")
+        checkpoint = publish(source, name, store, dtype=dtype, in_place=in_place, workers=workers, progress=bar.show)
+        bar.full(checkpoint.size_bytes)
         return checkpoint
 
 

@@ -53,8 +53,8 @@ class GenerationRequest(BaseModel):
         return [value] if isinstance(value, str) else value
 
     @field_validator(
-        "temperature", "top_p", "top_k", "n", "presence_penalty", "frequency_penalty", "stream", "return_token_ids",
-        mode="before",
+        "temperature", "top_p", "top_k", "n", "max_tokens", "presence_penalty", "frequency_penalty", "stream",
+        "return_token_ids", mode="before",
     )  # fmt: skip
     @classmethod
     def _null_is_default(cls, value: Any, info: Any) -> Any:
@@ -130,9 +130,9 @@ class CompletionRequest(GenerationRequest):
         return _refuse_used(data, _COMPLETION_UNSUPPORTED)
 
     def prompts(self) -> list[str | list[int]]:
-        """The prompts asked for, each a text or tokens."""
+        """The prompts asked for, each a text or tokens; at least one, if only an empty one."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
+        if not self.prompt or isinstance(self.prompt[0], int):
             return [self.prompt]  # type: ignore[list-item]
         return list(self.prompt)  # type: ignore[arg-type]

@@ -54,7 +54,10 @@ class TokenDecoder:
 
 
 class StopStrings:
-    """Cuts text off before the first stop string, also when that comes in pieces."""
+    """Cuts text off before the stop string that is complete first, in whatever pieces the text comes.
+
+    Of several that are complete at once, the longest counts.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
@@ -66,10 +69,10 @@ class StopStrings:
         if not self._stops:
             return text
         self._held += text
-        found = [position for stop in self._stops if (position := self._held.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.hit = True
-            shown, self._held = self._held[: min(found)], ""
+            shown, self._held = self._held[: min(found)[1]], ""
             return shown
         keep = max(self._begun(stop) for stop in self._stops)
         cut = len(self._held) - keep

@@ -339,11 +339,16 @@ def _parse_extents(path: str, node: Mapping[str, Any], layout: UnitLayout) -> tu
     extents = tuple(
         Extent(str(e["url"]), int(e["offset"]), int(e["nbytes"]), int(e["at"])) for e in node[EXTENTS]["extents"]
     )
-    end = 0
-    for extent in extents:
-        if extent.at_bytes < end or extent.size_bytes <= 0 or extent.offset_bytes < 0:
-            raise ValueError(f"array {path} has extents that overlap or are empty")
-        end = extent.at_bytes + extent.size_bytes
-    if end > layout.payload_bytes or sum(e.size_bytes for e in extents) != sum(t.size_bytes for t in layout.tensors):
-        raise ValueError(f"array {path} has extents that are not its tensors")
+    left = list(reversed(extents))
+    for tensor in layout.tensors:
+        at, end = tensor.offset_bytes, tensor.offset_bytes + tensor.size_bytes
+        while at < end and left:
+            extent = left.pop()
+            if extent.at_bytes != at or extent.size_bytes <= 0 or extent.offset_bytes < 0:
+                raise ValueError(f"array {path} has an extent that is not where tensor {tensor.name} is")
+            at += extent.size_bytes
+        if at != end and tensor.size_bytes:
+            raise ValueError(f"array {path} has extents that are not as long as tensor {tensor.name}")
+    if left:
+        raise ValueError(f"array {path} has more extents than tensors")
     return extents

@@ -35,7 +35,7 @@ class Segment:
     @cached_property
     def view(self) -> memoryview:
         """The unit's bytes in one row, for reading while the unit is pinned."""
-        return memoryview(map_extents(self.fd, self.extents)).cast("B")[: self.size_bytes]
+        return memoryview(map_extents(self.fd, self.extents)).cast("B")[: self.size_bytes].toreadonly()
 
     def close(self) -> None:
         """Give the memory back to the pool."""
@@ -87,6 +87,11 @@ class DramTier:
     def huge(self) -> bool:
         """Whether the memory is made of huge pages."""
         return self._pool.huge
+
+    @property
+    def ready_bytes(self) -> int:
+        """Free memory that is real already."""
+        return self._pool.ready_bytes
 
     @property
     def used_bytes(self) -> int:

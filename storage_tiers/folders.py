@@ -11,7 +11,7 @@ from typing import Protocol
 from storage_tiers.errors import Corrupt, Missing, SourceError
 from storage_tiers.remote import ObjectFact, ObjectStore
 
-_COPY_BYTES = 8 << 20
+REMOTE_PIECE_BYTES = 8 << 20
 
 
 class Folder(Protocol):
@@ -27,6 +27,10 @@ class Folder(Protocol):
     @property
     def is_local(self) -> bool:
         """Whether `local` costs nothing."""
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much to ask for at once, a multiple of every tensor element's size."""
 
     def files(self) -> Mapping[str, ObjectFact]:
         """All files by name, as they are now."""
@@ -48,6 +52,7 @@ class LocalFolder:
     """A folder on this machine."""
 
     is_local = True
+    piece_bytes = 1 << 20
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -96,6 +101,7 @@ class RemoteFolder:
     """A folder behind an fsspec URL."""
 
     is_local = False
+    piece_bytes = REMOTE_PIECE_BYTES
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
@@ -139,11 +145,11 @@ def downloaded(folder: Folder, names: Sequence[str]) -> Iterator[Path]:
 
 
 def _copy(folder: Folder, name: str, size_bytes: int, path: Path) -> None:
-    buffer = memoryview(bytearray(min(_COPY_BYTES, size_bytes)))
+    buffer = memoryview(bytearray(min(REMOTE_PIECE_BYTES, size_bytes)))
     try:
         with open(path, "wb") as file:
-            for start in range(0, size_bytes, _COPY_BYTES):
-                piece = buffer[: min(_COPY_BYTES, size_bytes - start)]
+            for start in range(0, size_bytes, REMOTE_PIECE_BYTES):
+                piece = buffer[: min(REMOTE_PIECE_BYTES, size_bytes - start)]
                 folder.read_into(name, start, piece)
                 file.write(piece)
     except OSError as error:

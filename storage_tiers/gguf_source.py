@@ -4,6 +4,7 @@ Names, configuration, tokenizer and the undoing of llama.cpp's rearrangements ar
 for one tensor at a time where transformers builds the whole model. What transformers would silently get wrong is refused.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,27 +13,40 @@ from typing import Any
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.families import Skeleton
-from storage_tiers.safetensors_source import convert_tokenizer
-from storage_tiers.sources import float_bytes
+from storage_tiers.folders import Folder
+from storage_tiers.model_folder import convert_tokenizer
+from storage_tiers.remote import ObjectFact
+from storage_tiers.sources import Stretch, float_bytes
 
 _CONVERTIBLE = ("llama", "mistral", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3")
 _OWN_ATTENTION_SCALE = {("gemma2", 46), ("gemma3", 62)}
 
 
 class GgufSource:
-    """Maps the file; pages come and go as tensors are read, and one dequantised tensor is held at a time."""
+    """Maps the file; pages come and go as tensors are read, and one dequantised tensor is held at a time.
+
+    A file that is elsewhere is copied to this machine's temporary folder until the source is closed.
+    """
 
     default_dtype = "bfloat16"
+    workers_at_most = 1
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, folder: Folder, file: str) -> None:
+        self._folder, self._name = folder, file
+        self._copies = contextlib.ExitStack()
         self._stored: dict[str, list[Any]] = {}
         self._names: dict[str, str] = {}
         self._processor: Any = None
 
     @property
-    def parts(self) -> tuple[Path, ...]:
-        return (self._file,)
+    def where(self) -> str:
+        return f"{self._folder.where}/{self._name}"
+
+    def parts(self) -> Mapping[str, ObjectFact]:
+        facts = self._folder.files()
+        if self._name not in facts:
+            raise SourceError(f"{self.where} is not there")
+        return {self._name: facts[self._name]}
 
     def config(self) -> dict[str, Any]:
         from transformers import AutoConfig
@@ -42,7 +56,7 @@ class GgufSource:
             parsed = AutoConfig.from_pretrained(self._file.parent, gguf_file=self._file.name)
         except Exception as error:  # whatever odd metadata makes transformers raise
             raise SourceError(
-                f"{self._file}: no configuration can be made of its metadata ({type(error).__name__}: {error})"
+                f"{self.where}: no configuration can be made of its metadata ({type(error).__name__}: {error})"
             ) from error
         own = {"_name_or_path", "_model_name_or_path", "transformers_version"}
         return {key: value for key, value in parsed.to_dict().items() if key not in own}
@@ -90,6 +104,17 @@ class GgufSource:
             return {}
         return convert_tokenizer(self._file.parent, gguf_file=self._file.name)
 
+    def stretches(self, name: str) -> tuple[Stretch, ...]:
+        raise SourceError(f"{self.where} is quantised, so that it cannot be served in place; publish a copy")
+
+    def close(self) -> None:
+        """Remove the copy, if there is one."""
+        self._copies.close()
+
+    @functools.cached_property
+    def _file(self) -> Path:
+        return self._copies.enter_context(self._folder.local([self._name])) / self._name
+
     @functools.cached_property
     def _reader(self) -> Any:
         from gguf import GGUFReader
@@ -97,10 +122,10 @@ class GgufSource:
         try:
             return GGUFReader(self._file)
         except OSError as error:
-            raise SourceError(f"cannot read {self._file}: {error}") from error
+            raise SourceError(f"cannot read {self.where}: {error}") from error
         except Exception as error:  # a damaged table of contents makes the reader fail in any way
             raise SourceError(
-                f"{self._file} is damaged or was cut short; download it again ({type(error).__name__}: {error})"
+                f"{self.where} is damaged or was cut short; download it again ({type(error).__name__}: {error})"
             ) from error
 
     @property
@@ -116,22 +141,22 @@ class GgufSource:
         kind = self._architecture
         if kind not in _CONVERTIBLE:
             raise UnsupportedModel(
-                f"{self._file}: GGUF files of architecture {kind!r} are not supported; supported are "
+                f"{self.where}: GGUF files of architecture {kind!r} are not supported; supported are "
                 f"{', '.join(_CONVERTIBLE)}. Publish the original safetensors"
             )
         if (self._value("split.count") or 1) > 1:
             raise SourceError(
-                f"{self._file} is one of {self._value('split.count')} parts; merge them first (gguf-split)"
+                f"{self.where} is one of {self._value('split.count')} parts; merge them first (gguf-split)"
             )
         scaling = self._value(f"{kind}.rope.scaling.type")
         if scaling not in (None, "none"):
             raise UnsupportedModel(
-                f"{self._file}: scaled rotary embedding ({scaling}) is not carried over from GGUF; "
+                f"{self.where}: scaled rotary embedding ({scaling}) is not carried over from GGUF; "
                 "publish the original safetensors"
             )
         if (kind, self._value(f"{kind}.block_count")) in _OWN_ATTENTION_SCALE:
             raise UnsupportedModel(
-                f"{self._file}: GGUF does not hold the attention scale of {kind} 27B; publish the original safetensors"
+                f"{self.where}: GGUF does not hold the attention scale of {kind} 27B; publish the original safetensors"
             )
 
     def _check_types(self) -> None:
@@ -144,7 +169,7 @@ class GgufSource:
                 dequantize(tensor.data[:1] if tensor.data.ndim > 1 else tensor.data, kind)
             except NotImplementedError as error:
                 raise UnsupportedModel(
-                    f"{self._file}: {tensor.name} has type {kind.name}, which cannot be dequantised; "
+                    f"{self.where}: {tensor.name} has type {kind.name}, which cannot be dequantised; "
                     "publish the file in another quantisation"
                 ) from error
 

@@ -56,8 +56,11 @@ class BlockPool:
         self._raw.reverse()
         self._ready_blocks = min(-(-ready_bytes // self.block_bytes), self._blocks)
         self._closed = False
-        self._thread = threading.Thread(target=self._keep_ready, name="pool", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if self._ready_blocks:
+            self._thread = threading.Thread(target=self._keep_ready, name="pool", daemon=True)
+            self._thread.start()
+        self._give_up = weakref.finalize(self, _close_all, self.fd, self.read_only_fd)
 
     @property
     def free_bytes(self) -> int:
@@ -118,9 +121,9 @@ class BlockPool:
                 return
             self._closed = True
             self._condition.notify_all()
-        self._thread.join()
-        os.close(self.fd)
-        os.close(self.read_only_fd)
+        if self._thread is not None:
+            self._thread.join()
+        self._give_up()
 
     def _keep_ready(self) -> None:
         while True:
@@ -132,6 +135,11 @@ class BlockPool:
             _libc.madvise(self._address + block * self.block_bytes, self.block_bytes, _MADV_POPULATE_WRITE)
             with self._condition:
                 self._real.append(block)
+
+
+def _close_all(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _make(size_bytes: int, huge: bool) -> tuple[int, mmap.mmap, bool]:

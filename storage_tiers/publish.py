@@ -2,23 +2,25 @@
 
 The version is named after the source's fingerprint, so a rerun finds the units that an interrupted run has finished and
 writes the rest. A unit is finished when its ``zarr.json`` is there, the model when the root ``zarr.json`` is. Versions
-that were published before stay in the store: whoever has opened one goes on reading it.
+that were published before stay in the store until they are collected: whoever has opened one goes on reading it. Several
+may publish the same source at once: they write the same bytes, and what is read is always one's or the other's, whole.
 """
 
+import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import zip_longest
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-import crc32c
 from blake3 import blake3
 
 from storage_tiers.checkpoint import (
     FORMAT,
     ROOT,
     Checkpoint,
-    TensorEntry,
+    Extent,
     TensorSpec,
     UnitIndex,
     UnitLayout,
@@ -30,46 +32,18 @@ from storage_tiers.checkpoint import (
     parse_array,
     root_metadata,
     shard_index,
-    unit_digest,
 )
+from storage_tiers.data_area import DataArea
 from storage_tiers.errors import Corrupt, Missing, SourceError
-from storage_tiers.families import (
-    EMBEDDING,
-    OUTPUT,
-    Skeleton,
-    build_skeleton,
-    check_supported,
-    check_tensors,
-    cut_into_units,
-    prevailing_dtype,
-)
+from storage_tiers.inplace import REFERENCES, references
+from storage_tiers.plan import Plan, make_plan
+from storage_tiers.progress import Meter, Report
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.sources import Source, open_source
+from storage_tiers.workers import check, run_all
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class PublishProgress:
-    """How far a publish is: `unit` is the one being written, or the one just done."""
-
-    unit: str
-    units_done: int
-    units_total: int
-    bytes_done: int
-    bytes_total: int
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All that will be written, known and checked before the first byte is."""
-
-    config: Mapping[str, Any]
-    generation_config: Mapping[str, Any]
-    dtype: str
-    tied: bool
-    units: Mapping[str, UnitLayout]
-    files: Mapping[str, bytes]
+WORKERS = 4
 
 
 def publish(
@@ -78,47 +52,45 @@ def publish(
     store: ModelStore,
     *,
     dtype: str | None = None,
-    progress: Callable[[PublishProgress], None] | None = None,
+    in_place: bool = False,
+    workers: int = WORKERS,
+    progress: Report | None = None,
 ) -> Checkpoint:
-    """Publish the model at the local path `source` as `name`, and return its checkpoint.
+    """Publish the model that `source` names (see `open_source`) as `name`, and return its checkpoint.
 
-    `dtype` is what the weights are stored in; by default what they have, or bfloat16 if they are quantised. Does nothing
-    if just that is published already. Holds about one tensor in memory. SourceError or UnsupportedModel say why a source
-    will not do; then, and whenever else this raises, the store shows what it showed before.
+    `dtype` is what the weights are stored in; by default what they have, or bfloat16 if they are quantised. `in_place`
+    leaves them where they are and stores an index. Does nothing if just that is published already. Each of the `workers`
+    threads holds a few pieces in memory, or one tensor where that must be dequantised. SourceError or UnsupportedModel say
+    why a source will not do; then, and whenever else this raises, the store shows what it showed before.
     """
     check_model_name(name)
     if dtype not in (None, *DTYPES):
         raise SourceError(f"cannot publish in {dtype!r}; use one of {', '.join(DTYPES)}")
-    opened = open_source(source)
-    version = _version(opened, dtype)
-    present = _published(store, name)
-    if present is not None and present.version == version:
-        return present
-    plan = _plan(opened, dtype)
-    meter = _Meter(plan, progress)
-    units = tuple(
-        _store_unit(store.objects, name, f"{version}/{unit}", layout, opened, meter)
-        for unit, layout in plan.units.items()
-    )
-    files = tuple(
-        _store_file(store.objects, name, f"{version}/files/{file}", data) for file, data in plan.files.items()
-    )
-    if _version(opened, dtype) != version:
-        raise SourceError(f"{source} was changed while it was being published; publish it again")
-    digest = model_digest(plan.config, plan.dtype, units, files)
-    checkpoint = Checkpoint(
-        name, version, digest, plan.config, plan.generation_config, plan.dtype, plan.tied, units, files
-    )
-    _commit(store.objects, checkpoint)
-    return checkpoint
+    with contextlib.closing(open_source(source, store.objects)) as opened:
+        version = _version(opened, dtype, in_place)
+        present = _published(store, name)
+        if present is not None and present.version == version:
+            return present
+        plan = make_plan(opened, dtype, in_place=in_place)
+        meter = Meter({unit: layout.stored_bytes for unit, layout in plan.units.items()}, progress)
+        writer = _Writer(store.objects, name, version, opened, meter)
+        writer.begin()
+        jobs = [
+            functools.partial(writer.unit, unit, layout, plan.extents.get(unit, ()))
+            for unit, layout in plan.units.items()
+        ]
+        units = tuple(run_all(jobs, min(workers, opened.workers_at_most or workers)))
+        files = tuple(writer.file(file, data) for file, data in plan.files.items())
+        if _version(opened, dtype, in_place) != version:
+            raise SourceError(f"{source} was changed while it was being published; publish it again")
+        return writer.commit(plan, units, files)
 
 
-def _version(source: Source, dtype: str | None) -> str:
+def _version(source: Source, dtype: str | None, in_place: bool) -> str:
     """Named after what the source consists of. The underscore keeps versions apart from models' names."""
-    try:
-        parts = [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in source.parts]
-    except OSError as error:
-        raise SourceError(f"cannot read the source: {error}") from error
+    parts: list[Any] = [(name, fact.size_bytes, fact.tag) for name, fact in source.parts().items()]
+    if in_place:
+        parts.append(["in place", source.where])
     return "_" + blake3(json.dumps([FORMAT, dtype, parts]).encode()).hexdigest(length=8)
 
 
@@ -129,168 +101,76 @@ def _published(store: ModelStore, name: str) -> Checkpoint | None:
         return None
 
 
-def _plan(source: Source, dtype: str | None) -> _Plan:
-    """Look at everything but the weights' bytes; whatever is wrong with the source is raised here."""
-    config = source.config()
-    check_supported(config)
-    skeleton = build_skeleton(config)
-    found = dict(source.tensors(skeleton))
-    if skeleton.tied and OUTPUT in found and EMBEDDING in found:
-        if _equal(source, found[EMBEDDING], found[OUTPUT]):
-            del found[OUTPUT]
-        else:  # transformers does the same: what the files hold outweighs what the configuration says
-            config["tie_word_embeddings"] = False
-            skeleton = build_skeleton(config)
-    check_tensors(skeleton, found)
-    stored_as = dtype or source.default_dtype or prevailing_dtype(found.values())
-    if config.get("dtype", config.get("torch_dtype")) != stored_as:
-        config.pop("torch_dtype", None)
-        config["dtype"] = stored_as
-    config = json.loads(json.dumps(config))  # as it will read back: keys are strings
-    specs = {tensor: TensorSpec(tensor, stored_as, spec.shape) for tensor, spec in found.items()}
-    return _Plan(
-        config=config,
-        generation_config=_generation_config(source, skeleton),
-        dtype=stored_as,
-        tied=skeleton.tied,
-        units={unit: lay_out(tensors) for unit, tensors in cut_into_units(skeleton, specs).items()},
-        files=source.files(),
-    )
+class _Writer:
+    """Writes one version of a model. `unit` may be called from several threads at once."""
 
+    def __init__(self, objects: ObjectStore, name: str, version: str, source: Source, meter: Meter) -> None:
+        self._objects, self._name, self._version = objects, name, version
+        self._source, self._meter = source, meter
 
-def _generation_config(source: Source, skeleton: Skeleton) -> dict[str, Any]:
-    given = source.generation_config()
-    if given.get("eos_token_id") is None:
-        given["eos_token_id"] = skeleton.eos_token_id
-    return given
+    def begin(self) -> None:
+        """Mark the version as being written, so that nobody collects what an earlier run has left of it."""
+        self._write_json(f"{self._version}/{ROOT}", group_metadata())
 
+    def unit(self, unit: str, layout: UnitLayout, extents: tuple[Extent, ...], stop: threading.Event) -> UnitIndex:
+        """Write one unit, or find it finished by an earlier run."""
+        check(stop)
+        path = f"{self._version}/{unit}"
+        index = self._finished(path, layout, extents)
+        if index is None:
+            with self._object(path, in_place=bool(extents)) as append:
+                area = DataArea(append, layout)
+                for entry in layout.tensors:
+                    for written in area.tensor(entry, self._source.read(entry.name, entry.dtype)):
+                        check(stop)
+                        self._meter.within(unit, written)
+                index = area.finish(unit, path, extents)
+            self._write_json(f"{path}/{ROOT}", array_metadata(index))
+        self._meter.done(unit)
+        return index
 
-def _equal(source: Source, one: TensorSpec, other: TensorSpec) -> bool:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    pieces = zip_longest(source.read(one.name, one.dtype), source.read(other.name, other.dtype))
-    return all(left == right for left, right in pieces)
+    def file(self, file: str, data: bytes) -> UnitIndex:
+        """Write a file that travels with the model."""
+        path = f"{self._version}/files/{file}"
+        layout = lay_out([TensorSpec(file, "uint8", (len(data),))])
+        with self._object(path, in_place=False) as append:
+            area = DataArea(append, layout)
+            for _ in area.tensor(layout.tensors[0], [memoryview(data)]):
+                pass
+            index = area.finish(file, path)
+        self._write_json(f"{path}/{ROOT}", array_metadata(index))
+        return index
 
+    def commit(self, plan: Plan, units: tuple[UnitIndex, ...], files: tuple[UnitIndex, ...]) -> Checkpoint:
+        """Make the model visible: the root's metadata comes last."""
+        digest = model_digest(plan.config, plan.dtype, units, files)
+        checkpoint = Checkpoint(
+            self._name, self._version, digest, plan.config, plan.generation_config, plan.dtype, plan.tied, units, files
+        )
+        self._write_json(f"{self._version}/files/{ROOT}", group_metadata())
+        if plan.extents:
+            self._write_json(f"{self._version}/{REFERENCES}", references(checkpoint))
+        self._write_json(f"{self._version}/{ROOT}", group_metadata())
+        self._write_json(ROOT, root_metadata(checkpoint))
+        self._objects.sweep(f"{self._name}/{self._version}")
+        return checkpoint
 
-def _store_unit(
-    objects: ObjectStore, name: str, path: str, layout: UnitLayout, source: Source, meter: "_Meter"
-) -> UnitIndex:
-    """Write one unit, or find it finished by an earlier run."""
-    unit = path.rsplit("/", 1)[-1]
-    index = _finished(objects, name, path, layout)
-    if index is None:
-        with objects.writer(f"{name}/{path}/c/0") as append:
-            area = _DataArea(append, layout)
-            for entry in layout.tensors:
-                for written in area.tensor(entry, source.read(entry.name, entry.dtype)):
-                    meter.within(unit, written)
-            index = area.finish(unit, path)
-        _write_json(objects, f"{name}/{path}/{ROOT}", array_metadata(index))
-    meter.done(unit, layout.stored_bytes)
-    return index
+    def _finished(self, path: str, layout: UnitLayout, extents: tuple[Extent, ...]) -> UnitIndex | None:
+        """The unit as it lies in the store, if it is whole and laid out as we would."""
+        try:
+            index = parse_array(path, json.loads(self._objects.read(f"{self._name}/{path}/{ROOT}")))
+        except (Missing, ValueError, KeyError, TypeError, IndexError):
+            return None
+        if index.layout != layout or index.extents != extents:
+            return None
+        stored = None if extents else self._objects.size_bytes(f"{self._name}/{index.key}")
+        whole = bool(extents) or stored == layout.stored_bytes + len(shard_index(layout))
+        return index if whole else None
 
+    def _object(self, path: str, *, in_place: bool) -> AbstractContextManager[Callable[[memoryview], None]]:
+        if in_place:
+            return contextlib.nullcontext(lambda data: None)
+        return self._objects.writer(f"{self._name}/{path}/c/0")
 
-def _finished(objects: ObjectStore, name: str, path: str, layout: UnitLayout) -> UnitIndex | None:
-    """The unit as it lies in the store, if it is whole and laid out as we would."""
-    try:
-        index = parse_array(path, json.loads(objects.read(f"{name}/{path}/{ROOT}")))
-    except (Missing, ValueError, KeyError, TypeError, IndexError):
-        return None
-    stored = objects.size_bytes(f"{name}/{index.key}")
-    whole = index.layout == layout and stored == layout.stored_bytes + len(shard_index(layout))
-    return index if whole else None
-
-
-def _store_file(objects: ObjectStore, name: str, path: str, data: bytes) -> UnitIndex:
-    file_name = path.rsplit("/", 1)[-1]
-    layout = lay_out([TensorSpec(file_name, "uint8", (len(data),))])
-    with objects.writer(f"{name}/{path}/c/0") as append:
-        area = _DataArea(append, layout)
-        for _ in area.tensor(layout.tensors[0], [memoryview(data)]):
-            pass
-        index = area.finish(file_name, path)
-    _write_json(objects, f"{name}/{path}/{ROOT}", array_metadata(index))
-    return index
-
-
-def _commit(objects: ObjectStore, checkpoint: Checkpoint) -> None:
-    """Make the model visible: the root's metadata comes last."""
-    base = f"{checkpoint.name}/{checkpoint.version}"
-    _write_json(objects, f"{base}/files/{ROOT}", group_metadata())
-    _write_json(objects, f"{base}/{ROOT}", group_metadata())
-    _write_json(objects, f"{checkpoint.name}/{ROOT}", root_metadata(checkpoint))
-    objects.sweep(base)
-
-
-def _write_json(objects: ObjectStore, key: str, value: Mapping[str, Any]) -> None:
-    objects.write(key, json.dumps(value, separators=(",", ":")).encode())
-
-
-class _DataArea:
-    """Writes a unit's data area from front to back, keeping its digest and its chunks' checksums on the way."""
-
-    def __init__(self, append: Callable[[memoryview], None], layout: UnitLayout) -> None:
-        self._append_to_object = append
-        self._layout = layout
-        self._payload = blake3()
-        self._checksum = 0
-        self._checksums: list[int] = []
-        self._position_bytes = 0
-
-    def tensor(self, entry: TensorEntry, pieces: Iterable[memoryview]) -> Iterator[int]:
-        """Write a tensor at its place, yielding the position after every piece. SourceError if it is not as long."""
-        end = entry.offset_bytes + entry.size_bytes
-        self._write(memoryview(bytes(entry.offset_bytes - self._position_bytes)))
-        for piece in pieces:
-            self._write(piece)
-            yield self._position_bytes
-        if self._position_bytes != end:
-            raise SourceError(f"tensor {entry.name} is not as long as its shape says; was the source changed?")
-
-    def finish(self, unit: str, path: str) -> UnitIndex:
-        """Pad the rest, append the shard's index, and describe what was written."""
-        layout = self._layout
-        self._write(memoryview(bytes(layout.payload_bytes - self._position_bytes)))
-        self._append(memoryview(bytes(layout.stored_bytes - layout.payload_bytes)))
-        self._append_to_object(memoryview(shard_index(layout)))
-        digest = unit_digest(layout.tensors, self._payload.hexdigest())
-        return UnitIndex(unit, path, digest, layout, tuple(self._checksums))
-
-    def _write(self, data: memoryview) -> None:
-        self._payload.update(data)
-        self._append(data)
-
-    def _append(self, data: memoryview) -> None:
-        self._append_to_object(data)
-        while len(data):
-            filled = self._position_bytes % self._layout.chunk_bytes
-            piece = data[: self._layout.chunk_bytes - filled]
-            self._checksum = crc32c.crc32c(piece, self._checksum)
-            self._position_bytes += len(piece)
-            if filled + len(piece) == self._layout.chunk_bytes:
-                self._checksums.append(self._checksum)
-                self._checksum = 0
-            data = data[len(piece) :]
-
-
-class _Meter:
-    """Counts what is done and tells whoever wants to know."""
-
-    def __init__(self, plan: _Plan, progress: Callable[[PublishProgress], None] | None) -> None:
-        self._progress = progress
-        self._units_total = len(plan.units)
-        self._bytes_total = sum(layout.stored_bytes for layout in plan.units.values())
-        self._units_done = 0
-        self._bytes_done = 0
-
-    def within(self, unit: str, written_bytes: int) -> None:
-        self._tell(unit, self._bytes_done + written_bytes)
-
-    def done(self, unit: str, stored_bytes: int) -> None:
-        self._units_done += 1
-        self._bytes_done += stored_bytes
-        self._tell(unit, self._bytes_done)
-
-    def _tell(self, unit: str, bytes_done: int) -> None:
-        if self._progress is not None:
-            self._progress(PublishProgress(unit, self._units_done, self._units_total, bytes_done, self._bytes_total))
+    def _write_json(self, key: str, value: Mapping[str, Any]) -> None:
+        self._objects.write(f"{self._name}/{key}", json.dumps(value, separators=(",", ":")).encode())

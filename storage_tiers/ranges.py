@@ -4,10 +4,12 @@ Both doors read the same objects with the same options; which one is used is the
 """
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from storage_tiers.errors import StorageError
 
+CONNECT_TIMEOUT, REQUEST_TIMEOUT = timedelta(seconds=5), timedelta(seconds=60)
 READERS = ("auto", "fsspec", "obstore")
 RangeReader = Callable[[str, int, int], memoryview]
 """(object's path as fsspec gives it, start, end) -> its bytes, fewer if it ends before. FileNotFoundError,
@@ -49,7 +51,13 @@ def _open_s3(bucket: str, options: Mapping[str, Any]) -> RangeReader:
     }
     given: dict[str, Any] = {name: value for name, value in config.items() if value is not None}
     plain = bool(endpoint and endpoint.startswith("http://"))
-    store = S3Store(bucket, client_options={"allow_http": plain}, virtual_hosted_style_request=False, **given)
+    store = S3Store(
+        bucket,
+        client_options={"allow_http": plain, "connect_timeout": CONNECT_TIMEOUT, "timeout": REQUEST_TIMEOUT},
+        retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=10)},  # the transfer tries again itself
+        virtual_hosted_style_request=False,
+        **given,
+    )
 
     def read(path: str, start: int, end: int) -> memoryview:
         key = path.split("/", 1)[1]

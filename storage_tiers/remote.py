@@ -114,11 +114,15 @@ class ObjectStore:
     def names(self, key: str) -> list[str]:
         """Names directly below `key` ("" for the root), sorted; empty if there is nothing."""
         self._fs.invalidate_cache()
+        base = self.path(key) if key else self._root
         try:
-            found = self._guard(key, lambda: self._fs.ls(self.path(key) if key else self._root, detail=False))
+            found = self._guard(key, lambda: self._fs.ls(base, detail=False))
         except Missing:
             return []
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+        paths = {str(path).strip("/") for path in found} - {
+            base.strip("/")
+        }  # an object is listed as its own only entry
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
     def facts(self, key: str, *, recursive: bool = True) -> dict[str, ObjectFact]:
         """The objects below `key` ("" for the root) by their names relative to it; empty if there is nothing."""
@@ -209,7 +213,7 @@ class ObjectStore:
         where = f"{self.url}/{key}"
         try:
             return call()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise Missing(f"{where} is not there") from error
         except PermissionError as error:
             raise StoreUnavailable(f"{where}: permission denied; check the store's credentials ({error})") from error

@@ -1,32 +1,52 @@
-"""What can be published: the contract of a source, and the choice of one by looking at the path."""
+"""What can be published: the contract of a source, and the choice of one by looking at what names it."""
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError
 from storage_tiers.families import Skeleton
+from storage_tiers.folders import Folder, LocalFolder, RemoteFolder
+from storage_tiers.remote import ObjectFact, ObjectStore
 
-READ_BYTES = 16 << 20
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model",
-)  # fmt: skip
+READ_BYTES = 1 << 20
+HUB = "hf://"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[^/]+)?")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Bytes of a file that every node can read."""
+
+    url: str
+    offset_bytes: int
+    size_bytes: int
 
 
 class Source(Protocol):
-    """A model somewhere else, read tensor by tensor. Every failure is a SourceError that says what to do.
+    """A model somewhere else, read tensor by tensor. Every failure is a StorageError that says what to do.
 
-    Tensors go by the names that transformers' modules give them, whatever the files call them.
+    Tensors go by the names that transformers' modules give them, whatever the files call them. `read` may be called from
+    several threads at once.
     """
 
     @property
-    def parts(self) -> tuple[Path, ...]:
-        """The files it consists of. It is the same source as long as their names, sizes and times are."""
+    def where(self) -> str:
+        """What a person calls it."""
 
     @property
     def default_dtype(self) -> str | None:
         """The type that floating tensors are published in unless told otherwise; None for the one they have."""
+
+    @property
+    def workers_at_most(self) -> int | None:
+        """How many threads may read at once without needing more memory or room than one; None if that does not matter."""
+
+    def parts(self) -> Mapping[str, ObjectFact]:
+        """The files it consists of, as they are now. It is the same source as long as names, sizes and tags are."""
 
     def config(self) -> dict[str, Any]:
         """The Hugging Face configuration."""
@@ -38,44 +58,88 @@ class Source(Protocol):
         """All weights, with the type they are stored in. Must be called before `read`."""
 
     def read(self, name: str, dtype: str) -> Iterator[memoryview]:
-        """The tensor's bytes in type `dtype`, in order, in pieces of READ_BYTES at most."""
+        """The tensor's bytes in type `dtype`, in order, in pieces of a few MiB at most, each good until the next."""
+
+    def stretches(self, name: str) -> tuple[Stretch, ...]:
+        """Where the tensor's bytes lie as they are, in order. SourceError if they are made on the way."""
 
     def files(self) -> Mapping[str, bytes]:
         """The tokenizer's files, by name; empty if there is none."""
 
+    def close(self) -> None:
+        """Let go of whatever is held."""
 
-def open_source(where: str) -> Source:
-    """The source at a local path: a Hugging Face folder, a GGUF file, or a folder that holds exactly one.
 
-    Looks at names only. SourceError if nothing there can be published.
+def open_source(where: str, store: ObjectStore) -> Source:
+    """The source that `where` names; looks at names only. SourceError if nothing there can be published.
+
+    A path on this machine, ``hf://org/name@revision`` or just ``org/name`` (unless there is such a path), or an fsspec URL;
+    each a Hugging Face folder, a GGUF file, or a folder that holds exactly one. Behind the store's own kind of URL it is
+    reached as the store is; other kinds find their options where fsspec looks for them.
     """
-    from storage_tiers.gguf_source import GgufSource
-    from storage_tiers.safetensors_source import SafetensorsSource
-
-    if "://" in where:
-        raise SourceError(f"{where} is not a local path; download the model first and give the folder")
-    path = Path(where).expanduser()
+    if where.startswith(HUB):
+        return _open_hub(where.removeprefix(HUB))
+    if "://" in where and not where.startswith("file://"):
+        return _open_url(where, store)
+    path = Path(where.removeprefix("file://")).expanduser()
     if path.is_file():
         if path.suffix == ".gguf":
-            return GgufSource(path)
-        hint = "give the folder that it lies in" if path.suffix == ".safetensors" else "give a folder or a .gguf file"
+            return _gguf(LocalFolder(path.parent), path.name)
+        weights = path.suffix in (".safetensors", ".bin")
+        hint = "give the folder that it lies in" if weights else "give a folder or a .gguf file"
         raise SourceError(f"{where} cannot be published as a single file; {hint}")
-    if not path.is_dir():
-        raise SourceError(f"{where} does not exist")
-    names = sorted(entry.name for entry in path.iterdir())
+    if path.is_dir():
+        return _choose(LocalFolder(path))
+    if _REPOSITORY.fullmatch(where):
+        return _open_hub(where)
+    raise SourceError(f"{where} does not exist")
+
+
+def _open_hub(where: str) -> Source:
+    from storage_tiers.hub_source import HubFolder
+
+    organisation, _, rest = where.partition("/")
+    named, _, file = rest.partition("/")
+    repository, _, revision = f"{organisation}/{named}".partition("@")
+    if not _REPOSITORY.fullmatch(repository) or (file and not file.endswith(".gguf")) or "/" in file:
+        raise SourceError(f"{HUB}{where} does not name a model; write {HUB}org/name@revision, or a .gguf file below it")
+    folder = HubFolder(repository, revision or None)
+    return _gguf(folder, file) if file else _choose(folder)
+
+
+def _open_url(where: str, store: ObjectStore) -> Source:
+    folder, _, file = where.rstrip("/").rpartition("/")
+    url = folder if file.endswith(".gguf") else where.rstrip("/")
+    same = where.partition("://")[0] == store.protocol
+    objects = ObjectStore(url, store.options if same else None, store.reader if same else "auto")
+    return _gguf(RemoteFolder(objects), file) if file.endswith(".gguf") else _choose(RemoteFolder(objects))
+
+
+def _choose(folder: Folder) -> Source:
+    """Safetensors before GGUF before pickles: what is read as it is comes first."""
+    names = sorted(folder.files())
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
-        return SafetensorsSource(path)
+        from storage_tiers.safetensors_source import SafetensorsSource
+
+        return SafetensorsSource(folder)
     quantised = [name for name in names if name.endswith(".gguf")]
     if len(quantised) > 1:
-        raise SourceError(f"{where} holds several GGUF files ({', '.join(quantised[:5])}); give the path of one")
+        raise SourceError(f"{folder.where} holds several GGUF files ({', '.join(quantised[:5])}); give the path of one")
     if quantised:
-        return GgufSource(path / quantised[0])
-    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
-        raise SourceError(
-            f"{where} holds pickled weights only, which we do not read because unpickling runs code; "
-            "convert them to safetensors (load with transformers, then save_pretrained)"
-        )
-    raise SourceError(f"{where} holds no weights: neither safetensors nor a GGUF file")
+        return _gguf(folder, quantised[0])
+    if any(name.endswith((".bin", ".bin.index.json")) for name in names):
+        from storage_tiers.torch_source import TorchSource
+
+        return TorchSource(folder)
+    if not names:
+        raise SourceError(f"{folder.where} is empty or does not exist")
+    raise SourceError(f"{folder.where} holds no weights: neither safetensors nor a GGUF file nor pytorch_model.bin")
+
+
+def _gguf(folder: Folder, file: str) -> Source:
+    from storage_tiers.gguf_source import GgufSource
+
+    return GgufSource(folder, file)
 
 
 def float_bytes(tensor: Any, dtype: str) -> Iterator[memoryview]:

@@ -5,8 +5,10 @@ failure a file may hold other bytes than it should, and the checksums, which eve
 """
 
 import errno
+import logging
 import mmap
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,9 +18,11 @@ from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
 from storage_tiers.tier import Views, scatter, total_bytes
 
+_log = logging.getLogger(__name__)
 _Work = Callable[[int], int]
 """What is done with an open file: takes its descriptor, returns how many bytes it moved."""
 _PARTIAL = ".partial"
+_DIGEST = re.compile("[0-9a-f]{64}")
 _WRITE_BYTES = 16 << 20
 _BUFFER_BYTES = 18 << 20
 
@@ -26,7 +30,9 @@ _BUFFER_BYTES = 18 << 20
 class SsdTier:
     """Units below one folder within a budget in bytes, the least recently read evicted first. Thread-safe.
 
-    Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes.
+    Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes;
+    files that are not called like a unit are not ours, and stay. A unit is held when it is whole; while it is being
+    written it only counts against the budget.
     Offsets and lengths must be multiples of 4 KiB, as the inner chunks of a checkpoint are, and so must the memory.
     `bounce`: read into a thread's own huge pages and copy from there. It is slower than straight into memory of huge
     pages, and faster than straight into small ones, each of which the kernel would have to pin by itself.
@@ -40,6 +46,7 @@ class SsdTier:
         self._local = threading.local()
         self._folder = Path(folder)
         self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
         self._sizes: dict[str, int] = {}
         self._writing: dict[str, int] = {}
         self._direct = os.O_DIRECT
@@ -49,7 +56,7 @@ class SsdTier:
             for path in found:
                 if path.name.endswith(_PARTIAL):
                     path.unlink()
-                else:
+                elif _DIGEST.fullmatch(path.name) and path.is_file():
                     self._sizes[path.name] = path.stat().st_size
         except OSError as error:
             raise StorageError(
@@ -103,29 +110,32 @@ class SsdTier:
         self.drop(unit.digest)
 
     def write(self, digest: str, views: Views) -> None:
-        """Keep a unit, evicting others for it. OutOfSpace if the budget or the disk cannot hold it."""
+        """Keep a unit, evicting others for it. OutOfSpace if the budget or the disk cannot hold it.
+
+        Returns when it is here, also if it was, or if somebody else is just writing it.
+        """
         if not self._claim(digest, total_bytes(views)):
             return
         partial = self._folder / f"{digest}.{uuid.uuid4().hex}{_PARTIAL}"
         try:
             self._with_file(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, lambda fd: _write_all(fd, views))
-            os.replace(partial, self._folder / digest)
-            with self._lock:
-                self._sizes[digest] = self._writing[digest]
+            with self._written:
+                os.replace(partial, self._folder / digest)
+                self._sizes[digest] = self._writing.pop(digest)
+                self._written.notify_all()
         except BaseException as error:
             partial.unlink(missing_ok=True)
+            with self._written:
+                del self._writing[digest]
+                self._written.notify_all()
             if isinstance(error, OSError):
                 raise OutOfSpace(f"ssd folder {self._folder}: {error.strerror}") from error
             raise
-        finally:
-            with self._lock:
-                del self._writing[digest]
 
     def drop(self, digest: str) -> None:
         """Forget the unit and remove its file."""
         with self._lock:
-            self._sizes.pop(digest, None)
-        (self._folder / digest).unlink(missing_ok=True)
+            self._forget(digest)
 
     def _buffer(self, size_bytes: int) -> memoryview:
         """This thread's buffer, on huge pages where the system gives them (a shared mapping would get none)."""
@@ -151,20 +161,29 @@ class SsdTier:
         return sum(self._sizes.values()) + sum(self._writing.values())
 
     def _claim(self, digest: str, size_bytes: int) -> bool:
-        """Make room for the unit; False if it is here or on its way."""
-        with self._lock:
-            if self._sizes.get(digest) == size_bytes or digest in self._writing:
+        """Make room for the unit; False if it is here already."""
+        with self._written:
+            self._written.wait_for(lambda: digest not in self._writing)
+            if self._sizes.get(digest) == size_bytes:
                 return False
-            self._sizes.pop(digest, None)
+            self._forget(digest)
             free = self.budget_bytes - self._used()
             if size_bytes > free + sum(self._sizes.values()):
                 raise OutOfSpace(f"ssd: {size_bytes:,} bytes asked, node.ssd_bytes is {self.budget_bytes:,}")
             while free < size_bytes:
                 victim = next(iter(self._sizes))
-                free += self._sizes.pop(victim)
-                (self._folder / victim).unlink(missing_ok=True)
+                free += self._sizes[victim]
+                self._forget(victim)
             self._writing[digest] = size_bytes
             return True
+
+    def _forget(self, digest: str) -> None:
+        """Under the lock. A file that cannot be removed (the disk has become read-only, say) is not used again."""
+        self._sizes.pop(digest, None)
+        try:
+            (self._folder / digest).unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("unit %s cannot be removed from ssd: %s", digest, error.strerror)
 
 
 def _open_and(path: Path, flags: int, work: _Work) -> int:

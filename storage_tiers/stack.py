@@ -16,7 +16,7 @@ from enum import IntEnum
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier, Segment
-from storage_tiers.errors import StorageError
+from storage_tiers.errors import OutOfSpace, StorageError
 from storage_tiers.origin import RemoteTier
 from storage_tiers.remote import ModelStore
 from storage_tiers.ssd import SsdTier
@@ -33,6 +33,10 @@ class Priority(IntEnum):
     COLD_START = 0
     PREWARM = 10
     WRITE_BEHIND = 20
+
+
+def _closed() -> StorageError:
+    return StorageError("the node is shutting down")
 
 
 class TierStack:
@@ -65,24 +69,15 @@ class TierStack:
         """Bring a unit to dram; the result is pinned. Pair with `give_up` (or `release` once it is there).
 
         The future fails with Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then. A unit that is on
-        its way already is waited for, and moves up if this priority is higher.
+        its way already is waited for, and moves up if this priority is higher; one whose transfer has failed, but still
+        has chunks under way, is loaded anew after that.
         """
         future: Future[Loaded] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:
-            try:
-                transfer = self._join_or_begin(model, unit, future)
-            except StorageError as error:
-                future.set_exception(error)
-                return future
-            if transfer is None:
-                return future
-            raised = transfer.priority is None or priority < transfer.priority
-            if raised:
-                transfer.priority = priority
-        if raised:
-            for chunk in transfer.unclaimed():
-                self._submit(priority, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
+            error = self._begin(model, unit, priority, future)
+        if error is not None:
+            future.set_exception(error)
         return future
 
     def transfer(self, unit: UnitIndex) -> Transfer | None:
@@ -99,6 +94,7 @@ class TierStack:
                     if not transfer.waiters:
                         transfer.error = StorageError(f"loading unit {transfer.unit.name} was given up")
                     return
+                transfer.successors = [one for one in transfer.successors if one[0] is not future]
         future.add_done_callback(lambda done: None if done.exception() else self.release(done.result().unit))
 
     def release(self, unit: UnitIndex) -> None:
@@ -113,6 +109,8 @@ class TierStack:
 
         def write() -> None:
             try:
+                if self._closing.is_set():
+                    raise _closed()
                 self.ssd.write(unit.digest, segment.views())
             except StorageError as error:
                 future.set_exception(error)
@@ -120,53 +118,59 @@ class TierStack:
                 future.set_result(None)
 
         if self._closing.is_set():
-            future.set_exception(StorageError("the node is shutting down"))
+            future.set_exception(_closed())
         else:
             self._submit(Priority.WRITE_BEHIND, write)
         return future
 
     def close(self) -> None:
-        """Stop the workers after the chunk each is at; unfinished loads fail; dram is freed."""
+        """Stop the workers after the chunk each is at; what is unfinished fails; dram is freed."""
         with self._lock:
             self._closing.set()
         for _ in self._threads:
             self._submit(Priority.COLD_START, None)
         for thread in self._threads:
             thread.join()
-        with self._lock:
-            pending, self._transfers = list(self._transfers.values()), {}
-        for transfer in pending:
-            for waiter in transfer.waiters:
-                waiter.set_exception(StorageError("the node is shutting down"))
+        while not self._jobs.empty():
+            if (job := self._jobs.get()[2]) is not None:
+                job()
         self.dram.close()
 
-    def _join_or_begin(self, model: str, unit: UnitIndex, future: Future[Loaded]) -> Transfer | None:
-        """Under the lock: the transfer that `future` waits for, None if the unit is there already."""
+    def _begin(self, model: str, unit: UnitIndex, priority: int, future: Future[Loaded]) -> StorageError | None:
+        """Under the lock: let `future` wait for the unit's transfer, a new one if need be; or why that cannot be."""
         if self._closing.is_set():
-            raise StorageError("the node is shutting down")
+            return _closed()
         now = self._clock()
         segment = self.dram.acquire(unit.digest)
         if segment is not None:
             future.set_result(Loaded(unit, segment, "dram", now, now))
             return None
         transfer = self._transfers.get(unit.digest)
+        if transfer is not None and transfer.error is not None:
+            transfer.successors.append((future, model, priority))
+            return None
         if transfer is None:
-            segment = self.dram.reserve(unit.digest, unit.size_bytes)
+            try:
+                segment = self.dram.reserve(unit.digest, unit.size_bytes)
+            except OutOfSpace as error:
+                return error
             sources = [source for source in self._sources[:-1] if source.holds(unit)]
             transfer = Transfer(model, unit, segment, [*sources, self._sources[-1]], now)
             self._transfers[unit.digest] = transfer
-        elif transfer.error is not None:
-            raise StorageError(f"unit {unit.name} of {model} is being given up; ask again") from transfer.error
         transfer.waiters.append(future)
-        return transfer
+        if transfer.priority is None or priority < transfer.priority:
+            transfer.priority = priority
+            for chunk in transfer.unclaimed():
+                self._submit(priority, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
+        return None
 
-    def _submit(self, priority: Priority, job: Callable[[], None] | None) -> None:
+    def _submit(self, priority: int, job: Callable[[], None] | None) -> None:
         self._jobs.put((priority, next(self._order), job))
 
     def _work(self) -> None:
+        """Jobs that are taken after the stack was closed fail at once."""
         while (job := self._jobs.get()[2]) is not None:
-            if not self._closing.is_set():
-                job()
+            job()
 
     def _fetch(self, transfer: Transfer, chunk: int) -> None:
         if not transfer.claim(chunk):
@@ -174,10 +178,13 @@ class TierStack:
         error = transfer.error
         if error is None:
             try:
+                if self._closing.is_set():
+                    raise _closed()
                 transfer.read(chunk, self._closing.wait)
             except StorageError as caught:
                 error = caught
-                _log.warning("%s", caught)
+                if not self._closing.is_set():
+                    _log.warning("%s", caught)
         last = transfer.settle(chunk, error)
         with self._lock:
             told = self._conclude(transfer, last)
@@ -199,12 +206,15 @@ class TierStack:
         self._transfers.pop(digest, None)
         if transfer.error is not None:
             self.dram.abandon(digest)
+            for future, model, priority in transfer.successors:
+                if (error := self._begin(model, transfer.unit, priority, future)) is not None:
+                    told.append((future, error))
             return told
         self.dram.commit(digest)
         loaded = Loaded(transfer.unit, transfer.segment, transfer.source, transfer.started_s, self._clock())
         for _ in transfer.waiters:
             self.dram.acquire(digest)
-        if transfer.source != self.ssd.name and self._write_behind:
+        if self._write_behind and not self.ssd.holds(transfer.unit):
             self._keep_behind(transfer)
         else:
             self.dram.release(digest)
@@ -215,7 +225,7 @@ class TierStack:
 
         def done(future: Future[None]) -> None:
             self.release(transfer.unit)
-            if (error := future.exception()) is not None:
+            if (error := future.exception()) is not None and not self._closing.is_set():
                 _log.warning("unit %s of %s is not kept on ssd: %s", transfer.unit.name, transfer.model, error)
 
         self.keep_on_ssd(transfer.unit, transfer.segment).add_done_callback(done)

@@ -41,6 +41,7 @@ class Transfer:
         self.started_s = started_s
         self.source = sources[0].name
         self.waiters: list[Future[Loaded]] = []
+        self.successors: list[tuple[Future[Loaded], str, int]] = []
         self.priority: int | None = None
         self.error: StorageError | None = None
         self._sources = sources

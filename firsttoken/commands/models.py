@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firsttoken.commands.options import AsJson, Config, load, print_json, stderr, stdout
+from firsttoken.commands.options import AsJson, Config, load, open_store, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from firsttoken.client import Frontend, Piece, Sampling
@@ -25,12 +25,21 @@ Model = Annotated[str, typer.Argument(help="Name of a published model; see `firs
 
 def publish(
     source: Annotated[
-        str, typer.Argument(help="A Hugging Face folder, or a safetensors, GGUF or torch file.", show_default=False)
+        str,
+        typer.Argument(
+            help="A Hugging Face folder (safetensors or torch) or a GGUF file, here or at a URL such as s3://...;"
+            " or a model of the hub: org/name, hf://org/name@revision.",
+            show_default=False,
+        ),
     ],
     name: Annotated[str, typer.Option(help="The name that requests will ask for.", show_default=False)],
     dtype: Annotated[
         str | None, typer.Option(help="Store weights as float32, bfloat16 or float16 (default: as they are).")
     ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Leave safetensors where they are and store only an index of them.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Units that are written at once.")] = 4,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -41,12 +50,11 @@ def publish(
     Example: firsttoken publish ./SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2
     """
     from firsttoken.view import publish_with_progress
-    from storage_tiers.remote import ModelStore, ObjectStore
 
     settings = load(config)
-    store = ModelStore(ObjectStore(settings.store.url, settings.store.options))
+    store = open_store(settings)
     started_s = time.monotonic()
-    checkpoint = publish_with_progress(source, name, store, dtype, stderr())
+    checkpoint = publish_with_progress(source, name, store, stderr(), dtype=dtype, in_place=in_place, workers=workers)
     seconds = time.monotonic() - started_s
     if as_json:
         print_json(_describe(checkpoint) | {"seconds": round(seconds, 3)})
@@ -58,13 +66,14 @@ def publish(
     )
 
 
-def models(as_json: AsJson = False, config: Config = None) -> None:
-    """List the published models. Needs the store only, no running platform."""
+def models(context: typer.Context, as_json: AsJson = False, config: Config = None) -> None:
+    """List the published models, or look after them. Needs the store only, no running platform."""
+    if context.invoked_subcommand is not None:
+        return
     from firsttoken.view import model_table
-    from storage_tiers.remote import ModelStore, ObjectStore
 
     settings = load(config)
-    store = ModelStore(ObjectStore(settings.store.url, settings.store.options))
+    store = open_store(settings)
     found = [_describe(store.open(name)) for name in store.list()]
     if as_json:
         print_json(found)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from firsttoken.settings import Settings
+    from storage_tiers.remote import ModelStore
 
 Config = Annotated[
     Path | None,
@@ -24,6 +25,13 @@ def load(config: Path | None) -> "Settings":
     from firsttoken.settings import load_settings
 
     return load_settings(config)
+
+
+def open_store(settings: "Settings") -> "ModelStore":
+    """The store that the settings name."""
+    from storage_tiers.remote import ModelStore, ObjectStore
+
+    return ModelStore(ObjectStore(settings.store.url, settings.store.options, settings.store.reader))
 
 
 def stdout() -> "Console":

@@ -17,7 +17,7 @@ _WAIT_S = 30.0
 
 
 class _Door:
-    """A server, what came through it, and callers of it."""
+    """A server, and what came through it."""
 
     def __init__(self, server: RequestServer) -> None:
         self.server = server
@@ -27,18 +27,6 @@ class _Door:
     async def next_command(self) -> Submit | Cancel:
         """What the driver is told next."""
         return await asyncio.to_thread(self.commands.get, timeout=_WAIT_S)
-
-    @asynccontextmanager
-    async def caller(self, *first: object) -> AsyncIterator["_Caller"]:
-        """Someone who has connected and said `first`."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
-        found = _Caller(reader, writer)
-        try:
-            found.say(*first)
-            yield found
-        finally:
-            writer.close()
-            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
 class _Caller:
@@ -51,6 +39,19 @@ class _Caller:
     async def hear(self) -> Any:
         """The next message, None if we were cut off."""
         return await asyncio.wait_for(read_frame(self._reader), _WAIT_S)
+
+
+@asynccontextmanager
+async def _caller(server: RequestServer, *first: object) -> AsyncIterator[_Caller]:
+    """Someone who has connected and said `first`."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    found = _Caller(reader, writer)
+    try:
+        found.say(*first)
+        yield found
+    finally:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def _submit(name: str) -> Submit:
 
 
 async def test_whoever_knows_the_secret_is_served(door: _Door) -> None:
-    async with door.caller(_HELLO, _submit("r")) as caller:
+    async with _caller(door.server, _HELLO, _submit("r")) as caller:
         assert await door.next_command() == _submit("r")
         door.server.emit(Tokens("r", (5,)))
         door.server.emit(Tokens("r", (6,), "stop"))
@@ -83,23 +84,18 @@ async def test_whoever_knows_the_secret_is_served(door: _Door) -> None:
     ids=lambda hello: type(hello).__name__,
 )
 async def test_whoever_does_not_is_cut_off_unheard(door: _Door, hello: object) -> None:
-    async with door.caller(hello, _submit("r")) as caller:
+    async with _caller(door.server, hello, _submit("r")) as caller:
         assert await caller.hear() is None
     assert door.commands.empty()
 
 
 async def test_before_there_is_a_group_nobody_is_let_in() -> None:
-    async with _Door.caller(_Unopened(), _HELLO) as caller:  # type: ignore[arg-type]
+    async with _caller(RequestServer("127.0.0.1"), _HELLO) as caller:
         assert await caller.hear() is None
 
 
-class _Unopened:
-    def __init__(self) -> None:
-        self.server = RequestServer("127.0.0.1")
-
-
 async def test_tokens_go_to_whom_they_belong(door: _Door) -> None:
-    async with door.caller(_HELLO, _submit("a")) as one, door.caller(_HELLO, _submit("b")) as other:
+    async with _caller(door.server, _HELLO, _submit("a")) as one, _caller(door.server, _HELLO, _submit("b")) as other:
         assert {(await door.next_command()).request for _ in range(2)} == {"a", "b"}
         door.server.emit(Tokens("b", (2,), "stop"))
         door.server.emit(Tokens("a", (1,), "stop"))
@@ -108,7 +104,7 @@ async def test_tokens_go_to_whom_they_belong(door: _Door) -> None:
 
 
 async def test_a_rejection_is_passed_on_and_ends_the_request(door: _Door) -> None:
-    async with door.caller(_HELLO, _submit("a")) as caller:
+    async with _caller(door.server, _HELLO, _submit("a")) as caller:
         await door.next_command()
         door.server.emit(Rejected("a", "too long"))
         assert await caller.hear() == Rejected("a", "too long")
@@ -117,7 +113,7 @@ async def test_a_rejection_is_passed_on_and_ends_the_request(door: _Door) -> Non
 
 
 async def test_a_cancelled_request_gets_no_more_tokens(door: _Door) -> None:
-    async with door.caller(_HELLO, _submit("a"), _submit("b"), Cancel("a")) as caller:
+    async with _caller(door.server, _HELLO, _submit("a"), _submit("b"), Cancel("a")) as caller:
         assert [await door.next_command() for _ in range(3)] == [_submit("a"), _submit("b"), Cancel("a")]
         door.server.emit(Tokens("a", (1,)))
         door.server.emit(Tokens("b", (2,)))
@@ -125,7 +121,7 @@ async def test_a_cancelled_request_gets_no_more_tokens(door: _Door) -> None:
 
 
 async def test_who_leaves_takes_all_open_requests_along(door: _Door) -> None:
-    async with door.caller(_HELLO, _submit("a"), _submit("b"), _submit("c")) as caller:
+    async with _caller(door.server, _HELLO, _submit("a"), _submit("b"), _submit("c")) as caller:
         for _ in range(3):
             await door.next_command()
         door.server.emit(Tokens("b", (1,), "stop"))
@@ -134,11 +130,11 @@ async def test_who_leaves_takes_all_open_requests_along(door: _Door) -> None:
 
 
 async def test_tokens_for_someone_who_has_left_go_nowhere(door: _Door) -> None:
-    async with door.caller(_HELLO, _submit("a")):
+    async with _caller(door.server, _HELLO, _submit("a")):
         await door.next_command()
     assert await door.next_command() == Cancel("a")
     door.server.emit(Tokens("a", (1,)))
-    async with door.caller(_HELLO, _submit("b")):
+    async with _caller(door.server, _HELLO, _submit("b")):
         assert await door.next_command() == _submit("b")
 
 
@@ -146,7 +142,10 @@ async def test_tokens_for_someone_who_has_left_go_nowhere(door: _Door) -> None:
     "junk", [b"\x00\x00\x00\x04junk", b"\xff\xff\xff\xff", frame(Done()), frame(Tokens("a", (1,)))]
 )
 async def test_junk_cuts_off_who_sent_it_and_nobody_else(door: _Door, junk: bytes) -> None:
-    async with door.caller(_HELLO, _submit("fine")) as fine, door.caller(_HELLO, _submit("bad")) as bad:
+    async with (
+        _caller(door.server, _HELLO, _submit("fine")) as fine,
+        _caller(door.server, _HELLO, _submit("bad")) as bad,
+    ):
         assert {(await door.next_command()).request for _ in range(2)} == {"fine", "bad"}
         bad.writer.write(junk)
         assert await bad.hear() is None
@@ -156,15 +155,15 @@ async def test_junk_cuts_off_who_sent_it_and_nobody_else(door: _Door, junk: byte
 
 
 async def test_junk_in_place_of_a_greeting_is_cut_off(door: _Door) -> None:
-    async with door.caller() as caller:
+    async with _caller(door.server) as caller:
         caller.writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await caller.hear() is None
 
 
 async def test_a_name_that_is_taken_cuts_off_who_used_it_and_leaves_the_first_alone(door: _Door) -> None:
-    async with door.caller(_HELLO, _submit("a")) as first:
+    async with _caller(door.server, _HELLO, _submit("a")) as first:
         assert await door.next_command() == _submit("a")
-        async with door.caller(_HELLO, _submit("a")) as second:
+        async with _caller(door.server, _HELLO, _submit("a")) as second:
             assert await second.hear() is None
         door.server.emit(Tokens("a", (1,), "stop"))
         assert await first.hear() == Tokens("a", (1,), "stop")

@@ -23,8 +23,8 @@ from tests.firsttoken.stub_frontend import USAGE, stub_frontend
 pytestmark = pytest.mark.timeout(60)
 
 COMMANDS = (
-    "up", "down", "status", "demo", "version", "publish", "models", "chat", "generate",
-    "scheduler", "node", "frontend", "flows", "prefect",
+    "up", "down", "status", "demo", "version", "publish", "verify", "chat", "generate",
+    "scheduler", "node", "frontend", "flows", "prefect", "models",
 )  # fmt: skip
 HELP_WITHIN_S = 0.5
 
@@ -58,7 +58,8 @@ def requests(environment: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_every_command_explains_itself(run: Run) -> None:
-    assert [command.callback.__name__ for command in app.registered_commands if command.callback] == list(COMMANDS)
+    commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert [*commands, *(group.typer_instance.info.name for group in app.registered_groups)] == list(COMMANDS)
     overview = run("--help").stdout
     assert all(re.search(rf"│ {command} ", overview) for command in COMMANDS)
 

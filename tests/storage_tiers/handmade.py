@@ -1,5 +1,6 @@
 """Units made by hand: random bytes in as many chunks as a test likes, without a model around them."""
 
+import mmap
 import os
 import random
 from pathlib import Path
@@ -23,15 +24,27 @@ def bytes_of(seed: int, size_bytes: int) -> bytes:
     return random.Random(seed).randbytes(size_bytes)
 
 
-def store_unit(store: ModelStore, model: str, name: str, data: bytes) -> UnitIndex:
-    """Put a unit of whole chunks into the store; its index is what the root metadata would say."""
+def unit_of(name: str, data: bytes) -> UnitIndex:
+    """The index of a unit of whole chunks, as the root metadata would have it."""
     chunks = len(data) // CHUNK_BYTES
     assert chunks * CHUNK_BYTES == len(data)
     layout = UnitLayout((), len(data), CHUNK_BYTES, chunks)
     checksums = tuple(crc32c.crc32c(data[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES]) for i in range(chunks))
-    unit = UnitIndex(name, f"_v/{name}", digest_of(data), layout, checksums)
-    store.objects.write(store.unit_key(model, unit), data + shard_index(layout))
+    return UnitIndex(name, f"_v/{name}", digest_of(data), layout, checksums)
+
+
+def store_unit(store: ModelStore, model: str, name: str, data: bytes) -> UnitIndex:
+    """Put a unit into the store."""
+    unit = unit_of(name, data)
+    store.objects.write(store.unit_key(model, unit), data + shard_index(unit.layout))
     return unit
+
+
+def aligned(size_bytes: int, data: bytes = b"") -> memoryview:
+    """Memory at the start of a page, as direct I/O wants it, beginning with `data`."""
+    view = memoryview(mmap.mmap(-1, size_bytes))
+    view[: len(data)] = data
+    return view
 
 
 def store_units(store: ModelStore, count: int, chunks: int = 3) -> list[tuple[UnitIndex, bytes]]:
@@ -52,8 +65,3 @@ def flip(path: Path, offset_bytes: int) -> None:
 def open_descriptors() -> int:
     """How many descriptors this process has."""
     return len(os.listdir("/proc/self/fd"))
-
-
-def mapped_units() -> int:
-    """How many units' memory this process maps."""
-    return Path("/proc/self/maps").read_text().count("memfd:firsttoken-")

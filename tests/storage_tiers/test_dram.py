@@ -1,9 +1,12 @@
 """The dram tier: what is reserved, committed and pinned, within a budget."""
 
+import gc
 import mmap
 import os
-import resource
+import subprocess
+import sys
 import threading
+import time
 from random import Random
 
 import pytest
@@ -11,12 +14,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from storage_tiers.dram import DramTier, Segment
+from storage_tiers.dram import DramTier
 from storage_tiers.errors import OutOfSpace
-from tests.storage_tiers.handmade import mapped_units, open_descriptors
+from tests.storage_tiers.handmade import open_descriptors
 
 _UNIT = 4096
-_DESCRIPTORS_A_UNIT = 2  # ours, and one that Python's mmap keeps for itself
 
 
 def _fill(tier: DramTier, digest: str, size_bytes: int = _UNIT) -> None:
@@ -35,32 +37,58 @@ def test_a_unit_is_handed_out_when_it_is_committed_and_not_before() -> None:
     assert tier.held() == {"a"}
 
 
-def test_what_was_written_is_what_another_process_would_map() -> None:
-    tier = DramTier(_UNIT)
-    tier.reserve("a", _UNIT).view[:5] = b"hello"
+def test_what_was_written_is_what_another_process_maps() -> None:
+    tier = DramTier(3 * _UNIT)
+    _fill(tier, "before")
+    segment = tier.reserve("a", 2 * _UNIT)
+    segment.views(_UNIT - 2, 5)[0][:] = b"hello"
     tier.commit("a")
-    segment = tier.acquire("a")
-    assert segment is not None
-    with mmap.mmap(segment.fd, _UNIT, flags=mmap.MAP_PRIVATE) as mapped:
-        assert mapped[:5] == b"hello"
-        mapped[:5] = b"HELLO"
-    assert segment.view[:5] == b"hello"
+    code = (
+        "import sys; from storage_tiers.memory import Extent, map_extents; "
+        "extents = [Extent(*map(int, pair.split(':'))) for pair in sys.argv[2:]]; "
+        "memory = memoryview(map_extents(int(sys.argv[1]), extents)); "
+        f"print(bytes(memory[{_UNIT - 2}:{_UNIT + 3}]).decode())"
+    )
+    pairs = [f"{extent.offset_bytes}:{extent.size_bytes}" for extent in segment.extents]
+    command = [sys.executable, "-c", code, str(segment.fd), *pairs]
+    found = subprocess.run(command, pass_fds=[segment.fd], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "hello"
+
+
+def test_what_others_get_cannot_be_written_through() -> None:
+    segment = DramTier(_UNIT).reserve("a", _UNIT)
+    with pytest.raises(PermissionError):
+        mmap.mmap(segment.fd, _UNIT)
+    with pytest.raises(TypeError):
+        segment.view[0] = 1
 
 
 def test_a_descriptor_is_not_inherited_by_programs_that_are_started() -> None:
     assert not os.get_inheritable(DramTier(_UNIT).reserve("a", _UNIT).fd)
 
 
-def test_memory_that_is_mapped_outlives_its_eviction() -> None:
-    tier = DramTier(_UNIT)
-    segment = tier.reserve("a", _UNIT)
-    segment.view[:1] = b"a"
-    with mmap.mmap(segment.fd, _UNIT, flags=mmap.MAP_PRIVATE) as mapped:
-        tier.commit("a")
-        tier.release("a")
-        _fill(tier, "b")
-        assert tier.held() == {"b"}
-        assert (mapped[:1], segment.view[:1]) == (b"a", b"a")
+def test_a_unit_may_lie_in_pieces_and_still_reads_in_a_row() -> None:
+    tier = DramTier(4 * _UNIT)
+    for digest in "abcd":
+        _fill(tier, digest)
+    assert tier.drop("a")
+    assert tier.drop("c")
+    segment = tier.reserve("pieces", 2 * _UNIT)
+    assert len(segment.extents) == 2
+    for number, view in enumerate(segment.views()):
+        view[:] = bytes([number + 1]) * _UNIT
+    assert bytes(segment.view) == b"\1" * _UNIT + b"\2" * _UNIT
+
+
+def test_memory_is_made_real_ahead_of_its_use() -> None:
+    tier = DramTier(128 << 20, ready_bytes=8 << 20)
+    try:
+        deadline_s = time.monotonic() + 60
+        while tier.ready_bytes < 8 << 20 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert tier.ready_bytes >= 8 << 20
+    finally:
+        tier.close()
 
 
 def test_a_unit_cannot_be_reserved_twice() -> None:
@@ -161,46 +189,24 @@ def test_a_pin_cannot_be_undone_twice() -> None:
         tier.release("a")
 
 
-def test_descriptors_and_mappings_end_with_their_unit() -> None:
-    descriptors, mappings = open_descriptors(), mapped_units()
-    tier = DramTier(4 * _UNIT)
-    for number in range(50):
-        _fill(tier, str(number))
-    assert open_descriptors() == descriptors + 4 * _DESCRIPTORS_A_UNIT
-    assert mapped_units() == mappings + 4
-    tier.reserve("abandoned", _UNIT)
-    tier.abandon("abandoned")
-    tier.reserve("pinned", _UNIT)
-    tier.close()
-    assert (open_descriptors(), mapped_units(), tier.used_bytes) == (descriptors, mappings, 0)
-
-
-def test_memory_that_cannot_be_mapped_leaks_no_descriptor() -> None:
-    before = open_descriptors()
-    with pytest.raises(ValueError, match="empty"):
-        Segment(0, "a")
-    assert open_descriptors() == before
-
-
-def test_running_out_of_descriptors_is_running_out_of_space() -> None:
-    """Every unit needs one; the error of the system once left the tier as it was and broke the load."""
-    tier = DramTier(64 * _UNIT)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        with pytest.raises(OutOfSpace, match="Too many open files"):
-            tier.reserve("a", _UNIT)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert tier.used_bytes == 0
+def test_descriptors_and_threads_end_with_the_tier() -> None:
+    gc.collect()
+    descriptors, threads = open_descriptors(), threading.active_count()
+    for _ in range(20):
+        tier = DramTier(4 * _UNIT, ready_bytes=_UNIT)
+        _fill(tier, "a")
+        tier.reserve("pinned", _UNIT)
+        tier.close()
+        assert tier.used_bytes == 0
+    del tier
+    gc.collect()
+    assert (open_descriptors(), threading.active_count()) == (descriptors, threads)
 
 
 class _Life(RuleBasedStateMachine):
     """Any order of calls, against a plain account of what must be there."""
 
-    BUDGET = 8
+    BUDGET = 8 * _UNIT
     digests = st.sampled_from("abcdef")
 
     def __init__(self) -> None:
@@ -216,7 +222,7 @@ class _Life(RuleBasedStateMachine):
             self.whole.remove(digest)
             del self.sizes[digest], self.pins[digest]
 
-    @rule(digest=digests, size=st.integers(1, 5))
+    @rule(digest=digests, size=st.integers(1, 5).map(lambda units: units * _UNIT))
     def reserve(self, digest: str, size: int) -> None:
         if digest in self.sizes:
             return
@@ -285,7 +291,7 @@ def test_threads_keep_within_the_budget_and_never_see_each_others_bytes() -> Non
                     segment = tier.reserve(digest, _UNIT)
                 except (OutOfSpace, ValueError):
                     continue
-                segment.view[:] = digest.encode() * _UNIT
+                segment.views()[0][:] = digest.encode() * _UNIT
                 tier.commit(digest)
             if bytes(segment.view) != digest.encode() * _UNIT or tier.used_bytes > tier.budget_bytes:
                 wrong.append(digest)

@@ -1,5 +1,6 @@
 """What an object store promises, the same for a folder and for S3."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,27 @@ def test_what_appears_later_is_seen_although_it_was_looked_for_before(objects: O
     assert objects.names("a") == ["one", "two"]
 
 
+def test_nothing_lies_below_an_object(objects: ObjectStore) -> None:
+    objects.write("a", b"1")
+    assert objects.names("a") == []
+    assert objects.names("a/b") == []
+    assert objects.size_bytes("a/b") is None
+
+
+def test_facts_change_with_the_objects(objects: ObjectStore) -> None:
+    objects.write("a/b", b"1")
+    objects.write("a/c/d", b"22")
+    first = objects.facts("a")
+    assert {name: fact.size_bytes for name, fact in first.items()} == {"b": 1, "c/d": 2}
+    assert list(objects.facts("a", recursive=False)) == ["b"]
+    assert objects.facts("nothing") == {}
+    now_s = time.time()
+    assert all(fact.modified_s is not None and abs(fact.modified_s - now_s) < 60 for fact in first.values())
+    objects.write("a/b", b"2")
+    assert objects.facts("a")["b"].tag != first["b"].tag
+    assert objects.facts("a")["c/d"] == first["c/d"]
+
+
 def test_removing_takes_everything_below(objects: ObjectStore) -> None:
     objects.write("a/b/c", b"1")
     objects.write("a/d", b"1")
@@ -90,6 +112,17 @@ def test_sweeping_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
     objects.sweep("a")
     assert objects.names("a/unit/c") == ["0"]
     assert objects.names("b") == ["0.1234.partial"]
+
+
+def test_sweeping_spares_what_is_being_written(tmp_path: Path) -> None:
+    """Two publishers of one model: the first to finish once swept away what the second was writing."""
+    objects = ObjectStore(str(tmp_path))
+    with objects.writer("a/key") as append:
+        append(b"half")
+        objects.sweep("a")
+        assert objects.abandoned("a") == []
+        append(b"whole")
+    assert objects.read("a/key") == b"halfwhole"
 
 
 def test_a_full_disk_is_named_so() -> None:

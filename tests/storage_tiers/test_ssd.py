@@ -1,41 +1,39 @@
 """The ssd tier: a unit is there whole or not at all, also after a crash, within a budget."""
 
 import contextlib
-import io
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typing_extensions import Buffer
 
-from storage_tiers import ssd
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
 from storage_tiers.ssd import SsdTier
-from tests.storage_tiers.handmade import bytes_of, digest_of
+from tests.storage_tiers.handmade import CHUNK_BYTES, aligned, bytes_of, unit_of
 
-_UNIT = 4096
+_UNIT = 2 * CHUNK_BYTES
 _ROOT_FOLDER = Path(__file__).parents[2]
 _DATA = [bytes_of(seed, _UNIT) for seed in range(8)]
-_DIGESTS = [digest_of(data) for data in _DATA]
+_UNITS = [unit_of(f"unit{number}", data) for number, data in enumerate(_DATA)]
+_DIGESTS = [unit.digest for unit in _UNITS]
 
 
 def _write(tier: SsdTier, *numbers: int) -> None:
     for number in numbers:
-        tier.write(_DIGESTS[number], memoryview(_DATA[number]))
+        tier.write(_DIGESTS[number], [aligned(_UNIT, _DATA[number])])
 
 
-def _read(tier: SsdTier, number: int, size_bytes: int = _UNIT) -> bytes:
-    buffer = bytearray(size_bytes)
-    tier.read_into(_DIGESTS[number], 0, memoryview(buffer))
-    return bytes(buffer)
+def _read(tier: SsdTier, number: int) -> bytes:
+    view = aligned(_UNIT)
+    tier.read("model", _UNITS[number], 0, [view])
+    return bytes(view)
 
 
 def _held(tier: SsdTier) -> set[int]:
@@ -50,17 +48,25 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     tier = SsdTier(tmp_path, _UNIT)
     _write(tier, 0)
     assert _read(tier, 0) == _DATA[0]
-    assert tier.holds(_DIGESTS[0], _UNIT)
-    assert not tier.holds(_DIGESTS[0], _UNIT - 1)
+    assert tier.holds(_UNITS[0])
+    assert tier.path(_DIGESTS[0]) == tmp_path / _DIGESTS[0]
     assert tier.used_bytes == _UNIT
 
 
-def test_a_part_is_read_from_where_it_lies(tmp_path: Path) -> None:
+def test_what_is_written_and_read_may_lie_in_pieces(tmp_path: Path) -> None:
     tier = SsdTier(tmp_path, _UNIT)
-    _write(tier, 0)
-    buffer = bytearray(100)
-    tier.read_into(_DIGESTS[0], 1000, memoryview(buffer))
-    assert buffer == _DATA[0][1000:1100]
+    tier.write(
+        _DIGESTS[0], [aligned(CHUNK_BYTES, _DATA[0][:CHUNK_BYTES]), aligned(CHUNK_BYTES, _DATA[0][CHUNK_BYTES:])]
+    )
+    assert _read(tier, 0) == _DATA[0]
+    second = aligned(CHUNK_BYTES)
+    tier.read("model", _UNITS[0], CHUNK_BYTES, [second])
+    assert second == _DATA[0][CHUNK_BYTES:]
+
+
+def test_a_file_of_another_length_is_not_the_unit(tmp_path: Path) -> None:
+    (tmp_path / _DIGESTS[0]).write_bytes(_DATA[0][:CHUNK_BYTES])
+    assert not SsdTier(tmp_path, _UNIT).holds(_UNITS[0])
 
 
 def test_writing_it_again_changes_nothing(tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_a_unit_larger_than_the_budget_is_refused_and_nothing_evicted(tmp_path: 
     tier = SsdTier(tmp_path, _UNIT)
     _write(tier, 0)
     with pytest.raises(OutOfSpace, match=r"node\.ssd_bytes"):
-        tier.write(_DIGESTS[1], memoryview(bytes(_UNIT + 1)))
+        tier.write(_DIGESTS[1], [aligned(2 * _UNIT)])
     assert _held(tier) == {0}
 
 
@@ -163,8 +169,8 @@ def test_a_unit_whose_file_was_removed_is_missing_and_no_longer_counted(tmp_path
 def test_a_unit_that_ends_early_is_corrupt(tmp_path: Path) -> None:
     tier = SsdTier(tmp_path, _UNIT)
     _write(tier, 0)
-    os.truncate(tmp_path / _DIGESTS[0], 100)
-    with pytest.raises(Corrupt, match="3996 bytes too early"):
+    os.truncate(tmp_path / _DIGESTS[0], CHUNK_BYTES)
+    with pytest.raises(Corrupt, match="4096 bytes too early"):
         _read(tier, 0)
 
 
@@ -189,17 +195,15 @@ def test_a_folder_that_cannot_be_used_names_its_setting(tmp_path: Path) -> None:
 def _half_way(happens: Callable[[], None]) -> Iterator[None]:
     """Within, `happens` is called whenever half of what should be written is."""
 
-    class Halting(io.FileIO):
-        def write(self, data: Buffer) -> int:
-            written = super().write(memoryview(data)[: len(memoryview(data)) // 2 or 1])
-            happens()
-            return written
+    write = os.pwritev
 
-    def open_halting(path: Path, mode: str, buffering: int) -> io.FileIO:
-        return Halting(path, "w") if mode == "wb" else open(path, mode, buffering=buffering)
+    def write_half(fd: int, views: Sequence[memoryview], offset_bytes: int) -> int:
+        written = write(fd, [views[0][:CHUNK_BYTES]], offset_bytes)
+        happens()
+        return written
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ssd, "open", open_halting, raising=False)
+        patched.setattr(os, "pwritev", write_half)
         yield
 
 
@@ -226,30 +230,29 @@ def test_a_write_that_fails_leaves_nothing(
 def _run(tmp_path: Path, program: str) -> int:
     """Run `program` in a process of its own, with an empty tier and a unit's digest and data at hand."""
     given_first = (
-        "import io, os, resource, signal, sys\n"
-        "from storage_tiers import ssd\n"
+        "import mmap, os, resource, signal, sys\n"
         "from storage_tiers.ssd import SsdTier\n"
-        "tier, digest, data = SsdTier(sys.argv[1], 1 << 20), sys.argv[2], memoryview(bytes(1 << 20))\n"
+        "tier, digest, views = SsdTier(sys.argv[1], 1 << 20), sys.argv[2], [memoryview(mmap.mmap(-1, 1 << 20))]\n"
     )
     command = [sys.executable, "-c", given_first + program, str(tmp_path), _DIGESTS[0]]
     return subprocess.run(command, cwd=_ROOT_FOLDER, check=False, timeout=60).returncode
 
 
 _KILL_HALF_WAY = """
-class Deadly(io.FileIO):
-    def write(self, data):
-        super().write(data[:1000])
-        os.kill(os.getpid(), signal.SIGKILL)
-ssd.open = lambda path, mode, buffering: Deadly(path, "w")
-tier.write(digest, data)
+write = os.pwritev
+def deadly(fd, views, offset_bytes):
+    write(fd, [views[0][:4096]], offset_bytes)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.pwritev = deadly
+tier.write(digest, views)
 """
 _KILL_BEFORE_IT_APPEARS = """
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-tier.write(digest, data)
+tier.write(digest, views)
 """
 
 
-@pytest.mark.parametrize(("program", "left_bytes"), [(_KILL_HALF_WAY, 1000), (_KILL_BEFORE_IT_APPEARS, 1 << 20)])
+@pytest.mark.parametrize(("program", "left_bytes"), [(_KILL_HALF_WAY, 4096), (_KILL_BEFORE_IT_APPEARS, 1 << 20)])
 def test_a_process_killed_while_it_writes_leaves_nothing_that_is_found(
     program: str, left_bytes: int, tmp_path: Path
 ) -> None:
@@ -262,8 +265,8 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_found(
 def test_a_disk_that_is_full_half_way_leaves_nothing(tmp_path: Path) -> None:
     full = (
         "from storage_tiers.errors import OutOfSpace\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "try:\n    tier.write(digest, data)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "try:\n    tier.write(digest, views)\n"
         "except OutOfSpace:\n    sys.exit(0 if not os.listdir(sys.argv[1]) and not tier.used_bytes else 1)\n"
         "sys.exit(2)\n"
     )
@@ -319,7 +322,7 @@ def test_a_unit_that_is_being_written_is_counted_but_not_held(tmp_path: Path, ga
     writing = threading.Thread(target=_write, args=(tier, 0))
     writing.start()
     assert gate.reached.wait(30)
-    assert (tier.held(), tier.holds(_DIGESTS[0], _UNIT), tier.used_bytes) == (frozenset(), False, _UNIT)
+    assert (tier.held(), tier.holds(_UNITS[0]), tier.used_bytes) == (frozenset(), False, _UNIT)
     gate.go_on.set()
     writing.join()
     assert _held(tier) == {0}

@@ -21,8 +21,8 @@ from tests.s3_server import S3Server
 from tests.tiny import make_tiny
 
 KINDS = (
-    "ssd", "ssd-bounce", "ssd-buffered", "remote-folder", "remote-s3-fsspec", "remote-s3-obstore", "peer-dram", "peer-ssd", "throttled",
-    "faulty",
+    "ssd", "ssd-bounce", "ssd-buffered", "remote-folder", "remote-s3-fsspec", "remote-s3-obstore",
+    "peer-dram", "peer-ssd", "throttled", "faulty",
 )  # fmt: skip
 SECRET = "known to both"
 _buckets = itertools.count()

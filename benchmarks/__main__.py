@@ -1,0 +1,23 @@
+"""All benchmarks, one after the other: `python -m benchmarks [--json]`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.report import parser
+
+SCRIPTS = ("cold_start.py", "loading.py")
+
+
+def main() -> int:
+    options = parser(__doc__.splitlines()[0]).parse_args()
+    failed = 0
+    for script in SCRIPTS:
+        print(f"{script} ...", file=sys.stderr)
+        command = [sys.executable, str(Path(__file__).with_name(script)), *(["--json"] if options.json else [])]
+        failed |= subprocess.run(command, check=False).returncode
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""What requests may say: every limit, every default, and every field that is refused by name."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.messages import Sampling, Submit, pack, unpack
+from serving.schemas import ChatRequest, CompletionRequest, GenerationRequest
+
+_HI: dict[str, Any] = {"role": "user", "content": "hi"}
+_BOTH = pytest.mark.parametrize("kind", ["chat", "completion"])
+
+
+def _chat(**fields: Any) -> ChatRequest:
+    return ChatRequest.model_validate({"model": "m", "messages": [_HI], **fields})
+
+
+def _completion(**fields: Any) -> CompletionRequest:
+    return CompletionRequest.model_validate({"model": "m", "prompt": "hi", **fields})
+
+
+def _request(kind: str, **fields: Any) -> GenerationRequest:
+    return _chat(**fields) if kind == "chat" else _completion(**fields)
+
+
+_WITHIN = {
+    "model": ["m", "org/m", "x" * 200],
+    "temperature": [0, 0.7, 2],
+    "top_p": [1e-9, 0.5, 1],
+    "top_k": [0, 1, 10**6],
+    "n": [1, 16],
+    "seed": [-(2**63), 0, 2**63 - 1],
+    "max_tokens": [1, 10**9],
+    "stop": [[], ["x"], ["x"] * 16, "x"],
+    "presence_penalty": [-2, 0, 2],
+    "frequency_penalty": [-2, 0, 2],
+    "stream": [True, False],
+    "stream_options": [{"include_usage": True}, {}],
+    "user": ["someone"],
+}
+_BEYOND = {
+    "model": ["", "x" * 201, None, 5],
+    "temperature": [-0.01, 2.01, "hot", float("nan"), float("inf")],
+    "top_p": [0, -1, 1.01, float("nan")],
+    "top_k": [-1, 0.5],
+    "n": [0, -1, 17, 1.5],
+    "seed": [-(2**63) - 1, 2**63, "x", 0.5],
+    "max_tokens": [0, -1, 1.5],
+    "stop": [["x"] * 17, 5, [5], {"x": 1}],
+    "presence_penalty": [-2.01, 2.01, "much"],
+    "frequency_penalty": [-2.01, 2.01, "much"],
+    "stream": ["perhaps", 2],
+    "stream_options": [True, "include_usage"],
+}
+
+
+def _pairs(table: dict[str, list[Any]]) -> list[tuple[str, Any]]:
+    return [(field, value) for field, values in table.items() for value in values]
+
+
+@_BOTH
+@pytest.mark.parametrize(("field", "value"), _pairs(_WITHIN))
+def test_what_is_within_the_limits_is_taken(kind: str, field: str, value: Any) -> None:
+    _request(kind, **{field: value})
+
+
+@_BOTH
+@pytest.mark.parametrize(("field", "value"), _pairs(_BEYOND))
+def test_what_is_beyond_a_limit_is_refused_at_that_field(kind: str, field: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        _request(kind, **{field: value})
+    assert {error["loc"][0] for error in refused.value.errors()} == {field}
+
+
+@_BOTH
+def test_a_model_must_be_named(kind: str) -> None:
+    model = ChatRequest if kind == "chat" else CompletionRequest
+    with pytest.raises(ValidationError, match="model"):
+        model.model_validate({"messages": [_HI], "prompt": "hi"})
+
+
+@_BOTH
+def test_null_is_the_same_as_nothing(kind: str) -> None:
+    optional = [
+        "temperature", "top_p", "top_k", "n", "seed", "max_tokens", "stop", "presence_penalty", "frequency_penalty",
+        "stream", "stream_options", "return_token_ids", "user", "logprobs", "logit_bias",
+    ]  # fmt: skip
+    assert _request(kind, **dict.fromkeys(optional)) == _request(kind)
+
+
+def test_the_defaults_are_openais() -> None:
+    chat, completion = _chat(), _completion()
+    assert (chat.max_tokens, chat.max_completion_tokens, completion.max_tokens) == (None, None, 16)
+    for request in (chat, completion):
+        assert (request.temperature, request.top_p, request.n, request.stream, request.stop) == (1.0, 1.0, 1, False, [])
+
+
+@_BOTH
+def test_stop_is_one_string_or_several(kind: str) -> None:
+    assert _request(kind, stop="x").stop == ["x"]
+    assert _request(kind, stop=["x", "y"]).stop == ["x", "y"]
+
+
+@_BOTH
+def test_a_field_that_nobody_knows_is_ignored(kind: str) -> None:
+    assert _request(kind, store=False, metadata={"a": "b"}) == _request(kind)
+
+
+_CHAT_REFUSED = {
+    "tools": [[{"type": "function"}]],
+    "functions": [[{"name": "f"}]],
+    "tool_choice": ["required", {"type": "function"}],
+    "response_format": [{"type": "json_object"}, {"type": "json_schema"}],
+    "logprobs": [True],
+    "top_logprobs": [1, 5],
+    "logit_bias": [{"50256": -100}],
+    "audio": [{"voice": "alloy"}],
+}
+_CHAT_NEUTRAL = {
+    "tools": [[], None], "functions": [[]], "tool_choice": ["none", "auto"], "response_format": [{"type": "text"}],
+    "logprobs": [False], "top_logprobs": [0], "logit_bias": [{}], "audio": [None],
+}  # fmt: skip
+_COMPLETION_REFUSED = {
+    "suffix": ["end"], "echo": [True], "logprobs": [0, 1, 5], "logit_bias": [{"50256": -100}], "best_of": [2],
+}  # fmt: skip
+_COMPLETION_NEUTRAL = {"suffix": ["", None], "echo": [False], "logprobs": [None], "logit_bias": [{}], "best_of": [1]}
+
+
+@pytest.mark.parametrize(("field", "value"), _pairs(_CHAT_REFUSED))
+def test_what_a_chat_cannot_do_is_refused_by_name(field: str, value: Any) -> None:
+    """`logprobs: true` and `top_logprobs: 1` were once taken for "nothing asked", being equal to 1."""
+    with pytest.raises(ValidationError, match=f"{field} is not supported"):
+        _chat(**{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), _pairs(_COMPLETION_REFUSED))
+def test_what_a_completion_cannot_do_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=f"{field} is not supported"):
+        _completion(**{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), _pairs(_CHAT_NEUTRAL))
+def test_a_chat_may_say_that_it_wants_none_of_it(field: str, value: Any) -> None:
+    assert _chat(**{field: value}) == _chat()
+
+
+@pytest.mark.parametrize(("field", "value"), _pairs(_COMPLETION_NEUTRAL))
+def test_a_completion_may_say_that_it_wants_none_of_it(field: str, value: Any) -> None:
+    assert _completion(**{field: value}) == _completion()
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        None,
+        "hi",
+        [{"role": "user"}],
+        [{"role": "tool", "content": "x"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}],
+        [{"content": "hi"}],
+    ],
+)
+def test_messages_must_be_turns_of_text(messages: Any) -> None:
+    with pytest.raises(ValidationError, match="messages"):
+        _chat(messages=messages)
+
+
+def test_a_message_in_parts_is_their_text_in_a_row_and_a_developer_is_the_system() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    request = _chat(messages=[{"role": "developer", "content": parts}, _HI])
+    assert [message.plain() for message in request.messages] == [{"role": "system", "content": "ab"}, _HI]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("hi", ["hi"]),
+        ("", [""]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        ([], [[]]),
+    ],
+)
+def test_a_prompt_is_text_or_tokens_one_or_several(prompt: Any, prompts: Any) -> None:
+    """An empty list once was a request for nothing, answered with no choices; now it is one empty prompt."""
+    assert _completion(prompt=prompt).prompts() == prompts
+
+
+@pytest.mark.parametrize("prompt", [None, 5, {"text": "hi"}, [None], [1, "a"], [[1], "a"]])
+def test_any_other_prompt_is_refused(prompt: Any) -> None:
+    with pytest.raises(ValidationError, match="prompt"):
+        _completion(prompt=prompt)
+
+
+@_BOTH
+def test_each_choice_has_a_seed_of_its_own_after_the_one_given(kind: str) -> None:
+    samplings = _request(kind, n=3, seed=7, temperature=0.5, top_p=0.9, top_k=5).samplings()
+    assert samplings == [Sampling(temperature=0.5, top_p=0.9, top_k=5, seed=seed) for seed in (7, 8, 9)]
+
+
+@_BOTH
+def test_without_a_seed_every_request_is_drawn_anew(kind: str) -> None:
+    assert len({_request(kind).samplings()[0].seed for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_every_seed_fits_the_wire(seed: int) -> None:
+    for sampling in _chat(n=16, seed=seed).samplings():
+        submit = Submit("r", (1,), 1, 1, (), sampling)
+        assert unpack(pack(submit)) == submit
