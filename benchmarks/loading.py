@@ -10,12 +10,14 @@ where that is faster; over a network, plain HTTP ranges. Peers are optional: pip
 link needs root and iproute2. A cached virtual disk may be faster than its medium: the ratios count, not the rates.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")  # or DeepSpeed says on stdout what it chose
 
 from benchmarks.loading_data import Samples
 from benchmarks.loading_disk import measure_attach, measure_disk

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +97,7 @@ class Answerer:
             choices.append(choice)
         return {**_head(request, request.kind), "choices": choices, "usage": _usage(request, tokens)}
 
-    async def events(self, request: Ask) -> AsyncIterator[bytes]:
+    async def events(self, request: Ask) -> AsyncGenerator[bytes]:
         """The answer as server-sent events; comments keep the connection alive while a cold model starts."""
         kind = "chat.completion.chunk" if request.chat else request.kind
         head = _head(request, kind)
@@ -147,10 +147,10 @@ class Answerer:
                     raise item
             outcome = "served"
         finally:
+            self._metrics.requests.labels(request.model.name, outcome).inc()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._metrics.requests.labels(request.model.name, outcome).inc()
 
     async def _run(self, request: Ask, index: int, queue: "asyncio.Queue[Delta | Exception | None]") -> None:
         try:

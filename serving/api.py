@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import Receive, Scope, Send
 
 from serving.answers import Answerer, Ask, ask
 from serving.catalog import Catalog, ServedModel
@@ -95,7 +96,7 @@ class Api:
         )
         if body.stream:
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return StreamingResponse(self._answerer.events(asked), media_type="text/event-stream", headers=headers)
+            return _EventStream(self._answerer.events(asked), headers)
         return await self._whole(asked, request)
 
     async def _whole(self, asked: Ask, request: Request) -> Response:
@@ -165,6 +166,23 @@ class Api:
     async def cold_starts(self, model: str | None = None, limit: int = Query(20, ge=1, le=256)) -> dict[str, Any]:
         await self._router.settle_ledger()
         return {"cold_starts": [start.as_json() for start in self._ledger.latest(model, limit)]}
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events whose source is closed, and its generation ended, however the response ends.
+
+    Starlette stops iterating when the client leaves; the generator behind would live on until it is collected.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
 
 
 async def _unless_left(work: Coroutine[Any, Any, Any], request: Request) -> Any:

@@ -4,7 +4,6 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,8 +32,8 @@ def published(s3_server: S3Server, tmp_path: Path) -> tuple[str, Checkpoint]:
 
 
 @pytest.fixture
-def dram() -> Iterator[DramTier]:
-    yield DramTier(32 << 20)
+def dram() -> DramTier:
+    return DramTier(32 << 20)
 
 
 def stack_over(url: str, endpoint: str, server: S3Server, reader: str, dram: DramTier, folder: Path) -> TierStack:
