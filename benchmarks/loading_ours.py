@@ -14,7 +14,7 @@ from cluster.messages import UnitHere
 from cluster.stage import tensors_of
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
 from storage_tiers.dram import DramTier
-from storage_tiers.memory import BLOCK_BYTES, map_extents, populate
+from storage_tiers.memory import BLOCK_BYTES, map_runs, populate
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.ssd import SsdTier
 from storage_tiers.stack import Loaded, Priority, TierStack
@@ -31,14 +31,14 @@ def model_store(url: str, options: Mapping[str, Any], reader: str = "auto") -> M
 
 def hand_over(loaded: Loaded) -> tuple[UnitHere, int]:
     """What an agent sends to a stage process: a message and a descriptor."""
-    return UnitHere(loaded.unit, loaded.segment.extents), loaded.segment.fd
+    return UnitHere(loaded.unit, loaded.segment.runs), loaded.segment.fd
 
 
 class Attachment:
     """A unit that was handed over, as a stage process has it."""
 
     def __init__(self, here: UnitHere, fd: int) -> None:
-        self._memory = map_extents(fd, here.extents)
+        self._memory = map_runs(fd, here.runs)
         self.tensors: dict[str, torch.Tensor] = tensors_of(here.unit, self._memory)
 
     def populate(self) -> None:

@@ -51,7 +51,7 @@ class LocalStage:
         unit, where = loaded.unit, f"{self._node} from {loaded.source}"
         size_bytes = unit.size_bytes if loaded.source != "dram" else 0
         self._phases.append(Phase(f"fetch {unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
-        await self._process.send(UnitHere(unit, loaded.segment.extents), loaded.segment.fd)
+        await self._process.send(UnitHere(unit, loaded.segment.runs), loaded.segment.fd)
 
     def lose(self, cause: str) -> None:
         """The stage cannot go on."""

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ProtocolError
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.memory import Extent
+from storage_tiers.memory import Run
 
 HANDLER = "firsttoken"
 """The comm handler that takes orders on a node."""
@@ -210,10 +210,10 @@ class Build:
 
 @dataclass(frozen=True)
 class UnitHere:
-    """A unit is complete: it lies at `extents` of the memory whose descriptor travels beside this message."""
+    """A unit is complete: it lies at `runs` of the memory whose descriptor travels beside this message."""
 
     unit: UnitIndex
-    extents: tuple[Extent, ...]
+    runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from cluster.requests import RequestServer
 from cluster.stage_model import Gate, StageModel, build_pipeline
 from cluster.wire import Channel
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.memory import map_extents, populate
+from storage_tiers.memory import map_runs, populate
 
 _log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
@@ -167,7 +167,7 @@ class _Stage:
     def _assign(self, here: UnitHere, fd: int) -> None:
         unit = here.unit
         try:
-            memory = map_extents(fd, here.extents)
+            memory = map_runs(fd, here.runs)
         finally:
             os.close(fd)
         if not self._built.wait(self._order.timeout_s):

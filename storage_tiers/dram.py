@@ -7,7 +7,7 @@ from functools import cached_property
 
 from storage_tiers.checkpoint import ALIGN_BYTES
 from storage_tiers.errors import OutOfSpace
-from storage_tiers.memory import BLOCK_BYTES, BlockPool, Extent, map_extents
+from storage_tiers.memory import BLOCK_BYTES, BlockPool, Run, map_runs
 
 
 class Segment:
@@ -16,7 +16,7 @@ class Segment:
     def __init__(self, pool: BlockPool, size_bytes: int) -> None:
         self._pool = pool
         self.size_bytes = size_bytes
-        self.extents: tuple[Extent, ...] = pool.allocate(size_bytes)
+        self.runs: tuple[Run, ...] = pool.allocate(size_bytes)
 
     @property
     def fd(self) -> int:
@@ -25,22 +25,22 @@ class Segment:
     @property
     def footprint_bytes(self) -> int:
         """What the unit takes of the pool."""
-        return sum(extent.size_bytes for extent in self.extents)
+        return sum(run.size_bytes for run in self.runs)
 
     def views(self, offset_bytes: int = 0, size_bytes: int | None = None) -> list[memoryview]:
         """Writable views of the unit's bytes, here in the process that holds the pool."""
         wanted = self.size_bytes - offset_bytes if size_bytes is None else size_bytes
-        return self._pool.views(self.extents, offset_bytes, wanted)
+        return self._pool.views(self.runs, offset_bytes, wanted)
 
     @cached_property
     def view(self) -> memoryview:
         """The unit's bytes in one row, for reading while the unit is pinned."""
-        return memoryview(map_extents(self.fd, self.extents)).cast("B")[: self.size_bytes].toreadonly()
+        return memoryview(map_runs(self.fd, self.runs)).cast("B")[: self.size_bytes].toreadonly()
 
     def close(self) -> None:
         """Give the memory back to the pool."""
-        extents, self.extents = self.extents, ()
-        self._pool.free(extents)
+        runs, self.runs = self.runs, ()
+        self._pool.free(runs)
 
 
 @dataclass

@@ -29,7 +29,7 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 @dataclass(frozen=True)
-class Extent:
+class Run:
     """A run of bytes in the pool."""
 
     offset_bytes: int
@@ -73,7 +73,7 @@ class BlockPool:
         with self._condition:
             return len(self._real) * self.block_bytes
 
-    def allocate(self, size_bytes: int) -> tuple[Extent, ...]:
+    def allocate(self, size_bytes: int) -> tuple[Run, ...]:
         """Blocks for `size_bytes`, as few runs as are found easily. OutOfSpace if there are not enough."""
         wanted = max(1, -(-size_bytes // self.block_bytes))
         with self._condition:
@@ -86,32 +86,32 @@ class BlockPool:
             self._condition.notify_all()
         return _runs(sorted(taken), self.block_bytes)
 
-    def free(self, extents: Sequence[Extent]) -> None:
+    def free(self, runs: Sequence[Run]) -> None:
         """Give blocks back; they stay real."""
         blocks = [
             block
-            for extent in extents
+            for run in runs
             for block in range(
-                extent.offset_bytes // self.block_bytes, (extent.offset_bytes + extent.size_bytes) // self.block_bytes
+                run.offset_bytes // self.block_bytes, (run.offset_bytes + run.size_bytes) // self.block_bytes
             )
         ]
         with self._condition:
             self._real += blocks
 
-    def views(self, extents: Sequence[Extent], offset_bytes: int, size_bytes: int) -> list[memoryview]:
-        """Writable views of [offset, offset + size) of what `extents` hold in a row."""
+    def views(self, runs: Sequence[Run], offset_bytes: int, size_bytes: int) -> list[memoryview]:
+        """Writable views of [offset, offset + size) of what `runs` hold in a row."""
         found: list[memoryview] = []
-        for extent in extents:
+        for run in runs:
             if size_bytes <= 0:
                 break
-            if offset_bytes < extent.size_bytes:
-                start = extent.offset_bytes + offset_bytes
-                length = min(extent.size_bytes - offset_bytes, size_bytes)
+            if offset_bytes < run.size_bytes:
+                start = run.offset_bytes + offset_bytes
+                length = min(run.size_bytes - offset_bytes, size_bytes)
                 found.append(self._view[start : start + length])
                 size_bytes -= length
                 offset_bytes = 0
             else:
-                offset_bytes -= extent.size_bytes
+                offset_bytes -= run.size_bytes
         return found
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ def _free_huge_bytes() -> int:
         return 0
 
 
-def _runs(blocks: Sequence[int], block_bytes: int) -> tuple[Extent, ...]:
+def _runs(blocks: Sequence[int], block_bytes: int) -> tuple[Run, ...]:
     """Neighbouring blocks joined."""
     runs: list[list[int]] = []
     for block in blocks:
@@ -175,23 +175,23 @@ def _runs(blocks: Sequence[int], block_bytes: int) -> tuple[Extent, ...]:
             runs[-1][1] = block + 1
         else:
             runs.append([block, block + 1])
-    return tuple(Extent(first * block_bytes, (end - first) * block_bytes) for first, end in runs)
+    return tuple(Run(first * block_bytes, (end - first) * block_bytes) for first, end in runs)
 
 
-def map_extents(fd: int, extents: Sequence[Extent]) -> "ctypes.Array[ctypes.c_char]":
+def map_runs(fd: int, runs: Sequence[Run]) -> "ctypes.Array[ctypes.c_char]":
     """The runs of a pool in one row, readable, for whoever holds the pool's descriptor.
 
     The result is a buffer; its memory is unmapped when nothing refers to it any more. Writing to it is a fault.
     """
-    total = sum(extent.size_bytes for extent in extents)
+    total = sum(run.size_bytes for run in runs)
     reserved = total + HUGE_PAGE_BYTES  # huge pages must lie at multiples of their size
     protection, flags = mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED
     room = _mmap(None, reserved, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
     try:
         start = at = -(-room // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-        for extent in extents:
-            _mmap(at, extent.size_bytes, protection, flags, fd, extent.offset_bytes)
-            at += extent.size_bytes
+        for run in runs:
+            _mmap(at, run.size_bytes, protection, flags, fd, run.offset_bytes)
+            at += run.size_bytes
         memory = (ctypes.c_char * total).from_address(start)
     except BaseException:
         _libc.munmap(room, reserved)

@@ -17,14 +17,13 @@ class RemoteTier:
         return True
 
     def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
-        objects, key = self._models.objects, self._models.unit_key(model, unit)
-        if objects.local or len(views) == 1:
+        if self._models.objects.local or len(views) == 1:
             for view in views:
-                objects.read_into(key, offset_bytes, view)
+                self._models.read_unit_into(model, unit, offset_bytes, view)
                 offset_bytes += len(view)
             return
         whole = memoryview(bytearray(total_bytes(views)))  # over a network one request is better than several
-        objects.read_into(key, offset_bytes, whole)
+        self._models.read_unit_into(model, unit, offset_bytes, whole)
         scatter(whole, views)
 
     def discard(self, unit: UnitIndex) -> None:

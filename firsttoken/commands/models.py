@@ -37,7 +37,10 @@ def publish(
         str | None, typer.Option(help="Store weights as float32, bfloat16 or float16 (default: as they are).")
     ] = None,
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="Leave safetensors where they are and store only an index of them.")
+        bool,
+        typer.Option(
+            "--in-place", help="Leave safetensors where they are, where every node must reach them, and store an index."
+        ),
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Units that are written at once.")] = 4,
     as_json: AsJson = False,

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from storage_tiers import transfer
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.s3_server import S3Server, run_s3_server
+from tests.storage_tiers.handmade import store_units
+from tests.storage_tiers.stack_node import CHUNKS, Gate, Node, Units, running
 
 _bucket_numbers = itertools.count()
 
@@ -36,3 +39,29 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
         return ObjectStore(str(tmp_path / "objects"))
     found: ObjectStore = request.getfixturevalue("s3_objects")
     return found
+
+
+@pytest.fixture
+def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads that fail are tried again at once."""
+    monkeypatch.setattr(transfer, "FIRST_BACKOFF_S", 0.001)
+
+
+@pytest.fixture
+def units(store: ModelStore, no_long_pauses: None) -> Units:
+    """Six units in the store."""
+    return store_units(store, 6, CHUNKS)
+
+
+@pytest.fixture
+def node(store: ModelStore, tmp_path: Path) -> Iterator[Node]:
+    """A node with one worker, which has undone its own pin of a unit before it takes up the next job."""
+    with running(Node(store, tmp_path / "ssd", threads=1)) as found:
+        yield found
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    found = Gate()
+    yield found
+    found.open()

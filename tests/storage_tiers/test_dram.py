@@ -44,12 +44,12 @@ def test_what_was_written_is_what_another_process_maps() -> None:
     segment.views(_UNIT - 2, 5)[0][:] = b"hello"
     tier.commit("a")
     code = (
-        "import sys; from storage_tiers.memory import Extent, map_extents; "
-        "extents = [Extent(*map(int, pair.split(':'))) for pair in sys.argv[2:]]; "
-        "memory = memoryview(map_extents(int(sys.argv[1]), extents)); "
+        "import sys; from storage_tiers.memory import Run, map_runs; "
+        "runs = [Run(*map(int, pair.split(':'))) for pair in sys.argv[2:]]; "
+        "memory = memoryview(map_runs(int(sys.argv[1]), runs)); "
         f"print(bytes(memory[{_UNIT - 2}:{_UNIT + 3}]).decode())"
     )
-    pairs = [f"{extent.offset_bytes}:{extent.size_bytes}" for extent in segment.extents]
+    pairs = [f"{run.offset_bytes}:{run.size_bytes}" for run in segment.runs]
     command = [sys.executable, "-c", code, str(segment.fd), *pairs]
     found = subprocess.run(command, pass_fds=[segment.fd], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.strip() == "hello"
@@ -74,7 +74,7 @@ def test_a_unit_may_lie_in_pieces_and_still_reads_in_a_row() -> None:
     assert tier.drop("a")
     assert tier.drop("c")
     segment = tier.reserve("pieces", 2 * _UNIT)
-    assert len(segment.extents) == 2
+    assert len(segment.runs) == 2
     for number, view in enumerate(segment.views()):
         view[:] = bytes([number + 1]) * _UNIT
     assert bytes(segment.view) == b"\1" * _UNIT + b"\2" * _UNIT
