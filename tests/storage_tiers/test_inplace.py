@@ -15,6 +15,7 @@ from zarr.storage import FsspecStore
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import Corrupt, Missing, SourceError
 from storage_tiers.inplace import REFERENCES
+from storage_tiers.origin import RemoteTier
 from storage_tiers.progress import UnitProgress
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
@@ -84,11 +85,13 @@ def test_a_model_on_s3_is_served_in_place(tmp_path: Path, s3_objects: ObjectStor
     assert verify(store, "model").damages == ()
 
 
-def test_a_range_can_be_read_from_both_kinds(tmp_path: Path, store: ModelStore) -> None:
-    source = make_tiny("llama", tmp_path / "source")
-    for name, in_place in (("copied", False), ("indexed", True)):
-        checkpoint = publish(str(source), name, store, in_place=in_place)
-        assert store.is_local(checkpoint.unit("embed"))
+def test_the_tier_that_nodes_load_from_serves_units_in_place(tmp_path: Path, store: ModelStore) -> None:
+    checkpoint = publish(str(make_tiny("llama", tmp_path / "source")), "model", store, in_place=True)
+    unit = checkpoint.unit("layer.0001")
+    memory = memoryview(bytearray(b"\xff" * unit.size_bytes))
+    RemoteTier(store).read("model", unit, 0, [memory[:5000], memory[5000:]])
+    assert bytes(memory) == _bytes_of(store, checkpoint, "layer.0001")
+    assert store.is_local(unit)
 
 
 def test_a_changed_file_is_noticed_and_an_absent_one_is_missing(tmp_path: Path, store: ModelStore) -> None:
