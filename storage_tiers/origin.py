@@ -17,7 +17,7 @@ class RemoteTier:
         return True
 
     def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
-        if self._models.objects.local or len(views) == 1:
+        if self._models.is_local(unit) or len(views) == 1:
             for view in views:
                 self._models.read_unit_into(model, unit, offset_bytes, view)
                 offset_bytes += len(view)

@@ -200,7 +200,8 @@ def test_descriptors_and_threads_end_with_the_tier() -> None:
         assert tier.used_bytes == 0
     del tier
     gc.collect()
-    assert (open_descriptors(), threading.active_count()) == (descriptors, threads)
+    assert open_descriptors() <= descriptors
+    assert threading.active_count() <= threads
 
 
 class _Life(RuleBasedStateMachine):

@@ -14,8 +14,6 @@ from storage_tiers.remote import ModelStore
 from tests.storage_tiers.handmade import open_descriptors
 from tests.storage_tiers.stack_node import UNIT_BYTES, WAIT_S, Gate, Node, Units, running
 
-# ---- giving up, closing
-
 
 def _remains(work: Callable[[], None]) -> tuple[int, int, int]:
     """Descriptors, mapped pools and threads that are more after `work` than before."""
