@@ -24,7 +24,7 @@ _Work = Callable[[int], int]
 _PARTIAL = ".partial"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _WRITE_BYTES = 16 << 20
-_BUFFER_BYTES = 18 << 20
+_BUFFER_BYTES = 4 << 20
 
 
 class SsdTier:
@@ -91,16 +91,13 @@ class SsdTier:
     def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
         """Fill `views` from the unit's bytes. Missing if it is not here, Corrupt if it is too short."""
         path = self._folder / unit.digest
-        target = [self._buffer(total_bytes(views))] if self._bounce else views
         try:
-            got = self._with_file(path, os.O_RDONLY, lambda fd: _read_all(fd, target, offset_bytes))
+            got = self._with_file(path, os.O_RDONLY, lambda fd: self._fill(fd, views, offset_bytes))
         except OSError as error:
             self.drop(unit.digest)
             raise Missing(f"unit {unit.name} of {model} cannot be read from {path}: {error.strerror}") from error
         if got != total_bytes(views):
             raise Corrupt(f"unit {unit.name} of {model} ends {total_bytes(views) - got} bytes too early in {path}")
-        if self._bounce:
-            scatter(target[0], views)
         with self._lock:
             if unit.digest in self._sizes:
                 self._sizes[unit.digest] = self._sizes.pop(unit.digest)
@@ -137,14 +134,31 @@ class SsdTier:
         with self._lock:
             self._forget(digest)
 
-    def _buffer(self, size_bytes: int) -> memoryview:
+    def _fill(self, fd: int, views: Views, offset_bytes: int) -> int:
+        """How many bytes of the file came, straight into the views or through this thread's buffer."""
+        if not self._bounce:
+            return _read_all(fd, views, offset_bytes)
+        buffer, done = self._buffer(), 0
+        rest: Sequence[memoryview] = views
+        while rest:
+            part = _first(rest, _BUFFER_BYTES)
+            wanted = total_bytes(part)
+            count = _read_all(fd, [buffer[:wanted]], offset_bytes + done)
+            done += count
+            if count < wanted:
+                break
+            scatter(buffer[:count], part)
+            rest = _after(rest, count)
+        return done
+
+    def _buffer(self) -> memoryview:
         """This thread's buffer, on huge pages where the system gives them (a shared mapping would get none)."""
         buffer: mmap.mmap | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < size_bytes:
-            buffer = mmap.mmap(-1, max(size_bytes, _BUFFER_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if buffer is None:
+            buffer = mmap.mmap(-1, _BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             buffer.madvise(mmap.MADV_HUGEPAGE)
             self._local.buffer = buffer
-        return memoryview(buffer)[:size_bytes]
+        return memoryview(buffer)
 
     def _with_file(self, path: Path, flags: int, work: _Work) -> int:
         """Do `work` on the file past the page cache, or through it where the file system refuses (EINVAL)."""

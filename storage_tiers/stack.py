@@ -185,6 +185,9 @@ class TierStack:
                 error = caught
                 if not self._closing.is_set():
                     _log.warning("%s", caught)
+            except Exception as caught:  # whatever a tier did wrong, those who wait must hear of it
+                _log.exception("unit %s of %s", transfer.unit.name, transfer.model)
+                error = StorageError(f"unit {transfer.unit.name} of {transfer.model}: {caught!r}")
         last = transfer.settle(chunk, error)
         with self._lock:
             told = self._conclude(transfer, last)

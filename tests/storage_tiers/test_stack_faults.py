@@ -36,6 +36,18 @@ def test_a_bad_object_is_read_again_and_then_reported_and_nothing_is_kept(
     _assert_nothing_is_kept_but(units[1][0], node)
 
 
+def test_a_tier_that_raises_what_it_should_not_fails_its_load_and_no_more(node: Node, units: Units) -> None:
+    """The worker died of it, the load hung, and so did every later one once all workers were gone."""
+
+    def defect(unit: UnitIndex, _chunk: int) -> None:
+        if unit.name == "unit0":
+            raise ZeroDivisionError("a defect")
+
+    node.remote.before = defect
+    assert "a defect" in str(node.fail(units[0][0]))
+    _assert_nothing_is_kept_but(units[1][0], node)
+
+
 def test_bytes_that_are_bad_once_are_right_the_next_time(store: ModelStore, tmp_path: Path, units: Units) -> None:
     unit, data = units[0]
     path = Path(store.objects.path(store.unit_key("model", unit)))
