@@ -35,22 +35,24 @@ class PeerServer:
         self._dram, self._ssd, self._secret = dram, ssd, secret
         self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, name="peers", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening and cut off who is connected."""
+        """Stop listening and cut off who is connected; when this returns, nothing reads the tiers any more."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
-            connections = list(self._connections)
+            connections = dict(self._connections)
         for connection in connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
+        for thread in connections.values():
+            thread.join()
 
     def _accept(self) -> None:
         while True:
@@ -58,9 +60,10 @@ class PeerServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            thread = threading.Thread(target=self._serve, args=(connection,), name="peer", daemon=True)
             with self._lock:
-                self._connections.add(connection)
-            threading.Thread(target=self._serve, args=(connection,), name="peer", daemon=True).start()
+                self._connections[connection] = thread
+            thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -74,7 +77,7 @@ class PeerServer:
             _log.info("a peer's connection broke: %s", error)
         finally:
             with self._lock:
-                self._connections.discard(connection)
+                del self._connections[connection]
             connection.close()
 
     def _answer(self, connection: socket.socket, digest: str, offset_bytes: int, size_bytes: int) -> None:
