@@ -45,12 +45,12 @@ class PeerServer:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join()
         with self._lock:
             connections = dict(self._connections)
         for connection in connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
         for thread in connections.values():
             thread.join()
 
