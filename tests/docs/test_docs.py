@@ -1,5 +1,6 @@
 """The documents name what there is, and only that."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -9,17 +10,24 @@ import typer.main
 from fastapi.routing import APIRoute
 
 from firsttoken.cli import app as cli
+from firsttoken.settings import Settings, load_settings, sections, setting_names
 from schedules.cadence import CADENCES
-from schedules.lifecycle import draw
+from schedules.lifecycle import State, draw
+from serving import errors
 from serving.app import FrontendConfig, create_app
 from serving.metrics import Metrics
+from serving.schemas import ChatRequest, CompletionRequest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "infra/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "infra/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 TEXT = "\n".join(path.read_text() for path in DOCUMENTS)
+API = (ROOT / "docs" / "api.md").read_text()
+SERVICES = sorted((ROOT / "infra" / "systemd").glob("*.service"))
+COMPONENTS = {"scheduler", "node", "frontend", "prefect", "flows"}
+FORBIDDEN = r"\b(TODO|FIXME|TBD|XXX|lorem ipsum|coming soon|fill in)\b|@[A-Z0-9]+@"
 
 
 def _commands() -> dict[str, set[str]]:
@@ -37,14 +45,54 @@ def test_every_command_is_named(command: str) -> None:
     assert f"firsttoken {command}" in TEXT
 
 
+def test_commands_that_are_shown_exist_with_their_options() -> None:
+    commands = _commands()
+    shown = [line for block in _blocks("") for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", TEXT)
+    found = [match[1] for text in shown if (match := re.match(r"(?:\S+=\S+ )*(?:\S*/)?firsttoken ([a-z].*)", text))]
+    assert len(found) >= 15
+    for text in found:
+        words = re.sub(r'"[^"]*"|#.*', "", text).split()
+        name = next(name for name in (" ".join(words[:2]), words[0]) if name in commands)
+        assert {word for word in words if word.startswith("--")} <= commands[name] | {"--help"}, text
+
+
+def test_settings_that_are_named_exist() -> None:
+    known = set(setting_names())
+    for section, key in re.findall(r"`([a-z]+)\.([a-z_]+)`", TEXT):
+        assert section not in sections() or f"{section}.{key}" in known
+    for section, key in re.findall(r"\bFIRSTTOKEN_([A-Z]+)__([A-Z_]+)=", TEXT):
+        assert f"{section}.{key}".lower() in known | {"section.key"}
+
+
+def _blocks(language: str, text: str = TEXT) -> list[str]:
+    """The fenced blocks of a language, as written."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [block for name, block in fenced if name == language]
+
+
 def test_every_route_is_named(tmp_path: Path) -> None:
     app = create_app(FrontendConfig("127.0.0.1", 0, "tcp://127.0.0.1:1", f"file://{tmp_path}"))
-    api = (ROOT / "docs" / "api.md").read_text()
     routes = [route for route in _routes(app) if not route.path.startswith(("/docs", "/openapi", "/redoc"))]
     assert len(routes) >= 8
     for route in routes:
         (method,) = route.methods
-        assert f"`{method} {route.path.replace(':path', '')}`" in api
+        assert f"`{method} {route.path.replace(':path', '')}`" in API
+
+
+def test_every_field_of_a_request_is_named() -> None:
+    for field in ChatRequest.model_fields | CompletionRequest.model_fields:
+        assert f"`{field}`" in API or f"`{field}." in API, field
+
+
+def test_every_error_is_listed_with_its_status() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind.code]
+    assert len(kinds) >= 6
+    for kind in kinds:
+        assert f"| {kind.status} | `{kind.code}` |" in API
+
+
+def test_every_state_of_a_replica_is_named() -> None:
+    assert all(state in API for state in State)
 
 
 def _routes(app: object) -> list[APIRoute]:
@@ -58,12 +106,11 @@ def _routes(app: object) -> list[APIRoute]:
 
 
 def test_every_metric_is_named() -> None:
-    api = (ROOT / "docs" / "api.md").read_text()
     families = list(Metrics().registry.collect())
     assert len(families) >= 9
     for family in families:
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        assert name in api
+        assert f"`{name}`" in API
 
 
 def test_every_flow_is_named() -> None:
@@ -79,11 +126,24 @@ def test_every_benchmark_is_described() -> None:
         assert f"benchmarks/{script}" in text
 
 
-def test_make_targets_that_are_named_exist() -> None:
+def test_the_readme_tells_the_figures_that_were_measured() -> None:
+    readme, measured = (ROOT / "README.md").read_text(), (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)`.*? \| ([\d.]+) s \|", measured, re.MULTILINE))
+    told = dict(re.findall(r"^\| (?:cold, degree )?(\w+)[^|]* \| ([\d.]+) s \|$", readme, re.MULTILINE))
+    names = {"1": "ttft_cold_degree1_s", "2": "ttft_cold_degree2_s", "4": "ttft_cold_degree4_s", "warm": "ttft_warm_s"}
+    assert told == {row: f"{float(rows[name]):.2f}" for row, name in names.items()}
+    floors = [rows[f"runtime_floor{suffix}_s"] for suffix in ("_degree1", "_degree2", "")]
+    assert " / ".join(f"{float(floor):.2f}" for floor in floors) + " s" in readme
+
+
+def test_the_targets_of_make_are_named_and_no_others() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:`|^)make ([a-z]+)", TEXT, re.MULTILINE))
-    assert named
-    assert named <= targets
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", TEXT, re.MULTILINE)) == targets - {"help"}
+
+
+def test_ci_runs_what_the_documents_promise() -> None:
+    steps = (ROOT / ".github" / "workflows" / "ci.yml").read_text() + (ROOT / ".ci" / "run").read_text()
+    assert {"make check", "make test", "make demo"} <= set(re.findall(r"make [a-z]+", steps))
 
 
 def test_the_diagram_of_states_is_the_table() -> None:
@@ -93,27 +153,51 @@ def test_the_diagram_of_states_is_the_table() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     text = document.read_text()
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
+        if "://" in target:
+            continue
+        file = document.parent / target if target else document
+        assert file.exists(), target
+        assert not anchor or anchor in _anchors(file.read_text()), f"{target}#{anchor}"
+
+
+def _anchors(text: str) -> set[str]:
+    """The headings as GitHub makes links of them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_snippets_parse_and_nothing_is_left_to_fill_in(document: Path) -> None:
     text = document.read_text()
-    for language, snippet in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL):
-        if language == "python":
-            compile(snippet, document.name, "exec")
-        elif language == "toml":
-            tomllib.loads(snippet)
-    assert not re.search(r"\b(TODO|FIXME|TBD)\b|@[A-Z0-9]+@", text)
+    for snippet in _blocks("python", text):
+        compile(snippet, document.name, "exec")
+    for snippet in _blocks("toml", text):
+        Settings.model_validate(tomllib.loads(snippet))
+    for snippet in _blocks("json", text):
+        json.loads(snippet)
+    assert not re.search(FORBIDDEN, text, re.IGNORECASE)
+    assert not re.search(r"^#+ .+\n+(?=## |\Z)(?!# )", text.partition("\n")[2], re.MULTILINE), "a section without text"
 
 
-def test_services_start_commands_that_exist() -> None:
-    commands = _commands()
-    services = sorted((ROOT / "infra" / "systemd").glob("*.service"))
-    assert len(services) == 5
-    for service in services:
-        (line,) = re.findall(r"^ExecStart=/opt/firsttoken/bin/firsttoken (.*)$", service.read_text(), re.MULTILINE)
-        name, *arguments = line.split()
-        assert {argument for argument in arguments if argument.startswith("--")} <= commands[name]
+@pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.stem)
+def test_a_service_starts_a_command_that_exists_and_stays_up(service: Path) -> None:
+    """A node ends with status 0 when its scheduler is gone: only `always` brings it back."""
+    text, commands = service.read_text(), _commands()
+    (line,) = re.findall(r"^ExecStart=/opt/firsttoken/bin/firsttoken (.*)$", text, re.MULTILINE)
+    name, *arguments = line.split()
+    assert service.stem.rstrip("@") == f"firsttoken-{name}"
+    assert {argument for argument in arguments if argument.startswith("--")} <= commands[name]
+    assert "Restart=always" in text
+
+
+def test_every_component_has_a_service() -> None:
+    assert (
+        {service.stem.removeprefix("firsttoken-").rstrip("@") for service in SERVICES} == COMPONENTS <= set(_commands())
+    )
+
+
+def test_the_settings_of_the_services_are_accepted() -> None:
+    settings = load_settings(ROOT / "infra" / "systemd" / "firsttoken.toml", environment={})
+    assert settings.home == Path("/var/lib/firsttoken")
+    assert all(f"StateDirectory={settings.home.name}" in service.read_text() for service in SERVICES)
