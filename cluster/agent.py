@@ -51,6 +51,7 @@ from storage_tiers.stack import Loaded, Priority, TierStack
 _log = logging.getLogger(__name__)
 KEPT_PHASES = 64
 REFILL_AT_LATEST_S = 10.0
+WATCH_EVERY_S = 0.2
 
 
 class NodeAgent(WorkerPlugin):
@@ -80,7 +81,7 @@ class NodeAgent(WorkerPlugin):
         worker.handlers[HANDLER] = self._on_order
         self._pool.fill()
         self._spawn(self._report_always(), "report")
-        self._spawn(self._watch_leases(), "leases")
+        self._spawn(self._watch_stages(), "watch")
 
     async def teardown(self, worker: Worker) -> None:
         """End every stage process and free the tiers."""
@@ -201,12 +202,20 @@ class NodeAgent(WorkerPlugin):
         self._stages.pop(group, None)
         self._changed.set()
 
-    async def _watch_leases(self) -> None:
+    async def _watch_stages(self) -> None:
+        """End groups whose lease nobody renewed, and those whose process has fallen silent."""
         while True:
-            await asyncio.sleep(1.0)
-            for group in [g for g, stage in self._stages.items() if stage.expired]:
-                _log.warning("group %s ends: nobody renewed its lease", group)
-                await self._dissolve(group)
+            asleep_s = time.monotonic()
+            await asyncio.sleep(WATCH_EVERY_S)
+            late = time.monotonic() - asleep_s > 2 * WATCH_EVERY_S
+            for group, stage in list(self._stages.items()):
+                if late:
+                    stage.forgive()
+                elif stage.silent:
+                    stage.lose("its stage process hangs: it gives no sign of life")
+                if stage.expired:
+                    _log.warning("group %s ends: nobody renewed its lease", group)
+                    self._spawn(self._dissolve(group), "dissolve")
 
     # ---- tiers
 

@@ -1,21 +1,23 @@
 """The decode loop of a group: the first stage drives, the others follow, the last chooses tokens.
 
-Several requests are in flight, one micro-batch each, at most one per stage; each has a KV cache of its own on every stage.
+A step is a batch of requests, each with one new token or a piece of its prompt; as many steps are under way as there
+are stages. What goes into a step is decided in cluster.batching.
 """
 
 import logging
 import queue
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
+import msgpack
 import torch
-from transformers import DynamicCache
 
+from cluster.batching import Batching, Choice, Segment, Step
 from cluster.hop import Header, Neighbours, Op
-from cluster.messages import FIRST_STEP, Cancel, Rejected, Submit, Tokens, pack, unpack
-from cluster.sampling import Sampler
+from cluster.kv import KvCache
+from cluster.messages import FIRST_STEP, Cancel, Rejected, Submit, Tokens, from_wire, to_wire
+from cluster.sampling import Sampler, choose_all
 from cluster.stage_model import StageModel
 
 _log = logging.getLogger(__name__)
@@ -24,105 +26,98 @@ Report = Callable[[str, float], None]
 """Told of a phase that ends now: its name and when it started (unix seconds)."""
 
 
-class Worker:
-    """What every stage does with a step: find the request's cache and run its layers."""
+class Pulse(Protocol):
+    """Told what the loop is at, so that a stage that hangs is noticed."""
 
-    def __init__(self, forward: Forward, model: StageModel, report: Report) -> None:
-        self._forward, self._model = forward, model
+    def step(self, tokens: int) -> None:
+        """The layers begin to compute `tokens`."""
+        ...
+
+    def rest(self) -> None:
+        """They are done; what follows waits for others."""
+        ...
+
+
+class Worker:
+    """What every stage does with a step: give its requests room, run its layers; at the last stage, choose tokens."""
+
+    def __init__(self, forward: Forward, model: StageModel, cache: KvCache, report: Report, pulse: Pulse) -> None:
+        self._forward, self._model, self._cache = forward, model, cache
         self._report: Report | None = report
-        self._caches: dict[int, DynamicCache] = {}
+        self._pulse = pulse
         self._samplers: dict[int, Sampler] = {}
 
     def start(self, slot: int, submit: Submit) -> None:
         """The last stage learns how a request's tokens are chosen."""
-        self._samplers[slot] = Sampler(submit.sampling, submit.tokens[submit.prompt_tokens :])
+        prompt, generated = submit.tokens[: submit.prompt_tokens], submit.tokens[submit.prompt_tokens :]
+        self._samplers[slot] = Sampler(submit.sampling, prompt, generated)
+
+    def order(self, segment: Segment) -> tuple[int, int]:
+        """A sort key: requests that are neighbours by it are attended to together."""
+        return self._cache.place(segment.slot, segment.room)
 
     @torch.inference_mode()
-    def step(self, slot: int, x: torch.Tensor, position: int) -> torch.Tensor:
-        """Run this stage's layers on `x` for the request in `slot`."""
-        cache = self._caches.get(slot)
-        if cache is None:
-            cache = self._caches[slot] = self._model.new_cache()
-        self._model.turn_to(cache, position)
-        if self._report is None:
-            return self._forward(x)
+    def step(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor:
+        """Run this stage's layers on `x`, the segments' tokens (1, T) or hidden states (1, T, hidden)."""
+        self._model.turn_to(self._cache.plan(segments))
         report, self._report = self._report, None
         started_s = time.time()
-        out = self._forward(x)
-        report(FIRST_STEP, started_s)
+        self._pulse.step(x.shape[1])
+        try:
+            out = self._forward(x)
+        finally:
+            self._pulse.rest()
+        if report is not None:
+            report(FIRST_STEP, started_s)
         return out
 
-    def choose(self, slot: int, logits: torch.Tensor, position: int) -> int:
-        """The request's next token, from the last stage's output (1, 1, vocabulary)."""
-        return self._samplers[slot].choose(logits[0, -1], position)
+    @torch.inference_mode()
+    def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
+        """The next token of each wanted segment, from the last stage's output (1, wanted segments, vocabulary)."""
+        if not segments:
+            return []
+        samplers = [self._samplers[segment.slot] for segment in segments]
+        return choose_all(samplers, logits[0], [segment.position + segment.tokens for segment in segments])
 
-    def forget(self, slot: int) -> None:
-        """Free what the request held."""
-        self._caches.pop(slot, None)
-        self._samplers.pop(slot, None)
-
-
-@dataclass
-class _Request:
-    submit: Submit
-    slot: int
-    fed: int = 0
-    generated: list[int] = field(default_factory=list)
-    cancelled: bool = False
-
-    @property
-    def cost_tokens(self) -> int:
-        return len(self.submit.tokens) + self.submit.max_tokens
+    @torch.inference_mode()
+    def forget(self, slots: Sequence[int]) -> None:
+        """Free what the requests held."""
+        for slot in slots:
+            self._cache.forget(slot)
+            self._samplers.pop(slot, None)
 
 
 Command = Submit | Cancel | None
 """What the driver is told; None ends it."""
+Emit = Callable[[Sequence[Tokens | Rejected]], None]
 
 
 class Driver:
-    """The first stage. Takes commands from `inbox`, gives events to `emit`, until a None comes.
-
-    KV cache is accounted in tokens: a request runs when its whole length fits beside those running, in order of
-    arrival; until then it waits.
-    """
+    """The first stage. Takes commands from `inbox`, gives events to `emit`, until a None comes."""
 
     def __init__(
-        self,
-        worker: Worker,
-        neighbours: Neighbours | None,
-        degree: int,
-        kv_tokens: int,
-        emit: Callable[[Tokens | Rejected], None],
-        alive_every_s: float,
+        self, worker: Worker, neighbours: Neighbours | None, batching: Batching, emit: Emit, alive_every_s: float
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._worker, self._neighbours, self._degree = worker, neighbours, degree
-        self._kv_tokens, self._emit, self._alive_every_s = kv_tokens, emit, alive_every_s
-        self._waiting: deque[_Request] = deque()
-        self._ready: deque[_Request] = deque()
-        self._in_flight: deque[tuple[_Request, int | None]] = deque()
-        self._running: dict[int, _Request] = {}
-        self._slots = 0
+        self._worker, self._neighbours, self._batching = worker, neighbours, batching
+        self._emit, self._alive_every_s = emit, alive_every_s
+        self._steps: list[tuple[Step, list[Choice] | None]] = []
 
     def run(self) -> None:
         """Until told to end. RuntimeError if a neighbour is gone, StageFailed if a unit does not come."""
         while self._take_commands():
-            self._admit()
-            while self._ready and len(self._in_flight) < self._degree:
-                self._launch(self._ready.popleft())
-            if self._in_flight:
-                request, token = self._in_flight.popleft()
-                if token is None:
-                    assert self._neighbours is not None
-                    token = self._neighbours.receive_token()
-                self._land(request, token)
+            while (step := self._batching.next_step(self._worker.order)) is not None:
+                self._launch(step)
+            if self._steps:
+                self._land(*self._steps.pop(0))
+            self._forget()
         if self._neighbours is not None:
             self._neighbours.send(Header(Op.STOP))
             self._neighbours.drain()
 
     def _take_commands(self) -> bool:
         """Handle all that is in the inbox, waiting for something when there is nothing else to do. False: end."""
-        idle = not (self._ready or self._in_flight or self._waiting)
+        idle = self._batching.idle
         while True:
             try:
                 command = self.inbox.get(block=idle, timeout=self._alive_every_s if idle else None)
@@ -134,72 +129,39 @@ class Driver:
                 continue
             if command is None:
                 return False
-            self._obey(command)
+            if isinstance(command, Cancel):
+                self._batching.cancel(command.request)
+            elif (rejected := self._batching.submit(command)) is not None:
+                self._emit([rejected])
             idle = False
 
-    def _obey(self, command: Submit | Cancel) -> None:
-        if isinstance(command, Cancel):
-            for request in self._running.values():
-                request.cancelled |= request.submit.request == command.request
-            self._waiting = deque(r for r in self._waiting if r.submit.request != command.request)
-            return
-        self._slots += 1
-        request = _Request(command, self._slots)
-        if request.cost_tokens > self._kv_tokens:
-            text = f"prompt and max_tokens are {request.cost_tokens} tokens, this replica's KV cache holds {self._kv_tokens}"
-            self._emit(Rejected(command.request, text))
-            return
-        self._waiting.append(request)
-
-    def _admit(self) -> None:
-        used = sum(request.cost_tokens for request in self._running.values())
-        while self._waiting and used + self._waiting[0].cost_tokens <= self._kv_tokens:
-            request = self._waiting.popleft()
-            used += request.cost_tokens
-            self._running[request.slot] = request
-            self._ready.append(request)
-
-    def _launch(self, request: _Request) -> None:
-        """Run one step of the request through this stage and pass it on."""
-        if request.cancelled:
-            self._end(request)
-            return
-        sequence = (*request.submit.tokens, *request.generated)
-        first_step = request.fed == 0
-        tokens, position = sequence[request.fed :], request.fed
-        request.fed = len(sequence)
-        if first_step and self._neighbours is None:
-            self._worker.start(request.slot, request.submit)
-        out = self._worker.step(request.slot, torch.tensor([tokens]), position)
+    def _launch(self, step: Step) -> None:
+        """Run a step through this stage and pass it on."""
+        out = self._worker.step(step.segments, torch.tensor([step.feed]))
         if self._neighbours is None:
-            self._in_flight.append((request, self._worker.choose(request.slot, out, request.fed)))
+            for slot, submit in step.started:
+                self._worker.start(slot, submit)
+            self._steps.append((step, self._worker.choose(step.wanted, out)))
             return
-        extra = pack(request.submit) if first_step else b""
-        self._neighbours.send(Header(Op.STEP, request.slot, len(tokens), position), out, extra)
-        self._in_flight.append((request, None))
+        extra = msgpack.packb([(slot, to_wire(submit)) for slot, submit in step.started]) if step.started else b""
+        self._neighbours.send(Header(Op.STEP, step.segments, extra_bytes=len(extra)), out, extra)
+        self._steps.append((step, None))
 
-    def _land(self, request: _Request, token: int) -> None:
-        """A step came back with its token."""
-        if request.cancelled:
-            self._end(request)
+    def _land(self, step: Step, choices: list[Choice] | None) -> None:
+        if choices is None:
+            assert self._neighbours is not None
+            choices = self._neighbours.receive_choices(len(step.wanted))
+        events = self._batching.land(choices)
+        if events:
+            self._emit(events)
+
+    def _forget(self) -> None:
+        slots = self._batching.take_ended()
+        if not slots:
             return
-        request.generated.append(token)
-        finish = None
-        if token in request.submit.stop_tokens:
-            finish = "stop"
-        elif len(request.generated) >= request.submit.max_tokens:
-            finish = "length"
-        self._emit(Tokens(request.submit.request, (token,), finish))
-        if finish is None:
-            self._ready.append(request)
-        else:
-            self._end(request)
-
-    def _end(self, request: _Request) -> None:
-        del self._running[request.slot]
-        self._worker.forget(request.slot)
+        self._worker.forget(slots)
         if self._neighbours is not None:
-            self._neighbours.send(Header(Op.FORGET, request.slot))
+            self._neighbours.send(Header(Op.FORGET, slots=tuple(slots)))
 
 
 def follow(worker: Worker, neighbours: Neighbours, last: bool) -> None:
@@ -209,15 +171,17 @@ def follow(worker: Worker, neighbours: Neighbours, last: bool) -> None:
         if header.op is Op.STEP:
             assert hidden is not None
             if last and extra:
-                worker.start(header.slot, unpack(extra))
-            out = worker.step(header.slot, hidden, header.position)
+                for slot, submit in msgpack.unpackb(extra, use_list=False):
+                    worker.start(slot, from_wire(submit))
+            out = worker.step(header.segments, hidden)
             if last:
-                neighbours.send_token(worker.choose(header.slot, out, header.position + header.tokens))
+                wanted = [segment for segment in header.segments if segment.wanted]
+                neighbours.send_choices(worker.choose(wanted, out))
             else:
                 neighbours.send(header, out, extra)
             continue
         if header.op is Op.FORGET:
-            worker.forget(header.slot)
+            worker.forget(header.slots)
         if not last:
             neighbours.send(header)
         if header.op is Op.STOP:

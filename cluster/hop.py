@@ -1,15 +1,21 @@
 """What travels between neighbouring stages of a group: a header, hidden states, and once per request its parameters.
 
 Over DeepSpeed's point-to-point calls. Sends are asynchronous; the tensors they read are kept until they are done.
+Headers and tokens are on the CPU whatever the hidden states are on.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import msgpack
 import torch
 from deepspeed import comm
+
+from cluster.batching import Choice, Segment
+from cluster.messages import TokenLogprobs
 
 
 class Op(IntEnum):
@@ -23,13 +29,25 @@ class Op(IntEnum):
 
 @dataclass(frozen=True)
 class Header:
-    """`slot` names the request, `tokens` (T) start at `position`; `extra_bytes` of parameters follow the hidden states."""
+    """What comes: for STEP the segments whose hidden states follow, for FORGET the `slots` that ended.
+
+    `extra_bytes` of parameters follow the hidden states.
+    """
 
     op: Op
-    slot: int = 0
-    tokens: int = 0
-    position: int = 0
+    segments: tuple[Segment, ...] = ()
+    slots: tuple[int, ...] = ()
     extra_bytes: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(segment.tokens for segment in self.segments)
+
+
+_SEGMENT_FIELDS = 5
+_INLINE = 8
+"""Segments that travel in a header's first message; more need a second."""
+_HEAD = 3
 
 
 class Neighbours:
@@ -40,15 +58,23 @@ class Neighbours:
 
     KEPT_SENDS = 16
 
-    def __init__(self, rank: int, degree: int, hidden_size: int, dtype: torch.dtype) -> None:
+    def __init__(self, rank: int, degree: int, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:
         self._before, self._after = (rank - 1) % degree, (rank + 1) % degree
-        self._hidden_size, self._dtype = hidden_size, dtype
+        self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
         self._sent: deque[tuple[Any, torch.Tensor]] = deque()
 
     def send(self, header: Header, hidden: torch.Tensor | None = None, extra: bytes = b"") -> None:
         """Pass a hop on; `hidden` is (1, T, hidden)."""
-        fields = [header.op, header.slot, header.tokens, header.position, len(extra)]
-        self._send(torch.tensor(fields, dtype=torch.int64))
+        fields = list(header.slots)
+        for s in header.segments:
+            fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room)
+        room = _INLINE * _SEGMENT_FIELDS
+        first = torch.zeros(_HEAD + room, dtype=torch.int64)
+        first[:_HEAD] = torch.tensor([header.op, len(fields), len(extra)])
+        first[_HEAD : _HEAD + len(fields[:room])] = torch.tensor(fields[:room], dtype=torch.int64)
+        self._send(first)
+        if len(fields) > room:
+            self._send(torch.tensor(fields[room:], dtype=torch.int64))
         if hidden is not None:
             self._send(hidden.contiguous())
         if extra:
@@ -56,37 +82,61 @@ class Neighbours:
 
     def receive(self) -> tuple[Header, torch.Tensor | None, bytes]:
         """The next hop from the stage before."""
-        fields = torch.empty(5, dtype=torch.int64)
-        comm.recv(fields, self._before)
-        op, slot, tokens, position, extra_bytes = fields.tolist()
-        header = Header(Op(op), slot, tokens, position, extra_bytes)
+        room = _INLINE * _SEGMENT_FIELDS
+        first = torch.empty(_HEAD + room, dtype=torch.int64)
+        comm.recv(first, self._before)
+        op, count, extra_bytes, *fields = first.tolist()
+        if count > room:
+            rest = torch.empty(count - room, dtype=torch.int64)
+            comm.recv(rest, self._before)
+            fields += rest.tolist()
+        header = _header(Op(op), fields[:count], extra_bytes)
         hidden = None
         if header.op is Op.STEP:
-            hidden = torch.empty(1, tokens, self._hidden_size, dtype=self._dtype)
+            hidden = torch.empty(1, header.tokens, self._hidden_size, dtype=self._dtype, device=self._device)
             comm.recv(hidden, self._before)
-        extra = b""
-        if extra_bytes:
-            data = torch.empty(extra_bytes, dtype=torch.uint8)
-            comm.recv(data, self._before)
-            extra = bytes(data.numpy())
-        return header, hidden, extra
+        return header, hidden, self._receive_bytes(extra_bytes)
 
-    def send_token(self, token: int) -> None:
-        """From the last stage to the first: the token that a step gave."""
-        self._send(torch.tensor([token], dtype=torch.int64))
+    def send_choices(self, choices: Sequence[Choice]) -> None:
+        """From the last stage to the first: what a step gave."""
+        known = [None if c.logprobs is None else (c.logprobs.logprob, c.logprobs.top) for c in choices]
+        extra = msgpack.packb(known) if any(k is not None for k in known) else b""
+        self._send(torch.tensor([len(extra), *(choice.token for choice in choices)], dtype=torch.int64))
+        if extra:
+            self._send(torch.frombuffer(bytearray(extra), dtype=torch.uint8))
 
-    def receive_token(self) -> int:
-        """At the first stage: the token of the oldest step under way."""
-        token = torch.empty(1, dtype=torch.int64)
-        comm.recv(token, self._before)
-        return int(token)
+    def receive_choices(self, count: int) -> list[Choice]:
+        """At the first stage: the `count` choices of the oldest step under way."""
+        fields = torch.empty(1 + count, dtype=torch.int64)
+        comm.recv(fields, self._before)
+        extra_bytes, *tokens = fields.tolist()
+        known = msgpack.unpackb(self._receive_bytes(extra_bytes), use_list=False) if extra_bytes else [None] * count
+        return [
+            Choice(token, None if logprobs is None else TokenLogprobs(*logprobs))
+            for token, logprobs in zip(tokens, known, strict=True)
+        ]
 
     def drain(self) -> None:
         """Wait until every send is done."""
         while self._sent:
             self._sent.popleft()[0].wait()
 
+    def _receive_bytes(self, count: int) -> bytes:
+        if not count:
+            return b""
+        data = torch.empty(count, dtype=torch.uint8)
+        comm.recv(data, self._before)
+        return data.numpy().tobytes()
+
     def _send(self, tensor: torch.Tensor) -> None:
         self._sent.append((comm.isend(tensor, self._after), tensor))
         while len(self._sent) > self.KEPT_SENDS:
             self._sent.popleft()[0].wait()
+
+
+def _header(op: Op, fields: Sequence[int], extra_bytes: int) -> Header:
+    if op is not Op.STEP:
+        return Header(op, slots=tuple(fields), extra_bytes=extra_bytes)
+    groups = [fields[i : i + _SEGMENT_FIELDS] for i in range(0, len(fields), _SEGMENT_FIELDS)]
+    segments = [Segment(slot, tokens, position, bool(wanted), room) for slot, tokens, position, wanted, room in groups]
+    return Header(op, tuple(segments), extra_bytes=extra_bytes)

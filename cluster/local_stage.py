@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from cluster.errors import StageFailed
-from cluster.messages import FIRST_STEP, Broken, Formed, FormStage, Phase, PhaseDone, UnitHere
+from cluster.messages import FIRST_STEP, Beat, Broken, Formed, FormStage, Phase, PhaseDone, UnitHere
 from cluster.pool import StageProcess
+from cluster.pulse import SILENT_S
 from storage_tiers.stack import Loaded
 
 
@@ -23,12 +24,23 @@ class LocalStage:
         self._phases: list[Phase] = []
         self._loads: Sequence[Future[Loaded]] = ()
         self._ending: asyncio.Task[None] | None = None
+        self._beat_s: float | None = None
         self.renew(order.lease_s)
 
     @property
     def expired(self) -> bool:
-        """Whether the lease has run out."""
-        return time.monotonic() > self._lease_until_s
+        """Whether the lease has run out and the stage still runs."""
+        return self._ending is None and time.monotonic() > self._lease_until_s
+
+    @property
+    def silent(self) -> bool:
+        """Whether the process has stopped giving signs of life."""
+        return self._beat_s is not None and time.monotonic() - self._beat_s > SILENT_S
+
+    def forgive(self) -> None:
+        """The agent itself was held up: what was not heard meanwhile does not count."""
+        if self._beat_s is not None:
+            self._beat_s = time.monotonic()
 
     def renew(self, lease_s: float) -> None:
         """The stage may live `lease_s` longer from now."""
@@ -57,6 +69,7 @@ class LocalStage:
         """The stage cannot go on."""
         if self._ending is not None:
             return
+        self._beat_s = None
         if not self.formed.done():
             self.formed.set_exception(StageFailed(cause))
             self.formed.exception()  # seen by whoever forms the stage, if it still waits
@@ -75,7 +88,9 @@ class LocalStage:
             give_up(load)
 
     def _on_message(self, message: object) -> None:
-        if isinstance(message, Formed):
+        if isinstance(message, Beat):
+            self._beat_s = time.monotonic()
+        elif isinstance(message, Formed):
             self._phases.extend(message.phases)
             if not self.formed.done():
                 self.formed.set_result(None)

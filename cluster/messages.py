@@ -231,6 +231,11 @@ class PhaseDone:
 
 
 @dataclass(frozen=True)
+class Beat:
+    """The stage process is alive."""
+
+
+@dataclass(frozen=True)
 class Broken:
     """The stage cannot go on."""
 
@@ -258,6 +263,19 @@ class Sampling:
     seed: int = 0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    """How many of the likeliest tokens to tell with each token; None: no log probabilities at all."""
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural logarithms of the model's own probabilities: of the chosen token, and of the `top` (token, logprob) ones."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,6 +304,8 @@ class Tokens:
     request: str
     tokens: tuple[int, ...]
     finish: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, where the request asked for them."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +320,7 @@ _VOCABULARY = {
     cls.__name__: cls
     for cls in (
         FormStage, Dissolve, Renew, StageUnits, Evict, AskPhases, StageFormed, NotDone, Done, StageReport, Phases, NodeReport,
-        StageLost, Fork, Forked, Idle, Build, UnitHere, Formed, PhaseDone, Broken, Hello, Submit, Cancel, Tokens, Rejected,
+        StageLost, Fork, Forked, Idle, Build, UnitHere, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected,
     )
 }  # fmt: skip
 

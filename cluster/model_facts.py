@@ -33,3 +33,10 @@ def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:
 def context_tokens(config: PretrainedConfig) -> int:
     """Longest sequence, prompt and answer, that the model was made for."""
     return int(config.max_position_embeddings)
+
+
+def encodes_by_longest(config: PretrainedConfig) -> bool:
+    """Whether a batch's longest sequence changes how the positions of all of it are encoded."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)

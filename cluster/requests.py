@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cluster.errors import ProtocolError
 from cluster.messages import Cancel, Hello, Rejected, Submit, Tokens
@@ -35,9 +35,9 @@ class RequestServer:
         """From now on let in who says `hello`, and hand over what they send. Thread-safe."""
         self._accept, self._hello = accept, hello  # in this order: whoever is let in is heard
 
-    def emit(self, event: Tokens | Rejected) -> None:
-        """Send an event to whoever submitted the request. Thread-safe; nothing happens if they have left."""
-        self._loop.call_soon_threadsafe(self._deliver, event)
+    def emit(self, events: Sequence[Tokens | Rejected]) -> None:
+        """Send each event to whoever submitted its request. Thread-safe; nothing happens if they have left."""
+        self._loop.call_soon_threadsafe(self._deliver_all, events)
 
     def _run(self, listening: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -77,6 +77,10 @@ class RequestServer:
             self._accept(message)
         else:
             raise ProtocolError(f"{type(message).__name__} is not for a stage")
+
+    def _deliver_all(self, events: Sequence[Tokens | Rejected]) -> None:
+        for event in events:
+            self._deliver(event)
 
     def _deliver(self, event: Tokens | Rejected) -> None:
         writer = self._owners.get(event.request)

@@ -1,56 +1,135 @@
 """Choosing the next token. A draw is keyed by (seed, position): it depends on nothing that ran before it, so a request
 can be moved, replayed or batched with others and still gets the same text."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from cluster.messages import Sampling
+from cluster.batching import Choice
+from cluster.messages import Sampling, TokenLogprobs
+
+_FIRST_LOOK = 256
+"""Most likely tokens that are sorted to find top_p's set; all of them only when these do not reach it."""
 
 
 class Sampler:
-    """One request's choice of tokens: its parameters, and counts of what was generated for the penalties."""
+    """One request's choice of tokens: its parameters, and counts of its tokens for the penalties."""
 
-    def __init__(self, sampling: Sampling, generated: Sequence[int]) -> None:
+    def __init__(self, sampling: Sampling, prompt: Sequence[int], generated: Sequence[int]) -> None:
         self._sampling = sampling
         self._counts = Counter(generated)
+        self._prompt = frozenset(prompt) if sampling.repetition_penalty != 1.0 else frozenset()
 
-    def choose(self, logits: torch.Tensor, position: int) -> int:
+    @property
+    def greedy(self) -> bool:
+        """Whether the token is the likeliest one and nothing else is asked: a batch's can be found at once."""
+        sampling = self._sampling
+        plain = sampling.temperature == 0.0 and sampling.logprobs is None
+        return plain and not (
+            sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
+            or sampling.logit_bias
+        )  # fmt: skip
+
+    def choose(self, logits: torch.Tensor, position: int) -> Choice:
         """The token at `position`, from `logits` (vocabulary,) of the position before it. Remembers it."""
-        token = self._draw(self._penalised(logits), position)
-        self._counts[token] += 1
-        return token
+        logits = logits.float()
+        token = self._draw(self._adjusted(logits), position)
+        self.remember(token)
+        return Choice(token, self._logprobs(logits, token))
 
-    def _penalised(self, logits: torch.Tensor) -> torch.Tensor:
-        presence, frequency = self._sampling.presence_penalty, self._sampling.frequency_penalty
-        if not self._counts or not (presence or frequency):
-            return logits
-        tokens = torch.tensor(list(self._counts))
-        counts = torch.tensor([float(count) for count in self._counts.values()])
-        logits = logits.float().clone()
-        logits[tokens] -= presence + frequency * counts
-        return logits
+    def remember(self, token: int) -> None:
+        """The token was chosen."""
+        self._counts[token] += 1
+
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        """Bias, then the penalties: repetition's of prompt and answer (as transformers has it), the others' of the answer."""
+        sampling = self._sampling
+        changed = logits.clone()
+        for token, bias in sampling.logit_bias:
+            if token < len(changed):
+                changed[token] += bias
+        seen = torch.tensor(list(self._prompt | self._counts.keys()), dtype=torch.int64)
+        if sampling.repetition_penalty != 1.0 and len(seen):
+            scores, penalty = changed[seen], sampling.repetition_penalty
+            changed[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+        if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
+            tokens = torch.tensor(list(self._counts))
+            counts = torch.tensor([float(count) for count in self._counts.values()])
+            changed[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+        return changed
 
     def _draw(self, logits: torch.Tensor, position: int) -> int:
         sampling = self._sampling
         if sampling.temperature == 0.0:
             return int(torch.argmax(logits))
-        scaled, tokens = torch.sort(logits.double(), descending=True, stable=True)
-        scaled = (scaled - scaled[0]) / sampling.temperature  # the greatest becomes 0: no temperature overflows it
-        if sampling.top_k > 0:
-            scaled, tokens = scaled[: sampling.top_k], tokens[: sampling.top_k]
-        cumulative = torch.softmax(scaled, 0).cumsum(0)
-        if sampling.top_p < 1.0:
-            kept = int(torch.searchsorted(cumulative, sampling.top_p)) + 1
-            cumulative = cumulative[:kept]
+        scaled = (logits.double() - logits.max()) / sampling.temperature  # the greatest is 0: no temperature overflows it
+        weights, tokens = scaled.exp_(), None
+        if sampling.top_k or sampling.top_p < 1.0:
+            weights, tokens = self._likeliest(weights)
+        if sampling.min_p > 0.0:
+            weights = torch.where(weights >= sampling.min_p * weights.max(), weights, 0.0)
+        cumulative = weights.cumsum(0)
         point = uniform(sampling.seed, position) * float(cumulative[-1])
-        index = int(torch.searchsorted(cumulative, point, right=True))
-        return int(tokens[min(index, len(cumulative) - 1)])
+        index = min(int(torch.searchsorted(cumulative, point, right=True)), len(cumulative) - 1)
+        while weights[index] == 0.0:  # rounding brought us past the last that may be drawn
+            index -= 1
+        return index if tokens is None else int(tokens[index])
+
+    def _likeliest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens that top_k, and then top_p, leave, likeliest first; of equals, those of lower number."""
+        top_k, top_p = self._sampling.top_k or len(weights), self._sampling.top_p
+        look = min(len(weights), max(top_k, 1) if top_k < len(weights) else _FIRST_LOOK)
+        while True:
+            kept, tokens = _sorted(weights, look)
+            if top_p >= 1.0:
+                return kept, tokens
+            whole = float(kept.sum() if top_k < len(weights) else weights.sum())
+            cumulative = kept.cumsum(0)
+            reached = int(torch.searchsorted(cumulative, top_p * whole)) + 1
+            if reached <= look or look in (top_k, len(weights)):
+                return kept[:reached], tokens[:reached]
+            look = len(weights)
+
+    def _logprobs(self, logits: torch.Tensor, token: int) -> TokenLogprobs | None:
+        """Of the model's own distribution, before anything is adjusted."""
+        count = self._sampling.logprobs
+        if count is None:
+            return None
+        logprobs = torch.log_softmax(logits, 0)
+        values, tokens = torch.topk(logprobs, min(count, len(logprobs)))
+        top = tuple(zip(tokens.tolist(), (_finite(value) for value in values.tolist()), strict=True))
+        return TokenLogprobs(_finite(float(logprobs[token])), top)
+
+
+def choose_all(samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> list[Choice]:
+    """The next token of each request, from `logits` (requests, vocabulary)."""
+    if all(sampler.greedy for sampler in samplers):
+        tokens = torch.argmax(logits, -1).tolist()
+        for sampler, token in zip(samplers, tokens, strict=True):
+            sampler.remember(token)
+        return [Choice(token) for token in tokens]
+    rows = logits.cpu()
+    return [sampler.choose(row, position) for sampler, row, position in zip(samplers, rows, positions, strict=True)]
 
 
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) that depends on (seed, position) alone (Philox, a counter-based generator)."""
     generator = np.random.Philox(key=seed & (2**64 - 1), counter=position)
     return float(np.random.Generator(generator).random())
+
+
+def _sorted(weights: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` greatest in falling order; of equals the one of lower number first, also at the cut."""
+    if count == len(weights):
+        return torch.sort(weights, descending=True, stable=True)
+    least = torch.topk(weights, count).values[-1]
+    candidates = torch.nonzero(weights >= least).flatten()
+    values, order = torch.sort(weights[candidates], descending=True, stable=True)
+    return values[:count], candidates[order][:count]
+
+
+def _finite(value: float) -> float:
+    return max(value, -1e9) if math.isfinite(value) or value < 0 else value

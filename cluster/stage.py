@@ -10,16 +10,20 @@ import socket
 import threading
 import time
 from datetime import timedelta
+from typing import NoReturn
 
 import deepspeed
 import torch
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
+from cluster.batching import Batching, Segment
 from cluster.engine import Driver, Worker, follow
 from cluster.errors import StageFailed
 from cluster.hop import Neighbours
-from cluster.messages import Broken, Build, Formed, Hello, Idle, Phase, PhaseDone, UnitHere
-from cluster.model_facts import model_config
+from cluster.kv import KvCache
+from cluster.messages import Beat, Broken, Build, Formed, Hello, Idle, Phase, PhaseDone, UnitHere
+from cluster.model_facts import encodes_by_longest, model_config
+from cluster.pulse import Pulse
 from cluster.requests import RequestServer
 from cluster.stage_model import Gate, StageModel, build_pipeline
 from cluster.wire import Channel
@@ -76,9 +80,11 @@ def _warm_up() -> None:
     pipeline.to_empty(device="cpu")
     for parameter in pipeline.parameters():
         parameter.data.zero_()
+    cache = KvCache(1, 64, torch.device("cpu"))
     with torch.inference_mode():
-        model.turn_to(model.new_cache(), 0)
-        pipeline(torch.tensor([[1, 2]]))
+        for segment in (Segment(1, 2, 0, True, 64), Segment(1, 1, 2, True, 64)):
+            model.turn_to(cache.plan([segment]))
+            pipeline(torch.ones(1, segment.tokens, dtype=torch.int64))
     _leave()
 
 
@@ -98,8 +104,7 @@ class _Stage:
             self._serve()
         except Exception as error:
             _log.exception("%s of group %s broke", self._where, self._order.group)
-            self._tell(Broken(f"{self._where}: {type(error).__name__}: {error}"))
-            os._exit(1)
+            self._break(f"{type(error).__name__}: {error}")
 
     def _serve(self) -> None:
         order = self._order
@@ -116,13 +121,18 @@ class _Stage:
         self._model = model
         self._built.set()
         neighbours = None
+        cpu = torch.device("cpu")
         if order.degree > 1:
-            neighbours = Neighbours(order.rank, order.degree, config.hidden_size, dtype)
-        worker = Worker(pipeline, model, self.tell_phase)
+            neighbours = Neighbours(order.rank, order.degree, config.hidden_size, dtype, cpu)
+        cache = KvCache(model.layers, order.kv_tokens, cpu)
+        self._pulse = Pulse(lambda: self._tell(Beat()), self._break, order.timeout_s)
+        model.on_module = self._pulse.layer
+        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse)
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
-            driver = Driver(worker, neighbours, order.degree, order.kv_tokens, self._server.emit, alive_every_s)
+            batching = Batching(order.kv_tokens, order.degree, encodes_by_longest(config))
+            driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s)
             self._server.serve(Hello(order.group, self._secret), driver.inbox.put)
         self._tell(
             Formed((
@@ -140,6 +150,10 @@ class _Stage:
         """Report a part of the cold start that ends now."""
         self._tell(PhaseDone(Phase(name, self._where, started_s, time.time(), size_bytes)))
 
+    def _break(self, cause: str) -> NoReturn:
+        self._tell(Broken(f"{self._where}: {cause}"))
+        os._exit(1)
+
     def _tell(self, message: object) -> None:
         try:
             self._channel.send(message)
@@ -148,7 +162,8 @@ class _Stage:
 
     def _wait_for_unit(self, unit: str, gate: Gate) -> None:
         started_s = time.time()
-        gate.wait(f"unit {unit}", self._order.timeout_s)
+        with self._pulse.waiting():
+            gate.wait(f"unit {unit}", self._order.timeout_s)
         self.tell_phase(f"wait for {unit}", started_s)
 
     def _take_units(self) -> None:
@@ -161,8 +176,7 @@ class _Stage:
         except EOFError:
             os._exit(0)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            self._tell(Broken(f"{self._where}: a unit could not be used: {error}"))
-            os._exit(1)
+            self._break(f"a unit could not be used: {error}")
 
     def _assign(self, here: UnitHere, fd: int) -> None:
         unit = here.unit

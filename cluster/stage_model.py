@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule
 from torch import nn
-from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from cluster import attention
+from cluster.attention import Attention
 from cluster.errors import StageFailed
+from cluster.kv import StepPlan
 from storage_tiers.checkpoint import EMBED, HEAD, layer_unit
 
 Tensors = Mapping[str, torch.Tensor]
@@ -71,8 +74,8 @@ class StageModel(nn.Module):
     """Layers [first_layer, end_layer) of a decoder-only transformers model.
 
     Input: token ids (1, T) int64 at the first stage, hidden states (1, T, hidden) elsewhere. Output: hidden states, at
-    the last stage the logits (1, 1, vocabulary) of the last position. Which request's cache and position a forward pass
-    is for is set by `turn_to` before it.
+    the last stage the logits (1, N, vocabulary) of the N positions whose next token is wanted. What the T tokens are,
+    of which requests and at which positions, is set by `turn_to` before a forward pass.
     """
 
     def __init__(
@@ -85,7 +88,9 @@ class StageModel(nn.Module):
         self.hidden_size, self.dtype = config.hidden_size, dtype
         self._tied = bool(config.tie_word_embeddings)
         with torch.device("meta"):
-            self.lm = AutoModelForCausalLM.from_config(self.local_config, dtype=dtype).eval()
+            self.lm = AutoModelForCausalLM.from_config(
+                self.local_config, dtype=dtype, attn_implementation=attention.NAME
+            ).eval()
         base = self.lm.model
         if self._tied and self.last:
             self.lm.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta", dtype=dtype)
@@ -94,26 +99,29 @@ class StageModel(nn.Module):
         self._restore_buffers()
         if not self.first:
             base.embed_tokens = None
+        self.on_module: Callable[[], None] = lambda: None  # called before each layer computes
         self._gates: dict[str, Gate] = {}
         self._wait = wait
         for unit, module in self._gated_modules():
             self._gates.setdefault(unit, Gate())
             module.register_forward_pre_hook(self._waiter(unit))
-        self._cache: DynamicCache | None = None
-        self._position = 0
+        self._attention = Attention()
+        for module in base.layers.modules():
+            if hasattr(module, "layer_idx"):
+                module.firsttoken_attention = self._attention
+
+    @property
+    def layers(self) -> int:
+        return self.end_layer - self.first_layer
 
     @property
     def missing_units(self) -> tuple[str, ...]:
         """Units that the stage needs, in order of use."""
         return tuple(self._gates)
 
-    def new_cache(self) -> DynamicCache:
-        """An empty KV cache for one request."""
-        return DynamicCache(config=self.local_config)
-
-    def turn_to(self, cache: DynamicCache, position: int) -> None:
-        """The next forward pass continues `cache`, its first token at `position`."""
-        self._cache, self._position = cache, position
+    def turn_to(self, plan: StepPlan) -> None:
+        """The next forward pass is for the tokens of `plan`."""
+        self._attention.plan = plan
 
     def assign(self, unit: str, tensors: Tensors) -> None:
         """Take a unit's tensors, named as in the checkpoint, and let the passes that wait for it go on."""
@@ -127,11 +135,12 @@ class StageModel(nn.Module):
             gate.fail(cause)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        steps = torch.arange(self._position, self._position + x.shape[1], device=x.device)[None]
+        plan = self._attention.plan
+        assert plan is not None
         inputs = {"input_ids": x} if self.first else {"inputs_embeds": x}
-        common = {"position_ids": steps, "past_key_values": self._cache, "use_cache": True, **inputs}
+        common = {"position_ids": plan.positions, "use_cache": False, **inputs}
         if self.last:
-            logits: torch.Tensor = self.lm(**common, logits_to_keep=1).logits
+            logits: torch.Tensor = self.lm(**common, logits_to_keep=plan.last).logits
             return logits
         hidden: torch.Tensor = self.lm.model(**common).last_hidden_state
         return hidden
@@ -165,6 +174,7 @@ class StageModel(nn.Module):
     def _waiter(self, unit: str) -> Callable[[nn.Module, Any], None]:
         def wait(_module: nn.Module, _inputs: Any) -> None:
             gate = self._gates[unit]
+            self.on_module()
             if not gate.is_open:
                 self._wait(unit, gate)
 
