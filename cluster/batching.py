@@ -204,7 +204,9 @@ class Batching:
             request = self._ready.popleft()
             count = 1
             if not request.decodes:
-                piece = max(PREFILL_TOKENS, -(-request.length // self._stages))  # pieces follow each other over the stages
+                piece = max(
+                    PREFILL_TOKENS, -(-request.length // self._stages)
+                )  # pieces follow each other over the stages
                 count = min(request.length - request.fed, prefill, piece)
                 prefill -= count
             if count:

@@ -176,7 +176,9 @@ class KvCache:
             take += range(start, start + segment.tokens)
             to += range(first, first + segment.tokens)
         alone = len(by_slab) == 1
-        return [Write(slab, None if alone else self._index(take), self._index(to)) for slab, take, to in by_slab.values()]
+        return [
+            Write(slab, None if alone else self._index(take), self._index(to)) for slab, take, to in by_slab.values()
+        ]
 
     def _decodes(self, segments: Sequence[Segment], starts: Sequence[int]) -> list[Decode]:
         by_slab: dict[int, list[tuple[int, int, int]]] = {}
@@ -185,10 +187,10 @@ class KvCache:
                 place = self._places[segment.slot]
                 by_slab.setdefault(id(place.slab), []).append((place.row, start, segment.position + 1))
         slabs = {id(place.slab): place.slab for place in self._places.values()}
-        found = []
+        found: list[Decode] = []
         for key, entries in by_slab.items():
-            for run in _runs(sorted(entries)):
-                found.append(self._decode(slabs[key], run, whole=len(run) == len(segments)))
+            runs = _runs(sorted(entries))
+            found += [self._decode(slabs[key], run, whole=len(run) == len(segments)) for run in runs]
         return found
 
     def _decode(self, slab: Slab, run: Sequence[tuple[int, int, int]], whole: bool) -> Decode:

@@ -320,7 +320,8 @@ _VOCABULARY = {
     cls.__name__: cls
     for cls in (
         FormStage, Dissolve, Renew, StageUnits, Evict, AskPhases, StageFormed, NotDone, Done, StageReport, Phases, NodeReport,
-        StageLost, Fork, Forked, Idle, Build, UnitHere, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected,
+        StageLost, Fork, Forked, Idle, Build, UnitHere, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens,
+        Rejected,
     )
 }  # fmt: skip
 

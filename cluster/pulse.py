@@ -4,7 +4,6 @@ A process that is stopped or dead sends no beat; the agent notices. A computatio
 the process lives is noticed here, by how long the layers took before.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator

@@ -65,7 +65,9 @@ class Sampler:
         sampling = self._sampling
         if sampling.temperature == 0.0:
             return int(torch.argmax(logits))
-        scaled = (logits.double() - logits.max()) / sampling.temperature  # the greatest is 0: no temperature overflows it
+        scaled = (
+            logits.double() - logits.max()
+        ) / sampling.temperature  # the greatest is 0: no temperature overflows it
         weights, tokens = scaled.exp_(), None
         if sampling.top_k or sampling.top_p < 1.0:
             weights, tokens = self._likeliest(weights)
