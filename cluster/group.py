@@ -20,6 +20,7 @@ class Group:
         self.name, self.placement, self.phases = name, placement, phases
         self.lost = asyncio.Event()
         self.cause = ""
+        self._causes: list[str] = []
         self._on_lost: Callable[[], None] = lambda: None
         self._streams: dict[str, asyncio.Queue[Tokens | Rejected | None]] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -74,6 +75,12 @@ class Group:
         for stream in self._streams.values():
             stream.put_nowait(None)
         self._on_lost()
+
+    def explain(self, cause: str) -> None:
+        """A node says why the group ends: its own stage's fault, or that of a neighbour, as it looks from there."""
+        self.lose(cause)
+        self._causes.append(cause)
+        self.cause = "; ".join(self._causes)
 
     async def close(self) -> None:
         """Give up the connection."""

@@ -85,8 +85,8 @@ def replicas(url: str) -> list[dict[str, object]]:
     return httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["replicas"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stream_goes_on_when_a_stage_dies(
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_a_stream_goes_on_when_a_stage_dies_or_hangs(
     cluster: RealCluster, reference_tokens: list[int], signum: signal.Signals
 ) -> None:
     """The client sees every token once, as if nothing had happened."""

@@ -1,0 +1,154 @@
+"""A stage that dies, hangs or runs out of memory: its group ends with the cause, and nothing else does; nothing leaks."""
+
+import asyncio
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from cluster.client import ClusterClient
+from cluster.errors import StageFailed
+from cluster.group import Group
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.publish import publish
+from storage_tiers.remote import ModelStore
+from tests.cluster.groups import form, generate
+from tests.real_cluster import RealCluster, run_cluster
+from tests.tiny import make_tiny
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+PROMPT = [5, 6, 7, 8]
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(shared_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    source = make_tiny("llama", tmp_path_factory.mktemp("model") / "source", max_position_embeddings=8192)
+    return publish(str(source), "to-be-hurt", shared_store)
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    """Two nodes of one's own, to be harmed."""
+    with run_cluster(tmp_path_factory.mktemp("cluster"), shared_store.objects.url, nodes=2) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(cluster: RealCluster) -> AsyncIterator[ClusterClient]:
+    async with ClusterClient(cluster.scheduler_address) as connected:
+        await connected.nodes(2, 90)
+        yield connected
+
+
+def stages(cluster: RealCluster) -> set[int]:
+    """Process ids of all stage processes, waiting or busy."""
+    nodes = [process.pid for name, process in cluster.processes.items() if name.startswith("node")]
+    return {stage.pid for node in nodes for zygote in psutil.Process(node).children() for stage in zygote.children()}
+
+
+def first_stage(cluster: RealCluster, group: Group) -> psutil.Process:
+    """The process that takes the group's requests."""
+    port = group._writer.get_extra_info("peername")[1]
+    (found,) = [
+        process
+        for process in map(psutil.Process, stages(cluster))
+        if any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp"))
+    ]
+    return found
+
+
+async def ends(group: Group, cause: str) -> None:
+    """Wait until the group is lost and says why."""
+    async with asyncio.timeout(DEADLINE_S):
+        await group.lost.wait()
+        while cause not in group.cause:
+            await asyncio.sleep(0.05)
+
+
+def limit_memory(process: psutil.Process) -> None:
+    """It may have a mebibyte more than it has."""
+    used = process.memory_info().vms + (1 << 20)
+    process.rlimit(resource.RLIMIT_AS, (used, used))
+
+
+@pytest.mark.parametrize(
+    ("harm", "cause"),
+    [
+        (lambda process: process.send_signal(signal.SIGKILL), "process ended"),
+        (lambda process: process.send_signal(signal.SIGSTOP), "no sign of life"),
+        (limit_memory, "memory"),
+    ],
+    ids=["killed", "hung", "out of memory"],
+)
+async def test_a_stage_that_is_harmed_ends_its_group_alone(
+    client: ClusterClient,
+    cluster: RealCluster,
+    checkpoint: Checkpoint,
+    harm: Callable[[psutil.Process], None],
+    cause: str,
+) -> None:
+    bystander = await form(client, checkpoint, 2)
+    expected = await generate(bystander, "expected", PROMPT, 30)
+    group = await form(client, checkpoint, 2, kv_tokens=8192)
+    await generate(group, "first", PROMPT, 30)
+    harm(first_stage(cluster, group))
+    request = asyncio.ensure_future(generate(group, "long", [9] * 4000, 4000))
+    await ends(group, cause)
+    with pytest.raises(StageFailed):
+        await request
+    await client.dissolve(group)
+    assert await generate(bystander, "again", PROMPT, 30) == expected
+    await client.dissolve(bystander)
+
+
+def held(process: psutil.Process) -> dict[str, int]:
+    """What a process holds that could leak."""
+    return {
+        "descriptors": process.num_fds(),
+        "threads": process.num_threads(),
+        "sockets": len(process.net_connections("all")),
+        "children": len(process.children(recursive=True)),
+    }
+
+
+async def settled(nodes: list[psutil.Process], wanted: list[dict[str, int]] | None = None) -> list[dict[str, int]]:
+    """What the nodes hold once pools are full again, and, if that comes to pass in time, no more than was `wanted`."""
+    for _ in range(int(DEADLINE_S * 5)):
+        now = [held(node) for node in nodes]
+        full = all(count["children"] == 2 for count in now)  # the zygote and one process that waits
+        if full and (wanted is None or all(a[k] <= b[k] for a, b in zip(now, wanted, strict=True) for k in a)):
+            break
+        await asyncio.sleep(0.2)
+    return now
+
+
+async def test_a_hundred_groups_leave_nothing_behind(
+    client: ClusterClient, cluster: RealCluster, checkpoint: Checkpoint
+) -> None:
+    """No descriptor, thread, socket, process or memory, on the nodes and here."""
+    nodes = [psutil.Process(process.pid) for name, process in cluster.processes.items() if name.startswith("node")]
+    everyone = [*nodes, psutil.Process()]
+
+    async def round_trip() -> None:
+        group = await form(client, checkpoint, 2)
+        assert len(await generate(group, "r", PROMPT, 2)) == 2
+        await client.dissolve(group)
+
+    for _ in range(10):
+        await round_trip()
+    before, before_here = await settled(nodes), psutil.Process().num_fds()
+    memory = [process.memory_info().rss for process in everyone]
+    for _ in range(100):
+        await round_trip()
+    after = await settled(nodes, before)
+    assert all(now[kind] <= then[kind] for now, then in zip(after, before, strict=True) for kind in then), (
+        before,
+        after,
+    )
+    assert psutil.Process().num_fds() <= before_here
+    grown = [process.memory_info().rss - was for process, was in zip(everyone, memory, strict=True)]
+    assert max(grown) < 32 << 20, grown
