@@ -1,0 +1,165 @@
+"""Who uses which link until when: max-min fair shares, and admission by deadline.
+
+A link is anything that bytes squeeze through: the object store's egress, a node's network card, its SSD, its bus. A
+transfer goes through all its links at once and gets one rate. HydraServe counts network cards alone and splits each
+equally, so that a transfer held up elsewhere keeps a share it cannot use; here what one cannot use the others get.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+_DONE_BYTES = 1e-3
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first."""
+
+    name: str
+    links: tuple[str, ...]
+    remaining_bytes: float
+    priority: int = 0
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether new transfers may start: when each would be done (seconds), and whose deadline would be missed."""
+
+    finish_s: Mapping[str, float]
+    broken: tuple[str, ...]
+
+    @property
+    def admitted(self) -> bool:
+        return not self.broken
+
+
+def shares(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> dict[str, float]:
+    """Bytes per second of each transfer, max-min fair within a priority; later priorities share what is left.
+
+    `rates` are the links' bytes per second; a link it does not name is no limit, and a transfer through no link that
+    it names is done at once (infinite rate). Progressive filling: all grow alike until a link of theirs is full.
+    """
+    left = dict(rates)
+    found: dict[str, float] = {}
+    transfers = list(transfers)
+    for priority in sorted({transfer.priority for transfer in transfers}):
+        growing = {
+            transfer.name: tuple(link for link in transfer.links if link in left)
+            for transfer in transfers
+            if transfer.priority == priority
+        }
+        found |= {name: float("inf") for name, links in growing.items() if not links}
+        growing = {name: links for name, links in growing.items() if links}
+        level = dict.fromkeys(growing, 0.0)
+        while growing:
+            users: dict[str, int] = {}
+            for links in growing.values():
+                for link in links:
+                    users[link] = users.get(link, 0) + 1
+            step, full = min((left[link] / count, link) for link, count in users.items())
+            for name, links in growing.items():
+                level[name] += step
+                for link in links:
+                    left[link] = max(0.0, left[link] - step)
+            left[full] = 0.0
+            empty = {link for link in users if left[link] <= rates[link] * 1e-12}
+            growing = {name: links for name, links in growing.items() if not empty.intersection(links)}
+        found |= level
+    return found
+
+
+def finish_times(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s: float) -> dict[str, float]:
+    """When each transfer is done if no other comes, infinite if it gets nothing. Shares change whenever one is done."""
+    waiting = {transfer.name: transfer for transfer in transfers}
+    found: dict[str, float] = {}
+    while waiting:
+        rate = shares(rates, waiting.values())
+        needs = {name: _needed_s(transfer.remaining_bytes, rate[name]) for name, transfer in waiting.items()}
+        soonest_s = min(needs.values())
+        if soonest_s == float("inf"):
+            return found | dict.fromkeys(waiting, float("inf"))
+        now_s += soonest_s
+        for name, transfer in list(waiting.items()):
+            if needs[name] <= soonest_s:
+                found[name] = now_s
+                del waiting[name]
+            elif soonest_s > 0:
+                waiting[name] = replace(transfer, remaining_bytes=transfer.remaining_bytes - rate[name] * soonest_s)
+    return found
+
+
+def _needed_s(size_bytes: float, bytes_per_s: float) -> float:
+    if size_bytes <= _DONE_BYTES or bytes_per_s == float("inf"):
+        return 0.0
+    return size_bytes / bytes_per_s if bytes_per_s > 0 else float("inf")
+
+
+class Links:
+    """The transfers under way over links of known rates. Knows no clock: every call says what time it is."""
+
+    def __init__(self, rates: Mapping[str, float], now_s: float) -> None:
+        self._rates = dict(rates)
+        self._transfers: dict[str, Transfer] = {}
+        self._now_s = now_s
+
+    @property
+    def transfers(self) -> tuple[Transfer, ...]:
+        """What is under way, as far as the last call's time."""
+        return tuple(self._transfers.values())
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        return dict(self._rates)
+
+    def measure(self, link: str, bytes_per_s: float, now_s: float) -> None:
+        """A link's rate is news; what moved until now moved at the old one."""
+        if bytes_per_s <= 0:
+            raise ValueError(f"link {link} at {bytes_per_s} bytes/s")
+        self.advance(now_s)
+        self._rates[link] = bytes_per_s
+
+    def advance(self, now_s: float) -> None:
+        """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
+        while self._transfers and now_s > self._now_s:
+            rate = shares(self._rates, self._transfers.values())
+            needs = {name: _needed_s(t.remaining_bytes, rate[name]) for name, t in self._transfers.items()}
+            step_s = min(now_s - self._now_s, *needs.values())
+            for name, transfer in list(self._transfers.items()):
+                if needs[name] <= step_s:
+                    del self._transfers[name]
+                else:
+                    moved = rate[name] * step_s
+                    self._transfers[name] = replace(transfer, remaining_bytes=transfer.remaining_bytes - moved)
+            self._now_s += step_s
+            if step_s == 0.0 and not any(need == 0.0 for need in needs.values()):
+                break
+        self._now_s = max(self._now_s, now_s)
+
+    def consider(self, new: Sequence[Transfer], now_s: float) -> Verdict:
+        """What would come of starting `new` now. Whoever is late already without it is not its fault."""
+        self.advance(now_s)
+        names = [transfer.name for transfer in new]
+        if len({*names, *self._transfers}) != len(names) + len(self._transfers):
+            raise ValueError("a transfer of that name is under way")
+        present = list(self._transfers.values())
+        before = finish_times(self._rates, present, now_s)
+        after = finish_times(self._rates, [*present, *new], now_s)
+        late = [
+            transfer.name
+            for transfer in (*present, *new)
+            if transfer.deadline_s is not None
+            and after[transfer.name] > transfer.deadline_s
+            and before.get(transfer.name, 0.0) <= transfer.deadline_s
+        ]
+        return Verdict(after, tuple(late))
+
+    def begin(self, new: Sequence[Transfer], now_s: float) -> None:
+        """They are under way from now on, admitted or not. ValueError if one of that name already is."""
+        self.consider(new, now_s)
+        self._transfers |= {transfer.name: transfer for transfer in new}
+
+    def end(self, name: str, now_s: float) -> None:
+        """It is over, however it ended; what is not known is over already."""
+        self.advance(now_s)
+        self._transfers.pop(name, None)

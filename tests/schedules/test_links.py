@@ -1,0 +1,133 @@
+"""Shares of links: nobody gets more than there is, nobody could have more without another getting less who has less."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedules.links import Links, Transfer, finish_times, shares
+
+_LINKS = ("store", "nic:a", "nic:b", "nic:c")
+_RATES = st.fixed_dictionaries({link: st.floats(1.0, 1000.0) for link in _LINKS})
+_TRANSFERS = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(_LINKS), min_size=1, max_size=3, unique=True), st.floats(1.0, 1e5), st.integers(0, 2)
+    ),
+    max_size=8,
+).map(lambda found: [Transfer(f"t{i}", tuple(links), size, rank) for i, (links, size, rank) in enumerate(found)])
+
+
+@given(_RATES, _TRANSFERS)
+def test_no_link_is_oversubscribed(rates: dict[str, float], transfers: list[Transfer]) -> None:
+    given_out = shares(rates, transfers)
+    for link, rate in rates.items():
+        assert sum(given_out[t.name] for t in transfers if link in t.links) <= rate * (1 + 1e-9)
+
+
+@given(_RATES, _TRANSFERS)
+def test_everyone_is_held_up_by_a_full_link_on_which_nobody_of_its_priority_has_more(
+    rates: dict[str, float], transfers: list[Transfer]
+) -> None:
+    """The definition of max-min fairness, by bottlenecks; first priorities take all they can."""
+    given_out = shares(rates, transfers)
+    for transfer in transfers:
+        held_up = False
+        for link in transfer.links:
+            users = [t for t in transfers if link in t.links and t.priority <= transfer.priority]
+            full = sum(given_out[t.name] for t in users) >= rates[link] * (1 - 1e-6)
+            most = max(given_out[t.name] for t in users if t.priority == transfer.priority)
+            held_up |= full and given_out[transfer.name] >= most * (1 - 1e-6)
+        assert held_up, transfer
+
+
+def test_what_one_cannot_use_the_others_get() -> None:
+    """Equal shares of the store would be 50 each, though a's card lets only 20 through."""
+    transfers = [Transfer("a", ("store", "nic:a"), 1), Transfer("b", ("store", "nic:b"), 1)]
+    assert shares({"store": 100, "nic:a": 20, "nic:b": 200}, transfers) == {"a": 20, "b": 80}
+
+
+def test_a_later_priority_gets_what_is_left() -> None:
+    transfers = [Transfer("cold", ("store", "nic:a"), 1), Transfer("prewarm", ("store",), 1, priority=1)]
+    assert shares({"store": 100, "nic:a": 70}, transfers) == {"cold": 70, "prewarm": 30}
+
+
+def test_a_transfer_through_no_known_link_is_done_at_once() -> None:
+    assert finish_times({}, [Transfer("a", ("unknown",), 1e9)], 5.0) == {"a": 5.0}
+
+
+def test_a_share_grows_when_another_is_done() -> None:
+    """Both at 50 until the short one is done at 2 s; then the long one has 100 for its other 200 bytes."""
+    transfers = [Transfer("short", ("store",), 100), Transfer("long", ("store",), 300)]
+    assert finish_times({"store": 100}, transfers, 0.0) == {"short": 2.0, "long": 4.0}
+
+
+@given(_RATES, _TRANSFERS)
+def test_no_link_moves_bytes_faster_than_it_can(rates: dict[str, float], transfers: list[Transfer]) -> None:
+    """Of those through a link, the last cannot be done before the link has moved all their bytes."""
+    done = finish_times(rates, transfers, 0.0)
+    for link, rate in rates.items():
+        users = [t for t in transfers if link in t.links]
+        if users:
+            assert max(done[t.name] for t in users) >= sum(t.remaining_bytes for t in users) / rate * (1 - 1e-6) - 2e-3
+
+
+@given(_RATES, _TRANSFERS, st.lists(st.floats(0.0, 50.0), max_size=5))
+def test_the_ledger_and_the_forecast_agree_however_often_the_clock_is_read(
+    rates: dict[str, float], transfers: list[Transfer], times: list[float]
+) -> None:
+    links = Links(rates, 0.0)
+    links.begin(transfers, 0.0)
+    forecast = finish_times(rates, transfers, 0.0)
+    for now_s in sorted(times):
+        links.advance(now_s)
+        left = {transfer.name for transfer in links.transfers}
+        margin_s = 1e-3 + 1e-6 * now_s
+        assert {n for n, done_s in forecast.items() if done_s > now_s + margin_s} <= left
+        assert left <= {n for n, done_s in forecast.items() if done_s > now_s - margin_s}
+
+
+def test_a_fetch_is_admitted_while_everyone_stays_in_time() -> None:
+    links = Links({"store": 100.0}, 0.0)
+    links.begin([Transfer("first", ("store",), 400, deadline_s=10.0)], 0.0)
+    assert links.consider([Transfer("second", ("store",), 500, deadline_s=10.0)], 0.0).admitted
+    verdict = links.consider([Transfer("second", ("store",), 700, deadline_s=20.0)], 0.0)
+    assert verdict.admitted
+    assert verdict.finish_s == {"first": 8.0, "second": 11.0}
+
+
+def test_a_fetch_that_would_make_another_late_is_not_admitted() -> None:
+    links = Links({"store": 100.0}, 0.0)
+    links.begin([Transfer("first", ("store",), 400, deadline_s=5.0)], 0.0)
+    verdict = links.consider([Transfer("second", ("store",), 400, deadline_s=60.0)], 0.0)
+    assert verdict.broken == ("first",)
+    assert links.consider([Transfer("second", ("store",), 400, 1, deadline_s=60.0)], 0.0).admitted
+
+
+def test_who_is_late_anyway_is_no_reason_to_refuse() -> None:
+    links = Links({"store": 100.0}, 0.0)
+    links.begin([Transfer("hopeless", ("store",), 1000, deadline_s=1.0)], 0.0)
+    assert links.consider([Transfer("second", ("store",), 100, deadline_s=60.0)], 0.0).admitted
+
+
+def test_what_ends_gives_its_share_back() -> None:
+    links = Links({"store": 100.0}, 0.0)
+    links.begin([Transfer("a", ("store",), 1000), Transfer("b", ("store",), 1000)], 0.0)
+    links.end("a", 2.0)
+    assert links.consider([], 2.0).finish_s == {"b": 11.0}
+    links.end("a", 3.0)
+
+
+def test_a_name_is_used_once_at_a_time() -> None:
+    links = Links({"store": 100.0}, 0.0)
+    links.begin([Transfer("a", ("store",), 100)], 0.0)
+    with pytest.raises(ValueError, match="under way"):
+        links.begin([Transfer("a", ("store",), 100)], 0.5)
+    links.begin([Transfer("a", ("store",), 100)], 1.5)
+
+
+def test_a_link_that_slows_down_makes_everything_on_it_later() -> None:
+    links = Links({"store": 100.0}, 0.0)
+    links.begin([Transfer("a", ("store",), 1000)], 0.0)
+    links.measure("store", 50.0, 5.0)
+    assert links.consider([], 5.0).finish_s == {"a": 15.0}
+    with pytest.raises(ValueError, match="0 bytes/s"):
+        links.measure("store", 0, 6.0)
