@@ -145,6 +145,12 @@ class DramTier:
                 raise ValueError(f"unit {digest} is not pinned")
             slot.pins -= 1
 
+    def pins(self, digest: str) -> int:
+        """How often the unit is pinned now; 0 if it is not here."""
+        with self._lock:
+            slot = self._slots.get(digest)
+            return slot.pins if slot is not None else 0
+
     def drop(self, digest: str) -> bool:
         """Free the unit unless it is in use; whether it was freed."""
         with self._lock:

@@ -54,6 +54,7 @@ class BlockPool:
         self._real: list[int] = []
         self._raw = list(range(self._blocks))
         self._raw.reverse()
+        self._making = self._asking = 0
         self._ready_blocks = min(-(-ready_bytes // self.block_bytes), self._blocks)
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -65,7 +66,7 @@ class BlockPool:
     @property
     def free_bytes(self) -> int:
         with self._condition:
-            return (len(self._real) + len(self._raw)) * self.block_bytes
+            return (len(self._real) + len(self._raw) + self._making) * self.block_bytes
 
     @property
     def ready_bytes(self) -> int:
@@ -77,6 +78,11 @@ class BlockPool:
         """Blocks for `size_bytes`, as few runs as are found easily. OutOfSpace if there are not enough."""
         wanted = max(1, -(-size_bytes // self.block_bytes))
         with self._condition:
+            if len(self._real) + len(self._raw) < wanted <= len(self._real) + len(self._raw) + self._making:
+                self._asking += 1  # the block that is being made is in neither list, and is given to us first
+                self._condition.wait_for(lambda: not self._making)
+                self._asking -= 1
+                self._condition.notify_all()
             if wanted > len(self._real) + len(self._raw):
                 free = (len(self._real) + len(self._raw)) * self.block_bytes
                 raise OutOfSpace(f"dram: {size_bytes:,} bytes asked, {free:,} are free")
@@ -128,13 +134,20 @@ class BlockPool:
     def _keep_ready(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._closed or (self._raw and len(self._real) < self._ready_blocks))
+                self._condition.wait_for(self._may_make)
                 if self._closed:
                     return
                 block = self._raw.pop()
+                self._making = 1
             _libc.madvise(self._address + block * self.block_bytes, self.block_bytes, _MADV_POPULATE_WRITE)
             with self._condition:
                 self._real.append(block)
+                self._making = 0
+                self._condition.notify_all()
+
+    def _may_make(self) -> bool:
+        wanted = bool(self._raw) and len(self._real) < self._ready_blocks
+        return self._closed or (wanted and not self._asking)
 
 
 def _close_all(*descriptors: int) -> None:

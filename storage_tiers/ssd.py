@@ -55,7 +55,7 @@ class SsdTier:
             found = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
             for path in found:
                 if path.name.endswith(_PARTIAL):
-                    path.unlink()
+                    _remove(path)
                 elif _DIGEST.fullmatch(path.name) and path.is_file():
                     self._sizes[path.name] = path.stat().st_size
         except OSError as error:
@@ -121,7 +121,7 @@ class SsdTier:
                 self._sizes[digest] = self._writing.pop(digest)
                 self._written.notify_all()
         except BaseException as error:
-            partial.unlink(missing_ok=True)
+            _remove(partial)
             with self._written:
                 del self._writing[digest]
                 self._written.notify_all()
@@ -192,12 +192,17 @@ class SsdTier:
             return True
 
     def _forget(self, digest: str) -> None:
-        """Under the lock. A file that cannot be removed (the disk has become read-only, say) is not used again."""
+        """Under the lock. A file that cannot be removed is not used again."""
         self._sizes.pop(digest, None)
-        try:
-            (self._folder / digest).unlink(missing_ok=True)
-        except OSError as error:
-            _log.warning("unit %s cannot be removed from ssd: %s", digest, error.strerror)
+        _remove(self._folder / digest)
+
+
+def _remove(path: Path) -> None:
+    """Remove the file, or say why it stays: the disk may have become read-only."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s cannot be removed: %s", path, error.strerror)
 
 
 def _open_and(path: Path, flags: int, work: _Work) -> int:

@@ -2,7 +2,7 @@
 
 A load is a set of chunk reads that worker threads take in order of priority, straight into the unit's dram segment, so
 chunks of several units are on their way through all tiers at once. However many wait for a unit, it is loaded once.
-What came from the remote tier is written to ssd behind the load.
+What came over the network is written to ssd behind the load.
 """
 
 import itertools
@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from enum import IntEnum
 
+from storage_tiers.behind import WriteBehind
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier, Segment
 from storage_tiers.errors import OutOfSpace, StorageError
@@ -21,7 +22,7 @@ from storage_tiers.origin import RemoteTier
 from storage_tiers.remote import ModelStore
 from storage_tiers.ssd import SsdTier
 from storage_tiers.tier import Tier
-from storage_tiers.transfer import Loaded, Transfer
+from storage_tiers.transfer import Loaded, Transfer, Wanted
 
 __all__ = ["Loaded", "Priority", "TierStack"]
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def _closed() -> StorageError:
 
 
 class TierStack:
-    """dram over ssd over `others` (peers, say) over remote. Thread-safe; `clock` gives seconds, for the ledger only."""
+    """dram over ssd over a load's peers over remote. Thread-safe; `clock` gives seconds, for the ledger only."""
 
     def __init__(
         self,
@@ -49,36 +50,41 @@ class TierStack:
         models: ModelStore,
         threads: int,
         clock: Callable[[], float],
-        others: Sequence[Tier] = (),
         remote: Tier | None = None,
         write_behind: bool = True,
     ) -> None:
         self.dram, self.ssd, self.models = dram, ssd, models
-        self._sources: tuple[Tier, ...] = (ssd, *others, remote if remote is not None else RemoteTier(models))
+        self._remote: Tier = remote if remote is not None else RemoteTier(models)
         self._clock, self._write_behind = clock, write_behind
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
+        self._for_room: list[Wanted] = []
         self._order = itertools.count()
         self._jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._closing = threading.Event()
+        self._behind = WriteBehind(
+            dram, ssd, lambda job: self._submit(Priority.WRITE_BEHIND, job), self._on_freed, self._closing
+        )
         self._threads = [threading.Thread(target=self._work, name=f"tier-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
 
-    def load(self, model: str, unit: UnitIndex, priority: Priority) -> Future[Loaded]:
+    def load(self, model: str, unit: UnitIndex, priority: Priority, peers: Sequence[Tier] = ()) -> Future[Loaded]:
         """Bring a unit to dram; the result is pinned. Pair with `give_up` (or `release` once it is there).
 
-        The future fails with Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then. A unit that is on
-        its way already is waited for, and moves up if this priority is higher; one whose transfer has failed, but still
-        has chunks under way, is loaded anew after that.
+        It comes from ssd, else from the first of `peers` that has it right, else from remote. The future fails with
+        Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then. A unit that is on its way already is
+        waited for, and moves up if this priority is higher; one whose transfer has failed, but still has chunks under
+        way, is loaded anew after that. Writes to ssd that have not begun are given up for the room they hold; one that
+        has is waited for.
         """
-        future: Future[Loaded] = Future()
-        future.set_running_or_notify_cancel()
+        wanted = Wanted(Future(), model, unit, priority, tuple(peers))
+        wanted.future.set_running_or_notify_cancel()
         with self._lock:
-            error = self._begin(model, unit, priority, future)
+            error = self._begin(wanted)
         if error is not None:
-            future.set_exception(error)
-        return future
+            wanted.future.set_exception(error)
+        return wanted.future
 
     def transfer(self, unit: UnitIndex) -> Transfer | None:
         """The unit's transfer while it is under way: its watermark tells what may be read already."""
@@ -94,7 +100,8 @@ class TierStack:
                     if not transfer.waiters:
                         transfer.error = StorageError(f"loading unit {transfer.unit.name} was given up")
                     return
-                transfer.successors = [one for one in transfer.successors if one[0] is not future]
+                transfer.successors = [one for one in transfer.successors if one.future is not future]
+            self._for_room = [one for one in self._for_room if one.future is not future]
         future.add_done_callback(lambda done: None if done.exception() else self.release(done.result().unit))
 
     def release(self, unit: UnitIndex) -> None:
@@ -103,24 +110,18 @@ class TierStack:
             self.dram.release(unit.digest)
 
     def keep_on_ssd(self, unit: UnitIndex, segment: Segment) -> Future[None]:
-        """Write a unit that the caller holds in dram to ssd, behind everything else."""
+        """Write a unit that the caller holds in dram to ssd, behind everything else; nothing but its callers hold it then.
+
+        The future fails with OutOfSpace if it cannot be kept there.
+        """
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
-
-        def write() -> None:
-            try:
-                if self._closing.is_set():
-                    raise _closed()
-                self.ssd.write(unit.digest, segment.views())
-            except StorageError as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-
-        if self._closing.is_set():
+        with self._lock:
+            closing = self._closing.is_set()
+            if not closing:
+                self._behind.add(unit, segment, future)
+        if closing:
             future.set_exception(_closed())
-        else:
-            self._submit(Priority.WRITE_BEHIND, write)
         return future
 
     def close(self) -> None:
@@ -136,33 +137,57 @@ class TierStack:
                 job()
         self.dram.close()
 
-    def _begin(self, model: str, unit: UnitIndex, priority: int, future: Future[Loaded]) -> StorageError | None:
-        """Under the lock: let `future` wait for the unit's transfer, a new one if need be; or why that cannot be."""
+    def _begin(self, wanted: Wanted) -> StorageError | None:
+        """Under the lock: let it wait for the unit's transfer, a new one if need be; or why that cannot be."""
         if self._closing.is_set():
             return _closed()
-        now = self._clock()
+        now, unit = self._clock(), wanted.unit
         segment = self.dram.acquire(unit.digest)
         if segment is not None:
-            future.set_result(Loaded(unit, segment, "dram", now, now))
+            wanted.future.set_result(Loaded(unit, segment, "dram", now, now))
             return None
         transfer = self._transfers.get(unit.digest)
         if transfer is not None and transfer.error is not None:
-            transfer.successors.append((future, model, priority))
+            transfer.successors.append(wanted)
             return None
         if transfer is None:
             try:
-                segment = self.dram.reserve(unit.digest, unit.size_bytes)
+                segment = self._reserve(wanted)
             except OutOfSpace as error:
                 return error
-            sources = [source for source in self._sources[:-1] if source.holds(unit)]
-            transfer = Transfer(model, unit, segment, [*sources, self._sources[-1]], now)
+            if segment is None:
+                return None
+            sources = [source for source in (self.ssd, *wanted.peers) if source.holds(unit)]
+            transfer = Transfer(wanted.model, unit, segment, [*sources, self._remote], now)
             self._transfers[unit.digest] = transfer
-        transfer.waiters.append(future)
-        if transfer.priority is None or priority < transfer.priority:
-            transfer.priority = priority
+        transfer.waiters.append(wanted.future)
+        if transfer.priority is None or wanted.priority < transfer.priority:
+            transfer.priority = wanted.priority
             for chunk in transfer.unclaimed():
-                self._submit(priority, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
+                self._submit(wanted.priority, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
         return None
+
+    def _reserve(self, wanted: Wanted) -> Segment | None:
+        """Under the lock: memory for the unit; None if there will be, once a write to ssd has ended."""
+        while True:
+            soon = self._behind.frees_memory()  # asked first: what ends from here on is told to _on_freed after us
+            try:
+                return self.dram.reserve(wanted.unit.digest, wanted.unit.size_bytes)
+            except OutOfSpace:
+                if self._behind.give_up_one():
+                    continue
+                if not soon:
+                    raise
+                self._for_room.append(wanted)
+                return None
+
+    def _on_freed(self) -> None:
+        """A write to ssd has ended: those who wait for room try again."""
+        with self._lock:
+            waiting, self._for_room = self._for_room, []
+            failed = [(wanted, error) for wanted in waiting if (error := self._begin(wanted)) is not None]
+        for wanted, error in failed:
+            wanted.future.set_exception(error)
 
     def _submit(self, priority: int, job: Callable[[], None] | None) -> None:
         self._jobs.put((priority, next(self._order), job))
@@ -209,26 +234,15 @@ class TierStack:
         self._transfers.pop(digest, None)
         if transfer.error is not None:
             self.dram.abandon(digest)
-            for future, model, priority in transfer.successors:
-                if (error := self._begin(model, transfer.unit, priority, future)) is not None:
-                    told.append((future, error))
+            for wanted in transfer.successors:
+                if (error := self._begin(wanted)) is not None:
+                    told.append((wanted.future, error))
             return told
         self.dram.commit(digest)
         loaded = Loaded(transfer.unit, transfer.segment, transfer.source, transfer.started_s, self._clock())
         for _ in transfer.waiters:
             self.dram.acquire(digest)
         if self._write_behind and not self.ssd.holds(transfer.unit):
-            self._keep_behind(transfer)
-        else:
-            self.dram.release(digest)
+            self._behind.add(transfer.unit, transfer.segment)
+        self.dram.release(digest)
         return [(waiter, loaded) for waiter in transfer.waiters]
-
-    def _keep_behind(self, transfer: Transfer) -> None:
-        """Write the unit to ssd; the transfer's own pin holds it in dram until then."""
-
-        def done(future: Future[None]) -> None:
-            self.release(transfer.unit)
-            if (error := future.exception()) is not None and not self._closing.is_set():
-                _log.warning("unit %s of %s is not kept on ssd: %s", transfer.unit.name, transfer.model, error)
-
-        self.keep_on_ssd(transfer.unit, transfer.segment).add_done_callback(done)

@@ -18,7 +18,7 @@ FIRST_BACKOFF_S = 0.05
 
 @dataclass(frozen=True)
 class Loaded:
-    """A unit in dram, pinned for the caller; `source` is the tier it came from, times are the stack's clock."""
+    """A unit in dram, pinned for the caller; `source` names the tier it came from, times are the stack's clock."""
 
     unit: UnitIndex
     segment: Segment
@@ -27,11 +27,23 @@ class Loaded:
     ended_s: float
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A unit that somebody waits for: `peers` are asked for it before the origin, in order."""
+
+    future: Future[Loaded]
+    model: str
+    unit: UnitIndex
+    priority: int
+    peers: tuple[Tier, ...]
+
+
 class Transfer:
     """A unit's chunks and their state. Which thread reads which chunk when is the stack's business.
 
-    A chunk is read by whoever claims it first. Sources are tried in order; the last, the origin, several times with
-    growing pauses. Bytes that do not match their checksum are discarded at their source and never counted.
+    A chunk is read by whoever claims it first. Sources are tried in order: the last, the origin, several times with
+    growing pauses; any other until its first failure. Bytes that do not match their checksum are discarded at their
+    source and never counted.
     """
 
     def __init__(
@@ -39,9 +51,8 @@ class Transfer:
     ) -> None:
         self.model, self.unit, self.segment = model, unit, segment
         self.started_s = started_s
-        self.source = sources[0].name
         self.waiters: list[Future[Loaded]] = []
-        self.successors: list[tuple[Future[Loaded], str, int]] = []
+        self.successors: list[Wanted] = []
         self.priority: int | None = None
         self.error: StorageError | None = None
         self._sources = sources
@@ -49,6 +60,14 @@ class Transfer:
         self._claimed: set[int] = set()
         self._right: set[int] = set()
         self._settled = 0
+        self._came_from: dict[str, None] = {}
+        self._failed: list[Tier] = []
+
+    @property
+    def source(self) -> str:
+        """The tier that the chunks came from; several, if one failed half-way."""
+        with self._condition:
+            return " and ".join(self._came_from)
 
     def claim(self, chunk: int) -> bool:
         """Whether the caller is the one to read the chunk."""
@@ -96,16 +115,19 @@ class Transfer:
         failure: StorageError | None = None
         for source in self._sources:
             origin = source is self._sources[-1]
-            if not origin and not source.holds(self.unit):
+            if source in self._failed or not (origin or source.holds(self.unit)):
                 continue
             try:
                 self._read_from(source, chunk, ATTEMPTS if origin else 1, pause)
             except StorageError as error:
                 failure = error
+                if not origin:
+                    self._failed.append(source)
                 if isinstance(error, Corrupt):
                     source.discard(self.unit)
             else:
-                self.source = source.name
+                with self._condition:
+                    self._came_from[source.name] = None
                 return
         raise failure or Missing(f"unit {self.unit.name} of {self.model} is nowhere")
 

@@ -26,7 +26,11 @@ def proxy(target_url: str, relay: Relay) -> Iterator[str]:
                 client, _ = listener.accept()
             except OSError:
                 return
-            server = socket.create_connection((target.hostname, target.port))
+            try:
+                server = socket.create_connection((target.hostname, target.port))
+            except OSError:  # the target is gone
+                client.close()
+                continue
             sockets.extend((client, server))
             number += 1
             threading.Thread(target=_pump, args=(client, server), daemon=True).start()

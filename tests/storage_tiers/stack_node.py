@@ -56,21 +56,22 @@ class Node:
         dram_units: int = 8,
         ssd_units: int = 8,
         threads: int = 4,
-        others: Sequence[Tier] = (),
         write_behind: bool = True,
     ) -> None:
         self.remote = Watched(RemoteTier(store), before)
         self.dram, self.ssd = DramTier(dram_units * UNIT_BYTES), SsdTier(folder, ssd_units * UNIT_BYTES)
         clock = iter(range(10**9))
         self.stack = TierStack(
-            self.dram, self.ssd, store, threads, lambda: float(next(clock)), others, self.remote, write_behind
+            self.dram, self.ssd, store, threads, lambda: float(next(clock)), self.remote, write_behind
         )
 
-    def load(self, unit: UnitIndex, priority: Priority = Priority.COLD_START) -> Future[Loaded]:
-        return self.stack.load("model", unit, priority)
+    def load(
+        self, unit: UnitIndex, priority: Priority = Priority.COLD_START, peers: Sequence[Tier] = ()
+    ) -> Future[Loaded]:
+        return self.stack.load("model", unit, priority, peers)
 
-    def get(self, unit: UnitIndex) -> Loaded:
-        return self.load(unit).result(WAIT_S)
+    def get(self, unit: UnitIndex, *peers: Tier) -> Loaded:
+        return self.load(unit, peers=peers).result(WAIT_S)
 
     def fail(self, unit: UnitIndex) -> BaseException | None:
         return self.load(unit).exception(WAIT_S)

@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from storage_tiers import memory
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import OutOfSpace
 from tests.storage_tiers.handmade import open_descriptors
@@ -88,6 +89,33 @@ def test_memory_is_made_real_ahead_of_its_use() -> None:
             time.sleep(0.01)
         assert tier.ready_bytes >= 8 << 20
     finally:
+        tier.close()
+
+
+def test_a_block_that_is_being_made_real_is_free_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was in neither list of free blocks: who asked for all there is was told that there is no room."""
+    making, go_on, madvise = threading.Event(), threading.Event(), memory._libc.madvise
+
+    def slow(*arguments: int) -> int:
+        making.set()
+        assert go_on.wait(30)
+        return int(madvise(*arguments))
+
+    monkeypatch.setattr(memory._libc, "madvise", slow)
+    tier = DramTier(4 * _UNIT, ready_bytes=_UNIT)
+    try:
+        assert making.wait(30)
+        segments: list[object] = []
+        asking = threading.Thread(target=lambda: segments.append(tier.reserve("all", 4 * _UNIT)))
+        asking.start()
+        asking.join(0.05)
+        go_on.set()
+        asking.join(30)
+        assert len(segments) == 1
+        with pytest.raises(OutOfSpace):
+            tier.reserve("more", _UNIT)
+    finally:
+        go_on.set()
         tier.close()
 
 

@@ -227,6 +227,28 @@ def test_a_write_that_fails_leaves_nothing(
     assert _read(tier, 0) == _DATA[0]
 
 
+def test_a_disk_that_becomes_read_only_is_an_error_each_time_and_never_a_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was half written could not be removed; the unit counted as being written for ever, and the next waited."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    tier = SsdTier(tmp_path, _UNIT)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwritev", refuse)
+        patched.setattr(Path, "unlink", refuse)
+        for _ in range(2):
+            with pytest.raises(OutOfSpace, match="Read-only"):
+                _write(tier, 0)
+        assert (tier.held(), tier.used_bytes) == (frozenset(), 0)
+        SsdTier(tmp_path, _UNIT)
+    assert len(_files(tmp_path)) == 2
+    _write(SsdTier(tmp_path, _UNIT), 0)
+    assert set(_files(tmp_path)) == {_DIGESTS[0]}
+
+
 def _run(tmp_path: Path, program: str) -> int:
     """Run `program` in a process of its own, with an empty tier and a unit's digest and data at hand."""
     given_first = (

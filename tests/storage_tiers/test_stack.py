@@ -59,7 +59,7 @@ def test_a_unit_that_the_ssd_cannot_hold_is_loaded_all_the_same(
         assert bytes(loaded.segment.view) == units[0][1]
 
 
-def test_another_tier_is_asked_before_remote_and_remote_when_it_fails(
+def test_a_peer_is_asked_before_remote_and_remote_when_it_fails(
     store: ModelStore, tmp_path: Path, units: Units
 ) -> None:
     def broken(unit: UnitIndex, _chunk: int) -> None:
@@ -67,8 +67,8 @@ def test_another_tier_is_asked_before_remote_and_remote_when_it_fails(
             raise StoreUnavailable("the peer is gone")
 
     peer = Watched(RemoteTier(store), broken, name="peer")
-    with running(Node(store, tmp_path / "ssd", others=[peer])) as node:
-        good, bad = node.get(units[0][0]), node.get(units[1][0])
+    with running(Node(store, tmp_path / "ssd")) as node:
+        good, bad = node.get(units[0][0], peer), node.get(units[1][0], peer)
         assert (good.source, bad.source) == ("peer", "remote")
         assert (bytes(good.segment.view), bytes(bad.segment.view)) == (units[0][1], units[1][1])
 

@@ -88,7 +88,7 @@ def test_closing_fails_what_is_unfinished_and_refuses_what_comes(
     store: ModelStore, tmp_path: Path, units: Units, gate: Gate
 ) -> None:
     """What waited to be written to ssd was never told."""
-    node = Node(store, tmp_path / "ssd", threads=1)
+    node = Node(store, tmp_path / "ssd", threads=1, write_behind=False)
     loaded = node.get(units[0][0])
     node.remote.before = gate
     loads = [node.load(unit) for unit, _ in units[1:4]]

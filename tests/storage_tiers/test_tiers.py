@@ -104,8 +104,7 @@ def make(
         dram = full_dram(published) if kind == "peer-dram" else DramTier(1 << 20)
         ssd = full_ssd(folder, published) if kind == "peer-ssd" else SsdTier(folder, 1 << 20)
         server_side = PeerServer(dram, ssd, "127.0.0.1", SECRET)
-        digests = frozenset(unit.digest for unit in published[1].units)
-        peer = PeerTier("127.0.0.1", server_side.port, SECRET, lambda: digests)
+        peer = PeerTier("other", "127.0.0.1", server_side.port, SECRET)
 
         def close() -> None:
             peer.close()
@@ -184,7 +183,7 @@ def test_a_peer_that_dropped_a_unit_says_so_and_goes_on(
     dram = full_dram(published)
     server = PeerServer(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", SECRET)
     one, other = published[1].unit("layer.0000"), published[1].unit("layer.0003")
-    peer = PeerTier("127.0.0.1", server.port, SECRET, lambda: frozenset({one.digest, other.digest}))
+    peer = PeerTier("other", "127.0.0.1", server.port, SECRET)
     try:
         assert dram.drop(one.digest)
         with pytest.raises(Missing):
@@ -202,7 +201,7 @@ def test_a_peer_serves_nobody_without_the_secret(published: tuple[ModelStore, Ch
     dram = full_dram(published)
     server = PeerServer(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", SECRET)
     unit = published[1].unit("embed")
-    stranger = PeerTier("127.0.0.1", server.port, "a guess", lambda: frozenset({unit.digest}))
+    stranger = PeerTier("other", "127.0.0.1", server.port, "a gueß")
     try:
         with pytest.raises(StoreUnavailable):
             stranger.read("tiny", unit, 0, [aligned(unit.size_bytes)])
@@ -214,8 +213,8 @@ def test_a_peer_serves_nobody_without_the_secret(published: tuple[ModelStore, Ch
 
 def test_a_peer_that_is_not_there_is_unavailable(published: tuple[ModelStore, Checkpoint]) -> None:
     unit = published[1].unit("embed")
-    peer = PeerTier("127.0.0.1", 9, SECRET, lambda: frozenset({unit.digest}), timeout_s=1.0)
-    with pytest.raises(StoreUnavailable, match="does not answer"):
+    peer = PeerTier("other", "127.0.0.1", 9, SECRET)
+    with pytest.raises(StoreUnavailable, match=r"peer other at 127\.0\.0\.1:9 failed for unit embed.*refused"):
         peer.read("tiny", unit, 0, [aligned(unit.size_bytes)])
 
 
