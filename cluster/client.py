@@ -6,12 +6,13 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from distributed import Client
-from distributed.comm.core import CommClosedError
+from distributed.comm.core import Comm, CommClosedError, connect
 
 from cluster.errors import ClusterError, ClusterUnreachable, NodeLost, ProtocolError, Refused, StageFailed
 from cluster.group import Group
@@ -25,6 +26,7 @@ from cluster.messages import (
     FormStage,
     NodeReport,
     NotDone,
+    Peer,
     Phase,
     Phases,
     Renew,
@@ -36,7 +38,8 @@ from cluster.messages import (
     to_wire,
 )
 from schedules.facts import Node, Placement, StagePlan, View
-from storage_tiers.checkpoint import Checkpoint
+from schedules.sources import choose_peers
+from storage_tiers.checkpoint import Checkpoint, UnitIndex
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -48,44 +51,55 @@ ORDER_TIMEOUT_S = 30.0
 class ClusterClient:
     """Knows the nodes by their reports, gives them orders. Use as an async context manager, from one event loop.
 
-    `lost` is set when the scheduler is gone for good; then make a new one.
+    `lost` is set when the scheduler that was joined is gone, even if another one answers at its address since: that one
+    knows none of the nodes that were heard. There are no nodes then and every group is lost; make a new client.
     """
 
     def __init__(self, scheduler_address: str, connect_timeout_s: float = 10.0) -> None:
         self._address, self._connect_timeout_s = scheduler_address, connect_timeout_s
         self._nodes: dict[str, Node] = {}
+        self._peer_secrets: dict[str, str] = {}  # beside the facts, which are shown to people
         self._heard: dict[tuple[str, str], int] = {}
         self._groups: dict[str, Group] = {}
         self._changed = asyncio.Condition()
-        self._renewing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.lost = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Connect and hear every node once. ClusterUnreachable if the scheduler does not answer in time."""
-        try:
-            self._client = await Client(
-                self._address, asynchronous=True, timeout=self._connect_timeout_s, set_as_default=False
-            )
-        except (OSError, TimeoutError) as error:
-            raise ClusterUnreachable(f"no Dask scheduler answers at {self._address}: {error}") from error
-        self._client.subscribe_topic(TOPIC, self._on_event)
-        self._client.subscribe_topic("all", self._on_membership)
-        workers = (await self._client.scheduler.identity(n_workers=-1))["workers"]  # scheduler_info is a cache
-        answers = await asyncio.gather(*(self._ask(address) for address in workers), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, NodeReport):
-                await self._note(answer)
-        self._renewing = asyncio.get_running_loop().create_task(self._renew_always())
+        timeout_s = self._connect_timeout_s
+        async with AsyncExitStack() as joined:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    # before the client, which goes on with another scheduler at this address as if it were the same
+                    line = await connect(self._address, timeout=timeout_s, deserialize=False)
+                joined.callback(line.abort)
+                self._client = await Client(self._address, asynchronous=True, timeout=timeout_s, set_as_default=False)
+                joined.push_async_callback(self._client.close)
+                self._client.subscribe_topic(TOPIC, self._on_event)
+                self._client.subscribe_topic("all", self._on_membership)
+                async with asyncio.timeout(timeout_s):
+                    identity = await self._client.scheduler.identity(n_workers=-1)  # scheduler_info is a cache
+            except (OSError, TimeoutError) as error:
+                raise ClusterUnreachable(f"no Dask scheduler answers at {self._address}: {error}") from error
+            asked = (asyncio.wait_for(self._ask(address), timeout_s) for address in identity["workers"])
+            for answer in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(answer, NodeReport):
+                    await self._note(answer)
+            self._joined = joined.pop_all()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._renew_always()), loop.create_task(self._watch(line))]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Dissolve the groups formed here and disconnect."""
-        if self._renewing is not None:
-            self._renewing.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self.dissolve(group) for group in list(self._groups.values())), return_exceptions=True)
-        await self._client.close()
+        await self._joined.aclose()
 
     def view(self) -> View:
         """The nodes as last reported."""
@@ -140,7 +154,8 @@ class ClusterClient:
         self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
     ) -> StageReport:
         """Bring units of a model to a tier of a node, behind its cold starts."""
-        order = StageUnits(checkpoint.name, tuple(checkpoint.unit(name) for name in units), tier)
+        wanted = tuple(checkpoint.unit(name) for name in units)
+        order = StageUnits(checkpoint.name, wanted, tier, self._peers_of(node, wanted))
         return await self._order(node, order, StageReport, timeout_s)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
@@ -159,6 +174,7 @@ class ClusterClient:
         assert all(a < b for a, b in pairwise(bounds))
 
         def order(rank: int, stage: StagePlan) -> FormStage:
+            units = tuple(checkpoint.unit(unit) for unit in stage.units)
             return FormStage(
                 group=name,
                 model=checkpoint.name,
@@ -166,16 +182,29 @@ class ClusterClient:
                 config_json=json.dumps(dict(checkpoint.config)),
                 dtype=checkpoint.dtype,
                 bounds=bounds,
-                units=tuple(checkpoint.unit(unit) for unit in stage.units),
+                units=units,
                 rendezvous_host=first.host,
                 rendezvous_port=first.rendezvous_port,
                 reserve_bytes=stage.reserve_bytes,
                 kv_tokens=placement.kv_tokens,
                 timeout_s=timeout_s,
                 lease_s=max(LEASE_S, timeout_s),
+                peers=self._peers_of(stage.node, units),
             )
 
         return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]
+
+    def _peers_of(self, target: str, units: Sequence[UnitIndex]) -> tuple[Peer, ...]:
+        """Whom the node may ask for the units. In the order of asking, so a peer comes once as first choice for some
+        units, and again as second choice for others."""
+        digests: dict[tuple[int, str], list[str]] = {}
+        for digest, names in choose_peers([unit.digest for unit in units], target, self.view()).items():
+            for choice, name in enumerate(names):
+                digests.setdefault((choice, name), []).append(digest)
+        return tuple(
+            Peer(name, self._nodes[name].host, self._nodes[name].peer_port, self._peer_secrets[name], tuple(held))
+            for (_, name), held in sorted(digests.items())
+        )
 
     async def _dissolve_on(self, group: str, nodes: Sequence[str]) -> None:
         async def dissolve(node: str) -> None:
@@ -190,9 +219,6 @@ class ClusterClient:
     async def _renew_always(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
-            if self._client.status == "closed":
-                self.lost.set()
-                return
             by_node: dict[str, list[str]] = {}
             for group in self._groups.values():
                 for stage in group.placement.stages:
@@ -230,6 +256,14 @@ class ClusterClient:
 
     # ---- what is heard
 
+    async def _watch(self, line: Comm) -> None:
+        """Wait until the scheduler at the other end of `line` is gone: nobody speaks on it."""
+        with suppress(OSError):
+            await line.read()
+        self.lost.set()
+        for name in list(self._nodes):
+            await self._forget(name)
+
     async def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
         try:
             message = from_wire(event[1])
@@ -239,7 +273,7 @@ class ClusterClient:
         if isinstance(message, NodeReport):
             await self._note(message)
         elif isinstance(message, StageLost) and message.group in self._groups:
-            self._groups[message.group].lose(f"{message.node}: {message.cause}")
+            self._groups[message.group].explain(f"{message.node}: {message.cause}")
 
     async def _on_membership(self, event: tuple[float, dict[str, Any]]) -> None:
         action, address = event[1].get("action"), event[1].get("worker")
@@ -249,18 +283,20 @@ class ClusterClient:
 
     async def _note(self, report: NodeReport) -> None:
         key = (report.name, report.address)
-        if self._heard.get(key, 0) >= report.sequence:
+        if self.lost.is_set() or self._heard.get(key, 0) >= report.sequence:
             return
         node = Node(**{field: getattr(report, field) for field in Node.__dataclass_fields__ if field != "draining"})
         async with self._changed:
             self._heard[key] = report.sequence
             self._nodes[report.name] = node
+            self._peer_secrets[report.name] = report.peer_secret
             self._changed.notify_all()
 
     async def _forget(self, name: str) -> None:
         _log.warning("node %s is gone", name)
         async with self._changed:
             node = self._nodes.pop(name)
+            del self._peer_secrets[name]
             self._heard.pop((name, node.address), None)
             self._changed.notify_all()
         for group in list(self._groups.values()):

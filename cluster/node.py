@@ -3,8 +3,13 @@
 import asyncio
 import os
 import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from cluster.node_config import NodeConfig
+
+if TYPE_CHECKING:
+    from distributed import Worker
 
 __all__ = ["NodeConfig", "run_node"]
 
@@ -35,9 +40,19 @@ async def _run(config: NodeConfig) -> None:
         config.scheduler_address, name=config.name, host=config.host, nthreads=1, dashboard=False,
         local_directory=f"{config.ssd_dir}.dask", plugins=[NodeAgent(config)], memory_limit=0,
     )  # fmt: skip
-    async with worker:
-        finished = asyncio.ensure_future(worker.finished())
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (finished, stopped):
-            task.cancel()
+    living = asyncio.ensure_future(_live(worker))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({living, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (living, stopped):
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await living
+
+
+async def _live(worker: "Worker") -> None:
+    """Join the scheduler, however long that takes, and stay until it is gone; close the worker at the end of either."""
+    try:
+        await worker
+        await worker.finished()
+    finally:
+        await worker.close()

@@ -7,7 +7,7 @@ from cluster.client import ClusterClient
 from cluster.errors import ClusterUnreachable
 
 _log = logging.getLogger(__name__)
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0
 
 
 class ClusterLink:
@@ -41,5 +41,7 @@ class ClusterLink:
                 _log.warning("the cluster's scheduler at %s is gone; connecting again", self._address)
             except ClusterUnreachable as error:
                 _log.warning("%s; trying again in %.1f s", error, wait_s)
+            except Exception:  # the front end is worth nothing without this loop
+                _log.exception("the connection to the cluster failed; connecting again")
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)

@@ -45,6 +45,10 @@ class RealCluster:
     processes: dict[str, subprocess.Popen[bytes]]
     url: str = ""
 
+    def start_scheduler(self) -> None:
+        """The scheduler, always at the same address."""
+        self._start("scheduler", _SCHEDULER, self.scheduler_address.rpartition(":")[2])
+
     def start_node(self, name: str, **overrides: object) -> None:
         """One more node; `overrides` are fields of NodeConfig."""
         config = NodeConfig(
@@ -87,6 +91,12 @@ class RealCluster:
         process.send_signal(signum)
         process.wait(STOP_DEADLINE_S)
 
+    def ended(self, name: str) -> int:
+        """Wait until a process of the cluster has ended by itself; its exit status. It stays ours until then."""
+        status = self.processes[name].wait(STOP_DEADLINE_S)
+        del self.processes[name]
+        return status
+
     def log(self, name: str) -> str:
         """What the process has written so far."""
         return (self.folder / f"{name}.log").read_text()
@@ -101,10 +111,9 @@ class RealCluster:
 @contextlib.contextmanager
 def run_cluster(folder: Path, store_url: str, nodes: int, **overrides: object) -> Iterator[RealCluster]:
     """A cluster of `nodes` nodes called node-0, ... until the block ends; then nothing of it runs."""
-    port = free_port()
-    cluster = RealCluster(f"tcp://127.0.0.1:{port}", store_url, folder, {})
+    cluster = RealCluster(f"tcp://127.0.0.1:{free_port()}", store_url, folder, {})
     try:
-        cluster._start("scheduler", _SCHEDULER, str(port))
+        cluster.start_scheduler()
         for index in range(nodes):
             cluster.start_node(f"node-{index}", **overrides)
         yield cluster
