@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.report import parser
 
-SCRIPTS = ("cold_start.py", "loading.py")
+SCRIPTS = ("cold_start.py", "generation.py", "loading.py")
 
 
 def main() -> int:

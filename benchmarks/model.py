@@ -1,4 +1,4 @@
-"""The model that benchmarks run: SmolLM2-135M-Instruct in bfloat16, published once and kept."""
+"""The model that benchmarks run: SmolLM2-135M-Instruct, published once and kept."""
 
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from storage_tiers.remote import ModelStore, ObjectStore
 NAME = "smollm2-135m-instruct"
 
 
-def published_smollm2() -> tuple[str, Checkpoint]:
+def published_smollm2(dtype: str = "bfloat16") -> tuple[str, Checkpoint]:
     """URL of a store in the home that has the model, and its checkpoint."""
     folder = Path(load_settings(None).home) / "bench-store"
     folder.mkdir(parents=True, exist_ok=True)
     url = f"file://{folder}"
-    return url, publish(str(find_gguf()), NAME, ModelStore(ObjectStore(url)))
+    name = NAME if dtype == "bfloat16" else f"{NAME}-{dtype}"
+    return url, publish(str(find_gguf()), name, ModelStore(ObjectStore(url)), dtype=dtype)

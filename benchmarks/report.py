@@ -61,6 +61,7 @@ def report(benchmark: str, results: Sequence[Result], as_json: bool) -> None:
         print(json.dumps({"benchmark": benchmark, "machine": machine(), "results": [asdict(r) for r in results]}))
         return
     table = Table("result", "value", "unit", "better", "limit", "against", title=benchmark)
+    table.columns[0].overflow = "fold"  # a name is told whole however narrow the terminal is
     for r in results:
         limit = "" if r.limit is None else f"{r.limit:.4g}"
         table.add_row(r.name, f"{r.value:.4g}", r.unit, r.better, limit, r.against or "")
