@@ -39,6 +39,7 @@ from cluster.messages import (
     to_wire,
 )
 from cluster.node_config import NodeConfig
+from cluster.peers import Peers
 from cluster.pool import StagePool
 from cluster.rendezvous import Rendezvous
 from storage_tiers.checkpoint import UnitIndex
@@ -66,6 +67,7 @@ class NodeAgent(WorkerPlugin):
         dram = DramTier(config.dram_bytes, ready_bytes=config.dram_ready_bytes)
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.time)
+        self._peers = Peers(dram, ssd, config.host, config.use_peers)
         self._pool = StagePool(config.pool_size, config.host, config.threads)
         self._rendezvous = Rendezvous(config.host)
         self._stages: dict[str, LocalStage] = {}
@@ -91,7 +93,8 @@ class NodeAgent(WorkerPlugin):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._dissolve(group) for group in list(self._stages)))
         await self._pool.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._tiers.close)
+        for close in (self._peers.close_server, self._tiers.close, self._peers.close):
+            await asyncio.get_running_loop().run_in_executor(None, close)
         self._rendezvous.close()
 
     async def _on_order(self, order: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -141,13 +144,13 @@ class NodeAgent(WorkerPlugin):
             del self._phases[next(iter(self._phases))]
         try:
             async with asyncio.timeout(order.timeout_s):
-                loads = [self._tiers.load(order.model, unit, Priority.COLD_START) for unit in order.units]
+                loads = [self._load(order, unit, Priority.COLD_START) for unit in order.units]
                 stage.expect(loads)
                 process = await self._pool.take()
                 phases.append(Phase("take process", self._config.name, started_s, time.time()))
                 secret = secrets.token_hex(16)
                 stage.attach(process, phases)
-                await process.send(Build(replace(order, units=()), secret))
+                await process.send(Build(replace(order, units=(), peers=()), secret))
                 for load in loads:
                     self._spawn(self._deliver(stage, load), "deliver")
                 await stage.formed
@@ -219,6 +222,9 @@ class NodeAgent(WorkerPlugin):
 
     # ---- tiers
 
+    def _load(self, order: FormStage | StageUnits, unit: UnitIndex, priority: Priority) -> Future[Loaded]:
+        return self._tiers.load(order.model, unit, priority, self._peers.sources(order.peers, unit))
+
     async def _stage_units(self, order: StageUnits) -> StageReport:
         """Bring units to a tier, one after the other, behind every cold start."""
         started_s = time.time()
@@ -241,7 +247,7 @@ class NodeAgent(WorkerPlugin):
         in_dram = unit.digest in self._tiers.dram.held()
         if order.tier == "dram" and in_dram:
             return False
-        load = self._tiers.load(order.model, unit, Priority.PREWARM)
+        load = self._load(order, unit, Priority.PREWARM)
         try:
             loaded = await asyncio.wrap_future(load)
             if order.tier == "ssd":
@@ -278,6 +284,8 @@ class NodeAgent(WorkerPlugin):
             busy_stage_processes=len(self._stages),
             groups=tuple(self._stages),
             units=units,
+            peer_port=self._peers.port,
+            peer_secret=self._peers.secret,
         )
 
     async def _report_always(self) -> None:

@@ -27,8 +27,22 @@ FIRST_STEP = "first step"
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another node, which gives the units called `digests` to whoever knows its secret."""
+
+    name: str
+    host: str
+    port: int
+    secret: str = field(repr=False)
+    digests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class FormStage:
-    """Run layers [bounds[rank], bounds[rank + 1]) of a model as stage `rank` of a group."""
+    """Run layers [bounds[rank], bounds[rank + 1]) of a model as stage `rank` of a group.
+
+    Units may be fetched from `peers`, which are tried in their order, before the object store.
+    """
 
     group: str
     model: str
@@ -43,6 +57,7 @@ class FormStage:
     kv_tokens: int
     timeout_s: float
     lease_s: float
+    peers: tuple[Peer, ...] = ()
 
     @property
     def degree(self) -> int:
@@ -66,11 +81,12 @@ class Renew:
 
 @dataclass(frozen=True)
 class StageUnits:
-    """Bring units of a model to a tier of the node ("dram" or "ssd")."""
+    """Bring units of a model to a tier of the node ("dram" or "ssd"), `peers` as in FormStage."""
 
     model: str
     units: tuple[UnitIndex, ...]
     tier: str
+    peers: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,10 @@ class Phases:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """A node's state, by its own word. `sequence` grows with every report, since they come by two ways."""
+    """A node's state, by its own word. `sequence` grows with every report, since they come by two ways.
+
+    `peer_secret` lets other nodes fetch units at `peer_port`; it goes to nobody but them.
+    """
 
     sequence: int
     name: str
@@ -163,6 +182,8 @@ class NodeReport:
     busy_stage_processes: int
     groups: tuple[str, ...]
     units: Mapping[str, str]
+    peer_port: int
+    peer_secret: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -343,7 +364,10 @@ def from_wire(wire: Mapping[str, Any]) -> Any:
     try:
         kind = wire["kind"]
         return _adapter(kind).validate_python({key: value for key, value in wire.items() if key != "kind"})
-    except (KeyError, TypeError, ValidationError) as error:
+    except ValidationError as error:  # its own text shows the values, and some are secrets
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ProtocolError(f"not a message: {kind}: {faults}") from None
+    except (KeyError, TypeError) as error:
         raise ProtocolError(f"not a message: {error}") from error
 
 

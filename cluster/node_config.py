@@ -24,3 +24,4 @@ class NodeConfig:
     fetch_threads: int = 8
     dram_ready_bytes: int = 256 << 20
     report_interval_s: float = 1.0
+    use_peers: bool = True

@@ -66,6 +66,7 @@ def run_node(settings: Settings, name: str) -> None:
             threads=settings.node.threads or os.cpu_count() or 1,
             fetch_threads=settings.node.fetch_threads,
             dram_ready_bytes=settings.node.dram_ready_bytes,
+            use_peers=settings.node.use_peers,
             report_interval_s=settings.node.report_interval_s,
         )
     )

@@ -90,6 +90,9 @@ class NodeSettings(Section):
     dram_ready_bytes: Size = Field(
         default=256 << 20, description="free memory of a node that is made real ahead of its use by a load"
     )
+    use_peers: bool = Field(
+        default=True, description="whether nodes fetch units from one another before they ask the store"
+    )
     report_interval_s: Seconds = Field(default=1.0, description="seconds between two reports of a node")
 
 

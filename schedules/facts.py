@@ -37,7 +37,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Node:
-    """A node as it last reported itself. `units` maps a unit's digest to the fastest tier that holds it."""
+    """A node as it last reported itself. `units` maps a unit's digest to the fastest tier that holds it.
+
+    At `peer_port` it gives units to other nodes, if it does at all.
+    """
 
     name: str
     address: str
@@ -54,6 +57,7 @@ class Node:
     groups: tuple[str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
     draining: bool = False
+    peer_port: int = 0
 
     @property
     def device_free_bytes(self) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster import messages
 
-_PARTS_ONLY = {messages.Phase, messages.Sampling}
+_PARTS_ONLY = {messages.Peer, messages.Phase, messages.Sampling}
 """Travel inside of messages, never alone."""
 
 KINDS: tuple[type, ...] = tuple(

@@ -1,0 +1,272 @@
+"""Nodes that fetch from one another: real Dask workers, a store that has lost its bytes, and no secret that leaks."""
+
+import asyncio
+import itertools
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster.client import ClusterClient
+from cluster.errors import ClusterError, ProtocolError
+from cluster.group import Group
+from cluster.messages import FormStage, NodeReport, Peer, from_wire, to_wire
+from cluster.model_facts import facts_of
+from cluster.peers import KEPT_PEERS, Peers
+from schedules.facts import Node, Placement, View
+from schedules.placement import place
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.dram import DramTier
+from storage_tiers.publish import publish
+from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.ssd import SsdTier
+from tests.cluster.groups import TIMEOUT_S, generate
+from tests.real_cluster import RealCluster, run_cluster
+from tests.reference import greedy, load_reference
+from tests.storage_tiers.handmade import bytes_of, unit_of
+from tests.tiny import make_tiny
+
+PROMPT = [7, 8, 9]
+TOKENS = 12
+_seeds = itertools.count(400)
+
+
+class Published:
+    """A model, and what it says after PROMPT."""
+
+    def __init__(self, store: ModelStore, folder: Path) -> None:
+        seed = next(_seeds)
+        source = make_tiny("llama", folder / "source", seed=seed)
+        self.store, self.name = store, f"tiny-{seed}"
+        self.checkpoint: Checkpoint = publish(str(source), self.name, store)
+        reference = load_reference(source)
+        reference.generation_config.eos_token_id = None
+        self.expected = greedy(reference, PROMPT, TOKENS)
+
+    def lose_the_bytes(self) -> None:
+        """Remove every unit's object; the model's metadata stays."""
+        for unit in self.checkpoint.units:
+            shutil.rmtree(Path(self.store.objects.path(self.store.unit_key(self.name, unit))).parent)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    return ModelStore(ObjectStore(f"file://{tmp_path_factory.mktemp('store')}"))
+
+
+@pytest.fixture
+def published(store: ModelStore, tmp_path: Path) -> Published:
+    return Published(store, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cluster(store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    """Two nodes that run stages, and a keeper that has no room for any but keeps units."""
+    with run_cluster(tmp_path_factory.mktemp("cluster"), store.objects.url, nodes=2) as running:
+        running.start_node("keeper", device_bytes=1)
+        yield running
+
+
+@asynccontextmanager
+async def connected(cluster: RealCluster, nodes: int = 3) -> AsyncIterator[ClusterClient]:
+    async with ClusterClient(cluster.scheduler_address) as client:
+        await client.nodes(nodes, 90)
+        yield client
+
+
+async def until(client: ClusterClient, name: str, condition: Callable[[Node], bool]) -> Node:
+    """The node once its report is as wanted."""
+    async with asyncio.timeout(TIMEOUT_S), client._changed:
+        await client._changed.wait_for(lambda: (node := client.view().node(name)) is not None and condition(node))
+    node = client.view().node(name)
+    assert node is not None
+    return node
+
+
+async def stage(client: ClusterClient, node: str, checkpoint: Checkpoint, tier: str) -> int:
+    """Have the whole model on a node and be told of it; the bytes that had to be fetched."""
+    report = await client.stage(node, checkpoint, [unit.name for unit in checkpoint.units], tier, TIMEOUT_S)
+    digests = {unit.digest for unit in checkpoint.units}
+    await until(client, node, lambda found: {found.units.get(digest) for digest in digests} == {tier})
+    return report.fetched_bytes
+
+
+async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Group:
+    """A group of one, on the node called `name`."""
+    node = client.view().node(name)
+    assert node is not None
+    placement = place(facts_of(checkpoint), View((node,)), 1, 4096)
+    assert isinstance(placement, Placement)
+    return await client.form(placement, checkpoint, TIMEOUT_S)
+
+
+async def sources(client: ClusterClient, group: Group) -> set[str]:
+    """Where the group's units came from, as its ledger says."""
+    return {phase.where for phase in await client.phases(group) if phase.name.startswith("fetch")}
+
+
+async def served(client: ClusterClient, name: str, published: Published) -> set[str]:
+    """Cold start the model on a node, see that it says what it should, and where it came from."""
+    group = await form_on(client, name, published.checkpoint)
+    try:
+        assert await generate(group, "r", PROMPT, TOKENS) == published.expected
+        return await sources(client, group)
+    finally:
+        await client.dissolve(group)
+
+
+# ---- where units come from
+
+
+async def test_a_request_is_served_from_another_nodes_memory_when_the_store_has_lost_the_bytes(
+    cluster: RealCluster, published: Published
+) -> None:
+    url = cluster.start_frontend("peers-frontend", degree=2)
+    async with connected(cluster) as client:
+        assert await stage(client, "keeper", published.checkpoint, "dram") == published.checkpoint.size_bytes
+    published.lose_the_bytes()
+    body = {"model": published.name, "prompt": PROMPT, "temperature": 0, "max_tokens": TOKENS, "return_token_ids": True}
+    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
+        answer = (await http.post("/v1/completions", json=body)).json()
+        starts = (await http.get("/admin/cold-starts", params={"model": published.name})).json()["cold_starts"]
+    assert answer["choices"][0]["token_ids"] == published.expected
+    fetches = [phase for phase in starts[0]["phases"] if phase["name"].startswith("fetch")]
+    assert {phase["where"] for phase in fetches} == {"node-0 from peer keeper", "node-1 from peer keeper"}
+    assert sum(phase["bytes"] for phase in fetches) >= published.checkpoint.size_bytes
+
+
+async def test_a_cold_start_comes_from_another_nodes_ssd(cluster: RealCluster, published: Published) -> None:
+    """What was staged to ssd alone is in no dram: it is let go when it is written."""
+    async with connected(cluster) as client:
+        await stage(client, "keeper", published.checkpoint, "ssd")
+        published.lose_the_bytes()
+        assert await served(client, "node-0", published) == {"node-0 from peer keeper"}
+
+
+async def test_staging_goes_from_node_to_node(cluster: RealCluster, published: Published) -> None:
+    async with connected(cluster) as client:
+        await stage(client, "keeper", published.checkpoint, "dram")
+        published.lose_the_bytes()
+        assert await stage(client, "node-1", published.checkpoint, "ssd") == published.checkpoint.size_bytes
+
+
+async def test_a_model_that_nobody_holds_is_a_clear_error(cluster: RealCluster, published: Published) -> None:
+    published.lose_the_bytes()
+    async with connected(cluster) as client:
+        with pytest.raises(ClusterError, match="embed"):
+            await served(client, "node-0", published)
+
+
+async def test_units_are_asked_for_at_all_that_hold_them(cluster: RealCluster, published: Published) -> None:
+    async with connected(cluster) as client:
+        for node in ("keeper", "node-1"):
+            await stage(client, node, published.checkpoint, "dram")
+        published.lose_the_bytes()
+        assert await served(client, "node-0", published) == {"node-0 from peer keeper", "node-0 from peer node-1"}
+
+
+# ---- nodes that fail
+
+
+async def test_a_peer_that_hangs_costs_a_moment(cluster: RealCluster, published: Published) -> None:
+    """Its kernel goes on taking connections."""
+    keeper = cluster.processes["keeper"]
+    async with connected(cluster) as client:
+        await stage(client, "keeper", published.checkpoint, "dram")
+        keeper.send_signal(signal.SIGSTOP)
+        try:
+            assert await served(client, "node-0", published) == {"node-0 from remote"}
+        finally:
+            keeper.send_signal(signal.SIGCONT)
+
+
+async def test_a_peer_that_was_killed_costs_nothing_but_its_units(cluster: RealCluster, published: Published) -> None:
+    cluster.start_node("victim", device_bytes=1)
+    async with connected(cluster, 4) as client:
+        await stage(client, "victim", published.checkpoint, "dram")
+        cluster.kill("victim")
+        assert "victim" in [node.name for node in client.view().nodes], "the order names it as a peer"
+        assert await served(client, "node-1", published) == {"node-1 from remote"}
+
+
+async def test_a_node_that_shall_not_use_peers_neither_asks_nor_gives(
+    cluster: RealCluster, published: Published, store: ModelStore
+) -> None:
+    cluster.start_node("loner", use_peers=False)
+    try:
+        async with connected(cluster, 4) as client:
+            loner = client.view().node("loner")
+            assert loner is not None
+            assert loner.peer_port == 0
+            await stage(client, "keeper", published.checkpoint, "dram")
+            assert await served(client, "loner", published) == {"loner from remote"}
+            published.lose_the_bytes()
+            await client.evict("keeper", published.checkpoint)
+            with pytest.raises(ClusterError, match="embed"):
+                await served(client, "node-0", published)
+    finally:
+        cluster.kill("loner", signal.SIGTERM)
+
+
+# ---- secrets
+
+
+async def test_no_secret_is_shown(cluster: RealCluster, published: Published) -> None:
+    url = cluster.start_frontend("secrets-frontend")
+    async with connected(cluster) as client:
+        await stage(client, "keeper", published.checkpoint, "dram")
+        await served(client, "node-0", published)
+        reports = [await client._order(node.name, None, NodeReport, TIMEOUT_S) for node in client.view().nodes]
+        shown = [repr(client.view()), repr(reports)]
+    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
+        paths = ("/metrics", "/admin/status", "/admin/cold-starts", "/healthz", "/v1/models", "/openapi.json")
+        shown += [(await http.get(path)).text for path in paths]
+    shown += [path.read_text() for path in cluster.folder.glob("*.log")]
+    secrets = [report.peer_secret for report in reports]
+    assert len(set(secrets)) == 3
+    assert all(len(secret) >= 32 for secret in secrets)
+    assert not [text for text in shown for secret in secrets if secret in text]
+
+
+def test_a_message_that_does_not_fit_shows_no_secret() -> None:
+    """The fault's own text shows what was said, and that is logged."""
+    peer = Peer("n", "h", 1, "very secret", ("d",))
+    order = FormStage("g", "m", 0, "{}", "float32", (0, 1), (), "h", 1, 0, 0, 1.0, 1.0, (peer,))
+    wire = to_wire(order)
+    for broken in (
+        {**wire, "peers": [{**wire["peers"][0], "port": "many"}]},
+        {**wire, "peers": [{"secret": "very secret"}]},
+        {**wire, "peers": ["very secret"]},
+        {**wire, "rank": "very secret"},
+    ):
+        with pytest.raises(ProtocolError, match="not a message: FormStage") as refused:
+            from_wire(broken)
+        assert "very secret" not in f"{refused.value!r} {refused.value.__cause__!r}"
+    assert "very secret" not in repr(order)
+
+
+# ---- the book of peers
+
+
+def test_a_peer_is_known_by_its_secret_and_only_so_many_are_remembered(tmp_path: Path) -> None:
+    dram = DramTier(1 << 20)
+    peers = Peers(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", taking_part=True)
+    unit, other = unit_of("unit", bytes_of(1, 4096)), unit_of("other", bytes_of(2, 4096))
+    try:
+        peer = Peer("n", "127.0.0.1", peers.port, peers.secret, (unit.digest,))
+        (first,) = peers.sources([peer], unit)
+        assert peers.sources([replace(peer, digests=(other.digest,))], unit) == []
+        assert peers.sources([peer], unit) == [first]
+        assert peers.sources([replace(peer, secret="a new start")], unit) != [first]
+        for number in range(KEPT_PEERS):
+            peers.sources([replace(peer, secret=str(number))], unit)
+        assert peers.sources([peer], unit) != [first]
+        assert len(peers._tiers) == KEPT_PEERS
+    finally:
+        peers.close()
+        dram.close()
