@@ -87,6 +87,11 @@ class _Request:
     def decodes(self) -> bool:
         return self.fed > 0 and self.length - self.fed == 1
 
+    @property
+    def answers(self) -> bool:
+        """Its prompt is in, and its next token is to be fed or under way."""
+        return self.fed > 0 and self.length - self.fed <= 1
+
     def next_tokens(self, count: int) -> Sequence[int]:
         prompt = len(self.submit.tokens)
         if self.fed < prompt:
@@ -95,13 +100,13 @@ class _Request:
 
 
 class Batching:
-    """The requests of a group. `stages` steps may be under way at once; `alone`: one request a step.
+    """The requests of a group. `stages` steps may be under way at once; `alone`: one request a step, prompts whole.
 
     `alone` is for models whose positions are encoded differently when some sequence of the batch is long.
     """
 
     def __init__(self, kv_tokens: int, stages: int, alone: bool = False) -> None:
-        self._kv_tokens, self._stages = kv_tokens, stages
+        self._kv_tokens, self._stages, self._alone = kv_tokens, stages, alone
         self._max_rows = 1 if alone else MAX_ROWS
         self._waiting: deque[_Request] = deque()
         self._ready: deque[_Request] = deque()
@@ -126,7 +131,9 @@ class Batching:
         return self._used_tokens
 
     def submit(self, submit: Submit) -> Rejected | None:
-        """Take a request; what can never fit is rejected."""
+        """Take a request; what can never fit or has nothing to feed is rejected."""
+        if not submit.tokens:
+            return Rejected(submit.request, "there are no tokens to go on from")
         length = len(submit.tokens) + submit.max_tokens
         if length > self._kv_tokens:
             text = f"prompt and max_tokens are {length} tokens, this replica's KV cache holds {self._kv_tokens}"
@@ -140,6 +147,9 @@ class Batching:
         self._waiting = deque(r for r in self._waiting if r.submit.request != request)
         for found in [r for r in self._running.values() if r.submit.request == request]:
             found.cancelled = True
+            if found.queued:
+                found.queued = False
+                self._ready.remove(found)
             self._end_if_cancelled(found)
 
     def next_step(self, order: Callable[[Segment], tuple[int, ...]]) -> Step | None:
@@ -176,7 +186,7 @@ class Batching:
             if request is None:
                 continue
             request.under_way -= 1
-            if self._end_if_cancelled(request) or choice is None or request.cancelled:
+            if self._end_if_cancelled(request) or choice is None:
                 continue
             events.append(self._give_out(request, choice))
         return events
@@ -196,18 +206,15 @@ class Batching:
     def _choose(self) -> list[tuple[_Request, int]]:
         """Who is in the next step and with how many tokens: a stage's share of those running, who waits longest first."""
         share = min(-(-len(self._running) // self._stages), self._max_rows)
-        decoding = any(request.decodes for request in self._running.values())
-        prefill = PREFILL_TOKENS if decoding else PREFILL_TOKENS_ALONE
+        answering = any(request.answers for request in self._running.values())  # also in steps under way
+        prefill = PREFILL_TOKENS if answering else PREFILL_TOKENS_ALONE
         chosen: list[tuple[_Request, int]] = []
         passed: list[_Request] = []
         while self._ready and len(chosen) < share:
             request = self._ready.popleft()
             count = 1
             if not request.decodes:
-                piece = max(
-                    PREFILL_TOKENS, -(-request.length // self._stages)
-                )  # pieces follow each other over the stages
-                count = min(request.length - request.fed, prefill, piece)
+                count = self._prompt_tokens(request, prefill)
                 prefill -= count
             if count:
                 request.queued = False
@@ -216,6 +223,11 @@ class Batching:
                 passed.append(request)
         self._ready.extendleft(reversed(passed))
         return chosen
+
+    def _prompt_tokens(self, request: _Request, most: int) -> int:
+        """Tokens of the next piece of a prompt, cut so that pieces follow each other over the stages."""
+        left = request.length - request.fed
+        return left if self._alone else min(left, most, max(PREFILL_TOKENS, -(-request.length // self._stages)))
 
     def _piece(self, request: _Request, count: int) -> tuple[_Request, Segment, Sequence[int]]:
         tokens = request.next_tokens(count)
@@ -243,8 +255,6 @@ class Batching:
     def _end_if_cancelled(self, request: _Request) -> bool:
         if not request.cancelled or request.under_way:
             return False
-        if request.queued:
-            self._ready.remove(request)
         self._end(request)
         return True
 

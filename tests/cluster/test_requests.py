@@ -72,8 +72,8 @@ def _submit(name: str) -> Submit:
 async def test_whoever_knows_the_secret_is_served(door: _Door) -> None:
     async with _caller(door.server, _HELLO, _submit("r")) as caller:
         assert await door.next_command() == _submit("r")
-        door.server.emit(Tokens("r", (5,)))
-        door.server.emit(Tokens("r", (6,), "stop"))
+        door.server.emit([Tokens("r", (5,))])
+        door.server.emit([Tokens("r", (6,), "stop")])
         assert await caller.hear() == Tokens("r", (5,))
         assert await caller.hear() == Tokens("r", (6,), "stop")
 
@@ -94,11 +94,10 @@ async def test_before_there_is_a_group_nobody_is_let_in() -> None:
         assert await caller.hear() is None
 
 
-async def test_tokens_go_to_whom_they_belong(door: _Door) -> None:
+async def test_the_tokens_of_a_step_go_to_whom_they_belong(door: _Door) -> None:
     async with _caller(door.server, _HELLO, _submit("a")) as one, _caller(door.server, _HELLO, _submit("b")) as other:
         assert {(await door.next_command()).request for _ in range(2)} == {"a", "b"}
-        door.server.emit(Tokens("b", (2,), "stop"))
-        door.server.emit(Tokens("a", (1,), "stop"))
+        door.server.emit([Tokens("b", (2,), "stop"), Tokens("nobody", (9,)), Tokens("a", (1,), "stop")])
         assert await one.hear() == Tokens("a", (1,), "stop")
         assert await other.hear() == Tokens("b", (2,), "stop")
 
@@ -106,7 +105,7 @@ async def test_tokens_go_to_whom_they_belong(door: _Door) -> None:
 async def test_a_rejection_is_passed_on_and_ends_the_request(door: _Door) -> None:
     async with _caller(door.server, _HELLO, _submit("a")) as caller:
         await door.next_command()
-        door.server.emit(Rejected("a", "too long"))
+        door.server.emit([Rejected("a", "too long")])
         assert await caller.hear() == Rejected("a", "too long")
         caller.say(_submit("a"))
         assert await door.next_command() == _submit("a")
@@ -115,8 +114,8 @@ async def test_a_rejection_is_passed_on_and_ends_the_request(door: _Door) -> Non
 async def test_a_cancelled_request_gets_no_more_tokens(door: _Door) -> None:
     async with _caller(door.server, _HELLO, _submit("a"), _submit("b"), Cancel("a")) as caller:
         assert [await door.next_command() for _ in range(3)] == [_submit("a"), _submit("b"), Cancel("a")]
-        door.server.emit(Tokens("a", (1,)))
-        door.server.emit(Tokens("b", (2,)))
+        door.server.emit([Tokens("a", (1,))])
+        door.server.emit([Tokens("b", (2,))])
         assert await caller.hear() == Tokens("b", (2,))
 
 
@@ -124,7 +123,7 @@ async def test_who_leaves_takes_all_open_requests_along(door: _Door) -> None:
     async with _caller(door.server, _HELLO, _submit("a"), _submit("b"), _submit("c")) as caller:
         for _ in range(3):
             await door.next_command()
-        door.server.emit(Tokens("b", (1,), "stop"))
+        door.server.emit([Tokens("b", (1,), "stop")])
         assert await caller.hear() == Tokens("b", (1,), "stop")
     assert {await door.next_command() for _ in range(2)} == {Cancel("a"), Cancel("c")}
 
@@ -133,7 +132,7 @@ async def test_tokens_for_someone_who_has_left_go_nowhere(door: _Door) -> None:
     async with _caller(door.server, _HELLO, _submit("a")):
         await door.next_command()
     assert await door.next_command() == Cancel("a")
-    door.server.emit(Tokens("a", (1,)))
+    door.server.emit([Tokens("a", (1,))])
     async with _caller(door.server, _HELLO, _submit("b")):
         assert await door.next_command() == _submit("b")
 
@@ -150,7 +149,7 @@ async def test_junk_cuts_off_who_sent_it_and_nobody_else(door: _Door, junk: byte
         bad.writer.write(junk)
         assert await bad.hear() is None
         assert await door.next_command() == Cancel("bad")
-        door.server.emit(Tokens("fine", (1,)))
+        door.server.emit([Tokens("fine", (1,))])
         assert await fine.hear() == Tokens("fine", (1,))
 
 
@@ -165,6 +164,6 @@ async def test_a_name_that_is_taken_cuts_off_who_used_it_and_leaves_the_first_al
         assert await door.next_command() == _submit("a")
         async with _caller(door.server, _HELLO, _submit("a")) as second:
             assert await second.hear() is None
-        door.server.emit(Tokens("a", (1,), "stop"))
+        door.server.emit([Tokens("a", (1,), "stop")])
         assert await first.hear() == Tokens("a", (1,), "stop")
     assert door.commands.empty()

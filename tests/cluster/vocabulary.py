@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster import messages
 
-_PARTS_ONLY = {messages.Peer, messages.Phase, messages.Sampling}
+_PARTS_ONLY = {messages.Peer, messages.Phase, messages.Sampling, messages.TokenLogprobs}
 """Travel inside of messages, never alone."""
 
 KINDS: tuple[type, ...] = tuple(
@@ -33,8 +33,9 @@ def _any(hint: Any) -> st.SearchStrategy[Any]:
     if dataclasses.is_dataclass(hint):
         return any_message(hint)  # type: ignore[arg-type]
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and ... not in parts:
+        return st.tuples(*(_any(part) for part in parts))
     if origin is tuple:
-        assert parts[1:] == (...,), hint
         return st.lists(_any(parts[0]), max_size=3).map(tuple)
     if origin is Mapping:
         return st.dictionaries(_any(parts[0]), _any(parts[1]), max_size=3)

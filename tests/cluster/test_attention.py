@@ -1,0 +1,211 @@
+"""Attention over slabs, held against the plain formula of every token over all that its request has had."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.attention import Attention, attend
+from cluster.batching import Segment
+from cluster.errors import StageFailed
+from cluster.kv import KvCache
+
+_DIM = 8
+_SCALE = 0.31
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """More threads have nothing to do here but wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What differs between models: one window for each layer, None for all tokens."""
+
+    dtype: torch.dtype = torch.float32
+    heads: int = 4
+    kv_heads: int = 2
+    windows: tuple[int | None, ...] = (None,)
+    softcap: float | None = None
+
+    @property
+    def tolerance(self) -> float:
+        """Soft caps are followed by a softmax in float32, as in transformers."""
+        return 1e-12 if self.dtype is torch.float64 and self.softcap is None else 1e-5
+
+
+@dataclass
+class _Stage:
+    """A cache, and beside it every key and value by request and layer, in tensors of their own."""
+
+    kind: _Kind
+    kv_tokens: int = 10_000
+    seed: int = 0
+    history: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cache = KvCache(len(self.kind.windows), self.kv_tokens, torch.device("cpu"))
+        self._attention = Attention(first_layer=0)
+        self._generator = torch.Generator().manual_seed(self.seed)
+
+    def step(self, segments: Sequence[Segment], bad: Sequence[int] = (), bad_value: float = 0.0) -> None:
+        """Attend in every layer and compare. Requests in `bad` have keys and values of `bad_value`, and are not compared."""
+        kind = self.kind
+        self._attention.plan = self.cache.plan(segments)
+        tokens = sum(segment.tokens for segment in segments)
+        of_bad = torch.tensor([segment.slot in bad for segment in segments for _ in range(segment.tokens)])
+        for layer, window in enumerate(kind.windows):
+            query, key, value = (self._random(n, tokens) for n in (kind.heads, kind.kv_heads, kind.kv_heads))
+            key[:, :, of_bad] = value[:, :, of_bad] = bad_value
+            out = self._attention.attend(layer, query, key, value, _SCALE, window, kind.softcap)
+            assert out.shape == (1, tokens, kind.heads, _DIM)
+            assert out.dtype == kind.dtype
+            expected = self._expected(layer, segments, query[0], key[0], value[0])
+            torch.testing.assert_close(
+                out[0][~of_bad].double(), expected[~of_bad], rtol=kind.tolerance, atol=kind.tolerance
+            )
+
+    def forget(self, slot: int) -> None:
+        self.cache.forget(slot)
+        for layer in range(len(self.kind.windows)):
+            self.history.pop((slot, layer), None)
+
+    def _expected(
+        self, layer: int, segments: Sequence[Segment], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """(tokens, heads, dim) in float64, of the step's (heads, tokens, dim)."""
+        parts, start = [], 0
+        for segment in segments:
+            now = slice(start, start := start + segment.tokens)
+            had = self.history.get((segment.slot, layer), (key[:, :0].double(), value[:, :0].double()))
+            assert had[0].shape[1] == segment.position
+            keys, values = (
+                torch.cat([old, new[:, now].double()], 1) for old, new in zip(had, (key, value), strict=True)
+            )
+            self.history[segment.slot, layer] = keys, values
+            parts.append(self._formula(query[:, now].double(), keys, values, self.kind.windows[layer]))
+        return torch.cat(parts, 1).transpose(0, 1)
+
+    def _formula(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
+        """The last tokens' queries over all that there is of their request: (heads, tokens, dim)."""
+        had = keys.shape[1]
+        at = torch.arange(had - query.shape[1], had)[:, None]
+        before = at - torch.arange(had)
+        group = self.kind.heads // self.kind.kv_heads
+        scores = torch.einsum("htd,hsd->hts", query, keys.repeat_interleave(group, 0)) * _SCALE
+        if self.kind.softcap is not None:
+            scores = torch.tanh(scores / self.kind.softcap) * self.kind.softcap
+        scores[:, (before < 0) | (before >= (window or had))] = float("-inf")
+        return torch.einsum("hts,hsd->htd", torch.softmax(scores, -1), values.repeat_interleave(group, 0))
+
+    def _random(self, heads: int, tokens: int) -> torch.Tensor:
+        """As a model gives it: (1, heads, tokens, dim), the heads of a token side by side in memory."""
+        drawn = torch.randn(1, tokens, heads, _DIM, generator=self._generator, dtype=torch.float64) * 2
+        return drawn.to(self.kind.dtype).transpose(1, 2)
+
+
+def _next(slot: int, position: int, room: int = 64) -> Segment:
+    return Segment(slot, 1, position, True, room)
+
+
+_KINDS = st.builds(
+    lambda dtype, heads, windows, softcap: _Kind(dtype, *heads, windows, softcap),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([(4, 4), (4, 2), (4, 1), (6, 2)]),
+    st.sampled_from([(None,), (4,), (None, 4), (16, None, 1), (40, 8)]),
+    st.sampled_from([None, None, 3.0]),
+)
+_MIXES = st.lists(
+    st.lists(st.tuples(st.integers(0, 7), st.integers(1, 30) | st.just(1) | st.just(1)), min_size=1, max_size=8), max_size=9
+)  # fmt: skip
+
+
+@settings(max_examples=100)
+@given(_KINDS, _MIXES, st.integers(150, 2000), st.integers(0, 100), st.booleans())
+def test_any_mix_of_prompts_pieces_and_next_tokens_equals_the_formula(
+    kind: _Kind, mixes: Sequence[Sequence[tuple[int, int]]], kv_tokens: int, seed: int, in_order: bool
+) -> None:
+    """Eight requests in rooms of two sizes, in slabs of few rows; who does not fit any more is followed by another.
+
+    `in_order` as the driver arranges a step; any other order must be understood as well.
+    """
+    stage = _Stage(kind, kv_tokens, seed)
+    slots, filled = {lane: lane for lane in range(8)}, dict.fromkeys(range(8), 0)
+    for number, mix in enumerate(mixes):
+        segments = []
+        for lane, tokens in dict(mix).items():
+            room = (64, 96)[lane % 2]
+            if filled[lane] + tokens > room:
+                stage.forget(slots[lane])
+                slots[lane], filled[lane] = 100 * (number + 1) + lane, 0
+            segments.append(Segment(slots[lane], tokens, filled[lane], True, room))
+            filled[lane] += tokens
+        if in_order:
+            decodes = [s for s in segments if s.tokens == 1 and s.position]
+            decodes.sort(key=lambda segment: stage.cache.place(segment.slot, segment.room))
+            segments = decodes + [s for s in segments if s not in decodes]
+        stage.step(segments)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("window", [None, 5])
+def test_holes_among_those_who_decode_change_nothing(window: int | None, softcap: float | None) -> None:
+    stage = _Stage(_Kind(windows=(window,), softcap=softcap))
+    stage.step([Segment(slot, 3 + slot, 0, True, 64) for slot in range(8)])
+    stage.step([_next(slot, 3 + slot) for slot in (0, 2, 3, 5)])
+    stage.forget(1)
+    stage.step([_next(slot, 3 + slot) for slot in (7, 4, 6)] + [_next(slot, 4 + slot) for slot in (0, 2)])
+    stage.step([_next(0, 5), _next(2, 7), Segment(9, 20, 0, True, 64), _next(3, 7), _next(7, 11)])
+
+
+def test_requests_of_equal_length_need_no_mask() -> None:
+    stage = _Stage(_Kind(windows=(None, 4)))
+    stage.step([Segment(slot, 6, 0, True, 64) for slot in range(4)])
+    for position in range(6, 10):
+        stage.step([_next(slot, position) for slot in range(4)])
+
+
+def test_a_prompt_in_pieces_with_a_window_shorter_than_a_piece() -> None:
+    stage = _Stage(_Kind(windows=(7, None, 64), softcap=3.0))
+    for position in range(0, 120, 40):
+        stage.step([Segment(1, 40, position, position == 80, 192)])
+    stage.step([_next(1, 120, 192)])
+
+
+@pytest.mark.parametrize("left_behind", [float("nan"), float("inf")])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_who_comes_after_meets_nothing_of_who_was_there(left_behind: float, softcap: float | None) -> None:
+    """What is masked is multiplied by zero, which makes neither nan nor infinity go away."""
+    stage = _Stage(_Kind(windows=(None, 4), softcap=softcap))
+    stage.step([Segment(1, 60, 0, True, 64), Segment(2, 5, 0, True, 64)], bad=[1], bad_value=left_behind)
+    stage.step([_next(1, 60), _next(2, 5)], bad=[1], bad_value=left_behind)
+    stage.forget(1)
+    stage.step([Segment(3, 2, 0, True, 64), _next(2, 6)])
+    stage.step([_next(3, 2), _next(2, 7)])
+    stage.step([Segment(3, 3, 3, True, 64), _next(2, 8)])
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_one_request_that_breaks_takes_nobody_along(softcap: float | None) -> None:
+    stage = _Stage(_Kind(windows=(None, 4), softcap=softcap))
+    nan = float("nan")
+    stage.step([Segment(slot, 4 + slot, 0, True, 64) for slot in range(3)], bad=[1], bad_value=nan)
+    stage.step([_next(slot, 4 + slot) for slot in range(3)], bad=[1], bad_value=nan)
+    stage.step([_next(0, 5), _next(2, 7)])
+
+
+@pytest.mark.parametrize("name", ["s_aux", "position_bias", "alibi"])
+def test_a_model_that_needs_more_than_is_known_here_fails_instead_of_answering_wrongly(name: str) -> None:
+    x = torch.zeros(1, 1, 1, _DIM)
+    with pytest.raises(StageFailed, match=name):
+        attend(torch.nn.Identity(), x, x, x, None, **{name: x})
