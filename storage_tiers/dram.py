@@ -7,7 +7,7 @@ from functools import cached_property
 
 from storage_tiers.checkpoint import ALIGN_BYTES
 from storage_tiers.errors import OutOfSpace
-from storage_tiers.memory import BLOCK_BYTES, BlockPool, Run, map_runs
+from storage_tiers.memory import BLOCK_BYTES, BlockPool, Pages, Run, map_runs
 
 
 class Segment:
@@ -86,7 +86,7 @@ class DramTier:
     @property
     def huge(self) -> bool:
         """Whether the memory is made of huge pages."""
-        return self._pool.huge
+        return self._pool.pages is not Pages.SMALL
 
     @property
     def ready_bytes(self) -> int:

@@ -1,22 +1,29 @@
 """Memory that one process fills and others map without a copy: a pool of blocks in one memfd.
 
 A unit takes whole blocks, wherever they are free, so nothing fragments; whoever maps it sees them in one row. Blocks
-are made real ahead of their use by a thread, since that costs up to two seconds a gigabyte. The kernel frees the pool
-with its last holder: a killed process leaks nothing.
+are made real ahead of their use by a thread, since that costs up to two seconds a gigabyte; what a load needs beyond
+them its own threads make real. The kernel frees the pool with its last holder: a killed process leaks nothing.
+
+A block is a huge page wherever that can be had: reading into small pages makes the kernel pin each by itself, which
+costs as much as the reading. Reserved ones (vm.nr_hugepages) are taken if they suffice; else the kernel is asked to put
+each block together (MADV_COLLAPSE), for which it needs neither privileges nor a setting.
 """
 
 import ctypes
+import logging
 import mmap
 import os
 import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from storage_tiers.errors import OutOfSpace
 
+_log = logging.getLogger(__name__)
 HUGE_PAGE_BYTES = BLOCK_BYTES = 2 << 20
-_MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 22, 23
+_MADV_POPULATE_READ, _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 22, 23, 25
 _MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,25 +43,36 @@ class Run:
     size_bytes: int
 
 
+class Pages(Enum):
+    """What a pool's blocks are made of."""
+
+    RESERVED = "huge pages that were reserved"
+    COLLAPSED = "huge pages, made as they are needed"
+    SMALL = "small pages"
+
+
 class BlockPool:
     """`size_bytes` of memory in whole blocks, of which `ready_bytes` are kept real and free. Thread-safe.
 
-    Takes huge pages when the machine has that many free (vm.nr_hugepages), ordinary ones else.
+    A block is real or raw while it is free; one that is handed out raw is promised, until `views` makes it real.
     """
 
     def __init__(self, size_bytes: int, ready_bytes: int = 0, block_bytes: int = BLOCK_BYTES) -> None:
         self.block_bytes = block_bytes
         self._blocks = max(1, size_bytes // block_bytes)
         self.size_bytes = self._blocks * block_bytes
-        self.fd, self._map, self.huge = _make(self.size_bytes, huge=block_bytes % HUGE_PAGE_BYTES == 0)
+        self.fd, memory, self.pages = _make(self.size_bytes, huge=block_bytes == HUGE_PAGE_BYTES)
         self.read_only_fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
-        self._view = memoryview(self._map)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._view = memoryview(memory).cast("B")
+        self._address = ctypes.addressof(memory)
         self._condition = threading.Condition()
         self._real: list[int] = []
         self._raw = list(range(self._blocks))
         self._raw.reverse()
-        self._making = self._asking = 0
+        self._ahead = self._asking = 0
+        self._promised: set[int] = set()
+        self._making: set[int] = set()
+        self._in_pieces = False
         self._ready_blocks = min(-(-ready_bytes // self.block_bytes), self._blocks)
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -66,7 +84,7 @@ class BlockPool:
     @property
     def free_bytes(self) -> int:
         with self._condition:
-            return (len(self._real) + len(self._raw) + self._making) * self.block_bytes
+            return (len(self._real) + len(self._raw) + self._ahead) * self.block_bytes
 
     @property
     def ready_bytes(self) -> int:
@@ -78,9 +96,9 @@ class BlockPool:
         """Blocks for `size_bytes`, as few runs as are found easily. OutOfSpace if there are not enough."""
         wanted = max(1, -(-size_bytes // self.block_bytes))
         with self._condition:
-            if len(self._real) + len(self._raw) < wanted <= len(self._real) + len(self._raw) + self._making:
+            if len(self._real) + len(self._raw) < wanted <= len(self._real) + len(self._raw) + self._ahead:
                 self._asking += 1  # the block that is being made is in neither list, and is given to us first
-                self._condition.wait_for(lambda: not self._making)
+                self._condition.wait_for(lambda: not self._ahead)
                 self._asking -= 1
                 self._condition.notify_all()
             if wanted > len(self._real) + len(self._raw):
@@ -88,12 +106,14 @@ class BlockPool:
                 raise OutOfSpace(f"dram: {size_bytes:,} bytes asked, {free:,} are free")
             self._real.sort(reverse=True)
             taken = [self._real.pop() for _ in range(min(wanted, len(self._real)))]
-            taken += [self._raw.pop() for _ in range(wanted - len(taken))]
+            promised = [self._raw.pop() for _ in range(wanted - len(taken))]
+            self._promised.update(promised)
+            taken += promised
             self._condition.notify_all()
         return _runs(sorted(taken), self.block_bytes)
 
     def free(self, runs: Sequence[Run]) -> None:
-        """Give blocks back; they stay real."""
+        """Give blocks back; those that are real stay it."""
         blocks = [
             block
             for run in runs
@@ -102,10 +122,12 @@ class BlockPool:
             )
         ]
         with self._condition:
-            self._real += blocks
+            self._raw += [block for block in blocks if block in self._promised]
+            self._real += [block for block in blocks if block not in self._promised]
+            self._promised.difference_update(blocks)
 
     def views(self, runs: Sequence[Run], offset_bytes: int, size_bytes: int) -> list[memoryview]:
-        """Writable views of [offset, offset + size) of what `runs` hold in a row."""
+        """Writable views of [offset, offset + size) of what `runs` hold in a row, made real if it was not."""
         found: list[memoryview] = []
         for run in runs:
             if size_bytes <= 0:
@@ -113,6 +135,7 @@ class BlockPool:
             if offset_bytes < run.size_bytes:
                 start = run.offset_bytes + offset_bytes
                 length = min(run.size_bytes - offset_bytes, size_bytes)
+                self._have_real(start // self.block_bytes, -(-(start + length) // self.block_bytes))
                 found.append(self._view[start : start + length])
                 size_bytes -= length
                 offset_bytes = 0
@@ -138,16 +161,44 @@ class BlockPool:
                 if self._closed:
                     return
                 block = self._raw.pop()
-                self._making = 1
-            _libc.madvise(self._address + block * self.block_bytes, self.block_bytes, _MADV_POPULATE_WRITE)
+                self._ahead = 1
+            self._make_real(block)
             with self._condition:
                 self._real.append(block)
-                self._making = 0
+                self._ahead = 0
                 self._condition.notify_all()
 
     def _may_make(self) -> bool:
         wanted = bool(self._raw) and len(self._real) < self._ready_blocks
         return self._closed or (wanted and not self._asking)
+
+    def _have_real(self, first: int, end: int) -> None:
+        """The blocks of a range are real when this returns, whoever else is at them."""
+        for block in range(first, end):
+            with self._condition:
+                while block in self._making:
+                    self._condition.wait()
+                if block not in self._promised:
+                    continue
+                self._promised.remove(block)
+                self._making.add(block)
+            try:
+                self._make_real(block)
+            finally:
+                with self._condition:
+                    self._making.remove(block)
+                    self._condition.notify_all()
+
+    def _make_real(self, block: int) -> None:
+        address = self._address + block * self.block_bytes
+        if self.pages is Pages.COLLAPSED and not _collapse(address) and not self._in_pieces:
+            self._in_pieces = True
+            _log.warning(
+                "dram: the machine's memory is too fragmented for huge pages; some units lie in small ones, "
+                "which are slower to load to. To have them for sure, %s",
+                _reserve(self.size_bytes),
+            )
+        _libc.madvise(address, self.block_bytes, _MADV_POPULATE_WRITE)
 
 
 def _close_all(*descriptors: int) -> None:
@@ -155,21 +206,51 @@ def _close_all(*descriptors: int) -> None:
         os.close(descriptor)
 
 
-def _make(size_bytes: int, huge: bool) -> tuple[int, mmap.mmap, bool]:
+def _make(size_bytes: int, huge: bool) -> tuple[int, "ctypes.Array[ctypes.c_char]", Pages]:
+    """A memfd, mapped writable, of the best pages that can be had."""
     if huge and _free_huge_bytes() >= size_bytes:
-        fd = os.memfd_create("firsttoken", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
         try:
-            os.ftruncate(fd, size_bytes)
-            return fd, mmap.mmap(fd, size_bytes), True
+            fd, memory = _make_of(size_bytes, os.MFD_HUGETLB | os.MFD_HUGE_2MB)
         except OSError:  # somebody else took them first
-            os.close(fd)
-    fd = os.memfd_create("firsttoken", os.MFD_CLOEXEC)
+            pass
+        else:
+            _log.info("dram: %s bytes in %s", f"{size_bytes:,}", Pages.RESERVED.value)
+            return fd, memory, Pages.RESERVED
+    fd, memory = _make_of(size_bytes, 0)
+    if not huge:
+        return fd, memory, Pages.SMALL
+    if _collapse(ctypes.addressof(memory)):
+        _log.info("dram: %s bytes in %s", f"{size_bytes:,}", Pages.COLLAPSED.value)
+        return fd, memory, Pages.COLLAPSED
+    _log.warning(
+        "dram: %s bytes in %s, which are slower to load to: this kernel makes no huge ones for shared memory "
+        "(Linux 6.1 and later do). To have them, %s",
+        f"{size_bytes:,}", Pages.SMALL.value, _reserve(size_bytes),
+    )  # fmt: skip
+    return fd, memory, Pages.SMALL
+
+
+def _make_of(size_bytes: int, flags: int) -> tuple[int, "ctypes.Array[ctypes.c_char]"]:
+    fd = os.memfd_create("firsttoken", os.MFD_CLOEXEC | flags)
     try:
         os.ftruncate(fd, size_bytes)
-        return fd, mmap.mmap(fd, size_bytes), False
+        return fd, map_runs(fd, [Run(0, size_bytes)], mmap.PROT_READ | mmap.PROT_WRITE)
     except BaseException:
         os.close(fd)
         raise
+
+
+def _collapse(address: int) -> bool:
+    """Make one huge page, real, of raw memory at a multiple of its size; whether the kernel could.
+
+    It puts together what is there, so something must be: one small page.
+    """
+    _libc.madvise(address, mmap.PAGESIZE, _MADV_POPULATE_WRITE)
+    return not _libc.madvise(address, HUGE_PAGE_BYTES, _MADV_COLLAPSE)
+
+
+def _reserve(size_bytes: int) -> str:
+    return f"reserve them when the machine starts: sysctl vm.nr_hugepages={-(-size_bytes // HUGE_PAGE_BYTES)}"
 
 
 def _free_huge_bytes() -> int:
@@ -191,14 +272,15 @@ def _runs(blocks: Sequence[int], block_bytes: int) -> tuple[Run, ...]:
     return tuple(Run(first * block_bytes, (end - first) * block_bytes) for first, end in runs)
 
 
-def map_runs(fd: int, runs: Sequence[Run]) -> "ctypes.Array[ctypes.c_char]":
+def map_runs(fd: int, runs: Sequence[Run], protection: int = mmap.PROT_READ) -> "ctypes.Array[ctypes.c_char]":
     """The runs of a pool in one row, readable, for whoever holds the pool's descriptor.
 
-    The result is a buffer; its memory is unmapped when nothing refers to it any more. Writing to it is a fault.
+    The result is a buffer; its memory is unmapped when nothing refers to it any more. Writing to it is a fault, unless
+    `protection` says otherwise.
     """
     total = sum(run.size_bytes for run in runs)
     reserved = total + HUGE_PAGE_BYTES  # huge pages must lie at multiples of their size
-    protection, flags = mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED
+    flags = mmap.MAP_SHARED | _MAP_FIXED
     room = _mmap(None, reserved, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
     try:
         start = at = -(-room // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
@@ -209,7 +291,7 @@ def map_runs(fd: int, runs: Sequence[Run]) -> "ctypes.Array[ctypes.c_char]":
     except BaseException:
         _libc.munmap(room, reserved)
         raise
-    weakref.finalize(memory, _libc.munmap, room, reserved)
+    weakref.finalize(memory, _libc.munmap, room, reserved).atexit = False  # threads may still be at it
     return memory
 
 
