@@ -22,6 +22,8 @@ class Sampler:
         self._sampling = sampling
         self._counts = Counter(generated)
         self._prompt = frozenset(prompt) if sampling.repetition_penalty != 1.0 else frozenset()
+        self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.int64)
+        self._biases = torch.tensor([bias for _, bias in sampling.logit_bias], dtype=torch.float32)
 
     @property
     def greedy(self) -> bool:
@@ -48,13 +50,14 @@ class Sampler:
         """Bias, then the penalties: repetition's of prompt and answer (as transformers has it), the others' of the answer."""
         sampling = self._sampling
         changed = logits.clone()
-        for token, bias in sampling.logit_bias:
-            if token < len(changed):
-                changed[token] += bias
+        if len(self._biased):
+            known = self._biased < len(changed)
+            changed.index_add_(0, self._biased[known], self._biases[known])
         seen = torch.tensor(list(self._prompt | self._counts.keys()), dtype=torch.int64)
         if sampling.repetition_penalty != 1.0 and len(seen):
             scores, penalty = changed[seen], sampling.repetition_penalty
-            changed[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+            penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
+            changed[seen] = torch.nan_to_num(penalised)  # a penalty near 0 overflows
         if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
             tokens = torch.tensor(list(self._counts))
             counts = torch.tensor([float(count) for count in self._counts.values()])
@@ -76,7 +79,7 @@ class Sampler:
         cumulative = weights.cumsum(0)
         point = uniform(sampling.seed, position) * float(cumulative[-1])
         index = min(int(torch.searchsorted(cumulative, point, right=True)), len(cumulative) - 1)
-        while weights[index] == 0.0:  # rounding brought us past the last that may be drawn
+        while index and weights[index] == 0.0:  # rounding brought us past the last that may be drawn
             index -= 1
         return index if tokens is None else int(tokens[index])
 

@@ -12,6 +12,7 @@ from typing import Any
 from cluster.messages import Sampling, Submit
 from serving.catalog import ServedModel
 from serving.errors import RequestError, TimedOut
+from serving.logprobs import Entry, InStep, chat_json, completion_json
 from serving.metrics import Metrics
 from serving.router import Router
 from serving.text import StopStrings
@@ -37,6 +38,10 @@ class Ask:
     def chat(self) -> bool:
         return self.kind == "chat.completion"
 
+    def logprobs(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """A choice's log probabilities in the shape of this kind of request."""
+        return (chat_json if self.chat else completion_json)(entries, self.model.text)
+
 
 def ask(
     kind: str,
@@ -61,12 +66,16 @@ def ask(
 
 @dataclass(frozen=True)
 class Delta:
-    """What one step adds to a choice: text, maybe empty, and tokens; `finish` with the last."""
+    """What one step adds to a choice: text, maybe empty, and tokens; `finish` with the last.
+
+    `logprobs` belong to the text: they may be of tokens that came before. None if they were not asked for.
+    """
 
     choice: int
     text: str
     tokens: tuple[int, ...]
     finish: str | None = None
+    logprobs: tuple[Entry, ...] | None = None
 
 
 class Answerer:
@@ -79,15 +88,19 @@ class Answerer:
         """The complete answer."""
         texts = ["" for _ in request.submits]
         tokens: list[list[int]] = [[] for _ in request.submits]
+        entries: list[list[Entry]] = [[] for _ in request.submits]
         finishes: list[str | None] = [None for _ in request.submits]
         async with aclosing(self._deltas(request)) as deltas:
             async for delta in deltas:
                 texts[delta.choice] += delta.text
                 tokens[delta.choice] += delta.tokens
+                entries[delta.choice] += delta.logprobs or ()
                 finishes[delta.choice] = delta.finish or finishes[delta.choice]
         choices = []
-        for index, (text, ids, finish) in enumerate(zip(texts, tokens, finishes, strict=True)):
-            choice: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": None}
+        for index, submit in enumerate(request.submits):
+            text, ids, finish = texts[index], tokens[index], finishes[index]
+            logprobs = None if submit.sampling.logprobs is None else request.logprobs(entries[index])
+            choice: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": logprobs}
             if request.chat:
                 choice["message"] = {"role": "assistant", "content": text, "refusal": None}
             else:
@@ -167,16 +180,23 @@ class Answerer:
         self._metrics.prompt_tokens.labels(request.model.name).inc(submit.prompt_tokens)
         decoder = request.model.text.decoder(submit.tokens) if request.model.text is not None else None
         stops = StopStrings(request.stops)
+        in_step = InStep() if submit.sampling.logprobs is not None else None
         async with aclosing(self._router.generate(request.model, submit, request.arrived_s)) as events:
             async for event in events:
-                text = "".join(decoder.push(token) for token in event.tokens) if decoder is not None else ""
-                shown = stops.push(text)
-                if stops.hit:
-                    yield Delta(index, shown, event.tokens, "stop")
-                    return
-                if event.finish is not None:
+                texts = [decoder.push(token) if decoder is not None else "" for token in event.tokens]
+                shown = stops.push("".join(texts))
+                finish = "stop" if stops.hit else event.finish
+                if finish is not None:
                     shown += stops.flush()
-                yield Delta(index, shown, event.tokens, event.finish)
+                entries: tuple[Entry, ...] | None = None
+                if in_step is not None:
+                    for token, logprobs, text in zip(event.tokens, event.logprobs, texts, strict=True):
+                        in_step.push(token, logprobs, text)
+                    ended = finish is not None and not stops.hit
+                    entries = in_step.show(shown, all_of_them=ended or decoder is None)
+                yield Delta(index, shown, event.tokens, finish, entries)
+                if stops.hit:
+                    return
 
 
 async def _with_heartbeats(deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delta | None]:
@@ -212,7 +232,8 @@ def _head(request: Ask, kind: str) -> dict[str, Any]:
 
 
 def _chunk(request: Ask, delta: Delta, role: bool = False) -> dict[str, Any]:
-    choice: dict[str, Any] = {"index": delta.choice, "finish_reason": delta.finish, "logprobs": None}
+    logprobs = request.logprobs(delta.logprobs) if delta.logprobs else None
+    choice: dict[str, Any] = {"index": delta.choice, "finish_reason": delta.finish, "logprobs": logprobs}
     if request.chat:
         choice["delta"] = (
             {"role": "assistant", "content": ""} if role else {"content": delta.text} if delta.text else {}

@@ -87,6 +87,9 @@ class Api:
         arrived_s: float,
         prompt_field: str,
     ) -> Response:
+        vocabulary = _vocabulary(model)
+        if any(token >= vocabulary for token in body.logit_bias):
+            raise BadRequest(f"logit_bias has tokens outside of the model's vocabulary of {vocabulary}", "logit_bias")
         limits = [self._limit(model, prompt, wanted, prompt_field) for prompt in prompts]
         for prompt, limit in zip(prompts, limits, strict=True):
             self._router.check(model, len(prompt), limit)
@@ -110,7 +113,7 @@ class Api:
             tokens = model.text.encode(prompt)
         else:
             tokens = prompt
-            vocabulary = int(model.checkpoint.config["vocab_size"])
+            vocabulary = _vocabulary(model)
             if any(not 0 <= token < vocabulary for token in tokens):
                 raise BadRequest(f"prompt has tokens outside of the model's vocabulary of {vocabulary}", "prompt")
         if not tokens:
@@ -200,6 +203,10 @@ async def _unless_left(work: Coroutine[Any, Any, Any], request: Request) -> Any:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _vocabulary(model: ServedModel) -> int:
+    return int(model.checkpoint.config["vocab_size"])
 
 
 def _model_json(name: str) -> dict[str, Any]:

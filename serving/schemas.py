@@ -4,17 +4,20 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from cluster.messages import Sampling
 
 Stop = Annotated[list[str], Field(max_length=16)]
+LogitBias = Annotated[
+    dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100.0, le=100.0)]], Field(max_length=300)
+]
 _CHAT_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
-    "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},), "audio": (),
+    "audio": (),
 }  # fmt: skip
 _COMPLETION_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "suffix": ("",), "echo": (False,), "logprobs": (), "logit_bias": ({},), "best_of": (1,),
+    "suffix": ("",), "echo": (False,), "best_of": (1,),
 }  # fmt: skip
 """Fields that we do not support, each with the values that ask for nothing."""
 
@@ -34,12 +37,15 @@ class GenerationRequest(BaseModel):
     temperature: float = Field(1.0, ge=0.0, le=2.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0: all tokens")
+    min_p: float = Field(0.0, ge=0.0, le=1.0, description="least probability, as a part of the likeliest token's")
     n: int = Field(1, ge=1, le=16)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     max_tokens: int | None = Field(None, ge=1)
     stop: Stop = Field(default_factory=list)
     presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    repetition_penalty: float = Field(1.0, gt=0.0, le=2.0, description="of tokens in prompt and answer; 1: none")
+    logit_bias: LogitBias = Field(default_factory=dict, description="by token, added to its logit")
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = Field(False, description="also give each choice's tokens, as token_ids")
@@ -52,13 +58,23 @@ class GenerationRequest(BaseModel):
             return []
         return [value] if isinstance(value, str) else value
 
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
     @field_validator(
-        "temperature", "top_p", "top_k", "n", "max_tokens", "presence_penalty", "frequency_penalty", "stream",
-        "return_token_ids", mode="before",
+        "temperature", "top_p", "top_k", "min_p", "n", "max_tokens", "presence_penalty", "frequency_penalty",
+        "repetition_penalty", "stream", "return_token_ids", mode="before",
     )  # fmt: skip
     @classmethod
     def _null_is_default(cls, value: Any, info: Any) -> Any:
         return cls.model_fields[info.field_name].default if value is None else value
+
+    @property
+    def likeliest_told(self) -> int | None:
+        """How many of the likeliest tokens to tell with each token's log probability; None: tell none at all."""
+        return None
 
     def samplings(self) -> list[Sampling]:
         """How each of the n choices is drawn; a request without a seed gets one."""
@@ -71,6 +87,10 @@ class GenerationRequest(BaseModel):
                 seed=seed + index,
                 presence_penalty=self.presence_penalty,
                 frequency_penalty=self.frequency_penalty,
+                repetition_penalty=self.repetition_penalty,
+                min_p=self.min_p,
+                logit_bias=tuple(self.logit_bias.items()),
+                logprobs=self.likeliest_told,
             )
             for index in range(self.n)
         ]
@@ -111,11 +131,29 @@ class ChatRequest(GenerationRequest):
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = Field(False, strict=True)
+    top_logprobs: int | None = Field(None, ge=0, le=20, strict=True)
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _null_is_false(cls, value: Any) -> Any:
+        return False if value is None else value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs", True):
+            raise ValueError("needs logprobs: true")
+        return value
 
     @model_validator(mode="before")
     @classmethod
     def _supported(cls, data: Any) -> Any:
         return _refuse_used(data, _CHAT_UNSUPPORTED)
+
+    @property
+    def likeliest_told(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(GenerationRequest):
@@ -123,11 +161,16 @@ class CompletionRequest(GenerationRequest):
 
     prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: int | None = Field(16, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=5, strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _supported(cls, data: Any) -> Any:
         return _refuse_used(data, _COMPLETION_UNSUPPORTED)
+
+    @property
+    def likeliest_told(self) -> int | None:
+        return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts asked for, each a text or tokens; at least one, if only an empty one."""

@@ -2,13 +2,42 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jinja2.exceptions import TemplateError
 from tokenizers.decoders import DecodeStream
 
 from serving.errors import BadRequest
+
+_BEFORE = "a"
+"""Stands before a token that is decoded by itself: some decoders drop the space at the start of a text."""
+_PLAIN_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTE_OF_LETTER = {chr(byte): byte for byte in _PLAIN_BYTES} | {
+    chr(256 + index): byte for index, byte in enumerate(byte for byte in range(256) if byte not in _PLAIN_BYTES)
+}
+"""The letters in which byte-level vocabularies are written."""
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """A token by itself: how it is called, and its bytes in an answer's text, None if it is never part of one.
+
+    Bytes that are no whole character are called by their numbers, as in \\xf0\\x9f.
+    """
+
+    text: str
+    data: bytes | None
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        return cls(data.decode("utf-8", "backslashreplace"), data)
+
+    @classmethod
+    def unnamed(cls, token: int) -> Self:
+        """A token that no tokenizer knows."""
+        return cls(f"token_id:{token}", None)
 
 
 class ModelText:
@@ -21,6 +50,8 @@ class ModelText:
             for name, data in files.items():
                 Path(folder, name).write_bytes(data)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        self._added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
+        self._token_texts: dict[int, TokenText] = {}
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, with what the tokenizer adds at its start."""
@@ -39,6 +70,36 @@ class ModelText:
     def decoder(self, prompt: Sequence[int]) -> "TokenDecoder":
         """A fresh decoder for one answer to `prompt`; some tokenizers write a word's first space only after another."""
         return TokenDecoder(self._tokenizer.backend_tokenizer, prompt)
+
+    def token(self, token: int) -> TokenText:
+        """What `token` is by itself, within a text."""
+        known = self._token_texts.get(token)
+        if known is None:
+            known = self._token_texts[token] = self._token(token)
+        return known
+
+    def _token(self, token: int) -> TokenText:
+        tokenizer = self._tokenizer.backend_tokenizer
+        written = tokenizer.id_to_token(token)
+        if written is None:
+            return TokenText.unnamed(token)
+        if token in self._added and self._added[token].special:
+            return TokenText(written, None)
+        return TokenText.of(_bytes_of(written, tokenizer.decoder))
+
+
+def _bytes_of(written: str, decoder: Any) -> bytes:
+    """The bytes of a token as the vocabulary writes it; a part of a character is found where it is spelled in bytes."""
+    if decoder is None:
+        return written.encode()
+    text = str(decoder.decode([_BEFORE, written])).removeprefix(_BEFORE)
+    if "\ufffd" not in text:
+        return text.encode()
+    if len(written) == 6 and written.startswith("<0x") and written.endswith(">"):
+        return bytes.fromhex(written[3:5])
+    if all(letter in _BYTE_OF_LETTER for letter in written):
+        return bytes(_BYTE_OF_LETTER[letter] for letter in written)
+    return text.encode()
 
 
 class TokenDecoder:

@@ -18,6 +18,9 @@ MaxTokens = Annotated[int | None, typer.Option(min=1, help="Stop after that many
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="Draw from that many likeliest tokens.")]
+MinP = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="Least probability, as a part of the likeliest token's.")
+]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")]
 Model = Annotated[str, typer.Argument(help="Name of a published model; see `firsttoken models`.", show_default=False)]
@@ -103,6 +106,7 @@ def generate(
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
+    min_p: MinP = None,
     seed: Seed = None,
     stop: Stop = None,
     as_json: AsJson = False,
@@ -115,7 +119,7 @@ def generate(
     from firsttoken.client import Sampling
 
     settings = load(config)
-    sampling = Sampling(max_tokens, temperature, top_p, top_k, seed, tuple(stop) if stop else None)
+    sampling = Sampling(max_tokens, temperature, top_p, top_k, min_p, seed, tuple(stop) if stop else None)
 
     def ask(frontend: "Frontend") -> "AsyncIterator[Piece]":
         return frontend.complete(model, prompt, sampling)
@@ -135,6 +139,7 @@ def chat(
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
+    min_p: MinP = None,
     seed: Seed = None,
     stop: Stop = None,
     config: Config = None,
@@ -146,7 +151,7 @@ def chat(
     from firsttoken.client import Sampling
 
     settings = load(config)
-    sampling = Sampling(max_tokens, temperature, top_p, top_k, seed, tuple(stop) if stop else None)
+    sampling = Sampling(max_tokens, temperature, top_p, top_k, min_p, seed, tuple(stop) if stop else None)
     conversation = [{"role": "system", "content": system}] if system else []
     if message is not None:
         conversation.append({"role": "user", "content": message})

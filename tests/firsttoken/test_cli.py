@@ -142,10 +142,12 @@ def test_status_shows_nodes_and_replicas(run: Run, requests: list[dict[str, Any]
 
 
 def test_generate_streams_the_text_and_nothing_else(run: Run, requests: list[dict[str, Any]]) -> None:
-    sampling = ["--max-tokens=5", "--temperature=0", "--top-p=0.5", "--top-k=3", "--seed=7", "--stop=a", "--stop=b"]
+    sampling = ["--max-tokens=5", "--temperature=0", "--top-p=0.5", "--top-k=3", "--min-p=0.1", "--seed=7"]
+    sampling += ["--stop=a", "--stop=b"]
     result = run("generate", "tiny", "Hi", *sampling)
     assert (result.returncode, result.stdout, result.stderr) == (0, "Hello there\n", "")
-    expected = {"max_tokens": 5, "temperature": 0, "top_p": 0.5, "top_k": 3, "seed": 7, "stop": ["a", "b"]}
+    expected = {"max_tokens": 5, "temperature": 0, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "seed": 7}
+    expected["stop"] = ["a", "b"]
     assert requests[0].items() >= {"model": "tiny", "prompt": "Hi", "stream": True, **expected}.items()
 
 

@@ -89,7 +89,8 @@ def test_an_unknown_model_is_404(api: openai.OpenAI) -> None:
     [
         ("temperature", 3), ("temperature", "warm"), ("top_p", 0), ("top_k", -1), ("max_tokens", 0), ("n", 0), ("n", 99),
         ("presence_penalty", -3), ("frequency_penalty", 2.5), ("stop", 5), ("seed", "x"), ("messages", []),
-        ("messages", [{"role": "user"}]), ("tools", [{"type": "function"}]), ("logprobs", True),
+        ("messages", [{"role": "user"}]), ("tools", [{"type": "function"}]), ("logprobs", 5), ("top_logprobs", 3),
+        ("logit_bias", {"word": 1}), ("logit_bias", {"5": 101}), ("min_p", 1.5), ("repetition_penalty", 0),
     ],
 )  # fmt: skip
 def test_a_bad_parameter_is_400_and_named(frontend: str, smollm2: Checkpoint, field: str, value: object) -> None:

@@ -102,6 +102,39 @@ def test_a_stream_goes_on_when_a_stage_dies_or_hangs(
     assert 'firsttoken_replays_total{model="tiny"}' in httpx.get(f"{cluster.url}/metrics").text
 
 
+def test_what_changes_the_odds_goes_on_as_if_nothing_had_happened(cluster: RealCluster, endless: str) -> None:
+    """What was generated before a stage died is penalised as before, the prompt too, and no log probability is lost."""
+    asked = {
+        "model": endless, "prompt": PROMPT * 20, "max_tokens": 120, "temperature": 1.0, "seed": 3, "logprobs": 2,
+        "presence_penalty": 1.0, "frequency_penalty": 0.3, "repetition_penalty": 1.4, "min_p": 0.001,
+        "logit_bias": {"6": 4, "9": -100},
+    }  # fmt: skip
+    replays = replays_of(cluster.url, endless)
+    (undisturbed,) = completion(cluster.url, **asked)["choices"]
+    assert replays_of(cluster.url, endless) == replays
+    tokens: list[int] = []
+    told: list[float] = []
+    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S) as client:
+        extensions = {name: asked.pop(name) for name in ("repetition_penalty", "min_p")} | {"return_token_ids": True}
+        for chunk in client.completions.create(stream=True, **asked, extra_body=extensions):
+            (choice,) = chunk.choices
+            tokens += choice.model_extra["token_ids"]
+            told += choice.logprobs.token_logprobs
+            assert choice.logprobs.tokens == [f"token_id:{token}" for token in choice.model_extra["token_ids"]]
+            if len(tokens) == 20:
+                max(stage_processes(cluster), key=lambda process: sum(process.cpu_times()[:2])).kill()
+    assert replays_of(cluster.url, endless) == replays + 1
+    assert tokens == undisturbed["token_ids"]
+    assert told == pytest.approx(undisturbed["logprobs"]["token_logprobs"], abs=1e-4)
+    assert len(told) == 120
+
+
+def replays_of(url: str, model: str) -> float:
+    lines = httpx.get(f"{url}/metrics", timeout=DEADLINE_S).text.splitlines()
+    counted = [line for line in lines if line.startswith(f'firsttoken_replays_total{{model="{model}"}}')]
+    return float(counted[0].rpartition(" ")[2]) if counted else 0.0
+
+
 @pytest.fixture(scope="module")
 def endless(store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that never ends by itself and has a long context."""

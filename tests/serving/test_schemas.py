@@ -1,5 +1,6 @@
 """What requests may say: every limit, every default, and every field that is refused by name."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,12 +30,15 @@ _WITHIN = {
     "temperature": [0, 0.7, 2],
     "top_p": [1e-9, 0.5, 1],
     "top_k": [0, 1, 10**6],
+    "min_p": [0, 0.05, 1],
     "n": [1, 16],
     "seed": [-(2**63), 0, 2**63 - 1],
     "max_tokens": [1, 10**9],
     "stop": [[], ["x"], ["x"] * 16, "x"],
     "presence_penalty": [-2, 0, 2],
     "frequency_penalty": [-2, 0, 2],
+    "repetition_penalty": [1e-300, 1, 2],
+    "logit_bias": [{}, {"0": -100, "50256": 100}, {str(token): 0.5 for token in range(300)}],
     "stream": [True, False],
     "stream_options": [{"include_usage": True}, {}],
     "user": ["someone"],
@@ -44,12 +48,28 @@ _BEYOND = {
     "temperature": [-0.01, 2.01, "hot", float("nan"), float("inf")],
     "top_p": [0, -1, 1.01, float("nan")],
     "top_k": [-1, 0.5],
+    "min_p": [-0.01, 1.01, float("nan"), "little"],
     "n": [0, -1, 17, 1.5],
     "seed": [-(2**63) - 1, 2**63, "x", 0.5],
     "max_tokens": [0, -1, 1.5],
     "stop": [["x"] * 17, 5, [5], {"x": 1}],
     "presence_penalty": [-2.01, 2.01, "much"],
     "frequency_penalty": [-2.01, 2.01, "much"],
+    "repetition_penalty": [0, -1, 2.01, float("nan"), "much"],
+    "logit_bias": [
+        {"5": 100.1},
+        {"5": -100.1},
+        {"5": float("nan")},
+        {"5": None},
+        {"5": "much"},
+        {"-1": 1},
+        {"a": 1},
+        {"": 1},
+        {"1.5": 1},
+        [[5, 1]],
+        "5",
+        {str(token): 1 for token in range(301)},
+    ],
     "stream": ["perhaps", 2],
     "stream_options": [True, "include_usage"],
 }
@@ -84,7 +104,7 @@ def test_a_model_must_be_named(kind: str) -> None:
 def test_null_is_the_same_as_nothing(kind: str) -> None:
     optional = [
         "temperature", "top_p", "top_k", "n", "seed", "max_tokens", "stop", "presence_penalty", "frequency_penalty",
-        "stream", "stream_options", "return_token_ids", "user", "logprobs", "logit_bias",
+        "stream", "stream_options", "return_token_ids", "user", "logprobs", "logit_bias", "min_p", "repetition_penalty",
     ]  # fmt: skip
     assert _request(kind, **dict.fromkeys(optional)) == _request(kind)
 
@@ -112,24 +132,20 @@ _CHAT_REFUSED = {
     "functions": [[{"name": "f"}]],
     "tool_choice": ["required", {"type": "function"}],
     "response_format": [{"type": "json_object"}, {"type": "json_schema"}],
-    "logprobs": [True],
-    "top_logprobs": [1, 5],
-    "logit_bias": [{"50256": -100}],
     "audio": [{"voice": "alloy"}],
 }
 _CHAT_NEUTRAL = {
     "tools": [[], None], "functions": [[]], "tool_choice": ["none", "auto"], "response_format": [{"type": "text"}],
-    "logprobs": [False], "top_logprobs": [0], "logit_bias": [{}], "audio": [None],
+    "logprobs": [False], "audio": [None],
 }  # fmt: skip
 _COMPLETION_REFUSED = {
-    "suffix": ["end"], "echo": [True], "logprobs": [0, 1, 5], "logit_bias": [{"50256": -100}], "best_of": [2],
+    "suffix": ["end"], "echo": [True], "best_of": [2],
 }  # fmt: skip
-_COMPLETION_NEUTRAL = {"suffix": ["", None], "echo": [False], "logprobs": [None], "logit_bias": [{}], "best_of": [1]}
+_COMPLETION_NEUTRAL = {"suffix": ["", None], "echo": [False], "logprobs": [None], "best_of": [1]}
 
 
 @pytest.mark.parametrize(("field", "value"), _pairs(_CHAT_REFUSED))
 def test_what_a_chat_cannot_do_is_refused_by_name(field: str, value: Any) -> None:
-    """`logprobs: true` and `top_logprobs: 1` were once taken for "nothing asked", being equal to 1."""
     with pytest.raises(ValidationError, match=f"{field} is not supported"):
         _chat(**{field: value})
 
@@ -212,3 +228,49 @@ def test_every_seed_fits_the_wire(seed: int) -> None:
     for sampling in _chat(n=16, seed=seed).samplings():
         submit = Submit("r", (1,), 1, 1, (), sampling)
         assert unpack(pack(submit)) == submit
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, None), ({"top_logprobs": 0}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": None}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)  # fmt: skip
+def test_a_chat_says_with_two_fields_how_many_likely_tokens_it_wants_to_know(fields: Any, told: int | None) -> None:
+    assert _chat(**fields).samplings()[0].logprobs == told
+
+
+@pytest.mark.parametrize("told", [None, 0, 5])
+def test_a_completion_says_with_one_how_many_likely_tokens_it_wants_to_know(told: int | None) -> None:
+    assert _completion(logprobs=told).samplings()[0].logprobs == told
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("logprobs", {"logprobs": 1}), ("logprobs", {"logprobs": "true"}),
+        ("top_logprobs", {"top_logprobs": 1}), ("top_logprobs", {"top_logprobs": 1, "logprobs": False}),
+        ("top_logprobs", {"logprobs": True, "top_logprobs": 21}), ("top_logprobs", {"logprobs": True, "top_logprobs": -1}),
+        ("top_logprobs", {"logprobs": True, "top_logprobs": True}),
+    ],
+)  # fmt: skip
+def test_log_probabilities_of_a_chat_are_asked_for_in_its_own_way(field: str, fields: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        _chat(**fields)
+    assert {error["loc"] for error in refused.value.errors()} == {(field,)}
+
+
+@pytest.mark.parametrize("value", [-1, 6, True, "5"])
+def test_log_probabilities_of_a_completion_are_asked_for_in_its_own_way(value: Any) -> None:
+    with pytest.raises(ValidationError, match="logprobs"):
+        _completion(logprobs=value)
+
+
+@_BOTH
+def test_what_changes_the_odds_reaches_the_engine(kind: str) -> None:
+    request = _request(kind, n=2, seed=1, min_p=0.1, repetition_penalty=1.2, logit_bias={"7": -100, "0": 2.5})
+    changed = Sampling(seed=1, min_p=0.1, repetition_penalty=1.2, logit_bias=((7, -100.0), (0, 2.5)))
+    assert request.samplings() == [changed, replace(changed, seed=2)]
+    submit = Submit("r", (1,), 1, 1, (), changed)
+    assert unpack(pack(submit)) == submit

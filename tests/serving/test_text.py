@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from serving.errors import BadRequest
-from serving.text import ModelText, StopStrings
+from serving.text import ModelText, StopStrings, TokenText
 
 _FEW_LETTERS = st.text("abc", max_size=12)
 _STOPS = st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=4)
@@ -129,6 +129,37 @@ def test_answers_are_decoded_side_by_side(text: ModelText) -> None:
     one, other = text.decoder(()), text.decoder(())
     first, second = text.encode("é")
     assert [one.push(first), other.push(first), one.push(second), other.push(second)] == ["", "", "é", "é"]
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20))
+def test_the_bytes_of_a_texts_tokens_are_the_texts(text: ModelText, written: str) -> None:
+    assert b"".join(text.token(token).data or b"" for token in text.encode(written)) == written.encode()
+
+
+def test_a_token_by_itself(text: ModelText) -> None:
+    (letter,), (first, second) = text.encode("b"), text.encode("é")
+    assert [text.token(token) for token in (letter, first, second)] == [
+        TokenText("b", b"b"), TokenText("\\xc3", b"\xc3"), TokenText("\\xa9", b"\xa9"),
+    ]  # fmt: skip
+    assert text.token(256) == TokenText("<end>", None)
+    assert text.token(99999) == TokenText("token_id:99999", None)
+
+
+def test_a_token_of_a_vocabulary_with_marked_spaces_and_spelled_bytes(tmp_path: Path) -> None:
+    """Llama's first tokenizers: at the start of a text the space of its first word is dropped, within one it is not."""
+    vocabulary = {"<unk>": 0, "▁Paris": 1, "is": 2, "<0xF0>": 3, "▁": 4, "\ufffd": 5, "<0x41>": 6}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    files = {
+        "tokenizer.json": (tmp_path / "tokenizer.json").read_bytes(),
+        "tokenizer_config.json": json.dumps(config).encode(),
+    }
+    text = ModelText(files)
+    assert [text.token(token).data for token in range(1, 7)] == [b" Paris", b"is", b"\xf0", b" ", b"\xef\xbf\xbd", b"A"]
 
 
 def test_a_conversation_goes_through_the_models_own_template(text: ModelText) -> None:
