@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 export FIRSTTOKEN_HOME := $(CURDIR)/.firsttoken
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench clean
+.PHONY: help demo up lab test check bench clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -15,6 +15,9 @@ demo: $(INSTALLED) ## see a cold and a warm call of a small model, on a platform
 
 up: $(INSTALLED) ## start everything on this machine and keep it up until Ctrl-C
 	@$(BIN)/firsttoken up
+
+lab: $(INSTALLED) ## as root: a cluster of network namespaces, each node behind a card of 200 Mbit/s, until Ctrl-C
+	@$(BIN)/python -m infra.lab
 
 test: $(INSTALLED) ## run all tests
 	env -u FIRSTTOKEN_HOME $(BIN)/python -m pytest
