@@ -11,8 +11,8 @@ import torch
 from benchmarks.footprint import memfd_bytes
 from benchmarks.loading_worker import Job, Load
 from cluster.messages import UnitHere
-from cluster.stage import tensors_of
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
+from storage_tiers.device import tensors_of
 from storage_tiers.dram import DramTier
 from storage_tiers.memory import BLOCK_BYTES, map_runs, populate
 from storage_tiers.remote import ModelStore, ObjectStore
@@ -39,7 +39,7 @@ class Attachment:
 
     def __init__(self, here: UnitHere, fd: int) -> None:
         self._memory = map_runs(fd, here.runs)
-        self.tensors: dict[str, torch.Tensor] = tensors_of(here.unit, self._memory)
+        self.tensors: dict[str, torch.Tensor] = tensors_in(here.unit, self._memory)
 
     def populate(self) -> None:
         """Have its pages in this process's page tables."""
@@ -48,7 +48,7 @@ class Attachment:
 
 def tensors_in(unit: UnitIndex, buffer: Any) -> dict[str, torch.Tensor]:
     """A unit's tensors as views of any buffer that begins with its bytes."""
-    return tensors_of(unit, buffer)
+    return tensors_of(unit, torch.frombuffer(buffer, dtype=torch.uint8))
 
 
 class Tiers:

@@ -68,7 +68,7 @@ class NodeAgent(WorkerPlugin):
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.time)
         self._peers = Peers(dram, ssd, config.host, config.use_peers)
-        self._pool = StagePool(config.pool_size, config.host, config.threads)
+        self._pool = StagePool(config.pool_size, config.host, config.threads, config.device)
         self._rendezvous = Rendezvous(config.host)
         self._stages: dict[str, LocalStage] = {}
         self._phases: dict[str, list[Phase]] = {}
@@ -145,7 +145,7 @@ class NodeAgent(WorkerPlugin):
         try:
             async with asyncio.timeout(order.timeout_s):
                 loads = [self._load(order, unit, Priority.COLD_START) for unit in order.units]
-                stage.expect(loads)
+                stage.expect(loads, self._tiers.give_up)
                 process = await self._pool.take()
                 phases.append(Phase("take process", self._config.name, started_s, time.time()))
                 secret = secrets.token_hex(16)
@@ -201,7 +201,7 @@ class NodeAgent(WorkerPlugin):
         stage = self._stages.get(group)
         if stage is None:
             return
-        await stage.end(self._tiers.give_up)
+        await stage.end()
         self._stages.pop(group, None)
         self._changed.set()
 

@@ -4,6 +4,7 @@ A step is a row of tokens (1, T, ...) of several requests; which token attends t
 padding is computed and no mask is made by the model.
 """
 
+import importlib
 from typing import Any
 
 import torch
@@ -15,13 +16,15 @@ from cluster.kv import Decode, Prefill, StepPlan
 
 NAME = "firsttoken"
 """The implementation's name in a transformers configuration."""
+_ADAPTERS = {"falcon": "cluster.falcon"}
 _UNKNOWN = ("s_aux", "position_bias", "alibi")
 
 
 class Attention:
-    """What the attention modules of a stage share: the plan of the step under way."""
+    """What the attention modules of a stage share: its first layer's number and the plan of the step under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_layer: int) -> None:
+        self.first_layer = first_layer
         self.plan: StepPlan | None = None
 
     def attend(
@@ -156,7 +159,7 @@ class _Rule:
         return cached
 
 
-def _attention(
+def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -173,7 +176,14 @@ def _attention(
         raise StageFailed(f"{type(module).__name__} needs {', '.join(unknown)}, which is not supported")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     shared: Attention = module.firsttoken_attention  # type: ignore[assignment]
-    return shared.attend(module.layer_idx, query, key, value, scale, sliding_window, softcap), None  # type: ignore[arg-type]
+    layer = int(module.layer_idx) - shared.first_layer  # type: ignore[arg-type]
+    return shared.attend(layer, query, key, value, scale, sliding_window, softcap), None
 
 
-AttentionInterface.register(NAME, _attention)
+def adapt(family: str) -> None:
+    """Make a family that computes attention itself, past transformers' interface, use ours; nothing for the others."""
+    if family in _ADAPTERS:
+        importlib.import_module(_ADAPTERS[family])
+
+
+AttentionInterface.register(NAME, attend)

@@ -58,16 +58,19 @@ class Worker:
 
     @torch.inference_mode()
     def step(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor:
-        """Run this stage's layers on `x`, the segments' tokens (1, T) or hidden states (1, T, hidden)."""
-        self._model.turn_to(self._cache.plan(segments))
+        """Run this stage's layers on `x`, the segments' tokens (1, T) or hidden states (1, T, hidden) on any device."""
+        plan = self._cache.plan(segments)
+        self._model.turn_to(plan)
         report, self._report = self._report, None
         started_s = time.time()
         self._pulse.step(x.shape[1])
         try:
-            out = self._forward(x)
+            out = self._forward(x.to(plan.positions.device))
         finally:
             self._pulse.rest()
         if report is not None:
+            if out.is_cuda:
+                torch.cuda.synchronize(out.device)  # the first step is reported when it was computed, not when it began
             report(FIRST_STEP, started_s)
         return out
 

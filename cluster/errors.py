@@ -17,6 +17,10 @@ class Refused(ClusterError):
     """A node would not do what was asked: no memory, no process, or it is shutting down. Decide again."""
 
 
+class NoDevice(ClusterError):
+    """The device that a node was told to compute on is not on its machine."""
+
+
 class StageFailed(ClusterError):
     """A stage could not be formed or broke; the group is over."""
 

@@ -1,7 +1,8 @@
 """What travels between neighbouring stages of a group: a header, hidden states, and once per request its parameters.
 
 Over DeepSpeed's point-to-point calls. Sends are asynchronous; the tensors they read are kept until they are done.
-Headers and tokens are on the CPU whatever the hidden states are on.
+Headers and tokens are on the CPU whatever the hidden states are on. Over NCCL these follow in the order of the GPU's
+stream: neither sender nor receiver waits for them here.
 """
 
 from collections import deque
@@ -53,18 +54,30 @@ _HEAD = 3
 class Neighbours:
     """This stage's two neighbours in the ring: receive from the one before, send to the one after.
 
-    Every call raises RuntimeError when the other side is gone, at the latest after the group's timeout.
+    Hidden states travel from and to `device`. Every call raises RuntimeError when the other side is gone, at the latest
+    after the group's timeout.
     """
 
     KEPT_SENDS = 16
 
     def __init__(self, rank: int, degree: int, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._before, self._after = (rank - 1) % degree, (rank + 1) % degree
+        self._rank, self._before, self._after = rank, (rank - 1) % degree, (rank + 1) % degree
         self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
         self._sent: deque[tuple[Any, torch.Tensor]] = deque()
 
+    def connect(self) -> None:
+        """Open the lines that NCCL would else open with the first hidden states; all stages must do so."""
+        if self._device.type == "cpu":
+            return
+        even = self._rank % 2 == 0
+        for onward in (even, not even):  # every second line at once, then the others
+            if onward and self._after:
+                self._send(torch.zeros(1, device=self._device))
+            elif not onward and self._rank:
+                comm.recv(torch.empty(1, device=self._device), self._before)
+
     def send(self, header: Header, hidden: torch.Tensor | None = None, extra: bytes = b"") -> None:
-        """Pass a hop on; `hidden` is (1, T, hidden)."""
+        """Pass a hop on; `hidden` is (1, T, hidden), on any device."""
         fields = list(header.slots)
         for s in header.segments:
             fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room)
@@ -76,7 +89,7 @@ class Neighbours:
         if len(fields) > room:
             self._send(torch.tensor(fields[room:], dtype=torch.int64))
         if hidden is not None:
-            self._send(hidden.contiguous())
+            self._send(hidden.to(self._device).contiguous())
         if extra:
             self._send(torch.frombuffer(bytearray(extra), dtype=torch.uint8))
 

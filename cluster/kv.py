@@ -1,7 +1,8 @@
 """The KV cache of a stage: rooms for requests, in slabs whose rows can be attended to in one call.
 
 A slab has rows of one room size. Memory of a row that nothing was written to is not taken from the system on a CPU
-(fresh pages are zero pages until they are written); a slab is given back when its last row is free.
+(fresh pages are zero pages until they are written); a GPU's is, so slabs are made no larger there than what is left of
+the tokens that the stage has reserved. A slab is given back when its last row is free.
 """
 
 from collections.abc import Sequence
@@ -117,13 +118,18 @@ class KvCache:
             slab = next((slab for slab in slabs if None in slab.used), None)
             if slab is None:
                 self._made += 1
-                slab = Slab(self._made, max(1, min(SLAB_ROWS, self._kv_tokens // room)), room, self._layers)
+                slab = Slab(self._made, max(1, min(SLAB_ROWS, self._unmade_tokens() // room)), room, self._layers)
                 slabs.append(slab)
             row = slab.used.index(None)
             slab.used[row] = slot
             self._places[slot] = _Place(slab, row, (slab.number, row))
             self._fill[slot] = 0
         return self._places[slot].order
+
+    def _unmade_tokens(self) -> int:
+        if self._device.type == "cpu":
+            return self._kv_tokens
+        return self._kv_tokens - sum(slab.rows * slab.room for slabs in self._slabs.values() for slab in slabs)
 
     def forget(self, slot: int) -> None:
         """Free the request's room. What was in it is wiped: the next may not meet another's numbers."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from cluster.errors import StageFailed
-from cluster.messages import FIRST_STEP, Beat, Broken, Formed, FormStage, Phase, PhaseDone, UnitHere
+from cluster.messages import FIRST_STEP, Beat, Broken, Formed, FormStage, Phase, PhaseDone, UnitCopied, UnitHere
 from cluster.pool import StageProcess
 from cluster.pulse import SILENT_S
 from storage_tiers.stack import Loaded
@@ -22,7 +22,7 @@ class LocalStage:
         self._node, self._on_lost = node, on_lost
         self._process: StageProcess | None = None
         self._phases: list[Phase] = []
-        self._loads: Sequence[Future[Loaded]] = ()
+        self._loads: list[Future[Loaded]] = []
         self._ending: asyncio.Task[None] | None = None
         self._beat_s: float | None = None
         self.renew(order.lease_s)
@@ -46,9 +46,10 @@ class LocalStage:
         """The stage may live `lease_s` longer from now."""
         self._lease_until_s = time.monotonic() + lease_s
 
-    def expect(self, loads: Sequence[Future[Loaded]]) -> None:
-        """These loads are under way for the stage; each that succeeds pins a unit until the stage's end."""
-        self._loads = loads
+    def expect(self, loads: Sequence[Future[Loaded]], give_up: Callable[[Future[Loaded]], None]) -> None:
+        """These loads are under way for the stage. Each is given up, and its unit no longer pinned, at the stage's end,
+        or as soon as the stage has a copy of its own."""
+        self._loads, self._give_up = list(loads), give_up
 
     def attach(self, process: StageProcess, phases: list[Phase]) -> None:
         """The stage runs in `process`; what it reports of its phases goes to `phases`."""
@@ -75,17 +76,17 @@ class LocalStage:
             self.formed.exception()  # seen by whoever forms the stage, if it still waits
         self._on_lost(self.order.group, cause)
 
-    async def end(self, give_up: Callable[[Future[Loaded]], None]) -> None:
+    async def end(self) -> None:
         """End the process and give up its loads, once however often called."""
         if self._ending is None:
-            self._ending = asyncio.get_running_loop().create_task(self._end(give_up))
+            self._ending = asyncio.get_running_loop().create_task(self._end())
         await asyncio.shield(self._ending)
 
-    async def _end(self, give_up: Callable[[Future[Loaded]], None]) -> None:
+    async def _end(self) -> None:
         if self._process is not None:
             await self._process.end()
-        for load in self._loads:
-            give_up(load)
+        while self._loads:
+            self._give_up(self._loads.pop())
 
     def _on_message(self, message: object) -> None:
         if isinstance(message, Beat):
@@ -98,5 +99,14 @@ class LocalStage:
             self._phases.append(message.phase)
             if message.phase.name == FIRST_STEP and not self.stepped.done():
                 self.stepped.set_result(None)
+        elif isinstance(message, UnitCopied):
+            self._let_go(message.digest)
         elif isinstance(message, Broken):
             self.lose(message.cause)
+
+    def _let_go(self, digest: str) -> None:
+        for load in self._loads:
+            if load.done() and load.exception() is None and load.result().unit.digest == digest:
+                self._loads.remove(load)
+                self._give_up(load)
+                return

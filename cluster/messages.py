@@ -238,6 +238,13 @@ class UnitHere:
 
 
 @dataclass(frozen=True)
+class UnitCopied:
+    """The stage has the unit on its device; of its memory on the host it needs nothing any more."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
 class Formed:
     """The group is joined and the skeleton built."""
 
@@ -341,8 +348,8 @@ _VOCABULARY = {
     cls.__name__: cls
     for cls in (
         FormStage, Dissolve, Renew, StageUnits, Evict, AskPhases, StageFormed, NotDone, Done, StageReport, Phases, NodeReport,
-        StageLost, Fork, Forked, Idle, Build, UnitHere, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens,
-        Rejected,
+        StageLost, Fork, Forked, Idle, Build, UnitHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello, Submit,
+        Cancel, Tokens, Rejected,
     )
 }  # fmt: skip
 

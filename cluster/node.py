@@ -4,8 +4,10 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cluster.accelerator import find_accelerator
 from cluster.node_config import NodeConfig
 
 if TYPE_CHECKING:
@@ -15,8 +17,14 @@ __all__ = ["NodeConfig", "run_node"]
 
 
 def run_node(config: NodeConfig) -> None:
-    """Be a node until SIGTERM or SIGINT, or until the scheduler is gone for good; then release everything."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    """Be a node until SIGTERM or SIGINT, or until the scheduler is gone for good; then release everything.
+
+    NoDevice if the machine does not have what it shall compute on.
+    """
+    accelerator = find_accelerator(config.device)
+    budget_bytes = config.device_bytes or accelerator.budget_bytes
+    config = replace(config, device=accelerator.kind, device_bytes=budget_bytes)
+    os.environ |= accelerator.environment(os.environ)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault(
         "GOMP_SPINCOUNT", "0"
@@ -32,6 +40,7 @@ async def _run(config: NodeConfig) -> None:
     from cluster.rendezvous import interface_of
 
     os.environ["GLOO_SOCKET_IFNAME"] = interface_of(config.host)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface_of(config.host)}")
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)

@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """A node's name, addresses, budgets and habits. Bytes are budgets, seconds are intervals."""
+    """A node's name, addresses, budgets and habits. Bytes are budgets, seconds are intervals.
+
+    `device` is "cpu", "cuda", "cuda:N" or "auto"; `device_bytes` may be 0 for what suits the device.
+    """
 
     name: str
     scheduler_address: str
@@ -16,6 +19,7 @@ class NodeConfig:
     ssd_bytes: int
     dram_bytes: int
     device_bytes: int
+    device: str = "cpu"
     host: str = "127.0.0.1"
     store_options: Mapping[str, Any] = field(default_factory=dict)
     store_reader: str = "auto"

@@ -81,10 +81,10 @@ class StageProcess:
 class Zygote:
     """The process that stage processes are forked from. Blocking; call from one thread."""
 
-    def __init__(self, host: str, threads: int) -> None:
+    def __init__(self, host: str, threads: int, device: str) -> None:
         ours, theirs = Channel.pair()
         with theirs:
-            command = [sys.executable, "-m", "cluster.zygote", str(theirs.fileno()), host, str(threads)]
+            command = [sys.executable, "-m", "cluster.zygote", str(theirs.fileno()), host, str(threads), device]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self._channel = Channel(ours)
 
@@ -111,10 +111,13 @@ class Zygote:
 
 
 class StagePool:
-    """Keeps `size` processes ready beside those that are taken. Use from one event loop."""
+    """Keeps `size` processes ready beside those that are taken. Use from one event loop.
 
-    def __init__(self, size: int, host: str, threads: int) -> None:
-        self._size, self._host, self._threads = size, host, threads
+    They compute on `device`, "cpu" or "cuda": the only GPU that this process's environment lets its children see.
+    """
+
+    def __init__(self, size: int, host: str, threads: int, device: str) -> None:
+        self._size, self._host, self._threads, self._device = size, host, threads, device
         self._zygote: Zygote | None = None
         self._ready: list[StageProcess] = []
         self._refill: asyncio.Task[None] | None = None
@@ -173,7 +176,7 @@ class StagePool:
 
     def _start(self) -> tuple[int | None, Channel]:
         if self._zygote is None:
-            self._zygote = Zygote(self._host, self._threads)
+            self._zygote = Zygote(self._host, self._threads, self._device)
         try:
             return self._zygote.fork()
         except (EOFError, OSError) as error:

@@ -1,7 +1,6 @@
 """A stage process: waits ready in its node's pool, becomes one stage of one group, and ends with it."""
 
 import ctypes
-import gc
 import json
 import logging
 import os
@@ -12,22 +11,24 @@ import time
 from datetime import timedelta
 from typing import NoReturn
 
-import deepspeed
 import torch
-from torch.distributed import HashStore, PrefixStore, Store, TCPStore
+from torch import nn
+from torch.distributed import HashStore, PrefixStore, TCPStore
 
 from cluster.batching import Batching, Segment
 from cluster.engine import Driver, Worker, follow
 from cluster.errors import StageFailed
 from cluster.hop import Neighbours
 from cluster.kv import KvCache
-from cluster.messages import Beat, Broken, Build, Formed, Hello, Idle, Phase, PhaseDone, UnitHere
+from cluster.membership import join, leave
+from cluster.messages import Beat, Broken, Build, Formed, Hello, Idle, Phase, PhaseDone, UnitCopied, UnitHere
 from cluster.model_facts import encodes_by_longest, model_config
 from cluster.pulse import Pulse
 from cluster.requests import RequestServer
 from cluster.stage_model import Gate, StageModel, build_pipeline
 from cluster.wire import Channel
-from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.device import DeviceTier
+from storage_tiers.errors import StorageError
 from storage_tiers.memory import map_runs, populate
 
 _log = logging.getLogger(__name__)
@@ -36,11 +37,15 @@ _WARM_UP_CONFIG = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "vocab_size": 64,
     "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-BACKEND = "gloo"
+_WORKSPACE_BYTES = 1 << 30
+"""Of a GPU's memory, what a stage may take beyond its reservation: for what its layers need while they compute."""
 
 
-def main(sock: socket.socket, host: str, threads: int) -> None:
-    """The life of a stage process. `sock` leads to the agent; when it closes, the process ends at once."""
+def main(sock: socket.socket, host: str, threads: int, kind: str) -> None:
+    """The life of a stage process. `sock` leads to the agent; when it closes, the process ends at once.
+
+    `kind` is "cpu", or "cuda" for the one GPU that the process can see.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -49,50 +54,59 @@ def main(sock: socket.socket, host: str, threads: int) -> None:
     torch.set_num_threads(threads)
     channel = Channel(sock)
     server = RequestServer(host)
+    device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
     try:
-        _warm_up()
+        _warm_up(device)
         channel.send(Idle(os.getpid(), server.port))
         message, _ = channel.receive()
     except (EOFError, OSError):
         return
     if isinstance(message, Build):
-        _Stage(channel, server, message).run()
+        _Stage(channel, server, message, device).run()
 
 
-def _join(store: Store, rank: int, degree: int, timeout_s: float) -> None:
-    """Enter the group. All its ranks must; RuntimeError if they do not within the timeout."""
-    timeout = timedelta(seconds=timeout_s)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(degree))
-    torch.distributed.init_process_group(BACKEND, store=store, rank=rank, world_size=degree, timeout=timeout)
-    deepspeed.init_distributed(dist_backend=BACKEND, auto_mpi_discovery=False, verbose=False)
-
-
-def _leave() -> None:
-    torch.distributed.destroy_process_group()
-    deepspeed.comm.comm.cdb = None  # DeepSpeed keeps its backend; without this a process cannot join a second group
-    gc.collect()
-
-
-def _warm_up() -> None:
+def _warm_up(device: torch.device) -> None:
     """Go once through everything that is slower the first time, with a model of 64 dimensions."""
-    _join(HashStore(), 0, 1, timeout_s=60.0)
-    pipeline, model = build_pipeline(model_config(_WARM_UP_CONFIG), torch.float32, (0, 1), lambda _unit, _gate: None)
-    pipeline.to_empty(device="cpu")
+    join(HashStore(), 0, 1, device, timeout_s=60.0)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # a GPU loads a kernel when it is first used
+    pipeline, model = build_pipeline(model_config(_WARM_UP_CONFIG), dtype, (0, 1), lambda _unit, _gate: None)
+    pipeline.to_empty(device=device)
     for parameter in pipeline.parameters():
         parameter.data.zero_()
-    cache = KvCache(1, 64, torch.device("cpu"))
+    cache = KvCache(1, 64, device)
     with torch.inference_mode():
         for segment in (Segment(1, 2, 0, True, 64), Segment(1, 1, 2, True, 64)):
             model.turn_to(cache.plan([segment]))
-            pipeline(torch.ones(1, segment.tokens, dtype=torch.int64))
-    _leave()
+            pipeline(torch.ones(1, segment.tokens, dtype=torch.int64, device=device)).argmax(-1).tolist()
+    leave()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _limit_memory(device: torch.device, reserve_bytes: int) -> None:
+    """Stages share a GPU: one that wants more than it has reserved fails, and not its neighbour."""
+    if device.type == "cuda":
+        total_bytes = torch.cuda.get_device_properties(device).total_memory
+        fraction = min(1.0, (reserve_bytes + _WORKSPACE_BYTES) / total_bytes)
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
+
+
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
+    """Have what was computed, not loaded, on the device; what is still on meta comes with a unit."""
+    for name, buffer in list(model.named_buffers(remove_duplicate=False)):
+        if not buffer.is_meta:
+            path, _, own = name.rpartition(".")
+            setattr(model.get_submodule(path), own, buffer.to(device))
 
 
 class _Stage:
     """One stage of one group, from the order to its end."""
 
-    def __init__(self, channel: Channel, server: RequestServer, build: Build) -> None:
+    def __init__(self, channel: Channel, server: RequestServer, build: Build, device: torch.device) -> None:
         self._channel, self._server, self._order, self._secret = channel, server, build.order, build.secret
+        self._device = device
+        _limit_memory(device, build.order.reserve_bytes)
+        self._tier = DeviceTier(device, build.order.reserve_bytes)
         self._where = f"stage {build.order.rank}"
         self._model: StageModel | None = None
         self._built = threading.Event()
@@ -113,18 +127,20 @@ class _Stage:
             order.rendezvous_host, order.rendezvous_port, is_master=False, wait_for_workers=False,
             timeout=timedelta(seconds=order.timeout_s),
         )  # fmt: skip
-        _join(PrefixStore(order.group, address), order.rank, order.degree, order.timeout_s)
-        joined_s = time.time()
+        store = PrefixStore(order.group, address)
+        wire = join(store, order.rank, order.degree, self._device, order.timeout_s)
         dtype = getattr(torch, order.dtype)
         config = model_config(json.loads(order.config_json))
+        neighbours = None
+        if order.degree > 1:
+            neighbours = Neighbours(order.rank, order.degree, config.hidden_size, dtype, wire)
+            neighbours.connect()
+        joined_s = time.time()
         pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit)
+        _move_buffers(model, self._device)
         self._model = model
         self._built.set()
-        neighbours = None
-        cpu = torch.device("cpu")
-        if order.degree > 1:
-            neighbours = Neighbours(order.rank, order.degree, config.hidden_size, dtype, cpu)
-        cache = KvCache(model.layers, order.kv_tokens, cpu)
+        cache = KvCache(model.layers, order.kv_tokens, self._device)
         self._pulse = Pulse(lambda: self._tell(Beat()), self._break, order.timeout_s)
         model.on_module = self._pulse.layer
         worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse)
@@ -175,7 +191,7 @@ class _Stage:
                     self._assign(message, fd)
         except EOFError:
             os._exit(0)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except (StorageError, StageFailed, OSError, RuntimeError, ValueError, KeyError) as error:
             self._break(f"a unit could not be used: {error}")
 
     def _assign(self, here: UnitHere, fd: int) -> None:
@@ -184,23 +200,17 @@ class _Stage:
             memory = map_runs(fd, here.runs)
         finally:
             os.close(fd)
+        started_s = time.time()
+        tensors = self._tier.hold(unit, memory)
+        if self._tier.copies:
+            self.tell_phase(f"copy {unit.name}", started_s, unit.size_bytes)
+            del memory
+            self._tell(UnitCopied(unit.digest))
         if not self._built.wait(self._order.timeout_s):
             raise StageFailed("the skeleton was not built in time")
         assert self._model is not None
         started_s = time.time()
-        self._model.assign(unit.name, tensors_of(unit, memory))
+        self._model.assign(unit.name, tensors)
         self.tell_phase(f"assign {unit.name}", started_s, unit.size_bytes)
-        populate(memory)
-
-
-def tensors_of(unit: UnitIndex, memory: "ctypes.Array[ctypes.c_char]") -> dict[str, torch.Tensor]:
-    """A unit's tensors as views of its memory; they keep it mapped. Nobody may write to them."""
-    return {
-        entry.name: torch.frombuffer(
-            memory,
-            dtype=getattr(torch, entry.dtype),
-            count=entry.size_bytes // getattr(torch, entry.dtype).itemsize,
-            offset=entry.offset_bytes,
-        ).view(entry.shape)
-        for entry in unit.layout.tensors
-    }
+        if not self._tier.copies:
+            populate(memory)

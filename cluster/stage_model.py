@@ -1,11 +1,10 @@
 """A stage's part of the model: a truncated transformers model on meta, inside DeepSpeed's PipelineModule.
 
-The skeleton has every module of its layers and no weight. A unit's tensors are assigned as soon as its bytes are there;
+The skeleton has every module of the stage and no weight. A unit's tensors are assigned as soon as its bytes are there;
 until then the forward pass waits in front of the module that needs them, so a stage computes while it loads.
 """
 
 import contextlib
-import copy
 import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,26 +14,14 @@ from typing import Any
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
-from cluster import attention
 from cluster.attention import Attention
 from cluster.errors import StageFailed
 from cluster.kv import StepPlan
-from storage_tiers.checkpoint import EMBED, HEAD, layer_unit
+from cluster.skeleton import build_skeleton
 
 Tensors = Mapping[str, torch.Tensor]
-
-
-def _truncated(config: PretrainedConfig, first_layer: int, end_layer: int) -> PretrainedConfig:
-    """The configuration of layers [first_layer, end_layer) alone; layers, and hence caches, count from 0."""
-    local = copy.deepcopy(config)
-    local.num_hidden_layers = end_layer - first_layer
-    if getattr(config, "layer_types", None):
-        local.layer_types = list(config.layer_types[first_layer:end_layer])
-    if getattr(config, "no_rope_layers", None):
-        local.no_rope_layers = list(config.no_rope_layers[first_layer:end_layer])
-    return local
 
 
 class Gate:
@@ -84,29 +71,16 @@ class StageModel(nn.Module):
         super().__init__()
         self.first, self.last = first_layer == 0, end_layer == config.num_hidden_layers
         self.first_layer, self.end_layer = first_layer, end_layer
-        self.local_config = _truncated(config, first_layer, end_layer)
-        self.hidden_size, self.dtype = config.hidden_size, dtype
-        self._tied = bool(config.tie_word_embeddings)
-        with torch.device("meta"):
-            self.lm = AutoModelForCausalLM.from_config(
-                self.local_config, dtype=dtype, attn_implementation=attention.NAME
-            ).eval()
-        base = self.lm.model
-        if self._tied and self.last:
-            self.lm.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta", dtype=dtype)
-        if not self.last:
-            base.norm, self.lm.lm_head = nn.Identity(), None
-        self._restore_buffers()
-        if not self.first:
-            base.embed_tokens = None
+        self._skeleton = build_skeleton(config, dtype, first_layer, end_layer)
+        self.lm = self._skeleton.lm
         self.on_module: Callable[[], None] = lambda: None  # called before each layer computes
         self._gates: dict[str, Gate] = {}
         self._wait = wait
-        for unit, module in self._gated_modules():
-            self._gates.setdefault(unit, Gate())
-            module.register_forward_pre_hook(self._waiter(unit))
-        self._attention = Attention()
-        for module in base.layers.modules():
+        for part in self._skeleton.parts:
+            self._gates.setdefault(part.unit, Gate())
+            part.module.register_forward_pre_hook(self._waiter(part.unit))
+        self._attention = Attention(first_layer)
+        for module in self._skeleton.layers.modules():
             if hasattr(module, "layer_idx"):
                 module.firsttoken_attention = self._attention
 
@@ -114,20 +88,17 @@ class StageModel(nn.Module):
     def layers(self) -> int:
         return self.end_layer - self.first_layer
 
-    @property
-    def missing_units(self) -> tuple[str, ...]:
-        """Units that the stage needs, in order of use."""
-        return tuple(self._gates)
-
     def turn_to(self, plan: StepPlan) -> None:
         """The next forward pass is for the tokens of `plan`."""
         self._attention.plan = plan
 
     def assign(self, unit: str, tensors: Tensors) -> None:
         """Take a unit's tensors, named as in the checkpoint, and let the passes that wait for it go on."""
-        for module, names in self._targets(unit):
-            module.load_state_dict({names[name]: tensors[name] for name in names}, strict=True, assign=True)
-        self._gates[unit].open()
+        for part in self._skeleton.parts:
+            if part.unit == unit:
+                own = {part.names[name]: tensors[name] for name in part.names}
+                part.module.load_state_dict(own, strict=False, assign=True)
+        self._gates.setdefault(unit, Gate()).open()
 
     def fail(self, cause: str) -> None:
         """No more units will come."""
@@ -142,34 +113,8 @@ class StageModel(nn.Module):
         if self.last:
             logits: torch.Tensor = self.lm(**common, logits_to_keep=plan.last).logits
             return logits
-        hidden: torch.Tensor = self.lm.model(**common).last_hidden_state
+        hidden: torch.Tensor = self._skeleton.base(**common).last_hidden_state
         return hidden
-
-    def _targets(self, unit: str) -> list[tuple[nn.Module, dict[str, str]]]:
-        """(module, {checkpoint's tensor name: the module's own name}) for each module that a unit fills."""
-        base = self.lm.model
-        if unit == EMBED:
-            modules = [base.embed_tokens] if self.first else []
-            if self._tied and self.last:
-                modules.append(self.lm.lm_head)
-            return [(module, {"model.embed_tokens.weight": "weight"}) for module in modules]
-        if unit == HEAD:
-            targets = [(base.norm, {f"model.norm.{name}": name for name, _ in base.norm.named_parameters()})]
-            if not self._tied:
-                names = {f"lm_head.{name}": name for name, _ in self.lm.lm_head.named_parameters()}
-                targets.append((self.lm.lm_head, names))
-            return targets
-        index = int(unit.rsplit(".", 1)[1])
-        layer = base.layers[index - self.first_layer]
-        return [(layer, {f"model.layers.{index}.{name}": name for name in layer.state_dict()})]
-
-    def _gated_modules(self) -> list[tuple[str, nn.Module]]:
-        base = self.lm.model
-        gated: list[tuple[str, nn.Module]] = [(EMBED, base.embed_tokens)] if self.first else []
-        gated += [(layer_unit(self.first_layer + i), layer) for i, layer in enumerate(base.layers)]
-        if self.last:
-            gated += [(HEAD, base.norm), (EMBED if self._tied else HEAD, self.lm.lm_head)]
-        return gated
 
     def _waiter(self, unit: str) -> Callable[[nn.Module, Any], None]:
         def wait(_module: nn.Module, _inputs: Any) -> None:
@@ -179,17 +124,6 @@ class StageModel(nn.Module):
                 self._wait(unit, gate)
 
         return wait
-
-    def _restore_buffers(self) -> None:
-        """Compute the buffers that checkpoints do not hold: rotary frequencies and scaled embeddings' factors."""
-        base = self.lm.model
-        base.rotary_emb = type(base.rotary_emb)(config=self.local_config)
-        scale = getattr(base.embed_tokens, "embed_scale", None)
-        if scale is not None and scale.is_meta:
-            base.embed_tokens.embed_scale = torch.tensor(base.embed_tokens.scalar_embed_scale)
-        left = [name for name, buffer in self.lm.named_buffers() if buffer.is_meta]
-        if left:
-            raise StageFailed(f"{self.local_config.model_type}: buffers {left} are not in the checkpoint")
 
 
 class _MetaPipelineModule(PipelineModule):

@@ -1,8 +1,8 @@
 """A node's zygote: imports once all that a stage process needs, then forks one on demand, ready in milliseconds.
 
-Run as ``python -m cluster.zygote FD HOST THREADS`` by the agent, FD being its end of a packet channel. A `Fork` that
-comes with a descriptor makes a child that talks on it; the answer carries a pidfd, so that the agent can end and watch
-the child without racing for process ids. When the channel closes the zygote ends, and its children with it.
+Run as ``python -m cluster.zygote FD HOST THREADS DEVICE`` by the agent, FD being its end of a packet channel. A `Fork`
+that comes with a descriptor makes a child that talks on it; the answer carries a pidfd, so that the agent can end and
+watch the child without racing for process ids. When the channel closes the zygote ends, and its children with it.
 
 multiprocessing's fork server would also import the agent's main module into every child, and offers no end of its own.
 """
@@ -17,14 +17,19 @@ import sys
 from cluster.messages import Fork, Forked, load_vocabulary
 from cluster.wire import Channel
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2", "smollm3")
+FAMILIES = (
+    "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3", "phi3", "olmo2", "smollm3",
+    "granite", "gpt2", "opt", "gpt_neox",
+)  # fmt: skip
 
 
 def preload() -> None:
     """Import and build what every stage needs. Starts no thread and touches no accelerator: neither survives a fork."""
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled on first use: 22 s when new
+    # None are used. Finding out which there are runs compilers and initialises a GPU's driver; the one that stages would
+    # then take (deepspeed_shm_comm) is compiled on first use, for 22 s.
+    deepspeed.ops.__compatible_ops__ = {}
     importlib.import_module("cluster.stage")
     for family in FAMILIES:
         importlib.import_module(f"transformers.models.{family}.modeling_{family}")
@@ -39,7 +44,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent ends us by closing the channel
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    host, threads = sys.argv[2], int(sys.argv[3])
+    host, threads, device = sys.argv[2], int(sys.argv[3]), sys.argv[4]
     preload()
     while True:
         try:
@@ -51,7 +56,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             channel.close()
-            _be_stage(fd, host, threads)
+            _be_stage(fd, host, threads, device)
         os.close(fd)
         _answer(channel, pid)
 
@@ -66,14 +71,14 @@ def _answer(channel: Channel, pid: int) -> None:
     os.close(pidfd)
 
 
-def _be_stage(fd: int, host: str, threads: int) -> None:
+def _be_stage(fd: int, host: str, threads: int, device: str) -> None:
     """In the child: be a stage process, and never return into the zygote's loop."""
     code = 1
     try:
         from cluster.stage import main as be_stage
 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        be_stage(socket.socket(fileno=fd), host, threads)
+        be_stage(socket.socket(fileno=fd), host, threads, device)
         code = 0
     finally:
         sys.stdout.flush()

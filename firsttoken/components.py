@@ -61,6 +61,7 @@ def run_node(settings: Settings, name: str) -> None:
             ssd_dir=str(ssd_dir),
             ssd_bytes=settings.node.ssd_bytes,
             dram_bytes=settings.node.dram_bytes,
+            device=settings.node.device,
             device_bytes=settings.node.device_bytes,
             pool_size=settings.node.pool_size,
             threads=settings.node.threads or os.cpu_count() or 1,

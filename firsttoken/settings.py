@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from firsttoken.errors import SettingsError
 from schedules.cadence import PREWARM_EVERY_S
@@ -46,9 +46,17 @@ def _parse_names(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
+def _check_device(value: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value) is None:
+        raise ValueError("a device is auto, cpu, cuda or cuda:N")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+SizeOrZero = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 Options = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
 
@@ -83,7 +91,14 @@ class ClusterSettings(Section):
 class NodeSettings(Section):
     ssd_bytes: Size = Field(default=20 * 10**9, description="how much a node keeps on its SSD")
     dram_bytes: Size = Field(default=2 << 30, description="how much a node keeps in memory for its stages to map")
-    device_bytes: Size = Field(default=4 << 30, description="memory of a node's accelerator that stages may reserve")
+    device: Device = Field(
+        default="auto",
+        description="what stages compute on: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto` for a GPU where there is one",
+    )
+    device_bytes: SizeOrZero = Field(
+        default=0,
+        description="memory of that device that stages may reserve; 0 means nine tenths of a GPU's, 4 GiB on a CPU",
+    )
     pool_size: int = Field(default=1, ge=0, description="stage processes that wait, ready to take a stage")
     threads: int = Field(default=0, ge=0, description="threads a stage computes with on a CPU; 0 means all cores")
     fetch_threads: int = Field(default=8, ge=1, description="threads that fetch units on a node")

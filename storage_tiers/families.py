@@ -1,8 +1,7 @@
-"""The model families we serve, and what a published model of one must hold.
+"""What a published model of a supported family must hold, and how it is cut into units.
 
-All of them share one layout (``model.embed_tokens``, ``model.layers.N``, ``model.norm``, ``lm_head``), so that any of
-them is cut into units the same way. What a model must hold is read off an empty transformers model of its configuration:
-names and shapes are theirs, not ours. torch and transformers are imported only when such a skeleton is built.
+What a model must hold is read off an empty transformers model of its configuration: names and shapes are theirs, not ours.
+torch and transformers are imported only when such a skeleton is built.
 """
 
 import math
@@ -13,14 +12,12 @@ from typing import Any
 
 from storage_tiers.checkpoint import EMBED, HEAD, TensorSpec, layer_unit
 from storage_tiers.errors import SourceError, UnsupportedModel
+from storage_tiers.layouts import REFUSED, SUPPORTED, Layout, layout_of
 
-SUPPORTED = (
-    "gemma", "gemma2", "gemma3_text", "llama", "mistral", "mixtral",
-    "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3",
-)  # fmt: skip
-EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
-_RECOMPUTED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+_RECOMPUTED = re.compile(
+    r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
+    r"|\.(attn|attention)\.(bias|masked_bias)$"  # old files' causal masks
+)
 _NAMED_AT_MOST = 5
 
 
@@ -32,6 +29,7 @@ class Skeleton:
     """
 
     module: Any
+    layout: Layout
     shapes: Mapping[str, tuple[int, ...]]
     layers: int
     tied: bool
@@ -39,7 +37,7 @@ class Skeleton:
 
 
 def check_supported(config: Mapping[str, Any]) -> None:
-    """Raise UnsupportedModel, saying why, unless the family is one that we serve and the weights are not quantised."""
+    """Raise UnsupportedModel, saying why, unless we serve the family and these options of it, unquantised."""
     family = config.get("model_type")
     if family is None:
         raise SourceError("the configuration has no model_type: it does not describe a model of transformers")
@@ -49,6 +47,9 @@ def check_supported(config: Mapping[str, Any]) -> None:
         )
     if family not in SUPPORTED:
         raise UnsupportedModel(f"family {family!r} is not supported; supported are {', '.join(SUPPORTED)}")
+    for option, what in REFUSED.get(family, {}).items():
+        if config.get(option):
+            raise UnsupportedModel(f"this model of family {family!r} has {what}: that is not supported")
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise UnsupportedModel(
@@ -57,7 +58,10 @@ def check_supported(config: Mapping[str, Any]) -> None:
 
 
 def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
-    """The empty model of a supported configuration. SourceError if transformers cannot build it."""
+    """The empty model of a supported configuration.
+
+    SourceError if transformers cannot build it, UnsupportedModel if it is not laid out as its family is.
+    """
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -68,10 +72,13 @@ def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
     except Exception as error:  # whatever a wrong value makes transformers raise
         raise SourceError(f"the configuration does not describe a model ({type(error).__name__}: {error})") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    tied = OUTPUT in module.all_tied_weights_keys
+    layout = layout_of(config["model_type"])
+    tied = layout.output_weight in module.all_tied_weights_keys
     if tied:
-        del shapes[OUTPUT]
-    return Skeleton(module, shapes, parsed.num_hidden_layers, tied, parsed.eos_token_id)
+        del shapes[layout.output_weight]
+    skeleton = Skeleton(module, layout, shapes, parsed.num_hidden_layers, tied, parsed.eos_token_id)
+    _check_layout(skeleton)
+    return skeleton
 
 
 def is_recomputed(name: str) -> bool:
@@ -83,7 +90,7 @@ def check_tensors(skeleton: Skeleton, found: Mapping[str, TensorSpec]) -> None:
     """Raise SourceError, naming the first few, if tensors are missing, unknown or of another shape than the model's."""
     missing = [name for name in skeleton.shapes if name not in found]
     if missing:
-        layers = sorted({int(m[1]) for name in missing if (m := _LAYER.match(name))})
+        layers = sorted({layer for name in missing if (layer := skeleton.layout.layer_of(name)) is not None})
         where = f" (layers {_some(map(str, layers))} of {skeleton.layers})" if layers else ""
         raise SourceError(f"{len(missing)} tensors are missing{where}: {_some(missing)}")
     unknown = sorted(name for name in found if name not in skeleton.shapes)
@@ -103,13 +110,20 @@ def cut_into_units(skeleton: Skeleton, tensors: Mapping[str, TensorSpec]) -> dic
         EMBED: [], **{layer_unit(i): [] for i in range(skeleton.layers)}, HEAD: []
     }  # fmt: skip
     for name in sorted(tensors):
-        if name == EMBEDDING:
-            units[EMBED].append(tensors[name])
-        elif layer := _LAYER.match(name):
-            units[layer_unit(int(layer[1]))].append(tensors[name])
-        else:
-            units[HEAD].append(tensors[name])
+        unit = skeleton.layout.unit_of(name)
+        assert unit is not None
+        units[unit].append(tensors[name])
     return {name: tuple(specs) for name, specs in units.items()}
+
+
+def _check_layout(skeleton: Skeleton) -> None:
+    layout, module = skeleton.layout, skeleton.module
+    homeless = [name for name in skeleton.shapes if layout.unit_of(name) is None]
+    if homeless:
+        raise UnsupportedModel(f"{len(homeless)} tensors of the model belong to no unit: {_some(homeless)}")
+    ends = module.get_input_embeddings(), module.get_output_embeddings()
+    if ends != tuple(module.get_submodule(name) for name in (layout.path(layout.embedding), layout.output)):
+        raise UnsupportedModel("the model's embedding and output matrix are not where its family has them")
 
 
 def prevailing_dtype(tensors: Iterable[TensorSpec]) -> str:

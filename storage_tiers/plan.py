@@ -8,8 +8,6 @@ from typing import Any
 
 from storage_tiers.checkpoint import Extent, TensorSpec, UnitLayout, lay_out
 from storage_tiers.families import (
-    EMBEDDING,
-    OUTPUT,
     Skeleton,
     build_skeleton,
     check_supported,
@@ -40,9 +38,10 @@ def make_plan(source: Source, dtype: str | None, *, in_place: bool) -> Plan:
     check_supported(config)
     skeleton = build_skeleton(config)
     found = dict(source.tensors(skeleton))
-    if skeleton.tied and OUTPUT in found and EMBEDDING in found:
-        if _equal(source, found[EMBEDDING], found[OUTPUT]):
-            del found[OUTPUT]
+    embedding, output = skeleton.layout.embedding_weight, skeleton.layout.output_weight
+    if skeleton.tied and output in found and embedding in found:
+        if _equal(source, found[embedding], found[output]):
+            del found[output]
         else:  # transformers does the same: what the files hold outweighs what the configuration says
             config["tie_word_embeddings"] = False
             skeleton = build_skeleton(config)

@@ -5,9 +5,9 @@ from typing import Any
 
 SUPPORTED_FAMILIES = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3",
-    "mixtral", "qwen3_moe",
+    "mixtral", "qwen3_moe", "granite", "gpt2", "opt", "gpt_neox", "falcon",
 )  # fmt: skip
-UNSUPPORTED_FAMILIES = ("granite", "gpt2", "opt")
+UNSUPPORTED_FAMILIES = ("bloom", "gpt_bigcode", "gpt_oss")
 _WINDOW = 8
 _COMMON = {
     "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -32,8 +32,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layer_interval": 2},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": _WINDOW},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 16},
-    "gpt2": {"n_embd": 64, "n_layer": 4, "n_head": 4},
-    "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64},
+    "granite": {
+        "embedding_multiplier": 3.0, "residual_multiplier": 0.7, "attention_multiplier": 0.2, "logits_scaling": 2.0,
+    },
+    "gpt2": {"num_key_value_heads": None},
+    "opt": {"num_key_value_heads": None, "ffn_dim": 96, "init_std": 0.3},
+    "gpt_neox": {"num_key_value_heads": None},
+    "falcon": {"num_key_value_heads": None, "ffn_hidden_size": 96},
 }  # fmt: skip
 
 
@@ -43,7 +48,7 @@ def _disturb(model: Any, tied: bool) -> None:
 
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
+            if "norm" in name or "ln_" in name or name.endswith("bias"):
                 parameter.add_(torch.randn_like(parameter) * 0.3)
         if tied:
             model.get_input_embeddings().weight.mul_(0.1)

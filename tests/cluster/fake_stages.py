@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from cluster.batching import Choice, Segment
 from cluster.hop import Header, Op
 from cluster.messages import Submit, Tokens
+
+Fed = tuple[int, list[int], int]
+"""A slot, what it was fed, and the position of the first of it."""
 
 
 @dataclass
@@ -15,68 +19,81 @@ class FakeWorker:
     """Takes the place of a Worker: `script` says which tokens each request's steps give, 7 where it says nothing."""
 
     script: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    before_step: Callable[[str], None] = lambda _request: None
-    fed: list[tuple[str, list[int], int]] = field(default_factory=list)
-    alive: dict[int, str] = field(default_factory=dict)
+    fed: list[list[Fed]] = field(default_factory=list)
+    started: dict[int, Submit] = field(default_factory=dict)
+    rooms: dict[int, int] = field(default_factory=dict)
     chosen: dict[int, int] = field(default_factory=dict)
-    most_alive: int = 0
+    most_room: int = 0
 
     def start(self, slot: int, submit: Submit) -> None:
-        assert slot not in self.alive, "a slot was used twice"
-        self.alive[slot] = submit.request
-        self.most_alive = max(self.most_alive, len(self.alive))
+        assert slot not in self.started, "a slot was used twice"
+        self.started[slot] = submit
 
-    def step(self, slot: int, x: torch.Tensor, position: int) -> torch.Tensor:
-        request = self.alive.get(slot, str(slot))
-        self.before_step(request)
-        self.fed.append((request, x.reshape(-1).tolist(), position))
+    def order(self, segment: Segment) -> tuple[int, int]:
+        return segment.room, segment.slot
+
+    def step(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[:2] == (1, sum(segment.tokens for segment in segments))
+        pieces = x.reshape(x.shape[1], -1)[:, 0].split([segment.tokens for segment in segments])
+        self.fed.append([(s.slot, piece.tolist(), s.position) for s, piece in zip(segments, pieces, strict=True)])
+        self.rooms |= {segment.slot: segment.room for segment in segments}
+        self.most_room = max(self.most_room, sum(self.rooms.values()))
         return x
 
-    def choose(self, slot: int, logits: torch.Tensor, position: int) -> int:
-        count = self.chosen[slot] = self.chosen.get(slot, -1) + 1
-        script = self.script.get(self.alive[slot], ())
-        return script[count] if count < len(script) else 7
+    def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
+        return [self._choice(segment.slot) for segment in segments]
 
-    def forget(self, slot: int) -> None:
-        self.alive.pop(slot, None)
+    def forget(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self.started.pop(slot, None)
+            self.rooms.pop(slot, None)
+
+    def _choice(self, slot: int) -> Choice:
+        count = self.chosen[slot] = self.chosen.get(slot, -1) + 1
+        script = self.script.get(self.started[slot].request, ())
+        return Choice(script[count] if count < len(script) else 7)
 
 
 @dataclass
 class FakeNeighbours:
-    """Takes the place of Neighbours: keeps what is sent, answers every step with token 7, plays back `hops`."""
+    """Takes the place of Neighbours: keeps what is sent, answers every step with tokens 7, plays back `hops`."""
 
     hops: deque[tuple[Header, torch.Tensor | None, bytes]] = field(default_factory=deque)
     sent: list[tuple[Header, torch.Tensor | None, bytes]] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    choices: list[list[Choice]] = field(default_factory=list)
     on_send: Callable[[Header], None] = lambda _header: None
-    under_way: int = 0
+    under_way: deque[Header] = field(default_factory=deque)
     most_under_way: int = 0
     drained: bool = False
 
     def send(self, header: Header, hidden: torch.Tensor | None = None, extra: bytes = b"") -> None:
+        assert header.extra_bytes == len(extra)
         self.sent.append((header, hidden, extra))
         if header.op is Op.STEP:
-            self.under_way += 1
-            self.most_under_way = max(self.most_under_way, self.under_way)
+            self.under_way.append(header)
+            self.most_under_way = max(self.most_under_way, len(self.under_way))
         self.on_send(header)
 
     def receive(self) -> tuple[Header, torch.Tensor | None, bytes]:
         return self.hops.popleft()
 
-    def send_token(self, token: int) -> None:
-        self.tokens.append(token)
+    def send_choices(self, choices: Sequence[Choice]) -> None:
+        self.choices.append(list(choices))
 
-    def receive_token(self) -> int:
-        assert self.under_way, "a token is waited for, and no step is under way"
-        self.under_way -= 1
-        return 7
+    def receive_choices(self, count: int) -> list[Choice]:
+        assert self.under_way, "choices are waited for, and no step is under way"
+        wanted = sum(segment.wanted for segment in self.under_way.popleft().segments)
+        assert count == wanted, "as many choices are waited for as the last stage sends"
+        return [Choice(7)] * count
 
     def drain(self) -> None:
         self.drained = True
 
-    def ops(self) -> list[tuple[Op, int]]:
-        """What was sent, as (what, for whom)."""
-        return [(header.op, header.slot) for header, _, _ in self.sent]
+    def ops(self) -> list[tuple[Op, list[int]]]:
+        """What was sent, as (what, for which slots)."""
+        return [
+            (header.op, [*header.slots, *(segment.slot for segment in header.segments)]) for header, _, _ in self.sent
+        ]
 
 
 def texts_of(events: Sequence[object]) -> dict[str, list[int]]:

@@ -1,16 +1,19 @@
-"""The decode loop, over layers that only remember: who runs, who waits, and how a request ends."""
+"""The decode loop, over layers that only remember: what is fed to whom, what is told to the others, and how it ends."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+import msgpack
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.engine import Driver, follow
+from cluster.batching import Batching, Choice, Segment, room_tokens
+from cluster.engine import Driver, Worker, follow
 from cluster.hop import Header, Op
-from cluster.messages import Cancel, Rejected, Submit, Tokens, pack
+from cluster.kv import KvCache
+from cluster.messages import Cancel, Rejected, Sampling, Submit, Tokens, to_wire
 from tests.cluster.fake_stages import FakeNeighbours, FakeWorker, texts_of
 
 _STOP = 99
@@ -33,41 +36,51 @@ class _Run:
         at_token: Callable[["_Run", Tokens], None] = lambda _run, _event: None,
         ends: int | None = None,
     ) -> None:
-        self.events: list[Tokens | Rejected] = []
+        self.emitted: list[list[Tokens | Rejected]] = []
         self.worker = FakeWorker(script or {})
         self.neighbours = FakeNeighbours() if degree > 1 else None
         self._at_token = at_token
         self._ends = sum(isinstance(command, Submit) for command in commands) if ends is None else ends
-        self.driver = Driver(self.worker, self.neighbours, degree, kv_tokens, self._emit, 60.0)  # type: ignore[arg-type]
+        self.driver = Driver(
+            self.worker,  # type: ignore[arg-type]
+            self.neighbours,  # type: ignore[arg-type]
+            Batching(kv_tokens, degree),
+            self._emit,
+            60.0,
+        )
         for command in commands:
             self.driver.inbox.put(command)
         self.driver.run()
 
-    def _emit(self, event: Tokens | Rejected) -> None:
-        self.events.append(event)
-        if isinstance(event, Tokens):
-            self._at_token(self, event)
-        if isinstance(event, Rejected) or event.finish is not None:
-            self.end_one()
+    def _emit(self, events: Sequence[Tokens | Rejected]) -> None:
+        self.emitted.append(list(events))
+        for event in events:
+            if isinstance(event, Tokens):
+                self._at_token(self, event)
+            if isinstance(event, Rejected) or event.finish is not None:
+                self._end_one()
 
-    def end_one(self) -> None:
-        """One request less to wait for; after the last the driver is told to end."""
+    def _end_one(self) -> None:
         self._ends -= 1
         if self._ends == 0:
             self.driver.inbox.put(None)
+
+    @property
+    def events(self) -> list[Tokens | Rejected]:
+        return [event for events in self.emitted for event in events]
 
     @property
     def finishes(self) -> dict[str, str]:
         return {e.request: e.finish for e in self.events if isinstance(e, Tokens) and e.finish is not None}
 
     @property
-    def order(self) -> list[str]:
-        return [event.request for event in self.events]
+    def texts(self) -> dict[str, list[int]]:
+        return texts_of(self.events)
 
 
 def test_the_prompt_is_fed_at_once_and_then_token_by_token() -> None:
     run = _Run(_submit("a", prompt=3, max_tokens=3), script={"a": [10, 11, 12]})
-    assert run.worker.fed == [("a", [1, 2, 3], 0), ("a", [10], 3), ("a", [11], 4)]
+    assert run.worker.fed == [[(1, [1, 2, 3], 0)], [(1, [10], 3)], [(1, [11], 4)]]
     assert run.events == [Tokens("a", (10,)), Tokens("a", (11,)), Tokens("a", (12,), "length")]
 
 
@@ -76,49 +89,39 @@ def test_a_stop_token_ends_a_request_and_is_given_out() -> None:
     assert run.events == [Tokens("a", (10,)), Tokens("a", (_STOP,), "stop")]
 
 
-def test_a_stop_token_at_the_very_end_is_a_stop() -> None:
-    assert _Run(_submit("a", max_tokens=2), script={"a": [10, _STOP]}).finishes == {"a": "stop"}
-
-
 def test_a_request_that_was_moved_goes_on_after_what_it_had() -> None:
     run = _Run(_submit("a", prompt=2, generated=3, max_tokens=2))
-    assert run.worker.fed == [("a", [1, 2, 3, 4, 5], 0), ("a", [7], 5)]
+    assert run.worker.fed == [[(1, [1, 2, 3, 4, 5], 0)], [(1, [7], 5)]]
 
 
-def test_two_requests_take_turns() -> None:
-    assert _Run(_submit("a"), _submit("b")).order == ["a", "b"] * 4
+def test_requests_are_fed_together_and_a_step_is_given_out_together() -> None:
+    run = _Run(_submit("a", max_tokens=2), _submit("b", max_tokens=2), script={"a": [10, 11], "b": [20, 21]})
+    assert run.worker.fed == [[(1, [1, 2, 3], 0), (2, [1, 2, 3], 0)], [(1, [10], 3), (2, [20], 3)]]
+    assert run.emitted == [
+        [Tokens("a", (10,)), Tokens("b", (20,))],
+        [Tokens("a", (11,), "length"), Tokens("b", (21,), "length")],
+    ]
 
 
-def test_a_request_that_comes_later_does_not_wait_for_the_first_to_end() -> None:
+def test_a_request_that_comes_later_joins_those_who_run() -> None:
     def second(run: _Run, event: Tokens) -> None:
         if len(run.events) == 1:
             run.driver.inbox.put(_submit("b", max_tokens=1))
 
     run = _Run(_submit("a", max_tokens=5), at_token=second, ends=2)
-    assert run.order.index("b") <= 2
+    assert [event.request for event in run.events] == ["a", "a", "b", "a", "a", "a"]
 
 
 def test_what_ended_is_forgotten() -> None:
-    assert _Run(_submit("a"), _submit("b")).worker.alive == {}
+    run = _Run(_submit("a"), _submit("b"))
+    assert run.worker.started == run.worker.rooms == {}
 
 
 def test_requests_run_together_as_far_as_the_cache_reaches() -> None:
-    """Each takes 3 + 4 tokens."""
     names = ["a", "b", "c", "d", "e"]
-    run = _Run(*(_submit(name) for name in names), kv_tokens=14)
-    assert run.worker.most_alive == 2
+    run = _Run(*(_submit(name) for name in names), kv_tokens=2 * 64)
+    assert run.worker.most_room == 2 * 64
     assert set(run.finishes) == set(names)
-
-
-def test_requests_start_in_the_order_in_which_they_came() -> None:
-    run = _Run(_submit("a"), _submit("large", prompt=10), _submit("small", prompt=1, max_tokens=1), kv_tokens=14)
-    first_fed = [name for name, _, position in run.worker.fed if position == 0]
-    assert first_fed == ["a", "large", "small"]
-    assert run.worker.most_alive == 1
-
-
-def test_a_request_that_fills_the_cache_runs_alone() -> None:
-    assert set(_Run(_submit("a", 3, 4), _submit("b", 3, 4), kv_tokens=7).finishes) == {"a", "b"}
 
 
 def test_a_request_that_never_fits_is_rejected_and_the_others_go_on() -> None:
@@ -129,21 +132,28 @@ def test_a_request_that_never_fits_is_rejected_and_the_others_go_on() -> None:
     assert run.finishes == {"b": "length"}
 
 
-def test_a_cancelled_request_stops_and_gives_its_room_to_the_next() -> None:
+@pytest.mark.parametrize("degree", [1, 2])
+def test_a_cancelled_request_stops_and_gives_its_room_to_the_next(degree: int) -> None:
+    """The next was given its room before that of the first was freed: the stages held more than they had reserved."""
+
     def leave(run: _Run, event: Tokens) -> None:
         if event.request == "a" and len(run.events) == 2:
             run.driver.inbox.put(Cancel("a"))
 
-    run = _Run(_submit("a", max_tokens=11), _submit("b", max_tokens=11), kv_tokens=14, at_token=leave, ends=1)
+    run = _Run(
+        _submit("a", max_tokens=11), _submit("b", max_tokens=11),
+        kv_tokens=14, degree=degree, at_token=leave, ends=1,
+    )  # fmt: skip
     assert run.finishes == {"b": "length"}
-    assert len(texts_of(run.events)["a"]) <= 3
-    assert run.worker.alive == {}
+    assert len(run.texts["a"]) <= 3
+    assert run.worker.rooms == {}
+    assert run.worker.most_room == 14
 
 
 def test_a_request_that_is_cancelled_while_it_waits_never_runs() -> None:
     run = _Run(_submit("a"), _submit("b"), Cancel("b"), kv_tokens=7, ends=1)
-    assert run.worker.fed[0][0] == "a"
-    assert "b" not in run.order
+    assert {slot for step in run.worker.fed for slot, _, _ in step} == {1}
+    assert "b" not in run.texts
 
 
 def test_cancelling_what_is_unknown_or_over_does_nothing() -> None:
@@ -165,37 +175,50 @@ def test_a_cancelled_name_can_come_again_while_the_first_still_runs() -> None:
 
     run = _Run(_submit("a", max_tokens=9), at_token=again, ends=1)
     assert run.finishes == {"a": "length"}
-    assert run.worker.alive == {}
+    assert run.worker.started == {}
 
 
-def test_none_ends_it_with_requests_still_running() -> None:
+@pytest.mark.parametrize("degree", [1, 3])
+def test_none_ends_it_with_requests_still_running(degree: int) -> None:
     def end(run: _Run, event: Tokens) -> None:
         run.driver.inbox.put(None)
 
-    assert len(_Run(_submit("a", max_tokens=100), at_token=end).events) == 1
+    run = _Run(_submit("a", max_tokens=100), degree=degree, at_token=end)
+    assert len(run.events) == 1
+    if run.neighbours is not None:
+        assert run.neighbours.ops()[-1] == (Op.STOP, [])
+        assert run.neighbours.drained
 
 
 def test_none_ends_an_idle_driver() -> None:
-    driver = Driver(FakeWorker(), None, 1, 10, lambda _event: None, 60.0)  # type: ignore[arg-type]
+    driver = Driver(FakeWorker(), None, Batching(10, 1), lambda _events: None, 60.0)  # type: ignore[arg-type]
     driver.inbox.put(None)
     driver.run()
 
 
-_LOADS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6), st.booleans()), min_size=1, max_size=12)
+_LOADS = st.lists(st.tuples(st.integers(1, 400), st.integers(1, 6), st.integers(0, 9)), min_size=1, max_size=12)
 
 
-@given(_LOADS, st.integers(4, 30), st.sampled_from([1, 2, 4]))
+@given(_LOADS, st.integers(4, 900), st.sampled_from([1, 2, 4]))
 def test_whatever_comes_everyone_gets_all_tokens_within_the_cache(
-    loads: list[tuple[int, int, bool]], kv_tokens: int, degree: int
+    loads: list[tuple[int, int, int]], kv_tokens: int, degree: int
 ) -> None:
-    submits = [_submit(f"r{i}", prompt, max_tokens) for i, (prompt, max_tokens, _) in enumerate(loads)]
-    fitting = {s.request: s.max_tokens for s in submits if len(s.tokens) + s.max_tokens <= kv_tokens}
-    run = _Run(*submits, kv_tokens=kv_tokens, degree=degree)
-    assert {name: len(text) for name, text in texts_of(run.events).items()} == fitting
-    assert {event.request for event in run.events if isinstance(event, Rejected)} == {
-        submit.request for submit in submits if submit.request not in fitting
+    """Each is cancelled after so many tokens as its third number says, if it has more."""
+    submits = {f"r{i}": _submit(f"r{i}", prompt, most) for i, (prompt, most, _) in enumerate(loads)}
+    leave_at = {f"r{i}": count for i, (_, most, count) in enumerate(loads) if 0 < count < most}
+    fitting = {name: s.max_tokens for name, s in submits.items() if len(s.tokens) + s.max_tokens <= kv_tokens}
+
+    def leave(run: _Run, event: Tokens) -> None:
+        if len(run.texts[event.request]) == leave_at.get(event.request):
+            run.driver.inbox.put(Cancel(event.request))
+            run._end_one()
+
+    run = _Run(*submits.values(), kv_tokens=kv_tokens, degree=degree, at_token=leave)
+    assert {name: len(text) for name, text in run.texts.items()} == {
+        name: leave_at.get(name, count) for name, count in fitting.items()
     }
-    assert run.worker.alive == {}
+    assert {e.request for e in run.events if isinstance(e, Rejected)} == submits.keys() - fitting.keys()
+    assert run.worker.most_room <= kv_tokens
 
 
 # ---- over several stages
@@ -203,67 +226,175 @@ def test_whatever_comes_everyone_gets_all_tokens_within_the_cache(
 
 @pytest.mark.parametrize("degree", [2, 3])
 def test_as_many_steps_are_under_way_as_there_are_stages(degree: int) -> None:
-    run = _Run(*(_submit(f"r{i}") for i in range(5)), degree=degree)
+    run = _Run(*(_submit(f"r{i}") for i in range(6)), degree=degree)
     assert run.neighbours is not None
     assert run.neighbours.most_under_way == degree
-    assert run.neighbours.under_way == 0
+    assert not run.neighbours.under_way
+    assert {len(step) for step in run.worker.fed} == {6 // degree}
 
 
-def test_one_request_has_one_step_under_way() -> None:
+def test_one_request_has_one_token_under_way() -> None:
     run = _Run(_submit("a"), degree=4)
     assert run.neighbours is not None
     assert run.neighbours.most_under_way == 1
 
 
-def test_parameters_travel_with_the_first_step_alone() -> None:
-    submit = _submit("a", prompt=3, max_tokens=3)
-    run = _Run(submit, degree=2)
+def test_a_long_prompt_is_under_way_at_every_stage_and_gives_one_token() -> None:
+    run = _Run(_submit("a", prompt=900, max_tokens=1), degree=3)
     assert run.neighbours is not None
-    steps = [(header, extra) for header, _, extra in run.neighbours.sent if header.op is Op.STEP]
-    assert [extra for _, extra in steps] == [pack(submit), b"", b""]
-    assert [(header.tokens, header.position) for header, _ in steps] == [(3, 0), (1, 3), (1, 4)]
+    assert run.neighbours.most_under_way == 3
+    assert [(len(tokens), position) for ((_, tokens, position),) in run.worker.fed] == [
+        (300, 0),
+        (300, 300),
+        (300, 600),
+    ]
+    assert run.texts == {"a": [7]}
+
+
+def test_parameters_travel_with_the_first_step_alone() -> None:
+    submits = [_submit("a", prompt=300, max_tokens=3), _submit("b", prompt=300, max_tokens=2)]
+    run = _Run(*submits, degree=2)
+    assert run.neighbours is not None
+    extras = [msgpack.unpackb(extra, use_list=False) for _, _, extra in run.neighbours.sent if extra]
+    wire = [msgpack.unpackb(msgpack.packb([(i + 1, to_wire(s))]), use_list=False) for i, s in enumerate(submits)]
+    assert extras == wire
+    assert [extra != b"" for _, _, extra in run.neighbours.sent][:4] == [True, True, False, False]
 
 
 def test_the_others_are_told_to_forget_and_at_the_end_to_stop() -> None:
-    run = _Run(_submit("a", max_tokens=1), _submit("b", max_tokens=1), degree=2)
+    run = _Run(*(_submit(name, max_tokens=1) for name in "abc"), degree=2)
     assert run.neighbours is not None
-    assert run.neighbours.ops() == [(Op.STEP, 1), (Op.STEP, 2), (Op.FORGET, 1), (Op.FORGET, 2), (Op.STOP, 0)]
+    assert run.neighbours.ops() == [
+        (Op.STEP, [1, 2]), (Op.STEP, [3]), (Op.FORGET, [1, 2]), (Op.FORGET, [3]), (Op.STOP, []),
+    ]  # fmt: skip
     assert run.neighbours.drained
+
+
+def test_the_others_forget_a_cancelled_request_before_the_next_gets_its_room() -> None:
+    def leave(run: _Run, event: Tokens) -> None:
+        if event.request == "a":
+            run.driver.inbox.put(Cancel("a"))
+
+    run = _Run(_submit("a"), _submit("b", max_tokens=1), kv_tokens=7, degree=2, at_token=leave, ends=1)
+    assert run.neighbours is not None
+    assert run.neighbours.ops() == [
+        (Op.STEP, [1]), (Op.FORGET, [1]), (Op.STEP, [2]), (Op.FORGET, [2]), (Op.STOP, []),
+    ]  # fmt: skip
 
 
 def test_an_idle_group_is_told_that_its_driver_lives() -> None:
     neighbours = FakeNeighbours()
-    driver = Driver(FakeWorker(), neighbours, 2, 10, lambda _event: None, alive_every_s=0.001)  # type: ignore[arg-type]
+    driver = Driver(
+        FakeWorker(),  # type: ignore[arg-type]
+        neighbours,  # type: ignore[arg-type]
+        Batching(10, 2),
+        lambda _events: None,
+        alive_every_s=0.001,
+    )
     neighbours.on_send = lambda header: driver.inbox.put(None) if len(neighbours.sent) == 3 else None
     driver.run()
-    assert neighbours.ops() == [(Op.ALIVE, 0)] * 3 + [(Op.STOP, 0)]
+    assert neighbours.ops() == [(Op.ALIVE, [])] * 3 + [(Op.STOP, [])]
 
 
 def _followed(last: bool) -> tuple[FakeWorker, FakeNeighbours]:
-    """A later stage that was led through one request of two steps."""
-    submit = _submit("a", prompt=2)
-    hidden = torch.zeros(1, 2, 4)
+    """A later stage that was led through two requests: one of two steps, one whose prompt comes in two pieces."""
+    submit, other = _submit("a", prompt=2), _submit("b", prompt=5)
+    hidden = torch.zeros(1, 5, 4)
+    extra = msgpack.packb([(5, to_wire(submit)), (6, to_wire(other))])
+    first = (Segment(5, 2, 0, True, 64), Segment(6, 3, 0, False, 64))
+    second = (Segment(5, 1, 2, True, 64), Segment(6, 2, 3, True, 64))
     hops = deque([
-        (Header(Op.STEP, 5, 2, 0, 1), hidden, pack(submit)),
+        (Header(Op.STEP, first, extra_bytes=len(extra)), hidden, extra),
         (Header(Op.ALIVE), None, b""),
-        (Header(Op.STEP, 5, 1, 2), hidden[:, :1], b""),
-        (Header(Op.FORGET, 5), None, b""),
+        (Header(Op.STEP, second), hidden[:, :3], b""),
+        (Header(Op.FORGET, slots=(5, 6)), None, b""),
         (Header(Op.STOP), None, b""),
     ])  # fmt: skip
-    worker, neighbours = FakeWorker({"a": [10, 11]}), FakeNeighbours(hops)
+    worker, neighbours = FakeWorker({"a": [10, 11], "b": [20]}), FakeNeighbours(hops)
     follow(worker, neighbours, last)  # type: ignore[arg-type]
     return worker, neighbours
 
 
 def test_a_stage_in_the_middle_passes_everything_on() -> None:
     worker, neighbours = _followed(last=False)
-    assert [position for _, _, position in worker.fed] == [0, 2]
-    assert neighbours.ops() == [(Op.STEP, 5), (Op.ALIVE, 0), (Op.STEP, 5), (Op.FORGET, 5), (Op.STOP, 0)]
+    assert [[(slot, position) for slot, _, position in step] for step in worker.fed] == [
+        [(5, 0), (6, 0)],
+        [(5, 2), (6, 3)],
+    ]
+    assert neighbours.ops() == [
+        (Op.STEP, [5, 6]), (Op.ALIVE, []), (Op.STEP, [5, 6]), (Op.FORGET, [5, 6]), (Op.STOP, []),
+    ]  # fmt: skip
     assert [extra != b"" for _, _, extra in neighbours.sent] == [True, False, False, False, False]
-    assert (neighbours.tokens, neighbours.drained) == ([], True)
+    assert (neighbours.choices, neighbours.drained, worker.rooms) == ([], True, {})
 
 
-def test_the_last_stage_chooses_and_sends_nothing_but_tokens() -> None:
+def test_the_last_stage_chooses_and_sends_nothing_but_choices() -> None:
     worker, neighbours = _followed(last=True)
-    assert neighbours.tokens == [10, 11]
-    assert (neighbours.sent, neighbours.drained, worker.alive) == ([], True, {})
+    assert neighbours.choices == [[Choice(10)], [Choice(11), Choice(20)]]
+    assert (neighbours.sent, neighbours.drained, worker.started) == ([], True, {})
+
+
+# ---- what a stage does with a step
+
+
+class _Layers:
+    """Layers that give `hidden` states of 16 numbers, a pulse that counts, and a model that knows its plan."""
+
+    def __init__(self, breaks: bool = False) -> None:
+        self._breaks = breaks
+        self.told: list[str] = []
+        self.worker = Worker(
+            self._forward,
+            self,  # type: ignore[arg-type]
+            KvCache(1, 1000, torch.device("cpu")),
+            lambda name, _started_s: self.told.append(name),
+            self,
+        )
+
+    def turn_to(self, plan: object) -> None:
+        self.told.append("turn")
+
+    def step(self, tokens: int) -> None:
+        self.told.append(f"step of {tokens}")
+
+    def rest(self) -> None:
+        self.told.append("rest")
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._breaks:
+            raise RuntimeError("broken")
+        return torch.arange(16.0).repeat(1, 2, 1)
+
+
+def _segment(slot: int, tokens: int, position: int = 0) -> Segment:
+    return Segment(slot, tokens, position, True, room_tokens(tokens, 1000))
+
+
+def test_the_first_step_is_reported_and_none_after_it() -> None:
+    layers = _Layers()
+    for position in (0, 2):
+        layers.worker.step([_segment(1, 2, position)], torch.zeros(1, 2))
+    assert layers.told == ["turn", "step of 2", "rest", "first step", "turn", "step of 2", "rest"]
+
+
+def test_layers_that_break_are_not_taken_for_layers_that_hang() -> None:
+    layers = _Layers(breaks=True)
+    with pytest.raises(RuntimeError, match="broken"):
+        layers.worker.step([_segment(1, 2)], torch.zeros(1, 2))
+    assert layers.told == ["turn", "step of 2", "rest"]
+
+
+def test_tokens_are_chosen_for_their_positions_with_what_was_generated_before() -> None:
+    """A request that was moved is penalised for what it has generated, not for its prompt, and draws as before."""
+    worker = _Layers().worker
+    moved = Submit("a", (15, 14, 13), 1, 9, (), Sampling(0.0, presence_penalty=5.0))
+    drawn = Submit("b", (1, 2), 2, 9, (), Sampling(1.0, seed=3, top_k=3))
+    worker.start(1, moved)
+    worker.start(2, drawn)
+    out = worker.step([_segment(1, 3), _segment(2, 2)], torch.zeros(1, 5))
+    first, second = worker.choose([_segment(1, 3), _segment(2, 2)], out)
+    worker.forget([1, 2])
+    worker.start(1, drawn)
+    assert first == Choice(15)
+    assert worker.choose([_segment(1, 2)], out[:, 1:]) == [second]
+    assert worker.choose([], out[:, :0]) == []
