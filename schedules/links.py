@@ -2,7 +2,8 @@
 
 A link is anything that bytes squeeze through: the object store's egress, a node's network card, its SSD, its bus. A
 transfer goes through all its links at once and gets one rate. HydraServe counts network cards alone and splits each
-equally, so that a transfer held up elsewhere keeps a share it cannot use; here what one cannot use the others get.
+equally, so that a transfer held up elsewhere keeps a share it cannot use; here what one cannot use the others get. A node
+fetches for one stage after the other, so what it fetches stands in a queue, and only the first of a queue moves.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +14,17 @@ _DONE_BYTES = 1e-3
 
 @dataclass(frozen=True)
 class Transfer:
-    """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first."""
+    """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.
+
+    Of those in one `queue` only one moves: the first of the best priority. Those in none all move.
+    """
 
     name: str
     links: tuple[str, ...]
     remaining_bytes: float
     priority: int = 0
     deadline_s: float | None = None
+    queue: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ def shares(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> dict[st
     it names is done at once (infinite rate). Progressive filling: all grow alike until a link of theirs is full.
     """
     left = dict(rates)
-    found: dict[str, float] = {}
-    transfers = list(transfers)
+    everyone = list(transfers)
+    transfers = _moving(everyone)
+    found = {transfer.name: 0.0 for transfer in everyone}
     for priority in sorted({transfer.priority for transfer in transfers}):
         growing = {
             transfer.name: tuple(link for link in transfer.links if link in left)
@@ -67,6 +73,17 @@ def shares(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> dict[st
             growing = {name: links for name, links in growing.items() if not empty.intersection(links)}
         found |= level
     return found
+
+
+def _moving(transfers: Sequence[Transfer]) -> list[Transfer]:
+    """All but those that stand behind another one in their queue."""
+    first: dict[str, Transfer] = {}
+    for transfer in transfers:
+        if transfer.queue is not None:
+            best = first.setdefault(transfer.queue, transfer)
+            if transfer.priority < best.priority:
+                first[transfer.queue] = transfer
+    return [transfer for transfer in transfers if transfer.queue is None or first[transfer.queue] is transfer]
 
 
 def finish_times(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s: float) -> dict[str, float]:
@@ -112,12 +129,13 @@ class Links:
     def rates(self) -> Mapping[str, float]:
         return dict(self._rates)
 
-    def measure(self, link: str, bytes_per_s: float, now_s: float) -> None:
-        """A link's rate is news; what moved until now moved at the old one."""
-        if bytes_per_s <= 0:
-            raise ValueError(f"link {link} at {bytes_per_s} bytes/s")
+    def measure(self, rates: Mapping[str, float], now_s: float) -> None:
+        """Links' rates are news; what moved until now moved at the old ones. A link that is not named has no limit."""
+        for link, bytes_per_s in rates.items():
+            if bytes_per_s <= 0:
+                raise ValueError(f"link {link} at {bytes_per_s} bytes/s")
         self.advance(now_s)
-        self._rates[link] = bytes_per_s
+        self._rates = dict(rates)
 
     def advance(self, now_s: float) -> None:
         """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
@@ -136,13 +154,16 @@ class Links:
                 break
         self._now_s = max(self._now_s, now_s)
 
+    def forecast(self, now_s: float) -> dict[str, float]:
+        """When each transfer under way is done if no other comes, in seconds."""
+        self.advance(now_s)
+        return finish_times(self._rates, list(self._transfers.values()), now_s)
+
     def consider(self, new: Sequence[Transfer], now_s: float) -> Verdict:
         """What would come of starting `new` now. Whoever is late already without it is not its fault."""
         self.advance(now_s)
-        names = [transfer.name for transfer in new]
-        if len({*names, *self._transfers}) != len(names) + len(self._transfers):
-            raise ValueError("a transfer of that name is under way")
-        present = list(self._transfers.values())
+        self._check_names(new)
+        present = self._touched(new)
         before = finish_times(self._rates, present, now_s)
         after = finish_times(self._rates, [*present, *new], now_s)
         late = [
@@ -154,9 +175,28 @@ class Links:
         ]
         return Verdict(after, tuple(late))
 
+    def _check_names(self, new: Sequence[Transfer]) -> None:
+        names = [transfer.name for transfer in new]
+        if len({*names, *self._transfers}) != len(names) + len(self._transfers):
+            raise ValueError("a transfer of that name is under way")
+
+    def _touched(self, new: Sequence[Transfer]) -> list[Transfer]:
+        """Those under way whose shares `new` may change, by however many others in between."""
+        rest = {name: self._shared(transfer) for name, transfer in self._transfers.items()}
+        reached = set[str]().union(*map(self._shared, new))
+        while near := [name for name, shared in rest.items() if not reached.isdisjoint(shared)]:
+            reached.update(*(rest.pop(name) for name in near))
+        return [transfer for name, transfer in self._transfers.items() if name not in rest]
+
+    def _shared(self, transfer: Transfer) -> set[str]:
+        """What others may hold up the transfer by: links of a known rate, and its queue."""
+        shared = {link for link in transfer.links if link in self._rates}
+        return shared if transfer.queue is None else shared | {f"queue {transfer.queue}"}
+
     def begin(self, new: Sequence[Transfer], now_s: float) -> None:
         """They are under way from now on, admitted or not. ValueError if one of that name already is."""
-        self.consider(new, now_s)
+        self.advance(now_s)
+        self._check_names(new)
         self._transfers |= {transfer.name: transfer for transfer in new}
 
     def end(self, name: str, now_s: float) -> None:

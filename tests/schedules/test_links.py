@@ -112,7 +112,7 @@ def test_what_ends_gives_its_share_back() -> None:
     links = Links({"store": 100.0}, 0.0)
     links.begin([Transfer("a", ("store",), 1000), Transfer("b", ("store",), 1000)], 0.0)
     links.end("a", 2.0)
-    assert links.consider([], 2.0).finish_s == {"b": 11.0}
+    assert links.forecast(2.0) == {"b": 11.0}
     links.end("a", 3.0)
 
 
@@ -124,10 +124,32 @@ def test_a_name_is_used_once_at_a_time() -> None:
     links.begin([Transfer("a", ("store",), 100)], 1.5)
 
 
+def test_of_a_queue_only_the_first_moves_and_the_next_when_it_is_done() -> None:
+    first = Transfer("first", ("nic",), 100, queue="node")
+    second = Transfer("second", ("nic",), 100, queue="node")
+    urgent = Transfer("urgent", ("nic",), 100, priority=-1, queue="node")
+    assert finish_times({"nic": 100}, [first, second], 0.0) == {"first": 1.0, "second": 2.0}
+    assert finish_times({"nic": 100}, [first, second, urgent], 0.0) == {"urgent": 1.0, "first": 2.0, "second": 3.0}
+
+
+@given(_RATES, _TRANSFERS, _TRANSFERS)
+def test_a_verdict_is_that_of_the_whole_ledger(
+    rates: dict[str, float], present: list[Transfer], new: list[Transfer]
+) -> None:
+    """Those that the new ones do not touch are left out of the reckoning, and nothing else is."""
+    links = Links(rates, 0.0)
+    links.begin(present, 0.0)
+    asked = [Transfer(f"new-{t.name}", t.links, t.remaining_bytes, t.priority) for t in new]
+    found = links.consider(asked, 0.0).finish_s
+    whole = finish_times(rates, [*present, *asked], 0.0)
+    assert found.keys() >= {t.name for t in asked}
+    assert found == pytest.approx({name: whole[name] for name in found})
+
+
 def test_a_link_that_slows_down_makes_everything_on_it_later() -> None:
     links = Links({"store": 100.0}, 0.0)
     links.begin([Transfer("a", ("store",), 1000)], 0.0)
-    links.measure("store", 50.0, 5.0)
-    assert links.consider([], 5.0).finish_s == {"a": 15.0}
+    links.measure({"store": 50.0}, 5.0)
+    assert links.forecast(5.0) == {"a": 15.0}
     with pytest.raises(ValueError, match="0 bytes/s"):
-        links.measure("store", 0, 6.0)
+        links.measure({"store": 0}, 6.0)
