@@ -109,6 +109,7 @@ class Driver:
     def run(self) -> None:
         """Until told to end. RuntimeError if a neighbour is gone, StageFailed if a unit does not come."""
         while self._take_commands():
+            self._forget()  # before others get the room of those who were cancelled
             while (step := self._batching.next_step(self._worker.order)) is not None:
                 self._launch(step)
             if self._steps:
