@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Platform": (platform.up, platform.down, platform.status, platform.demo, platform.version),
+    "Platform": (platform.up, platform.down, platform.status, platform.demo, platform.lab, platform.version),
     "Models": (models.publish, upkeep.verify, models.chat, models.generate),
     "Components, alone in the foreground": (
         components.scheduler,
@@ -31,9 +31,12 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         components.prefect,
     ),
 }
+_CONTEXT: dict[Callable[..., None], dict[str, object]] = {
+    platform.lab: {"allow_extra_args": True, "ignore_unknown_options": True}  # they are the lab's own to read
+}
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_panel)(_command)
+        app.command(rich_help_panel=_panel, context_settings=_CONTEXT.get(_command))(_command)
 
 _models = typer.Typer(name="models", invoke_without_command=True, callback=models.models)
 _models.command()(upkeep.rm)

@@ -37,6 +37,10 @@ class DemoModelMissing(FirsttokenError):
     """The package that carries the demo's model is not installed."""
 
 
+class NotACheckout(FirsttokenError):
+    """A command needs more of the repository than is installed."""
+
+
 def is_expected(error: BaseException) -> bool:
     """Whether the message alone tells a person what is wrong; of anything else the log must hold a traceback."""
     return isinstance(error, (FirsttokenError, StorageError, ClusterError, FlowError, OSError))

@@ -95,6 +95,24 @@ def demo(config: Config = None) -> None:
     asyncio.run(run_demo(load(config), stdout()))
 
 
+def lab(context: typer.Context) -> None:
+    """Rehearse on a cluster of network namespaces, each node behind a card of a set rate, until Ctrl-C.
+
+    For root, in a checkout of the repository. Options are handed on to `python -m infra.lab`; its --help lists them.
+
+    Example: firsttoken lab --nodes 8 --rate 1gbit --store-rate 2gbit
+    """
+    import importlib.util
+    import os
+    import sys
+
+    from firsttoken.errors import NotACheckout
+
+    if importlib.util.find_spec("infra") is None or importlib.util.find_spec("infra.lab") is None:
+        raise NotACheckout("the lab is not installed along: run it from a checkout of the repository, or `make lab` there")
+    os.execv(sys.executable, [sys.executable, "-m", "infra.lab", *context.args])  # noqa: S606 it has the terminal then
+
+
 def version(as_json: AsJson = False) -> None:
     """Show the versions of firsttoken and of what it rests on."""
     import platform as machine

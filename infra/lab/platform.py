@@ -53,11 +53,13 @@ def run_lab(
     node_bytes_per_s: float | None,
     store_bytes_per_s: float | None = None,
     node_settings: Mapping[str, Any] | None = None,
+    settings_of: Mapping[str, Mapping[str, Any]] | None = None,
     ready_s: float = 120.0,
 ) -> Iterator[Lab]:
     """A lab whose nodes have joined, until the block ends. The bucket's folder is `folder`/buckets/models.
 
-    `node_bytes_per_s` and `store_bytes_per_s` are the rates of their cards, each way; None is unlimited.
+    `node_bytes_per_s` and `store_bytes_per_s` are the rates of their cards, each way; None is unlimited. `node_settings`
+    are every node's settings [node], `settings_of` more of them for single nodes, by name.
     LabError if it cannot be built or does not come up.
     """
     names = tuple(f"node-{index}" for index in range(nodes))
@@ -75,7 +77,8 @@ def run_lab(
         _start_store(lab)
         _start(lab, FRONT, "scheduler", {}, "scheduler")
         for name in names:
-            _start(lab, name, name, {"node": dict(node_settings or {})}, "node", "--name", name)
+            section = {**(node_settings or {}), **(settings_of or {}).get(name, {})}
+            _start(lab, name, name, {"node": section}, "node", "--name", name)
         for index, degree in enumerate(degrees):
             frontend = {"host": at[FRONT], "port": FRONTEND_PORT + index, "degree": degree, "keep_alive_s": 1.0}
             _start(lab, FRONT, f"frontend-{degree}", {"frontend": frontend}, "frontend")
@@ -94,9 +97,9 @@ def settled(lab: Lab, url: str) -> bool:
 
 
 def parse_rate(text: str) -> float:
-    """Bytes per second of "200mbit", "25MB" or "1gbit". ValueError for anything else."""
+    """Bytes per second of "200mbit", "25MB" or "1gbit", above zero. ValueError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(bit|b)", text.strip().lower().removesuffix("/s"))
-    if match is None:
+    if match is None or not float(match[1]):
         raise ValueError(f"{text!r} is not a rate: write 200mbit or 25MB")
     scale = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2]]
     return float(match[1]) * scale / (8 if match[3] == "bit" else 1)

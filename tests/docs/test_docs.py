@@ -11,6 +11,8 @@ from fastapi.routing import APIRoute
 
 from firsttoken.cli import app as cli
 from firsttoken.settings import Settings, load_settings, sections, setting_names
+from infra.lab.__main__ import parser as lab_parser
+from infra.lab.console import HELP as LAB_HELP
 from schedules.cadence import CADENCES
 from schedules.lifecycle import State, draw
 from serving import errors
@@ -37,6 +39,7 @@ def _commands() -> dict[str, set[str]]:
         found[name] = {option for parameter in command.params for option in parameter.opts}
         for below, inner in getattr(command, "commands", {}).items():
             found[f"{name} {below}"] = {option for parameter in inner.params for option in parameter.opts}
+    found["lab"] |= {option for action in lab_parser()._actions for option in action.option_strings}
     return found
 
 
@@ -54,6 +57,12 @@ def test_commands_that_are_shown_exist_with_their_options() -> None:
         words = re.sub(r'"[^"]*"|#.*', "", text).split()
         name = next(name for name in (" ".join(words[:2]), words[0]) if name in commands)
         assert {word for word in words if word.startswith("--")} <= commands[name] | {"--help"}, text
+
+
+def test_every_option_of_the_lab_and_all_that_it_obeys_is_named() -> None:
+    text = (ROOT / "docs" / "operating.md").read_text()
+    assert all(f"| `{option}` |" in text for option in _commands()["lab"] - {"-h", "--help"})
+    assert all(re.search(rf"`{line.split()[0]}[ `]", text) for line in LAB_HELP.splitlines())
 
 
 def test_settings_that_are_named_exist() -> None:

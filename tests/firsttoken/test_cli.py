@@ -23,7 +23,7 @@ from tests.firsttoken.stub_frontend import USAGE, stub_frontend
 pytestmark = pytest.mark.timeout(60)
 
 COMMANDS = (
-    "up", "down", "status", "demo", "version", "publish", "verify", "chat", "generate",
+    "up", "down", "status", "demo", "lab", "version", "publish", "verify", "chat", "generate",
     "scheduler", "node", "frontend", "flows", "prefect", "models",
 )  # fmt: skip
 HELP_WITHIN_S = 0.5
