@@ -93,6 +93,8 @@ def run_frontend(settings: Settings) -> None:
             start_timeout_s=frontend.start_timeout_s,
             request_timeout_s=frontend.request_timeout_s,
             max_held_requests=frontend.max_held_requests,
+            history_url=settings.history.url,
+            history_keep_days=settings.history.keep_days,
         )
     )
 

@@ -2,6 +2,7 @@
 
 from cluster.errors import ClusterError
 from flows.errors import FlowError
+from serving.errors import HistoryError
 from storage_tiers.errors import StorageError
 
 
@@ -43,4 +44,4 @@ class NotACheckout(FirsttokenError):
 
 def is_expected(error: BaseException) -> bool:
     """Whether the message alone tells a person what is wrong; of anything else the log must hold a traceback."""
-    return isinstance(error, (FirsttokenError, StorageError, ClusterError, FlowError, OSError))
+    return isinstance(error, (FirsttokenError, StorageError, ClusterError, FlowError, HistoryError, OSError))

@@ -21,6 +21,7 @@ from schedules.cadence import PREWARM_EVERY_S
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
 SETTINGS_FILE = "firsttoken.toml"
+_CREDENTIALS = {"store.options", "history.url"}
 
 _UNITS_BYTES = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -52,12 +53,19 @@ def _check_device(value: str) -> str:
     return value
 
 
+def _check_history_url(value: str) -> str:
+    if re.match(r"$|sqlite:///.|postgresql://.", value) is None:
+        raise ValueError("a history is at sqlite:///PATH or at postgresql://USER:PASSWORD@HOST/DATABASE")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 SizeOrZero = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
+HistoryUrl = Annotated[str, AfterValidator(_check_history_url)]
 Options = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
 
 
@@ -133,6 +141,16 @@ class FrontendSettings(Section):
     )
 
 
+class HistorySettings(Section):
+    url: HistoryUrl = Field(
+        default="",
+        repr=False,
+        description="database of arrivals and cold starts, `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`; "
+        "empty means SQLite in `<home>/history.db`",
+    )
+    keep_days: float = Field(default=90, gt=0, description="days after which what is kept there is removed")
+
+
 class PrefectSettings(Section):
     host: str = Field(default="127.0.0.1", description="address of the Prefect server")
     port: Port = Field(default=4200, description="the Prefect server's port")
@@ -157,13 +175,14 @@ class LoggingSettings(Section):
 
 
 class Settings(Section):
-    """All settings. `home` is absolute and ``~`` is expanded; `store.url` is never empty once loaded."""
+    """All settings. Once loaded `home` is absolute, ``~`` is expanded, `store.url` and `history.url` are not empty."""
 
     home: Path = Field(default=Path("~/.firsttoken"), description="folder for everything kept on this machine")
     store: StoreSettings = StoreSettings()
     cluster: ClusterSettings = ClusterSettings()
     node: NodeSettings = NodeSettings()
     frontend: FrontendSettings = FrontendSettings()
+    history: HistorySettings = HistorySettings()
     prefect: PrefectSettings = PrefectSettings()
     prewarm: PrewarmSettings = PrewarmSettings()
     logging: LoggingSettings = LoggingSettings()
@@ -227,7 +246,10 @@ def _resolve(settings: Settings) -> Settings:
     home = settings.home.expanduser().absolute()
     url = settings.store.url or (home / "store").as_uri()
     url = url if "://" in url else Path(url).expanduser().absolute().as_uri()
-    return settings.model_copy(update={"home": home, "store": settings.store.model_copy(update={"url": url})})
+    store = settings.store.model_copy(update={"url": url})
+    history_url = settings.history.url or f"sqlite:///{home / 'history.db'}"
+    history = settings.history.model_copy(update={"url": history_url})
+    return settings.model_copy(update={"home": home, "store": store, "history": history})
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -281,7 +303,7 @@ def _first_problem(error: ValidationError, from_file: Mapping[str, Any], path: P
     setting = ".".join(names)
     where = f"{path} or {environment_name(setting)}" if in_file else environment_name(setting)
     message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if setting == "store.options" else f": {problem['input']!r}"  # options can hold credentials
+    shown = "" if setting in _CREDENTIALS else f": {problem['input']!r}"
     return f"{setting} (from {where}) will not do{shown}: {message}"
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,11 @@ class Ask:
     @property
     def chat(self) -> bool:
         return self.kind == "chat.completion"
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts, each once however many choices it has."""
+        return sum(submit.prompt_tokens for submit in self.submits[:: self.choices_per_prompt])
 
     def logprobs(self, entries: Sequence[Entry]) -> dict[str, Any]:
         """A choice's log probabilities in the shape of this kind of request."""
@@ -79,10 +84,15 @@ class Delta:
 
 
 class Answerer:
-    """Runs requests through the router and says what came of them."""
+    """Runs requests through the router and says what came of them.
 
-    def __init__(self, router: Router, metrics: Metrics, timeout_s: float) -> None:
-        self._router, self._metrics, self._timeout_s = router, metrics, timeout_s
+    `on_end` hears of every request that was begun: its outcome, and how many tokens were generated.
+    """
+
+    def __init__(
+        self, router: Router, metrics: Metrics, timeout_s: float, on_end: Callable[[Ask, str, int], object]
+    ) -> None:
+        self._router, self._metrics, self._timeout_s, self._on_end = router, metrics, timeout_s, on_end
 
     async def whole(self, request: Ask) -> dict[str, Any]:
         """The complete answer."""
@@ -140,7 +150,7 @@ class Answerer:
             asyncio.get_running_loop().create_task(self._run(request, index, queue))
             for index in range(len(request.submits))
         ]
-        outcome = "cancelled"
+        outcome, generated = "cancelled", 0
         until_s = request.arrived_s + self._timeout_s
         try:
             running = len(tasks)
@@ -154,6 +164,7 @@ class Answerer:
                 if item is None:
                     running -= 1
                 elif isinstance(item, Delta):
+                    generated += len(item.tokens)
                     yield item
                 else:
                     outcome = "failed"
@@ -161,6 +172,7 @@ class Answerer:
             outcome = "served"
         finally:
             self._metrics.requests.labels(request.model.name, outcome).inc()
+            self._on_end(request, outcome, generated)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -246,7 +258,7 @@ def _chunk(request: Ask, delta: Delta, role: bool = False) -> dict[str, Any]:
 
 
 def _usage(request: Ask, tokens: Sequence[Sequence[int]]) -> dict[str, int]:
-    prompt = sum(submit.prompt_tokens for submit in request.submits[:: request.choices_per_prompt])
+    prompt = request.prompt_tokens
     generated = sum(len(ids) for ids in tokens)
     return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
 

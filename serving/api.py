@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from serving.answers import Answerer, Ask, ask
 from serving.catalog import Catalog, ServedModel
 from serving.cold_start import Ledger
-from serving.errors import BadRequest, ContextTooLong, Unavailable
+from serving.errors import BadRequest, ContextTooLong, Overloaded, Unavailable
+from serving.history_tables import Arrival
 from serving.link import ClusterLink
 from serving.metrics import Metrics
 from serving.router import Router
@@ -23,7 +24,7 @@ CLIENT_LEFT = 499
 
 
 class Api:
-    """The routes, bound to the parts of one front end."""
+    """The routes, bound to the parts of one front end. `on_arrival` hears of each request once it has ended."""
 
     def __init__(
         self,
@@ -34,11 +35,13 @@ class Api:
         ledger: Ledger,
         default_max_tokens: int,
         request_timeout_s: float,
+        on_arrival: Callable[[Arrival], object] | None = None,
     ) -> None:
         self._link, self._catalog, self._router = link, catalog, router
         self._metrics, self._ledger = metrics, ledger
         self._default_max_tokens = default_max_tokens
-        self._answerer = Answerer(router, metrics, request_timeout_s)
+        self._on_arrival = on_arrival
+        self._answerer = Answerer(router, metrics, request_timeout_s, self._ended)
         self.routes = APIRouter()
         add = self.routes.add_api_route
         add("/v1/models", self.models, methods=["GET"], summary="Published models")
@@ -91,12 +94,16 @@ class Api:
         if any(token >= vocabulary for token in body.logit_bias):
             raise BadRequest(f"logit_bias has tokens outside of the model's vocabulary of {vocabulary}", "logit_bias")
         limits = [self._limit(model, prompt, wanted, prompt_field) for prompt in prompts]
-        for prompt, limit in zip(prompts, limits, strict=True):
-            self._router.check(model, len(prompt), limit)
         with_usage = body.stream_options is not None and body.stream_options.include_usage
         asked = ask(
             kind, model, prompts, body.samplings(), limits, body.stop, arrived_s, body.return_token_ids, with_usage
         )
+        try:
+            for prompt, limit in zip(prompts, limits, strict=True):
+                self._router.check(model, len(prompt), limit)
+        except (Overloaded, Unavailable):
+            self._ended(asked, "refused", 0)
+            raise
         if body.stream:
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
             return _EventStream(self._answerer.events(asked), headers)
@@ -105,6 +112,13 @@ class Api:
     async def _whole(self, asked: Ask, request: Request) -> Response:
         answer = await _unless_left(self._answerer.whole(asked), request)
         return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
+
+    def _ended(self, asked: Ask, outcome: str, generated_tokens: int) -> None:
+        if self._on_arrival is not None:
+            most = sum(submit.max_tokens for submit in asked.submits)
+            self._on_arrival(
+                Arrival(asked.model.name, asked.arrived_s, asked.prompt_tokens, most, generated_tokens, outcome)
+            )
 
     def _encode(self, model: ServedModel, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):

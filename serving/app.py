@@ -17,18 +17,23 @@ from serving.answers import error_body
 from serving.api import Api
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
-from serving.errors import BadRequest, RequestError, Unavailable
+from serving.errors import BadRequest, HistoryError, RequestError, Unavailable
+from serving.history import History
 from serving.link import ClusterLink
 from serving.metrics import Metrics
 from serving.router import Router, RouterLimits
 from storage_tiers.remote import ModelStore, ObjectStore
 
 _log = logging.getLogger(__name__)
+_RECALL_S = 2.0
 
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """What a front end is told at its start. Tokens are per replica, `degree` is the most stages of a cold start."""
+    """What a front end is told at its start. Tokens are per replica, `degree` is the most stages of a cold start.
+
+    Without `history_url` cold starts are kept in memory only, and arrivals nowhere.
+    """
 
     host: str
     port: int
@@ -42,13 +47,17 @@ class FrontendConfig:
     start_timeout_s: float = 120.0
     request_timeout_s: float = 600.0
     max_held_requests: int = 256
+    history_url: str = ""
+    history_keep_days: float = 90.0
 
 
 def create_app(config: FrontendConfig) -> FastAPI:
     """The application; its connections live from startup to shutdown."""
     link = ClusterLink(config.scheduler_address)
     catalog = Catalog(ModelStore(ObjectStore(config.store_url, config.store_options)))
-    metrics, ledger = Metrics(), Ledger()
+    metrics = Metrics()
+    history = _history(config, metrics)
+    ledger = Ledger(on_add=history.add_start if history is not None else None)
     limits = RouterLimits(
         degree=config.degree,
         kv_tokens=config.kv_tokens,
@@ -61,23 +70,55 @@ def create_app(config: FrontendConfig) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         link.start()
-        warming = asyncio.get_running_loop().create_task(_warm(catalog))
+        loop = asyncio.get_running_loop()
+        behind = {loop.create_task(_warm(catalog))}
+        if history is not None:
+            history.start()
+            behind.add(recalling := loop.create_task(_recall(history, ledger)))
+            await asyncio.wait({recalling}, timeout=_RECALL_S)
         yield
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
+        for task in behind:
+            task.cancel()
+        await asyncio.gather(*behind, return_exceptions=True)
         await router.close()
         await link.stop()
+        if history is not None:
+            await history.close()
 
     app = FastAPI(
         title="firsttoken", summary="Serverless LLM serving that reaches the first token fast", lifespan=lifespan
     )
-    app.include_router(
-        Api(link, catalog, router, metrics, ledger, config.default_max_tokens, config.request_timeout_s).routes
-    )
+    on_arrival = history.add_arrival if history is not None else None
+    api = Api(link, catalog, router, metrics, ledger, config.default_max_tokens, config.request_timeout_s, on_arrival)
+    app.include_router(api.routes)
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     return app
+
+
+def _history(config: FrontendConfig, metrics: Metrics) -> History | None:
+    if not config.history_url:
+        return None
+    return History(config.history_url, config.history_keep_days, metrics.history_dropped.inc)
+
+
+async def _recall(history: History, ledger: Ledger) -> None:
+    """Fill the ledger with what the history knows, as soon as the database is there."""
+    await history.prepared.wait()
+    try:
+        ledger.restore(await history.starts(None, ledger.kept))
+    except HistoryError as error:
+        _log.warning("earlier cold starts are not shown: %s", error)
+
+
+async def _check_history(config: FrontendConfig) -> None:
+    history = _history(config, Metrics())
+    if history is not None:
+        try:
+            await history.check()
+        finally:
+            await history.close()
 
 
 async def _warm(catalog: Catalog) -> None:
@@ -110,7 +151,8 @@ async def _on_http(_request: Request, error: Exception) -> JSONResponse:
 
 
 def run_frontend(config: FrontendConfig) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. HistoryRefused if the history's database is of another version."""
+    asyncio.run(_check_history(config))
     server = uvicorn.Config(
         create_app(config), host=config.host, port=config.port, log_level="warning", timeout_graceful_shutdown=5
     )

@@ -1,7 +1,7 @@
 """The ledger: what a cold start spent its time on."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,10 @@ from cluster.messages import Phase
 
 @dataclass(frozen=True)
 class ColdStart:
-    """One cold start: `arrived_s` in unix seconds, `ttft_s` from there to the first token, phases in unix seconds."""
+    """One cold start: `arrived_s` in unix seconds, `ttft_s` from there to the first token, phases in unix seconds.
+
+    `predicted` is what was expected when it was decided, if anything was: JSON with at least ``ttft_s``.
+    """
 
     model: str
     group: str
@@ -18,16 +21,18 @@ class ColdStart:
     arrived_s: float
     ttft_s: float
     phases: tuple[Phase, ...]
+    predicted: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For the API: times of phases relative to the arrival."""
-        return {
+        """For the API: times of phases relative to the arrival; a prediction comes with its relative error."""
+        shown: dict[str, Any] = {
             "model": self.model,
             "group": self.group,
             "degree": len(self.nodes),
             "nodes": list(self.nodes),
             "arrived_at": self.arrived_s,
             "ttft_s": self.ttft_s,
+            "predicted": None if self.predicted is None else dict(self.predicted),
             "phases": [
                 {
                     "name": phase.name,
@@ -39,16 +44,29 @@ class ColdStart:
                 for phase in self.phases
             ],
         }
+        if self.predicted is not None and self.predicted["ttft_s"] > 0:
+            shown["prediction_error"] = self.ttft_s / self.predicted["ttft_s"] - 1
+        return shown
 
 
 class Ledger:
-    """The latest cold starts, newest first."""
+    """The latest cold starts, newest first. `on_add` hears of each that is added."""
 
-    def __init__(self, kept: int = 256) -> None:
+    def __init__(self, kept: int = 256, on_add: Callable[[ColdStart], object] | None = None) -> None:
+        self.kept = kept
         self._starts: deque[ColdStart] = deque(maxlen=kept)
+        self._on_add = on_add
 
     def add(self, start: ColdStart) -> None:
         self._starts.appendleft(start)
+        if self._on_add is not None:
+            self._on_add(start)
+
+    def restore(self, starts: Iterable[ColdStart]) -> None:
+        """Put earlier cold starts, newest first, behind those that are here; nobody hears of them."""
+        here = {start.group for start in self._starts}
+        room = self.kept - len(self._starts)
+        self._starts.extend([start for start in starts if start.group not in here][:room])
 
     def latest(self, model: str | None, limit: int) -> Sequence[ColdStart]:
         """Up to `limit` cold starts, of one model or of all."""

@@ -1,4 +1,4 @@
-"""What can go wrong with a request, each with the HTTP status it becomes."""
+"""What can go wrong with a request, each with the HTTP status it becomes; and with the history."""
 
 
 class RequestError(Exception):
@@ -64,3 +64,19 @@ class TimedOut(RequestError):
     status = 504
     kind = "server_error"
     code = "request_timeout"
+
+
+class HistoryError(Exception):
+    """Root of what goes wrong with the history. Requests never see it."""
+
+
+class HistoryAway(HistoryError):
+    """The history's database does not answer, or not in time."""
+
+
+class HistoryRejected(HistoryError):
+    """The history's database will not take these values, however often they are offered."""
+
+
+class HistoryRefused(HistoryError):
+    """The history's database is of a version that we neither read nor write."""

@@ -34,6 +34,9 @@ class Metrics:
             "firsttoken_replays", "Requests continued elsewhere after their group was lost.", ["model"],
             registry=self.registry,
         )  # fmt: skip
+        self.history_dropped = Counter(
+            "firsttoken_history_dropped", "Rows of history that were given up.", registry=self.registry
+        )
         self.held = Gauge("firsttoken_held_requests", "Requests that wait for a cold model.", registry=self.registry)
         self.running = Gauge("firsttoken_running_requests", "Requests being generated.", registry=self.registry)
         self.nodes = Gauge("firsttoken_nodes", "Nodes connected.", registry=self.registry)

@@ -40,6 +40,7 @@ def test_defaults_suit_one_machine() -> None:
     assert settings.frontend_url == "http://127.0.0.1:8000"
     assert settings.scheduler_address == "tcp://127.0.0.1:8786"
     assert settings.store.url == "file:///nowhere/store"
+    assert settings.history.url == "sqlite:////nowhere/history.db"
     assert settings.prefect.api_url == "http://127.0.0.1:4200/api"
 
 
@@ -108,6 +109,8 @@ def test_credentials_do_not_show(tmp_path: Path) -> None:
     """Options of the store can hold secrets: neither a printed Settings nor a refusal repeats them."""
     assert "hush" not in repr(load(tmp_path, FIRSTTOKEN_STORE__OPTIONS='{"secret": "hush"}'))
     assert "hush" not in refusal(tmp_path, FIRSTTOKEN_STORE__OPTIONS='{"secret": "hush"')
+    assert "hush" not in repr(load(tmp_path, FIRSTTOKEN_HISTORY__URL="postgresql://me:hush@host/history"))
+    assert "hush" not in refusal(tmp_path, FIRSTTOKEN_HISTORY__URL="mysql://me:hush@host/history")
 
 
 def test_a_relative_store_means_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +124,11 @@ def test_written_settings_read_back_equal_and_are_private(tmp_path: Path) -> Non
     write_settings(settings, file)
     assert load_settings(file, {}) == settings
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("url", ["history.db", "sqlite://", "mysql://host/history", "postgresql:/host"])
+def test_a_history_is_in_sqlite_or_postgresql(tmp_path: Path, url: str) -> None:
+    assert "sqlite:///PATH or at postgresql://" in refusal(tmp_path, FIRSTTOKEN_HISTORY__URL=url)
 
 
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:

@@ -1,0 +1,277 @@
+"""The history of cold starts and arrivals in SQL: written behind, so that no request ever waits for a database."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Integer, Select, Table, and_, cast, delete, func, or_, select
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from serving.cold_start import ColdStart
+from serving.errors import HistoryAway, HistoryError, HistoryRejected
+from serving.history_tables import (
+    ARRIVALS,
+    COLD_STARTS,
+    CONNECT_S,
+    KEPT,
+    STATEMENT_S,
+    Arrival,
+    arrival_of_row,
+    history_engine,
+    insert_new,
+    prepare,
+    row_of_arrival,
+    row_of_start,
+    start_of_row,
+)
+
+_log = logging.getLogger(__name__)
+QUEUED_ROWS, BATCH_ROWS, READ_ROWS, DELETED_ROWS = 10_000, 256, 2_000, 5_000
+FLUSH_S, CLOSE_S, LET_GO_S, CHECK_S = 1.0, 5.0, 1.0, 2.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
+PRUNE_EVERY_S = 3600.0
+DAY_S = 86_400.0
+_FAILURES = (SQLAlchemyError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+def _ignore(_rows: int) -> None:
+    """Nobody counts."""
+
+
+class History:
+    """See the module. Several front ends may share a database. Use from one event loop, and close it at the end.
+
+    `url` is for history_tables.history_engine, rows older than `keep_days` are removed, and `on_dropped` hears of the
+    rows that were given up: the oldest when more than QUEUED_ROWS wait, those the database rejects, what is left at
+    the end. Readers raise HistoryAway if the database does not answer, HistoryRefused if its tables are another
+    version's.
+    """
+
+    def __init__(self, url: str, keep_days: float = 90.0, on_dropped: Callable[[int], object] = _ignore) -> None:
+        self._engine = history_engine(url)
+        self._shown = self._engine.url.render_as_string(hide_password=True)
+        self._keep_s, self._on_dropped = keep_days * DAY_S, on_dropped
+        self._queue: deque[tuple[Table, dict[str, Any]]] = deque()
+        self._queued, self._enough, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.prepared = asyncio.Event()
+        self._looked, self._away = False, False
+        self._prune_at_s = 0.0
+        self._writer: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to write; until then rows wait. `prepared` is set once the database has been there."""
+        self._writer = asyncio.get_running_loop().create_task(self._write_behind())
+
+    async def close(self) -> None:
+        """Write what waits, in at most CLOSE_S, and disconnect."""
+        self._closing.set()
+        self._signal()
+        if self._writer is not None:
+            await asyncio.wait({self._writer}, timeout=CLOSE_S)
+            self._writer.cancel()
+            await asyncio.wait({self._writer}, timeout=LET_GO_S)
+        if self._queue:
+            _log.warning("%d rows of history were not written", len(self._queue))
+            self._drop(len(self._queue))
+        with suppress(*_FAILURES):
+            async with asyncio.timeout(LET_GO_S):
+                await self._engine.dispose()
+
+    # ---- writing
+
+    def add_start(self, start: ColdStart) -> None:
+        """Keep a cold start. Returns at once."""
+        self._add(COLD_STARTS, row_of_start(start))
+
+    def add_arrival(self, arrival: Arrival) -> None:
+        """Keep an arrival. Returns at once."""
+        self._add(ARRIVALS, row_of_arrival(arrival))
+
+    def _add(self, table: Table, row: dict[str, Any]) -> None:
+        if len(self._queue) >= QUEUED_ROWS:
+            self._drop(1)
+        self._queue.append((table, row))
+        self._signal()
+
+    def _drop(self, oldest: int) -> None:
+        for _ in range(oldest):
+            self._queue.popleft()
+        if oldest:
+            self._on_dropped(oldest)
+
+    def _signal(self) -> None:
+        for happened, rows in ((self._queued, 1), (self._enough, BATCH_ROWS)):
+            if len(self._queue) >= rows or self._closing.is_set():
+                happened.set()
+            else:
+                happened.clear()
+
+    async def _write_behind(self) -> None:
+        """Look after the database until closed; a failure is logged when it begins, and then retried."""
+        wait_s = FIRST_WAIT_S
+        while not (self._closing.is_set() and not self._queue):
+            try:
+                await self._work()
+                wait_s = FIRST_WAIT_S
+                self._note_back()
+                continue
+            except HistoryError as error:
+                self._note_away(error)
+            except Exception:  # the history is worth nothing without this loop
+                _log.exception("writing the history failed; trying again")
+            if self._closing.is_set():
+                return
+            await _happens(self._closing, wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    async def _work(self) -> None:
+        """Wait for enough rows, or for a second since the first, and write them; remove old ones when it is time."""
+        prune_in_s = self._prune_at_s - time.monotonic()
+        if prune_in_s <= 0 and not self._closing.is_set():
+            await self._prune(time.time() - self._keep_s)
+            self._prune_at_s = time.monotonic() + PRUNE_EVERY_S
+        elif await _happens(self._queued, prune_in_s):
+            await _happens(self._enough, FLUSH_S)
+            if self._queue:
+                await self._write_batch()
+
+    async def _write_batch(self) -> None:
+        batch = [self._queue.popleft() for _ in range(min(BATCH_ROWS, len(self._queue)))]
+        self._signal()
+        try:
+            await self._write(batch)
+        except HistoryRejected:
+            while batch:  # one bad row must not take the others with it
+                await self._write_or_reject(batch.pop())
+        finally:
+            self._put_back(batch)
+
+    async def _write(self, batch: list[tuple[Table, dict[str, Any]]]) -> None:
+        """Write the rows and empty the list, or raise and leave it."""
+        async with self._transaction() as connection:
+            for table in KEPT:
+                rows = [row for its_table, row in batch if its_table is table]
+                if rows:
+                    await connection.execute(insert_new(connection, table), rows)
+        batch.clear()
+
+    async def _write_or_reject(self, row: tuple[Table, dict[str, Any]]) -> None:
+        alone = [row]
+        try:
+            await self._write(alone)
+        except HistoryRejected as error:
+            _log.error("a row of history is given up: %s", error)
+            self._on_dropped(1)
+        except BaseException:
+            self._put_back(alone)
+            raise
+
+    def _put_back(self, rows: list[tuple[Table, dict[str, Any]]]) -> None:
+        """Before what came in the meantime, the newest as far as there is room."""
+        too_many = max(0, len(self._queue) + len(rows) - QUEUED_ROWS)
+        self._queue.extendleft(reversed(rows))
+        self._drop(too_many)
+        self._signal()
+
+    async def _prune(self, before_s: float) -> None:
+        for table in KEPT:
+            old = select(table.c.id).where(table.c.arrived_s < before_s).limit(DELETED_ROWS)
+            removed = DELETED_ROWS
+            while removed == DELETED_ROWS:
+                async with self._transaction() as connection:
+                    removed = (await connection.execute(delete(table).where(table.c.id.in_(old)))).rowcount
+
+    def _note_away(self, error: HistoryError) -> None:
+        if not self._away:
+            _log.warning("%s; requests go on, up to %d rows wait for it", error, QUEUED_ROWS)
+        self._away = True
+
+    def _note_back(self) -> None:
+        if self._away:
+            _log.warning("the history at %s is written again", self._shown)
+        self._away = False
+
+    # ---- reading
+
+    async def starts(self, model: str | None, limit: int) -> Sequence[ColdStart]:
+        """Up to `limit` cold starts, of one model or of all, the latest arrivals first."""
+        query = select(COLD_STARTS).order_by(COLD_STARTS.c.arrived_s.desc()).limit(limit)
+        return [start_of_row(row) for row in await self._rows(_of_model(query, COLD_STARTS, model))]
+
+    async def arrivals(self, since_s: float, until_s: float) -> AsyncGenerator[Sequence[Arrival]]:
+        """Arrivals from `since_s` to before `until_s` (unix seconds), oldest first, up to READ_ROWS at a time."""
+        at, key = ARRIVALS.c.arrived_s, ARRIVALS.c.id
+        query = select(ARRIVALS).where(at < until_s).order_by(at, key).limit(READ_ROWS)
+        after = at >= since_s
+        while rows := await self._rows(query.where(after)):
+            yield [arrival_of_row(row) for row in rows]
+            after = and_(at >= rows[-1].arrived_s, or_(at > rows[-1].arrived_s, key > rows[-1].id))
+
+    async def counts(self, model: str | None, since_s: float, until_s: float, bucket_s: float) -> Sequence[int]:
+        """How many arrived in each `bucket_s` seconds from `since_s` to before `until_s`, of one model or of all."""
+        at = ARRIVALS.c.arrived_s
+        position = (at - since_s) / bucket_s
+        whole = position if self._engine.dialect.name == "sqlite" else func.floor(position)  # whose cast cuts off
+        bucket = cast(whole, Integer).label("bucket")
+        query = select(bucket, func.count()).where(at >= since_s, at < until_s).group_by(bucket)
+        counted = [0] * max(0, -int(-(until_s - since_s) // bucket_s))
+        for index, arrived in await self._rows(_of_model(query, ARRIVALS, model)):
+            counted[min(index, len(counted) - 1)] += arrived
+        return counted
+
+    async def _rows(self, query: Select[Any]) -> Sequence[Any]:
+        async with self._transaction() as connection:
+            return (await connection.execute(query)).all()
+
+    # ---- the database
+
+    async def check(self) -> None:
+        """HistoryRefused if the tables are another version's. That the database is away is no reason not to serve."""
+        with suppress(HistoryAway):
+            async with self._transaction(CHECK_S):
+                pass
+
+    @asynccontextmanager
+    async def _transaction(self, timeout_s: float = CONNECT_S + STATEMENT_S) -> AsyncIterator[AsyncConnection]:
+        """A transaction over tables that are there; every failure of the database becomes a HistoryError."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                if not self._looked:
+                    async with self._engine.begin() as connection:
+                        await prepare(connection)
+                    self._looked = True
+                    self.prepared.set()
+                async with self._engine.begin() as connection:
+                    yield connection
+        except _FAILURES as error:
+            self._looked = False  # it may be another database that comes back
+            kind = HistoryRejected if _is_rejection(error) else HistoryAway
+            reason = getattr(error, "orig", None) or error
+            raise kind(f"the history at {self._shown} failed: {str(reason) or type(reason).__name__}") from error
+
+
+def _of_model(query: Select[Any], table: Table, model: str | None) -> Select[Any]:
+    return query if model is None else query.where(table.c.model == model)
+
+
+def _is_rejection(error: BaseException) -> bool:
+    """Whether the database, or the way to it, will never take these values."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, StatementError)
+    sql_state = getattr(error.orig, "sqlstate", None) or ""
+    return isinstance(error, DataError | IntegrityError) or sql_state[:2] in ("22", "23")
+
+
+async def _happens(awaited: asyncio.Event, within_s: float) -> bool:
+    try:
+        async with asyncio.timeout(within_s):
+            await awaited.wait()
+    except TimeoutError:
+        return False
+    return True

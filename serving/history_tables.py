@@ -1,0 +1,183 @@
+"""The history's tables in SQLite and PostgreSQL: how they are made, told apart by version, and read as values."""
+
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Double,
+    Index,
+    Insert,
+    Integer,
+    MetaData,
+    Row,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from cluster.messages import Phase
+from serving.cold_start import ColdStart
+from serving.errors import HistoryRefused
+
+VERSION = 1
+CONNECT_S, STATEMENT_S = 5.0, 10.0
+_PREPARE_LOCK = 0x66697273  # any number that all front ends share
+
+_METADATA = MetaData()
+SCHEMA = Table(
+    "firsttoken_schema", _METADATA, Column("only", SmallInteger, primary_key=True), Column("version", Integer)
+)
+COLD_STARTS = Table(
+    "firsttoken_cold_starts",
+    _METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("group_name", Text, nullable=False),
+    Column("arrived_s", Double, nullable=False),
+    Column("ttft_s", Double, nullable=False),
+    Column("degree", Integer, nullable=False),
+    Column("nodes", JSON, nullable=False),
+    Column("phases", JSON, nullable=False),
+    Column("predicted", JSON(none_as_null=True)),
+    Index("firsttoken_cold_starts_by_model", "model", "arrived_s"),
+    Index("firsttoken_cold_starts_by_time", "arrived_s"),
+)
+ARRIVALS = Table(
+    "firsttoken_arrivals",
+    _METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("arrived_s", Double, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("generated_tokens", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Index("firsttoken_arrivals_by_model", "model", "arrived_s"),
+    Index("firsttoken_arrivals_by_time", "arrived_s", "id"),
+)
+KEPT = (COLD_STARTS, ARRIVALS)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One request, of all its prompts and choices together; `arrived_s` in unix seconds, tokens generated so far.
+
+    `outcome` is served, failed, cancelled, or refused for one that was turned away at the door.
+    """
+
+    model: str
+    arrived_s: float
+    prompt_tokens: int
+    max_tokens: int
+    generated_tokens: int
+    outcome: str
+
+
+def history_engine(url: str) -> AsyncEngine:
+    """Connections to ``sqlite:///path`` (WAL, waits for another writer) or ``postgresql://user:password@host/database``."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        parsed = parsed.set(drivername="sqlite+aiosqlite")
+        engine = create_async_engine(parsed, pool_size=2, max_overflow=2, connect_args={"timeout": CONNECT_S})
+        event.listen(engine.sync_engine, "connect", _use_wal)
+        return engine
+    query = {"ssl" if key == "sslmode" else key: value for key, value in parsed.query.items()}  # asyncpg's name for it
+    return create_async_engine(
+        parsed.set(drivername="postgresql+asyncpg", query=query),
+        pool_size=2,
+        max_overflow=2,
+        pool_pre_ping=True,
+        connect_args={"timeout": CONNECT_S, "command_timeout": STATEMENT_S},
+    )
+
+
+def _use_wal(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+async def prepare(connection: AsyncConnection) -> None:
+    """Make the tables where there are none. HistoryRefused if they are another version's. Safe among many at once."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_advisory_xact_lock(_PREPARE_LOCK)))
+    version = await _version(connection)
+    if version is None:
+        for table in _METADATA.sorted_tables:
+            await connection.execute(CreateTable(table, if_not_exists=True))
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                await connection.execute(CreateIndex(index, if_not_exists=True))
+        await connection.execute(insert_new(connection, SCHEMA), {"only": 1, "version": VERSION})
+        version = await _version(connection)
+    if version != VERSION:
+        shown = connection.engine.url.render_as_string(hide_password=True)
+        raise HistoryRefused(
+            f"the history at {shown} has schema version {version}, this firsttoken reads and writes version {VERSION}: "
+            "run the firsttoken that wrote it, or let history.url name another database (a new one is made)"
+        )
+
+
+async def _version(connection: AsyncConnection) -> int | None:
+    """The version of the tables that are there, None before the last of them is made."""
+    if not await connection.run_sync(lambda sync: inspect(sync).has_table(SCHEMA.name)):
+        return None
+    version: int | None = await connection.scalar(select(SCHEMA.c.version))
+    return version
+
+
+def insert_new(connection: AsyncConnection, table: Table) -> Insert:
+    """An insert that passes over rows whose primary key is there: a batch may be written again after any failure."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
+def row_of_start(start: ColdStart) -> dict[str, Any]:
+    """A row of COLD_STARTS with an id of its own."""
+    return {
+        "id": uuid.uuid4(),
+        "model": start.model,
+        "group_name": start.group,
+        "arrived_s": start.arrived_s,
+        "ttft_s": start.ttft_s,
+        "degree": len(start.nodes),
+        "nodes": list(start.nodes),
+        "phases": [asdict(phase) for phase in start.phases],
+        "predicted": None if start.predicted is None else dict(start.predicted),
+    }
+
+
+def start_of_row(row: Row[Any]) -> ColdStart:
+    """What row_of_start was given."""
+    columns = row._mapping
+    return ColdStart(
+        model=columns["model"],
+        group=columns["group_name"],
+        nodes=tuple(columns["nodes"]),
+        arrived_s=columns["arrived_s"],
+        ttft_s=columns["ttft_s"],
+        phases=tuple(Phase(**phase) for phase in columns["phases"]),
+        predicted=columns["predicted"],
+    )
+
+
+def row_of_arrival(arrival: Arrival) -> dict[str, Any]:
+    """A row of ARRIVALS with an id of its own."""
+    return {"id": uuid.uuid4(), **vars(arrival)}
+
+
+def arrival_of_row(row: Row[Any]) -> Arrival:
+    """What row_of_arrival was given."""
+    return Arrival(**{key: value for key, value in row._mapping.items() if key != "id"})

@@ -1,0 +1,352 @@
+"""The history over SQLite and over a real PostgreSQL: nothing is lost or doubled, and nobody waits for it."""
+
+import asyncio
+import itertools
+import logging
+import socket
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from cluster.messages import Phase
+from serving.cold_start import ColdStart
+from serving.errors import HistoryAway, HistoryRefused
+from serving.history import BATCH_ROWS, DELETED_ROWS, QUEUED_ROWS, READ_ROWS, History
+from serving.history_tables import COLD_STARTS, SCHEMA, VERSION, Arrival, history_engine, insert_new, row_of_start
+from tests.postgres_server import PostgresServer, run_postgres_server
+
+DEADLINE_S = 60.0
+NOW_S = time.time()
+_NUMBERS = itertools.count()
+PHASES = (Phase("decide", "front end", NOW_S, NOW_S + 0.1), Phase("fetch embed", "node-1 remote", NOW_S, NOW_S + 1, 9))
+START = ColdStart("llama", "g1", ("node-1", "node-2"), NOW_S, 1.25, PHASES)
+ARRIVAL = Arrival("llama", NOW_S, prompt_tokens=3, max_tokens=16, generated_tokens=7, outcome="served")
+
+
+@dataclass(frozen=True)
+class Database:
+    """An empty database, and how it goes away and comes back with what was committed to it."""
+
+    url: str
+    leave: Callable[[], None]
+    come_back: Callable[[], None]
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[PostgresServer]:
+    with run_postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> Database:
+    folder, hidden = tmp_path / "here", tmp_path / "away"
+    folder.mkdir()
+
+    def leave() -> None:
+        folder.rename(hidden)
+
+    def come_back() -> None:
+        hidden.rename(folder)
+
+    return Database(f"sqlite:///{folder}/history.db", leave, come_back)
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    name = f"test_{next(_NUMBERS)}"
+    postgres_server.execute(f"CREATE DATABASE {name}")
+    yield Database(postgres_server.url(name), postgres_server.crash, postgres_server.start)
+    if postgres_server.process is None:
+        postgres_server.start()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Database:
+    found: Database = request.getfixturevalue(f"{request.param}_database")
+    return found
+
+
+@asynccontextmanager
+async def writing(url: str, **options: object) -> AsyncIterator[History]:
+    """A history at work, closed at the end."""
+    history = History(url, **options)  # type: ignore[arg-type]
+    history.start()
+    try:
+        yield history
+    finally:
+        await history.close()
+
+
+async def arrivals(history: History, since_s: float = 0.0, until_s: float = NOW_S * 2) -> list[Arrival]:
+    return [arrival async for batch in history.arrivals(since_s, until_s) for arrival in batch]
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for something to be so; a coroutine is awaited."""
+    for _ in range(int(DEADLINE_S * 20)):
+        found = condition()
+        if await found if asyncio.iscoroutine(found) else found:
+            return
+        await asyncio.sleep(0.05)
+    raise TimeoutError(what)
+
+
+def numbered(count: int, first: int = 0) -> list[Arrival]:
+    """Arrivals that are told apart by their prompt_tokens, three at each moment."""
+    return [
+        replace(ARRIVAL, prompt_tokens=number, arrived_s=NOW_S + number // 3) for number in range(first, first + count)
+    ]
+
+
+# ---- what is kept
+
+
+async def test_cold_starts_are_found_again_the_latest_first(database: Database) -> None:
+    later = replace(START, group="g2", arrived_s=NOW_S + 1, predicted={"ttft_s": 1.0, "degree": 4})
+    other = replace(START, model="qwen/2:b", group="g3", arrived_s=NOW_S + 2, nodes=("node-1",), phases=())
+    async with writing(database.url) as history:
+        for start in (other, START, later):
+            history.add_start(start)
+    async with writing(database.url) as history:
+        assert await history.starts(None, 10) == [other, later, START]
+        assert await history.starts("llama", 10) == [later, START]
+        assert await history.starts(None, 2) == [other, later]
+        assert await history.starts("nobody", 10) == []
+
+
+async def test_arrivals_come_in_order_and_in_batches_without_a_gap_or_a_double(database: Database) -> None:
+    """Three arrive at every moment, so that the border between two batches falls into a moment."""
+    sent = numbered(READ_ROWS * 2 + 100)
+    async with writing(database.url) as history:
+        for arrival in reversed(sent):
+            history.add_arrival(arrival)
+    async with writing(database.url) as history:
+        batches = [batch async for batch in history.arrivals(0, NOW_S * 2)]
+        assert [len(batch) for batch in batches] == [READ_ROWS, READ_ROWS, 100]
+        found = [arrival for batch in batches for arrival in batch]
+        assert [arrival.arrived_s for arrival in found] == [arrival.arrived_s for arrival in sent]
+        assert sorted(found, key=lambda arrival: arrival.prompt_tokens) == sent
+        between = await arrivals(history, NOW_S + 10, NOW_S + 20)
+        assert sorted(arrival.prompt_tokens for arrival in between) == list(range(30, 60))
+
+
+async def test_counts_are_by_bucket_with_those_that_are_empty(database: Database) -> None:
+    offsets = [-0.5, 0.0, 0.5, 9.99, 10.0, 34.0, 35.0]
+    async with writing(database.url) as history:
+        for offset_s in offsets:
+            history.add_arrival(replace(ARRIVAL, arrived_s=1000.0 + offset_s))
+        history.add_arrival(replace(ARRIVAL, arrived_s=1001.0, model="other"))
+    async with writing(database.url, keep_days=1e6) as history:
+        pass
+    async with writing(database.url, keep_days=1e6) as history:
+        assert await history.counts("llama", 1000.0, 1035.0, 10.0) == [3, 1, 0, 1]
+        assert await history.counts(None, 1000.0, 1040.0, 10.0) == [4, 1, 0, 2]
+        assert await history.counts("nobody", 1000.0, 1020.0, 10.0) == [0, 0]
+        assert await history.counts(None, 1000.0, 1000.0, 10.0) == []
+
+
+async def test_old_rows_are_removed_and_others_stay(database: Database) -> None:
+    old_s = NOW_S - 91 * 86400
+    async with writing(database.url, keep_days=1000) as history:
+        for _ in range(DELETED_ROWS + BATCH_ROWS):
+            history.add_arrival(replace(ARRIVAL, arrived_s=old_s))
+        history.add_start(replace(START, arrived_s=old_s))
+        history.add_start(replace(START, group="g2", arrived_s=NOW_S - 89 * 86400))
+        history.add_arrival(ARRIVAL)
+    async with writing(database.url) as history:
+
+        async def only_the_new() -> bool:
+            left = [start.group for start in await history.starts(None, 10)]
+            return left == ["g2"] and await arrivals(history) == [ARRIVAL]
+
+        await until(only_the_new, "old rows are there")
+
+
+async def test_a_row_is_there_for_others_while_its_writer_goes_on(database: Database) -> None:
+    async with writing(database.url) as writer, writing(database.url) as reader:
+        writer.add_arrival(ARRIVAL)
+
+        async def seen() -> bool:
+            return await arrivals(reader) == [ARRIVAL]
+
+        await until(seen, "the row is not there")
+
+
+async def test_many_may_begin_at_once_and_write_together(database: Database) -> None:
+    """Each finds an empty database at its start: the tables are made once, and every row is there once."""
+
+    async def write(number: int) -> None:
+        async with writing(database.url) as history:
+            for arrival in numbered(500, number * 500):
+                history.add_arrival(arrival)
+                if arrival.prompt_tokens % 100 == 0:
+                    await asyncio.sleep(0)
+
+    await asyncio.gather(*(write(number) for number in range(4)))
+    async with writing(database.url) as history:
+        assert sorted(arrival.prompt_tokens for arrival in await arrivals(history)) == list(range(2000))
+
+
+async def test_a_row_that_is_written_again_is_there_once(database: Database) -> None:
+    """A connection that breaks may leave it open whether its last transaction was committed."""
+    async with writing(database.url) as history:
+        await asyncio.wait_for(history.prepared.wait(), DEADLINE_S)
+        engine, row = history_engine(database.url), row_of_start(START)
+        for _ in range(2):
+            async with engine.begin() as connection:
+                await connection.execute(insert_new(connection, COLD_STARTS), [row])
+        await engine.dispose()
+        assert await history.starts(None, 10) == [START]
+
+
+# ---- a database that is away, or is not ours
+
+
+async def test_rows_wait_for_a_database_that_is_away_at_the_start(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once that it is away, and once that it is back."""
+    database.leave()
+    dropped: list[int] = []
+    async with writing(database.url, on_dropped=dropped.append) as history:
+        history.add_start(START)
+        with pytest.raises(HistoryAway):
+            await history.starts(None, 10)
+        await until(lambda: caplog.records, "nothing was logged")
+        await asyncio.sleep(1)  # several attempts
+        history.add_arrival(ARRIVAL)
+        assert not history.prepared.is_set()
+        await asyncio.to_thread(database.come_back)
+        await asyncio.wait_for(history.prepared.wait(), DEADLINE_S)
+    async with writing(database.url) as history:
+        assert (await history.starts(None, 10), await arrivals(history)) == ([START], [ARRIVAL])
+    ours = [record.getMessage() for record in caplog.records if record.name == "serving.history"]
+    assert len(ours) == 2
+    assert "requests go on" in ours[0]
+    assert "hush" not in ours[0]
+    assert "written again" in ours[1]
+    assert dropped == []
+
+
+async def test_a_server_that_crashes_under_the_writer_loses_and_doubles_nothing(
+    postgres_database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "sqlalchemy.pool")
+    sent = numbered(6000)
+    async with writing(postgres_database.url) as history:
+        for round_, part in enumerate((sent[:2000], sent[2000:4000], sent[4000:])):
+            for arrival in part:
+                history.add_arrival(arrival)
+
+            async def some_of_it(seen: int = round_ * 2000) -> bool:
+                return len(await arrivals(history)) > seen
+
+            await until(some_of_it, "nothing is written")
+            if round_ < 2:
+                await asyncio.to_thread(postgres_database.leave)
+                await asyncio.to_thread(postgres_database.come_back)
+    async with writing(postgres_database.url) as history:
+        assert sorted(arrival.prompt_tokens for arrival in await arrivals(history)) == list(range(6000))
+
+
+async def test_the_newest_rows_are_kept_when_too_many_wait_and_the_others_are_counted(database: Database) -> None:
+    database.leave()
+    dropped: list[int] = []
+    async with writing(database.url, on_dropped=dropped.append) as history:
+        for arrival in numbered(QUEUED_ROWS + 7):
+            history.add_arrival(arrival)
+        await asyncio.to_thread(database.come_back)
+    assert sum(dropped) == 7
+    async with writing(database.url) as history:
+        kept = sorted(arrival.prompt_tokens for arrival in await arrivals(history))
+    assert kept == list(range(7, QUEUED_ROWS + 7))
+
+
+async def test_what_waits_is_counted_when_the_end_comes_before_the_database(database: Database) -> None:
+    database.leave()
+    dropped: list[int] = []
+    async with asyncio.timeout(DEADLINE_S), writing(database.url, on_dropped=dropped.append) as history:
+        for arrival in numbered(300):
+            history.add_arrival(arrival)
+    assert sum(dropped) == 300
+
+
+async def test_a_server_that_accepts_and_says_nothing_does_not_hold_up_the_end() -> None:
+    dropped: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"postgresql://someone@127.0.0.1:{listener.getsockname()[1]}/history"
+        async with asyncio.timeout(DEADLINE_S), writing(url, on_dropped=dropped.append) as history:
+            history.add_arrival(ARRIVAL)
+            await history.check()
+    assert dropped == [1]
+
+
+async def test_a_row_that_the_database_rejects_does_not_take_the_others_with_it(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    dropped: list[int] = []
+    async with writing(database.url, on_dropped=dropped.append) as history:
+        history.add_start(replace(START, predicted={"ttft_s": object()}))
+        history.add_start(replace(START, group="g2"))
+        history.add_arrival(ARRIVAL)
+    assert dropped == [1]
+    assert "given up" in caplog.text
+    async with writing(database.url) as history:
+        assert [start.group for start in await history.starts(None, 10)] == ["g2"]
+        assert await arrivals(history) == [ARRIVAL]
+
+
+async def test_what_only_postgres_rejects_is_given_up_there(postgres_database: Database) -> None:
+    """Text cannot hold a zero there: it must not come back for ever."""
+    dropped: list[int] = []
+    async with writing(postgres_database.url, on_dropped=dropped.append) as history:
+        history.add_arrival(replace(ARRIVAL, model="a\0b"))
+        history.add_arrival(ARRIVAL)
+    assert dropped == [1]
+    async with writing(postgres_database.url) as history:
+        assert await arrivals(history) == [ARRIVAL]
+
+
+async def test_a_writer_waits_for_another_that_has_the_file(sqlite_database: Database) -> None:
+    async with writing(sqlite_database.url) as history:
+        await asyncio.wait_for(history.prepared.wait(), DEADLINE_S)
+        other = sqlite3.connect(sqlite_database.url.removeprefix("sqlite:///"), check_same_thread=False)
+        await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
+        history.add_arrival(ARRIVAL)
+        await asyncio.sleep(1.5)
+        assert await arrivals(history) == []
+        other.rollback()
+        other.close()
+    async with writing(sqlite_database.url) as history:
+        assert await arrivals(history) == [ARRIVAL]
+
+
+async def test_a_database_of_another_version_is_refused_with_what_to_do(database: Database) -> None:
+    async with writing(database.url) as history:
+        history.add_start(START)
+    engine = history_engine(database.url)
+    async with engine.begin() as connection:
+        await connection.execute(update(SCHEMA).values(version=VERSION + 6))
+    dropped: list[int] = []
+    async with writing(database.url, on_dropped=dropped.append) as history:
+        history.add_arrival(ARRIVAL)
+        with pytest.raises(
+            HistoryRefused, match=f"version {VERSION + 6}.*version {VERSION}: run the firsttoken"
+        ) as refused:
+            await history.check()
+        assert "hush" not in str(refused.value)
+        with pytest.raises(HistoryRefused):
+            await history.starts(None, 1)
+    assert dropped == [1]
+    async with engine.begin() as connection:
+        await connection.execute(update(SCHEMA).values(version=VERSION))
+    await engine.dispose()
+    async with writing(database.url) as history:
+        assert (await history.starts(None, 10), await arrivals(history)) == ([START], [])
