@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -88,12 +88,12 @@ class Zygote:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self._channel = Channel(ours)
 
-    def fork(self) -> tuple[int | None, Channel]:
+    def fork(self, measure: bool = False) -> tuple[int | None, Channel]:
         """A new stage process: its pidfd (None if it died at once) and the channel to it. EOFError without zygote."""
         ours, theirs = Channel.pair()
         try:
             with theirs:
-                self._channel.send(Fork(), theirs.fileno())
+                self._channel.send(Fork(measure), theirs.fileno())
             _, pidfd = self._channel.receive()
         except BaseException:
             ours.close()
@@ -114,10 +114,14 @@ class StagePool:
     """Keeps `size` processes ready beside those that are taken. Use from one event loop.
 
     They compute on `device`, "cpu" or "cuda": the only GPU that this process's environment lets its children see.
+    `on_idle` hears of each that is ready. If `measure` says so the first one measures while it warms up.
     """
 
-    def __init__(self, size: int, host: str, threads: int, device: str) -> None:
+    def __init__(
+        self, size: int, host: str, threads: int, device: str, on_idle: Callable[[Idle], None], measure: bool
+    ) -> None:
         self._size, self._host, self._threads, self._device = size, host, threads, device
+        self._on_idle, self._measure = on_idle, measure
         self._zygote: Zygote | None = None
         self._ready: list[StageProcess] = []
         self._refill: asyncio.Task[None] | None = None
@@ -152,6 +156,16 @@ class StagePool:
                 return process
             await process.end()
 
+    async def measure(self) -> Mapping[str, float]:
+        """What a process measures that is made for it; the caller bounds the wait. StageFailed if none starts."""
+        loop = asyncio.get_running_loop()
+        pidfd, channel = await loop.run_in_executor(self._starter, self._start, True)
+        process = StageProcess(pidfd, channel, loop)
+        try:
+            return (await asyncio.shield(process.idle)).rates
+        finally:
+            await process.end()
+
     async def close(self) -> None:
         """End the waiting processes and the zygote; those taken are their takers' to end, before."""
         self._closed = True
@@ -171,14 +185,21 @@ class StagePool:
     async def _start_missing(self) -> None:
         loop = asyncio.get_running_loop()
         while len(self._ready) < max(self._size, 1) and not self._closed:
-            pidfd, channel = await loop.run_in_executor(self._starter, self._start)
-            self._ready.append(StageProcess(pidfd, channel, loop))
+            pidfd, channel = await loop.run_in_executor(self._starter, self._start, self._measure)
+            self._measure = False
+            process = StageProcess(pidfd, channel, loop)
+            process.idle.add_done_callback(self._hear)
+            self._ready.append(process)
 
-    def _start(self) -> tuple[int | None, Channel]:
+    def _hear(self, idle: "asyncio.Future[Idle]") -> None:
+        if not idle.cancelled() and idle.exception() is None:
+            self._on_idle(idle.result())
+
+    def _start(self, measure: bool) -> tuple[int | None, Channel]:
         if self._zygote is None:
             self._zygote = Zygote(self._host, self._threads, self._device)
         try:
-            return self._zygote.fork()
+            return self._zygote.fork(measure)
         except (EOFError, OSError) as error:
             zygote, self._zygote = self._zygote, None
             if zygote is not None:

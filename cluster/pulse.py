@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cluster.pace import Pace
+
 BEAT_EVERY_S = 0.3
 SILENT_S = 1.5
 """Without a beat for so long a stage counts as hung."""
@@ -21,8 +23,8 @@ _PATIENCE = 20.0
 class Pulse:
     """Call `step`, `layer` and `rest` from the thread that computes; `beat` and `stuck` are called from another."""
 
-    def __init__(self, beat: Callable[[], None], stuck: Callable[[str], None], first_s: float) -> None:
-        self._beat, self._stuck, self._first_s = beat, stuck, first_s
+    def __init__(self, beat: Callable[[], None], stuck: Callable[[str], None], first_s: float, pace: Pace) -> None:
+        self._beat, self._stuck, self._first_s, self._pace = beat, stuck, first_s, pace
         self._tokens = 0
         self._since_s: float | None = None
         self._slowest_s = 0.0
@@ -32,6 +34,7 @@ class Pulse:
         """The layers begin to compute `tokens`."""
         self._tokens = tokens
         self._since_s = time.monotonic()
+        self._pace.begin(tokens)
 
     def layer(self) -> None:
         """A layer begins, and with it the one before is over."""
@@ -43,13 +46,15 @@ class Pulse:
     def rest(self) -> None:
         """What follows waits for others, or is over."""
         self._since_s = None
+        self._pace.end()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Within a step, for something that has a deadline of its own."""
-        self.rest()
+        self._since_s, waits_s = None, time.monotonic()
         yield
         self._since_s = time.monotonic()
+        self._pace.wait(self._since_s - waits_s)
 
     def allowed_s(self, tokens: int) -> float:
         """How long a layer may take with so many tokens."""

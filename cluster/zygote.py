@@ -56,7 +56,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             channel.close()
-            _be_stage(fd, host, threads, device)
+            _be_stage(fd, host, threads, device, message.measure)
         os.close(fd)
         _answer(channel, pid)
 
@@ -71,14 +71,14 @@ def _answer(channel: Channel, pid: int) -> None:
     os.close(pidfd)
 
 
-def _be_stage(fd: int, host: str, threads: int, device: str) -> None:
+def _be_stage(fd: int, host: str, threads: int, device: str, measure: bool) -> None:
     """In the child: be a stage process, and never return into the zygote's loop."""
     code = 1
     try:
         from cluster.stage import main as be_stage
 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        be_stage(socket.socket(fileno=fd), host, threads, device)
+        be_stage(socket.socket(fileno=fd), host, threads, device, measure)
         code = 0
     finally:
         sys.stdout.flush()

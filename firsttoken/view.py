@@ -197,6 +197,21 @@ def status_tables(report: Mapping[str, Any]) -> tuple[Table, Table]:
     return nodes, replicas
 
 
+def rates_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What nodes have measured of themselves."""
+    from schedules.rates import is_duration
+
+    def shown(row: Mapping[str, Any], value: float) -> str:
+        return f"{value * 1000:,.1f} ms" if is_duration(row["rate"]) else f"{decimal(int(value))}/s"
+
+    table = Table("node", "rate", title="Measured", title_justify="left")
+    for column in ("mean", "bad end", "samples"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(row["node"], row["rate"], shown(row, row["mean"]), shown(row, row["bad"]), str(row["samples"]))
+    return table
+
+
 def ledger_table(start: "ColdStart") -> Table:
     """Where the time of a cold start went."""
     took = "?" if start.ttft_s is None else f"{start.ttft_s:.2f} s"

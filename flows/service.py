@@ -19,11 +19,12 @@ from prefect.exceptions import PrefectException
 from prefect.runner import Runner
 from prefect.types.entrypoint import EntrypointType
 
+from flows.calibrate import calibrate
 from flows.prewarm import prewarm
 from flows.publish import publish
 from schedules.cadence import CADENCES, Cadence
 
-FLOWS: Mapping[str, Flow[..., Any]] = {"publish": publish, "prewarm": prewarm}
+FLOWS: Mapping[str, Flow[..., Any]] = {"publish": publish, "prewarm": prewarm, "calibrate": calibrate}
 DEPLOYMENT = "firsttoken"
 _LONGEST_BACKOFF_S = 30.0
 _STOP_WITHIN_S = 5.0

@@ -17,9 +17,11 @@ class Cadence:
 
 
 PREWARM_EVERY_S = 300.0
+CALIBRATE_EVERY_S = 86400.0
 PUBLISH = Cadence("publish", None)
 PREWARM = Cadence("prewarm", PREWARM_EVERY_S)
-CADENCES = (PUBLISH, PREWARM)
+CALIBRATE = Cadence("calibrate", None)
+CADENCES = (PUBLISH, PREWARM, CALIBRATE)
 
 
 def with_intervals(cadences: Sequence[Cadence], every_s: Mapping[str, float]) -> tuple[Cadence, ...]:

@@ -1,7 +1,8 @@
 """What a decision may look at: frozen values, the unit in every name."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Unit:
 class Model:
     """A published model, as placement sees it: units in order, embedding first, head last.
 
-    With `tied_embeddings` the last stage needs the embedding unit too, since it holds the output matrix.
+    With `tied_embeddings` the last stage needs the embedding unit too, since it holds the output matrix. With
+    `rows_first` the first stage can begin with a few of the embedding's rows, long before it has the unit.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Model:
     units: tuple[Unit, ...]
     tied_embeddings: bool
     kv_bytes_per_token: int
+    rows_first: bool = False
 
     @property
     def layers(self) -> int:
@@ -36,10 +39,21 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A measured quantity as decisions use it: its running mean, its bad end (slow for a speed, long for a duration), and
+    of how many samples. What it is of and its unit: schedules.rates."""
+
+    mean: float
+    bad: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class Node:
     """A node as it last reported itself. `units` maps a unit's digest to the fastest tier that holds it.
 
-    At `peer_port` it gives units to other nodes, if it does at all.
+    At `peer_port` it gives units to other nodes, if it does at all. `rates` has what was measured there, by the names of
+    schedules.rates; what was never measured is absent.
     """
 
     name: str
@@ -58,6 +72,7 @@ class Node:
     units: Mapping[str, str] = field(default_factory=dict)
     draining: bool = False
     peer_port: int = 0
+    rates: Mapping[str, Rate] = field(default_factory=dict)
 
     @property
     def device_free_bytes(self) -> int:
@@ -66,13 +81,24 @@ class Node:
 
 @dataclass(frozen=True)
 class View:
-    """All nodes known, by name order."""
+    """All nodes known, by name order. `holders`, if given, maps a unit's digest to the names of the nodes that hold it."""
 
     nodes: tuple[Node, ...]
+    holders: Mapping[str, Collection[str]] | None = field(default=None, compare=False)
 
     def node(self, name: str) -> Node | None:
         """The node called `name`, None if it is not there."""
-        return next((node for node in self.nodes if node.name == name), None)
+        return self._by_name.get(name)
+
+    def holding(self, digest: str) -> Collection[str]:
+        """Names of the nodes that hold a unit."""
+        if self.holders is None:
+            return [node.name for node in self.nodes if digest in node.units]
+        return self.holders.get(digest, ())
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,29 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from schedules.facts import Rate
+
+NIC = "nic"
+"""Bytes of payload a second that came in from the object store and from peers, all transfers of the node together."""
+SSD = "ssd"
+"""Bytes a second read from the node's ssd, all transfers together."""
+BUS = "bus"
+"""Bytes a second copied from the host's memory to an accelerator; absent on a CPU."""
+DECODE = "decode"
+"""Bytes of weights a second in steps of one token: a stage's weights over the seconds of its step, waiting left out."""
+PREFILL = "prefill"
+"""Bytes of weights times tokens a second in steps of PREFILL_TOKENS tokens or more, waiting left out."""
+REACH = "reach"
+"""Seconds of one small read from the object store."""
+STORE = "store"
+"""Bytes a second that the object store gives to all nodes together; absent if it was not seen to limit them."""
+FORMED = "formed"
+"""Seconds from an order's arrival at the node to its stage being in its group; kept for each degree, see `formed`."""
+
+PREFILL_TOKENS = 16
+STORE_LIMITS = 0.9
+"""Nodes that together get less than this share of what they get alone are limited by the store."""
+
 KEPT_SAMPLES = 32
 NEWEST_WEIGHT = 0.25
 """Weight of the newest sample in the running mean."""
@@ -41,6 +64,38 @@ class Measured:
     def with_sample(self, value: float) -> "Measured":
         """One more; beyond KEPT_SAMPLES the oldest is forgotten."""
         return Measured((*self.samples, value)[-KEPT_SAMPLES:])
+
+
+def formed(degree: int) -> str:
+    """The name of FORMED at this degree: "formed.2", say."""
+    return f"{FORMED}.{degree}"
+
+
+def formed_degree(name: str) -> int | None:
+    """The degree in a name made by `formed`; None for another name."""
+    return int(name.removeprefix(f"{FORMED}.")) if name.startswith(f"{FORMED}.") else None
+
+
+def is_duration(name: str) -> bool:
+    """Whether the quantity is in seconds, so that more is worse; the others are speeds."""
+    return name == REACH or name.startswith(f"{FORMED}.")
+
+
+def as_rate(name: str, measured: Measured) -> Rate:
+    """`measured` as a node reports it."""
+    bad = measured.high if is_duration(name) else measured.low
+    return Rate(measured.mean, bad, len(measured.samples))
+
+
+def store_limit(alone: Mapping[str, float], together: Mapping[str, float]) -> float | None:
+    """What the store gives to all nodes together, in bytes/s, from what each got alone and what each got while all read.
+
+    None if it was not seen to limit them: of those that were measured both ways, at least two, the sum is about the same.
+    """
+    both = alone.keys() & together.keys()
+    total = sum(together[node] for node in both)
+    limits = len(both) > 1 and total < STORE_LIMITS * sum(alone[node] for node in both)
+    return total if limits else None
 
 
 def observe(known: Mapping[str, Measured], name: str, value: float) -> dict[str, Measured]:

@@ -288,14 +288,18 @@ class ModelStore:
 
     def list(self) -> list[str]:
         """Names of all published models, sorted."""
-        found = []
+        return sorted(self.names())
+
+    def names(self) -> Iterator[str]:
+        """The same, one by one as they are found."""
         for top in self.objects.names(""):
             below = self.objects.names(top)
             if ROOT in below:
-                found.append(top)
-            named = [name for name in below if is_model_name(f"{top}/{name}")]
-            found += [f"{top}/{name}" for name in named if self.objects.size_bytes(f"{top}/{name}/{ROOT}") is not None]
-        return sorted(found)
+                yield top
+            for name in below:
+                path = f"{top}/{name}"
+                if is_model_name(path) and self.objects.size_bytes(f"{path}/{ROOT}") is not None:
+                    yield path
 
     def unit_key(self, name: str, unit: UnitIndex) -> str:
         """The object that holds a unit's bytes; there is none for a unit in place."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from enum import IntEnum
 
 from storage_tiers.behind import WriteBehind
+from storage_tiers.busy import Busy, Timed
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier, Segment
 from storage_tiers.errors import OutOfSpace, StorageError
@@ -41,7 +42,10 @@ def _closed() -> StorageError:
 
 
 class TierStack:
-    """dram over ssd over a load's peers over remote. Thread-safe; `clock` gives seconds, for the ledger only."""
+    """dram over ssd over a load's peers over remote. Thread-safe; `clock` gives seconds, for the ledger only.
+
+    How fast bytes came is measured: over the network (`network`: peers and remote) and from ssd (`from_ssd`).
+    """
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class TierStack:
         self.dram, self.ssd, self.models = dram, ssd, models
         self._remote: Tier = remote if remote is not None else RemoteTier(models)
         self._clock, self._write_behind = clock, write_behind
+        self.network, self.from_ssd = Busy(), Busy()
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
         self._for_room: list[Wanted] = []
@@ -157,8 +162,7 @@ class TierStack:
                 return error
             if segment is None:
                 return None
-            sources = [source for source in (self.ssd, *wanted.peers) if source.holds(unit)]
-            transfer = Transfer(wanted.model, unit, segment, [*sources, self._remote], now)
+            transfer = Transfer(wanted.model, unit, segment, self._sources(wanted), now)
             self._transfers[unit.digest] = transfer
         transfer.waiters.append(wanted.future)
         if transfer.priority is None or wanted.priority < transfer.priority:
@@ -166,6 +170,11 @@ class TierStack:
             for chunk in transfer.unclaimed():
                 self._submit(wanted.priority, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
         return None
+
+    def _sources(self, wanted: Wanted) -> list[Tier]:
+        found: list[Tier] = [Timed(self.ssd, self.from_ssd)] if self.ssd.holds(wanted.unit) else []
+        found += [Timed(peer, self.network) for peer in wanted.peers if peer.holds(wanted.unit)]
+        return [*found, Timed(self._remote, self.network)]
 
     def _reserve(self, wanted: Wanted) -> Segment | None:
         """Under the lock: memory for the unit; None if there will be, once a write to ssd has ended."""

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import httpx
 from cluster.client import ClusterClient
 from firsttoken.ports import assign_ports
 from firsttoken.settings import Settings, load_settings, write_settings
+from schedules.facts import Rate
 
 _T = TypeVar("_T")
 _STOP_WITHIN_S = 20.0
@@ -87,6 +88,13 @@ async def held(settings: Settings, nodes: Sequence[str]) -> set[tuple[str, str]]
     async with ClusterClient(settings.scheduler_address) as client:
         view = await client.nodes(minimum=len(nodes), timeout_s=50)
         return {(node.name, digest) for node in view.nodes for digest in node.units}
+
+
+async def rates(settings: Settings, nodes: Sequence[str]) -> dict[str, Mapping[str, Rate]]:
+    """What the nodes, once all are there, say they have measured."""
+    async with ClusterClient(settings.scheduler_address) as client:
+        view = await client.nodes(minimum=len(nodes), timeout_s=50)
+        return {node.name: node.rates for node in view.nodes}
 
 
 @dataclass(frozen=True)

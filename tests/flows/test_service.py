@@ -1,17 +1,22 @@
 """The flows as they run in production: a real Prefect server, real nodes, runs as processes of the flow service."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster.probe import OF_NODE, OF_STORE
 from firsttoken import ready
 from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
-from tests.flows.real_service import Components, PrefectApi, held, own_settings, started, within
+from tests.flows.real_service import Components, PrefectApi, held, own_settings, rates, started, within
 from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.timeout(300)
@@ -113,6 +118,34 @@ def test_publishing_through_prefect(prefect: PrefectApi, source: Path, store: Mo
     (row,) = within(10, prefect.table("publish-again", run))
     checkpoint = store.open("again")
     assert (row["version"], row["dtype"], row["bytes"]) == (checkpoint.version, "bfloat16", checkpoint.size_bytes)
+
+
+def test_calibrating_through_prefect(settings: Settings, checkpoint: Checkpoint, prefect: PrefectApi) -> None:
+    """Every node measures what does not need a GPU, and says so from then on."""
+    run = within(120, prefect.run("calibrate", {}))
+    assert run["state_type"] == "COMPLETED", run["state"]
+    rows = within(10, prefect.table("calibrate-rates", run))
+    for node in NODES:
+        measured = {row["rate"]: row for row in rows if row["node"] == node}
+        assert {*OF_NODE, *OF_STORE} <= measured.keys()
+        assert all(row["mean"] > 0 and row["bad"] > 0 and row["samples"] > 0 for row in measured.values())
+    reported = within(30, rates(settings, NODES))
+    assert all({*OF_NODE, *OF_STORE} <= reported[node].keys() for node in NODES)
+
+
+def test_calibrating_at_the_command_line_without_prefect_and_with_it(
+    settings: Settings, checkpoint: Checkpoint, components: Components
+) -> None:
+    """With a server that answers the flow runs there; at a port where none is, the same is done without."""
+    for port in (str(settings.prefect.port), "1"):
+        command = [sys.executable, "-m", "firsttoken", "calibrate", "--json"]
+        config = {"FIRSTTOKEN_CONFIG": str(settings.run_dir / "settings.json"), "FIRSTTOKEN_PREFECT__PORT": port}
+        done = subprocess.run(command, env=os.environ | config, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert {row["node"] for row in found["rates"]} == set(NODES)
+        assert "2 nodes together read" in found["store"]
+        assert found["failures"] == []
 
 
 def test_the_service_outlives_an_absence_of_prefect(components: Components, prefect: PrefectApi) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schedules.cadence import CADENCES, PREWARM, PUBLISH, Cadence, with_intervals
+from schedules.cadence import CADENCES, CALIBRATE, PREWARM, PUBLISH, Cadence, with_intervals
 
 
 def test_prewarm_runs_every_few_minutes_and_publish_only_when_asked() -> None:
@@ -14,7 +14,7 @@ def test_every_flow_has_one_cadence() -> None:
 
 
 def test_an_interval_can_be_replaced_and_the_others_stay() -> None:
-    assert with_intervals(CADENCES, {"prewarm": 5.0}) == (PUBLISH, Cadence("prewarm", 5.0))
+    assert with_intervals(CADENCES, {"prewarm": 5.0}) == (PUBLISH, Cadence("prewarm", 5.0), CALIBRATE)
 
 
 def test_an_unknown_flow_is_refused() -> None:
