@@ -15,7 +15,7 @@ from cluster.group import Group
 from cluster.messages import Sampling, Submit
 from cluster.model_facts import facts_of
 from schedules.facts import Placement
-from schedules.placement import place
+from schedules.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
 
 KV_TOKENS = 16384

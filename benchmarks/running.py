@@ -46,7 +46,7 @@ def run_platform(
         for index in range(nodes):
             start("cluster.toml", common + cluster, "node", "--name", f"node-{index}")
         for degree, port in ports.items():
-            frontend = f"[frontend]\nport = {port}\ndegree = {degree}\nkeep_alive_s = 1.0\n"
+            frontend = f'[frontend]\nport = {port}\ndegree = {degree}\npolicy = "fixed"\nkeep_alive_s = 1.0\n'
             start(f"frontend-{degree}.toml", common + cluster + frontend, "frontend")
         urls = {degree: f"http://127.0.0.1:{port}" for degree, port in ports.items()}
         _wait_ready(list(urls.values()), nodes, time.monotonic() + ready_s)

@@ -7,9 +7,14 @@ import asyncio
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
+from firsttoken.errors import SettingsError
 from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings
+
+if TYPE_CHECKING:
+    from schedules.objectives import Objectives
 
 FLOW_CONTEXT_FILE = "flow-context.json"
 
@@ -73,6 +78,32 @@ def run_node(settings: Settings, name: str) -> None:
     )
 
 
+def objectives_of(settings: Settings, model: str | None) -> "Objectives":
+    """What is wanted of a model by its settings; None for models without any of their own.
+
+    SettingsError if they contradict one another.
+    """
+    from schedules.objectives import Objectives
+
+    wanted = settings.frontend.model_dump()
+    if model is not None:
+        wanted |= settings.models[model].model_dump(exclude_none=True)
+    try:
+        return Objectives(
+            ttft_s=wanted["ttft_slo_s"] or None,
+            tpot_s=wanted["tpot_slo_s"] or None,
+            min_replicas=wanted["min_replicas"],
+            max_replicas=wanted["max_replicas"],
+            keep_alive_s=wanted["keep_alive_s"],
+            priority=wanted["priority"],
+            max_degree=wanted["degree"],
+            kv_tokens=wanted["kv_tokens"],
+        )
+    except ValueError as error:
+        where = "frontend" if model is None else f"models.{model}"
+        raise SettingsError(f"{where}: {error}: max_replicas must be at least min_replicas") from error
+
+
 def run_frontend(settings: Settings) -> None:
     """The HTTP front end."""
     from serving import app
@@ -86,10 +117,10 @@ def run_frontend(settings: Settings) -> None:
             scheduler_address=settings.scheduler_address,
             store_url=settings.store.url,
             store_options=settings.store.options,
-            degree=frontend.degree,
-            kv_tokens=frontend.kv_tokens,
+            policy=frontend.policy,
+            objectives=objectives_of(settings, None),
+            models={name: objectives_of(settings, name) for name in settings.models},
             default_max_tokens=frontend.default_max_tokens,
-            keep_alive_s=frontend.keep_alive_s,
             start_timeout_s=frontend.start_timeout_s,
             request_timeout_s=frontend.request_timeout_s,
             max_held_requests=frontend.max_held_requests,
@@ -99,20 +130,27 @@ def run_frontend(settings: Settings) -> None:
     )
 
 
-def run_flows(settings: Settings) -> None:
-    """The flow service. It writes a file into the run folder once its flows are registered with Prefect."""
+def prepare_flows(settings: Settings) -> None:
+    """Let flows in this process find Prefect, the cluster and the store; call it before they are imported."""
     os.environ |= prefect_environment(settings)
     from flows.context import CONTEXT_VARIABLE, FlowContext, write_context
-    from flows.service import ServiceConfig, run_service
-    from schedules.cadence import CADENCES, PREWARM, with_intervals
 
-    _log_to_stderr(settings)
     context_path = settings.run_dir / FLOW_CONTEXT_FILE
     write_context(FlowContext(settings.scheduler_address, settings.store.url, settings.store.options), context_path)
     os.environ[CONTEXT_VARIABLE] = str(context_path)
+
+
+def run_flows(settings: Settings) -> None:
+    """The flow service. It writes a file into the run folder once its flows are registered with Prefect."""
+    prepare_flows(settings)
+    from flows.service import ServiceConfig, run_service
+    from schedules.cadence import CADENCES, CALIBRATE, PREWARM, with_intervals
+
+    _log_to_stderr(settings)
     prewarm = settings.prewarm
+    every_s = {PREWARM.flow: prewarm.every_s, CALIBRATE.flow: settings.calibrate.every_s}
     config = ServiceConfig(
-        cadences=with_intervals(CADENCES, {PREWARM.flow: prewarm.every_s}),
+        cadences=with_intervals(CADENCES, {flow: seconds for flow, seconds in every_s.items() if seconds}),
         parameters={PREWARM.flow: {"models": list(prewarm.models), "tier": prewarm.tier}},
     )
     ready = settings.run_dir / FLOWS_READY_FILE

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from firsttoken.errors import SettingsError
-from schedules.cadence import PREWARM_EVERY_S
+from schedules.cadence import CALIBRATE_EVERY_S, PREWARM_EVERY_S
 
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
@@ -63,6 +63,7 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 SizeOrZero = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+SecondsOrZero = Annotated[float, Field(ge=0)]
 Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 HistoryUrl = Annotated[str, AfterValidator(_check_history_url)]
@@ -122,7 +123,27 @@ class NodeSettings(Section):
 class FrontendSettings(Section):
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: Port = Field(default=8000, description="the API's port")
+    policy: Literal["planned", "fixed", "hydraserve", "serverlessllm"] = Field(
+        default="planned",
+        description="the rule by which cold models are placed: `planned` (ours), `fixed` (always the largest degree that "
+        "fits), or that of `hydraserve` or `serverlessllm`, for comparison",
+    )
     degree: int = Field(default=4, ge=1, description="a cold model is spread over up to that many nodes")
+    ttft_slo_s: SecondsOrZero = Field(
+        default=0.0,
+        description="seconds in which a cold start shall give its first token, nine times of ten: the cheapest way that "
+        "does is taken; 0 takes the fastest",
+    )
+    tpot_slo_s: SecondsOrZero = Field(
+        default=0.0, description="seconds that an output token may take, nine times of ten; 0 sets no bound"
+    )
+    min_replicas: int = Field(default=0, ge=0, description="replicas that are up even if nobody calls (of each model)")
+    max_replicas: int = Field(
+        default=1, ge=1, description="most replicas of a model; another is started when the others' KV cache is short"
+    )
+    priority: int = Field(
+        default=0, description="idle replicas of models of lower or equal priority make room for a model"
+    )
     kv_tokens: int = Field(
         default=16384, ge=16, description="tokens of KV cache that a replica has for all its requests together"
     )
@@ -139,6 +160,22 @@ class FrontendSettings(Section):
     max_held_requests: int = Field(
         default=256, ge=1, description="requests that may wait for replicas before more are refused"
     )
+
+
+class ModelSettings(Section):
+    """What one model has otherwise than `frontend` says for all; None leaves it at that."""
+
+    degree: int | None = Field(default=None, ge=1)
+    kv_tokens: int | None = Field(default=None, ge=16)
+    keep_alive_s: Seconds | None = None
+    ttft_slo_s: SecondsOrZero | None = None
+    tpot_slo_s: SecondsOrZero | None = None
+    min_replicas: int | None = Field(default=None, ge=0)
+    max_replicas: int | None = Field(default=None, ge=1)
+    priority: int | None = None
+
+
+Models = Annotated[dict[str, ModelSettings], BeforeValidator(_parse_json)]
 
 
 class HistorySettings(Section):
@@ -167,6 +204,12 @@ class PrewarmSettings(Section):
     tier: Literal["ssd", "dram"] = Field(default="ssd", description="tier that prewarming fills: `ssd` or `dram`")
 
 
+class CalibrateSettings(Section):
+    every_s: SecondsOrZero = Field(
+        default=CALIBRATE_EVERY_S, description="seconds between two runs of the calibrate flow; 0 means only when asked"
+    )
+
+
 class LoggingSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
@@ -182,9 +225,15 @@ class Settings(Section):
     cluster: ClusterSettings = ClusterSettings()
     node: NodeSettings = NodeSettings()
     frontend: FrontendSettings = FrontendSettings()
+    models: Models = Field(
+        default={},
+        description="by name of a model, what it has otherwise than `frontend` says for all: `degree`, `kv_tokens`, "
+        "`keep_alive_s`, `ttft_slo_s`, `tpot_slo_s`, `min_replicas`, `max_replicas`, `priority`",
+    )
     history: HistorySettings = HistorySettings()
     prefect: PrefectSettings = PrefectSettings()
     prewarm: PrewarmSettings = PrewarmSettings()
+    calibrate: CalibrateSettings = CalibrateSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @property

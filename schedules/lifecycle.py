@@ -13,6 +13,7 @@ class State(StrEnum):
     COLD = "cold"
     STARTING = "starting"
     SERVING = "serving"
+    DRAINING = "draining"
     STOPPING = "stopping"
 
 
@@ -22,6 +23,7 @@ class Event(StrEnum):
     FAILED = "failed"
     LOST = "lost"
     IDLE = "idle"
+    DRAIN = "drain"
     STOPPED = "stopped"
 
 
@@ -56,6 +58,9 @@ TABLE: Mapping[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (State.SERVING, Event.ARRIVED): (State.SERVING, (Action.FORWARD,)),
     (State.SERVING, Event.IDLE): (State.STOPPING, (Action.STOP,)),
     (State.SERVING, Event.LOST): (State.STOPPING, (Action.REPLAY, Action.STOP)),
+    (State.SERVING, Event.DRAIN): (State.DRAINING, ()),
+    (State.DRAINING, Event.IDLE): (State.STOPPING, (Action.STOP,)),
+    (State.DRAINING, Event.LOST): (State.STOPPING, (Action.REPLAY, Action.STOP)),
     (State.STOPPING, Event.ARRIVED): (State.STOPPING, (Action.HOLD,)),
     (State.STOPPING, Event.LOST): (State.STOPPING, ()),
     (State.STOPPING, Event.STOPPED): (State.COLD, ()),
@@ -65,7 +70,8 @@ TABLE: Mapping[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
 def handle(replica: Replica, event: Event, now_s: float, held: int = 0) -> tuple[Replica, tuple[Action, ...]]:
     """The replica after `event`, and what must be done, in order. IllegalMove if it cannot happen now.
 
-    A replica that becomes cold while requests are `held` for it starts again at once; one that is loading is never idle.
+    A replica that becomes cold while requests are `held` for it starts again at once; one that is loading is never idle;
+    one that drains ends what it has begun and is given nothing new.
     """
     try:
         state, actions = TABLE[replica.state, event]

@@ -12,6 +12,16 @@ from dataclasses import dataclass, replace
 _DONE_BYTES = 1e-3
 
 
+def nic_link(node: str) -> str:
+    """A node's network card, inwards."""
+    return f"nic:{node}"
+
+
+def out_link(node: str) -> str:
+    """A node's network card, outwards: what it gives to peers."""
+    return f"out:{node}"
+
+
 @dataclass(frozen=True)
 class Transfer:
     """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.
@@ -119,6 +129,7 @@ class Links:
         self._rates = dict(rates)
         self._transfers: dict[str, Transfer] = {}
         self._now_s = now_s
+        self._forecast: dict[str, float] | None = None
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
@@ -135,7 +146,7 @@ class Links:
             if bytes_per_s <= 0:
                 raise ValueError(f"link {link} at {bytes_per_s} bytes/s")
         self.advance(now_s)
-        self._rates = dict(rates)
+        self._rates, self._forecast = dict(rates), None
 
     def advance(self, now_s: float) -> None:
         """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
@@ -155,23 +166,25 @@ class Links:
         self._now_s = max(self._now_s, now_s)
 
     def forecast(self, now_s: float) -> dict[str, float]:
-        """When each transfer under way is done if no other comes, in seconds."""
+        """When each transfer under way is done if no other comes, in seconds. It stays so until something changes."""
         self.advance(now_s)
-        return finish_times(self._rates, list(self._transfers.values()), now_s)
+        if self._forecast is None:
+            self._forecast = finish_times(self._rates, list(self._transfers.values()), self._now_s)
+        return {name: self._forecast[name] for name in self._transfers}
 
     def consider(self, new: Sequence[Transfer], now_s: float) -> Verdict:
         """What would come of starting `new` now. Whoever is late already without it is not its fault."""
         self.advance(now_s)
         self._check_names(new)
         present = self._touched(new)
-        before = finish_times(self._rates, present, now_s)
+        before = self.forecast(now_s)
         after = finish_times(self._rates, [*present, *new], now_s)
         late = [
             transfer.name
             for transfer in (*present, *new)
             if transfer.deadline_s is not None
             and after[transfer.name] > transfer.deadline_s
-            and before.get(transfer.name, 0.0) <= transfer.deadline_s
+            and before.get(transfer.name, now_s) <= transfer.deadline_s
         ]
         return Verdict(after, tuple(late))
 
@@ -198,8 +211,10 @@ class Links:
         self.advance(now_s)
         self._check_names(new)
         self._transfers |= {transfer.name: transfer for transfer in new}
+        self._forecast = None
 
     def end(self, name: str, now_s: float) -> None:
         """It is over, however it ended; what is not known is over already."""
         self.advance(now_s)
-        self._transfers.pop(name, None)
+        if self._transfers.pop(name, None) is not None:
+            self._forecast = None

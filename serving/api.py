@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -51,6 +52,7 @@ class Api:
         add("/healthz", self.health, methods=["GET"], summary="Whether requests are served")
         add("/metrics", self.metrics, methods=["GET"], summary="Metrics for Prometheus")
         add("/admin/status", self.status, methods=["GET"], summary="Nodes and replicas")
+        add("/admin/explain/{name:path}", self.explain, methods=["GET"], summary="Where a model would start, and why")
         add("/admin/cold-starts", self.cold_starts, methods=["GET"], summary="Ledgers of the latest cold starts")
 
     # ---- OpenAI
@@ -175,6 +177,7 @@ class Api:
                 "device_reserved_bytes": node.device_reserved_bytes,
                 "device_bytes": node.device_bytes,
                 "stage_processes": {"idle": node.idle_stage_processes, "busy": node.busy_stage_processes},
+                "rates": {name: asdict(rate) for name, rate in node.rates.items()},
             }
             for node in (client.view().nodes if client is not None else ())
         ]
@@ -183,6 +186,12 @@ class Api:
     async def cold_starts(self, model: str | None = None, limit: int = Query(20, ge=1, le=256)) -> dict[str, Any]:
         await self._router.settle_ledger()
         return {"cold_starts": [start.as_json() for start in self._ledger.latest(model, limit)]}
+
+    async def explain(self, name: str, limit: int = Query(10, ge=1, le=256)) -> dict[str, Any]:
+        model = await self._catalog.get(name)
+        await self._router.settle_ledger()
+        starts = [start.as_json() for start in self._ledger.latest(name, limit)]
+        return {"model": name, **self._router.explain(model), "cold_starts": starts}
 
 
 class _EventStream(StreamingResponse):

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from schedules.objectives import Objectives
 from serving.answers import error_body
 from serving.api import Api
 from serving.catalog import Catalog
@@ -26,11 +27,12 @@ from storage_tiers.remote import ModelStore, ObjectStore
 
 _log = logging.getLogger(__name__)
 _RECALL_S = 2.0
+KEEP_UP_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """What a front end is told at its start. Tokens are per replica, `degree` is the most stages of a cold start.
+    """What a front end is told at its start. `objectives` are those of models that `models` does not name.
 
     Without `history_url` cold starts are kept in memory only, and arrivals nowhere.
     """
@@ -40,10 +42,10 @@ class FrontendConfig:
     scheduler_address: str
     store_url: str
     store_options: Mapping[str, Any] = field(default_factory=dict)
-    degree: int = 4
-    kv_tokens: int = 16384
+    policy: str = "planned"
+    objectives: Objectives = field(default_factory=Objectives)
+    models: Mapping[str, Objectives] = field(default_factory=dict)
     default_max_tokens: int = 1024
-    keep_alive_s: float = 300.0
     start_timeout_s: float = 120.0
     request_timeout_s: float = 600.0
     max_held_requests: int = 256
@@ -59,11 +61,7 @@ def create_app(config: FrontendConfig) -> FastAPI:
     history = _history(config, metrics)
     ledger = Ledger(on_add=history.add_start if history is not None else None)
     limits = RouterLimits(
-        degree=config.degree,
-        kv_tokens=config.kv_tokens,
-        keep_alive_s=config.keep_alive_s,
-        start_timeout_s=config.start_timeout_s,
-        max_held_requests=config.max_held_requests,
+        config.policy, config.objectives, config.start_timeout_s, config.max_held_requests, config.models
     )
     router = Router(lambda: link.client, limits, metrics, ledger)
 
@@ -71,10 +69,10 @@ def create_app(config: FrontendConfig) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         link.start()
         loop = asyncio.get_running_loop()
-        behind = {loop.create_task(_warm(catalog))}
+        behind = {loop.create_task(_warm(catalog)), loop.create_task(_keep_up(config, catalog, router))}
         if history is not None:
             history.start()
-            behind.add(recalling := loop.create_task(_recall(history, ledger)))
+            behind.add(recalling := loop.create_task(_recall(history, ledger, router)))
             await asyncio.wait({recalling}, timeout=_RECALL_S)
         yield
         for task in behind:
@@ -103,11 +101,13 @@ def _history(config: FrontendConfig, metrics: Metrics) -> History | None:
     return History(config.history_url, config.history_keep_days, metrics.history_dropped.inc)
 
 
-async def _recall(history: History, ledger: Ledger) -> None:
-    """Fill the ledger with what the history knows, as soon as the database is there."""
+async def _recall(history: History, ledger: Ledger, router: Router) -> None:
+    """Fill the ledger with what the history knows, as soon as the database is there, and learn from it."""
     await history.prepared.wait()
     try:
-        ledger.restore(await history.starts(None, ledger.kept))
+        starts = await history.starts(None, ledger.kept)
+        ledger.restore(starts)
+        router.recall(starts)
     except HistoryError as error:
         _log.warning("earlier cold starts are not shown: %s", error)
 
@@ -119,6 +119,18 @@ async def _check_history(config: FrontendConfig) -> None:
             await history.check()
         finally:
             await history.close()
+
+
+async def _keep_up(config: FrontendConfig, catalog: Catalog, router: Router) -> None:
+    """Models that shall always have replicas get them, and get them again when they are lost."""
+    kept = [name for name, objectives in config.models.items() if objectives.min_replicas]
+    while kept:
+        for name in kept:
+            try:
+                router.keep_up(await catalog.get(name))
+            except RequestError as error:
+                _log.warning("%s has no replica: %s", name, error)
+        await asyncio.sleep(KEEP_UP_EVERY_S)
 
 
 async def _warm(catalog: Catalog) -> None:

@@ -4,6 +4,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 _TTFT_BUCKETS_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
+_ERROR_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
+
 
 class Metrics:
     """All metrics of one front end."""
@@ -30,6 +32,16 @@ class Metrics:
             "firsttoken_cold_starts", "Groups started for a cold model, by outcome.", ["model", "outcome"],
             registry=self.registry,
         )  # fmt: skip
+        self.decisions = Counter(
+            "firsttoken_decisions", "Decisions where a cold model starts, by policy and outcome.", ["policy", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.prediction_error = Histogram(
+            "firsttoken_ttft_prediction_error",
+            "How far the predicted time to first token of a cold start was off, as a share of it.",
+            buckets=_ERROR_BUCKETS,
+            registry=self.registry,
+        )
         self.replays = Counter(
             "firsttoken_replays", "Requests continued elsewhere after their group was lost.", ["model"],
             registry=self.registry,

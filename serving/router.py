@@ -1,13 +1,13 @@
-"""Routes each request: to the model's replica, or into the queue of a cold one that is being started.
+"""Routes each request: to a replica of its model, or into the queue of a cold one that is being started.
 
-The rules are `schedules.lifecycle` and `schedules.placement`; this module feeds them what happens and carries out what
-they say. Between reading a replica's state and changing it there is no await.
+The rules are `schedules.lifecycle`, `schedules.scaling` and a policy of `schedules.policies`; this module feeds them what
+happens and carries out what they say. Between reading a replica's state and changing it there is no await.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,44 +15,34 @@ from typing import Any
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, Refused, StageFailed
 from cluster.group import Group
-from cluster.messages import Phase, Submit, Tokens
-from schedules.facts import NoPlacement, Placement
+from cluster.messages import Submit, Tokens
+from schedules.decision import Running
 from schedules.lifecycle import Action, Event, Replica, State, handle
-from schedules.placement import place
+from schedules.objectives import Objectives
+from schedules.policies import POLICIES
+from schedules.scaling import wanted_replicas
 from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger
 from serving.errors import BadRequest, Interrupted, Overloaded, Unavailable
 from serving.metrics import Metrics
+from serving.service import Live, Service, Waiter
+from serving.starts import Starts
 
 _log = logging.getLogger(__name__)
-START_ATTEMPTS = 3
 REPLAYS = 3
+ALONE_TOKENS = 16
+"""A request of at least so many tokens that had its replica for itself tells what a token takes."""
 
 
 @dataclass(frozen=True)
 class RouterLimits:
-    """What the router is allowed; tokens count per replica."""
+    """What the router is allowed. `objectives` are those of the models that `models` does not name."""
 
-    degree: int
-    kv_tokens: int
-    keep_alive_s: float
+    policy: str
+    objectives: Objectives
     start_timeout_s: float
     max_held_requests: int
-
-
-@dataclass
-class _Service:
-    """A model's replica, and who waits for it."""
-
-    model: ServedModel
-    replica: Replica
-    group: Group | None = None
-    held: list[asyncio.Future[Group]] = field(default_factory=list)
-    active: int = 0
-    last_used_s: float = 0.0
-    idle_timer: asyncio.TimerHandle | None = None
-    began: list[Phase] = field(default_factory=list)
-    last_start_s: float = 5.0
+    models: Mapping[str, Objectives] = field(default_factory=dict)
 
 
 class Router:
@@ -61,20 +51,30 @@ class Router:
     def __init__(
         self, cluster: Callable[[], ClusterClient | None], limits: RouterLimits, metrics: Metrics, ledger: Ledger
     ) -> None:
-        self._cluster, self._limits, self._metrics, self._ledger = cluster, limits, metrics, ledger
-        self._services: dict[str, _Service] = {}
+        self._cluster, self._limits, self._metrics = cluster, limits, metrics
+        self._starts = Starts(cluster, POLICIES[limits.policy], self._running, self._make_room, metrics, ledger)
+        self._services: dict[str, Service] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._recording: set[asyncio.Task[None]] = set()
 
+    def objectives(self, model: str) -> Objectives:
+        """What is wanted of the model."""
+        return self._limits.models.get(model, self._limits.objectives)
+
+    def recall(self, starts: Sequence[ColdStart]) -> None:
+        """Learn from cold starts of before, newest first."""
+        self._starts.recall(starts)
+
     def check(self, model: ServedModel, prompt_tokens: int, max_tokens: int) -> None:
         """Raise what can be known before anything is started: no node, queue full, request too long for a replica."""
-        if prompt_tokens + max_tokens > self._limits.kv_tokens:
+        kv_tokens = self.objectives(model.name).kv_tokens
+        if prompt_tokens + max_tokens > kv_tokens:
             raise BadRequest(
-                f"prompt ({prompt_tokens} tokens) and max_tokens ({max_tokens}) exceed the {self._limits.kv_tokens} "
+                f"prompt ({prompt_tokens} tokens) and max_tokens ({max_tokens}) exceed the {kv_tokens} "
                 "tokens of KV cache that a replica has here (frontend.kv_tokens)"
             )
         service = self._services.get(model.name)
-        if service is not None and service.replica.state is State.SERVING:
+        if service is not None and service.serving is not None:
             return
         client = self._cluster()
         if client is None:
@@ -101,10 +101,9 @@ class Router:
                 max_tokens=submit.max_tokens - len(done),
             )
             service = self._service(model)
-            cold = service.replica.state is not State.SERVING
-            group = await self._group_for(service, arrived_s)
+            live, cold = await self._replica(service, now, arrived_s)
             try:
-                async with aclosing(self._stream(service, group, now, None if done else arrived_s, cold)) as events:
+                async with aclosing(self._stream(service, live, now, None if done else arrived_s, cold)) as events:
                     async for event in events:
                         done += event.tokens
                         yield event
@@ -112,33 +111,46 @@ class Router:
             except Refused as error:
                 raise Unavailable(f"the replica refused the request: {error}") from error
             except StageFailed as error:
-                _log.warning("%s: group %s was lost after %d tokens: %s", model.name, group.name, len(done), error)
+                name = live.group.name if live.group is not None else "that was"
+                _log.warning("%s: group %s was lost after %d tokens: %s", model.name, name, len(done), error)
                 self._metrics.replays.labels(model.name).inc()
                 reason = str(error)
         raise Interrupted(f"the replica of {model.name} was lost {REPLAYS + 1} times: {reason}")
+
+    def keep_up(self, model: ServedModel) -> None:
+        """See to it that the model has as many replicas as it shall at least have."""
+        service = self._service(model)
+        while len(service.in_state(State.STARTING, State.SERVING)) < service.objectives.min_replicas:
+            self._feed(service, self._cold(service), Event.ARRIVED)
+
+    def explain(self, model: ServedModel) -> dict[str, Any]:
+        """What is wanted of the model, and what would be decided if it were started now."""
+        service = self._services.get(model.name) or Service(model, self.objectives(model.name))
+        return {"objectives": vars(service.objectives), "now": self._starts.decide(service).as_json()}
 
     def replicas(self) -> list[dict[str, object]]:
         """Every replica that is not cold, for status."""
         return [
             {
                 "model": name,
-                "group": service.group.name if service.group else None,
-                "state": str(service.replica.state),
-                "degree": service.group.placement.degree if service.group else None,
-                "nodes": [stage.node for stage in service.group.placement.stages] if service.group else [],
-                "requests": service.active + len(service.held),
+                "group": live.group.name if live.group else None,
+                "state": str(live.state),
+                "degree": live.group.placement.degree if live.group else None,
+                "nodes": [stage.node for stage in live.group.placement.stages] if live.group else [],
+                "requests": live.active + (len(service.held) if live is service.replicas[0] else 0),
             }
             for name, service in sorted(self._services.items())
-            if service.replica.state is not State.COLD
+            for live in service.replicas
         ]
 
     def measure(self) -> None:
         """Bring the gauges up to date."""
         services = self._services.values()
+        replicas = [live for service in services for live in service.replicas]
         self._metrics.held.set(sum(len(service.held) for service in services))
-        self._metrics.running.set(sum(service.active for service in services))
+        self._metrics.running.set(sum(live.active for live in replicas))
         for state in State:
-            self._metrics.replicas.labels(state).set(sum(s.replica.state is state for s in services))
+            self._metrics.replicas.labels(state).set(sum(live.state is state for live in replicas))
         client = self._cluster()
         self._metrics.nodes.set(len(client.view().nodes) if client is not None else 0)
 
@@ -152,177 +164,195 @@ class Router:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for service in self._services.values():
-            if service.idle_timer is not None:
-                service.idle_timer.cancel()
+            for live in service.replicas:
+                live.wake()
 
     # ---- requests
 
-    def _service(self, model: ServedModel) -> _Service:
+    def _service(self, model: ServedModel) -> Service:
+        """The model's service; a new version takes over, and what runs the old one ends when it is done."""
         service = self._services.get(model.name)
         if service is None:
-            service = self._services[model.name] = _Service(model, Replica(State.COLD, time.monotonic()))
-        elif service.replica.state is State.COLD:
-            service.model = model
-        elif service.model.checkpoint.digest != model.checkpoint.digest and not service.active and not service.held:
-            service.model = model
-            if service.replica.state is State.SERVING:  # a new version was published and nobody uses the old one
-                self._feed(service, Event.IDLE)
+            service = self._services[model.name] = Service(model, self.objectives(model.name))
+        elif service.model.checkpoint.digest == model.checkpoint.digest:
+            return service
+        service.model = model
+        for live in service.in_state(State.SERVING):
+            if live.model is not model:
+                self._feed(service, live, Event.DRAIN)
+                if not live.active:
+                    self._feed(service, live, Event.IDLE)
         return service
 
-    async def _group_for(self, service: _Service, arrived_s: float) -> Group:
-        if service.replica.state is State.SERVING:
-            self._feed(service, Event.ARRIVED)
-            assert service.group is not None
-            return service.group
-        if service.replica.state is State.COLD:
-            service.began = [Phase("receive and tokenise", "front end", arrived_s, time.time())]
-        waiter: asyncio.Future[Group] = asyncio.get_running_loop().create_future()
+    async def _replica(self, service: Service, submit: Submit, arrived_s: float) -> tuple[Live, bool]:
+        """A replica that serves, and whether it had to be waited for."""
+        live = service.serving
+        if live is not None:
+            self._feed(service, live, Event.ARRIVED)
+            return live, False
+        waiter = Waiter(asyncio.get_running_loop().create_future(), arrived_s, len(submit.tokens))
         service.held.append(waiter)
         try:
-            self._feed(service, Event.ARRIVED)
-            return await waiter
+            coming = [live for live in service.in_state(State.STARTING, State.STOPPING) if live.model is service.model]
+            self._feed(service, coming[0] if coming else self._cold(service), Event.ARRIVED)
+            return await waiter.ready, True
         finally:
             with suppress(ValueError):
                 service.held.remove(waiter)
 
+    def _cold(self, service: Service) -> Live:
+        live = Live(service.model, Replica(State.COLD, time.monotonic()))
+        service.replicas.append(live)
+        return live
+
     async def _stream(
-        self, service: _Service, group: Group, submit: Submit, arrived_s: float | None, cold: bool
+        self, service: Service, live: Live, submit: Submit, arrived_s: float | None, cold: bool
     ) -> AsyncGenerator[Tokens]:
-        service.active += 1
-        if service.idle_timer is not None:
-            service.idle_timer.cancel()
-            service.idle_timer = None
-        first = True
+        asked, alone, count, first_s, last_s = len(submit.tokens) + submit.max_tokens, True, 0, 0.0, 0.0
+        live.active += 1
+        live.tokens += asked
+        live.wake()
+        self._scale(service)
+        assert live.group is not None
         try:
-            async with aclosing(group.generate(submit)) as events:
+            async with aclosing(live.group.generate(submit)) as events:
                 async for event in events:
-                    if first and arrived_s is not None:
-                        self._note_first(service, group, arrived_s, cold)
-                    first = False
+                    last_s = time.time()
+                    if not count:
+                        first_s = last_s
+                        if arrived_s is not None:
+                            self._note_first(service, live, arrived_s, cold)
+                    count += len(event.tokens)
+                    alone = alone and live.active == 1
                     self._metrics.generated_tokens.labels(service.model.name).inc(len(event.tokens))
                     yield event
         finally:
-            service.active -= 1
-            service.last_used_s = time.monotonic()
-            if not service.active and service.group is group and service.replica.state is State.SERVING:
-                loop = asyncio.get_running_loop()
-                service.idle_timer = loop.call_later(self._limits.keep_alive_s, self._idle, service)
+            live.active -= 1
+            live.tokens -= asked
+            if not live.active:
+                self._rest(service, live)
+        if alone and count >= ALONE_TOKENS and live.start is not None:
+            self._starts.learn_token_time(live.start, (last_s - first_s) / (count - 1))
 
-    def _note_first(self, service: _Service, group: Group, arrived_s: float, cold: bool) -> None:
-        ttft_s = time.time() - arrived_s
-        self._metrics.ttft.labels(service.model.name, "cold" if cold else "warm").observe(ttft_s)
-        if cold and service.began:
-            began, service.began = tuple(service.began), []
-            service.last_start_s = ttft_s
-            recording = self._spawn(self._record(service.model.name, group, arrived_s, ttft_s, began))
-            self._recording.add(recording)
-            recording.add_done_callback(self._recording.discard)
-
-    async def _record(
-        self, model: str, group: Group, arrived_s: float, ttft_s: float, began: tuple[Phase, ...]
-    ) -> None:
-        client = self._cluster()
-        phases = (*began, *(await client.phases(group) if client is not None else ()))
-        nodes = tuple(stage.node for stage in group.placement.stages)
-        ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
-        self._ledger.add(ColdStart(model, group.name, nodes, arrived_s, ttft_s, ordered))
+    def _note_first(self, service: Service, live: Live, arrived_s: float, cold: bool) -> None:
+        now_s = time.time()
+        self._metrics.ttft.labels(service.model.name, "cold" if cold else "warm").observe(now_s - arrived_s)
+        start = live.start
+        if start is not None and not start.told:
+            start.told = True
+            self._starts.over(start)
+            if start.arrived_s is not None and cold and live.group is not None:
+                service.last_start_s = now_s - start.arrived_s
+                recording = self._spawn(
+                    self._starts.record(service.model.name, live.group, start, service.last_start_s)
+                )
+                self._recording.add(recording)
+                recording.add_done_callback(self._recording.discard)
 
     # ---- replicas
 
-    def _idle(self, service: _Service) -> None:
-        if service.replica.state is State.SERVING and not service.active:
-            self._feed(service, Event.IDLE)
+    def _scale(self, service: Service) -> None:
+        """Start another replica if the present ones have not the memory for all that is asked for."""
+        there = service.in_state(State.STARTING, State.SERVING)
+        if there and wanted_replicas(service.objectives, service.outstanding_tokens) > len(there):
+            self._feed(service, self._cold(service), Event.ARRIVED)
 
-    def _feed(self, service: _Service, event: Event, error: Exception | None = None) -> None:
+    def _rest(self, service: Service, live: Live) -> None:
+        """It has nothing to do: it ends after its time to keep alive, or at once if it drains."""
+        if live.state is State.DRAINING:
+            self._feed(service, live, Event.IDLE)
+        elif live.state is State.SERVING:
+            loop = asyncio.get_running_loop()
+            live.rest(time.time(), loop.call_later(service.objectives.keep_alive_s, self._idle, service, live))
+
+    def _idle(self, service: Service, live: Live) -> None:
+        if live.state is not State.SERVING or live.active:
+            return
+        if len(service.in_state(State.STARTING, State.SERVING)) <= service.objectives.min_replicas:
+            self._rest(service, live)
+        else:
+            self._feed(service, live, Event.IDLE)
+
+    def _feed(self, service: Service, live: Live, event: Event, error: Exception | None = None) -> None:
         """Let an event happen to a replica, and begin what follows from it."""
-        service.replica, actions = handle(service.replica, event, time.monotonic(), len(service.held))
+        others = [other for other in service.in_state(State.STARTING, State.SERVING) if other is not live]
+        live.replica, actions = handle(live.replica, event, time.monotonic(), 0 if others else len(service.held))
         for action in actions:
             match action:
                 case Action.START:
-                    self._spawn(self._start(service))
+                    self._spawn(self._start(service, live))
                 case Action.RELEASE:
-                    assert service.group is not None
                     for waiter in service.held:
-                        if not waiter.done():
-                            waiter.set_result(service.group)
+                        if not waiter.ready.done():
+                            waiter.ready.set_result(live)
                 case Action.REJECT:
-                    for waiter in service.held:
-                        if not waiter.done():
-                            waiter.set_exception(error or Unavailable("the model could not be started"))
+                    if not others:
+                        for waiter in service.held:
+                            if not waiter.ready.done():
+                                waiter.ready.set_exception(error or Unavailable("the model could not be started"))
                 case Action.STOP:
-                    self._spawn(self._stop(service))
+                    self._spawn(self._stop(service, live))
                 case Action.HOLD | Action.FORWARD | Action.REPLAY:
                     pass  # the request itself waits, goes on, or comes again: see generate
+        if live.state is State.COLD:
+            service.replicas.remove(live)
 
-    async def _start(self, service: _Service) -> None:
-        """Place and form a group for the service; a node's refusal is taken as news, and it is decided again."""
+    async def _start(self, service: Service, live: Live) -> None:
+        """Form a group for the replica."""
         name = service.model.name
+        live.model = service.model
+        live.start = start = self._starts.begin(min((w.arrived_s for w in service.held), default=None))
+        timeout_s = self._limits.start_timeout_s
         try:
-            async with asyncio.timeout(self._limits.start_timeout_s):
-                group = await self._form(service)
+            async with asyncio.timeout(timeout_s):
+                group = await self._starts.form(service, start, timeout_s)
         except Exception as error:  # whatever it is, those who wait must hear of it
+            self._starts.over(start)
             self._metrics.cold_starts.labels(name, "failed").inc()
             if not isinstance(error, Unavailable | ClusterError | TimeoutError):
                 _log.exception("%s could not be started", name)
-            text = str(error) or f"it took longer than {self._limits.start_timeout_s:.0f} s"
-            self._feed(service, Event.FAILED, Unavailable(f"{name} could not be started: {text}", retry_after_s=5))
+            text = str(error) or f"it took longer than {timeout_s:.0f} s"
+            self._feed(
+                service, live, Event.FAILED, Unavailable(f"{name} could not be started: {text}", retry_after_s=5)
+            )
             return
         self._metrics.cold_starts.labels(name, "started").inc()
-        service.group = group
-        service.last_used_s = time.monotonic()
-        self._feed(service, Event.STARTED)
-        group.watch(lambda: self._lost(service, group))
-        if not service.held:
-            loop = asyncio.get_running_loop()
-            service.idle_timer = loop.call_later(self._limits.keep_alive_s, self._idle, service)
+        live.group = group
+        self._feed(service, live, Event.STARTED)
+        self._rest(service, live)
+        group.watch(lambda: self._lost(service, live, group))
+        if group.lost.is_set():
+            self._lost(service, live, group)
 
-    async def _form(self, service: _Service) -> Group:
-        for attempt in range(START_ATTEMPTS):
-            client = self._cluster()
-            if client is None:
-                raise Unavailable("the cluster's scheduler does not answer")
-            placement = await self._place(client, service)
-            try:
-                return await client.form(placement, service.model.checkpoint, self._limits.start_timeout_s)
-            except ClusterError as error:
-                if attempt == START_ATTEMPTS - 1:
-                    raise
-                _log.warning("%s was not started (%s); deciding again", service.model.name, error)
-        raise AssertionError("unreachable")
-
-    async def _place(self, client: ClusterClient, service: _Service) -> Placement:
-        """Where the model shall run; idle replicas of other models make room, the longest idle first."""
-        while True:
-            started_s = time.time()
-            limits = self._limits
-            placement = place(service.model.facts, client.view(), limits.degree, limits.kv_tokens)
-            service.began.append(Phase("decide", "front end", started_s, time.time()))
-            if not isinstance(placement, NoPlacement):
-                return placement
-            idle = [s for s in self._services.values() if s.replica.state is State.SERVING and not s.active]
-            if not idle:
-                raise Unavailable(placement.reason)
-            victim = min(idle, key=lambda s: s.last_used_s)
-            _log.info("%s makes room for %s", victim.model.name, service.model.name)
-            group = victim.group
-            self._feed(victim, Event.IDLE)
-            if group is not None:
-                await client.dissolve(group)
-
-    async def _stop(self, service: _Service) -> None:
-        group, service.group = service.group, None
-        if service.idle_timer is not None:
-            service.idle_timer.cancel()
-            service.idle_timer = None
+    async def _stop(self, service: Service, live: Live) -> None:
+        group, live.group = live.group, None
+        live.wake()
+        if live.start is not None:
+            self._starts.over(live.start)
         client = self._cluster()
         if group is not None and client is not None:
             await client.dissolve(group)
-        self._feed(service, Event.STOPPED)
+        self._feed(service, live, Event.STOPPED)
 
-    def _lost(self, service: _Service, group: Group) -> None:
-        if service.group is group and service.replica.state is State.SERVING:
+    async def _make_room(self, groups: Sequence[str]) -> None:
+        """End the idle replicas of these groups; one that has got a request since keeps its place."""
+        client, leaving = self._cluster(), list[Group]()
+        for service in self._services.values():
+            for live in service.in_state(State.SERVING):
+                if live.group is not None and live.group.name in groups and not live.active:
+                    _log.info("%s makes room", service.model.name)
+                    leaving.append(live.group)
+                    self._feed(service, live, Event.IDLE)
+        if client is not None:
+            await asyncio.gather(*(client.dissolve(group) for group in leaving))
+
+    def _running(self) -> list[Running]:
+        return [running for service in self._services.values() for running in service.running()]
+
+    def _lost(self, service: Service, live: Live, group: Group) -> None:
+        if live.group is group and live.state in (State.SERVING, State.DRAINING):
             _log.warning("%s: group %s is lost: %s", service.model.name, group.name, group.cause)
-            self._feed(service, Event.LOST)
+            self._feed(service, live, Event.LOST)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -8,19 +8,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import httpx
 
 from cluster.node_config import NodeConfig
+from schedules.objectives import Objectives
 
 STOP_DEADLINE_S = 20.0
 _SCHEDULER = "import sys; from cluster.scheduler import run_scheduler; run_scheduler('127.0.0.1', int(sys.argv[1]), 0)"
 _FRONTEND = (
     "import json, sys; from serving.app import FrontendConfig, run_frontend; "
-    "run_frontend(FrontendConfig(**json.loads(sys.argv[1])))"
+    "from schedules.objectives import Objectives; config = json.loads(sys.argv[1]); "
+    "config['objectives'] = Objectives(**config['objectives']); "
+    "config['models'] = {name: Objectives(**wanted) for name, wanted in config['models'].items()}; "
+    "run_frontend(FrontendConfig(**config))"
 )  # fmt: skip
 _NODE = (
     "import json, sys; from cluster.node import NodeConfig, run_node; "
@@ -63,14 +67,26 @@ class RealCluster:
         )
         self._start(name, _NODE, json.dumps({**asdict(config), **overrides}))
 
-    def start_frontend(self, name: str = "frontend", timeout_s: float = 60.0, **overrides: object) -> str:
-        """A front end over the cluster; its URL, once it answers. `overrides` are fields of FrontendConfig."""
+    def start_frontend(
+        self,
+        name: str = "frontend",
+        timeout_s: float = 60.0,
+        models: Mapping[str, Mapping[str, object]] | None = None,
+        policy: str = "fixed",
+        **overrides: object,
+    ) -> str:
+        """A front end over the cluster; its URL, once it answers. `overrides` are fields of Objectives (those of `models`
+        for one model alone) and of FrontendConfig."""
+        wanted = {field.name: overrides.pop(field.name) for field in fields(Objectives) if field.name in overrides}
         port = free_port()
         config = {
             "host": "127.0.0.1",
             "port": port,
             "scheduler_address": self.scheduler_address,
             "store_url": self.store_url,
+            "policy": policy,
+            "objectives": wanted,
+            "models": {model: {**wanted, **own} for model, own in (models or {}).items()},
             **overrides,
         }
         self._start(name, _FRONTEND, json.dumps(config))

@@ -53,6 +53,7 @@ def run_lab(
     node_bytes_per_s: float | None,
     store_bytes_per_s: float | None = None,
     node_settings: Mapping[str, Any] | None = None,
+    policy: str = "fixed",
     settings_of: Mapping[str, Mapping[str, Any]] | None = None,
     ready_s: float = 120.0,
 ) -> Iterator[Lab]:
@@ -80,7 +81,9 @@ def run_lab(
             section = {**(node_settings or {}), **(settings_of or {}).get(name, {})}
             _start(lab, name, name, {"node": section}, "node", "--name", name)
         for index, degree in enumerate(degrees):
-            frontend = {"host": at[FRONT], "port": FRONTEND_PORT + index, "degree": degree, "keep_alive_s": 1.0}
+            frontend = {
+                "host": at[FRONT], "port": FRONTEND_PORT + index, "degree": degree, "keep_alive_s": 1.0, "policy": policy,
+            }  # fmt: skip
             _start(lab, FRONT, f"frontend-{degree}", {"frontend": frontend}, "frontend")
         _wait_ready(lab, time.monotonic() + ready_s)
         yield lab

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schedules.facts import Model, NoPlacement, Placement, View
 from schedules.partition import split_layers, stage_bytes
-from schedules.placement import place
+from schedules.policies.fixed import place
 from tests.schedules.models import model_of, models, node_of, views
 
 

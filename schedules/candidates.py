@@ -1,0 +1,216 @@
+"""One way to start a model: which node runs which stage, from where its bytes come, and what that would take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from schedules.decision import Candidate, Prediction
+from schedules.estimates import StageTimeline, arrivals_s, cost_byte_s, first_token_s, step_s, token_s
+from schedules.facts import Placement, StagePlan
+from schedules.links import Transfer, Verdict, nic_link, out_link
+from schedules.partition import split_layers, stage_bytes, stage_units
+from schedules.rates import STORE
+from schedules.survey import Site, Survey, runs_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage and where it would run; `units` are indices of the model's, `peers` name whom a unit's bytes come from."""
+
+    site: Site
+    plan: StagePlan
+    units: tuple[int, ...]
+    peers: Mapping[str, str]
+
+
+def least_stage_bytes(survey: Survey, degree: int) -> int:
+    """The least memory that a stage at this degree needs: nodes with less are of no use."""
+    return min(weight + kv for _, _, weight, kv in _needs(survey, degree))
+
+
+def candidate(survey: Survey, degree: int) -> Candidate:
+    """The model over `degree` nodes, each stage on the node of the short list that has its units soonest.
+
+    Ruled out here if it does not fit into memory or would make a start that was admitted late.
+    """
+    stages = _assign(survey, degree)
+    if isinstance(stages, str):
+        return Candidate(degree, (), stages)
+    question = survey.question
+    reasons = _reasons(survey, stages)
+    placement = Placement(
+        question.model.name, tuple(stage.plan for stage in stages), question.objectives.kv_tokens, reasons
+    )
+    transfers = _transfers(survey, stages)
+    verdict = question.links.consider(transfers, question.now_s)
+    late = sorted({name.partition("/")[0] for name in verdict.broken if not name.startswith(f"{question.start}/")})
+    ruled_out = f"it would make the start of {', '.join(late)} later than promised" if late else ""
+    prediction = _predict(survey, stages, transfers, verdict)
+    nodes = tuple(stage.plan.node for stage in stages)
+    return Candidate(degree, nodes, ruled_out, placement, prediction, (), tuple(transfers))
+
+
+def slower(prediction: Prediction, seconds: float) -> Prediction:
+    """The same after a wait."""
+    parts = {**prediction.parts, "make room": seconds}
+    return replace(
+        prediction, ttft_s=prediction.ttft_s + seconds, ttft_bad_s=prediction.ttft_bad_s + seconds, parts=parts
+    )
+
+
+def _needs(survey: Survey, degree: int) -> list[tuple[int, int, int, int]]:
+    """(first layer, end layer, bytes of weights, bytes of KV cache) of each stage."""
+    model, kv_tokens = survey.question.model, survey.question.objectives.kv_tokens
+    return [
+        (a, b, stage_bytes(model, a, b), -(-model.kv_bytes_per_token * kv_tokens * (b - a) // model.layers))
+        for a, b in pairwise(split_layers(model, degree))
+    ]
+
+
+def _assign(survey: Survey, degree: int) -> tuple[Stage, ...] | str:
+    """One node per stage, the one that needs most choosing first; or why it does not fit.
+
+    What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
+    """
+    model, needs = survey.question.model, _needs(survey, degree)
+    free = {site.node.name: site for site in survey.shortlist(min(n[2] + n[3] for n in needs), degree)}
+    found: dict[int, Stage] = {}
+    for index in sorted(range(degree), key=lambda i: -(needs[i][2] + needs[i][3])):
+        first, end, weight, kv_bytes = needs[index]
+        units = stage_units(model, first, end)
+        fitting = [site for site in free.values() if site.free_bytes >= weight + kv_bytes]
+        if not fitting:
+            size = f"{(weight + kv_bytes) / 1e9:.2f} GB"
+            return f"layers {first}-{end - 1} need {size} and no node left has that much free"
+        runs = runs_of(units)
+        site = min(fitting, key=lambda s: (s.fetch_s(runs), -s.free_bytes, s.node.name))
+        del free[site.node.name]
+        names = tuple(model.units[i].name for i in units)
+        wanted = [model.units[i].digest for i in units if model.units[i].digest not in site.node.units]
+        plan = StagePlan(site.node.name, first, end, names, weight, kv_bytes)
+        found[index] = Stage(site, plan, units, survey.peer_of(site.node.name, wanted))
+    return tuple(found[index] for index in range(degree))
+
+
+def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
+    """What must cross which links; what is on a node already crosses none."""
+    question, found = survey.question, []
+    slo_s = question.objectives.ttft_s
+    deadline_s = None if slo_s is None else question.now_s + slo_s - question.waited_s
+    for rank, stage in enumerate(stages):
+        node = stage.plan.node
+        bytes_from: dict[str, int] = {}
+        for index in stage.units:
+            unit = question.model.units[index]
+            if unit.digest not in stage.site.node.units:
+                source = stage.peers.get(unit.digest, STORE)
+                bytes_from[source] = bytes_from.get(source, 0) + unit.size_bytes
+        for source, size_bytes in bytes_from.items():
+            outer = STORE if source == STORE else out_link(source)
+            name = f"{question.start}/{rank}/{source}"
+            found.append(Transfer(name, (outer, nic_link(node)), size_bytes, 0, deadline_s, node))
+    return found
+
+
+def _predict(
+    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict
+) -> Prediction | None:
+    """What the candidate would take; None as long as nobody has measured what that needs."""
+    question, degree = survey.question, len(stages)
+    mean, bad = (_timelines(survey, stages, transfers, verdict, bad=bad) for bad in (False, True))
+    if mean is None or bad is None:
+        return None
+    correction_s, correction_bad_s = question.corrections.of(degree)
+    ttft_s = question.waited_s + max(0.0, first_token_s(mean, question.prompt_tokens) + correction_s)
+    ttft_bad_s = question.waited_s + max(0.0, first_token_s(bad, question.prompt_tokens) + correction_bad_s)
+    weights = [stage.plan.weight_bytes for stage in stages]
+    tpot_s, tpot_bad_s = (
+        token_s([(w, t.speeds) for w, t in zip(weights, lines, strict=True)], question.corrections.hop_s)
+        for lines in (mean, bad)
+    )
+    computing_s = sum(step_s(size, question.prompt_tokens, line.speeds) for line in mean for _, size in line.units)
+    parts = {
+        "waited": question.waited_s,
+        "form group": max(line.formed_s for line in mean),
+        "fetch": max((at_s for line in mean for at_s, _ in line.units), default=0.0),
+        "compute": computing_s,
+        "correction": correction_s,
+    }
+    reserved = [stage.plan.reserve_bytes for stage in stages]
+    cost = cost_byte_s(reserved, ttft_s + question.objectives.keep_alive_s)
+    return Prediction(ttft_s, max(ttft_s, ttft_bad_s), tpot_s, tpot_bad_s, cost, parts)
+
+
+def _timelines(
+    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict, *, bad: bool
+) -> list[StageTimeline] | None:
+    found = []
+    for rank, stage in enumerate(stages):
+        speeds = stage.site.bad if bad else stage.site.mean
+        if speeds is None or stage.site.mean is None:
+            return None
+        stretch = stage.site.mean.nic_bytes_per_s / speeds.nic_bytes_per_s
+        there = _there_s(survey, stage, rank, transfers, verdict, stretch) | _from_ssd(
+            survey, stage, speeds.ssd_bytes_per_s
+        )
+        found.append(StageTimeline(speeds, speeds.formed(len(stages)), _in_order(survey, stage, there, speeds.reach_s)))
+    return found
+
+
+def _there_s(
+    survey: Survey, stage: Stage, rank: int, transfers: Sequence[Transfer], verdict: Verdict, stretch: float
+) -> dict[int, float]:
+    """When each unit that comes over the network is there, from the decision on, if that takes `stretch` as long."""
+    question, model = survey.question, survey.question.model
+    begin_s, found = stage.site.busy_s, dict[int, float]()
+    for transfer in transfers:
+        if not transfer.name.startswith(f"{question.start}/{rank}/"):
+            continue
+        source = transfer.name.split("/", 2)[2]
+        units = [
+            i
+            for i in stage.units
+            if (digest := model.units[i].digest) not in stage.site.node.units
+            and stage.peers.get(digest, STORE) == source
+        ]
+        lasts_s = (verdict.finish_s[transfer.name] - question.now_s - begin_s) * stretch
+        ends_s = begin_s + max(0.0, lasts_s)
+        sizes = [model.units[i].size_bytes for i in units]
+        found |= dict(zip(units, arrivals_s(begin_s, ends_s, sizes), strict=True))
+        begin_s = ends_s
+    return found
+
+
+def _from_ssd(survey: Survey, stage: Stage, ssd_bytes_per_s: float) -> dict[int, float]:
+    model = survey.question.model
+    units = [i for i in stage.units if stage.site.node.units.get(model.units[i].digest) == "ssd"]
+    sizes = [model.units[i].size_bytes for i in units]
+    return dict(zip(units, arrivals_s(0.0, sum(sizes) / ssd_bytes_per_s, sizes), strict=True))
+
+
+def _in_order(survey: Survey, stage: Stage, there_s: Mapping[int, float], rows_s: float) -> list[tuple[float, int]]:
+    """(when it is there, bytes that computing reads) as the first token meets them.
+
+    The embedding is looked up by rows, which may come before the rest of it; at the end it may be the output matrix.
+    """
+    model, plan = survey.question.model, stage.plan
+    found = []
+    if plan.first_layer == 0:
+        found.append((rows_s if model.rows_first else there_s.get(0, 0.0), 0))
+    found += [(there_s.get(i, 0.0), model.units[i].size_bytes) for i in stage.units if i]
+    if plan.end_layer == model.layers and model.tied_embeddings:
+        found.append((there_s.get(0, 0.0), model.units[0].size_bytes))
+    return found
+
+
+def _reasons(survey: Survey, stages: Sequence[Stage]) -> tuple[str, ...]:
+    model = survey.question.model
+    held = sum(model.units[i].size_bytes for s in stages for i in s.units if model.units[i].digest in s.site.node.units)
+    from_peers = sum(model.units[i].size_bytes for s in stages for i in s.units if model.units[i].digest in s.peers)
+    total = sum(stage.plan.weight_bytes for stage in stages)
+    found = [f"{len(stages)} stage(s) of equal bytes, each on the node that has its units soonest"]
+    if held:
+        found.append(f"{held / total:.0%} of the bytes are on their nodes already")
+    if from_peers:
+        found.append(f"{from_peers / total:.0%} come from other nodes and not from the store")
+    return tuple(found)

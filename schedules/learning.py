@@ -1,0 +1,57 @@
+"""What cold starts teach: by how much they were predicted wrong, and what is added to the next predictions for it.
+
+Formulas leave out what nobody measures by itself (the way through the front end, the hand-over of units, cores that
+several nodes share). All of it is seconds that do not grow with the model, so it is learned as seconds, per degree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from schedules.decision import Corrections
+
+KEPT = 16
+BAD_END = 0.9
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A cold start as it was predicted without any correction, and as it was; seconds. Time that it waited is in neither."""
+
+    degree: int
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def error_s(self) -> float:
+        return self.measured_s - self.predicted_s
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The latest lessons by degree, oldest first, and the latest times of a hop in seconds."""
+
+    lessons: Mapping[int, tuple[Lesson, ...]] = field(default_factory=dict)
+    hops_s: tuple[float, ...] = ()
+
+    def with_lesson(self, lesson: Lesson) -> "Learned":
+        """One more; beyond KEPT the oldest of its degree is forgotten."""
+        kept = (*self.lessons.get(lesson.degree, ()), lesson)[-KEPT:]
+        return Learned({**self.lessons, lesson.degree: kept}, self.hops_s)
+
+    def with_hop(self, hop_s: float) -> "Learned":
+        """One more time of a hop."""
+        return Learned(self.lessons, (*self.hops_s, hop_s)[-KEPT:])
+
+    @property
+    def corrections(self) -> Corrections:
+        """Medians, so that one odd start teaches nothing; at the bad end what nine of ten starts stayed below."""
+        return Corrections(
+            {degree: _ends([lesson.error_s for lesson in lessons]) for degree, lessons in self.lessons.items()},
+            median(self.hops_s) if self.hops_s else 0.0,
+        )
+
+
+def _ends(errors: list[float]) -> tuple[float, float]:
+    ordered = sorted(errors)
+    return median(ordered), ordered[round(BAD_END * (len(ordered) - 1))]

@@ -1,0 +1,26 @@
+"""What an operator wants of a model."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """A model's service level and habits. Without a `ttft_s` its cold starts are as fast as they can be.
+
+    `ttft_s` (time to first token of a cold start) and `tpot_s` (time per output token) hold at the bad end, not in the
+    mean. A replica goes `keep_alive_s` after its last request, unless only `min_replicas` are left. Of two models the one
+    of the higher `priority` may make the other's idle replicas go. `max_degree` bounds the stages of a cold start.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    min_replicas: int = 0
+    max_replicas: int = 1
+    keep_alive_s: float = 300.0
+    priority: int = 0
+    max_degree: int = 4
+    kv_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
+            raise ValueError(f"{self.min_replicas} to {self.max_replicas} replicas")

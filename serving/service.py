@@ -1,0 +1,102 @@
+"""A model as the router serves it: its replicas, and who waits for one."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from cluster.group import Group
+from cluster.messages import Phase
+from schedules.decision import Decision, Running
+from schedules.lifecycle import Replica, State
+from schedules.objectives import Objectives
+from serving.catalog import ServedModel
+
+
+@dataclass(eq=False)
+class Start:
+    """A cold start. `arrived_s` (unix seconds) is when the request came that it is for, None if it is for none; `hop_s` is
+    what the decision took a hop for."""
+
+    name: str
+    arrived_s: float | None
+    phases: list[Phase] = field(default_factory=list)
+    decision: Decision | None = None
+    hop_s: float = 0.0
+    told: bool = False
+
+
+@dataclass(eq=False)
+class Waiter:
+    """A request that is held until a replica can take it."""
+
+    ready: "asyncio.Future[Live]"
+    arrived_s: float
+    prompt_tokens: int
+
+
+@dataclass(eq=False)
+class Live:
+    """A replica: its state, its group once it has one, and what it is at. Tokens count prompts and answers."""
+
+    model: ServedModel
+    replica: Replica
+    group: Group | None = None
+    start: Start | None = None
+    active: int = 0
+    tokens: int = 0
+    idle_since_s: float | None = None
+    idle_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def state(self) -> State:
+        return self.replica.state
+
+    def rest(self, now_s: float, timer: asyncio.TimerHandle) -> None:
+        """It has no request; `timer` ends it."""
+        self.wake()
+        self.idle_since_s, self.idle_timer = now_s, timer
+
+    def wake(self) -> None:
+        """It has a request, or is at its end: no timer will end it."""
+        if self.idle_timer is not None:
+            self.idle_timer.cancel()
+        self.idle_since_s, self.idle_timer = None, None
+
+
+@dataclass(eq=False)
+class Service:
+    """A model's replicas. `model` is the version that new requests get; `last_start_s` is what a start took last."""
+
+    model: ServedModel
+    objectives: Objectives
+    replicas: list[Live] = field(default_factory=list)
+    held: list[Waiter] = field(default_factory=list)
+    last_start_s: float = 5.0
+
+    def in_state(self, *states: State) -> list[Live]:
+        return [live for live in self.replicas if live.state in states]
+
+    @property
+    def serving(self) -> Live | None:
+        """The replica that the next request should get: of those of the newest version the one with least to do."""
+        able = [live for live in self.in_state(State.SERVING) if live.model is self.model]
+        return min(able, key=lambda live: live.active, default=None)
+
+    @property
+    def outstanding_tokens(self) -> int:
+        """Tokens that are asked for and not yet answered, at most."""
+        return sum(live.tokens for live in self.replicas)
+
+    def running(self) -> list[Running]:
+        """Its replicas that are up, as decisions see them."""
+        return [
+            Running(
+                live.model.facts,
+                live.group.name,
+                {stage.node: stage.reserve_bytes for stage in live.group.placement.stages},
+                live.idle_since_s,
+                live.tokens,
+                self.objectives.priority,
+            )
+            for live in self.in_state(State.SERVING)
+            if live.group is not None
+        ]
