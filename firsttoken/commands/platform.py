@@ -109,7 +109,9 @@ def lab(context: typer.Context) -> None:
     from firsttoken.errors import NotACheckout
 
     if importlib.util.find_spec("infra") is None or importlib.util.find_spec("infra.lab") is None:
-        raise NotACheckout("the lab is not installed along: run it from a checkout of the repository, or `make lab` there")
+        raise NotACheckout(
+            "the lab is not installed along: run it from a checkout of the repository, or `make lab` there"
+        )
     os.execv(sys.executable, [sys.executable, "-m", "infra.lab", *context.args])  # noqa: S606 it has the terminal then
 
 

@@ -27,6 +27,7 @@ COMMANDS = (
     "scheduler", "node", "frontend", "flows", "prefect", "models",
 )  # fmt: skip
 HELP_WITHIN_S = 0.5
+ROOT = Path(__file__).parents[2]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -113,6 +114,24 @@ def test_a_settings_file_that_is_not_there_is_named(run: Run) -> None:
     result = run("models", "--config", "/nowhere/at-all.toml")
     assert (result.returncode, result.stdout) == (1, "")
     assert "cannot read the settings file /nowhere/at-all.toml" in result.stderr
+
+
+def test_the_lab_without_a_checkout_says_what_it_needs(environment: dict[str, str], tmp_path: Path) -> None:
+    """As installed: the packages are there, what stands beside them in the repository is not."""
+    for package in ("firsttoken", "serving", "flows", "cluster", "schedules", "storage_tiers"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    code = f"""
+import pathlib, sys
+sys.path[:] = [{str(tmp_path)!r}, *(path for path in sys.path if path and not (pathlib.Path(path) / "infra").exists())]
+sys.argv = ["firsttoken", "lab"]
+from firsttoken.cli import main
+main()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("firsttoken: the lab is not installed along: run it from a checkout")
 
 
 def test_down_and_status_without_a_platform(run: Run, tmp_path: Path) -> None:
