@@ -42,6 +42,7 @@ from cluster.node_config import NodeConfig
 from cluster.peers import Peers
 from cluster.pool import StagePool
 from cluster.rendezvous import Rendezvous
+from cluster.row_service import RowService
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import StorageError
@@ -68,6 +69,7 @@ class NodeAgent(WorkerPlugin):
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.time)
         self._peers = Peers(dram, ssd, config.host, config.use_peers)
+        self._rows = RowService(self._tiers, self._peers)
         self._pool = StagePool(config.pool_size, config.host, config.threads, config.device)
         self._rendezvous = Rendezvous(config.host)
         self._stages: dict[str, LocalStage] = {}
@@ -93,7 +95,7 @@ class NodeAgent(WorkerPlugin):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._dissolve(group) for group in list(self._stages)))
         await self._pool.close()
-        for close in (self._peers.close_server, self._tiers.close, self._peers.close):
+        for close in (self._peers.close_server, self._rows.close, self._tiers.close, self._peers.close):
             await asyncio.get_running_loop().run_in_executor(None, close)
         self._rendezvous.close()
 
@@ -150,7 +152,8 @@ class NodeAgent(WorkerPlugin):
                 phases.append(Phase("take process", self._config.name, started_s, time.time()))
                 secret = secrets.token_hex(16)
                 stage.attach(process, phases)
-                await process.send(Build(replace(order, units=(), peers=()), secret))
+                stage.on_rows_wanted = lambda rows: self._spawn(self._give_rows(stage, rows), "rows")
+                await process.send(Build(replace(order, units=(), peers=()), secret, self._rows.serves(order)))
                 for load in loads:
                     self._spawn(self._deliver(stage, load), "deliver")
                 await stage.formed
@@ -190,6 +193,15 @@ class NodeAgent(WorkerPlugin):
             await stage.deliver(await asyncio.wrap_future(load))
         except (StorageError, StageFailed) as error:
             stage.lose(str(error))
+
+    async def _give_rows(self, stage: LocalStage, rows: Sequence[int]) -> None:
+        """Answer a stage that asked for rows; if they cannot be had, its unit may still come."""
+        try:
+            data = await self._rows.read(stage.order, rows)
+            if data is not None:
+                await stage.give_rows(rows, data)
+        except (StorageError, StageFailed) as error:
+            _log.warning("no rows for group %s: %s", stage.order.group, error)
 
     def _on_lost(self, group: str, cause: str) -> None:
         if group in self._stages and not self._closing:

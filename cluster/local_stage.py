@@ -4,12 +4,29 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from cluster.errors import StageFailed
-from cluster.messages import FIRST_STEP, Beat, Broken, Formed, FormStage, Phase, PhaseDone, UnitCopied, UnitHere
+from cluster.messages import (
+    FIRST_STEP,
+    Beat,
+    Broken,
+    Formed,
+    FormStage,
+    Phase,
+    PhaseDone,
+    RowsHere,
+    RowsWanted,
+    UnitCopied,
+    UnitHere,
+)
 from cluster.pool import StageProcess
 from cluster.pulse import SILENT_S
 from storage_tiers.stack import Loaded
+
+PACKET_BYTES = 60 << 10
+"""Of rows in one message: with its head it stays below 64 KiB."""
+_ROW_NUMBER_BYTES = 9
 
 
 class LocalStage:
@@ -18,6 +35,7 @@ class LocalStage:
     def __init__(self, order: FormStage, node: str, on_lost: Callable[[str, str], None]) -> None:
         self.order = order
         self.formed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_rows_wanted: Callable[[tuple[int, ...]], None] = lambda _rows: None
         self.stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._node, self._on_lost = node, on_lost
         self._process: StageProcess | None = None
@@ -64,7 +82,18 @@ class LocalStage:
         unit, where = loaded.unit, f"{self._node} from {loaded.source}"
         size_bytes = unit.size_bytes if loaded.source != "dram" else 0
         self._phases.append(Phase(f"fetch {unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
-        await self._process.send(UnitHere(unit, loaded.segment.runs), loaded.segment.fd)
+        await self._process.send(UnitHere(replace(unit, blocks=None), loaded.segment.runs), loaded.segment.fd)
+
+    async def give_rows(self, rows: Sequence[int], data: bytes) -> None:
+        """Hand rows of the embedding to the process, in packets of up to PACKET_BYTES or one row. StageFailed if it is
+        gone."""
+        if self._process is None or self._ending is not None or not rows:
+            return
+        row_bytes = len(data) // len(rows)
+        at_once = max(1, PACKET_BYTES // (row_bytes + _ROW_NUMBER_BYTES))
+        for at in range(0, len(rows), at_once):
+            some = tuple(rows[at : at + at_once])
+            await self._process.send(RowsHere(some, data[at * row_bytes : (at + len(some)) * row_bytes]))
 
     def lose(self, cause: str) -> None:
         """The stage cannot go on."""
@@ -99,6 +128,8 @@ class LocalStage:
             self._phases.append(message.phase)
             if message.phase.name == FIRST_STEP and not self.stepped.done():
                 self.stepped.set_result(None)
+        elif isinstance(message, RowsWanted):
+            self.on_rows_wanted(message.rows)
         elif isinstance(message, UnitCopied):
             self._let_go(message.digest)
         elif isinstance(message, Broken):

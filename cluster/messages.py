@@ -223,10 +223,14 @@ class Idle:
 
 @dataclass(frozen=True)
 class Build:
-    """Become the stage; its units follow one by one, each with its memory's descriptor."""
+    """Become the stage; its units follow one by one, each with its memory's descriptor.
+
+    With `rows_first` the embedding's rows can be asked for before its unit is there.
+    """
 
     order: FormStage
     secret: str
+    rows_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,21 @@ class UnitHere:
 
     unit: UnitIndex
     runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class RowsWanted:
+    """The first stage lacks rows of the embedding, no more than a step has tokens; it takes them or the whole unit."""
+
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RowsHere:
+    """Rows of the embedding: their bytes, one after the other."""
+
+    rows: tuple[int, ...]
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -347,9 +366,9 @@ class Rejected:
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
-        FormStage, Dissolve, Renew, StageUnits, Evict, AskPhases, StageFormed, NotDone, Done, StageReport, Phases, NodeReport,
-        StageLost, Fork, Forked, Idle, Build, UnitHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello, Submit,
-        Cancel, Tokens, Rejected,
+        FormStage, Dissolve, Renew, StageUnits, Evict, AskPhases, StageFormed, NotDone, Done, StageReport, Phases,
+        NodeReport, StageLost, Fork, Forked, Idle, Build, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed,
+        PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected,
     )
 }  # fmt: skip
 

@@ -6,7 +6,8 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from schedules.facts import Model, Unit
-from storage_tiers.checkpoint import DTYPE_BYTES, Checkpoint
+from storage_tiers.checkpoint import DTYPE_BYTES, EMBED, Checkpoint
+from storage_tiers.rows import embedding_of
 
 
 def model_config(config: Mapping[str, Any]) -> PretrainedConfig:
@@ -20,7 +21,8 @@ def facts_of(checkpoint: Checkpoint) -> Model:
     """The model as placement sees it."""
     units = tuple(Unit(unit.name, unit.digest, unit.size_bytes) for unit in checkpoint.units)
     kv_bytes = kv_bytes_per_token(model_config(checkpoint.config), checkpoint.dtype)
-    return Model(checkpoint.name, checkpoint.digest, units, checkpoint.tied_embeddings, kv_bytes)
+    rows_first = embedding_of(checkpoint.unit(EMBED), checkpoint.config["model_type"]) is not None
+    return Model(checkpoint.name, checkpoint.digest, units, checkpoint.tied_embeddings, kv_bytes, rows_first)
 
 
 def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:

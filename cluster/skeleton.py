@@ -29,11 +29,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """`lm` is the causal language model, `base` what runs the `layers` in it; `parts` are in the order of use."""
+    """`lm` is the causal language model, `base` what runs the `layers` in it; `parts` are in the order of use.
+
+    `embedding` is there at the first stage only.
+    """
 
     lm: Any
     base: Any
     layers: nn.ModuleList
+    embedding: Any
     parts: tuple[Part, ...]
 
 
@@ -62,7 +66,7 @@ def build_skeleton(config: PretrainedConfig, dtype: torch.dtype, first_layer: in
     parts += [_part(layer_unit(i), layer, f"{prefix}.{i}") for i, layer in enumerate(layers, start=first_layer)]
     if last:
         parts += _exit_parts(lm, base, layout, tied=bool(config.tie_word_embeddings))
-    return Skeleton(lm, base, layers, tuple(parts))
+    return Skeleton(lm, base, layers, getattr(base, layout.embedding), tuple(parts))
 
 
 def _truncated(config: PretrainedConfig, dtype: torch.dtype, first_layer: int, end_layer: int, layout: Layout) -> Any:

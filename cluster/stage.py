@@ -18,14 +18,28 @@ from torch.distributed import HashStore, PrefixStore, TCPStore
 from cluster.batching import Batching, Segment
 from cluster.engine import Driver, Worker, follow
 from cluster.errors import StageFailed
+from cluster.gate import Gate
 from cluster.hop import Neighbours
 from cluster.kv import KvCache
 from cluster.membership import join, leave
-from cluster.messages import Beat, Broken, Build, Formed, Hello, Idle, Phase, PhaseDone, UnitCopied, UnitHere
+from cluster.messages import (
+    Beat,
+    Broken,
+    Build,
+    Formed,
+    Hello,
+    Idle,
+    Phase,
+    PhaseDone,
+    RowsHere,
+    RowsWanted,
+    UnitCopied,
+    UnitHere,
+)
 from cluster.model_facts import encodes_by_longest, model_config
 from cluster.pulse import Pulse
 from cluster.requests import RequestServer
-from cluster.stage_model import Gate, StageModel, build_pipeline
+from cluster.stage_model import StageModel, build_pipeline
 from cluster.wire import Channel
 from storage_tiers.device import DeviceTier
 from storage_tiers.errors import StorageError
@@ -104,6 +118,7 @@ class _Stage:
 
     def __init__(self, channel: Channel, server: RequestServer, build: Build, device: torch.device) -> None:
         self._channel, self._server, self._order, self._secret = channel, server, build.order, build.secret
+        self._ask = (lambda rows: self._tell(RowsWanted(rows))) if build.rows_first else None
         self._device = device
         _limit_memory(device, build.order.reserve_bytes)
         self._tier = DeviceTier(device, build.order.reserve_bytes)
@@ -136,7 +151,7 @@ class _Stage:
             neighbours = Neighbours(order.rank, order.degree, config.hidden_size, dtype, wire)
             neighbours.connect()
         joined_s = time.time()
-        pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit)
+        pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit, self._ask)
         _move_buffers(model, self._device)
         self._model = model
         self._built.set()
@@ -189,6 +204,8 @@ class _Stage:
                 message, fd = self._channel.receive()
                 if isinstance(message, UnitHere) and fd is not None:
                     self._assign(message, fd)
+                elif isinstance(message, RowsHere) and self._model is not None:
+                    self._model.take_rows(message.rows, message.data)
         except EOFError:
             os._exit(0)
         except (StorageError, StageFailed, OSError, RuntimeError, ValueError, KeyError) as error:

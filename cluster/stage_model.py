@@ -6,7 +6,6 @@ until then the forward pass waits in front of the module that needs them, so a s
 
 import contextlib
 import io
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,44 +16,13 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from cluster.attention import Attention
-from cluster.errors import StageFailed
+from cluster.gate import Gate, WaitForUnit
 from cluster.kv import StepPlan
+from cluster.lookup import AskForRows, Lookup
 from cluster.skeleton import build_skeleton
+from storage_tiers.checkpoint import EMBED
 
 Tensors = Mapping[str, torch.Tensor]
-
-
-class Gate:
-    """What stands before a module until its unit is there. Opens once.
-
-    Waiting has a deadline, and fails early if the stage is told why the gate will never open.
-    """
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._cause: str | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return self._event.is_set() and self._cause is None
-
-    def open(self) -> None:
-        self._event.set()
-
-    def fail(self, cause: str) -> None:
-        """Those who wait, now or later, get StageFailed with `cause`."""
-        self._cause = cause
-        self._event.set()
-
-    def wait(self, what: str, timeout_s: float) -> None:
-        if not self._event.wait(timeout_s):
-            raise StageFailed(f"{what} did not arrive within {timeout_s:.0f} s")
-        if self._cause is not None:
-            raise StageFailed(self._cause)
-
-
-WaitForUnit = Callable[[str, Gate], None]
-"""Called when a forward pass needs a unit whose gate is not open; returns when it is, or raises StageFailed."""
 
 
 class StageModel(nn.Module):
@@ -63,10 +31,18 @@ class StageModel(nn.Module):
     Input: token ids (1, T) int64 at the first stage, hidden states (1, T, hidden) elsewhere. Output: hidden states, at
     the last stage the logits (1, N, vocabulary) of the N positions whose next token is wanted. What the T tokens are,
     of which requests and at which positions, is set by `turn_to` before a forward pass.
+
+    With `ask` the first stage begins with the rows of its tokens, for which it asks, before it has the embedding's unit.
     """
 
     def __init__(
-        self, config: PretrainedConfig, dtype: torch.dtype, first_layer: int, end_layer: int, wait: WaitForUnit
+        self,
+        config: PretrainedConfig,
+        dtype: torch.dtype,
+        first_layer: int,
+        end_layer: int,
+        wait: WaitForUnit,
+        ask: AskForRows | None = None,
     ) -> None:
         super().__init__()
         self.first, self.last = first_layer == 0, end_layer == config.num_hidden_layers
@@ -76,9 +52,14 @@ class StageModel(nn.Module):
         self.on_module: Callable[[], None] = lambda: None  # called before each layer computes
         self._gates: dict[str, Gate] = {}
         self._wait = wait
+        self._lookup: Lookup | None = None
         for part in self._skeleton.parts:
-            self._gates.setdefault(part.unit, Gate())
-            part.module.register_forward_pre_hook(self._waiter(part.unit))
+            gate = self._gates.setdefault(part.unit, Gate())
+            if ask is not None and part.module is self._skeleton.embedding:
+                self._lookup = Lookup(part.module, gate, wait, ask)
+                part.module.register_forward_pre_hook(lambda _module, _inputs: self.on_module())
+            else:
+                part.module.register_forward_pre_hook(self._waiter(part.unit))
         self._attention = Attention(first_layer)
         for module in self._skeleton.layers.modules():
             if hasattr(module, "layer_idx"):
@@ -99,11 +80,20 @@ class StageModel(nn.Module):
                 own = {part.names[name]: tensors[name] for name in part.names}
                 part.module.load_state_dict(own, strict=False, assign=True)
         self._gates.setdefault(unit, Gate()).open()
+        if self._lookup is not None and unit == EMBED:
+            self._lookup.finish()
+
+    def take_rows(self, rows: Sequence[int], data: bytes) -> None:
+        """Rows that were asked for: their bytes one after the other. RuntimeError if there are more or fewer."""
+        if self._lookup is not None:
+            self._lookup.take(rows, data)
 
     def fail(self, cause: str) -> None:
         """No more units will come."""
         for gate in self._gates.values():
             gate.fail(cause)
+        if self._lookup is not None:
+            self._lookup.fail(cause)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         plan = self._attention.plan
@@ -140,13 +130,18 @@ class _MetaPipelineModule(PipelineModule):
 
 
 def build_pipeline(
-    config: PretrainedConfig, dtype: torch.dtype, bounds: Sequence[int], wait: WaitForUnit
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    bounds: Sequence[int],
+    wait: WaitForUnit,
+    ask: AskForRows | None = None,
 ) -> tuple[PipelineModule, StageModel]:
     """The pipeline whose stage i has layers [bounds[i], bounds[i + 1]); only this rank's part is built.
 
-    The process must be in its group. Returns the module to call and the part of it that takes units.
+    The process must be in its group. With `ask` the first stage begins with rows of the embedding, see StageModel.
+    Returns the module to call and the part of it that takes units.
     """
-    specs = [LayerSpec(StageModel, config, dtype, first, end, wait) for first, end in pairwise(bounds)]
+    specs = [LayerSpec(StageModel, config, dtype, first, end, wait, ask) for first, end in pairwise(bounds)]
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its layout
         pipeline = _MetaPipelineModule(specs, num_stages=len(specs))
     stage = pipeline.forward_funcs[0]

@@ -1,4 +1,4 @@
-"""Splitting a model's layers into stages of equal bytes."""
+"""Splitting a model's layers into stages that wait for equally many bytes."""
 
 from schedules.facts import Model
 
@@ -7,16 +7,17 @@ def stage_units(model: Model, first_layer: int, end_layer: int) -> tuple[int, ..
     """Indices into `model.units` of what the stage of layers [first_layer, end_layer) needs, in order of use.
 
     The first stage has the embedding, the last the head; with tied embeddings the last also has the embedding,
-    whose matrix it multiplies with at the very end.
+    whose matrix it multiplies with at the very end. Of an embedding that can be read by rows the first stage needs a
+    few at once and the whole at last.
     """
     first, last = first_layer == 0, end_layer == model.layers
     units = list(range(first_layer + 1, end_layer + 1))
-    if first:
-        units.insert(0, 0)
     if last:
         units.append(model.layers + 1)
-        if model.tied_embeddings and not first:
-            units.append(0)
+    if first and not model.rows_first:
+        units.insert(0, 0)
+    elif first or (last and model.tied_embeddings):
+        units.append(0)
     return tuple(units)
 
 
@@ -25,9 +26,21 @@ def stage_bytes(model: Model, first_layer: int, end_layer: int) -> int:
     return sum(model.units[index].size_bytes for index in stage_units(model, first_layer, end_layer))
 
 
+def critical_bytes(model: Model, first_layer: int, end_layer: int) -> int:
+    """Bytes of weights that the first token waits for at the stage of layers [first_layer, end_layer).
+
+    An embedding that can be read by rows does not count at the first stage, unless that has the output matrix in it too.
+    """
+    held = stage_bytes(model, first_layer, end_layer)
+    output_matrix = model.tied_embeddings and end_layer == model.layers
+    if model.rows_first and first_layer == 0 and not output_matrix:
+        held -= model.units[0].size_bytes
+    return held
+
+
 def split_layers(model: Model, degree: int) -> tuple[int, ...]:
     """Bounds b with stage i = layers [b[i], b[i+1]), every stage at least one layer, the heaviest stage the lightest
-    possible: what bounds a pipeline's cold start is the stage with the most bytes to fetch.
+    possible: what bounds a pipeline's cold start is the stage with the most `critical_bytes` to fetch.
 
     Raises ValueError unless 1 <= degree <= layers. Linear partition by dynamic programming, O(degree x layers^2).
     """
@@ -39,10 +52,10 @@ def split_layers(model: Model, degree: int) -> tuple[int, ...]:
         prefix.append(prefix[-1] + unit.size_bytes)
     embed, head = model.units[0].size_bytes, model.units[-1].size_bytes
 
-    def weight(first: int, end: int) -> int:
-        extra = embed if first == 0 else 0
-        if end == layers:
-            extra += head + (embed if model.tied_embeddings and first > 0 else 0)
+    def weight(first: int, end: int) -> int:  # critical_bytes, in constant time
+        at_entry = first == 0 and not model.rows_first
+        at_exit = end == layers and model.tied_embeddings
+        extra = (embed if at_entry or at_exit else 0) + (head if end == layers else 0)
         return prefix[end] - prefix[first] + extra
 
     heaviest: list[float] = [float("inf")] + [weight(0, end) for end in range(1, layers + 1)]

@@ -10,6 +10,8 @@ metadata is not there does not exist.
     <model>/<version>/files/<file>/...         tokenizer and the like, same layout
 
 Inner chunks carry no codec but ``bytes`` (a checksum codec would break contiguity); their crc32c stand in the attributes.
+The embedding has checksums of small blocks beside them, so that a few of its rows can be read and checked alone; a model
+that was published without them is read as before.
 
 A unit that is in place has no object of its own: its bytes are ranges of existing files, its *extents*, each with its place
 in the same layout as any other unit's, zeros between them. Its array's ``zarr.json`` carries them under the extension field
@@ -19,12 +21,13 @@ read its tensors through ``<version>/references.json``, one array a tensor, with
 This module computes and parses; it does no I/O.
 """
 
+import base64
 import json
 import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import crc32c
@@ -37,6 +40,7 @@ ROOT = "zarr.json"
 EXTENTS = "firsttoken_extents"
 ALIGN_BYTES = 4096
 CHUNK_TARGET_BYTES = 16 << 20
+SMALLEST_BLOCK_BYTES, MOST_BLOCKS = 16 << 10, 1 << 14
 EMBED, HEAD = "embed", "head"
 
 DTYPE_BYTES: Mapping[str, int] = {
@@ -120,10 +124,26 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """Checksums of a unit's data area, one for every `block_bytes` from its start; the last block is what is left.
+
+    `crc32c` holds them in a row as little-endian u32.
+    """
+
+    block_bytes: int
+    crc32c: bytes = field(repr=False)
+
+    def checksum(self, block: int) -> int:
+        """The crc32c of block number `block`."""
+        return int.from_bytes(self.crc32c[4 * block : 4 * block + 4], "little")
+
+
+@dataclass(frozen=True)
 class UnitIndex:
     """All that is needed to fetch, check and view one unit (or one file, whose single tensor is its bytes).
 
     `extents` is empty unless the unit is in place; then it is in order of place, and what it leaves out is zero.
+    `blocks` are there only where parts of the unit are read alone.
     """
 
     name: str
@@ -132,6 +152,7 @@ class UnitIndex:
     layout: UnitLayout
     chunk_crc32c: tuple[int, ...]
     extents: tuple[Extent, ...] = ()
+    blocks: Blocks | None = None
 
     @property
     def key(self) -> str:
@@ -182,6 +203,16 @@ def lay_out(tensors: Sequence[TensorSpec]) -> UnitLayout:
     return UnitLayout(tuple(entries), payload, chunk, -(-payload // chunk))
 
 
+def block_bytes_of(unit: str, layout: UnitLayout) -> int | None:
+    """How large the blocks are that a unit of this name has checksums of; None if it has none."""
+    if unit != EMBED:
+        return None
+    block_bytes = SMALLEST_BLOCK_BYTES
+    while block_bytes * MOST_BLOCKS < layout.stored_bytes:
+        block_bytes *= 2
+    return block_bytes
+
+
 def shard_index(layout: UnitLayout) -> bytes:
     """What follows the data area: (offset, nbytes) of every inner chunk as little-endian u64, then their crc32c."""
     table = b"".join(struct.pack("<QQ", i * layout.chunk_bytes, layout.chunk_bytes) for i in range(layout.chunks))
@@ -211,6 +242,12 @@ def _extent_json(extent: Extent) -> dict[str, Any]:
     return {
         "url": extent.url, "offset": extent.offset_bytes, "nbytes": extent.size_bytes, "at": extent.at_bytes,
     }  # fmt: skip
+
+
+def _blocks_json(blocks: Blocks | None) -> dict[str, Any]:
+    if blocks is None:
+        return {}
+    return {"blocks": {"block_bytes": blocks.block_bytes, "crc32c": base64.b64encode(blocks.crc32c).decode()}}
 
 
 def array_metadata(unit: UnitIndex) -> dict[str, Any]:
@@ -245,6 +282,7 @@ def array_metadata(unit: UnitIndex) -> dict[str, Any]:
             "payload": layout.payload_bytes,
             "tensors": [_tensor_json(t) for t in layout.tensors],
             "chunk_crc32c": list(unit.chunk_crc32c),
+            **_blocks_json(unit.blocks),
         },
         "storage_transformers": [],
         **(extension if unit.extents else {}),
@@ -328,9 +366,20 @@ def parse_array(path: str, node: Mapping[str, Any]) -> UnitIndex:
         placed = 0 <= offset <= layout.payload_bytes - expected and offset % ALIGN_BYTES == 0
         if not placed or tensor.size_bytes != expected or min(tensor.shape, default=0) < 0:
             raise ValueError(f"tensor {tensor.name} does not fit its unit {path}")
-    return UnitIndex(
-        attributes["unit"], path, attributes["digest"], layout, checksums, _parse_extents(path, node, layout)
-    )
+    extents, blocks = _parse_extents(path, node, layout), _parse_blocks(path, attributes, layout)
+    return UnitIndex(attributes["unit"], path, attributes["digest"], layout, checksums, extents, blocks)
+
+
+def _parse_blocks(path: str, attributes: Mapping[str, Any], layout: UnitLayout) -> Blocks | None:
+    if "blocks" not in attributes:
+        return None
+    found = attributes["blocks"]
+    blocks = Blocks(int(found["block_bytes"]), base64.b64decode(found["crc32c"], validate=True))
+    if blocks.block_bytes <= 0 or blocks.block_bytes % ALIGN_BYTES:
+        raise ValueError(f"array {path} has blocks of {blocks.block_bytes} bytes")
+    if len(blocks.crc32c) != 4 * -(-layout.stored_bytes // blocks.block_bytes):
+        raise ValueError(f"array {path} has {len(blocks.crc32c) // 4} block checksums for {layout.stored_bytes} bytes")
+    return blocks
 
 
 def _parse_extents(path: str, node: Mapping[str, Any], layout: UnitLayout) -> tuple[Extent, ...]:

@@ -1,25 +1,59 @@
 """What proves that a unit's bytes are right: a digest of its payload and a crc32c of every chunk, kept as they pass by."""
 
+import struct
+
 import crc32c
 from blake3 import blake3
 
-from storage_tiers.checkpoint import UnitLayout, unit_digest
+from storage_tiers.checkpoint import Blocks, UnitLayout, unit_digest
+
+
+class _Pieces:
+    """A crc32c for every `size_bytes` of what passes."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes, self._filled, self._running = size_bytes, 0, 0
+        self.whole: list[int] = []
+
+    @property
+    def all(self) -> list[int]:
+        """Those of the pieces that have passed, and of the begun one, if there is one."""
+        return [*self.whole, self._running] if self._filled else self.whole
+
+    def update(self, data: memoryview) -> None:
+        at = 0
+        while at < len(data):
+            piece = data[at : at + self._size_bytes - self._filled]
+            self._running = crc32c.crc32c(piece, self._running)
+            at += len(piece)
+            self._filled += len(piece)
+            if self._filled == self._size_bytes:
+                self.whole.append(self._running)
+                self._filled = self._running = 0
 
 
 class Checksums:
-    """Takes a unit's data area from front to back, in pieces of any size."""
+    """Takes a unit's data area from front to back, in pieces of any size; of blocks too, where they have a size."""
 
-    def __init__(self, layout: UnitLayout) -> None:
-        self._layout = layout
+    def __init__(self, layout: UnitLayout, block_bytes: int | None = None) -> None:
+        self._layout, self._block_bytes = layout, block_bytes
         self._payload = blake3()
-        self._running = 0
-        self._chunks: list[int] = []
+        self._chunks = _Pieces(layout.chunk_bytes)
+        self._blocks = _Pieces(block_bytes) if block_bytes else None
         self.position_bytes = 0
 
     @property
     def chunk_crc32c(self) -> tuple[int, ...]:
         """Those of the chunks that have passed whole."""
-        return tuple(self._chunks)
+        return tuple(self._chunks.whole)
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """Those of all blocks, once the data area has passed."""
+        if self._blocks is None or self._block_bytes is None:
+            return None
+        sums = self._blocks.all
+        return Blocks(self._block_bytes, struct.pack(f"<{len(sums)}I", *sums))
 
     @property
     def digest(self) -> str:
@@ -30,12 +64,7 @@ class Checksums:
         """Take the next bytes."""
         payload_left = max(0, self._layout.payload_bytes - self.position_bytes)
         self._payload.update(data[:payload_left])
-        while len(data):
-            filled = self.position_bytes % self._layout.chunk_bytes
-            piece = data[: self._layout.chunk_bytes - filled]
-            self._running = crc32c.crc32c(piece, self._running)
-            self.position_bytes += len(piece)
-            if filled + len(piece) == self._layout.chunk_bytes:
-                self._chunks.append(self._running)
-                self._running = 0
-            data = data[len(piece) :]
+        self._chunks.update(data)
+        if self._blocks is not None:
+            self._blocks.update(data)
+        self.position_bytes += len(data)

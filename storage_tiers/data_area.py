@@ -12,10 +12,12 @@ _ZEROS = memoryview(bytes(1 << 20))
 class DataArea:
     """Gives a unit's object to `append`, from front to back."""
 
-    def __init__(self, append: Callable[[memoryview], None], layout: UnitLayout) -> None:
+    def __init__(
+        self, append: Callable[[memoryview], None], layout: UnitLayout, block_bytes: int | None = None
+    ) -> None:
         self._append_to_object = append
         self._layout = layout
-        self._checksums = Checksums(layout)
+        self._checksums = Checksums(layout, block_bytes)
 
     def tensor(self, entry: TensorEntry, pieces: Iterable[memoryview]) -> Iterator[int]:
         """Write a tensor at its place, yielding the position after every piece. SourceError if it is not as long."""
@@ -32,7 +34,7 @@ class DataArea:
         self._fill(self._layout.stored_bytes)
         self._append_to_object(memoryview(shard_index(self._layout)))
         sums = self._checksums
-        return UnitIndex(unit, path, sums.digest, self._layout, sums.chunk_crc32c, extents)
+        return UnitIndex(unit, path, sums.digest, self._layout, sums.chunk_crc32c, extents, sums.blocks)
 
     def _fill(self, end_bytes: int) -> None:
         while (missing := end_bytes - self._checksums.position_bytes) > 0:

@@ -25,6 +25,7 @@ from storage_tiers.checkpoint import (
     UnitIndex,
     UnitLayout,
     array_metadata,
+    block_bytes_of,
     check_model_name,
     group_metadata,
     lay_out,
@@ -116,10 +117,11 @@ class _Writer:
         """Write one unit, or find it finished by an earlier run."""
         check(stop)
         path = f"{self._version}/{unit}"
-        index = self._finished(path, layout, extents)
+        block_bytes = block_bytes_of(unit, layout)
+        index = self._finished(path, layout, extents, block_bytes)
         if index is None:
             with self._object(path, in_place=bool(extents)) as append:
-                area = DataArea(append, layout)
+                area = DataArea(append, layout, block_bytes)
                 for entry in layout.tensors:
                     for written in area.tensor(entry, self._source.read(entry.name, entry.dtype)):
                         check(stop)
@@ -155,13 +157,17 @@ class _Writer:
         self._objects.sweep(f"{self._name}/{self._version}")
         return checkpoint
 
-    def _finished(self, path: str, layout: UnitLayout, extents: tuple[Extent, ...]) -> UnitIndex | None:
+    def _finished(
+        self, path: str, layout: UnitLayout, extents: tuple[Extent, ...], block_bytes: int | None
+    ) -> UnitIndex | None:
         """The unit as it lies in the store, if it is whole and laid out as we would."""
         try:
             index = parse_array(path, json.loads(self._objects.read(f"{self._name}/{path}/{ROOT}")))
         except (Missing, ValueError, KeyError, TypeError, IndexError):
             return None
         if index.layout != layout or index.extents != extents:
+            return None
+        if (index.blocks.block_bytes if index.blocks else None) != block_bytes:
             return None
         stored = None if extents else self._objects.size_bytes(f"{self._name}/{index.key}")
         whole = bool(extents) or stored == layout.stored_bytes + len(shard_index(layout))

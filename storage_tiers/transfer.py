@@ -1,7 +1,7 @@
 """One unit on its way into dram: chunks from the first source that has them right, a watermark, and who waits."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -9,11 +9,9 @@ import crc32c
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import Segment
-from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
+from storage_tiers.errors import Corrupt, StorageError
+from storage_tiers.fallback import Fallback, Pause
 from storage_tiers.tier import Tier
-
-ATTEMPTS = 4
-FIRST_BACKOFF_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,8 @@ class Wanted:
 class Transfer:
     """A unit's chunks and their state. Which thread reads which chunk when is the stack's business.
 
-    A chunk is read by whoever claims it first. Sources are tried in order: the last, the origin, several times with
-    growing pauses; any other until its first failure. Bytes that do not match their checksum are discarded at their
-    source and never counted.
+    A chunk is read by whoever claims it first, from the first of the sources that has it right. Bytes that do not match
+    their checksum are never counted.
     """
 
     def __init__(
@@ -55,13 +52,12 @@ class Transfer:
         self.successors: list[Wanted] = []
         self.priority: int | None = None
         self.error: StorageError | None = None
-        self._sources = sources
+        self._fallback = Fallback(model, unit, sources)
         self._condition = threading.Condition()
         self._claimed: set[int] = set()
         self._right: set[int] = set()
         self._settled = 0
         self._came_from: dict[str, None] = {}
-        self._failed: list[Tier] = []
 
     @property
     def source(self) -> str:
@@ -110,38 +106,11 @@ class Transfer:
             if not reached:
                 raise TimeoutError(f"unit {self.unit.name} is at {self._watermark():,} of {size_bytes:,} bytes")
 
-    def read(self, chunk: int, pause: Callable[[float], bool]) -> None:
+    def read(self, chunk: int, pause: Pause) -> None:
         """Fill the chunk from the first source that has it right. `pause(seconds)` says whether to give up."""
-        failure: StorageError | None = None
-        for source in self._sources:
-            origin = source is self._sources[-1]
-            if source in self._failed or not (origin or source.holds(self.unit)):
-                continue
-            try:
-                self._read_from(source, chunk, ATTEMPTS if origin else 1, pause)
-            except StorageError as error:
-                failure = error
-                if not origin:
-                    self._failed.append(source)
-                if isinstance(error, Corrupt):
-                    source.discard(self.unit)
-            else:
-                with self._condition:
-                    self._came_from[source.name] = None
-                return
-        raise failure or Missing(f"unit {self.unit.name} of {self.model} is nowhere")
-
-    def _read_from(self, source: Tier, chunk: int, attempts: int, pause: Callable[[float], bool]) -> None:
-        backoff_s = FIRST_BACKOFF_S
-        for attempt in range(1, attempts + 1):
-            try:
-                self._read_checked(source, chunk)
-            except (Corrupt, StoreUnavailable):
-                if attempt == attempts or pause(backoff_s):
-                    raise
-                backoff_s *= 2
-            else:
-                return
+        source = self._fallback.read(lambda source: self._read_checked(source, chunk), pause)
+        with self._condition:
+            self._came_from[source.name] = None
 
     def _read_checked(self, source: Tier, chunk: int) -> None:
         size = self.unit.layout.chunk_bytes

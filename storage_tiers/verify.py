@@ -64,7 +64,7 @@ def _check_part(store: ModelStore, name: str, unit: UnitIndex, meter: Meter, sto
 
 
 def _check_bytes(store: ModelStore, name: str, unit: UnitIndex, meter: Meter, stop: threading.Event) -> list[str]:
-    sums = Checksums(unit.layout)
+    sums = Checksums(unit.layout, unit.blocks.block_bytes if unit.blocks else None)
     buffer = memoryview(bytearray(min(_READ_BYTES, unit.size_bytes)))
     while (left := unit.size_bytes - sums.position_bytes) > 0:
         check(stop)
@@ -79,6 +79,8 @@ def _check_bytes(store: ModelStore, name: str, unit: UnitIndex, meter: Meter, st
     problems = [f"chunk {i} of {unit.layout.chunks} has another crc32c than the index says" for i in bad]
     if not bad and sums.digest != unit.digest:
         problems.append(f"its digest is {sums.digest}, not {unit.digest}")
+    if not bad and sums.blocks != unit.blocks:
+        problems.append("the checksums of its blocks are not those of its bytes")
     return problems
 
 

@@ -8,10 +8,10 @@ SIZES = st.integers(1, 60)
 TIERS = ("dram", "ssd")
 
 
-def model_of(sizes: list[int], tied: bool = False, kv_bytes_per_token: int = 0) -> Model:
+def model_of(sizes: list[int], tied: bool = False, kv_bytes_per_token: int = 0, rows_first: bool = False) -> Model:
     """A model whose units, embedding to head, have `sizes` bytes."""
     units = tuple(Unit(f"unit{i}", f"digest{i}", size) for i, size in enumerate(sizes))
-    return Model("model", "digest", units, tied, kv_bytes_per_token)
+    return Model("model", "digest", units, tied, kv_bytes_per_token, rows_first)
 
 
 def node_of(name: str, device_bytes: int, reserved_bytes: int = 0, units: dict[str, str] | None = None) -> Node:
@@ -38,7 +38,7 @@ def models(draw: st.DrawFn, layers: st.SearchStrategy[int] = st.integers(1, 7)) 
     """A small model of any shape."""
     count = draw(layers)
     sizes = draw(st.lists(SIZES, min_size=count + 2, max_size=count + 2))
-    return model_of(sizes, draw(st.booleans()), draw(st.integers(0, 5)))
+    return model_of(sizes, draw(st.booleans()), draw(st.integers(0, 5)), draw(st.booleans()))
 
 
 @st.composite

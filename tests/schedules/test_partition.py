@@ -1,5 +1,6 @@
 """Splitting layers: complete, in order, and as even as can be."""
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -7,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.facts import Model
-from schedules.partition import split_layers, stage_bytes, stage_units
+from schedules.partition import critical_bytes, split_layers, stage_bytes, stage_units
 from tests.schedules.models import model_of, models
 
 
 def _heaviest(model: Model, bounds: tuple[int, ...]) -> int:
-    return max(stage_bytes(model, first, end) for first, end in pairwise(bounds))
+    return max(critical_bytes(model, first, end) for first, end in pairwise(bounds))
 
 
 @st.composite
@@ -43,6 +44,38 @@ def test_the_stages_hold_every_unit_once_and_a_tied_embedding_at_both_ends(case:
     held = [index for first, end in pairwise(split_layers(model, degree)) for index in stage_units(model, first, end)]
     twice = [0] if model.tied_embeddings and degree > 1 else []
     assert sorted(held) == sorted([*range(len(model.units)), *twice])
+
+
+@given(_splits())
+def test_the_first_token_waits_for_all_but_an_embedding_that_is_read_by_rows(case: tuple[Model, int]) -> None:
+    model, degree = case
+    spans = list(pairwise(split_layers(model, degree)))
+    spared = [stage_bytes(model, *span) - critical_bytes(model, *span) for span in spans]
+    as_matrix = model.tied_embeddings and degree == 1
+    embedding = model.units[0].size_bytes if model.rows_first and not as_matrix else 0
+    assert spared == [embedding, *[0] * (degree - 1)]
+
+
+@given(_splits())
+def test_a_stage_needs_the_same_units_however_its_embedding_is_read(case: tuple[Model, int]) -> None:
+    model, degree = case
+    for span in pairwise(split_layers(model, degree)):
+        whole, by_rows = (stage_units(replace(model, rows_first=rows_first), *span) for rows_first in (False, True))
+        assert sorted(whole) == sorted(by_rows)
+        assert [unit for unit in whole if unit] == [unit for unit in by_rows if unit]
+
+
+def test_an_embedding_that_is_read_by_rows_comes_whole_at_last() -> None:
+    for tied in (False, True):
+        model = model_of([1] * 6, tied=tied, rows_first=True)
+        assert stage_units(model, 0, 2) == (1, 2, 0)
+        assert stage_units(model, 0, 4) == (1, 2, 3, 4, 5, 0)
+    assert stage_units(model, 2, 4) == (3, 4, 5, 0)
+
+
+def test_an_embedding_that_is_read_by_rows_does_not_weigh_on_the_first_stage() -> None:
+    assert split_layers(model_of([30, 10, 10, 10, 10, 10, 0], rows_first=True), 2) == (0, 2, 5)
+    assert split_layers(model_of([20, 10, 10, 10, 10, 0], tied=True, rows_first=True), 2) == (0, 3, 4)
 
 
 def test_units_come_in_the_order_in_which_they_are_used() -> None:

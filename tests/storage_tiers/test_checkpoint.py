@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import random
 import struct
+from dataclasses import replace
 from typing import Any
 
 import crc32c
@@ -16,10 +18,14 @@ from storage_tiers.checkpoint import (
     CHUNK_TARGET_BYTES,
     DTYPE_BYTES,
     FORMAT,
+    MOST_BLOCKS,
+    SMALLEST_BLOCK_BYTES,
+    Blocks,
     Checkpoint,
     TensorSpec,
     UnitIndex,
     array_metadata,
+    block_bytes_of,
     lay_out,
     model_digest,
     parse_array,
@@ -28,6 +34,7 @@ from storage_tiers.checkpoint import (
     shard_index,
     unit_digest,
 )
+from storage_tiers.checksums import Checksums
 from storage_tiers.errors import Corrupt
 
 _SPECS = st.lists(
@@ -148,6 +155,60 @@ def test_damaged_metadata_is_corrupt(damage: Any) -> None:
     damage(root)
     with pytest.raises(Corrupt, match="here"):
         parse_root(json.dumps(root).encode(), "here")
+
+
+@given(st.integers(0, 1 << 42))
+def test_an_embedding_has_few_blocks_and_small_ones(size_bytes: int) -> None:
+    layout = lay_out([TensorSpec("embedding", "uint8", (size_bytes,))])
+    block_bytes = block_bytes_of("embed", layout)
+    assert block_bytes is not None
+    assert layout.stored_bytes <= block_bytes * MOST_BLOCKS
+    assert block_bytes == SMALLEST_BLOCK_BYTES or layout.stored_bytes > block_bytes // 2 * MOST_BLOCKS
+    assert block_bytes_of("head", layout) is None
+
+
+@given(st.integers(0, 100_000), st.sampled_from([4096, 16384]), st.lists(st.integers(1, 30_000), max_size=8))
+def test_blocks_are_summed_as_their_bytes_pass_in_pieces_of_any_size(
+    size_bytes: int, block_bytes: int, cuts: list[int]
+) -> None:
+    layout = lay_out([TensorSpec("embedding", "uint8", (size_bytes,))])
+    data = memoryview(random.Random(size_bytes).randbytes(layout.stored_bytes))
+    sums, at = Checksums(layout, block_bytes), 0
+    for cut in [*cuts, len(data)]:
+        sums.update(data[at : at + cut])
+        at += cut
+    pieces = [data[at : at + block_bytes] for at in range(0, len(data), block_bytes)]
+    assert sums.blocks is not None
+    assert [sums.blocks.checksum(i) for i in range(len(pieces))] == [crc32c.crc32c(piece) for piece in pieces]
+    assert len(sums.blocks.crc32c) == 4 * len(pieces)
+
+
+def test_an_embedding_survives_its_metadata_with_its_blocks_and_without() -> None:
+    bare = _unit("embed", [TensorSpec("embedding", "uint8", (40_000,))])
+    unit = replace(bare, blocks=Blocks(16384, bytes(range(12))))
+    for found in (bare, unit):
+        assert parse_array(found.path, json.loads(json.dumps(array_metadata(found)))) == found
+    assert "blocks" not in array_metadata(bare)["attributes"]
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {"block_bytes": 0},
+        {"block_bytes": 1000},
+        {"block_bytes": 4096},
+        {"crc32c": "AAAA"},
+        {"crc32c": "?"},
+        {"crc32c": 1},
+    ],
+    ids=str,
+)
+def test_blocks_that_do_not_fit_their_unit_are_noticed(blocks: dict[str, Any]) -> None:
+    unit = replace(_unit("embed", [TensorSpec("embedding", "uint8", (40_000,))]), blocks=Blocks(16384, bytes(12)))
+    metadata = array_metadata(unit)
+    metadata["attributes"]["blocks"] |= blocks
+    with pytest.raises((ValueError, TypeError)):
+        parse_array(unit.path, metadata)
 
 
 def _unit(name: str, specs: list[TensorSpec]) -> UnitIndex:

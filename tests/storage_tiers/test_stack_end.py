@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_tiers import transfer
+from storage_tiers import fallback
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import StorageError, StoreUnavailable
 from storage_tiers.remote import ModelStore
@@ -126,7 +126,7 @@ def test_releasing_after_the_stack_was_closed_is_harmless(store: ModelStore, tmp
 def test_a_pause_before_the_next_attempt_does_not_hold_up_closing(
     store: ModelStore, tmp_path: Path, units: Units, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "FIRST_BACKOFF_S", 10 * WAIT_S)
+    monkeypatch.setattr(fallback, "FIRST_BACKOFF_S", 10 * WAIT_S)
     failed = threading.Event()
 
     def fail(_unit: UnitIndex, _chunk: int) -> None:

@@ -2,11 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from storage_tiers.checkpoint import ROOT, Checkpoint
+from storage_tiers.checkpoint import ROOT, Blocks, Checkpoint, root_metadata
 from storage_tiers.errors import Corrupt, Missing
 from storage_tiers.progress import UnitProgress
 from storage_tiers.publish import publish
@@ -53,6 +54,16 @@ def test_a_flipped_bit_in_an_indexed_file_is_found(source: Path, store: ModelSto
     flip(source / "model.safetensors", (source / "model.safetensors").stat().st_size - 1)
     (damage,) = _damages(store)
     assert "another crc32c" in damage.problem
+
+
+def test_a_changed_checksum_of_a_block_is_found(source: Path, store: ModelStore) -> None:
+    checkpoint = publish(str(source), "model", store)
+    units = [
+        replace(unit, blocks=unit.blocks and Blocks(16384, bytes(len(unit.blocks.crc32c)))) for unit in checkpoint.units
+    ]
+    store.objects.write(f"model/{ROOT}", json.dumps(root_metadata(replace(checkpoint, units=tuple(units)))).encode())
+    problems = [damage.problem for damage in _damages(store) if damage.part == "embed"]
+    assert problems[0] == "the checksums of its blocks are not those of its bytes"
 
 
 def test_damage_in_a_padding_byte_is_found(source: Path, store: ModelStore) -> None:

@@ -1,0 +1,56 @@
+"""Where bytes of a unit may come from: sources in order, until one has them right."""
+
+from collections.abc import Callable, Sequence
+
+from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
+from storage_tiers.tier import Tier
+
+ATTEMPTS = 4
+FIRST_BACKOFF_S = 0.05
+
+Pause = Callable[[float], bool]
+"""Waits so many seconds; whether to give up."""
+
+
+class Fallback:
+    """Sources are tried in order: the last, the origin, several times with growing pauses; any other until its first
+    failure. Bytes that do not match their checksum are discarded at their source. Thread-safe.
+    """
+
+    def __init__(self, model: str, unit: UnitIndex, sources: Sequence[Tier]) -> None:
+        self._model, self._unit, self._sources = model, unit, sources
+        self._failed: list[Tier] = []
+
+    def read(self, attempt: Callable[[Tier], None], pause: Pause) -> Tier:
+        """The source from which `attempt`, which reads and checks, came back without Missing, Corrupt or
+        StoreUnavailable; the last of these errors if none had it right."""
+        failure: StorageError | None = None
+        for source in self._sources:
+            origin = source is self._sources[-1]
+            if source in self._failed or not (origin or source.holds(self._unit)):
+                continue
+            try:
+                _try(source, attempt, ATTEMPTS if origin else 1, pause)
+            except StorageError as error:
+                failure = error
+                if not origin:
+                    self._failed.append(source)
+                if isinstance(error, Corrupt):
+                    source.discard(self._unit)
+            else:
+                return source
+        raise failure or Missing(f"unit {self._unit.name} of {self._model} is nowhere")
+
+
+def _try(source: Tier, attempt: Callable[[Tier], None], attempts: int, pause: Pause) -> None:
+    backoff_s = FIRST_BACKOFF_S
+    for number in range(1, attempts + 1):
+        try:
+            attempt(source)
+        except (Corrupt, StoreUnavailable):
+            if number == attempts or pause(backoff_s):
+                raise
+            backoff_s *= 2
+        else:
+            return
