@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from distributed import Worker, WorkerPlugin
@@ -26,10 +27,12 @@ from cluster.messages import (
     Done,
     Evict,
     FormStage,
+    LimitStore,
     NodeReport,
     NotDone,
     Phase,
     Phases,
+    Probe,
     Renew,
     StageFormed,
     StageLost,
@@ -41,8 +44,11 @@ from cluster.messages import (
 from cluster.node_config import NodeConfig
 from cluster.peers import Peers
 from cluster.pool import StagePool
+from cluster.probe import Prober
+from cluster.rate_book import SAVE_EVERY_S, RateBook
 from cluster.rendezvous import Rendezvous
 from cluster.row_service import RowService
+from schedules.rates import DECODE, NIC, SSD, formed
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import StorageError
@@ -70,7 +76,11 @@ class NodeAgent(WorkerPlugin):
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.time)
         self._peers = Peers(dram, ssd, config.host, config.use_peers)
         self._rows = RowService(self._tiers, self._peers)
-        self._pool = StagePool(config.pool_size, config.host, config.threads, config.device)
+        self._rates = RateBook(Path(config.ssd_dir))
+        self._prober = Prober(config, models, self._rates, self._cold_starting)
+        self._pool = StagePool(
+            config.pool_size, config.host, config.threads, config.device, self._prober.hear, DECODE not in self._rates
+        )
         self._rendezvous = Rendezvous(config.host)
         self._stages: dict[str, LocalStage] = {}
         self._phases: dict[str, list[Phase]] = {}
@@ -86,10 +96,13 @@ class NodeAgent(WorkerPlugin):
         self._pool.fill()
         self._spawn(self._report_always(), "report")
         self._spawn(self._watch_stages(), "watch")
+        self._spawn(self._prober.fill_gaps(), "measure")
+        self._spawn(self._keep_rates(), "keep rates")
 
     async def teardown(self, worker: Worker) -> None:
         """End every stage process and free the tiers."""
         self._closing = True
+        self._prober.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -98,6 +111,7 @@ class NodeAgent(WorkerPlugin):
         for close in (self._peers.close_server, self._rows.close, self._tiers.close, self._peers.close):
             await asyncio.get_running_loop().run_in_executor(None, close)
         self._rendezvous.close()
+        await self._save_rates()
 
     async def _on_order(self, order: Mapping[str, Any] | None) -> dict[str, Any]:
         """Carry out an order; without one, report."""
@@ -127,6 +141,12 @@ class NodeAgent(WorkerPlugin):
                 return await self._stage_units(message)
             case Evict():
                 await asyncio.get_running_loop().run_in_executor(None, self._evict, message.digests)
+                self._changed.set()
+                return Done()
+            case Probe():
+                return await self._prober.carry_out(message, self._pool)
+            case LimitStore():
+                self._rates.limit_store(message.bytes_per_s)
                 self._changed.set()
                 return Done()
             case AskPhases():
@@ -162,6 +182,7 @@ class NodeAgent(WorkerPlugin):
             if isinstance(error, TimeoutError):
                 raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
             raise
+        self._rates.observe(formed(order.degree), time.time() - started_s)
         self._spawn(self._refill_behind(stage), "refill")
         port = process.idle.result().port
         return StageFormed(order.group, order.rank, self._config.host, port, secret)
@@ -180,10 +201,14 @@ class NodeAgent(WorkerPlugin):
         free = self._config.device_bytes - self._reserved_bytes()
         if order.reserve_bytes > free:
             raise Refused(f"node {self._config.name} has {free:,} bytes free, {order.reserve_bytes:,} asked")
-        stage = LocalStage(order, self._config.name, self._on_lost)
+        stage = LocalStage(order, self._config.name, self._on_lost, self._rates.observe)
         self._stages[order.group] = stage
         self._changed.set()
         return stage
+
+    def _cold_starting(self) -> bool:
+        """From any thread."""
+        return any(stage.starting for stage in list(self._stages.values()))
 
     def _reserved_bytes(self) -> int:
         return sum(stage.order.reserve_bytes for stage in self._stages.values())
@@ -280,6 +305,7 @@ class NodeAgent(WorkerPlugin):
     def _report(self) -> NodeReport:
         units = dict.fromkeys(self._tiers.ssd.held(), "ssd") | dict.fromkeys(self._tiers.dram.held(), "dram")
         self._reports += 1
+        self._note_transfers()
         return NodeReport(
             sequence=self._reports,
             name=self._config.name,
@@ -298,7 +324,22 @@ class NodeAgent(WorkerPlugin):
             units=units,
             peer_port=self._peers.port,
             peer_secret=self._peers.secret,
+            rates=self._rates.rates(),
         )
+
+    def _note_transfers(self) -> None:
+        self._rates.observe_all(NIC, self._tiers.network.take())
+        self._rates.observe_all(SSD, self._tiers.from_ssd.take())
+
+    async def _keep_rates(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            await self._save_rates()
+
+    async def _save_rates(self) -> None:
+        self._note_transfers()
+        if (text := self._rates.changes()) is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._rates.write, text)
 
     async def _report_always(self) -> None:
         """A report when something changed, and every interval in any case."""

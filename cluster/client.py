@@ -5,7 +5,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from types import TracebackType
@@ -24,11 +24,14 @@ from cluster.messages import (
     Done,
     Evict,
     FormStage,
+    LimitStore,
     NodeReport,
     NotDone,
     Peer,
     Phase,
     Phases,
+    Probe,
+    Probed,
     Renew,
     StageFormed,
     StageLost,
@@ -163,6 +166,27 @@ class ClusterClient:
         digests = tuple(unit.digest for unit in checkpoint.units)
         await self._order(node, Evict(digests), Done, ORDER_TIMEOUT_S)
         await self._note(await self._order(node, None, NodeReport, ORDER_TIMEOUT_S))
+
+    async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:
+        """Have a node measure quantities by their names in schedules.rates, the store for about `seconds`; with `keep` it
+        counts them among its rates. What cannot be measured there is absent.
+
+        Refused if the node is in the middle of a cold start, StageFailed if the store cannot be read.
+        """
+        order = Probe(tuple(what), seconds, keep)
+        return (await self._order(node, order, Probed, seconds + ORDER_TIMEOUT_S)).values
+
+    async def limit_store(self, node: str, bytes_per_s: float | None) -> None:
+        """Tell a node what the store gives to all nodes together; None if it was not seen to limit them."""
+        await self._order(node, LimitStore(bytes_per_s), Done, ORDER_TIMEOUT_S)
+
+    async def refresh(self) -> View:
+        """The view after every node has reported once more; nodes that do not answer stay as they were."""
+        asked = (self._order(node, None, NodeReport, ORDER_TIMEOUT_S) for node in list(self._nodes))
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, NodeReport):
+                await self._note(answer)
+        return self.view()
 
     # ---- orders
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from cluster.errors import StageFailed
 from cluster.messages import (
+    COPY,
     FIRST_STEP,
     Beat,
     Broken,
@@ -22,22 +23,34 @@ from cluster.messages import (
 )
 from cluster.pool import StageProcess
 from cluster.pulse import SILENT_S
+from schedules.rates import BUS, DECODE, PREFILL
 from storage_tiers.stack import Loaded
 
 PACKET_BYTES = 60 << 10
 """Of rows in one message: with its head it stays below 64 KiB."""
 _ROW_NUMBER_BYTES = 9
+_LEAST_WEIGHT_BYTES = 8 << 20
+"""The steps of a smaller stage take the time of everything but its weights."""
 
 
 class LocalStage:
-    """Follows one stage from its order to its end; `on_lost(group, cause)` is called at most once."""
+    """Follows one stage from its order to its end; `on_lost(group, cause)` is called at most once.
 
-    def __init__(self, order: FormStage, node: str, on_lost: Callable[[str, str], None]) -> None:
+    `observe` is told what was measured, by a name of schedules.rates.
+    """
+
+    def __init__(
+        self,
+        order: FormStage,
+        node: str,
+        on_lost: Callable[[str, str], None],
+        observe: Callable[[str, float], None],
+    ) -> None:
         self.order = order
         self.formed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_rows_wanted: Callable[[tuple[int, ...]], None] = lambda _rows: None
         self.stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._node, self._on_lost = node, on_lost
+        self._node, self._on_lost, self._observe = node, on_lost, observe
         self._process: StageProcess | None = None
         self._phases: list[Phase] = []
         self._loads: list[Future[Loaded]] = []
@@ -49,6 +62,11 @@ class LocalStage:
     def expired(self) -> bool:
         """Whether the lease has run out and the stage still runs."""
         return self._ending is None and time.monotonic() > self._lease_until_s
+
+    @property
+    def starting(self) -> bool:
+        """Whether a cold start is under way: the stage is not formed, or some of its units are on their way."""
+        return self._ending is None and (not self.formed.done() or not all(load.done() for load in list(self._loads)))
 
     @property
     def silent(self) -> bool:
@@ -120,12 +138,14 @@ class LocalStage:
     def _on_message(self, message: object) -> None:
         if isinstance(message, Beat):
             self._beat_s = time.monotonic()
+            self._observe_steps(message)
         elif isinstance(message, Formed):
             self._phases.extend(message.phases)
             if not self.formed.done():
                 self.formed.set_result(None)
         elif isinstance(message, PhaseDone):
             self._phases.append(message.phase)
+            self._observe_copy(message.phase)
             if message.phase.name == FIRST_STEP and not self.stepped.done():
                 self.stepped.set_result(None)
         elif isinstance(message, RowsWanted):
@@ -134,6 +154,19 @@ class LocalStage:
             self._let_go(message.digest)
         elif isinstance(message, Broken):
             self.lose(message.cause)
+
+    def _observe_steps(self, beat: Beat) -> None:
+        weight_bytes = sum(unit.size_bytes for unit in self.order.units)
+        if weight_bytes < _LEAST_WEIGHT_BYTES:
+            return
+        if beat.decode_s > 0:
+            self._observe(DECODE, weight_bytes / beat.decode_s)
+        if beat.prefill_s_per_token > 0:
+            self._observe(PREFILL, weight_bytes / beat.prefill_s_per_token)
+
+    def _observe_copy(self, phase: Phase) -> None:
+        if phase.name.startswith(COPY) and phase.end_s > phase.start_s:
+            self._observe(BUS, phase.bytes / (phase.end_s - phase.start_s))
 
     def _let_go(self, digest: str) -> None:
         for load in self._loads:

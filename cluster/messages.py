@@ -12,6 +12,7 @@ import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ProtocolError
+from schedules.facts import Rate
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.memory import Run
 
@@ -22,6 +23,8 @@ TOPIC = "firsttoken"
 
 FIRST_STEP = "first step"
 """The phase in which a stage computes for the first time."""
+COPY = "copy "
+"""How the names of phases begin in which a unit is copied to an accelerator."""
 
 # ---- client -> agent -------------------------------------------------------------------------------------------------
 
@@ -97,6 +100,25 @@ class Evict:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Measure the quantities called `what`, which are names of schedules.rates; the store for about `seconds`.
+
+    With `keep` they count among what the node has measured.
+    """
+
+    what: tuple[str, ...]
+    seconds: float
+    keep: bool
+
+
+@dataclass(frozen=True)
+class LimitStore:
+    """The store gives so much to all nodes together, in bytes/s; None: it was not seen to limit them."""
+
+    bytes_per_s: float | None
+
+
+@dataclass(frozen=True)
 class AskPhases:
     """What did this node do for the group, and when?"""
 
@@ -143,6 +165,13 @@ class StageReport:
 
 
 @dataclass(frozen=True)
+class Probed:
+    """What was measured, by names and in units of schedules.rates; what could not be is absent."""
+
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Phase:
     """A part of a cold start: where it ran, from when to when (unix seconds of that node), and bytes it moved."""
 
@@ -184,6 +213,7 @@ class NodeReport:
     units: Mapping[str, str]
     peer_port: int
     peer_secret: str = field(repr=False)
+    rates: Mapping[str, Rate]
 
 
 @dataclass(frozen=True)
@@ -200,7 +230,9 @@ class StageLost:
 
 @dataclass(frozen=True)
 class Fork:
-    """Make a stage process that talks on the descriptor beside this message."""
+    """Make a stage process that talks on the descriptor beside this message; one that shall `measure` is ready later."""
+
+    measure: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,10 +247,11 @@ class Forked:
 
 @dataclass(frozen=True)
 class Idle:
-    """The process has everything imported, listens on `port` and waits for a stage."""
+    """The process has everything imported, listens on `port` and waits for a stage. `rates` is what it has measured."""
 
     pid: int
     port: int
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -279,7 +312,11 @@ class PhaseDone:
 
 @dataclass(frozen=True)
 class Beat:
-    """The stage process is alive."""
+    """The stage process is alive. Mean seconds of its steps of one token, and mean seconds a token of its long steps, since
+    the last beat and without waiting; 0 where there were none."""
+
+    decode_s: float = 0.0
+    prefill_s_per_token: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -366,8 +403,8 @@ class Rejected:
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
-        FormStage, Dissolve, Renew, StageUnits, Evict, AskPhases, StageFormed, NotDone, Done, StageReport, Phases,
-        NodeReport, StageLost, Fork, Forked, Idle, Build, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed,
+        FormStage, Dissolve, Renew, StageUnits, Evict, Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, StageReport,
+        Probed, Phases, NodeReport, StageLost, Fork, Forked, Idle, Build, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed,
         PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected,
     )
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from firsttoken.commands import components, models, platform, upkeep
+from firsttoken.commands import calibrate, components, models, platform, upkeep
 from firsttoken.errors import is_expected
 
 app = typer.Typer(
@@ -21,7 +21,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Platform": (platform.up, platform.down, platform.status, platform.demo, platform.lab, platform.version),
+    "Platform": (
+        platform.up,
+        platform.down,
+        platform.status,
+        platform.demo,
+        platform.lab,
+        calibrate.calibrate,
+        platform.version,
+    ),
     "Models": (models.publish, upkeep.verify, models.chat, models.generate),
     "Components, alone in the foreground": (
         components.scheduler,

@@ -1,0 +1,86 @@
+"""Measured quantities: what is said of them, and whether a store limits."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedules.facts import Rate
+from schedules.rates import (
+    BUS,
+    DECODE,
+    KEPT_SAMPLES,
+    NIC,
+    PREFILL,
+    REACH,
+    SSD,
+    STORE,
+    Measured,
+    as_rate,
+    formed,
+    formed_degree,
+    is_duration,
+    observe,
+    store_limit,
+)
+
+SPEEDS = (NIC, SSD, BUS, DECODE, PREFILL, STORE)
+DURATIONS = (REACH, formed(1), formed(16))
+_RATES = st.dictionaries(st.sampled_from("abcdef"), st.floats(1.0, 1e12), max_size=6)
+
+
+@pytest.mark.parametrize("name", SPEEDS)
+def test_of_a_speed_the_slow_end_is_the_bad_one(name: str) -> None:
+    assert not is_duration(name)
+    assert as_rate(name, Measured((1.0, 3.0, 9.0))).bad == 1.0
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_of_a_duration_the_long_end_is_the_bad_one(name: str) -> None:
+    assert is_duration(name)
+    assert as_rate(name, Measured((1.0, 3.0, 9.0))).bad == 9.0
+
+
+@given(st.lists(st.floats(1e-6, 1e12), min_size=1, max_size=100))
+def test_a_rate_lies_within_what_was_seen_of_late(values: list[float]) -> None:
+    known: dict[str, Measured] = {}
+    for value in values:
+        known = observe(known, NIC, value)
+    rate, kept = as_rate(NIC, known[NIC]), values[-KEPT_SAMPLES:]
+    assert rate.samples == len(kept)
+    assert rate.bad in kept
+    assert min(kept) * (1 - 1e-9) <= rate.mean <= max(kept) * (1 + 1e-9)
+
+
+def test_what_is_no_measurement_is_left_out() -> None:
+    assert observe({}, NIC, 0.0) == observe({}, NIC, -1.0) == {}
+    assert as_rate(NIC, Measured((2.0,))) == Rate(2.0, 2.0, 1)
+
+
+def test_each_degree_has_a_name_of_its_own() -> None:
+    assert (formed(2), formed_degree(formed(12)), formed_degree(NIC)) == ("formed.2", 12, None)
+
+
+@pytest.mark.parametrize(
+    ("alone", "together", "limit"),
+    [
+        ({"a": 100.0, "b": 100.0}, {"a": 50.0, "b": 60.0}, 110.0),
+        ({"a": 100.0, "b": 100.0}, {"a": 95.0, "b": 90.0}, None),
+        ({"a": 100.0, "b": 100.0}, {"a": 300.0, "b": 300.0}, None),
+        ({"a": 100.0, "b": 100.0, "c": 1.0}, {"a": 50.0, "b": 60.0}, 110.0),
+        ({"a": 100.0}, {"a": 10.0}, None),
+        ({"a": 100.0, "b": 100.0}, {"b": 10.0}, None),
+        ({}, {}, None),
+    ],
+)
+def test_a_store_limits_if_all_together_get_less_than_each_alone(
+    alone: dict[str, float], together: dict[str, float], limit: float | None
+) -> None:
+    assert store_limit(alone, together) == limit
+
+
+@given(_RATES, _RATES)
+def test_what_a_store_gives_is_never_more_than_nodes_read_of_it(
+    alone: dict[str, float], together: dict[str, float]
+) -> None:
+    limit = store_limit(alone, together)
+    assert limit is None or 0 < limit <= sum(together.values())
