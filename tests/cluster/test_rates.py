@@ -2,17 +2,21 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from cluster.client import ClusterClient
+from cluster.errors import Refused, StageFailed
 from cluster.probe import OF_NODE, OF_STORE
 from cluster.rate_book import FILE
 from schedules.facts import Node
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
-from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.checkpoint import Checkpoint, UnitIndex
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import form, generate, prompts_of
@@ -109,3 +113,36 @@ async def test_what_was_measured_outlives_the_node(cluster: RealCluster, client:
     assert {name: rate.samples for name, rate in node.rates.items() if name != STORE} == {
         name: len(samples) for name, samples in kept.items()
     }, "a node that knows measures nothing anew"
+
+
+@contextmanager
+def withheld_unit(store: ModelStore, name: str, unit: UnitIndex) -> Iterator[None]:
+    """Within the block the unit is a pipe into which nobody writes, so that its load hangs; then it is there."""
+    path = Path(store.objects.path(store.unit_key(name, unit)))
+    aside = path.rename(path.with_suffix(".aside"))
+    os.mkfifo(path)
+    try:
+        yield
+    finally:
+        pipe = os.open(path, os.O_RDWR)  # lets in who waits, and does not wait for it
+        aside.replace(path)
+        os.close(pipe)  # who reads sees an end, and reads again what is there now
+
+
+async def test_in_the_middle_of_a_cold_start_a_node_measures_nothing(
+    client: ClusterClient, store: ModelStore, tmp_path: Path
+) -> None:
+    withheld = publish(str(make_tiny("llama", tmp_path)), "withheld", store)
+    with withheld_unit(store, "withheld", withheld.unit("layer.0001")):
+        group = await form(client, withheld, degree=1)
+        for what in (OF_NODE, OF_STORE):
+            with pytest.raises(Refused, match="node-0 is in the middle of a cold start"):
+                await client.probe("node-0", what, 0.1, keep=False)
+    assert len(await generate(group, "r", prompts_of(256, [4])[0], 3)) == 3
+    assert (await client.probe("node-0", (REACH,), 0.1, keep=False)).keys() == {REACH}
+    await client.dissolve(group)
+
+
+async def test_what_nobody_can_measure_on_order_is_named(client: ClusterClient) -> None:
+    with pytest.raises(StageFailed, match="speed of light cannot be measured"):
+        await client.probe("node-0", ("speed of light",), 0.1, keep=False)
