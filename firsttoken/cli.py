@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from firsttoken.commands import calibrate, components, models, platform, upkeep
+from firsttoken.commands import calibrate, components, explain, models, platform, upkeep
 from firsttoken.errors import is_expected
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         calibrate.calibrate,
         platform.version,
     ),
-    "Models": (models.publish, upkeep.verify, models.chat, models.generate),
+    "Models": (models.publish, upkeep.verify, models.chat, models.generate, explain.explain),
     "Components, alone in the foreground": (
         components.scheduler,
         components.node,

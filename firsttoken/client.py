@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -58,14 +59,25 @@ class PhaseOfStart:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What was predicted of a cold start; `parts` are seconds by name and overlap."""
+
+    ttft_s: float
+    ttft_bad_s: float | None
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class ColdStart:
-    """The ledger of one cold start."""
+    """The ledger of one cold start. `error` is measured / predicted - 1."""
 
     model: str
     degree: int
     nodes: tuple[str, ...]
     ttft_s: float | None
     phases: tuple[PhaseOfStart, ...]
+    predicted: Expected | None = None
+    error: float | None = None
 
 
 class Frontend:
@@ -89,7 +101,11 @@ class Frontend:
     async def cold_starts(self, model: str, limit: int) -> list[ColdStart]:
         """The model's latest cold starts, newest first."""
         answer = await self._get("/admin/cold-starts", {"model": model, "limit": str(limit)})
-        return [_cold_start(entry) for entry in answer["cold_starts"]]
+        return starts_of(answer)
+
+    async def explain(self, model: str, limit: int) -> dict[str, Any]:
+        """Where the model would start now and why, and its latest cold starts. RequestFailed if there is no such model."""
+        return await self._get(f"/admin/explain/{quote(model)}", {"limit": str(limit)})
 
     async def chat(self, model: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> AsyncIterator[Piece]:
         """The answer to a conversation, as it comes."""
@@ -144,11 +160,20 @@ def _piece(event: Mapping[str, Any]) -> Piece:
     return Piece(text=text or "", finish_reason=choice.get("finish_reason"), usage=event.get("usage"))
 
 
+def starts_of(answer: Mapping[str, Any]) -> list[ColdStart]:
+    """The cold starts in an answer of the front end."""
+    return [_cold_start(entry) for entry in answer["cold_starts"]]
+
+
 def _cold_start(entry: Mapping[str, Any]) -> ColdStart:
     phases = tuple(
         PhaseOfStart(p["name"], p["where"], p["start_s"], p["end_s"], p["bytes"] or 0) for p in entry["phases"]
     )
-    return ColdStart(entry["model"], entry["degree"], tuple(entry["nodes"]), entry["ttft_s"], phases)
+    told, expected = entry.get("predicted"), None
+    if told is not None:
+        expected = Expected(told["ttft_s"], told.get("ttft_bad_s"), told.get("parts", {}))
+    nodes, error = tuple(entry["nodes"]), entry.get("prediction_error")
+    return ColdStart(entry["model"], entry["degree"], nodes, entry["ttft_s"], phases, expected, error)
 
 
 def _check(status: int, content: bytes) -> None:

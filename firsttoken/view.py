@@ -178,8 +178,8 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def status_tables(report: Mapping[str, Any]) -> tuple[Table, Table]:
-    """Nodes and replicas, from the front end's status."""
+def status_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
+    """Nodes, replicas and, as far as anything is measured, the nodes' rates in the mean, from the front end's status."""
     nodes = Table("node", "host", "dram", "ssd", "device", "stage processes", title="Nodes", title_justify="left")
     for node in report["nodes"]:
         processes = node["stage_processes"]
@@ -192,23 +192,39 @@ def status_tables(report: Mapping[str, Any]) -> tuple[Table, Table]:
         )
     replicas = Table("model", "state", "degree", "nodes", "requests", title="Replicas", title_justify="left")
     for replica in report["replicas"]:
-        where = ", ".join(replica["nodes"])
-        replicas.add_row(replica["model"], replica["state"], str(replica["degree"]), where, str(replica["requests"]))
-    return nodes, replicas
+        where, degree = ", ".join(replica["nodes"]), str(replica["degree"] or "")
+        replicas.add_row(replica["model"], replica["state"], degree, where, str(replica["requests"]))
+    measured = _mean_rates(report["nodes"])
+    return (nodes, replicas) if measured is None else (nodes, replicas, measured)
+
+
+def _mean_rates(nodes: Sequence[Mapping[str, Any]]) -> Table | None:
+    names = sorted({name for node in nodes for name in node["rates"]})
+    if not names:
+        return None
+    table = Table("node", title="Measured, mean", title_justify="left")
+    for name in names:
+        table.add_column(name, justify="right")
+    for node in nodes:
+        means = [_rate(name, node["rates"][name]["mean"]) if name in node["rates"] else "" for name in names]
+        table.add_row(node["name"], *means)
+    return table
+
+
+def _rate(name: str, value: float) -> str:
+    from schedules.rates import is_duration
+
+    return f"{value * 1000:,.1f} ms" if is_duration(name) else f"{decimal(int(value))}/s"
 
 
 def rates_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What nodes have measured of themselves."""
-    from schedules.rates import is_duration
-
-    def shown(row: Mapping[str, Any], value: float) -> str:
-        return f"{value * 1000:,.1f} ms" if is_duration(row["rate"]) else f"{decimal(int(value))}/s"
-
     table = Table("node", "rate", title="Measured", title_justify="left")
     for column in ("mean", "bad end", "samples"):
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(row["node"], row["rate"], shown(row, row["mean"]), shown(row, row["bad"]), str(row["samples"]))
+        mean, bad = _rate(row["rate"], row["mean"]), _rate(row["rate"], row["bad"])
+        table.add_row(row["node"], row["rate"], mean, bad, str(row["samples"]))
     return table
 
 

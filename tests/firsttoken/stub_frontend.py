@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 STATUS = {
     "nodes": [
@@ -14,6 +14,10 @@ STATUS = {
             "name": "node-1", "host": "127.0.0.1", "dram_used_bytes": 1000, "dram_bytes": 2000, "ssd_used_bytes": 3000,
             "ssd_bytes": 4000, "device_reserved_bytes": 500, "device_bytes": 5000,
             "stage_processes": {"idle": 1, "busy": 2},
+            "rates": {
+                "nic": {"mean": 25_000_000.0, "bad": 20_000_000.0, "samples": 9},
+                "reach": {"mean": 0.0015, "bad": 0.002, "samples": 4},
+            },
         }
     ],
     "replicas": [
@@ -31,6 +35,39 @@ COLD_STARTS = {
         }
     ]
 }  # fmt: skip
+EXPLAINED = {
+    "model": "tiny",
+    "objectives": {
+        "ttft_s": 2.0, "tpot_s": None, "min_replicas": 0, "max_replicas": 2, "keep_alive_s": 300.0, "priority": 1,
+        "max_degree": 2, "kv_tokens": 16384,
+    },
+    "now": {
+        "policy": "planned", "outcome": "start", "reason": "degree 2: the cheapest of 1 that meet the service level",
+        "candidates": [
+            {
+                "degree": 1, "nodes": ["node-1"], "chosen": False, "ruled_out": "first token after 3.10 s at the bad end",
+                "moves": [],
+                "prediction": {
+                    "ttft_s": 2.7, "ttft_bad_s": 3.1, "tpot_s": 0.02, "tpot_bad_s": 0.03, "cost_byte_s": 4e9, "parts": {},
+                },
+            },
+            {
+                "degree": 2, "nodes": ["node-1", "node-2"], "chosen": True, "ruled_out": "",
+                "moves": [{"group": "g7", "model": "other", "to": "", "takes_s": 0.0}],
+                "prediction": {
+                    "ttft_s": 1.4, "ttft_bad_s": 1.75, "tpot_s": 0.025, "tpot_bad_s": 0.03, "cost_byte_s": 6.5e9,
+                    "parts": {},
+                },
+            },
+        ],
+    },
+    "cold_starts": [
+        {
+            **COLD_STARTS["cold_starts"][0], "prediction_error": 0.25,
+            "predicted": {"ttft_s": 0.4, "ttft_bad_s": 0.6, "parts": {"fetch": 0.19, "compute": 0.1}},
+        }
+    ],
+}  # fmt: skip
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
 
@@ -39,8 +76,13 @@ class Handler(BaseHTTPRequestHandler):
     "breaks" fails midway, and "stalls" goes on only when the server ends."""
 
     def do_GET(self) -> None:
-        answers = {"/admin/status": STATUS, "/admin/cold-starts": COLD_STARTS}
-        self._answer(200, answers[urlsplit(self.path).path])
+        answers = {"/admin/status": STATUS, "/admin/cold-starts": COLD_STARTS, "/admin/explain/tiny": EXPLAINED}
+        path = urlsplit(self.path).path
+        if path in answers:
+            self._answer(200, answers[path])
+        else:
+            name = unquote(path.rpartition("/")[2])
+            self._answer(404, {"error": {"message": f"no model {name!r}", "type": "x", "param": None, "code": None}})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -23,7 +23,7 @@ from tests.firsttoken.stub_frontend import USAGE, stub_frontend
 pytestmark = pytest.mark.timeout(60)
 
 COMMANDS = (
-    "up", "down", "status", "demo", "lab", "version", "publish", "verify", "chat", "generate",
+    "up", "down", "status", "demo", "lab", "calibrate", "version", "publish", "verify", "chat", "generate", "explain",
     "scheduler", "node", "frontend", "flows", "prefect", "models",
 )  # fmt: skip
 HELP_WITHIN_S = 0.5
@@ -72,7 +72,7 @@ def test_help_is_there_for(command: str) -> None:
     assert f"firsttoken {command}" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["up", "publish", "chat", "generate", "node"])
+@pytest.mark.parametrize("command", ["up", "publish", "chat", "generate", "explain", "node"])
 def test_help_shows_an_example_for(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
     assert re.search(rf"Example: .*firsttoken {command}\b", result.stdout)
@@ -158,6 +158,28 @@ def test_status_shows_nodes_and_replicas(run: Run, requests: list[dict[str, Any]
     shown = run("status").stdout
     assert re.search(r"node-1 .* 1 idle, 2 busy", shown)
     assert re.search(r"tiny .* serving", shown)
+    assert re.search(r"node-1 .* 25\.0 MB/s .* 1\.5 ms", shown)
+
+
+def test_explain_shows_the_choice_and_how_the_last_ones_came_out(run: Run, requests: list[dict[str, Any]]) -> None:
+    shown = run("explain", "tiny").stdout
+    assert shown.startswith("tiny would start on node-1, node-2 now (planned): degree 2: the cheapest of 1 that meet")
+    assert re.search(r"│ +1 │ node-1 +│ +2\.70 s │ +3\.10 s │ 20\.0 ms │ 4\.00 GB s │ first token after 3\.10 s", shown)
+    assert re.search(r"│ +2 │ node-1, node-2 │ .* │ chosen; other would be stopped", shown)
+    assert "Wanted: a first token within 2 s; 0 to 2 replicas of up to 2 stages" in shown
+    assert re.search(r"│ +0\.40 s │ +0\.60 s │ +0\.50 s │ +\+25% │ fetch: 0\.30 s, predicted 0\.19 s", shown)
+
+
+def test_explain_for_a_script(run: Run, requests: list[dict[str, Any]]) -> None:
+    report = json.loads(run("explain", "tiny", "--json", "--limit", "1").stdout)
+    assert (report["now"]["outcome"], report["cold_starts"][0]["prediction_error"]) == ("start", 0.25)
+
+
+def test_explain_of_a_model_that_is_not_there(run: Run, requests: list[dict[str, Any]]) -> None:
+    """A name goes into a path: what would end it there is quoted."""
+    result = run("explain", "absent?")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "firsttoken: no model 'absent?' (HTTP 404)\n"
 
 
 def test_generate_streams_the_text_and_nothing_else(run: Run, requests: list[dict[str, Any]]) -> None:
