@@ -145,8 +145,14 @@ def _wait_ready(lab: Lab, until_s: float) -> None:
             ended = [p for p in lab.network.processes if p.poll() is not None]
             if ended or time.monotonic() > until_s:
                 why = _ended(ended[0]) if ended else "it is not ready in time"
-                raise LabError(f"the lab did not come up: {why}; logs are in {lab.folder}")
+                raise LabError(f"the lab did not come up: {why}\n{_last_lines(lab)}")
             time.sleep(0.2)
+
+
+def _last_lines(lab: Lab) -> str:
+    """The end of every log, since the caller may remove the folder."""
+    ends = {path.stem: lab.log(path.stem).splitlines()[-1:] for path in sorted(lab.folder.glob("*.log"))}
+    return "\n".join(f"{name}: {''.join(end) or '(silent)'}" for name, end in ends.items())
 
 
 def _ended(process: "subprocess.Popen[bytes]") -> str:

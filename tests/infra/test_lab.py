@@ -184,3 +184,12 @@ def test_a_model_starts_cold_over_the_labs_network(tmp_path: Path) -> None:
     assert start["degree"] == 2
     fetched = [phase for phase in start["phases"] if phase["name"].startswith("fetch ")]
     assert {phase["where"] for phase in fetched} == {"node-0 from remote", "node-1 from remote"}
+
+
+def test_a_lab_that_does_not_come_up_shows_the_end_of_its_logs(tmp_path: Path) -> None:
+    """It named the folder of the logs, which was gone by then."""
+    before = names()
+    unready = run_lab(tmp_path, 1, [1], None, ready_s=0.0)
+    with pytest.raises(LabError, match=r"(?s)not ready in time\n.*node-0: .*store: "), unready:
+        pytest.fail("it came up at once")
+    assert names() == before
