@@ -42,6 +42,8 @@ def test_a_cards_rate_is_changed_by_what_is_typed(hosts: Lab) -> None:
 
 def test_a_host_is_killed_by_what_is_typed(hosts: Lab) -> None:
     process = hosts.network.start("node-0", ["sleep", "600"])
+    pids = ["ip", "netns", "pids", f"{hosts.network.name}-node-0"]
+    wait_until(lambda: subprocess.run(pids, check=True, capture_output=True).stdout != b"", "it is not there yet")
     assert obey(hosts, ["kill", "node-0"]) == "node-0: killed 1 processes"
     assert process.wait(DEADLINE_S) == -signal.SIGKILL
 
