@@ -1,8 +1,10 @@
 """A node: a Dask worker with its agent, in this process."""
 
 import asyncio
+import logging
 import os
 import signal
+import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from cluster.node_config import NodeConfig
 if TYPE_CHECKING:
     from distributed import Worker
 
+_log = logging.getLogger(__name__)
 __all__ = ["NodeConfig", "run_node"]
 
 
@@ -47,7 +50,7 @@ async def _run(config: NodeConfig) -> None:
     dask.config.set({"distributed.worker.memory.terminate": False, "distributed.worker.memory.pause": False})
     worker = Worker(
         config.scheduler_address, name=config.name, host=config.host, nthreads=1, dashboard=False,
-        local_directory=f"{config.ssd_dir}.dask", plugins=[NodeAgent(config)], memory_limit=0,
+        local_directory=_scratch(config), plugins=[NodeAgent(config)], memory_limit=0,
     )  # fmt: skip
     living = asyncio.ensure_future(_live(worker))
     stopped = asyncio.ensure_future(stop.wait())
@@ -56,6 +59,20 @@ async def _run(config: NodeConfig) -> None:
         task.cancel()
     with suppress(asyncio.CancelledError):
         await living
+
+
+def _scratch(config: NodeConfig) -> str | None:
+    """The folder for what Dask must write to run, beside the ssd's; its own choice if nothing can be written there."""
+    folder = f"{config.ssd_dir}.dask"
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        _log.warning("nothing can be written to %s (%s); Dask uses the machine's temporary folder", folder, error)
+        return None
+    return folder
 
 
 async def _live(worker: "Worker") -> None:

@@ -26,7 +26,8 @@ class _Write:
 class WriteBehind:
     """One write per unit, however many want it. `submit` runs a job later; `on_freed` is called after each write.
 
-    A write that nobody waits for is given up where its unit's memory is needed. Thread-safe.
+    A write that nobody waits for is given up where its unit's memory is needed. Why writes fail is told once, until one
+    as large has succeeded. Thread-safe.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class WriteBehind:
         self._submit, self._on_freed, self._closing = submit, on_freed, closing
         self._lock = threading.Lock()
         self._writes: dict[str, _Write] = {}
+        self._told: dict[str, int] = {}
 
     def add(self, unit: UnitIndex, segment: Segment, waiter: Future[None] | None = None) -> None:
         """Write a unit that the caller holds in dram; `waiter` is told when it is on ssd and held for that no more."""
@@ -81,8 +83,8 @@ class WriteBehind:
                 waiter.set_result(None)
             else:
                 waiter.set_exception(error)
-        if error is not None and not write.waiters and not self._closing.is_set():
-            _log.warning("unit %s is not kept on ssd: %s", write.unit.name, error)
+        if not self._closing.is_set():
+            self._tell(write, error)
         self._on_freed()
 
     def _failure(self, write: _Write) -> StorageError | None:
@@ -97,6 +99,20 @@ class WriteBehind:
             _log.exception("unit %s", write.unit.name)
             return StorageError(f"unit {write.unit.name} cannot be written to ssd: {error!r}")
         return None
+
+    def _tell(self, write: _Write, error: StorageError | None) -> None:
+        """A disk that is full or read-only fails for every unit of every model: the log need not say so each time."""
+        size_bytes = write.unit.size_bytes
+        with self._lock:
+            if error is None:
+                self._told = {cause: failed for cause, failed in self._told.items() if failed > size_bytes}
+                return
+            if write.waiters:
+                return
+            known = str(error) in self._told
+            self._told[str(error)] = min(size_bytes, self._told.get(str(error), size_bytes))
+        if not known:
+            _log.warning("unit %s is not kept on ssd: %s; others may not be either", write.unit.name, error)
 
     def _end(self, write: _Write) -> None:
         """Under the lock: memory and account change together."""

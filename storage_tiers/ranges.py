@@ -10,6 +10,8 @@ from typing import Any
 from storage_tiers.errors import StorageError
 
 CONNECT_TIMEOUT, REQUEST_TIMEOUT = timedelta(seconds=5), timedelta(seconds=60)
+SILENCE_TIMEOUT = timedelta(seconds=10)
+"""A server that sends nothing for so long is given up on; one that is slow may take REQUEST_TIMEOUT."""
 READERS = ("auto", "fsspec", "obstore")
 RangeReader = Callable[[str, int, int], memoryview]
 """(object's path as fsspec gives it, start, end) -> its bytes, fewer if it ends before. FileNotFoundError,
@@ -53,7 +55,12 @@ def _open_s3(bucket: str, options: Mapping[str, Any]) -> RangeReader:
     plain = bool(endpoint and endpoint.startswith("http://"))
     store = S3Store(
         bucket,
-        client_options={"allow_http": plain, "connect_timeout": CONNECT_TIMEOUT, "timeout": REQUEST_TIMEOUT},
+        client_options={
+            "allow_http": plain,
+            "connect_timeout": CONNECT_TIMEOUT,
+            "read_timeout": SILENCE_TIMEOUT,
+            "timeout": REQUEST_TIMEOUT,
+        },
         retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=10)},  # the transfer tries again itself
         virtual_hosted_style_request=False,
         **given,
@@ -66,8 +73,13 @@ def _open_s3(bucket: str, options: Mapping[str, Any]) -> RangeReader:
         except (FileNotFoundError, NotFoundError) as error:
             raise FileNotFoundError(path) from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise PermissionError(str(error)) from error
+            raise PermissionError(_in_short(error)) from error
         except BaseError as error:
-            raise OSError(str(error)) from error
+            raise OSError(_in_short(error)) from error
 
     return read
+
+
+def _in_short(error: Exception) -> str:
+    """What obstore says, without the dump of its own state that it appends."""
+    return str(error).partition("\n")[0]

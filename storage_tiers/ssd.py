@@ -49,13 +49,14 @@ class SsdTier:
         self._written = threading.Condition(self._lock)
         self._sizes: dict[str, int] = {}
         self._writing: dict[str, int] = {}
+        self._stuck: set[Path] = set()
         self._direct = os.O_DIRECT
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             found = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
             for path in found:
                 if path.name.endswith(_PARTIAL):
-                    _remove(path)
+                    self._remove(path)
                 elif _DIGEST.fullmatch(path.name) and path.is_file():
                     self._sizes[path.name] = path.stat().st_size
         except OSError as error:
@@ -119,10 +120,11 @@ class SsdTier:
             with self._written:
                 os.replace(partial, self._folder / digest)
                 self._sizes[digest] = self._writing.pop(digest)
+                self._stuck.discard(self._folder / digest)
                 self._written.notify_all()
         except BaseException as error:
-            _remove(partial)
             with self._written:
+                self._remove(partial)
                 del self._writing[digest]
                 self._written.notify_all()
             if isinstance(error, OSError):
@@ -178,6 +180,8 @@ class SsdTier:
         """Make room for the unit; False if it is here already."""
         with self._written:
             self._written.wait_for(lambda: digest not in self._writing)
+            for path in list(self._stuck):
+                self._remove(path)
             if self._sizes.get(digest) == size_bytes:
                 return False
             self._forget(digest)
@@ -194,15 +198,18 @@ class SsdTier:
     def _forget(self, digest: str) -> None:
         """Under the lock. A file that cannot be removed is not used again."""
         self._sizes.pop(digest, None)
-        _remove(self._folder / digest)
+        self._remove(self._folder / digest)
 
-
-def _remove(path: Path) -> None:
-    """Remove the file, or say why it stays: the disk may have become read-only."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        _log.warning("%s cannot be removed: %s", path, error.strerror)
+    def _remove(self, path: Path) -> None:
+        """Under the lock. Remove the file, or say once why it stays, and try again before the next write: the disk may
+        be read-only for now, which it then says of files that do not exist, too."""
+        try:
+            path.unlink(missing_ok=True)
+            self._stuck.discard(path)
+        except OSError as error:
+            if path not in self._stuck and os.path.lexists(path):
+                self._stuck.add(path)
+                _log.warning("%s cannot be removed: %s", path, error.strerror)
 
 
 def _open_and(path: Path, flags: int, work: _Work) -> int:

@@ -1,7 +1,10 @@
 """Forming groups and generating with them, as tests of the cluster do."""
 
 import asyncio
+import itertools
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -9,12 +12,41 @@ from cluster.client import ClusterClient
 from cluster.group import Group
 from cluster.messages import Sampling, Submit
 from cluster.model_facts import facts_of
-from schedules.facts import Placement
-from schedules.placement import place
+from schedules.facts import Placement, View
+from schedules.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.publish import publish
+from storage_tiers.remote import ModelStore
+from tests.reference import greedy, load_reference
+from tests.tiny import make_tiny
 
 GREEDY = Sampling(temperature=0.0)
 TIMEOUT_S = 60.0
+PROMPT = [7, 8, 9]
+TOKENS = 12
+_seeds = itertools.count(400)
+
+
+class Published:
+    """A model, and what it says after PROMPT."""
+
+    def __init__(self, store: ModelStore, folder: Path) -> None:
+        seed = next(_seeds)
+        source = make_tiny("llama", folder / "source", seed=seed)
+        self.store, self.name = store, f"tiny-{seed}"
+        self.checkpoint: Checkpoint = publish(str(source), self.name, store)
+        reference = load_reference(source)
+        reference.generation_config.eos_token_id = None
+        self.expected = greedy(reference, PROMPT, TOKENS)
+
+    def object(self, unit: str) -> Path:
+        """The file that holds a unit's bytes, in a store that is a folder."""
+        return Path(self.store.objects.path(self.store.unit_key(self.name, self.checkpoint.unit(unit))))
+
+    def lose_the_bytes(self) -> None:
+        """Remove every unit's object; the model's metadata stays."""
+        for unit in self.checkpoint.units:
+            shutil.rmtree(Path(self.store.objects.path(self.store.unit_key(self.name, unit))).parent)
 
 
 def prompts_of(vocabulary: int, lengths: Sequence[int], seed: int = 7) -> list[list[int]]:
@@ -38,3 +70,27 @@ async def generate(
     submit = Submit(name, tuple(prompt), len(prompt), new_tokens, (), sampling)
     async with asyncio.timeout(TIMEOUT_S):
         return [token async for event in group.generate(submit) for token in event.tokens]
+
+
+async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Group:
+    """A group of one, on the node called `name`."""
+    node = client.view().node(name)
+    assert node is not None
+    placement = place(facts_of(checkpoint), View((node,)), 1, 4096)
+    assert isinstance(placement, Placement)
+    return await client.form(placement, checkpoint, TIMEOUT_S)
+
+
+async def sources(client: ClusterClient, group: Group) -> set[str]:
+    """Where the group's units came from, as its ledger says."""
+    return {phase.where for phase in await client.phases(group) if phase.name.startswith("fetch")}
+
+
+async def served(client: ClusterClient, name: str, published: Published) -> set[str]:
+    """Cold start the model on a node, see that it says what it should, and where it came from."""
+    group = await form_on(client, name, published.checkpoint)
+    try:
+        assert await generate(group, "r", PROMPT, TOKENS) == published.expected
+        return await sources(client, group)
+    finally:
+        await client.dissolve(group)

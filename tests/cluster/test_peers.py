@@ -1,8 +1,6 @@
 """Nodes that fetch from one another: real Dask workers, a store that has lost its bytes, and no secret that leaks."""
 
 import asyncio
-import itertools
-import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -14,44 +12,16 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, ProtocolError
-from cluster.group import Group
 from cluster.messages import FormStage, NodeReport, Peer, from_wire, to_wire
-from cluster.model_facts import facts_of
 from cluster.peers import KEPT_PEERS, Peers
-from schedules.facts import Node, Placement, View
-from schedules.placement import place
+from schedules.facts import Node
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.dram import DramTier
-from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.ssd import SsdTier
-from tests.cluster.groups import TIMEOUT_S, generate
+from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
 from tests.real_cluster import RealCluster, run_cluster
-from tests.reference import greedy, load_reference
 from tests.storage_tiers.handmade import bytes_of, unit_of
-from tests.tiny import make_tiny
-
-PROMPT = [7, 8, 9]
-TOKENS = 12
-_seeds = itertools.count(400)
-
-
-class Published:
-    """A model, and what it says after PROMPT."""
-
-    def __init__(self, store: ModelStore, folder: Path) -> None:
-        seed = next(_seeds)
-        source = make_tiny("llama", folder / "source", seed=seed)
-        self.store, self.name = store, f"tiny-{seed}"
-        self.checkpoint: Checkpoint = publish(str(source), self.name, store)
-        reference = load_reference(source)
-        reference.generation_config.eos_token_id = None
-        self.expected = greedy(reference, PROMPT, TOKENS)
-
-    def lose_the_bytes(self) -> None:
-        """Remove every unit's object; the model's metadata stays."""
-        for unit in self.checkpoint.units:
-            shutil.rmtree(Path(self.store.objects.path(self.store.unit_key(self.name, unit))).parent)
 
 
 @pytest.fixture(scope="module")
@@ -96,37 +66,13 @@ async def stage(client: ClusterClient, node: str, checkpoint: Checkpoint, tier: 
     return report.fetched_bytes
 
 
-async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Group:
-    """A group of one, on the node called `name`."""
-    node = client.view().node(name)
-    assert node is not None
-    placement = place(facts_of(checkpoint), View((node,)), 1, 4096)
-    assert isinstance(placement, Placement)
-    return await client.form(placement, checkpoint, TIMEOUT_S)
-
-
-async def sources(client: ClusterClient, group: Group) -> set[str]:
-    """Where the group's units came from, as its ledger says."""
-    return {phase.where for phase in await client.phases(group) if phase.name.startswith("fetch")}
-
-
-async def served(client: ClusterClient, name: str, published: Published) -> set[str]:
-    """Cold start the model on a node, see that it says what it should, and where it came from."""
-    group = await form_on(client, name, published.checkpoint)
-    try:
-        assert await generate(group, "r", PROMPT, TOKENS) == published.expected
-        return await sources(client, group)
-    finally:
-        await client.dissolve(group)
-
-
 # ---- where units come from
 
 
 async def test_a_request_is_served_from_another_nodes_memory_when_the_store_has_lost_the_bytes(
     cluster: RealCluster, published: Published
 ) -> None:
-    url = cluster.start_frontend("peers-frontend", degree=2)
+    url = cluster.start_frontend("peers-frontend", max_degree=2)
     async with connected(cluster) as client:
         assert await stage(client, "keeper", published.checkpoint, "dram") == published.checkpoint.size_bytes
     published.lose_the_bytes()

@@ -4,10 +4,12 @@ import itertools
 import socket
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from storage_tiers import ranges
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import StoreUnavailable
@@ -108,6 +110,38 @@ def test_an_endpoint_that_always_breaks_is_a_clear_error_and_leaves_nothing(
             assert (dram.used_bytes, dram.held()) == (0, frozenset())
         finally:
             stack.close()
+
+
+def test_an_endpoint_that_goes_silent_is_asked_again_soon(
+    s3_server: S3Server,
+    published: tuple[str, Checkpoint],
+    dram: DramTier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was waited for as long as a slow answer may take, each time."""
+    url, checkpoint = published
+    monkeypatch.setattr(ranges, "SILENCE_TIMEOUT", timedelta(seconds=0.3))
+    monkeypatch.setattr(ranges, "REQUEST_TIMEOUT", timedelta(seconds=10 * DEADLINE_S))
+    silent, over = 0, threading.Event()
+
+    def relay(number: int, server: socket.socket, client: socket.socket) -> None:
+        nonlocal silent
+        if number > 2:
+            pump(number, server, client)
+            return
+        client.sendall(server.recv(3000))
+        silent += 1
+        over.wait(2 * DEADLINE_S)
+
+    with proxy(s3_server.endpoint_url, relay) as endpoint:
+        stack = stack_over(url, endpoint, s3_server, "obstore", dram, tmp_path / "ssd")
+        try:
+            load_all(stack, checkpoint, s3_server, url)
+        finally:
+            over.set()
+            stack.close()
+    assert silent == 2
 
 
 def test_bytes_changed_on_the_way_are_fetched_again(
