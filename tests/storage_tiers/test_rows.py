@@ -1,6 +1,7 @@
 """Rows of an embedding read alone: always the right bytes, from whichever source has them."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage_tiers import rows as rows_module
-from storage_tiers.checkpoint import Blocks, TensorEntry, TensorSpec, UnitIndex, lay_out, shard_index
+from storage_tiers.checkpoint import ROOT, Blocks, TensorEntry, TensorSpec, UnitIndex, lay_out, shard_index
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
 from storage_tiers.fallback import ATTEMPTS
@@ -251,3 +252,16 @@ def test_a_unit_without_checksums_of_blocks_is_read_whole(read: Read) -> None:
     assert embedding_of(bare, "llama") is None
     with pytest.raises(ValueError, match="no checksums of blocks"):
         read([0], InMemory(DATA), unit=bare)
+
+
+def test_a_unit_that_an_unfinished_run_left_without_checksums_of_blocks_is_written_again(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    source = make_tiny("llama", tmp_path / "source")
+    first = publish(str(source), "model", store)
+    key = f"model/{first.unit('embed').path}/{ROOT}"
+    metadata = json.loads(store.objects.read(key))
+    del metadata["attributes"]["blocks"]
+    store.objects.write(key, json.dumps(metadata).encode())
+    store.objects.remove(f"model/{ROOT}")
+    assert publish(str(source), "model", store) == first
