@@ -54,7 +54,7 @@ def _check_device(value: str) -> str:
 
 
 def _check_history_url(value: str) -> str:
-    if re.match(r"$|sqlite:///.|postgresql://.", value) is None:
+    if re.match(r"$|sqlite:///(?!:memory:).|postgresql://.", value) is None:
         raise ValueError("a history is at sqlite:///PATH or at postgresql://USER:PASSWORD@HOST/DATABASE")
     return value
 

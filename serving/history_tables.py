@@ -1,9 +1,11 @@
 """The history's tables in SQLite and PostgreSQL: how they are made, told apart by version, and read as values."""
 
+import asyncio
 import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import (
     JSON,
     Column,
@@ -89,8 +91,9 @@ def history_engine(url: str) -> AsyncEngine:
     """Connections to ``sqlite:///path`` (WAL, waits for another writer) or ``postgresql://user:password@host/database``."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
+        path = str(parsed.database)
         parsed = parsed.set(drivername="sqlite+aiosqlite")
-        engine = create_async_engine(parsed, pool_size=2, max_overflow=2, connect_args={"timeout": CONNECT_S})
+        engine = create_async_engine(parsed, pool_size=2, max_overflow=2, async_creator=lambda: _open_sqlite(path))
         event.listen(engine.sync_engine, "connect", _use_wal)
         return engine
     query = {"ssl" if key == "sslmode" else key: value for key, value in parsed.query.items()}  # asyncpg's name for it
@@ -101,6 +104,17 @@ def history_engine(url: str) -> AsyncEngine:
         pool_pre_ping=True,
         connect_args={"timeout": CONNECT_S, "command_timeout": STATEMENT_S},
     )
+
+
+async def _open_sqlite(path: str) -> aiosqlite.Connection:
+    """A connection; where there can be none, its thread has ended too, which otherwise speaks to a loop that may be gone."""
+    connection = aiosqlite.connect(path, timeout=CONNECT_S)
+    connection._thread.daemon = True
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(connection._thread.join))
+        raise
 
 
 def _use_wal(connection: Any, _record: Any) -> None:

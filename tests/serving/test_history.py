@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import logging
 import socket
 import sqlite3
 import time
@@ -206,6 +205,14 @@ async def test_a_row_that_is_written_again_is_there_once(database: Database) -> 
         assert await history.starts(None, 10) == [START]
 
 
+def test_urls_say_what_they_say_elsewhere() -> None:
+    """asyncpg has another name for `sslmode`, and would refuse that one."""
+    url = history_engine("postgresql://me:hush@host:5433/history?sslmode=require").url
+    assert (url.drivername, url.host, url.port, dict(url.query)) == (
+        "postgresql+asyncpg", "host", 5433, {"ssl": "require"},
+    )  # fmt: skip
+
+
 # ---- a database that is away, or is not ours
 
 
@@ -235,10 +242,7 @@ async def test_rows_wait_for_a_database_that_is_away_at_the_start(
     assert dropped == []
 
 
-async def test_a_server_that_crashes_under_the_writer_loses_and_doubles_nothing(
-    postgres_database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.CRITICAL, "sqlalchemy.pool")
+async def test_a_server_that_crashes_under_the_writer_loses_and_doubles_nothing(postgres_database: Database) -> None:
     sent = numbered(6000)
     async with writing(postgres_database.url) as history:
         for round_, part in enumerate((sent[:2000], sent[2000:4000], sent[4000:])):

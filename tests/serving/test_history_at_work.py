@@ -19,6 +19,8 @@ from tests.real_cluster import RealCluster, free_port
 from tests.tiny import make_tiny
 
 DEADLINE_S = 60.0
+START_S = 120.0
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_a_front_end_remembers_what_the_one_before_it_did(
 ) -> None:
     """It is stopped right after the last answer: what was not yet written is written then."""
     database = f"sqlite:///{tmp_path}/history.db"
-    url = shared_cluster.start_frontend("first", history_url=database, max_held_requests=1)
+    url = shared_cluster.start_frontend("first", START_S, history_url=database, max_held_requests=1)
     assert complete(url, tiny, n=2, logit_bias={"2": -100}).status_code == 200
     before = cold_starts(url)
     assert [start["model"] for start in before] == [tiny]
@@ -62,7 +64,7 @@ def test_a_front_end_remembers_what_the_one_before_it_did(
     shared_cluster.kill("first", signal.SIGTERM)
     ended = [(a.model, a.prompt_tokens, a.max_tokens, a.generated_tokens, a.outcome) for a in arrivals(database)]
     assert ended == [(tiny, 3, 8, 8, "served"), (tiny, 3, 4, 4, "served")]
-    url = shared_cluster.start_frontend("second", history_url=database)
+    url = shared_cluster.start_frontend("second", START_S, history_url=database)
     try:
         assert cold_starts(url) == before
     finally:
@@ -73,7 +75,7 @@ def test_requests_that_are_refused_are_arrivals_too(shared_cluster: RealCluster,
     """A front end without a cluster refuses all: the demand is remembered for when there is one."""
     database = f"sqlite:///{tmp_path}/history.db"
     nowhere = f"tcp://127.0.0.1:{free_port()}"
-    url = shared_cluster.start_frontend("alone", history_url=database, scheduler_address=nowhere)
+    url = shared_cluster.start_frontend("alone", START_S, history_url=database, scheduler_address=nowhere)
     assert complete(url, tiny).status_code == 503
     shared_cluster.kill("alone", signal.SIGTERM)
     assert [arrival.outcome for arrival in arrivals(database)] == ["refused"]
@@ -81,7 +83,7 @@ def test_requests_that_are_refused_are_arrivals_too(shared_cluster: RealCluster,
 
 def test_a_database_that_is_not_there_is_in_nobodys_way(shared_cluster: RealCluster, tiny: str) -> None:
     database = f"postgresql://someone@127.0.0.1:{free_port()}/history"
-    url = shared_cluster.start_frontend("unrecorded", history_url=database)
+    url = shared_cluster.start_frontend("unrecorded", START_S, history_url=database)
     assert complete(url, tiny).status_code == 200
     assert [start["model"] for start in cold_starts(url)] == [tiny]
     assert "firsttoken_history_dropped_total 0.0" in httpx.get(f"{url}/metrics").text
