@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
-from schedules.decision import Candidate, Prediction
-from schedules.estimates import StageTimeline, arrivals_s, cost_byte_s, first_token_s, step_s, token_s
-from schedules.facts import Placement, StagePlan
+from schedules.decision import Candidate, Prediction, Question
+from schedules.estimates import StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
+from schedules.facts import Model, Node, Placement, StagePlan, Unit
 from schedules.links import Transfer, Verdict, nic_link, out_link
 from schedules.partition import split_layers, stage_bytes, stage_units
 from schedules.rates import STORE
 from schedules.survey import Site, Survey, runs_of
+
+_Lines = Sequence[StageTimeline]
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,12 @@ class Stage:
     peers: Mapping[str, str]
 
 
-def least_stage_bytes(survey: Survey, degree: int) -> int:
-    """The least memory that a stage at this degree needs: nodes with less are of no use."""
-    return min(weight + kv for _, _, weight, kv in _needs(survey, degree))
-
-
-def candidate(survey: Survey, degree: int) -> Candidate:
-    """The model over `degree` nodes, each stage on the node of the short list that has its units soonest.
+def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) -> Candidate:
+    """The model over `degree` nodes, each stage on the node that is done with it soonest: of the short list, or `among`.
 
     Ruled out here if it does not fit into memory or would make a start that was admitted late.
     """
-    stages = _assign(survey, degree)
+    stages = _assign(survey, degree, among)
     if isinstance(stages, str):
         return Candidate(degree, (), stages)
     question = survey.question
@@ -45,7 +43,10 @@ def candidate(survey: Survey, degree: int) -> Candidate:
     verdict = question.links.consider(transfers, question.now_s)
     late = sorted({name.partition("/")[0] for name in verdict.broken if not name.startswith(f"{question.start}/")})
     ruled_out = f"it would make the start of {', '.join(late)} later than promised" if late else ""
-    prediction = _predict(survey, stages, transfers, verdict)
+    mean, bad = (_timelines(survey, stages, transfers, verdict, bad=bad) for bad in (False, True))
+    prediction = _predict(question, stages, mean, bad)
+    if prediction is not None and mean is not None and bad is not None:
+        transfers = _promised(question, transfers, verdict, prediction, mean, bad)
     nodes = tuple(stage.plan.node for stage in stages)
     return Candidate(degree, nodes, ruled_out, placement, prediction, (), tuple(transfers))
 
@@ -63,17 +64,31 @@ def _needs(survey: Survey, degree: int) -> list[tuple[int, int, int, int]]:
     model, kv_tokens = survey.question.model, survey.question.objectives.kv_tokens
     return [
         (a, b, stage_bytes(model, a, b), -(-model.kv_bytes_per_token * kv_tokens * (b - a) // model.layers))
-        for a, b in pairwise(split_layers(model, degree))
+        for a, b in pairwise(
+            _bounds(tuple(u.size_bytes for u in model.units), model.tied_embeddings, model.rows_first, degree)
+        )
     ]
 
 
-def _assign(survey: Survey, degree: int) -> tuple[Stage, ...] | str:
+@lru_cache(maxsize=1024)
+def _bounds(sizes: tuple[int, ...], tied: bool, rows_first: bool, degree: int) -> tuple[int, ...]:
+    """The split of a model of this shape: fine-tunes share it with what they came from."""
+    units = tuple(Unit("", "", size) for size in sizes)
+    return split_layers(Model("", "", units, tied, 0, rows_first), degree)
+
+
+def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[Stage, ...] | str:
     """One node per stage, the one that needs most choosing first; or why it does not fit.
 
     What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
     """
     model, needs = survey.question.model, _needs(survey, degree)
-    free = {site.node.name: site for site in survey.shortlist(min(n[2] + n[3] for n in needs), degree)}
+    sites = (
+        survey.shortlist(min(n[2] + n[3] for n in needs), degree)
+        if among is None
+        else [survey.site(node) for node in among]
+    )
+    free = {site.node.name: site for site in sites}
     found: dict[int, Stage] = {}
     for index in sorted(range(degree), key=lambda i: -(needs[i][2] + needs[i][3])):
         first, end, weight, kv_bytes = needs[index]
@@ -83,7 +98,7 @@ def _assign(survey: Survey, degree: int) -> tuple[Stage, ...] | str:
             size = f"{(weight + kv_bytes) / 1e9:.2f} GB"
             return f"layers {first}-{end - 1} need {size} and no node left has that much free"
         runs = runs_of(units)
-        site = min(fitting, key=lambda s: (s.fetch_s(runs), -s.free_bytes, s.node.name))
+        site = min(fitting, key=lambda s: (s.done_s(runs, weight), -s.free_bytes, s.node.name))
         del free[site.node.name]
         names = tuple(model.units[i].name for i in units)
         wanted = [model.units[i].digest for i in units if model.units[i].digest not in site.node.units]
@@ -112,38 +127,66 @@ def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     return found
 
 
-def _predict(
-    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict
-) -> Prediction | None:
+def _predict(question: Question, stages: Sequence[Stage], mean: _Lines | None, bad: _Lines | None) -> Prediction | None:
     """What the candidate would take; None as long as nobody has measured what that needs."""
-    question, degree = survey.question, len(stages)
-    mean, bad = (_timelines(survey, stages, transfers, verdict, bad=bad) for bad in (False, True))
     if mean is None or bad is None:
         return None
-    correction_s, correction_bad_s = question.corrections.of(degree)
-    ttft_s = question.waited_s + max(0.0, first_token_s(mean, question.prompt_tokens) + correction_s)
+    forming_s = first_token_s(mean, question.prompt_tokens)
+    correction_s, correction_bad_s = question.corrections.of(len(stages))
+    correction_s = max(correction_s, -forming_s)
+    ttft_s = question.waited_s + forming_s + correction_s
     ttft_bad_s = question.waited_s + max(0.0, first_token_s(bad, question.prompt_tokens) + correction_bad_s)
     weights = [stage.plan.weight_bytes for stage in stages]
     tpot_s, tpot_bad_s = (
         token_s([(w, t.speeds) for w, t in zip(weights, lines, strict=True)], question.corrections.hop_s)
         for lines in (mean, bad)
     )
-    computing_s = sum(step_s(size, question.prompt_tokens, line.speeds) for line in mean for _, size in line.units)
     parts = {
         "waited": question.waited_s,
         "form group": max(line.formed_s for line in mean),
         "fetch": max((at_s for line in mean for at_s, _ in line.units), default=0.0),
-        "compute": computing_s,
+        "compute": computing_s(mean, question.prompt_tokens),
         "correction": correction_s,
     }
     reserved = [stage.plan.reserve_bytes for stage in stages]
-    cost = cost_byte_s(reserved, ttft_s + question.objectives.keep_alive_s)
-    return Prediction(ttft_s, max(ttft_s, ttft_bad_s), tpot_s, tpot_bad_s, cost, parts)
+    cost = cost_byte_s(reserved, ttft_s - question.waited_s + question.objectives.keep_alive_s)
+    return Prediction(ttft_s, max(ttft_s, ttft_bad_s), tpot_s, max(tpot_s, tpot_bad_s), cost, parts)
+
+
+def _promised(
+    question: Question,
+    transfers: Sequence[Transfer],
+    verdict: Verdict,
+    prediction: Prediction,
+    mean: _Lines,
+    bad: _Lines,
+) -> list[Transfer]:
+    """The transfers, each with the time until which it may last without the first token being later than it shall be.
+
+    As long as nothing else is held up, a token is late by no more than its latest bytes; and whatever held them up, once
+    all bytes are there only computing is left. What is late anyway is promised nothing.
+    """
+    goal_s = question.objectives.ttft_s
+    if goal_s is None:
+        return list(transfers)
+    kept = prediction.ttft_bad_s <= goal_s
+    spare_s = goal_s - (prediction.ttft_bad_s if kept else prediction.ttft_s)
+    if spare_s < 0:
+        return [replace(transfer, deadline_s=None) for transfer in transfers]
+    stretch = max(m.speeds.nic_bytes_per_s / b.speeds.nic_bytes_per_s for m, b in zip(mean, bad, strict=True))
+    stretch = max(1.0, stretch) if kept else 1.0
+    correction_s = max(0.0, question.corrections.of(len(mean))[1 if kept else 0])
+    after_s = computing_s(bad if kept else mean, question.prompt_tokens) + correction_s
+    latest_s = question.now_s + (goal_s - question.waited_s - after_s) / stretch
+    return [
+        replace(transfer, deadline_s=max(latest_s, verdict.finish_s[transfer.name] + spare_s / stretch))
+        for transfer in transfers
+    ]
 
 
 def _timelines(
     survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict, *, bad: bool
-) -> list[StageTimeline] | None:
+) -> _Lines | None:
     found = []
     for rank, stage in enumerate(stages):
         speeds = stage.site.bad if bad else stage.site.mean
@@ -173,10 +216,9 @@ def _there_s(
             if (digest := model.units[i].digest) not in stage.site.node.units
             and stage.peers.get(digest, STORE) == source
         ]
-        lasts_s = (verdict.finish_s[transfer.name] - question.now_s - begin_s) * stretch
-        ends_s = begin_s + max(0.0, lasts_s)
+        ends_s = max(begin_s, verdict.finish_s[transfer.name] - question.now_s)
         sizes = [model.units[i].size_bytes for i in units]
-        found |= dict(zip(units, arrivals_s(begin_s, ends_s, sizes), strict=True))
+        found |= dict(zip(units, arrivals_s(begin_s * stretch, ends_s * stretch, sizes), strict=True))
         begin_s = ends_s
     return found
 
@@ -196,7 +238,8 @@ def _in_order(survey: Survey, stage: Stage, there_s: Mapping[int, float], rows_s
     model, plan = survey.question.model, stage.plan
     found = []
     if plan.first_layer == 0:
-        found.append((rows_s if model.rows_first else there_s.get(0, 0.0), 0))
+        whole_s = there_s.get(0, 0.0)
+        found.append((min(rows_s, whole_s) if model.rows_first else whole_s, 0))
     found += [(there_s.get(i, 0.0), model.units[i].size_bytes) for i in stage.units if i]
     if plan.end_layer == model.layers and model.tied_embeddings:
         found.append((there_s.get(0, 0.0), model.units[0].size_bytes))
@@ -208,7 +251,7 @@ def _reasons(survey: Survey, stages: Sequence[Stage]) -> tuple[str, ...]:
     held = sum(model.units[i].size_bytes for s in stages for i in s.units if model.units[i].digest in s.site.node.units)
     from_peers = sum(model.units[i].size_bytes for s in stages for i in s.units if model.units[i].digest in s.peers)
     total = sum(stage.plan.weight_bytes for stage in stages)
-    found = [f"{len(stages)} stage(s) of equal bytes, each on the node that has its units soonest"]
+    found = [f"{len(stages)} stage(s) of equal bytes, each on the node that is done with it soonest"]
     if held:
         found.append(f"{held / total:.0%} of the bytes are on their nodes already")
     if from_peers:

@@ -75,6 +75,16 @@ def first_token_s(stages: Iterable[StageTimeline], prompt_tokens: int) -> float:
     return done_s
 
 
+def computing_s(stages: Iterable[StageTimeline], prompt_tokens: int) -> float:
+    """What the first token takes at most once all bytes are on their nodes and the group is formed."""
+    last_copy_s, steps_s = 0.0, 0.0
+    for stage in stages:
+        for _, size_bytes in stage.units:
+            last_copy_s = max(last_copy_s, size_bytes / stage.speeds.bus_bytes_per_s)
+            steps_s += step_s(size_bytes, prompt_tokens, stage.speeds)
+    return last_copy_s + steps_s
+
+
 def token_s(stages: Sequence[tuple[int, Speeds]], hop_s: float) -> float:
     """Time per output token of one request: each stage in turn reads its weight bytes, and the token goes round."""
     computing_s = sum(step_s(weight_bytes, 1, speeds) for weight_bytes, speeds in stages)

@@ -24,3 +24,5 @@ class Objectives:
     def __post_init__(self) -> None:
         if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
             raise ValueError(f"{self.min_replicas} to {self.max_replicas} replicas")
+        if self.max_degree < 1 or self.kv_tokens < 1:
+            raise ValueError(f"{self.max_degree} stages with {self.kv_tokens} tokens of KV cache")

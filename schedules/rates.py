@@ -21,6 +21,7 @@ STORE = "store"
 """Bytes a second that the object store gives to all nodes together; absent if it was not seen to limit them."""
 FORMED = "formed"
 """Seconds from an order's arrival at the node to its stage being in its group; kept for each degree, see `formed`."""
+_FORMED_AT = f"{FORMED}."
 
 PREFILL_TOKENS = 16
 STORE_LIMITS = 0.9
@@ -73,7 +74,7 @@ def formed(degree: int) -> str:
 
 def formed_degree(name: str) -> int | None:
     """The degree in a name made by `formed`; None for another name."""
-    return int(name.removeprefix(f"{FORMED}.")) if name.startswith(f"{FORMED}.") else None
+    return int(name[len(_FORMED_AT) :]) if name.startswith(_FORMED_AT) else None
 
 
 def is_duration(name: str) -> bool:

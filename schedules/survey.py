@@ -5,28 +5,33 @@ that hold units of the model, those with the most spare network, and those with 
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain, islice, takewhile
+from operator import attrgetter
 from statistics import median
+from typing import Any, Generic, TypeVar
 
 from schedules.decision import Question
-from schedules.estimates import Speeds, speeds_of
+from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate, View
-from schedules.links import nic_link, out_link
+from schedules.links import Transfer, nic_link, out_link
 from schedules.rates import NIC, STORE
 from schedules.sources import choose_peers
 
-HOLDERS, SPARE, ROOMY = 16, 12, 8
-"""How many nodes are on the short list because they hold units, have network to spare, or memory."""
+HOLDERS, SPARE = 16, 12
+"""How many nodes are on the short list because they hold units, and how many more than stages for their network."""
 _TYPICAL_OF = 16
+_Key = TypeVar("_Key", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True)
 class Site:
     """A node of the short list. `far` and `near` are sums over the model's units: `far[i]` bytes of the first i units
-    are neither in its dram nor on its ssd, `near[i]` are on its ssd. `busy_s` is when its queue of fetches is empty."""
+    are neither in its dram nor on its ssd, `near[i]` are on its ssd. `busy_s` is when its queue of fetches is empty,
+    `step_s_per_byte` the time that computing the prompt takes there for each byte of weights."""
 
     node: Node
     free_bytes: int
@@ -35,6 +40,7 @@ class Site:
     far: Sequence[int]
     near: Sequence[int]
     busy_s: float
+    step_s_per_byte: float
 
     @property
     def bad(self) -> Speeds | None:
@@ -52,6 +58,10 @@ class Site:
             return far + 0.1 * near
         fetching_s = self.busy_s + far / self.mean.nic_bytes_per_s if far else 0.0
         return max(fetching_s, near / self.mean.ssd_bytes_per_s)
+
+    def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int) -> float:
+        """Seconds until a stage of these units, alone on its links and first in its group, has computed the prompt."""
+        return self.fetch_s(runs) + weight_bytes * self.step_s_per_byte
 
 
 def runs_of(units: Sequence[int]) -> list[tuple[int, int]]:
@@ -72,8 +82,12 @@ class Survey:
         self.question = question
         self._freed = freed_bytes or {}
         self._digests = [unit.digest for unit in question.model.units]
-        self._sites: dict[int, list[Site]] = {}
-        self.usable = [node for node in question.view.nodes if not node.draining]
+        self._sites: dict[str, Site] = {}
+
+    @cached_property
+    def usable(self) -> list[Node]:
+        """The nodes that may be given stages, by name."""
+        return sorted((node for node in self.question.view.nodes if not node.draining), key=attrgetter("name"))
 
     def free_bytes(self, node: Node) -> int:
         return node.device_bytes - node.device_reserved_bytes + self._freed.get(node.name, 0)
@@ -81,23 +95,22 @@ class Survey:
     @cached_property
     def holders(self) -> View:
         """The nodes that hold most of the model's units."""
-        counts: dict[str, int] = {}
-        for digest in self._digests:
-            for name in self.question.view.holding(digest):
-                counts[name] = counts.get(name, 0) + 1
-        best = heapq.nsmallest(HOLDERS, counts, key=lambda name: (-counts[name], name))
-        nodes = (self.question.view.node(name) for name in best)
-        return View(tuple(node for node in nodes if node is not None and not node.draining))
+        return View(tuple(self._holding[:HOLDERS]))
 
     @cached_property
     def busy_s(self) -> Mapping[str, float]:
         """By node: seconds until the fetches that stand in its queue are done; nodes without any are absent."""
-        found: dict[str, float] = {}
-        forecast = self.question.links.forecast(self.question.now_s)
+        forecast, now_s = self.question.links.forecast(self.question.now_s), self.question.now_s
+        return {queue: max(forecast[t.name] for t in there) - now_s for queue, there in self.queues.items()}
+
+    @cached_property
+    def queues(self) -> Mapping[str, Sequence[Transfer]]:
+        """By node: the fetches that stand in its queue; nodes without any are absent."""
+        found: dict[str, list[Transfer]] = {}
+        self.question.links.advance(self.question.now_s)
         for transfer in self.question.links.transfers:
             if transfer.queue is not None:
-                left_s = forecast[transfer.name] - self.question.now_s
-                found[transfer.queue] = max(found.get(transfer.queue, 0.0), left_s)
+                found.setdefault(transfer.queue, []).append(transfer)
         return found
 
     @cached_property
@@ -108,29 +121,70 @@ class Survey:
         return {name: _middle([rates[name] for rates in measured if name in rates]) for name in names}
 
     def shortlist(self, least_bytes: int, stages: int) -> list[Site]:
-        """The nodes worth trying for up to `stages` stages of at least `least_bytes` each."""
-        stages = max(stages, ROOMY)
-        if stages not in self._sites:
-            self._sites[stages] = [self._site(node) for node in self._short(stages)]
-        return [site for site in self._sites[stages] if site.free_bytes >= least_bytes]
+        """The nodes worth trying for up to `stages` stages of at least `least_bytes` each; others have too little memory.
 
-    def _short(self, stages: int) -> list[Node]:
-        """Nodes that hold units, then those with most spare network of those that have room for anything, then memory."""
+        Holders of units, then those with most spare network, then those with most memory: since as many of these are on
+        it as there are stages, whatever fits anywhere fits on the short list.
+        """
+        holders = [node for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
+        spare = islice((i for *_, free, i in self._by_network if -free >= least_bytes), SPARE + stages)
+        roomy = takewhile(
+            lambda i: self.free_bytes(self.usable[i]) >= least_bytes, (i for _, i in islice(self._by_memory, stages))
+        )
+        nodes = [*holders, *(self.usable[index] for index in (*spare, *roomy))]
+        return [self.site(node) for node in {node.name: node for node in nodes}.values()]
+
+    def site(self, node: Node) -> Site:
+        """The node as a place for the model's units."""
+        if node.name not in self._sites:
+            self._sites[node.name] = self._site(node)
+        return self._sites[node.name]
+
+    def could_hold(self, degree: int) -> bool:
+        """False if the nodes cannot hold the model in `degree` stages, whatever is tried; without looking at how."""
         model, tokens = self.question.model, self.question.objectives.kv_tokens
-        share_bytes = (model.size_bytes + model.kv_bytes_per_token * tokens) // (2 * stages)
-        busy_s, keys = self.busy_s, []
-        for index, node in enumerate(self.usable):
-            free = node.device_bytes - node.device_reserved_bytes
-            if self._freed:
-                free += self._freed.get(node.name, 0)
-            if free >= share_bytes:
-                nic = node.rates.get(NIC)
-                keys.append((busy_s.get(node.name, 0.0), -nic.mean if nic else 0.0, -free, index))
-        spare = heapq.nsmallest(SPARE + stages, keys)
-        roomy = heapq.nsmallest(stages, ((free, index) for _, _, free, index in keys))
-        chosen = dict.fromkeys([index for *_, index in spare] + [index for _, index in roomy])
-        nodes = (*self.holders.nodes, *(self.usable[index] for index in chosen))
-        return list({node.name: node for node in nodes}.values())
+        layer_bytes = min(unit.size_bytes for unit in model.units[1:-1])
+        layer_bytes += model.kv_bytes_per_token * tokens // model.layers
+        free = [max(0, -free) for free, _ in islice(self._by_memory, degree)]
+        layers = sum(size // layer_bytes for size in free) if layer_bytes else model.layers
+        return layers >= model.layers and sum(free) >= model.size_bytes + model.kv_bytes_per_token * tokens
+
+    @cached_property
+    def _counts(self) -> Mapping[str, int]:
+        """How many of the model's units each node holds; nodes that hold none are absent."""
+        return Counter(chain.from_iterable(map(self.question.view.holding, self._digests)))
+
+    @cached_property
+    def _holding(self) -> list[Node]:
+        """All nodes that may be used and hold units of the model: most units first, and of as many those in dram."""
+        counts = self._counts
+        found = (self.question.view.node(name) for name in counts)
+        nodes = [node for node in found if node is not None and not node.draining]
+        if len(nodes) <= HOLDERS:
+            return sorted(nodes, key=attrgetter("name"))
+        in_dram = {node.name: sum(node.units.get(digest) == "dram" for digest in self._digests) for node in nodes}
+        return sorted(nodes, key=lambda node: (-counts[node.name], -in_dram[node.name], node.name))
+
+    @cached_property
+    def _by_network(self) -> "_Sorted[tuple[float, float, int, int]]":
+        """(busy seconds, -bytes per second, -free bytes, index) of the usable nodes."""
+        busy_s = self.busy_s
+        return _Sorted([
+            (busy_s.get(node.name, 0.0), -nic.mean if (nic := node.rates.get(NIC)) else 0.0, -free, index)
+            for index, (node, free) in enumerate(zip(self.usable, self._free, strict=True))
+        ])  # fmt: skip
+
+    @cached_property
+    def _by_memory(self) -> "_Sorted[tuple[int, int]]":
+        """(-free bytes, index) of the usable nodes."""
+        return _Sorted([(-free, index) for index, free in enumerate(self._free)])
+
+    @cached_property
+    def _free(self) -> list[int]:
+        """Free bytes of the usable nodes."""
+        if self._freed:
+            return [self.free_bytes(node) for node in self.usable]
+        return [node.device_bytes - node.device_reserved_bytes for node in self.usable]
 
     def peer_of(self, target: str, digests: Sequence[str]) -> dict[str, str]:
         """Of whom `target` would ask for each unit first; units that no peer holds are absent."""
@@ -141,17 +195,35 @@ class Survey:
         if mean is None:
             rates = {**self.typical, **node.rates}
             mean = speeds_of(rates, bad=False)
-        sizes = [unit.size_bytes for unit in self.question.model.units]
-        tiers = [node.units.get(digest) for digest in self._digests]
-        far = [size if tier is None else 0 for size, tier in zip(sizes, tiers, strict=True)]
-        near = [size if tier == "ssd" else 0 for size, tier in zip(sizes, tiers, strict=True)]
+        step_s_per_byte = step_s(1, self.question.prompt_tokens, mean) if mean is not None else 0.0
+        far, near = self._bare
+        if node.name in self._counts:
+            sizes, held = [unit.size_bytes for unit in self.question.model.units], node.units
+            tiers = [held.get(digest) for digest in self._digests]
+            far = (0, *accumulate(0 if tier else size for size, tier in zip(sizes, tiers, strict=True)))
+            near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(sizes, tiers, strict=True)))
         busy_s = self.busy_s.get(node.name, 0.0)
-        return Site(node, self.free_bytes(node), rates, mean, (0, *accumulate(far)), (0, *accumulate(near)), busy_s)
+        return Site(node, self.free_bytes(node), rates, mean, far, near, busy_s, step_s_per_byte)
+
+    @cached_property
+    def _bare(self) -> tuple[Sequence[int], Sequence[int]]:
+        """`far` and `near` of a node that holds nothing of the model."""
+        sizes = [unit.size_bytes for unit in self.question.model.units]
+        return (0, *accumulate(sizes)), [0] * (len(sizes) + 1)
 
 
-def _nic(node: Node) -> float:
-    rate = node.rates.get(NIC)
-    return rate.mean if rate is not None else 0.0
+class _Sorted(Generic[_Key]):
+    """A list that is sorted as far as it is read, and no further."""
+
+    def __init__(self, keys: list[_Key]) -> None:
+        heapq.heapify(keys)
+        self._rest, self._found = keys, list[_Key]()
+
+    def __iter__(self) -> Iterator[_Key]:
+        yield from self._found
+        while self._rest:
+            self._found.append(heapq.heappop(self._rest))
+            yield self._found[-1]
 
 
 def _middle(rates: Sequence[Rate]) -> Rate:
@@ -159,15 +231,16 @@ def _middle(rates: Sequence[Rate]) -> Rate:
 
 
 def link_rates(view: View) -> dict[str, float]:
-    """Bytes per second of every link of a measured node, and of the object store if it was seen to limit nodes."""
-    found: dict[str, float] = {}
-    store: list[float] = []
+    """Bytes per second of every node's links, and of the object store if it was seen to limit nodes.
+
+    A node that was not measured yet is taken for the median of those that were: no limit at all would make it the best.
+    """
+    nics = {node.name: node.rates[NIC].mean for node in view.nodes if NIC in node.rates}
+    store = [node.rates[STORE].mean for node in view.nodes if STORE in node.rates]
+    found: dict[str, float] = {STORE: median(store)} if store else {}
+    usual = median(nics.values()) if nics else None
     for node in view.nodes:
-        nic = node.rates.get(NIC)
-        if nic is not None:
-            found[nic_link(node.name)] = found[out_link(node.name)] = nic.mean
-        if STORE in node.rates:
-            store.append(node.rates[STORE].mean)
-    if store:
-        found[STORE] = median(store)
+        rate = nics.get(node.name, usual)
+        if rate is not None:
+            found[nic_link(node.name)] = found[out_link(node.name)] = rate
     return found

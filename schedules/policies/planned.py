@@ -7,6 +7,7 @@ from schedules.candidates import candidate, slower
 from schedules.decision import Candidate, Decision, Move, Prediction, Question, Running, Wait
 from schedules.estimates import migration_s
 from schedules.facts import NoPlacement, Placement
+from schedules.policies import hydraserve, serverlessllm
 from schedules.policies.fixed import no_room
 from schedules.survey import Survey
 
@@ -15,7 +16,8 @@ AS_FAST = 1.02
 
 
 class Planned:
-    """Looks at every degree up to the model's largest, and beyond it only if the model does not fit else.
+    """Looks at every degree up to the model's largest, and beyond it only if the model does not fit else; and at what the
+    anchors' rules would take, so that by its own predictions it is never worse than they are.
 
     What would make an admitted start late is ruled out; if nothing else fits, the start waits. Where memory is short, or
     the node that holds the units is taken, idle replicas may go, or running ones be migrated, if that pays.
@@ -27,7 +29,8 @@ class Planned:
         """See the module."""
         survey = Survey(question)
         tried = _tried(question, survey)
-        tried += _with_moves(question, tried)
+        tried += _as_anchors(survey, tried)
+        tried += _with_moves(question, survey, tried)
         eligible = [c for c in tried if c.placement is not None and not c.ruled_out]
         if not eligible:
             return Decision(self.name, _not_now(question, survey, tried), tuple(tried))
@@ -50,17 +53,31 @@ def _tried(question: Question, survey: Survey) -> list[Candidate]:
     most = min(question.model.layers, len(survey.usable))
     wanted = min(question.objectives.max_degree, most)
     tried = [candidate(survey, degree) for degree in range(1, wanted + 1)]
-    degree = wanted + 1
-    while degree <= most and all(c.placement is None for c in tried):
-        tried.append(candidate(survey, degree))
-        degree += 1
+    if all(c.placement is None for c in tried):
+        for degree in filter(survey.could_hold, range(wanted + 1, most + 1)):
+            tried.append(candidate(survey, degree))
+            if tried[-1].placement is not None:
+                break
     return tried
+
+
+def _as_anchors(survey: Survey, tried: Sequence[Candidate]) -> list[Candidate]:
+    """The nodes that the anchors would take, as far as they were not tried yet and something is known of them."""
+    found: list[Candidate] = []
+    if all(c.prediction is None for c in tried):
+        return found
+    for nodes in (hydraserve.chosen_nodes(survey)[0], serverlessllm.chosen_nodes(survey)):
+        names = {node.name for node in nodes}
+        if nodes and all(names != set(c.nodes) for c in (*tried, *found)):
+            found.append(candidate(survey, len(nodes), nodes))
+    return found
 
 
 def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidate, str]:
     known = [(c, c.prediction) for c in eligible if c.prediction is not None]
     if not known:
-        return eligible[-1], f"degree {eligible[-1].degree}: nothing is measured yet, so the largest that fits"
+        largest = max(eligible, key=lambda c: (not c.moves, c.degree))
+        return largest, f"degree {largest.degree}: nothing is measured yet, so the largest that fits"
     goal = question.objectives
     meeting = [(c, p) for c, p in known if _meets(question, p)]
     if meeting and goal.ttft_s is not None:
@@ -112,73 +129,82 @@ def _not_now(question: Question, survey: Survey, tried: list[Candidate]) -> NoPl
 # ---- room that others hold
 
 
-def _with_moves(question: Question, without: Sequence[Candidate]) -> list[Candidate]:
-    """The same degrees where replicas have made room, if the nodes differ then; one that does not pay is ruled out."""
+def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]) -> list[Candidate]:
+    """What could be had if replicas made room, as far as the nodes differ then; what does not pay is ruled out."""
+    eligible = [c for c in without if c.placement is not None and not c.ruled_out]
+    best = _choose(question, eligible)[0] if eligible else None
+    content = best is not None and best.prediction is not None and _meets(question, best.prediction)
+    if content and question.objectives.ttft_s is not None:
+        return []
     found: list[Candidate] = []
     idle = [r for r in question.running if r.idle_since_s is not None and r.priority <= question.objectives.priority]
     if idle:
-        found += _after(question, without, idle, stop=True)
+        found += _after(survey, without, best, idle, stop=True)
     busy = [r for r in question.running if r.idle_since_s is None and len(r.reserved_bytes) == 1]
     if busy and question.may_migrate:
-        found += _after(question, without, busy, stop=False)
+        found += _after(survey, without, best, busy, stop=False)
     return found
 
 
 def _after(
-    question: Question, without: Sequence[Candidate], leaving: Sequence[Running], *, stop: bool
+    survey: Survey, without: Sequence[Candidate], best: Candidate | None, leaving: Sequence[Running], *, stop: bool
 ) -> list[Candidate]:
-    freed: dict[str, int] = {}
+    question, freed = survey.question, dict[str, int]()
     for replica in leaving:
         for node, size_bytes in replica.reserved_bytes.items():
             freed[node] = freed.get(node, 0) + size_bytes
-    survey, found = Survey(question, freed), []
-    for before in without:
-        after = candidate(survey, before.degree)
-        if after.placement is None or after.nodes == before.nodes:
+    known, found = {c.nodes for c in without}, list[Candidate]()
+    for after in _tried(question, Survey(question, freed)):
+        if after.placement is None or after.nodes in known:
             continue
-        moves = _needed_moves(question, after.placement, leaving, stop=stop)
-        if moves is None or not moves:
+        moves = _needed_moves(survey, after.placement, leaving, stop=stop)
+        if not moves:
             continue
-        after = replace(after, moves=moves)
-        if after.prediction is not None:
-            after = replace(after, prediction=slower(after.prediction, max(m.takes_s for m in moves)))
-        found.append(after if after.ruled_out else replace(after, ruled_out=_not_worth(question, before, after)))
+        takes_s = max(move.takes_s for move in moves)
+        if takes_s == float("inf"):
+            found.append(Candidate(after.degree, after.nodes, "nothing is known of how long moving others would take"))
+            continue
+        prediction = None if after.prediction is None else slower(after.prediction, takes_s)
+        after = replace(after, moves=moves, prediction=prediction)
+        found.append(after if after.ruled_out else replace(after, ruled_out=_not_worth(question, best, after)))
     return found
 
 
 def _needed_moves(
-    question: Question, placement: Placement, leaving: Sequence[Running], *, stop: bool
+    survey: Survey, placement: Placement, leaving: Sequence[Running], *, stop: bool
 ) -> tuple[Move, ...] | None:
     """Who must go so that each stage fits: the least important first, then the longest idle. None if one has nowhere to."""
-    nodes = {node.name: node for node in question.view.nodes}
-    free = {name: node.device_free_bytes for name, node in nodes.items()}
+    free = {node.name: survey.free_bytes(node) for node in survey.usable}
     for stage in placement.stages:
         free[stage.node] -= stage.reserve_bytes
+    short = {stage.node for stage in placement.stages if free[stage.node] < 0}
     moves = []
-    for replica in sorted(leaving, key=lambda r: (r.priority, r.idle_since_s or 0.0, r.group)):
-        if all(free[node] >= 0 for node in replica.reserved_bytes if node in free):
+    in_the_way = [replica for replica in leaving if not short.isdisjoint(replica.reserved_bytes)]
+    for replica in sorted(in_the_way, key=lambda r: (r.priority, r.idle_since_s or 0.0, r.group)):
+        if all(free.get(node, 0) >= 0 for node in replica.reserved_bytes):
             continue
-        needed_bytes = sum(replica.reserved_bytes.values())
         to, takes_s = "", 0.0
         if not stop:
+            needed_bytes = sum(replica.reserved_bytes.values())
             roomy = [name for name in free if free[name] >= needed_bytes and name not in replica.reserved_bytes]
             if not roomy:
-                return None
+                continue
             to = min(roomy, key=lambda name: (-free[name], name))
             free[to] -= needed_bytes
-            takes_s = _migration_s(question, replica, to)
+            takes_s = _migration_s(survey.question, replica, to)
         for node, size_bytes in replica.reserved_bytes.items():
             if node in free:
                 free[node] += size_bytes
         moves.append(Move(replica.group, replica.model.name, to, takes_s))
-    return tuple(moves) if all(free[stage.node] >= 0 for stage in placement.stages) else None
+    return tuple(moves) if all(free[node] >= 0 for node in short) else None
 
 
 def _migration_s(question: Question, replica: Running, to: str) -> float:
     """Seconds until the replica goes on at `to`; infinite if nothing is known of the node's speeds."""
-    survey = Survey(replace(question, model=replica.model))
-    site = next((s for s in survey.shortlist(0, len(survey.usable)) if s.node.name == to), None)
-    if site is None or site.mean is None:
+    node = question.view.node(to)
+    assert node is not None
+    site = Survey(replace(question, model=replica.model)).site(node)
+    if site.mean is None:
         return float("inf")
     load_s = site.fetch_s([(0, len(replica.model.units))])
     size_bytes = replica.model.size_bytes
@@ -186,15 +212,15 @@ def _migration_s(question: Question, replica: Running, to: str) -> float:
     return migration_s(load_s, replica.tokens, prefill, decode)
 
 
-def _not_worth(question: Question, before: Candidate, after: Candidate) -> str:
-    """Empty if ending or moving others pays: nothing fits without it, or it saves more than the others' next start."""
-    if before.placement is None or before.ruled_out:
+def _not_worth(question: Question, best: Candidate | None, after: Candidate) -> str:
+    """Empty if ending or moving others pays: there is nothing without it, or it saves more than their next starts cost."""
+    if best is None:
         return ""
-    if before.prediction is None or after.prediction is None:
+    if best.prediction is None or after.prediction is None:
         return "nothing is known of what it would save"
-    if not _meets(question, before.prediction) and _meets(question, after.prediction):
+    if not _meets(question, best.prediction) and _meets(question, after.prediction):
         return ""
-    saved_s = before.prediction.ttft_s - after.prediction.ttft_s
+    saved_s = best.prediction.ttft_s - after.prediction.ttft_s
     groups = {move.group for move in after.moves if not move.to}
     lost_s = sum(_restart_s(question, r) for r in question.running if r.group in groups)
     return "" if saved_s > lost_s else f"it would save {saved_s:.2f} s and cost others {lost_s:.2f} s"
@@ -203,10 +229,8 @@ def _not_worth(question: Question, before: Candidate, after: Candidate) -> str:
 def _restart_s(question: Question, replica: Running) -> float:
     """What the replica's next cold start will take on the nodes where it is now."""
     survey = Survey(replace(question, model=replica.model))
-    sites = [s for s in survey.shortlist(0, len(replica.reserved_bytes)) if s.node.name in replica.reserved_bytes]
-    speeds = [s.mean for s in sites if s.mean is not None]
-    if not speeds:
-        return float("inf")
-    degree = len(replica.reserved_bytes)
-    fetch_s = max(s.fetch_s([(0, len(replica.model.units))]) for s in sites) / degree
-    return max(s.formed(degree) for s in speeds) + fetch_s
+    nodes = [node for name in replica.reserved_bytes if (node := question.view.node(name)) is not None]
+    sites = [site for site in map(survey.site, nodes) if site.mean is not None]
+    degree, units = len(replica.reserved_bytes), [(0, len(replica.model.units))]
+    forming_s = max((site.mean.formed(degree) for site in sites if site.mean is not None), default=float("inf"))
+    return forming_s + max((site.fetch_s(units) for site in sites), default=0.0) / degree

@@ -2,14 +2,15 @@
 
 T = waiting + M / ssd for a node that has it on ssd, M / bus for one that has it in dram; nodes that have neither are
 passed over, for they cannot tell how long a download takes. Where no node has it, the one with the most spare network
-takes it, as their deployment does beforehand. The least time wins, then the name. Our rule is measured against it.
+takes it, as their deployment does beforehand. The least time wins, then the name. Our rule is measured against it. What
+it migrates to make room for others is left out.
 """
 
 from dataclasses import replace
 
 from schedules.candidates import candidate
 from schedules.decision import Candidate, Decision, Question
-from schedules.facts import NoPlacement, View
+from schedules.facts import Node, NoPlacement
 from schedules.policies.fixed import no_room
 from schedules.survey import Site, Survey
 
@@ -21,28 +22,41 @@ class ServerlessLlm:
 
     def decide(self, question: Question) -> Decision:
         """The local node of the least loading time, else the one with the most spare network."""
-        survey, model = Survey(question), question.model
-        needed = model.size_bytes + model.kv_bytes_per_token * question.objectives.kv_tokens
-        sites = survey.shortlist(needed, 1)
+        survey = Survey(question)
+        sites, local = _sites(survey)
         if not sites:
-            tried = [Candidate(1, (), f"{needed / 1e9:.2f} GB are free on no node")]
+            tried = [Candidate(1, (), f"{_needed_bytes(survey) / 1e9:.2f} GB are free on no node")]
             return Decision(self.name, NoPlacement(no_room(question, survey, tried)), tuple(tried))
-        local = [s for s in sites if s.far[-1] == 0]
-        chosen = min(local or sites, key=lambda s: (_loading_s(s, model.size_bytes), s.node.name))
-        found = candidate(Survey(replace(question, view=View((chosen.node,)))), 1)
+        chosen = sites[0]
+        found = candidate(survey, 1, [chosen.node])
         assert found.placement is not None
-        why = (
-            "the node whose own tiers give it soonest"
-            if local
-            else "no node has it: the one with the most spare network"
-        )
-        placement = replace(found.placement, reasons=(why,))
+        far = "no node has it: the one with the most spare network"
+        placement = replace(found.placement, reasons=("the node whose own tiers give it soonest" if local else far,))
         others = tuple(
-            Candidate(1, (s.node.name,), "slower to load" if s in local else "it does not have the model")
-            for s in sites
-            if s is not chosen
+            Candidate(
+                1, (s.node.name,), "slower to load" if not local or s.far[-1] == 0 else "it does not have the model"
+            )
+            for s in sites[1:]
         )
         return Decision(self.name, placement, (*others, replace(found, placement=placement, ruled_out="")))
+
+
+def chosen_nodes(survey: Survey) -> list[Node]:
+    """The one node that the rule takes, none if none has room."""
+    return [site.node for site in _sites(survey)[0][:1]]
+
+
+def _sites(survey: Survey) -> tuple[list[Site], bool]:
+    """The nodes with room, best first, and whether the best has the model."""
+    size_bytes = survey.question.model.size_bytes
+    sites = survey.shortlist(_needed_bytes(survey), 1)
+    ordered = sorted(sites, key=lambda s: (s.far[-1] > 0, _loading_s(s, size_bytes), s.node.name))
+    return ordered, bool(ordered) and ordered[0].far[-1] == 0
+
+
+def _needed_bytes(survey: Survey) -> int:
+    model = survey.question.model
+    return model.size_bytes + model.kv_bytes_per_token * survey.question.objectives.kv_tokens
 
 
 def _loading_s(site: Site, size_bytes: int) -> float:

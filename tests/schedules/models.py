@@ -1,8 +1,15 @@
 """Models, nodes and views to decide about, drawn by hypothesis."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
-from schedules.facts import Model, Node, Unit, View
+from schedules.decision import Question
+from schedules.facts import Model, Node, Rate, Unit, View
+from schedules.links import Links
+from schedules.objectives import Objectives
+from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
+from schedules.survey import link_rates
 
 SIZES = st.integers(1, 60)
 TIERS = ("dram", "ssd")
@@ -50,3 +57,57 @@ def views(draw: st.DrawFn, model: Model) -> View:
         held = {digest: draw(st.sampled_from(TIERS)) for digest in sorted(digests)}
         nodes.append(node_of(f"node{index}", draw(st.integers(0, 400)), draw(st.integers(0, 100)), held))
     return View(tuple(nodes))
+
+
+def rates_of(**speeds: float) -> dict[str, Rate]:
+    """What a node is measured at, the same in the mean and at the bad end: bytes/s of nic, ssd, decode and prefill,
+    seconds of reach and formed."""
+    known = {"nic": 10.0, "ssd": 20.0, "decode": 1e6, "prefill": 1e9, "reach": 0.01, "formed": 0.5} | speeds
+    named = {NIC: "nic", SSD: "ssd", DECODE: "decode", PREFILL: "prefill", REACH: "reach", formed(1): "formed"}
+    return {name: Rate(known[key], known[key], 9) for name, key in named.items()}
+
+
+def question_of(model: Model, view: View, objectives: Objectives | None = None, **more: object) -> Question:
+    """Where shall it start, on links as fast as the nodes say and nothing under way?"""
+    links = more.pop("links", None) or Links(link_rates(view), 0.0)
+    objectives = objectives or Objectives(kv_tokens=1)
+    return Question("new", model, objectives, view, links, 0.0, **more)  # type: ignore[arg-type]
+
+
+@st.composite
+def rates(draw: st.DrawFn) -> dict[str, Rate]:
+    """Of a measured node, all speeds and durations drawn, the bad end never better than the mean."""
+
+    def rate(low: float, high: float, *, duration: bool = False) -> Rate:
+        mean, worse = draw(st.floats(low, high)), draw(st.floats(1.0, 3.0))
+        return Rate(mean, mean * worse if duration else mean / worse, 9)
+
+    found = {NIC: rate(1, 100), SSD: rate(1, 200), DECODE: rate(10, 1e4), PREFILL: rate(1e3, 1e6)}
+    found[REACH] = rate(0.001, 0.1, duration=True)
+    return found | {
+        formed(degree): rate(0.1, 3, duration=True) for degree in draw(st.sampled_from([(1,), (1, 2), (2, 4)]))
+    }
+
+
+@st.composite
+def measured_views(draw: st.DrawFn, model: Model, most: int = 6) -> View:
+    """Nodes that give to peers and drain or not, most of them measured."""
+    nodes = []
+    for node in draw(views(model)).nodes[:most]:
+        known = draw(st.one_of(rates(), rates(), st.just({})))
+        port, draining = draw(st.sampled_from([0, 1])), draw(st.sampled_from([False, False, False, True]))
+        nodes.append(replace(node, rates=known, peer_port=port, draining=draining))
+    return View(tuple(nodes))
+
+
+@st.composite
+def objectives(draw: st.DrawFn) -> Objectives:
+    """Any service level, and none."""
+    ttft_s, tpot_s = draw(st.none() | st.floats(0.5, 60.0)), draw(st.none() | st.floats(0.001, 30.0))
+    return Objectives(
+        ttft_s,
+        tpot_s,
+        priority=draw(st.integers(0, 2)),
+        max_degree=draw(st.integers(1, 4)),
+        kv_tokens=draw(st.integers(1, 30)),
+    )
