@@ -131,9 +131,11 @@ class Batching:
         return self._used_tokens
 
     def submit(self, submit: Submit) -> Rejected | None:
-        """Take a request; what can never fit or has nothing to feed is rejected."""
+        """Take a request; what can never fit, has nothing to feed or nothing to give is rejected."""
         if not submit.tokens:
             return Rejected(submit.request, "there are no tokens to go on from")
+        if submit.max_tokens < 1:
+            return Rejected(submit.request, f"max_tokens is {submit.max_tokens}, and there is nothing to generate")
         length = len(submit.tokens) + submit.max_tokens
         if length > self._kv_tokens:
             text = f"prompt and max_tokens are {length} tokens, this replica's KV cache holds {self._kv_tokens}"

@@ -93,17 +93,20 @@ class Worker:
 Command = Submit | Cancel | None
 """What the driver is told; None ends it."""
 Emit = Callable[[Sequence[Tokens | Rejected]], None]
+Fault = Callable[[Submit], str | None]
+"""Why a request cannot be run by this model; None if it can."""
 
 
 class Driver:
     """The first stage. Takes commands from `inbox`, gives events to `emit`, until a None comes."""
 
     def __init__(
-        self, worker: Worker, neighbours: Neighbours | None, batching: Batching, emit: Emit, alive_every_s: float
-    ) -> None:
+        self, worker: Worker, neighbours: Neighbours | None, batching: Batching, emit: Emit, alive_every_s: float,
+        fault: Fault = lambda _submit: None,
+    ) -> None:  # fmt: skip
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._worker, self._neighbours, self._batching = worker, neighbours, batching
-        self._emit, self._alive_every_s = emit, alive_every_s
+        self._emit, self._alive_every_s, self._fault = emit, alive_every_s, fault
         self._steps: list[tuple[Step, list[Choice] | None]] = []
 
     def run(self) -> None:
@@ -135,9 +138,13 @@ class Driver:
                 return False
             if isinstance(command, Cancel):
                 self._batching.cancel(command.request)
-            elif (rejected := self._batching.submit(command)) is not None:
+            elif (rejected := self._submit(command)) is not None:
                 self._emit([rejected])
             idle = False
+
+    def _submit(self, submit: Submit) -> Rejected | None:
+        fault = self._fault(submit)
+        return self._batching.submit(submit) if fault is None else Rejected(submit.request, fault)
 
     def _launch(self, step: Step) -> None:
         """Run a step through this stage and pass it on."""

@@ -1,7 +1,6 @@
 """Choosing the next token. A draw is keyed by (seed, position): it depends on nothing that ran before it, so a request
 can be moved, replayed or batched with others and still gets the same text."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from cluster.messages import Sampling, TokenLogprobs
 
 _FIRST_LOOK = 256
 """Most likely tokens that are sorted to find top_p's set; all of them only when these do not reach it."""
+_LEAST = torch.finfo(torch.float32).min
 
 
 class Sampler:
@@ -37,7 +37,7 @@ class Sampler:
 
     def choose(self, logits: torch.Tensor, position: int) -> Choice:
         """The token at `position`, from `logits` (vocabulary,) of the position before it. Remembers it."""
-        logits = logits.float()
+        logits = torch.nan_to_num(logits.float(), nan=_LEAST)  # a model that overflows gives no numbers
         token = self._draw(self._adjusted(logits), position)
         self.remember(token)
         return Choice(token, self._logprobs(logits, token))
@@ -137,4 +137,4 @@ def _sorted(weights: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def _finite(value: float) -> float:
-    return max(value, -1e9) if math.isfinite(value) or value < 0 else value
+    return max(value, -1e9)

@@ -9,12 +9,14 @@ import socket
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from typing import NoReturn
 
 import torch
 from torch import nn
 from torch.distributed import HashStore, PrefixStore, TCPStore
 
+from cluster.admission import find_fault
 from cluster.batching import Batching, Segment
 from cluster.compute_probe import measure_products
 from cluster.engine import Driver, Worker, follow
@@ -175,7 +177,8 @@ class _Stage:
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
             batching = Batching(order.kv_tokens, order.degree, encodes_by_longest(config))
-            driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s)
+            fault = partial(find_fault, vocabulary=config.vocab_size)
+            driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault)
             self._server.serve(Hello(order.group, self._secret), driver.inbox.put)
         self._tell(
             Formed((

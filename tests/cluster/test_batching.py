@@ -150,6 +150,16 @@ def test_a_request_of_no_tokens_is_rejected() -> None:
     assert batching.idle
 
 
+@pytest.mark.parametrize("max_tokens", [0, -50])
+def test_a_request_for_no_tokens_is_rejected(max_tokens: int) -> None:
+    """It was given a token, and with less than none a room too small for its prompt: its end lay in another's room."""
+    batching = Batching(1000, 1)
+    rejected = batching.submit(Submit("a", tuple(range(1, 101)), 100, max_tokens, ()))
+    assert rejected is not None
+    assert f"max_tokens is {max_tokens}" in rejected.message
+    assert batching.idle
+
+
 # ---- cancelled
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.batching import Batching, Choice, Segment, room_tokens
-from cluster.engine import Driver, Worker, follow
+from cluster.engine import Driver, Fault, Worker, follow
 from cluster.hop import Header, Op
 from cluster.kv import KvCache
 from cluster.messages import Cancel, Rejected, Sampling, Submit, Tokens, to_wire
@@ -35,6 +35,7 @@ class _Run:
         script: Mapping[str, Sequence[int]] | None = None,
         at_token: Callable[["_Run", Tokens], None] = lambda _run, _event: None,
         ends: int | None = None,
+        fault: Fault = lambda _submit: None,
     ) -> None:
         self.emitted: list[list[Tokens | Rejected]] = []
         self.worker = FakeWorker(script or {})
@@ -47,6 +48,7 @@ class _Run:
             Batching(kv_tokens, degree),
             self._emit,
             60.0,
+            fault,
         )
         for command in commands:
             self.driver.inbox.put(command)
@@ -130,6 +132,13 @@ def test_a_request_that_never_fits_is_rejected_and_the_others_go_on() -> None:
     assert rejected.request == "a"
     assert "8 tokens, this replica's KV cache holds 7" in rejected.message
     assert run.finishes == {"b": "length"}
+
+
+def test_a_request_with_a_fault_is_rejected_and_the_others_go_on() -> None:
+    run = _Run(_submit("a"), _submit("b"), fault=lambda submit: "no such token" if submit.request == "a" else None)
+    assert [event for event in run.events if isinstance(event, Rejected)] == [Rejected("a", "no such token")]
+    assert run.finishes == {"b": "length"}
+    assert {slot for step in run.worker.fed for slot, _, _ in step} == {1}
 
 
 @pytest.mark.parametrize("degree", [1, 2])

@@ -1,5 +1,7 @@
 """What changes a token's odds before it is drawn: bias and the repetition penalty."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -45,6 +47,21 @@ def test_a_penalty_that_overflows_ends_no_stage(penalty: float, top_p: float) ->
     assert Sampler(sampling, [0, 1, 2], []).choose(torch.tensor([0.0, -20.0, 3.0]), 0).token == 2
 
 
-def test_logits_that_are_no_numbers_end_no_stage() -> None:
-    token = Sampler(Sampling(min_p=0.5), [], []).choose(torch.full((3,), float("nan")), 0).token
-    assert 0 <= token < 3
+@pytest.mark.parametrize("vocabulary", [3, 600])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(min_p=0.5), Sampling(top_k=2), Sampling(top_p=0.9), Sampling(0.0, logprobs=2), Sampling(0.0)],
+    ids=["min_p", "top_k", "top_p", "logprobs", "greedy"],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers_end_no_stage(value: float, sampling: Sampling, vocabulary: int) -> None:
+    """top_k and top_p found no token that was as likely as the likeliest, and the group ended; JSON knows no NaN."""
+    choice = Sampler(sampling, [], []).choose(torch.full((vocabulary,), value), 0)
+    assert 0 <= choice.token < vocabulary
+    if choice.logprobs is not None:
+        assert all(math.isfinite(logprob) for logprob in (choice.logprobs.logprob, *dict(choice.logprobs.top).values()))
+
+
+def test_one_logit_that_is_no_number_is_never_drawn() -> None:
+    logits = torch.tensor([math.nan, 1.0, 2.0])
+    assert {Sampler(Sampling(seed=2), [], []).choose(logits, at).token for at in range(50)} == {1, 2}

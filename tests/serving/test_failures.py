@@ -45,13 +45,21 @@ def cluster(store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def stage_processes(cluster: RealCluster) -> list[psutil.Process]:
-    """The stage processes that serve now: those of a zygote's children that are not waiting in a pool."""
+    """The stage processes that serve now: those of a zygote's children that talk to a neighbour or the front end."""
     found = []
     for name, process in cluster.processes.items():
         if name.startswith("node"):
             zygotes = psutil.Process(process.pid).children()
-            found += [child for zygote in zygotes for child in zygote.children()]
+            found += [child for zygote in zygotes for child in zygote.children() if talks(child)]
     return found
+
+
+def talks(process: psutil.Process) -> bool:
+    """Whether it has a connection to another; one that waits in a pool listens only."""
+    try:
+        return any(line.status == psutil.CONN_ESTABLISHED for line in process.net_connections("tcp"))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def completion(url: str, **fields: object) -> dict[str, object]:
@@ -85,6 +93,10 @@ def replicas(url: str) -> list[dict[str, object]]:
     return httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["replicas"]
 
 
+def nodes(url: str) -> list[dict[str, object]]:
+    return httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 def test_a_stream_goes_on_when_a_stage_dies_or_hangs(
     cluster: RealCluster, reference_tokens: list[int], signum: signal.Signals
@@ -109,6 +121,7 @@ def test_what_changes_the_odds_goes_on_as_if_nothing_had_happened(cluster: RealC
         "presence_penalty": 1.0, "frequency_penalty": 0.3, "repetition_penalty": 1.4, "min_p": 0.001,
         "logit_bias": {"6": 4, "9": -100},
     }  # fmt: skip
+    wait_until(lambda: not replicas(cluster.url), "the other models' replicas to be reaped")
     replays = replays_of(cluster.url, endless)
     (undisturbed,) = completion(cluster.url, **asked)["choices"]
     assert replays_of(cluster.url, endless) == replays
@@ -170,8 +183,7 @@ def test_an_idle_replica_goes_and_the_next_request_starts_it_again(
 ) -> None:
     assert completion(cluster.url, max_tokens=5)["status"] == 200
     wait_until(lambda: not replicas(cluster.url), "the replica to be reaped")
-    nodes = httpx.get(f"{cluster.url}/admin/status").json()["nodes"]
-    assert all(node["device_reserved_bytes"] == 0 for node in nodes)
+    wait_until(lambda: not any(node["device_reserved_bytes"] for node in nodes(cluster.url)), "the nodes to report it")
     answer = completion(cluster.url, max_tokens=5)
     assert answer["choices"][0]["token_ids"] == reference_tokens[:5]
 
@@ -222,12 +234,12 @@ def test_a_node_that_dies_is_forgotten_and_requests_go_on_with_the_rest(
     tokens = streamed_tokens(cluster.url, kill_node, max_tokens=60)
     assert killed.is_set()
     assert tokens == reference_tokens[:60]
-    assert [node["name"] for node in httpx.get(f"{cluster.url}/admin/status").json()["nodes"]] == ["node-0"]
+    assert [node["name"] for node in nodes(cluster.url)] == ["node-0"]
 
 
 def test_without_any_node_the_answer_is_503_with_a_sentence(cluster: RealCluster, reference_tokens: list[int]) -> None:
     cluster.kill("node-0", signal.SIGTERM)
-    wait_until(lambda: not httpx.get(f"{cluster.url}/admin/status").json()["nodes"], "the node to be forgotten")
+    wait_until(lambda: not nodes(cluster.url), "the node to be forgotten")
     answer = completion(cluster.url, max_tokens=3)
     assert answer["status"] == 503
     assert "no node is connected" in answer["error"]["message"]

@@ -1,0 +1,90 @@
+"""What a group refuses at its door, so that one request that cannot be computed does not end it for all others."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.admission import find_fault
+from cluster.client import ClusterClient
+from cluster.errors import Refused
+from cluster.messages import Sampling, Submit
+from cluster.sampling import Sampler
+from storage_tiers.publish import publish
+from storage_tiers.remote import ModelStore
+from tests.cluster.groups import form, generate
+from tests.tiny import make_tiny
+
+_VOCABULARY = 8
+_GOOD = Submit("r", (1, 2, 7), 2, 4, (), Sampling())
+_NUMBERS = st.floats() | st.sampled_from([-1.0, 0.0, 1.0, 5e-324, 1e308])
+_SAMPLINGS = st.builds(
+    Sampling,
+    temperature=_NUMBERS,
+    top_p=_NUMBERS,
+    min_p=_NUMBERS,
+    top_k=st.integers(-3, 12) | st.integers(),
+    seed=st.integers(),
+    presence_penalty=_NUMBERS,
+    frequency_penalty=_NUMBERS,
+    repetition_penalty=_NUMBERS,
+    logit_bias=st.lists(st.tuples(st.integers(-2, 12) | st.integers(), _NUMBERS), max_size=2).map(tuple),
+    logprobs=st.none() | st.integers(-2, 12),
+)
+
+
+def test_a_request_without_fault_has_none() -> None:
+    assert find_fault(_GOOD, _VOCABULARY) is None
+
+
+@pytest.mark.parametrize("token", [-1, _VOCABULARY])
+def test_a_token_outside_of_the_vocabulary_is_refused(token: int) -> None:
+    fault = find_fault(replace(_GOOD, tokens=(1, token)), _VOCABULARY)
+    assert fault is not None
+    assert "vocabulary of 8" in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf), ("top_p", 1.1), ("top_p", -1.0),
+        ("min_p", 2.0), ("top_k", -1), ("presence_penalty", math.nan), ("frequency_penalty", math.inf),
+        ("repetition_penalty", -1.0), ("logprobs", -1), ("logit_bias", ((-1, 1.0),)), ("logit_bias", ((1, math.nan),)),
+        ("logit_bias", ((2**63, 1.0),)),
+    ],
+)  # fmt: skip
+def test_what_nothing_can_be_drawn_with_is_refused_and_named(name: str, value: object) -> None:
+    fault = find_fault(replace(_GOOD, sampling=replace(Sampling(), **{name: value})), _VOCABULARY)
+    assert fault is not None
+    assert name in fault
+
+
+@given(_SAMPLINGS, st.lists(st.floats(width=32), min_size=_VOCABULARY, max_size=_VOCABULARY))
+def test_what_is_taken_gives_a_token_whatever_the_logits_are(sampling: Sampling, logits: list[float]) -> None:
+    if find_fault(replace(_GOOD, sampling=sampling), _VOCABULARY) is None:
+        choice = Sampler(sampling, [1, 2], [7]).choose(torch.tensor(logits), 3)
+        assert 0 <= choice.token < _VOCABULARY
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_group_refuses_what_would_end_it_and_serves_the_others(
+    client: ClusterClient, shared_store: ModelStore, tmp_path: Path
+) -> None:
+    """A token that the embedding does not have, or a bias for a token below 0, ended the group for everyone."""
+    checkpoint = publish(str(make_tiny("llama", tmp_path / "source", seed=17)), "refusing", shared_store)
+    group = await form(client, checkpoint, 2)
+    try:
+        before = await generate(group, "before", [5, 6], 4)
+        with pytest.raises(Refused, match="vocabulary of 256"):
+            await generate(group, "token", [5, 256], 4)
+        with pytest.raises(Refused, match="logit_bias"):
+            await generate(group, "bias", [5, 6], 4, Sampling(logit_bias=((-1, 1.0),)))
+        with pytest.raises(Refused, match="max_tokens is 0"):
+            await generate(group, "nothing", [5, 6], 0)
+        assert await generate(group, "after", [5, 6], 4) == before
+    finally:
+        await client.dissolve(group)
