@@ -123,14 +123,24 @@ async def _check_history(config: FrontendConfig) -> None:
 
 async def _keep_up(config: FrontendConfig, catalog: Catalog, router: Router) -> None:
     """Models that shall always have replicas get them, and get them again when they are lost."""
-    kept = [name for name, objectives in config.models.items() if objectives.min_replicas]
-    while kept:
-        for name in kept:
+    while any(wanted.min_replicas for wanted in (config.objectives, *config.models.values())):
+        for name in await _kept_up(config, catalog):
             try:
                 router.keep_up(await catalog.get(name))
             except RequestError as error:
                 _log.warning("%s has no replica: %s", name, error)
         await asyncio.sleep(KEEP_UP_EVERY_S)
+
+
+async def _kept_up(config: FrontendConfig, catalog: Catalog) -> list[str]:
+    named = [name for name, objectives in config.models.items() if objectives.min_replicas]
+    if not config.objectives.min_replicas:
+        return named
+    try:
+        return named + [name for name in await catalog.names() if name not in config.models]
+    except Unavailable as error:
+        _log.warning("which models shall have replicas is not known: %s", error)
+        return named
 
 
 async def _warm(catalog: Catalog) -> None:

@@ -1,6 +1,7 @@
 """The models that can be asked for, as published, with their tokenizers ready."""
 
 import asyncio
+import itertools
 import time
 from dataclasses import dataclass
 
@@ -18,13 +19,17 @@ KEPT_MODELS = 256
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A published model and what requests need of it; `text` is None for a model without a tokenizer."""
+    """A published model and what requests need of it; `text` is None for a model without a tokenizer.
+
+    Of two versions the one with the larger `opened` was found later.
+    """
 
     checkpoint: Checkpoint
     facts: Model
     text: ModelText | None
     context_tokens: int
     stop_tokens: tuple[int, ...]
+    opened: int
 
     @property
     def name(self) -> str:
@@ -44,6 +49,7 @@ class Catalog:
         self._store = store
         self._entries: dict[str, _Entry] = {}
         self._opening: dict[str, asyncio.Task[ServedModel]] = {}
+        self._opened = itertools.count(1)
 
     async def names(self) -> list[str]:
         """Names of all published models. Unavailable if the store does not answer."""
@@ -118,4 +124,5 @@ class Catalog:
             text=ModelText(files) if "tokenizer.json" in files else None,
             context_tokens=context_tokens(config),
             stop_tokens=tuple(stops) if isinstance(stops, list | tuple) else (stops,) if stops is not None else (),
+            opened=next(self._opened),
         )

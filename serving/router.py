@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,7 +81,7 @@ class Router:
             raise Unavailable("the cluster's scheduler does not answer; the front end keeps trying", retry_after_s=5)
         if not client.view().nodes:
             raise Unavailable("no node is connected, so no model can be started", retry_after_s=5)
-        if sum(len(s.held) for s in self._services.values()) >= self._limits.max_held_requests:
+        if self._held() >= self._limits.max_held_requests:
             wait_s = max(1, round(service.last_start_s)) if service is not None else 5
             raise Overloaded(
                 f"{self._limits.max_held_requests} requests wait for cold models already", retry_after_s=wait_s
@@ -101,6 +101,8 @@ class Router:
                 max_tokens=submit.max_tokens - len(done),
             )
             service = self._service(model)
+            if done and service.model.checkpoint.digest != model.checkpoint.digest:
+                raise Interrupted(f"the replica was lost, and there is a new version of {model.name}: ask again")
             live, cold = await self._replica(service, now, arrived_s)
             try:
                 async with aclosing(self._stream(service, live, now, None if done else arrived_s, cold)) as events:
@@ -120,13 +122,13 @@ class Router:
     def keep_up(self, model: ServedModel) -> None:
         """See to it that the model has as many replicas as it shall at least have."""
         service = self._service(model)
-        while len(service.in_state(State.STARTING, State.SERVING)) < service.objectives.min_replicas:
+        while len(service.coming) < service.objectives.min_replicas:
             self._feed(service, self._cold(service), Event.ARRIVED)
 
     def explain(self, model: ServedModel) -> dict[str, Any]:
         """What is wanted of the model, and what would be decided if it were started now."""
         service = self._services.get(model.name) or Service(model, self.objectives(model.name))
-        return {"objectives": vars(service.objectives), "now": self._starts.decide(service).as_json()}
+        return {"objectives": vars(service.objectives), "now": self._starts.decide(service, model).as_json()}
 
     def replicas(self) -> list[dict[str, object]]:
         """Every replica that is not cold, for status."""
@@ -147,7 +149,7 @@ class Router:
         """Bring the gauges up to date."""
         services = self._services.values()
         replicas = [live for service in services for live in service.replicas]
-        self._metrics.held.set(sum(len(service.held) for service in services))
+        self._metrics.held.set(self._held())
         self._metrics.running.set(sum(live.active for live in replicas))
         for state in State:
             self._metrics.replicas.labels(state).set(sum(live.state is state for live in replicas))
@@ -174,31 +176,61 @@ class Router:
         service = self._services.get(model.name)
         if service is None:
             service = self._services[model.name] = Service(model, self.objectives(model.name))
-        elif service.model.checkpoint.digest == model.checkpoint.digest:
+        elif service.model.checkpoint.digest == model.checkpoint.digest or model.opened < service.model.opened:
             return service
         service.model = model
         for live in service.in_state(State.SERVING):
-            if live.model is not model:
-                self._feed(service, live, Event.DRAIN)
-                if not live.active:
-                    self._feed(service, live, Event.IDLE)
+            self._drain_old(service, live)
         return service
 
+    def _drain_old(self, service: Service, live: Live) -> None:
+        """A replica of an older version gets no more requests, and ends when it has none."""
+        if live.model is not service.model:
+            self._feed(service, live, Event.DRAIN)
+            if not live.active:
+                self._feed(service, live, Event.IDLE)
+
     async def _replica(self, service: Service, submit: Submit, arrived_s: float) -> tuple[Live, bool]:
-        """A replica that serves, and whether it had to be waited for."""
-        live = service.serving
-        if live is not None:
-            self._feed(service, live, Event.ARRIVED)
-            return live, False
-        waiter = Waiter(asyncio.get_running_loop().create_future(), arrived_s, len(submit.tokens))
+        """A replica that serves, with the request counted as its own, and whether it had to be waited for."""
+        prompt_tokens = len(submit.tokens)
+        future: asyncio.Future[Live] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(future, arrived_s, prompt_tokens, prompt_tokens + submit.max_tokens)
         service.held.append(waiter)
         try:
+            self._scale(service)
+            live = service.taker(waiter.tokens) if self._held() <= self._limits.max_held_requests else service.serving
+            if live is not None:
+                self._feed(service, live, Event.ARRIVED)
+                live.take(waiter.tokens)
+                return live, False
             coming = [live for live in service.in_state(State.STARTING, State.STOPPING) if live.model is service.model]
             self._feed(service, coming[0] if coming else self._cold(service), Event.ARRIVED)
             return await waiter.ready, True
+        except asyncio.CancelledError:
+            if waiter.ready.done() and not waiter.ready.cancelled() and waiter.ready.exception() is None:
+                self._leave(service, waiter.ready.result(), waiter.tokens)
+            raise
         finally:
-            with suppress(ValueError):
-                service.held.remove(waiter)
+            service.held.remove(waiter)
+
+    def _hand_out(self, service: Service) -> None:
+        """Those who wait get replicas that serve, as far as they have room; the rest waits for one that starts, if any."""
+        for waiter in service.held:
+            live = service.taker(waiter.tokens)
+            if live is not None and not waiter.ready.done():
+                live.take(waiter.tokens)
+                waiter.ready.set_result(live)
+
+    def _leave(self, service: Service, live: Live, tokens: int) -> None:
+        """A request of so many tokens is not the replica's any more."""
+        live.active -= 1
+        live.tokens -= tokens
+        if not live.active:
+            self._rest(service, live)
+        self._hand_out(service)
+
+    def _held(self) -> int:
+        return sum(len(service.held) for service in self._services.values())
 
     def _cold(self, service: Service) -> Live:
         live = Live(service.model, Replica(State.COLD, time.monotonic()))
@@ -208,13 +240,10 @@ class Router:
     async def _stream(
         self, service: Service, live: Live, submit: Submit, arrived_s: float | None, cold: bool
     ) -> AsyncGenerator[Tokens]:
-        asked, alone, count, first_s, last_s = len(submit.tokens) + submit.max_tokens, True, 0, 0.0, 0.0
-        live.active += 1
-        live.tokens += asked
-        live.wake()
-        self._scale(service)
-        assert live.group is not None
+        alone, count, first_s, last_s = True, 0, 0.0, 0.0
         try:
+            if live.group is None:
+                raise StageFailed("it ended before the request began")
             async with aclosing(live.group.generate(submit)) as events:
                 async for event in events:
                     last_s = time.time()
@@ -227,10 +256,7 @@ class Router:
                     self._metrics.generated_tokens.labels(service.model.name).inc(len(event.tokens))
                     yield event
         finally:
-            live.active -= 1
-            live.tokens -= asked
-            if not live.active:
-                self._rest(service, live)
+            self._leave(service, live, len(submit.tokens) + submit.max_tokens)
         if alone and count >= ALONE_TOKENS and live.start is not None:
             self._starts.learn_token_time(live.start, (last_s - first_s) / (count - 1))
 
@@ -253,7 +279,7 @@ class Router:
 
     def _scale(self, service: Service) -> None:
         """Start another replica if the present ones have not the memory for all that is asked for."""
-        there = service.in_state(State.STARTING, State.SERVING)
+        there = service.coming
         if there and wanted_replicas(service.objectives, service.outstanding_tokens) > len(there):
             self._feed(service, self._cold(service), Event.ARRIVED)
 
@@ -268,28 +294,27 @@ class Router:
     def _idle(self, service: Service, live: Live) -> None:
         if live.state is not State.SERVING or live.active:
             return
-        if len(service.in_state(State.STARTING, State.SERVING)) <= service.objectives.min_replicas:
+        if len(service.coming) <= service.objectives.min_replicas:
             self._rest(service, live)
         else:
             self._feed(service, live, Event.IDLE)
 
     def _feed(self, service: Service, live: Live, event: Event, error: Exception | None = None) -> None:
         """Let an event happen to a replica, and begin what follows from it."""
-        others = [other for other in service.in_state(State.STARTING, State.SERVING) if other is not live]
+        others = [other for other in service.coming if other is not live]
         live.replica, actions = handle(live.replica, event, time.monotonic(), 0 if others else len(service.held))
         for action in actions:
             match action:
                 case Action.START:
                     self._spawn(self._start(service, live))
                 case Action.RELEASE:
+                    self._hand_out(service)
+                case Action.REJECT if others:
+                    self._hand_out(service)
+                case Action.REJECT:
                     for waiter in service.held:
                         if not waiter.ready.done():
-                            waiter.ready.set_result(live)
-                case Action.REJECT:
-                    if not others:
-                        for waiter in service.held:
-                            if not waiter.ready.done():
-                                waiter.ready.set_exception(error or Unavailable("the model could not be started"))
+                            waiter.ready.set_exception(error or Unavailable("the model could not be started"))
                 case Action.STOP:
                     self._spawn(self._stop(service, live))
                 case Action.HOLD | Action.FORWARD | Action.REPLAY:
@@ -305,13 +330,15 @@ class Router:
         timeout_s = self._limits.start_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                group = await self._starts.form(service, start, timeout_s)
+                group = await self._starts.form(service, live.model, start, timeout_s)
         except Exception as error:  # whatever it is, those who wait must hear of it
             self._starts.over(start)
             self._metrics.cold_starts.labels(name, "failed").inc()
             if not isinstance(error, Unavailable | ClusterError | TimeoutError):
                 _log.exception("%s could not be started", name)
             text = str(error) or f"it took longer than {timeout_s:.0f} s"
+            if not service.held:
+                _log.warning("%s could not be started: %s", name, text)
             self._feed(
                 service, live, Event.FAILED, Unavailable(f"{name} could not be started: {text}", retry_after_s=5)
             )
@@ -319,7 +346,9 @@ class Router:
         self._metrics.cold_starts.labels(name, "started").inc()
         live.group = group
         self._feed(service, live, Event.STARTED)
-        self._rest(service, live)
+        if not live.active:
+            self._rest(service, live)
+        self._drain_old(service, live)
         group.watch(lambda: self._lost(service, live, group))
         if group.lost.is_set():
             self._lost(service, live, group)

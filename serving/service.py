@@ -26,11 +26,12 @@ class Start:
 
 @dataclass(eq=False)
 class Waiter:
-    """A request that is held until a replica can take it."""
+    """A request that is held until a replica can take it; `tokens` count its prompt and the most it may be answered."""
 
     ready: "asyncio.Future[Live]"
     arrived_s: float
     prompt_tokens: int
+    tokens: int
 
 
 @dataclass(eq=False)
@@ -49,6 +50,12 @@ class Live:
     @property
     def state(self) -> State:
         return self.replica.state
+
+    def take(self, tokens: int) -> None:
+        """It gets a request of so many tokens."""
+        self.active += 1
+        self.tokens += tokens
+        self.wake()
 
     def rest(self, now_s: float, timer: asyncio.TimerHandle) -> None:
         """It has no request; `timer` ends it."""
@@ -79,12 +86,25 @@ class Service:
     def serving(self) -> Live | None:
         """The replica that the next request should get: of those of the newest version the one with least to do."""
         able = [live for live in self.in_state(State.SERVING) if live.model is self.model]
-        return min(able, key=lambda live: live.active, default=None)
+        return min(able, key=lambda live: (live.tokens, live.active), default=None)
+
+    def taker(self, tokens: int) -> Live | None:
+        """The replica that should get a request of so many tokens now. None if it should wait for one that starts,
+        because there is no other or no other has so much KV cache left."""
+        live = self.serving
+        starting = any(other.state is State.STARTING for other in self.coming)
+        full = live is not None and live.tokens + tokens > self.objectives.kv_tokens
+        return None if starting and full else live
+
+    @property
+    def coming(self) -> list[Live]:
+        """The replicas of the newest version that serve or will."""
+        return [live for live in self.in_state(State.STARTING, State.SERVING) if live.model is self.model]
 
     @property
     def outstanding_tokens(self) -> int:
         """Tokens that are asked for and not yet answered, at most."""
-        return sum(live.tokens for live in self.replicas)
+        return sum(live.tokens for live in self.coming) + sum(waiter.tokens for waiter in self.held)
 
     def running(self) -> list[Running]:
         """Its replicas that are up, as decisions see them."""

@@ -21,6 +21,7 @@ from schedules.facts import NoPlacement, Placement
 from schedules.learning import Learned, Lesson
 from schedules.links import Links
 from schedules.survey import link_rates
+from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger
 from serving.errors import Unavailable
 from serving.metrics import Metrics
@@ -69,29 +70,32 @@ class Starts:
                 lesson = Lesson(len(start.nodes), float(start.predicted["uncorrected_s"]), start.ttft_s)
                 self._learned = self._learned.with_lesson(lesson)
 
-    def decide(self, service: Service, name: str = "now", waited_s: float = 0.0) -> Decision:
-        """Where the model would start now. Changes nothing. Unavailable without a scheduler."""
+    def decide(self, service: Service, model: ServedModel, name: str = "now", waited_s: float = 0.0) -> Decision:
+        """Where this version of the service's model would start now. Changes nothing. Unavailable without a scheduler."""
         now_s, view = time.time(), self._client().view()
         self._links.measure(link_rates(view), now_s)
         prompt_tokens = service.held[0].prompt_tokens if service.held else 1
         return self._policy.decide(
             Question(
-                name, service.model.facts, service.objectives, view, self._links, now_s, tuple(self._running()),
+                name, model.facts, service.objectives, view, self._links, now_s, tuple(self._running()),
                 prompt_tokens, waited_s, self._learned.corrections,
             )
         )  # fmt: skip
 
-    async def form(self, service: Service, start: Start, timeout_s: float) -> Group:
-        """A group for the service's model. Unavailable if there is no room, ClusterError if it cannot be formed."""
+    async def form(self, service: Service, model: ServedModel, start: Start, timeout_s: float) -> Group:
+        """A group for this version of the service's model, whatever is published in the meantime.
+
+        Unavailable if there is no room, ClusterError if it cannot be formed.
+        """
         for attempt in range(START_ATTEMPTS):
-            placement = await self._place(service, start)
+            placement = await self._place(service, model, start)
             try:
-                return await self._client().form(placement, service.model.checkpoint, timeout_s)
+                return await self._client().form(placement, model.checkpoint, timeout_s)
             except BaseException as error:
                 self.over(start)
                 if not isinstance(error, ClusterError) or attempt == START_ATTEMPTS - 1:
                     raise
-                _log.warning("%s was not started (%s); deciding again", service.model.name, error)
+                _log.warning("%s was not started (%s); deciding again", model.name, error)
         raise AssertionError("unreachable")
 
     def over(self, start: Start) -> None:
@@ -112,7 +116,8 @@ class Starts:
         predicted = _predicted(start)
         if predicted is not None and "uncorrected_s" in predicted:
             self._learned = self._learned.with_lesson(Lesson(len(nodes), predicted["uncorrected_s"], ttft_s))
-            self._metrics.prediction_error.observe(abs(ttft_s / predicted["ttft_s"] - 1))
+            if predicted["ttft_s"] > 0:
+                self._metrics.prediction_error.observe(abs(ttft_s / predicted["ttft_s"] - 1))
         self._ledger.add(ColdStart(model, group.name, nodes, start.arrived_s, ttft_s, ordered, predicted))
 
     def learn_token_time(self, start: Start, tpot_s: float) -> None:
@@ -123,12 +128,12 @@ class Starts:
             hop_s = known_s + (tpot_s - chosen.prediction.tpot_s) / chosen.degree
             self._learned = self._learned.with_hop(max(0.0, hop_s))
 
-    async def _place(self, service: Service, start: Start) -> Placement:
+    async def _place(self, service: Service, model: ServedModel, start: Start) -> Placement:
         """Where the model shall run; what stands in its way is ended or waited for."""
         while True:
             started_s = time.time()
             waited_s = started_s - start.arrived_s if start.arrived_s is not None else 0.0
-            decision = start.decision = self.decide(service, start.name, waited_s)
+            decision = start.decision = self.decide(service, model, start.name, waited_s)
             start.hop_s = self._learned.corrections.hop_s
             chosen, outcome = decision.chosen, decision.outcome
             if chosen is not None:
