@@ -1,5 +1,9 @@
 """Splitting a model's layers into stages that wait for equally many bytes."""
 
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import partial
+
 from schedules.facts import Model
 
 
@@ -38,11 +42,16 @@ def critical_bytes(model: Model, first_layer: int, end_layer: int) -> int:
     return held
 
 
+def _is_lighter(heaviest: Sequence[float], weight: Callable[[int, int], int], end: int, first: int) -> bool:
+    """Whether the stage of layers [first, end) is no heavier than the heaviest before it."""
+    return weight(first, end) <= heaviest[first]
+
+
 def split_layers(model: Model, degree: int) -> tuple[int, ...]:
     """Bounds b with stage i = layers [b[i], b[i+1]), every stage at least one layer, the heaviest stage the lightest
     possible: what bounds a pipeline's cold start is the stage with the most `critical_bytes` to fetch.
 
-    Raises ValueError unless 1 <= degree <= layers. Linear partition by dynamic programming, O(degree x layers^2).
+    Raises ValueError unless 1 <= degree <= layers. Linear partition by dynamic programming, O(degree x layers x log layers).
     """
     if not 1 <= degree <= model.layers:
         raise ValueError(f"degree {degree} does not fit a model of {model.layers} layers")
@@ -63,10 +72,11 @@ def split_layers(model: Model, degree: int) -> tuple[int, ...]:
     for stages in range(2, degree + 1):
         best, cut = [float("inf")] * (layers + 1), [0] * (layers + 1)
         for end in range(stages, layers + 1):
-            for first in range(stages - 1, end):
-                load = max(heaviest[first], weight(first, end))
-                if load < best[end]:
-                    best[end], cut[end] = load, first
+            # the later the last stage begins, the lighter it is and the heavier are those before it
+            lighter = partial(_is_lighter, heaviest, weight, end)
+            first = bisect_left(range(end), True, stages - 1, end - 1, key=lighter)
+            before = max(first - 1, stages - 1)
+            best[end], cut[end] = min((max(heaviest[at], weight(at, end)), at) for at in (before, first))
         heaviest = best
         cuts.append(cut)
     bounds = [layers]
