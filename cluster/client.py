@@ -61,6 +61,7 @@ class ClusterClient:
     def __init__(self, scheduler_address: str, connect_timeout_s: float = 10.0) -> None:
         self._address, self._connect_timeout_s = scheduler_address, connect_timeout_s
         self._nodes: dict[str, Node] = {}
+        self._holders: dict[str, set[str]] = {}
         self._peer_secrets: dict[str, str] = {}  # beside the facts, which are shown to people
         self._heard: dict[tuple[str, str], int] = {}
         self._groups: dict[str, Group] = {}
@@ -106,7 +107,7 @@ class ClusterClient:
 
     def view(self) -> View:
         """The nodes as last reported."""
-        return View(tuple(self._nodes[name] for name in sorted(self._nodes)))
+        return View(tuple(self._nodes[name] for name in sorted(self._nodes)), self._holders)
 
     async def nodes(self, minimum: int = 1, timeout_s: float = 30.0) -> View:
         """The view once it has `minimum` nodes. NodeLost if it has not within the timeout."""
@@ -312,6 +313,7 @@ class ClusterClient:
         node = Node(**{field: getattr(report, field) for field in Node.__dataclass_fields__ if field != "draining"})
         async with self._changed:
             self._heard[key] = report.sequence
+            self._index(report.name, node.units)
             self._nodes[report.name] = node
             self._peer_secrets[report.name] = report.peer_secret
             self._changed.notify_all()
@@ -319,6 +321,7 @@ class ClusterClient:
     async def _forget(self, name: str) -> None:
         _log.warning("node %s is gone", name)
         async with self._changed:
+            self._index(name, {})
             node = self._nodes.pop(name)
             del self._peer_secrets[name]
             self._heard.pop((name, node.address), None)
@@ -326,3 +329,13 @@ class ClusterClient:
         for group in list(self._groups.values()):
             if any(stage.node == name for stage in group.placement.stages):
                 group.lose(f"node {name} is gone")
+
+    def _index(self, name: str, units: Mapping[str, str]) -> None:
+        """Note which units the node holds from now on; called before `_nodes` is told."""
+        known = self._nodes[name].units.keys() if name in self._nodes else set[str]()
+        for digest in known - units.keys():
+            self._holders[digest].discard(name)
+            if not self._holders[digest]:
+                del self._holders[digest]
+        for digest in units.keys() - known:
+            self._holders.setdefault(digest, set()).add(name)
