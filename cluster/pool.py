@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from cluster.errors import ProtocolError, StageFailed
@@ -42,7 +43,8 @@ class StageProcess:
     async def end(self) -> None:
         """Kill the process if it still runs, wait until it is dead and give up what led to it."""
         if self._pidfd is not None and not self.ended.done():
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # dead already, which the loop has yet to see
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         await self.ended
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel.fileno())
