@@ -21,6 +21,7 @@ _DEADLINE_S = 60.0
 _LOAD_FOREVER = """
 import sys, time
 from random import Random
+from storage_tiers import ssd as ssd_module
 from storage_tiers.dram import DramTier
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.ssd import SsdTier
@@ -28,6 +29,7 @@ from storage_tiers.stack import Priority, TierStack
 from tests.storage_tiers.test_ssd_crash import _KEPT, _UNIT_BYTES, make_units
 
 store, folder, seed = ModelStore(ObjectStore(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+ssd_module._WRITE_BYTES = 32 << 10  # a kill waits for the write that the kernel is at: of a whole unit there is but one
 ssd = SsdTier(folder, _KEPT * _UNIT_BYTES)
 stack = TierStack(DramTier(3 * _UNIT_BYTES), ssd, store, 2, time.time)
 units, random = make_units(), Random(seed)
