@@ -71,6 +71,20 @@ def test_a_lost_replica_replays_its_requests_before_it_is_stopped() -> None:
     assert actions == (Action.REPLAY, Action.STOP)
 
 
+def test_a_replica_that_drains_is_given_nothing_new_and_ends_when_it_is_done() -> None:
+    replica, actions = handle(Replica(State.SERVING, 0.0), Event.DRAIN, 1.0)
+    assert (replica, actions) == (Replica(State.DRAINING, 1.0), ())
+    for event in (Event.ARRIVED, Event.DRAIN):
+        with pytest.raises(IllegalMove):
+            handle(replica, event, 2.0)
+    assert handle(replica, Event.IDLE, 3.0) == (Replica(State.STOPPING, 3.0), (Action.STOP,))
+
+
+def test_what_a_draining_replica_had_begun_is_replayed_if_it_is_lost() -> None:
+    replica, actions = handle(Replica(State.DRAINING, 0.0), Event.LOST, 1.0)
+    assert (replica.state, actions) == (State.STOPPING, (Action.REPLAY, Action.STOP))
+
+
 @given(st.lists(st.tuples(st.sampled_from(Event), st.integers(0, 3))))
 def test_whoever_arrives_is_held_or_forwarded_and_whoever_is_held_has_a_start_coming(
     events: list[tuple[Event, int]],
