@@ -166,7 +166,7 @@ class NodeAgent(WorkerPlugin):
             del self._phases[next(iter(self._phases))]
         try:
             async with asyncio.timeout(order.timeout_s):
-                loads = [self._load(order, unit, Priority.COLD_START) for unit in order.units]
+                loads = [self._load(order, unit, _priority(order, unit)) for unit in order.units]
                 stage.expect(loads, self._tiers.give_up)
                 process = await self._pool.take()
                 phases.append(Phase("take process", self._config.name, started_s, time.time()))
@@ -360,3 +360,7 @@ class NodeAgent(WorkerPlugin):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("task %s failed", task.get_name(), exc_info=error)
+
+
+def _priority(order: FormStage, unit: UnitIndex) -> Priority:
+    return Priority.AFTER_FIRST_TOKEN if unit.name in order.later else Priority.COLD_START

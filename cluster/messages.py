@@ -44,7 +44,8 @@ class Peer:
 class FormStage:
     """Run layers [bounds[rank], bounds[rank + 1]) of a model as stage `rank` of a group.
 
-    Units may be fetched from `peers`, which are tried in their order, before the object store.
+    Units may be fetched from `peers`, which are tried in their order, before the object store. The first token does not
+    wait for those that `later` names.
     """
 
     group: str
@@ -61,6 +62,7 @@ class FormStage:
     timeout_s: float
     lease_s: float
     peers: tuple[Peer, ...] = ()
+    later: tuple[str, ...] = ()
 
     @property
     def degree(self) -> int:

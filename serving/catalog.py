@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cluster.model_facts import context_tokens, facts_of, model_config
 from schedules.facts import Model
 from serving.errors import ModelNotFound, Unavailable
-from serving.text import ModelText
+from serving.text import ModelText, preload
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import Missing, StorageError
 from storage_tiers.remote import ModelStore
@@ -73,7 +73,11 @@ class Catalog:
             raise Unavailable(f"model {name!r} cannot be opened: {error}", retry_after_s=5) from error
 
     async def warm(self) -> None:
-        """Open what is published, so that the first request finds its tokenizer ready."""
+        """Open what is published, so that the first request finds its tokenizer ready.
+
+        What is published later finds at least the libraries imported.
+        """
+        await asyncio.to_thread(preload)
         for name in (await self.names())[:KEPT_MODELS]:
             try:
                 await self.get(name)

@@ -40,6 +40,14 @@ class TokenText:
         return cls(f"token_id:{token}", None)
 
 
+def preload() -> None:
+    """Import what the first tokenizer needs: more than a second, that no request should wait for."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    assert AutoTokenizer
+    assert PreTrainedTokenizerFast
+
+
 class ModelText:
     """A model's tokenizer, from the files that were published with it. Thread-safe for what is called here."""
 

@@ -5,9 +5,7 @@ chunks of several units are on their way through all tiers at once. However many
 What came over the network is written to ssd behind the load.
 """
 
-import itertools
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -19,6 +17,7 @@ from storage_tiers.busy import Busy, Timed
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier, Segment
 from storage_tiers.errors import OutOfSpace, StorageError
+from storage_tiers.jobs import Jobs
 from storage_tiers.origin import RemoteTier
 from storage_tiers.remote import ModelStore
 from storage_tiers.ssd import SsdTier
@@ -30,9 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 class Priority(IntEnum):
-    """Who goes first on the wires: the least number."""
+    """Who goes first on the wires: the least number. What no first token waits for leaves them to what one does."""
 
     COLD_START = 0
+    AFTER_FIRST_TOKEN = 5
     PREWARM = 10
     WRITE_BEHIND = 20
 
@@ -64,11 +64,10 @@ class TierStack:
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
         self._for_room: list[Wanted] = []
-        self._order = itertools.count()
-        self._jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
+        self._jobs = Jobs(patient=(Priority.AFTER_FIRST_TOKEN, Priority.PREWARM))
         self._closing = threading.Event()
         self._behind = WriteBehind(
-            dram, ssd, lambda job: self._submit(Priority.WRITE_BEHIND, job), self._on_freed, self._closing
+            dram, ssd, lambda job: self._jobs.put(Priority.WRITE_BEHIND, job), self._on_freed, self._closing
         )
         self._threads = [threading.Thread(target=self._work, name=f"tier-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
@@ -133,13 +132,11 @@ class TierStack:
         """Stop the workers after the chunk each is at; what is unfinished fails; dram is freed."""
         with self._lock:
             self._closing.set()
-        for _ in self._threads:
-            self._submit(Priority.COLD_START, None)
+        self._jobs.close()
         for thread in self._threads:
             thread.join()
-        while not self._jobs.empty():
-            if (job := self._jobs.get()[2]) is not None:
-                job()
+        for job in self._jobs.left():  # each sees that the stack is closed and tells whoever waits
+            job()
         self.dram.close()
 
     def _begin(self, wanted: Wanted) -> StorageError | None:
@@ -168,7 +165,7 @@ class TierStack:
         if transfer.priority is None or wanted.priority < transfer.priority:
             transfer.priority = wanted.priority
             for chunk in transfer.unclaimed():
-                self._submit(wanted.priority, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
+                self._jobs.put(wanted.priority, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
         return None
 
     def _sources(self, wanted: Wanted) -> list[Tier]:
@@ -198,13 +195,9 @@ class TierStack:
         for wanted, error in failed:
             wanted.future.set_exception(error)
 
-    def _submit(self, priority: int, job: Callable[[], None] | None) -> None:
-        self._jobs.put((priority, next(self._order), job))
-
     def _work(self) -> None:
-        """Jobs that are taken after the stack was closed fail at once."""
-        while (job := self._jobs.get()[2]) is not None:
-            job()
+        while self._jobs.run_next():
+            pass
 
     def _fetch(self, transfer: Transfer, chunk: int) -> None:
         if not transfer.claim(chunk):

@@ -126,7 +126,9 @@ def test_written_settings_read_back_equal_and_are_private(tmp_path: Path) -> Non
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("url", ["history.db", "sqlite://", "sqlite:///:memory:", "mysql://host/history", "postgresql:/host"])
+@pytest.mark.parametrize(
+    "url", ["history.db", "sqlite://", "sqlite:///:memory:", "mysql://host/history", "postgresql:/host"]
+)
 def test_a_history_is_in_sqlite_or_postgresql(tmp_path: Path, url: str) -> None:
     assert "sqlite:///PATH or at postgresql://" in refusal(tmp_path, FIRSTTOKEN_HISTORY__URL=url)
 
