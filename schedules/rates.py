@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import fsum
 
 from schedules.facts import Rate
 
@@ -94,8 +95,8 @@ def store_limit(alone: Mapping[str, float], together: Mapping[str, float]) -> fl
     None if it was not seen to limit them: of those that were measured both ways, at least two, the sum is about the same.
     """
     both = alone.keys() & together.keys()
-    total = sum(together[node] for node in both)
-    limits = len(both) > 1 and total < STORE_LIMITS * sum(alone[node] for node in both)
+    total = fsum(together[node] for node in both)
+    limits = len(both) > 1 and total < STORE_LIMITS * fsum(alone[node] for node in both)
     return total if limits else None
 
 

@@ -206,6 +206,15 @@ def test_a_node_that_has_all_in_dram_wins_alone() -> None:
         assert (chosen.nodes, chosen.transfers) == (("warm",), ())
 
 
+def test_a_node_that_has_the_bytes_but_forms_groups_slowly_does_not_win() -> None:
+    """Each degree has one candidate, on the nodes that have its bytes soonest; what an anchor takes is looked at as well."""
+    model = _model()
+    view = View((_node("near", units=_held(model, "ssd"), formed=60.0), _node("far", nic=20.0)))
+    decision = PLANNED.decide(question_of(model, view, Objectives(max_degree=1, kv_tokens=1)))
+    assert _taken(decision).nodes == ("far",)
+    assert {c.nodes for c in decision.candidates} == {("near",), ("far",)}
+
+
 def test_without_a_service_level_the_fastest_degree_is_taken() -> None:
     chosen = _taken(PLANNED.decide(question_of(_model(), View(tuple(_node(name) for name in "abcd")))))
     assert chosen.degree == 4

@@ -1,5 +1,7 @@
 """Measured quantities: what is said of them, and whether a store limits."""
 
+from math import fsum
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,4 +85,4 @@ def test_what_a_store_gives_is_never_more_than_nodes_read_of_it(
     alone: dict[str, float], together: dict[str, float]
 ) -> None:
     limit = store_limit(alone, together)
-    assert limit is None or 0 < limit <= sum(together.values())
+    assert limit is None or 0 < limit <= fsum(together.values())
