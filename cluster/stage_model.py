@@ -6,10 +6,11 @@ until then the forward pass waits in front of the module that needs them, so a s
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import deepspeed.comm
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule
 from torch import nn
@@ -129,6 +130,18 @@ class _MetaPipelineModule(PipelineModule):
         self._set_bounds(start=stage, stop=stage + 1)
 
 
+@contextlib.contextmanager
+def _one_group() -> Iterator[None]:
+    """DeepSpeed would make a group for each axis of training, about three a stage: each has all ranks wait for one another
+    through the store, over the wires that the units are on. Neighbours talk in the group of all, and in no other."""
+    new_group = deepspeed.comm.new_group
+    deepspeed.comm.new_group = lambda ranks: torch.distributed.group.WORLD
+    try:
+        yield
+    finally:
+        deepspeed.comm.new_group = new_group
+
+
 def build_pipeline(
     config: PretrainedConfig,
     dtype: torch.dtype,
@@ -142,7 +155,7 @@ def build_pipeline(
     Returns the module to call and the part of it that takes units.
     """
     specs = [LayerSpec(StageModel, config, dtype, first, end, wait, ask) for first, end in pairwise(bounds)]
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its layout
+    with contextlib.redirect_stdout(io.StringIO()), _one_group():  # DeepSpeed prints its layout
         pipeline = _MetaPipelineModule(specs, num_stages=len(specs))
     stage = pipeline.forward_funcs[0]
     for parameter in pipeline.parameters():
