@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from math import fsum
 
 from schedules.facts import Rate
@@ -29,6 +30,7 @@ STORE_LIMITS = 0.9
 """Nodes that together get less than this share of what they get alone are limited by the store."""
 
 KEPT_SAMPLES = 32
+TYPICAL_SAMPLES = 8
 NEWEST_WEIGHT = 0.25
 """Weight of the newest sample in the running mean."""
 BAD_END = 0.1
@@ -52,6 +54,11 @@ class Measured:
         for sample in self.samples[1:]:
             mean += NEWEST_WEIGHT * (sample - mean)
         return mean
+
+    @property
+    def typical(self) -> float:
+        """The median of the latest few: one odd sample, such as a stage's first start, does not count."""
+        return median(self.samples[-TYPICAL_SAMPLES:])
 
     @property
     def low(self) -> float:
@@ -84,9 +91,10 @@ def is_duration(name: str) -> bool:
 
 
 def as_rate(name: str, measured: Measured) -> Rate:
-    """`measured` as a node reports it."""
-    bad = measured.high if is_duration(name) else measured.low
-    return Rate(measured.mean, bad, len(measured.samples))
+    """`measured` as a node reports it. A speed drifts, and is averaged; a duration is hit by odd ones, and is not."""
+    if is_duration(name):
+        return Rate(measured.typical, measured.high, len(measured.samples))
+    return Rate(measured.mean, measured.low, len(measured.samples))
 
 
 def store_limit(alone: Mapping[str, float], together: Mapping[str, float]) -> float | None:

@@ -36,6 +36,12 @@ class ServedModel:
         return self.checkpoint.name
 
 
+def _import_libraries() -> None:
+    """More than two seconds, most of it for the first configuration, that the first request should not wait for."""
+    preload()
+    model_config({"model_type": "llama"})
+
+
 @dataclass
 class _Entry:
     model: ServedModel
@@ -77,7 +83,7 @@ class Catalog:
 
         What is published later finds at least the libraries imported.
         """
-        await asyncio.to_thread(preload)
+        await asyncio.to_thread(_import_libraries)
         for name in (await self.names())[:KEPT_MODELS]:
             try:
                 await self.get(name)

@@ -41,11 +41,9 @@ class TokenText:
 
 
 def preload() -> None:
-    """Import what the first tokenizer needs: more than a second, that no request should wait for."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    assert AutoTokenizer
-    assert PreTrainedTokenizerFast
+    """Import what the first tokenizer needs."""
+    import transformers.models.auto.tokenization_auto
+    import transformers.tokenization_utils_tokenizers  # noqa: F401
 
 
 class ModelText:
