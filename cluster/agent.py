@@ -87,7 +87,7 @@ class NodeAgent(WorkerPlugin):
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._closing = False
-        self._reports = 0
+        self._reports = self._turn = 0
 
     async def setup(self, worker: Worker) -> None:
         """Take orders from now on, and report."""
@@ -166,7 +166,8 @@ class NodeAgent(WorkerPlugin):
             del self._phases[next(iter(self._phases))]
         try:
             async with asyncio.timeout(order.timeout_s):
-                loads = [self._load(order, unit, _priority(order, unit)) for unit in order.units]
+                self._turn += 1
+                loads = [self._load(order, unit, _priority(order, unit), self._turn) for unit in order.units]
                 stage.expect(loads, self._tiers.give_up)
                 process = await self._pool.take()
                 phases.append(Phase("take process", self._config.name, started_s, time.time()))
@@ -259,8 +260,10 @@ class NodeAgent(WorkerPlugin):
 
     # ---- tiers
 
-    def _load(self, order: FormStage | StageUnits, unit: UnitIndex, priority: Priority) -> Future[Loaded]:
-        return self._tiers.load(order.model, unit, priority, self._peers.sources(order.peers, unit))
+    def _load(
+        self, order: FormStage | StageUnits, unit: UnitIndex, priority: Priority, turn: int = 0
+    ) -> Future[Loaded]:
+        return self._tiers.load(order.model, unit, priority, self._peers.sources(order.peers, unit), turn)
 
     async def _stage_units(self, order: StageUnits) -> StageReport:
         """Bring units to a tier, one after the other, behind every cold start."""

@@ -8,8 +8,8 @@ from itertools import pairwise
 from schedules.decision import Candidate, Prediction, Question
 from schedules.estimates import StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
 from schedules.facts import Model, Node, Placement, StagePlan, Unit
-from schedules.links import Transfer, Verdict, nic_link, out_link
-from schedules.partition import split_layers, stage_bytes, stage_units
+from schedules.links import LATER, Transfer, Verdict, nic_link, out_link
+from schedules.partition import later_units, split_layers, stage_bytes, stage_units
 from schedules.rates import STORE
 from schedules.survey import Site, Survey, runs_of
 
@@ -18,12 +18,14 @@ _Lines = Sequence[StageTimeline]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage and where it would run; `units` are indices of the model's, `peers` name whom a unit's bytes come from."""
+    """A stage and where it would run; `units` are indices of the model's, `peers` name whom a unit's bytes come from.
+    The first token does not wait for those of `later`."""
 
     site: Site
     plan: StagePlan
     units: tuple[int, ...]
     peers: Mapping[str, str]
+    later: frozenset[int]
 
 
 def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) -> Candidate:
@@ -103,7 +105,7 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
         names = tuple(model.units[i].name for i in units)
         wanted = [model.units[i].digest for i in units if model.units[i].digest not in site.node.units]
         plan = StagePlan(site.node.name, first, end, names, weight, kv_bytes)
-        found[index] = Stage(site, plan, units, survey.peer_of(site.node.name, wanted))
+        found[index] = Stage(site, plan, units, survey.peer_of(site.node.name, wanted), later_units(model, first, end))
     return tuple(found[index] for index in range(degree))
 
 
@@ -114,16 +116,19 @@ def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     deadline_s = None if slo_s is None else question.now_s + slo_s - question.waited_s
     for rank, stage in enumerate(stages):
         node = stage.plan.node
-        bytes_from: dict[str, int] = {}
+        bytes_from: dict[tuple[bool, str], int] = {}
         for index in stage.units:
             unit = question.model.units[index]
             if unit.digest not in stage.site.node.units:
-                source = stage.peers.get(unit.digest, STORE)
-                bytes_from[source] = bytes_from.get(source, 0) + unit.size_bytes
-        for source, size_bytes in bytes_from.items():
-            outer = STORE if source == STORE else out_link(source)
+                way = index in stage.later, stage.peers.get(unit.digest, STORE)
+                bytes_from[way] = bytes_from.get(way, 0) + unit.size_bytes
+        for (later, source), size_bytes in bytes_from.items():
+            links = (STORE if source == STORE else out_link(source), nic_link(node))
             name = f"{question.start}/{rank}/{source}"
-            found.append(Transfer(name, (outer, nic_link(node)), size_bytes, 0, deadline_s, node))
+            if later:
+                found.append(Transfer(f"{name}/later", links, size_bytes, LATER, None, node))
+            else:
+                found.append(Transfer(name, links, size_bytes, 0, deadline_s, node))
     return found
 
 
@@ -179,7 +184,9 @@ def _promised(
     after_s = computing_s(bad if kept else mean, question.prompt_tokens) + correction_s
     latest_s = question.now_s + (goal_s - question.waited_s - after_s) / stretch
     return [
-        replace(transfer, deadline_s=max(latest_s, verdict.finish_s[transfer.name] + spare_s / stretch))
+        transfer
+        if transfer.priority == LATER
+        else replace(transfer, deadline_s=max(latest_s, verdict.finish_s[transfer.name] + spare_s / stretch))
         for transfer in transfers
     ]
 
@@ -207,13 +214,14 @@ def _there_s(
     question, model = survey.question, survey.question.model
     begin_s, found = stage.site.busy_s, dict[int, float]()
     for transfer in transfers:
-        if not transfer.name.startswith(f"{question.start}/{rank}/"):
+        if transfer.priority == LATER or not transfer.name.startswith(f"{question.start}/{rank}/"):
             continue
         source = transfer.name.split("/", 2)[2]
         units = [
             i
             for i in stage.units
-            if (digest := model.units[i].digest) not in stage.site.node.units
+            if i not in stage.later
+            and (digest := model.units[i].digest) not in stage.site.node.units
             and stage.peers.get(digest, STORE) == source
         ]
         ends_s = max(begin_s, verdict.finish_s[transfer.name] - question.now_s)

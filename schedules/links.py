@@ -12,6 +12,10 @@ from dataclasses import dataclass, replace
 _DONE_BYTES = 1e-3
 
 
+LATER = 1
+"""Priority of what no first token waits for."""
+
+
 def nic_link(node: str) -> str:
     """A node's network card, inwards."""
     return f"nic:{node}"

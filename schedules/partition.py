@@ -30,16 +30,19 @@ def stage_bytes(model: Model, first_layer: int, end_layer: int) -> int:
     return sum(model.units[index].size_bytes for index in stage_units(model, first_layer, end_layer))
 
 
+def later_units(model: Model, first_layer: int, end_layer: int) -> frozenset[int]:
+    """Indices of the units that the first token does not wait for at the stage of layers [first_layer, end_layer)."""
+    output_matrix = model.tied_embeddings and end_layer == model.layers
+    return frozenset({0}) if model.rows_first and first_layer == 0 and not output_matrix else frozenset()
+
+
 def critical_bytes(model: Model, first_layer: int, end_layer: int) -> int:
     """Bytes of weights that the first token waits for at the stage of layers [first_layer, end_layer).
 
     An embedding that can be read by rows does not count at the first stage, unless that has the output matrix in it too.
     """
-    held = stage_bytes(model, first_layer, end_layer)
-    output_matrix = model.tied_embeddings and end_layer == model.layers
-    if model.rows_first and first_layer == 0 and not output_matrix:
-        held -= model.units[0].size_bytes
-    return held
+    later = later_units(model, first_layer, end_layer)
+    return stage_bytes(model, first_layer, end_layer) - sum(model.units[index].size_bytes for index in later)
 
 
 def _is_lighter(heaviest: Sequence[float], weight: Callable[[int, int], int], end: int, first: int) -> bool:

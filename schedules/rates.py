@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
 from math import fsum
+from statistics import median
 
 from schedules.facts import Rate
 
@@ -30,7 +30,9 @@ STORE_LIMITS = 0.9
 """Nodes that together get less than this share of what they get alone are limited by the store."""
 
 KEPT_SAMPLES = 32
-TYPICAL_SAMPLES = 8
+TYPICAL_SAMPLES, REACHED_SAMPLES = 8, 16
+REACHED = 0.6
+"""A link is taken for as fast as it was seen to be at this quantile: what held samples back was often another's transfer."""
 NEWEST_WEIGHT = 0.25
 """Weight of the newest sample in the running mean."""
 BAD_END = 0.1
@@ -59,6 +61,12 @@ class Measured:
     def typical(self) -> float:
         """The median of the latest few: one odd sample, such as a stage's first start, does not count."""
         return median(self.samples[-TYPICAL_SAMPLES:])
+
+    @property
+    def reached(self) -> float:
+        """A link's speed: a little above the median of the latest, for a sample under contention is a lower bound."""
+        latest = sorted(self.samples[-REACHED_SAMPLES:])
+        return latest[round(REACHED * (len(latest) - 1))]
 
     @property
     def low(self) -> float:
@@ -91,7 +99,10 @@ def is_duration(name: str) -> bool:
 
 
 def as_rate(name: str, measured: Measured) -> Rate:
-    """`measured` as a node reports it. A speed drifts, and is averaged; a duration is hit by odd ones, and is not."""
+    """`measured` as a node reports it. A speed drifts, and is averaged; a duration is hit by odd ones, a link's speed by
+    what else is on the wire, and they are not."""
+    if name == NIC:
+        return Rate(measured.reached, measured.low, len(measured.samples))
     if is_duration(name):
         return Rate(measured.typical, measured.high, len(measured.samples))
     return Rate(measured.mean, measured.low, len(measured.samples))

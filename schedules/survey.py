@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from schedules.decision import Question
 from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate, View
-from schedules.links import Transfer, nic_link, out_link
+from schedules.links import LATER, Transfer, nic_link, out_link
 from schedules.rates import NIC, STORE
 from schedules.sources import choose_peers
 
@@ -99,9 +99,11 @@ class Survey:
 
     @cached_property
     def busy_s(self) -> Mapping[str, float]:
-        """By node: seconds until the fetches that stand in its queue are done; nodes without any are absent."""
+        """By node: seconds until the fetches that stand in its queue before another start's are done; nodes without any
+        are absent."""
         forecast, now_s = self.question.links.forecast(self.question.now_s), self.question.now_s
-        return {queue: max(forecast[t.name] for t in there) - now_s for queue, there in self.queues.items()}
+        first = {queue: [t for t in there if t.priority < LATER] for queue, there in self.queues.items()}
+        return {queue: max(forecast[t.name] for t in there) - now_s for queue, there in first.items() if there}
 
     @cached_property
     def queues(self) -> Mapping[str, Sequence[Transfer]]:

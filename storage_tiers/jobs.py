@@ -1,45 +1,63 @@
-"""Jobs of several classes for a few threads: the first class first, and the patient ones only while no better one runs."""
+"""Jobs of several ranks for a few threads: the better rank first, and the patient only while nobody better runs."""
 
+import heapq
+import itertools
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 Job = Callable[[], None]
+PATIENCE_S = 15.0
+"""A job that has run for so long holds nobody up any more: it hangs, as a read from an endpoint that is silent does."""
+_LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, order=True)
+class Rank:
+    """Of two jobs the one of the smaller `priority` begins first, then that of the smaller `turn`.
+
+    While one with a smaller priority runs a `patient` one does not begin: it would take its share. Nor does one on the
+    `wire` while another on the wire runs whose turn is before it, in its own priority.
+    """
+
+    priority: int
+    turn: int = 0
+    wire: bool = field(default=False, compare=False)
+    patient: bool = field(default=False, compare=False)
 
 
 class Jobs:
-    """Within a class, the smaller the better, jobs begin in the order they were put. Thread-safe.
+    """See Rank; jobs of equal rank begin in the order they were put. Thread-safe."""
 
-    A job of a `patient` class does not begin while one of a better class runs: it would take its share of the wire.
-    """
-
-    def __init__(self, patient: Collection[int]) -> None:
-        self._patient = frozenset(patient)
-        self._waiting: dict[int, deque[Job]] = {}
-        self._running: Counter[int] = Counter()
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[int, bool], list[tuple[Rank, int, Job]]] = {}
+        self._running: dict[int, tuple[Rank, float]] = {}
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, priority: int, job: Job) -> None:
+    def put(self, rank: Rank, job: Job) -> None:
         """Run the job later."""
         with self._changed:
-            self._waiting.setdefault(priority, deque()).append(job)
+            waiting = self._waiting.setdefault((rank.priority, rank.wire), [])
+            heapq.heappush(waiting, (rank, next(self._numbers), job))
             self._changed.notify_all()
 
     def run_next(self) -> bool:
         """Wait for a job that may begin and run it; False if there will be none any more."""
         with self._changed:
-            while (priority := self._next()) is None and not self._closed:
-                self._changed.wait()
-            if priority is None or self._closed:
+            while not self._closed and (waiting := self._next()) is None:
+                self._changed.wait(_LOOK_EVERY_S if any(self._waiting.values()) else None)
+            if self._closed or waiting is None:
                 return False
-            job = self._waiting[priority].popleft()
-            self._running[priority] += 1
+            rank, number, job = heapq.heappop(waiting)
+            self._running[number] = rank, time.monotonic()
         try:
             job()
         finally:
             with self._changed:
-                self._running[priority] -= 1
+                del self._running[number]
                 self._changed.notify_all()
         return True
 
@@ -52,12 +70,21 @@ class Jobs:
     def left(self) -> list[Job]:
         """Those that never began, for whoever closed."""
         with self._changed:
-            return [job for priority in sorted(self._waiting) for job in self._waiting.pop(priority)]
+            entries = sorted(entry for waiting in self._waiting.values() for entry in waiting)
+            self._waiting.clear()
+        return [job for _, _, job in entries]
 
-    def _next(self) -> int | None:
-        best = min((priority for priority, count in self._running.items() if count), default=None)
-        for priority in sorted(self._waiting):
-            waits = priority in self._patient and best is not None and best < priority
-            if self._waiting[priority] and not waits:
-                return priority
+    def _next(self) -> list[tuple[Rank, int, Job]] | None:
+        """Where the job is that begins next."""
+        since_s = time.monotonic() - PATIENCE_S
+        running = [rank for rank, began_s in self._running.values() if began_s > since_s]
+        for _, waiting in sorted(self._waiting.items(), key=lambda item: item[0]):
+            if waiting and not any(_holds_up(rank, waiting[0][0]) for rank in running):
+                return waiting
         return None
+
+
+def _holds_up(running: Rank, rank: Rank) -> bool:
+    if running.priority != rank.priority:
+        return rank.patient and running.priority < rank.priority
+    return rank.wire and running.wire and running.turn < rank.turn

@@ -17,7 +17,7 @@ from storage_tiers.busy import Busy, Timed
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier, Segment
 from storage_tiers.errors import OutOfSpace, StorageError
-from storage_tiers.jobs import Jobs
+from storage_tiers.jobs import Jobs, Rank
 from storage_tiers.origin import RemoteTier
 from storage_tiers.remote import ModelStore
 from storage_tiers.ssd import SsdTier
@@ -64,25 +64,27 @@ class TierStack:
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
         self._for_room: list[Wanted] = []
-        self._jobs = Jobs(patient=(Priority.AFTER_FIRST_TOKEN, Priority.PREWARM))
+        self._jobs = Jobs()
         self._closing = threading.Event()
         self._behind = WriteBehind(
-            dram, ssd, lambda job: self._jobs.put(Priority.WRITE_BEHIND, job), self._on_freed, self._closing
+            dram, ssd, lambda job: self._jobs.put(Rank(Priority.WRITE_BEHIND), job), self._on_freed, self._closing
         )
         self._threads = [threading.Thread(target=self._work, name=f"tier-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
 
-    def load(self, model: str, unit: UnitIndex, priority: Priority, peers: Sequence[Tier] = ()) -> Future[Loaded]:
+    def load(
+        self, model: str, unit: UnitIndex, priority: Priority, peers: Sequence[Tier] = (), turn: int = 0
+    ) -> Future[Loaded]:
         """Bring a unit to dram; the result is pinned. Pair with `give_up` (or `release` once it is there).
 
         It comes from ssd, else from the first of `peers` that has it right, else from remote. The future fails with
         Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then. A unit that is on its way already is
         waited for, and moves up if this priority is higher; one whose transfer has failed, but still has chunks under
-        way, is loaded anew after that. Writes to ssd that have not begun are given up for the room they hold; one that
-        has is waited for.
+        way, is loaded anew after that. Of one priority those of an earlier `turn` have the network to themselves.
+        Writes to ssd that have not begun are given up for the room they hold; one that has is waited for.
         """
-        wanted = Wanted(Future(), model, unit, priority, tuple(peers))
+        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn)
         wanted.future.set_running_or_notify_cancel()
         with self._lock:
             error = self._begin(wanted)
@@ -164,9 +166,14 @@ class TierStack:
         transfer.waiters.append(wanted.future)
         if transfer.priority is None or wanted.priority < transfer.priority:
             transfer.priority = wanted.priority
+            rank = self._rank(wanted)
             for chunk in transfer.unclaimed():
-                self._jobs.put(wanted.priority, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
+                self._jobs.put(rank, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
         return None
+
+    def _rank(self, wanted: Wanted) -> Rank:
+        patient = wanted.priority in (Priority.AFTER_FIRST_TOKEN, Priority.PREWARM)
+        return Rank(wanted.priority, wanted.turn, wire=not self.ssd.holds(wanted.unit), patient=patient)
 
     def _sources(self, wanted: Wanted) -> list[Tier]:
         found: list[Tier] = [Timed(self.ssd, self.from_ssd)] if self.ssd.holds(wanted.unit) else []

@@ -34,6 +34,7 @@ class Wanted:
     unit: UnitIndex
     priority: int
     peers: tuple[Tier, ...]
+    turn: int = 0
 
 
 class Transfer:

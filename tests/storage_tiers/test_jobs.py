@@ -4,46 +4,61 @@ import threading
 
 import pytest
 
-from storage_tiers.jobs import Jobs
+from storage_tiers.jobs import Jobs, Rank
 
 DEADLINE_S = 20.0
-URGENT, LATER, BEHIND = 0, 5, 20
+URGENT, LATER, BEHIND = Rank(0), Rank(5, patient=True), Rank(20)
 
 
 def test_better_classes_begin_first_and_each_in_its_order() -> None:
-    jobs, done = Jobs(patient=()), list[str]()
-    for priority, name in ((BEHIND, "c"), (URGENT, "a1"), (LATER, "b"), (URGENT, "a2")):
-        jobs.put(priority, lambda name=name: done.append(name))  # type: ignore[misc]
+    jobs, done = Jobs(), list[str]()
+    for rank, name in ((BEHIND, "c"), (URGENT, "a1"), (LATER, "b"), (URGENT, "a2")):
+        jobs.put(rank, lambda name=name: done.append(name))  # type: ignore[misc]
     for _ in range(4):
         assert jobs.run_next()
     assert done == ["a1", "a2", "b", "c"]
 
 
-def test_the_patient_wait_while_better_ones_run_and_others_do_not() -> None:
-    jobs, done, began, go_on = Jobs(patient=(LATER,)), list[str](), threading.Event(), threading.Event()
+@pytest.mark.parametrize(
+    ("running", "waits", "goes"),
+    [
+        (URGENT, LATER, BEHIND),
+        (Rank(0, 1, wire=True), Rank(0, 2, wire=True), Rank(0, 2)),
+        (Rank(0, 1, wire=True), Rank(5, 1, wire=True, patient=True), Rank(0, 1, wire=True)),
+        (Rank(0, 2, wire=True), Rank(5, 1, patient=True), Rank(0, 1, wire=True)),
+    ],
+    ids=[
+        "a better class",
+        "an earlier turn on the wire",
+        "an earlier turn's better class",
+        "a later turn's better class",
+    ],
+)
+def test_who_must_be_patient_waits_and_others_do_not(running: Rank, waits: Rank, goes: Rank) -> None:
+    jobs, done, began, go_on = Jobs(), list[str](), threading.Event(), threading.Event()
 
     def urgent() -> None:
         began.set()
         assert go_on.wait(DEADLINE_S)
         done.append("urgent")
 
-    jobs.put(URGENT, urgent)
+    jobs.put(running, urgent)
     threads = [threading.Thread(target=jobs.run_next) for _ in range(2)]
     threads[0].start()
     assert began.wait(DEADLINE_S)
-    jobs.put(LATER, lambda: done.append("later"))
-    jobs.put(BEHIND, lambda: done.append("behind"))
+    jobs.put(waits, lambda: done.append("patient"))
+    jobs.put(goes, lambda: done.append("other"))
     assert jobs.run_next()
-    assert done == ["behind"]
+    assert done == ["other"]
     threads[1].start()
     go_on.set()
     for thread in threads:
         thread.join(DEADLINE_S)
-    assert done == ["behind", "urgent", "later"]
+    assert done == ["other", "urgent", "patient"]
 
 
 def test_a_job_that_fails_holds_nobody_up() -> None:
-    jobs, done = Jobs(patient=(LATER,)), list[str]()
+    jobs, done = Jobs(), list[str]()
 
     def fail() -> None:
         raise RuntimeError("it failed")
@@ -57,8 +72,27 @@ def test_a_job_that_fails_holds_nobody_up() -> None:
 
 
 def test_after_the_end_nothing_begins_and_what_is_left_is_told() -> None:
-    jobs, done = Jobs(patient=()), list[str]()
+    jobs, done = Jobs(), list[str]()
     jobs.put(URGENT, lambda: done.append("never run here"))
     jobs.close()
     assert not jobs.run_next()
     assert (len(jobs.left()), done) == (1, [])
+
+
+def test_a_job_that_hangs_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage_tiers.jobs.PATIENCE_S", 0.1)
+    jobs, done, began, go_on = Jobs(), list[str](), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        began.set()
+        assert go_on.wait(DEADLINE_S)
+
+    jobs.put(Rank(0, 1, wire=True), hang)
+    thread = threading.Thread(target=jobs.run_next)
+    thread.start()
+    assert began.wait(DEADLINE_S)
+    jobs.put(Rank(0, 2, wire=True), lambda: done.append("next"))
+    assert jobs.run_next()
+    assert done == ["next"]
+    go_on.set()
+    thread.join(DEADLINE_S)
