@@ -26,17 +26,19 @@ class Running:
 
 @dataclass(frozen=True)
 class Corrections:
-    """What predictions were wrong by of late: seconds to add to a TTFT by degree (in the mean, at the bad end), and the
-    seconds of a hop between stages. Learned from every cold start (`schedules.learning`)."""
+    """What predictions were wrong by of late: seconds to add to a TTFT (in the mean, at the bad end) by degree and by
+    whether anything was fetched, and the seconds of a hop between stages. Learned from every start (`schedules.learning`).
+    """
 
-    ttft_s: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    ttft_s: Mapping[tuple[int, bool], tuple[float, float]] = field(default_factory=dict)
     hop_s: float = 0.0
 
-    def of(self, degree: int) -> tuple[float, float]:
-        """For a degree that was never started: that of the nearest that was."""
-        if not self.ttft_s:
+    def of(self, degree: int, fetched: bool) -> tuple[float, float]:
+        """For a degree that was never started so: that of the nearest that was."""
+        known = [of for of, was_fetched in self.ttft_s if was_fetched is fetched]
+        if not known:
             return 0.0, 0.0
-        return self.ttft_s[min(self.ttft_s, key=lambda known: (abs(known - degree), known))]
+        return self.ttft_s[min(known, key=lambda of: (abs(of - degree), of)), fetched]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What cold starts teach: by how much they were predicted wrong, and what is added to the next predictions for it.
 
 Formulas leave out what nobody measures by itself (the way through the front end, the hand-over of units, cores that
-several nodes share). All of it is seconds that do not grow with the model, so it is learned as seconds, per degree.
+several nodes share). All of it is seconds that do not grow with the model, so it is learned as seconds, per degree; apart
+for starts that fetched something and those that did not, whose cores had less to do.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ class Lesson:
     degree: int
     predicted_s: float
     measured_s: float
+    fetched: bool = True
 
     @property
     def error_s(self) -> float:
@@ -29,15 +31,17 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Learned:
-    """The latest lessons by degree, oldest first, and the latest times of a hop in seconds."""
+    """The latest lessons by degree and whether anything was fetched, oldest first, and the latest times of a hop in
+    seconds."""
 
-    lessons: Mapping[int, tuple[Lesson, ...]] = field(default_factory=dict)
+    lessons: Mapping[tuple[int, bool], tuple[Lesson, ...]] = field(default_factory=dict)
     hops_s: tuple[float, ...] = ()
 
     def with_lesson(self, lesson: Lesson) -> "Learned":
-        """One more; beyond KEPT the oldest of its degree is forgotten."""
-        kept = (*self.lessons.get(lesson.degree, ()), lesson)[-KEPT:]
-        return Learned({**self.lessons, lesson.degree: kept}, self.hops_s)
+        """One more; beyond KEPT the oldest of its kind is forgotten."""
+        kind = lesson.degree, lesson.fetched
+        kept = (*self.lessons.get(kind, ()), lesson)[-KEPT:]
+        return Learned({**self.lessons, kind: kept}, self.hops_s)
 
     def with_hop(self, hop_s: float) -> "Learned":
         """One more time of a hop."""
@@ -47,7 +51,7 @@ class Learned:
     def corrections(self) -> Corrections:
         """Medians, so that one odd start teaches nothing; at the bad end what nine of ten starts stayed below."""
         return Corrections(
-            {degree: _ends([lesson.error_s for lesson in lessons]) for degree, lessons in self.lessons.items()},
+            {kind: _ends([lesson.error_s for lesson in lessons]) for kind, lessons in self.lessons.items()},
             median(self.hops_s) if self.hops_s else 0.0,
         )
 

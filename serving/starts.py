@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -67,7 +67,7 @@ class Starts:
         """Learn from starts of before, newest first."""
         for start in reversed(starts):
             if start.predicted is not None and "uncorrected_s" in start.predicted:
-                lesson = Lesson(len(start.nodes), float(start.predicted["uncorrected_s"]), start.ttft_s)
+                lesson = _lesson(start.predicted, len(start.nodes), start.ttft_s)
                 self._learned = self._learned.with_lesson(lesson)
 
     def decide(self, service: Service, model: ServedModel, name: str = "now", waited_s: float = 0.0) -> Decision:
@@ -115,7 +115,7 @@ class Starts:
         ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
         predicted = _predicted(start)
         if predicted is not None and "uncorrected_s" in predicted:
-            self._learned = self._learned.with_lesson(Lesson(len(nodes), predicted["uncorrected_s"], ttft_s))
+            self._learned = self._learned.with_lesson(_lesson(predicted, len(nodes), ttft_s))
             if predicted["ttft_s"] > 0:
                 self._metrics.prediction_error.observe(abs(ttft_s / predicted["ttft_s"] - 1))
         self._ledger.add(ColdStart(model, group.name, nodes, start.arrived_s, ttft_s, ordered, predicted))
@@ -178,8 +178,13 @@ def _predicted(start: Start) -> dict[str, Any] | None:
     return {
         "ttft_s": prediction.ttft_s,
         "ttft_bad_s": prediction.ttft_bad_s,
+        "fetched": bool(chosen.transfers),
         "uncorrected_s": prediction.ttft_s - prediction.parts["correction"],
         "tpot_s": prediction.tpot_s,
         "parts": dict(prediction.parts),
         "decision": start.decision.as_json(),
     }
+
+
+def _lesson(predicted: Mapping[str, Any], degree: int, ttft_s: float) -> Lesson:
+    return Lesson(degree, float(predicted["uncorrected_s"]), ttft_s, bool(predicted.get("fetched", True)))

@@ -16,29 +16,31 @@ def _learned(errors_s: list[float], degree: int = 1) -> Learned:
 
 
 def test_without_lessons_nothing_is_added() -> None:
-    assert Learned().corrections.of(3) == (0.0, 0.0)
+    assert Learned().corrections.of(3, True) == (0.0, 0.0)
     assert Learned().corrections.hop_s == 0.0
 
 
 def test_one_odd_start_teaches_nothing_but_the_bad_end() -> None:
-    assert _learned([1.0, 1.0, 50.0]).corrections.of(1) == (1.0, 50.0)
+    assert _learned([1.0, 1.0, 50.0]).corrections.of(1, True) == (1.0, 50.0)
 
 
 def test_the_bad_end_is_what_nine_of_ten_stayed_below() -> None:
-    assert _learned([float(error) for error in range(11)]).corrections.of(1) == (5.0, 9.0)
+    assert _learned([float(error) for error in range(11)]).corrections.of(1, True) == (5.0, 9.0)
 
 
 def test_the_oldest_are_forgotten_and_only_those_of_their_degree() -> None:
     learned = _learned([100.0] * KEPT).with_lesson(Lesson(2, 1.0, 3.0))
     for _ in range(KEPT):
         learned = learned.with_lesson(Lesson(1, 10.0, 11.0))
-    assert learned.corrections.of(1) == (1.0, 1.0)
-    assert learned.corrections.of(2) == (2.0, 2.0)
+    assert learned.corrections.of(1, True) == (1.0, 1.0)
+    assert learned.corrections.of(2, True) == (2.0, 2.0)
 
 
 def test_a_degree_that_was_never_started_is_taken_for_the_nearest_the_smaller_of_two() -> None:
-    corrections = Corrections({1: (1.0, 1.5), 3: (3.0, 3.5), 8: (8.0, 8.5)})
-    assert [corrections.of(degree)[0] for degree in (1, 2, 4, 5, 6, 20)] == [1.0, 1.0, 3.0, 3.0, 8.0, 8.0]
+    corrections = Corrections(
+        {(1, True): (1.0, 1.5), (3, True): (3.0, 3.5), (8, True): (8.0, 8.5), (4, False): (0.1, 0.1)}
+    )
+    assert [corrections.of(degree, True)[0] for degree in (1, 2, 4, 5, 6, 20)] == [1.0, 1.0, 3.0, 3.0, 8.0, 8.0]
 
 
 def test_a_hop_is_the_median_of_the_latest() -> None:
@@ -51,7 +53,7 @@ def test_a_hop_is_the_median_of_the_latest() -> None:
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40))
 def test_a_correction_lies_within_what_was_seen_and_its_bad_end_is_no_better(errors_s: list[float]) -> None:
-    mean_s, bad_s = _learned(errors_s).corrections.of(1)
+    mean_s, bad_s = _learned(errors_s).corrections.of(1, True)
     latest = errors_s[-KEPT:]
     assert min(latest) - 1e-9 <= mean_s <= bad_s + 1e-9
     assert bad_s <= max(latest) + 1e-9
@@ -62,3 +64,9 @@ def test_what_is_learned_is_a_value_of_its_own() -> None:
     before.with_lesson(Lesson(1, 1.0, 2.0))
     assert before == Learned()
     assert Lesson(1, 1.0, 2.5).error_s == pytest.approx(1.5)
+
+
+def test_starts_that_fetched_nothing_teach_nothing_of_those_that_did() -> None:
+    learned = Learned().with_lesson(Lesson(1, 10.0, 11.0)).with_lesson(Lesson(1, 0.1, 0.3, fetched=False))
+    assert learned.corrections.of(1, True) == (1.0, 1.0)
+    assert learned.corrections.of(2, False) == pytest.approx((0.2, 0.2))

@@ -36,7 +36,9 @@ def _questions(draw: st.DrawFn) -> Question:
     links = link_rates(view)
     if links and draw(st.booleans()):
         links[STORE] = draw(st.floats(1.0, 100.0))
-    corrections = draw(st.sampled_from([Corrections(), Corrections({1: (-0.1, 0.2), 2: (0.3, 0.5)}, 0.01)]))
+    corrections = draw(
+        st.sampled_from([Corrections(), Corrections({(1, True): (-0.1, 0.2), (2, True): (0.3, 0.5)}, 0.01)])
+    )
     return Question(
         "new", model, draw(objectives()), view, Links(links, 0.0), 0.0, tuple(running), draw(st.integers(1, 50)),
         draw(st.floats(0.0, 5.0)), corrections, draw(st.booleans()),
