@@ -7,14 +7,15 @@ from pathlib import Path
 from benchmarks.report import parser
 from infra.lab.network import why_not
 
-SCRIPTS = ("cold_start.py", "pipeline_cold_start.py", "generation.py", "loading.py")
+SCRIPTS = ("cold_start.py", "pipeline_cold_start.py", "prediction.py", "decision.py", "generation.py", "loading.py")
+IN_LAB = ("pipeline_cold_start.py", "prediction.py")
 
 
 def main() -> int:
     options = parser(__doc__.splitlines()[0]).parse_args()
     failed = 0
     for script in SCRIPTS:
-        if script == "pipeline_cold_start.py" and (problem := why_not()) is not None:
+        if script in IN_LAB and (problem := why_not()) is not None:
             print(f"{script} is left out: {problem}", file=sys.stderr)
             continue
         print(f"{script} ...", file=sys.stderr)

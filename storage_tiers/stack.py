@@ -176,9 +176,11 @@ class TierStack:
         return Rank(wanted.priority, wanted.turn, wire=not self.ssd.holds(wanted.unit), patient=patient)
 
     def _sources(self, wanted: Wanted) -> list[Tier]:
+        """How fast the network is, only what has it to itself tells: what is staged ahead goes unit by unit, and yields."""
         found: list[Tier] = [Timed(self.ssd, self.from_ssd)] if self.ssd.holds(wanted.unit) else []
-        found += [Timed(peer, self.network) for peer in wanted.peers if peer.holds(wanted.unit)]
-        return [*found, Timed(self._remote, self.network)]
+        others = [*(peer for peer in wanted.peers if peer.holds(wanted.unit)), self._remote]
+        told = wanted.priority < Priority.PREWARM
+        return [*found, *(Timed(tier, self.network) if told else tier for tier in others)]
 
     def _reserve(self, wanted: Wanted) -> Segment | None:
         """Under the lock: memory for the unit; None if there will be, once a write to ssd has ended."""
