@@ -1,5 +1,7 @@
 """The models that are started in the lab: as published, and as folders that transformers loads, in the lab's bucket."""
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,8 @@ def subjects(lab: Lab, names: Sequence[str]) -> list[Subject]:
     made: list[Subject] = []
     for name in names:
         source = bucket / f"sources-{name}"
-        _SAVE[name](source)
+        with contextlib.redirect_stdout(sys.stderr):  # libraries greet on it, and with --json it is for one line
+            _SAVE[name](source)
         made.append(Subject(name, publish(str(source), name, store), source.name))
     return made
 
