@@ -138,9 +138,13 @@ def test_every_benchmark_is_described() -> None:
 def test_the_readme_tells_the_figures_that_were_measured() -> None:
     readme, measured = (ROOT / "README.md").read_text(), (ROOT / "docs" / "benchmarks.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)`.*? \| ([\d.]+) s \|", measured, re.MULTILINE))
-    told = dict(re.findall(r"^\| (?:cold, degree )?(\w+)[^|]* \| ([\d.]+) s \|$", readme, re.MULTILINE))
+    told = re.findall(
+        r"^\| \**(?:degree )?(\w+)\**[^|]* \| (?:\**([\d.]+) s[^|]*)? ?\| ([\d.]+) s \|$", readme, re.MULTILINE
+    )
     names = {"1": "ttft_cold_degree1_s", "2": "ttft_cold_degree2_s", "4": "ttft_cold_degree4_s", "warm": "ttft_warm_s"}
-    assert told == {row: f"{float(rows[name]):.2f}" for row, name in names.items()}
+    assert {row: here for row, _, here in told} == {row: f"{float(rows[name]):.2f}" for row, name in names.items()}
+    wires = re.findall(r"^\| \**degree (\d)\** \| \**([\d.]+) s\** \|", measured, re.MULTILINE)
+    assert {row: wire for row, wire, _ in told if wire} == {degree: f"{float(s):.1f}" for degree, s in wires}
     floors = [rows[f"runtime_floor{suffix}_s"] for suffix in ("_degree1", "_degree2", "")]
     assert " / ".join(f"{float(floor):.2f}" for floor in floors) + " s" in readme
 
