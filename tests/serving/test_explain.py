@@ -44,10 +44,17 @@ def start(url: str, model: str) -> None:
     wait_until(lambda: not replicas(url), "the replica to be reaped")
 
 
+def measured(url: str) -> bool:
+    """Whether every node has told all that a prediction needs."""
+    nodes = httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]
+    return all({"nic", "ssd", "decode", "prefill"} <= node["rates"].keys() for node in nodes)
+
+
 @pytest.fixture(scope="module")
 def starts(url: str) -> list[dict[str, Any]]:
-    """What is told of two cold starts, newest first; the first has measured all that the second needs."""
+    """What is told of two cold starts, newest first; by the second one everything that it needs is measured."""
     start(url, "explained")
+    wait_until(lambda: measured(url), "the nodes to measure themselves")
     start(url, "explained")
     found: list[dict[str, Any]] = explained(url, "explained")["cold_starts"]
     return found
