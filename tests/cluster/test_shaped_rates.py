@@ -15,6 +15,7 @@ from schedules.facts import Rate
 from schedules.rates import NIC
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
+from tests.cluster.groups import form, generate
 from tests.real_cluster import run_cluster
 from tests.tiny import make_tiny
 
@@ -42,7 +43,9 @@ async def test_a_link_of_a_set_rate_is_measured_within_15_percent(tmp_path: Path
                 async with ClusterClient(cluster.scheduler_address) as client:
                     await client.nodes(1, WAIT_S)
                     probed = await asyncio.wait_for(_probed(client), WAIT_S)
-                    await client.stage("node-0", checkpoint, [unit.name for unit in checkpoint.units], "dram", WAIT_S)
+                    group = await form(client, checkpoint, degree=1)
+                    await generate(group, "r", [5, 6, 7], 2)
+                    await client.dissolve(group)
                     measured = (await client.refresh()).nodes[0].rates[NIC]
             samples = json.loads((tmp_path / "node-0" / "ssd" / FILE).read_text())["samples"][NIC]
     except Absent as reason:
