@@ -70,7 +70,7 @@ class RealCluster:
     def start_frontend(
         self,
         name: str = "frontend",
-        timeout_s: float = 60.0,
+        timeout_s: float = 100.0,
         models: Mapping[str, Mapping[str, object]] | None = None,
         policy: str = "fixed",
         **overrides: object,

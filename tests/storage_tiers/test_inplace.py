@@ -122,7 +122,7 @@ def test_an_interrupted_index_is_taken_up(tmp_path: Path, store: ModelStore) -> 
         publish(str(source), "model", store, in_place=True, workers=1, progress=interrupt)
     assert store.list() == []
     finished = {path: path.stat().st_mtime_ns for path in Path(store.objects.path("model")).rglob("layer*/zarr.json")}
-    assert len(finished) == 2
+    assert len(finished) in (2, 3)  # the unit at which it was interrupted may just have been done
     publish(str(source), "model", store, in_place=True)
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in finished.items())
     assert verify(store, "model").damages == ()
