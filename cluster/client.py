@@ -42,7 +42,7 @@ from cluster.messages import (
 )
 from schedules.facts import Node, Placement, StagePlan, View
 from schedules.sources import choose_peers
-from storage_tiers.checkpoint import EMBED, Checkpoint, UnitIndex
+from storage_tiers.checkpoint import Checkpoint, UnitIndex
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -215,7 +215,7 @@ class ClusterClient:
                 timeout_s=timeout_s,
                 lease_s=max(LEASE_S, timeout_s),
                 peers=self._peers_of(stage.node, units),
-                later=_later(stage, checkpoint),
+                later=stage.later,
             )
 
         return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]
@@ -340,10 +340,3 @@ class ClusterClient:
                 del self._holders[digest]
         for digest in units.keys() - known:
             self._holders.setdefault(digest, set()).add(name)
-
-
-def _later(stage: StagePlan, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The embedding, if it is the last unit of the first stage: its rows come before it, unless it ends the model too."""
-    output_matrix = checkpoint.tied_embeddings and stage.end_layer == checkpoint.layers
-    first = stage.first_layer == 0 and stage.units[-1] == EMBED
-    return (EMBED,) if first and not output_matrix else ()

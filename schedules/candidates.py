@@ -104,8 +104,10 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
         del free[site.node.name]
         names = tuple(model.units[i].name for i in units)
         wanted = [model.units[i].digest for i in units if model.units[i].digest not in site.node.units]
-        plan = StagePlan(site.node.name, first, end, names, weight, kv_bytes)
-        found[index] = Stage(site, plan, units, survey.peer_of(site.node.name, wanted), later_units(model, first, end))
+        later = later_units(model, first, end)
+        behind = tuple(model.units[i].name for i in later)
+        plan = StagePlan(site.node.name, first, end, names, weight, kv_bytes, behind)
+        found[index] = Stage(site, plan, units, survey.peer_of(site.node.name, wanted), later)
     return tuple(found[index] for index in range(degree))
 
 

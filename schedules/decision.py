@@ -117,12 +117,17 @@ class Decision:
     def chosen(self) -> Candidate | None:
         return next((c for c in self.candidates if c.placement is not None and c.placement is self.outcome), None)
 
+    @property
+    def kind(self) -> str:
+        """What came out, in a word: "start", "wait" or "none"."""
+        return {Placement: "start", NoPlacement: "none", Wait: "wait"}[type(self.outcome)]
+
     def as_json(self) -> dict[str, Any]:
         """For people and history: seconds and bytes."""
         outcome = self.outcome
         return {
             "policy": self.policy,
-            "outcome": {Placement: "start", NoPlacement: "none", Wait: "wait"}[type(outcome)],
+            "outcome": self.kind,
             "reason": "; ".join(outcome.reasons) if isinstance(outcome, Placement) else outcome.reason,
             "candidates": [_candidate_json(candidate, candidate is self.chosen) for candidate in self.candidates],
         }

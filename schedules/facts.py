@@ -103,7 +103,8 @@ class View:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage of a placement: `node` runs layers [first_layer, end_layer) and needs `units`, in order of use."""
+    """One stage of a placement: `node` runs layers [first_layer, end_layer) and needs `units`, in order of use. The first
+    token does not wait for those that `later` names."""
 
     node: str
     first_layer: int
@@ -111,6 +112,7 @@ class StagePlan:
     units: tuple[str, ...]
     weight_bytes: int
     kv_bytes: int
+    later: tuple[str, ...] = ()
 
     @property
     def reserve_bytes(self) -> int:

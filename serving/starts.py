@@ -114,7 +114,7 @@ class Starts:
         nodes = tuple(stage.node for stage in group.placement.stages)
         ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
         predicted = _predicted(start)
-        if predicted is not None and "uncorrected_s" in predicted:
+        if predicted is not None:
             self._learned = self._learned.with_lesson(_lesson(predicted, len(nodes), ttft_s))
             if predicted["ttft_s"] > 0:
                 self._metrics.prediction_error.observe(abs(ttft_s / predicted["ttft_s"] - 1))
@@ -124,8 +124,7 @@ class Starts:
         """A request had the replica for itself: what its tokens took tells what a hop takes."""
         chosen = start.decision.chosen if start.decision is not None else None
         if chosen is not None and chosen.prediction is not None and chosen.degree > 1:
-            known_s = start.hop_s
-            hop_s = known_s + (tpot_s - chosen.prediction.tpot_s) / chosen.degree
+            hop_s = start.hop_s + (tpot_s - chosen.prediction.tpot_s) / chosen.degree
             self._learned = self._learned.with_hop(max(0.0, hop_s))
 
     async def _place(self, service: Service, model: ServedModel, start: Start) -> Placement:
@@ -139,7 +138,7 @@ class Starts:
             if chosen is not None:
                 self._links.begin(chosen.transfers, started_s)
             start.phases.append(Phase("decide", "front end", started_s, time.time()))
-            self._metrics.decisions.labels(decision.policy, decision.as_json()["outcome"]).inc()
+            self._metrics.decisions.labels(decision.policy, decision.kind).inc()
             match outcome:
                 case NoPlacement():
                     raise Unavailable(outcome.reason)
@@ -169,10 +168,8 @@ class Starts:
 
 def _predicted(start: Start) -> dict[str, Any] | None:
     """What was expected when it was decided, as JSON, with all that was considered."""
-    if start.decision is None:
-        return None
-    chosen = start.decision.chosen
-    if chosen is None or chosen.prediction is None:
+    chosen = start.decision.chosen if start.decision is not None else None
+    if start.decision is None or chosen is None or chosen.prediction is None:
         return None
     prediction = chosen.prediction
     return {
