@@ -57,10 +57,10 @@ class Prober:
             await asyncio.wait_for(self._ready.wait(), _READY_WITHIN_S)
         except TimeoutError:
             _log.warning("no stage process is ready after %.0f s", _READY_WITHIN_S)
-        if SSD not in self._book:
-            await self._try((SSD,))
-        while missing := tuple(name for name in OF_STORE if name not in self._book):
-            await self._try(missing)
+        while missing := [name for name in (SSD, *OF_STORE) if name not in self._book]:
+            for what in ({SSD}, set(OF_STORE)):
+                if wanted := tuple(name for name in missing if name in what):
+                    await self._try(wanted)
             await asyncio.sleep(max(TRY_EVERY_S, self._config.report_interval_s))
 
     async def carry_out(self, order: Probe, pool: StagePool) -> Probed:

@@ -17,6 +17,7 @@ class ClusterLink:
         self._address = scheduler_address
         self.client: ClusterClient | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""
@@ -24,13 +25,14 @@ class ClusterLink:
 
     async def stop(self) -> None:
         """Dissolve what was formed and disconnect."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _stay_connected(self) -> None:
         wait_s = FIRST_WAIT_S
-        while True:
+        while not self._stopping:  # a Dask client that is closing swallows a cancellation
             try:
                 async with ClusterClient(self._address) as client:
                     self.client, wait_s = client, FIRST_WAIT_S
@@ -43,5 +45,6 @@ class ClusterLink:
                 _log.warning("%s; trying again in %.1f s", error, wait_s)
             except Exception:  # the front end is worth nothing without this loop
                 _log.exception("the connection to the cluster failed; connecting again")
-            await asyncio.sleep(wait_s)
+            if not self._stopping:
+                await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)

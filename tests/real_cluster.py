@@ -136,12 +136,20 @@ def run_cluster(folder: Path, store_url: str, nodes: int, **overrides: object) -
     finally:
         for process in cluster.processes.values():
             process.send_signal(signal.SIGTERM)
-        for process in cluster.processes.values():
-            try:
-                process.wait(STOP_DEADLINE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        hung = [name for name, process in cluster.processes.items() if not _ends(process)]
+        if hung and sys.exc_info()[0] is None:
+            raise TimeoutError(f"{', '.join(hung)} did not end within {STOP_DEADLINE_S:.0f} s of SIGTERM")
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it ends by itself; in the end it is dead."""
+    try:
+        process.wait(STOP_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
 
 
 def _env() -> dict[str, str]:

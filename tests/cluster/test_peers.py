@@ -1,6 +1,7 @@
 """Nodes that fetch from one another: real Dask workers, a store that has lost its bytes, and no secret that leaks."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -8,30 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, ProtocolError
 from cluster.messages import FormStage, NodeReport, Peer, from_wire, to_wire
 from cluster.peers import KEPT_PEERS, Peers
+from cluster.scheduler import without_contents
 from schedules.facts import Node
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.dram import DramTier
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.remote import ModelStore
 from storage_tiers.ssd import SsdTier
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
 from tests.real_cluster import RealCluster, run_cluster
 from tests.storage_tiers.handmade import bytes_of, unit_of
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    return ModelStore(ObjectStore(f"file://{tmp_path_factory.mktemp('store')}"))
-
-
-@pytest.fixture
-def published(store: ModelStore, tmp_path: Path) -> Published:
-    return Published(store, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +119,9 @@ async def test_a_peer_that_hangs_costs_a_moment(cluster: RealCluster, published:
         await stage(client, "keeper", published.checkpoint, "dram")
         keeper.send_signal(signal.SIGSTOP)
         try:
+            async with asyncio.timeout(TIMEOUT_S):
+                while psutil.Process(keeper.pid).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.01)
             assert await served(client, "node-0", published) == {"node-0 from remote"}
         finally:
             keeper.send_signal(signal.SIGCONT)
@@ -177,6 +173,19 @@ async def test_no_secret_is_shown(cluster: RealCluster, published: Published) ->
     assert len(set(secrets)) == 3
     assert all(len(secret) >= 32 for secret in secrets)
     assert not [text for text in shown for secret in secrets if secret in text]
+
+
+def test_what_could_not_be_sent_to_a_client_is_not_in_the_schedulers_log(caplog: pytest.LogCaptureFixture) -> None:
+    """As Dask's scheduler says it, with all that was to be sent."""
+    log = logging.getLogger("distributed.scheduler")
+    log.addFilter(without_contents)
+    try:
+        log.critical("Closed comm %r while trying to write %s", None, {"peer_secret": "very secret"}, exc_info=True)
+        log.warning("Worker %s failed", "node-0")
+    finally:
+        log.removeFilter(without_contents)
+    assert [record.getMessage() for record in caplog.records] == ["a client has gone", "Worker node-0 failed"]
+    assert "very secret" not in caplog.text
 
 
 def test_a_message_that_does_not_fit_shows_no_secret() -> None:
