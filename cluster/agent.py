@@ -48,7 +48,7 @@ from cluster.probe import Prober
 from cluster.rate_book import SAVE_EVERY_S, RateBook
 from cluster.rendezvous import Rendezvous
 from cluster.row_service import RowService
-from schedules.rates import DECODE, NIC, SSD, formed
+from schedules.rates import DECODE, NIC, SSD, formed, streams
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import StorageError
@@ -309,6 +309,8 @@ class NodeAgent(WorkerPlugin):
         units = dict.fromkeys(self._tiers.ssd.held(), "ssd") | dict.fromkeys(self._tiers.dram.held(), "dram")
         self._reports += 1
         self._note_transfers()
+        rates = self._rates.rates()
+        self._tiers.read_at_once(streams(rates.get(NIC)))
         return NodeReport(
             sequence=self._reports,
             name=self._config.name,
@@ -327,7 +329,7 @@ class NodeAgent(WorkerPlugin):
             units=units,
             peer_port=self._peers.port,
             peer_secret=self._peers.secret,
-            rates=self._rates.rates(),
+            rates=rates,
         )
 
     def _note_transfers(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import fsum
+from math import ceil, fsum
 from statistics import median
 
 from schedules.facts import Rate
@@ -28,6 +28,10 @@ _FORMED_AT = f"{FORMED}."
 PREFILL_TOKENS = 16
 STORE_LIMITS = 0.9
 """Nodes that together get less than this share of what they get alone are limited by the store."""
+
+STREAM_BYTES_PER_S = 10e6
+FEWEST_STREAMS = 2
+"""While one waits for its first byte another one fills the wire."""
 
 KEPT_SAMPLES = 32
 TYPICAL_SAMPLES, REACHED_SAMPLES = 8, 16
@@ -117,6 +121,15 @@ def store_limit(alone: Mapping[str, float], together: Mapping[str, float]) -> fl
     total = fsum(together[node] for node in both)
     limits = len(both) > 1 and total < STORE_LIMITS * fsum(alone[node] for node in both)
     return total if limits else None
+
+
+def streams(nic: Rate | None) -> int | None:
+    """How many ranges to read at once over a network card of this speed; None while it is not known.
+
+    Over a fast one a single connection gets only a part of what the store could give. On a slow one many overrun the
+    queue before it: packets are lost, some streams wait for them to be sent again, and a start waits for the slowest.
+    """
+    return None if nic is None else max(FEWEST_STREAMS, ceil(nic.mean / STREAM_BYTES_PER_S))
 
 
 def observe(known: Mapping[str, Measured], name: str, value: float) -> dict[str, Measured]:

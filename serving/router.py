@@ -90,7 +90,8 @@ class Router:
     async def generate(self, model: ServedModel, submit: Submit, arrived_s: float) -> AsyncGenerator[Tokens]:
         """The request's tokens as they come, started wherever that is needed and continued where a group is lost.
 
-        Unavailable if the model cannot be started, Interrupted if it cannot be continued. Leaving early cancels.
+        Unavailable if no replica comes to its first token, Interrupted if it cannot be continued after that.
+        Leaving early cancels.
         """
         done: list[int] = []
         for attempt in range(REPLAYS + 1):
@@ -117,6 +118,8 @@ class Router:
                 _log.warning("%s: group %s was lost after %d tokens: %s", model.name, name, len(done), error)
                 self._metrics.replays.labels(model.name).inc()
                 reason = str(error)
+        if not done:
+            raise Unavailable(f"{model.name} could not be started: {reason}", retry_after_s=5)
         raise Interrupted(f"the replica of {model.name} was lost {REPLAYS + 1} times: {reason}")
 
     def keep_up(self, model: ServedModel) -> None:

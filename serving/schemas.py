@@ -36,7 +36,7 @@ class GenerationRequest(BaseModel):
     model: str = Field(min_length=1, max_length=200)
     temperature: float = Field(1.0, ge=0.0, le=2.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0, description="0: all tokens")
+    top_k: int = Field(0, ge=0, le=2**31 - 1, description="0: all tokens")
     min_p: float = Field(0.0, ge=0.0, le=1.0, description="least probability, as a part of the likeliest token's")
     n: int = Field(1, ge=1, le=16)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)

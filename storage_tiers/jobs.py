@@ -4,7 +4,7 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Job = Callable[[], None]
@@ -18,7 +18,8 @@ class Rank:
     """Of two jobs the one of the smaller `priority` begins first, then that of the smaller `turn`.
 
     While one with a smaller priority runs a `patient` one does not begin: it would take its share. Nor does one on the
-    `wire` while another on the wire runs whose turn is before it, in its own priority.
+    `wire` while another on the wire runs whose turn is before it, in its own priority, or as many as there are lanes that
+    are not of a worse priority.
     """
 
     priority: int
@@ -28,9 +29,13 @@ class Rank:
 
 
 class Jobs:
-    """See Rank; jobs of equal rank begin in the order they were put. Thread-safe."""
+    """See Rank; jobs of equal rank begin in the order they were put. Thread-safe.
+
+    Of those on the wire at most `lanes` run at once; None is as many as there are threads.
+    """
 
     def __init__(self) -> None:
+        self.lanes: int | None = None
         self._waiting: dict[tuple[int, bool], list[tuple[Rank, int, Job]]] = {}
         self._running: dict[int, tuple[Rank, float]] = {}
         self._numbers = itertools.count()
@@ -79,9 +84,16 @@ class Jobs:
         since_s = time.monotonic() - PATIENCE_S
         running = [rank for rank, began_s in self._running.values() if began_s > since_s]
         for _, waiting in sorted(self._waiting.items(), key=lambda item: item[0]):
-            if waiting and not any(_holds_up(rank, waiting[0][0]) for rank in running):
+            if waiting and not self._held_up(waiting[0][0], running):
                 return waiting
         return None
+
+    def _held_up(self, rank: Rank, running: Sequence[Rank]) -> bool:
+        if any(_holds_up(other, rank) for other in running):
+            return True
+        if self.lanes is None or not rank.wire:
+            return False
+        return sum(other.wire and other.priority <= rank.priority for other in running) >= self.lanes
 
 
 def _holds_up(running: Rank, rank: Rank) -> bool:

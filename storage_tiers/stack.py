@@ -92,6 +92,10 @@ class TierStack:
             wanted.future.set_exception(error)
         return wanted.future
 
+    def read_at_once(self, ranges: int | None) -> None:
+        """How many ranges are read over the network at the same time; None is as many as there are threads."""
+        self._jobs.lanes = ranges
+
     def transfer(self, unit: UnitIndex) -> Transfer | None:
         """The unit's transfer while it is under way: its watermark tells what may be read already."""
         with self._lock:

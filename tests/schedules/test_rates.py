@@ -23,6 +23,7 @@ from schedules.rates import (
     is_duration,
     observe,
     store_limit,
+    streams,
 )
 
 SPEEDS = (NIC, SSD, BUS, DECODE, PREFILL, STORE)
@@ -86,3 +87,12 @@ def test_what_a_store_gives_is_never_more_than_nodes_read_of_it(
 ) -> None:
     limit = store_limit(alone, together)
     assert limit is None or 0 < limit <= fsum(together.values())
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "wanted"),
+    [(None, None), (1e6, 2), (25e6, 3), (1.25e9, 125)],
+    ids=["unknown", "slow", "200 Mbit/s", "10 Gbit/s"],
+)
+def test_a_slow_card_has_few_streams(bytes_per_s: float | None, wanted: int | None) -> None:
+    assert streams(None if bytes_per_s is None else Rate(bytes_per_s, bytes_per_s, 1)) == wanted

@@ -217,7 +217,7 @@ def test_damaged_weights_are_an_error_and_never_an_answer(
     data[5000] ^= 1
     path.write_bytes(data)
     answer = completion(cluster.url, model="damaged", max_tokens=3)
-    assert answer["status"] in (502, 503)
+    assert answer["status"] == 503
     assert "layer.0001" in answer["error"]["message"]
 
 

@@ -96,3 +96,32 @@ def test_a_job_that_hangs_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPat
     assert done == ["next"]
     go_on.set()
     thread.join(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("running", "goes"),
+    [(Rank(0, 1, wire=True), Rank(0, 1)), (Rank(5, 1, wire=True), Rank(0, 1, wire=True))],
+    ids=["what is not on the wire", "what is more urgent than those on it"],
+)
+def test_on_the_wire_are_no_more_than_there_are_lanes(running: Rank, goes: Rank) -> None:
+    jobs, done, began, go_on = Jobs(), list[str](), threading.Event(), threading.Event()
+    jobs.lanes = 1
+
+    def read() -> None:
+        began.set()
+        assert go_on.wait(DEADLINE_S)
+        done.append("first")
+
+    jobs.put(running, read)
+    threads = [threading.Thread(target=jobs.run_next) for _ in range(2)]
+    threads[0].start()
+    assert began.wait(DEADLINE_S)
+    jobs.put(running, lambda: done.append("second"))
+    jobs.put(goes, lambda: done.append("other"))
+    assert jobs.run_next()
+    assert done == ["other"]
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert done == ["other", "first", "second"]
