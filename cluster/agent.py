@@ -48,7 +48,7 @@ from cluster.probe import Prober
 from cluster.rate_book import SAVE_EVERY_S, RateBook
 from cluster.rendezvous import Rendezvous
 from cluster.row_service import RowService
-from schedules.rates import DECODE, NIC, SSD, formed, streams
+from schedules.rates import DECODE, NIC, SSD, formed, part_bytes, streams
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import StorageError
@@ -310,7 +310,7 @@ class NodeAgent(WorkerPlugin):
         self._reports += 1
         self._note_transfers()
         rates = self._rates.rates()
-        self._tiers.read_at_once(streams(rates.get(NIC)))
+        self._tiers.read_at_once(streams(rates.get(NIC)), part_bytes(rates.get(NIC)))
         return NodeReport(
             sequence=self._reports,
             name=self._config.name,

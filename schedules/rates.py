@@ -32,6 +32,8 @@ STORE_LIMITS = 0.9
 STREAM_BYTES_PER_S = 10e6
 FEWEST_STREAMS = 2
 """While one waits for its first byte another one fills the wire."""
+PART_S, SMALLEST_PART_BYTES = 0.1, 256 << 10
+"""What can wait is read in parts that take the card about so long, so that it makes way as soon."""
 
 KEPT_SAMPLES = 32
 TYPICAL_SAMPLES, REACHED_SAMPLES = 8, 16
@@ -130,6 +132,12 @@ def streams(nic: Rate | None) -> int | None:
     queue before it: packets are lost, some streams wait for them to be sent again, and a start waits for the slowest.
     """
     return None if nic is None else max(FEWEST_STREAMS, ceil(nic.mean / STREAM_BYTES_PER_S))
+
+
+def part_bytes(nic: Rate | None) -> int | None:
+    """How much of a range to read before something more urgent gets its turn; None while the card's speed is not known."""
+    at_once = streams(nic)
+    return None if nic is None or at_once is None else max(SMALLEST_PART_BYTES, int(PART_S * nic.mean / at_once))
 
 
 def observe(known: Mapping[str, Measured], name: str, value: float) -> dict[str, Measured]:

@@ -22,6 +22,13 @@ class Fallback:
         self._model, self._unit, self._sources = model, unit, sources
         self._failed: list[Tier] = []
 
+    def first(self) -> Tier:
+        """The source that would be tried first now."""
+        for source in self._sources[:-1]:
+            if source not in self._failed and source.holds(self._unit):
+                return source
+        return self._sources[-1]
+
     def read(self, attempt: Callable[[Tier], None], pause: Pause) -> Tier:
         """The source from which `attempt`, which reads and checks, came back without Missing, Corrupt or
         StoreUnavailable; the last of these errors if none had it right."""

@@ -37,6 +37,10 @@ class Priority(IntEnum):
     WRITE_BEHIND = 20
 
 
+_TO_END = Rank(Priority.COLD_START)
+"""For chunks of a transfer that was given up: they read nothing any more, and others may wait for its end."""
+
+
 def _closed() -> StorageError:
     return StorageError("the node is shutting down")
 
@@ -65,6 +69,7 @@ class TierStack:
         self._transfers: dict[str, Transfer] = {}
         self._for_room: list[Wanted] = []
         self._jobs = Jobs()
+        self._part_bytes: int | None = None
         self._closing = threading.Event()
         self._behind = WriteBehind(
             dram, ssd, lambda job: self._jobs.put(Rank(Priority.WRITE_BEHIND), job), self._on_freed, self._closing
@@ -92,9 +97,10 @@ class TierStack:
             wanted.future.set_exception(error)
         return wanted.future
 
-    def read_at_once(self, ranges: int | None) -> None:
-        """How many ranges are read over the network at the same time; None is as many as there are threads."""
-        self._jobs.lanes = ranges
+    def read_at_once(self, ranges: int | None, part_bytes: int | None) -> None:
+        """How many ranges are read over the network at the same time, None is as many as there are threads; and by how
+        much what is patient (see Rank) goes on before others get their turn, None is a whole chunk."""
+        self._jobs.lanes, self._part_bytes = ranges, part_bytes
 
     def transfer(self, unit: UnitIndex) -> Transfer | None:
         """The unit's transfer while it is under way: its watermark tells what may be read already."""
@@ -109,6 +115,8 @@ class TierStack:
                     transfer.waiters.remove(future)
                     if not transfer.waiters:
                         transfer.error = StorageError(f"loading unit {transfer.unit.name} was given up")
+                        for chunk in transfer.unclaimed():
+                            self._put(_TO_END, transfer, chunk)
                     return
                 transfer.successors = [one for one in transfer.successors if one.future is not future]
             self._for_room = [one for one in self._for_room if one.future is not future]
@@ -168,12 +176,14 @@ class TierStack:
             transfer = Transfer(wanted.model, unit, segment, self._sources(wanted), now)
             self._transfers[unit.digest] = transfer
         transfer.waiters.append(wanted.future)
-        if transfer.priority is None or wanted.priority < transfer.priority:
-            transfer.priority = wanted.priority
-            rank = self._rank(wanted)
+        if transfer.rank is None or wanted.priority < transfer.rank.priority:
+            transfer.rank = self._rank(wanted)
             for chunk in transfer.unclaimed():
-                self._jobs.put(rank, lambda chunk=chunk: self._fetch(transfer, chunk))  # type: ignore[misc]
+                self._put(transfer.rank, transfer, chunk)
         return None
+
+    def _put(self, rank: Rank, transfer: Transfer, chunk: int) -> None:
+        self._jobs.put(rank, lambda: self._fetch(transfer, chunk))
 
     def _rank(self, wanted: Wanted) -> Rank:
         patient = wanted.priority in (Priority.AFTER_FIRST_TOKEN, Priority.PREWARM)
@@ -215,6 +225,8 @@ class TierStack:
     def _fetch(self, transfer: Transfer, chunk: int) -> None:
         if not transfer.claim(chunk):
             return
+        if self._read_part(transfer, chunk):
+            return
         error = transfer.error
         if error is None:
             try:
@@ -236,6 +248,17 @@ class TierStack:
                 waiter.set_exception(result)
             else:
                 waiter.set_result(result)
+
+    def _read_part(self, transfer: Transfer, chunk: int) -> bool:
+        """Whether the chunk goes on later: it is patient, and there is more of it than is read in one go."""
+        rank, part_bytes = transfer.rank, self._part_bytes
+        if rank is None or not (rank.patient and rank.wire) or part_bytes is None:
+            return False
+        if transfer.error is not None or self._closing.is_set() or not transfer.read_part(chunk, part_bytes):
+            return False
+        with self._lock:
+            self._put(_TO_END if transfer.error is not None else transfer.rank or rank, transfer, chunk)
+        return True
 
     def _conclude(self, transfer: Transfer, last: bool) -> list[tuple[Future[Loaded], Loaded | StorageError]]:
         """Under the lock: who is to be told what, after a chunk has come or failed."""

@@ -11,6 +11,7 @@ from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import Segment
 from storage_tiers.errors import Corrupt, StorageError
 from storage_tiers.fallback import Fallback, Pause
+from storage_tiers.jobs import Rank
 from storage_tiers.tier import Tier
 
 
@@ -51,11 +52,12 @@ class Transfer:
         self.started_s = started_s
         self.waiters: list[Future[Loaded]] = []
         self.successors: list[Wanted] = []
-        self.priority: int | None = None
+        self.rank: Rank | None = None
         self.error: StorageError | None = None
         self._fallback = Fallback(model, unit, sources)
         self._condition = threading.Condition()
         self._claimed: set[int] = set()
+        self._filled: dict[int, int] = {}
         self._right: set[int] = set()
         self._settled = 0
         self._came_from: dict[str, None] = {}
@@ -107,16 +109,48 @@ class Transfer:
             if not reached:
                 raise TimeoutError(f"unit {self.unit.name} is at {self._watermark():,} of {size_bytes:,} bytes")
 
+    def read_part(self, chunk: int, size_bytes: int) -> bool:
+        """Fill so many more bytes of the chunk, unchecked, and let go of it; False if `read` should do the rest."""
+        at = self._filled.get(chunk, 0)
+        if at + size_bytes >= self.unit.layout.chunk_bytes:
+            return False
+        source = self._fallback.first()
+        try:
+            self._fill(source, chunk, at, size_bytes)
+        except StorageError:
+            self._filled.pop(chunk, None)  # which source is at fault is found out when the whole chunk is read
+            return False
+        with self._condition:
+            self._came_from[source.name] = None
+            self._filled[chunk] = at + size_bytes
+            self._claimed.discard(chunk)
+        return True
+
     def read(self, chunk: int, pause: Pause) -> None:
-        """Fill the chunk from the first source that has it right. `pause(seconds)` says whether to give up."""
-        source = self._fallback.read(lambda source: self._read_checked(source, chunk), pause)
+        """Fill the chunk, or the rest of it, from the first source that has it right. `pause(seconds)` says whether to
+        give up."""
+        at = self._filled.pop(chunk, 0)
+        source = self._fallback.first()
+        if not at or not self._read_rest(source, chunk, at):
+            source = self._fallback.read(lambda source: self._read_checked(source, chunk, 0), pause)
         with self._condition:
             self._came_from[source.name] = None
 
-    def _read_checked(self, source: Tier, chunk: int) -> None:
+    def _read_rest(self, source: Tier, chunk: int, at: int) -> bool:
+        try:
+            self._read_checked(source, chunk, at)
+        except StorageError:
+            return False
+        return True
+
+    def _fill(self, source: Tier, chunk: int, at: int, size_bytes: int) -> None:
+        offset_bytes = chunk * self.unit.layout.chunk_bytes + at
+        source.read(self.model, self.unit, offset_bytes, self.segment.views(offset_bytes, size_bytes))
+
+    def _read_checked(self, source: Tier, chunk: int, at: int) -> None:
         size = self.unit.layout.chunk_bytes
+        self._fill(source, chunk, at, size - at)
         views = self.segment.views(chunk * size, size)
-        source.read(self.model, self.unit, chunk * size, views)
         checksum = 0
         for view in views:
             checksum = crc32c.crc32c(view, checksum)

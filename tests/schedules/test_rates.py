@@ -12,8 +12,10 @@ from schedules.rates import (
     DECODE,
     KEPT_SAMPLES,
     NIC,
+    PART_S,
     PREFILL,
     REACH,
+    SMALLEST_PART_BYTES,
     SSD,
     STORE,
     Measured,
@@ -22,6 +24,7 @@ from schedules.rates import (
     formed_degree,
     is_duration,
     observe,
+    part_bytes,
     store_limit,
     streams,
 )
@@ -96,3 +99,13 @@ def test_what_a_store_gives_is_never_more_than_nodes_read_of_it(
 )
 def test_a_slow_card_has_few_streams(bytes_per_s: float | None, wanted: int | None) -> None:
     assert streams(None if bytes_per_s is None else Rate(bytes_per_s, bytes_per_s, 1)) == wanted
+
+
+def test_what_can_wait_makes_way_soon_on_a_slow_card_and_is_not_cut_up_on_a_fast_one() -> None:
+    assert part_bytes(None) is None
+    for bytes_per_s in (1e5, 25e6, 1.25e9):
+        nic = Rate(bytes_per_s, bytes_per_s, 1)
+        at_once, part = streams(nic), part_bytes(nic)
+        assert at_once is not None
+        assert part is not None
+        assert part == pytest.approx(max(SMALLEST_PART_BYTES, PART_S * bytes_per_s / at_once), abs=1)
