@@ -77,7 +77,7 @@ class NodeAgent(WorkerPlugin):
         self._peers = Peers(dram, ssd, config.host, config.use_peers)
         self._rows = RowService(self._tiers, self._peers)
         self._rates = RateBook(Path(config.ssd_dir))
-        self._prober = Prober(config, models, self._rates, self._cold_starting)
+        self._prober = Prober(config, models, self._rates, self._busy)
         self._pool = StagePool(
             config.pool_size, config.host, config.threads, config.device, self._prober.hear, DECODE not in self._rates
         )
@@ -161,6 +161,7 @@ class NodeAgent(WorkerPlugin):
         """Reserve, start the fetch and a stage process at once, and answer when the stage is in its group."""
         started_s = time.time()
         stage = self._reserve(order)
+        here = all(self._tiers.holds(unit) for unit in order.units)
         phases = self._phases[order.group] = []
         while len(self._phases) > KEPT_PHASES:
             del self._phases[next(iter(self._phases))]
@@ -183,7 +184,8 @@ class NodeAgent(WorkerPlugin):
             if isinstance(error, TimeoutError):
                 raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
             raise
-        self._rates.observe(formed(order.degree), time.time() - started_s)
+        if here or formed(order.degree) not in self._rates:  # else the group was joined over a wire full of units
+            self._rates.observe(formed(order.degree), time.time() - started_s)
         self._spawn(self._refill_behind(stage), "refill")
         port = process.idle.result().port
         return StageFormed(order.group, order.rank, self._config.host, port, secret)
@@ -207,9 +209,9 @@ class NodeAgent(WorkerPlugin):
         self._changed.set()
         return stage
 
-    def _cold_starting(self) -> bool:
-        """From any thread."""
-        return any(stage.starting for stage in list(self._stages.values()))
+    def _busy(self) -> bool:
+        """From any thread: whether a cold start or units are under way."""
+        return self._tiers.loading or any(stage.starting for stage in list(self._stages.values()))
 
     def _reserved_bytes(self) -> int:
         return sum(stage.order.reserve_bytes for stage in self._stages.values())

@@ -37,7 +37,7 @@ class Calibration:
 async def calibrate(client: ClusterClient) -> Calibration:
     """Measure every node and tell each what was found of the store. ClusterError if there is no node.
 
-    A node in the middle of a cold start is asked again a few times; one that cannot measure is named.
+    A node in the middle of a cold start or of loading units is asked again a few times; one that cannot measure is named.
     """
     nodes = [node.name for node in (await client.nodes(1, NODES_WITHIN_S)).nodes]
     failures: list[str] = []

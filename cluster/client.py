@@ -172,7 +172,7 @@ class ClusterClient:
         """Have a node measure quantities by their names in schedules.rates, the store for about `seconds`; with `keep` it
         counts them among its rates. What cannot be measured there is absent.
 
-        Refused if the node is in the middle of a cold start, StageFailed if the store cannot be read.
+        Refused if the node is in the middle of a cold start or loads units, StageFailed if the store cannot be read.
         """
         order = Probe(tuple(what), seconds, keep)
         return (await self._order(node, order, Probed, seconds + ORDER_TIMEOUT_S)).values

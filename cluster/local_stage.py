@@ -9,6 +9,7 @@ from dataclasses import replace
 from cluster.errors import StageFailed
 from cluster.messages import (
     COPY,
+    FETCH,
     FIRST_STEP,
     Beat,
     Broken,
@@ -99,7 +100,7 @@ class LocalStage:
             return
         unit, where = loaded.unit, f"{self._node} from {loaded.source}"
         size_bytes = unit.size_bytes if loaded.source != "dram" else 0
-        self._phases.append(Phase(f"fetch {unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
+        self._phases.append(Phase(f"{FETCH}{unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
         await self._process.send(UnitHere(replace(unit, blocks=None), loaded.segment.runs), loaded.segment.fd)
 
     async def give_rows(self, rows: Sequence[int], data: bytes) -> None:

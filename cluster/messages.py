@@ -23,6 +23,8 @@ TOPIC = "firsttoken"
 
 FIRST_STEP = "first step"
 """The phase in which a stage computes for the first time."""
+FETCH = "fetch "
+"""How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
 COPY = "copy "
 """How the names of phases begin in which a unit is copied to an accelerator."""
 

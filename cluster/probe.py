@@ -29,13 +29,11 @@ _READY_WITHIN_S = 30.0
 
 
 class Prober:
-    """Use from the node's event loop. What is measured goes into `book`; `cold_starting` may be asked from any thread."""
+    """Use from the node's event loop. What is measured goes into `book`; `busy`, asked from any thread, says whether
+    a cold start is under way or units are: who measures then takes their share, and finds too little."""
 
-    def __init__(
-        self, config: NodeConfig, models: ModelStore, book: RateBook, cold_starting: Callable[[], bool]
-    ) -> None:
-        self._config, self._models, self._book = config, models, book
-        self._cold_starting = cold_starting
+    def __init__(self, config: NodeConfig, models: ModelStore, book: RateBook, busy: Callable[[], bool]) -> None:
+        self._config, self._models, self._book, self._busy = config, models, book, busy
         self._ready = asyncio.Event()
         self._one = asyncio.Lock()
         self._closing = threading.Event()
@@ -64,7 +62,7 @@ class Prober:
             await asyncio.sleep(max(TRY_EVERY_S, self._config.report_interval_s))
 
     async def carry_out(self, order: Probe, pool: StagePool) -> Probed:
-        """Refused while a cold start is under way, and if one comes. StorageError if the store cannot be read, if nothing
+        """Refused while the node is busy, and if it becomes so. StorageError if the store cannot be read, if nothing
         is published in it, say."""
         if unknown := set(order.what) - {*OF_NODE, *OF_STORE}:
             raise ClusterError(f"{', '.join(sorted(unknown))} cannot be measured on order")
@@ -91,8 +89,8 @@ class Prober:
     async def _measure(self, what: tuple[str, ...], seconds: float) -> dict[str, float]:
         """What `what` names of ssd and store, one after the other."""
         async with self._one:
-            if self._cold_starting():
-                raise Refused(f"node {self._config.name} is in the middle of a cold start: it measures nothing now")
+            if self._busy():
+                raise Refused(f"node {self._config.name} starts a model or loads units: it measures nothing now")
             values: dict[str, float] = {}
             try:
                 if SSD in what:
@@ -104,7 +102,7 @@ class Prober:
             return values
 
     def _stop(self) -> bool:
-        return self._closing.is_set() or self._cold_starting()
+        return self._closing.is_set() or self._busy()
 
     def _ssd(self) -> dict[str, float]:
         try:

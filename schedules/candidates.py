@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from schedules.decision import Candidate, Prediction, Question
+from schedules.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
 from schedules.estimates import StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
 from schedules.facts import Model, Node, Placement, StagePlan, Unit
 from schedules.links import LATER, Transfer, Verdict, nic_link, out_link
@@ -46,7 +46,7 @@ def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) 
     late = sorted({name.partition("/")[0] for name in verdict.broken if not name.startswith(f"{question.start}/")})
     ruled_out = f"it would make the start of {', '.join(late)} later than promised" if late else ""
     mean, bad = (_timelines(survey, stages, transfers, verdict, bad=bad) for bad in (False, True))
-    prediction = _predict(question, stages, mean, bad, fetched=bool(transfers))
+    prediction = _predict(question, stages, mean, bad, _slowest(question, stages, transfers))
     if prediction is not None and mean is not None and bad is not None:
         transfers = _promised(question, transfers, verdict, prediction, mean, bad)
     nodes = tuple(stage.plan.node for stage in stages)
@@ -134,14 +134,22 @@ def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     return found
 
 
+def _slowest(question: Question, stages: Sequence[Stage], transfers: Sequence[Transfer]) -> str:
+    """Where the slowest of what the first token needs comes from."""
+    if any(transfer.priority != LATER for transfer in transfers):
+        return NETWORK
+    digests = ((stage, question.model.units[index].digest) for stage in stages for index in stage.units)
+    return ON_SSD if any(stage.site.node.units.get(digest) == "ssd" for stage, digest in digests) else IN_DRAM
+
+
 def _predict(
-    question: Question, stages: Sequence[Stage], mean: _Lines | None, bad: _Lines | None, *, fetched: bool
+    question: Question, stages: Sequence[Stage], mean: _Lines | None, bad: _Lines | None, slowest: str
 ) -> Prediction | None:
     """What the candidate would take; None as long as nobody has measured what that needs."""
     if mean is None or bad is None:
         return None
     forming_s = first_token_s(mean, question.prompt_tokens)
-    correction_s, correction_bad_s = question.corrections.of(len(stages), fetched)
+    correction_s, correction_bad_s = question.corrections.of(len(stages), slowest)
     correction_s = max(correction_s, -forming_s)
     ttft_s = question.waited_s + forming_s + correction_s
     ttft_bad_s = question.waited_s + max(0.0, first_token_s(bad, question.prompt_tokens) + correction_bad_s)
@@ -159,7 +167,7 @@ def _predict(
     }
     reserved = [stage.plan.reserve_bytes for stage in stages]
     cost = cost_byte_s(reserved, ttft_s - question.waited_s + question.objectives.keep_alive_s)
-    return Prediction(ttft_s, max(ttft_s, ttft_bad_s), tpot_s, max(tpot_s, tpot_bad_s), cost, parts)
+    return Prediction(ttft_s, max(ttft_s, ttft_bad_s), tpot_s, max(tpot_s, tpot_bad_s), cost, parts, slowest)
 
 
 def _promised(
@@ -184,7 +192,7 @@ def _promised(
         return [replace(transfer, deadline_s=None) for transfer in transfers]
     stretch = max(m.speeds.nic_bytes_per_s / b.speeds.nic_bytes_per_s for m, b in zip(mean, bad, strict=True))
     stretch = max(1.0, stretch) if kept else 1.0
-    correction_s = max(0.0, question.corrections.of(len(mean), bool(transfers))[1 if kept else 0])
+    correction_s = max(0.0, question.corrections.of(len(mean), prediction.slowest)[1 if kept else 0])
     after_s = computing_s(bad if kept else mean, question.prompt_tokens) + correction_s
     latest_s = question.now_s + (goal_s - question.waited_s - after_s) / stretch
     return [

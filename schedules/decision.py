@@ -24,21 +24,26 @@ class Running:
     priority: int = 0
 
 
+NETWORK, ON_SSD, IN_DRAM = "network", "ssd", "dram"
+"""Where the slowest bytes of a start come from."""
+
+
 @dataclass(frozen=True)
 class Corrections:
-    """What predictions were wrong by of late: seconds to add to a TTFT (in the mean, at the bad end) by degree and by
-    whether anything was fetched, and the seconds of a hop between stages. Learned from every start (`schedules.learning`).
+    """What predictions were wrong by of late: seconds to add to a TTFT (in the mean, at the bad end) by degree and by the
+    slowest place that bytes came from, and the seconds of a hop between stages. Learned from every start
+    (`schedules.learning`).
     """
 
-    ttft_s: Mapping[tuple[int, bool], tuple[float, float]] = field(default_factory=dict)
+    ttft_s: Mapping[tuple[int, str], tuple[float, float]] = field(default_factory=dict)
     hop_s: float = 0.0
 
-    def of(self, degree: int, fetched: bool) -> tuple[float, float]:
+    def of(self, degree: int, slowest: str) -> tuple[float, float]:
         """For a degree that was never started so: that of the nearest that was."""
-        known = [of for of, was_fetched in self.ttft_s if was_fetched is fetched]
+        known = [of for of, whence in self.ttft_s if whence == slowest]
         if not known:
             return 0.0, 0.0
-        return self.ttft_s[min(known, key=lambda of: (abs(of - degree), of)), fetched]
+        return self.ttft_s[min(known, key=lambda of: (abs(of - degree), of)), slowest]
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class Question:
 @dataclass(frozen=True)
 class Prediction:
     """Of one candidate, in the mean and at the bad end: seconds from the request's arrival to its first token, and per
-    output token. `parts` name what the mean is made of (seconds); they overlap, and hence add up to more."""
+    output token. `parts` name what the mean is made of (seconds); they overlap, and hence add up to more. `slowest` is where
+    the slowest bytes come from."""
 
     ttft_s: float
     ttft_bad_s: float
@@ -72,6 +78,7 @@ class Prediction:
     tpot_bad_s: float
     cost_byte_s: float
     parts: Mapping[str, float]
+    slowest: str = NETWORK
 
 
 @dataclass(frozen=True)

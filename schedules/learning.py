@@ -2,14 +2,15 @@
 
 Formulas leave out what nobody measures by itself (the way through the front end, the hand-over of units, cores that
 several nodes share). All of it is seconds that do not grow with the model, so it is learned as seconds, per degree; apart
-for starts that fetched something and those that did not, whose cores had less to do.
+for starts over the network, from ssd and from dram, whose cores have more or less to do. How long the network took is left
+out, as predicted and as it was: its speed is measured by itself, and a start that met it slow says nothing of the next.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-from schedules.decision import Corrections
+from schedules.decision import NETWORK, Corrections
 
 KEPT = 16
 BAD_END = 0.9
@@ -17,29 +18,35 @@ BAD_END = 0.9
 
 @dataclass(frozen=True)
 class Lesson:
-    """A cold start as it was predicted without any correction, and as it was; seconds. Time that it waited is in neither."""
+    """A cold start as it was predicted without any correction, and as it was; seconds. Time that it waited is in neither.
+
+    `slowest` is where the slowest of its bytes came from: NETWORK, "ssd" or "dram". The seconds until the last byte came
+    over the network, `fetch_predicted_s` and `fetch_measured_s`, are parts of the others.
+    """
 
     degree: int
     predicted_s: float
     measured_s: float
-    fetched: bool = True
+    slowest: str = NETWORK
+    fetch_predicted_s: float = 0.0
+    fetch_measured_s: float = 0.0
 
     @property
     def error_s(self) -> float:
-        return self.measured_s - self.predicted_s
+        return (self.measured_s - self.fetch_measured_s) - (self.predicted_s - self.fetch_predicted_s)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """The latest lessons by degree and whether anything was fetched, oldest first, and the latest times of a hop in
+    """The latest lessons by degree and by where the slowest bytes came from, oldest first, and the latest times of a hop in
     seconds."""
 
-    lessons: Mapping[tuple[int, bool], tuple[Lesson, ...]] = field(default_factory=dict)
+    lessons: Mapping[tuple[int, str], tuple[Lesson, ...]] = field(default_factory=dict)
     hops_s: tuple[float, ...] = ()
 
     def with_lesson(self, lesson: Lesson) -> "Learned":
         """One more; beyond KEPT the oldest of its kind is forgotten."""
-        kind = lesson.degree, lesson.fetched
+        kind = lesson.degree, lesson.slowest
         kept = (*self.lessons.get(kind, ()), lesson)[-KEPT:]
         return Learned({**self.lessons, kind: kept}, self.hops_s)
 

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.messages import Phase
+from cluster.messages import FETCH, Phase
+
+_OVER_NETWORK = (" from remote", " from peer ")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,16 @@ class ColdStart:
     ttft_s: float
     phases: tuple[Phase, ...]
     predicted: Mapping[str, Any] | None = None
+
+    @property
+    def fetched_s(self) -> float:
+        """From the arrival to the last byte that came over the network before the first token."""
+        ends = [
+            phase.end_s - self.arrived_s
+            for phase in self.phases
+            if phase.name.startswith(FETCH) and any(source in phase.where for source in _OVER_NETWORK)
+        ]
+        return max((end_s for end_s in ends if end_s <= self.ttft_s), default=0.0)
 
     def as_json(self) -> dict[str, Any]:
         """For the API: times of phases relative to the arrival; a prediction comes with its relative error."""

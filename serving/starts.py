@@ -16,7 +16,7 @@ from cluster.client import ClusterClient
 from cluster.errors import ClusterError
 from cluster.group import Group
 from cluster.messages import Phase
-from schedules.decision import Decision, Policy, Question, Running, Wait
+from schedules.decision import NETWORK, Decision, Policy, Question, Running, Wait
 from schedules.facts import NoPlacement, Placement
 from schedules.learning import Learned, Lesson
 from schedules.links import Links
@@ -67,8 +67,7 @@ class Starts:
         """Learn from starts of before, newest first."""
         for start in reversed(starts):
             if start.predicted is not None and "uncorrected_s" in start.predicted:
-                lesson = _lesson(start.predicted, len(start.nodes), start.ttft_s)
-                self._learned = self._learned.with_lesson(lesson)
+                self._learned = self._learned.with_lesson(_lesson(start.predicted, start))
 
     def decide(self, service: Service, model: ServedModel, name: str = "now", waited_s: float = 0.0) -> Decision:
         """Where this version of the service's model would start now. Changes nothing. Unavailable without a scheduler."""
@@ -114,11 +113,12 @@ class Starts:
         nodes = tuple(stage.node for stage in group.placement.stages)
         ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
         predicted = _predicted(start)
+        happened = ColdStart(model, group.name, nodes, start.arrived_s, ttft_s, ordered, predicted)
         if predicted is not None:
-            self._learned = self._learned.with_lesson(_lesson(predicted, len(nodes), ttft_s))
+            self._learned = self._learned.with_lesson(_lesson(predicted, happened))
             if predicted["ttft_s"] > 0:
                 self._metrics.prediction_error.observe(abs(ttft_s / predicted["ttft_s"] - 1))
-        self._ledger.add(ColdStart(model, group.name, nodes, start.arrived_s, ttft_s, ordered, predicted))
+        self._ledger.add(happened)
 
     def learn_token_time(self, start: Start, tpot_s: float) -> None:
         """A request had the replica for itself: what its tokens took tells what a hop takes."""
@@ -175,7 +175,7 @@ def _predicted(start: Start) -> dict[str, Any] | None:
     return {
         "ttft_s": prediction.ttft_s,
         "ttft_bad_s": prediction.ttft_bad_s,
-        "fetched": bool(chosen.transfers),
+        "slowest": prediction.slowest,
         "uncorrected_s": prediction.ttft_s - prediction.parts["correction"],
         "tpot_s": prediction.tpot_s,
         "parts": dict(prediction.parts),
@@ -183,5 +183,10 @@ def _predicted(start: Start) -> dict[str, Any] | None:
     }
 
 
-def _lesson(predicted: Mapping[str, Any], degree: int, ttft_s: float) -> Lesson:
-    return Lesson(degree, float(predicted["uncorrected_s"]), ttft_s, bool(predicted.get("fetched", True)))
+def _lesson(predicted: Mapping[str, Any], start: ColdStart) -> Lesson:
+    slowest = str(predicted.get("slowest", NETWORK))
+    uncorrected_s = float(predicted["uncorrected_s"])
+    if slowest != NETWORK:
+        return Lesson(len(start.nodes), uncorrected_s, start.ttft_s, slowest)
+    fetch_s = sum(float(predicted["parts"].get(part, 0.0)) for part in ("waited", "fetch"))
+    return Lesson(len(start.nodes), uncorrected_s, start.ttft_s, slowest, fetch_s, start.fetched_s)

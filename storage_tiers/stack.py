@@ -102,6 +102,16 @@ class TierStack:
         much what is patient (see Rank) goes on before others get their turn, None is a whole chunk."""
         self._jobs.lanes, self._part_bytes = ranges, part_bytes
 
+    def holds(self, unit: UnitIndex) -> bool:
+        """Whether the unit is on the node, in dram or on ssd."""
+        return unit.digest in self.dram.held() or self.ssd.holds(unit)
+
+    @property
+    def loading(self) -> bool:
+        """Whether any unit is on its way."""
+        with self._lock:
+            return bool(self._transfers)
+
     def transfer(self, unit: UnitIndex) -> Transfer | None:
         """The unit's transfer while it is under way: its watermark tells what may be read already."""
         with self._lock:

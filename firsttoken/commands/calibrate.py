@@ -19,7 +19,7 @@ def calibrate(as_json: AsJson = False, config: Config = None) -> None:
     """Measure how fast every node and the store are now, have the nodes report it, and show it.
 
     Runs the calibrate flow where Prefect's server answers; else it does the same without a record there. Nodes in the
-    middle of a cold start are waited for a little, and then left out.
+    middle of a cold start or of loading units are waited for a little, and then left out.
 
     Example: firsttoken calibrate --json
     """

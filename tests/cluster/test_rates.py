@@ -94,10 +94,13 @@ async def test_serving_measures_along_the_way(client: ClusterClient, checkpoint:
     before = (await until(client, lambda node: set(OF_STORE) <= node.rates.keys())).rates
     group = await form(client, checkpoint, degree=1)
     await generate(group, "r", prompts_of(1024, [64])[0], 40)
-    grown = (NIC, DECODE, PREFILL, formed(1))
+    grown = (NIC, DECODE, PREFILL)
     node = await until(client, lambda node: all(node.rates[n].samples > before[n].samples for n in grown))
     await client.dissolve(group)
     assert node.rates[NIC].bad <= node.rates[NIC].mean * 10
+    assert node.rates[formed(1)] == before[formed(1)], "units were on the wire meanwhile: it would tell of them"
+    await client.dissolve(await form(client, checkpoint, degree=1))
+    await until(client, lambda node: node.rates[formed(1)].samples > before[formed(1)].samples)
 
 
 async def test_what_was_measured_outlives_the_node(cluster: RealCluster, client: ClusterClient) -> None:
@@ -136,7 +139,7 @@ async def test_in_the_middle_of_a_cold_start_a_node_measures_nothing(
     with withheld_unit(store, "withheld", withheld.unit("layer.0001")):
         group = await form(client, withheld, degree=1)
         for what in (OF_NODE, OF_STORE):
-            with pytest.raises(Refused, match="node-0 is in the middle of a cold start"):
+            with pytest.raises(Refused, match="node-0 starts a model or loads units"):
                 await client.probe("node-0", what, 0.1, keep=False)
     assert len(await generate(group, "r", prompts_of(256, [4])[0], 3)) == 3
     assert (await client.probe("node-0", (REACH,), 0.1, keep=False)).keys() == {REACH}
