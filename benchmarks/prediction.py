@@ -14,6 +14,7 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ from benchmarks.report import Result, parser, report
 from cluster.client import ClusterClient
 from infra.lab.network import LabError
 from infra.lab.platform import Lab, parse_rate, run_lab
+from schedules.rates import DECODE, NIC, PREFILL, SSD
 
 NODES, DEGREES = 4, (1, 2, 4)
 ALONE = ("remote", "ssd", "dram")
@@ -66,9 +68,22 @@ def _start(lab: Lab, both: Sequence[Subject], degree: int, kind: str) -> list[di
     return [{**start, "kind": kind} for start in answer["cold_starts"]]
 
 
+def _wait_for_probes(lab: Lab) -> None:
+    """Until every node has measured itself and its way to the store, as nodes do that nobody asks anything."""
+    until_s = time.monotonic() + SETTLE_S
+    while True:
+        nodes = httpx.get(f"{lab.urls[DEGREES[0]]}/admin/status", timeout=10).raise_for_status().json()["nodes"]
+        if len(nodes) == NODES and all({NIC, SSD, DECODE, PREFILL} <= node["rates"].keys() for node in nodes):
+            return
+        if time.monotonic() > until_s:
+            raise TimeoutError("the nodes did not measure themselves")
+        time.sleep(0.2)
+
+
 def measure(lab: Lab, rounds: int, seed: int) -> list[dict[str, Any]]:
     """Every start of the run, in order."""
     both = subjects(lab, ["smollm2", "twin"])
+    _wait_for_probes(lab)
     order = [(degree, kind) for _ in range(rounds) for degree in DEGREES for kind in (*ALONE, PAIR)]
     random.Random(seed).shuffle(order)
     return [start for degree, kind in order for start in _start(lab, both, degree, kind)]

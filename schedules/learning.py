@@ -56,7 +56,10 @@ class Learned:
 
     @property
     def corrections(self) -> Corrections:
-        """Medians, so that one odd start teaches nothing; at the bad end what nine of ten starts stayed below."""
+        """Medians, so that one odd start teaches nothing; at the bad end what nine of ten starts stayed below.
+
+        Among them is one start without error: the only one of its kind, often a node's first ever, is believed by half.
+        """
         return Corrections(
             {kind: _ends([lesson.error_s for lesson in lessons]) for kind, lessons in self.lessons.items()},
             median(self.hops_s) if self.hops_s else 0.0,
@@ -64,5 +67,5 @@ class Learned:
 
 
 def _ends(errors: list[float]) -> tuple[float, float]:
-    ordered = sorted(errors)
+    ordered = sorted([0.0, *errors])
     return median(ordered), ordered[round(BAD_END * (len(ordered) - 1))]
