@@ -58,7 +58,7 @@ class Learned:
     def corrections(self) -> Corrections:
         """Medians, so that one odd start teaches nothing; at the bad end what nine of ten starts stayed below.
 
-        Among them is one start without error: the only one of its kind, often a node's first ever, is believed by half.
+        The only start of its kind, often the first ever of its nodes, is believed by half.
         """
         return Corrections(
             {kind: _ends([lesson.error_s for lesson in lessons]) for kind, lessons in self.lessons.items()},
@@ -67,5 +67,5 @@ class Learned:
 
 
 def _ends(errors: list[float]) -> tuple[float, float]:
-    ordered = sorted([0.0, *errors])
+    ordered = sorted(errors if len(errors) > 1 else [0.0, *errors])
     return median(ordered), ordered[round(BAD_END * (len(ordered) - 1))]

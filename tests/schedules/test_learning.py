@@ -27,11 +27,11 @@ def test_one_odd_start_teaches_nothing_but_the_bad_end() -> None:
 def test_the_only_start_of_its_kind_is_believed_by_half() -> None:
     assert _learned([2.0]).corrections.of(1, NETWORK) == (1.0, 2.0)
     assert _learned([-2.0]).corrections.of(1, NETWORK) == (-1.0, 0.0)
-    assert _learned([2.0, 3.0]).corrections.of(1, NETWORK) == (2.0, 3.0)
+    assert _learned([2.0, 3.0]).corrections.of(1, NETWORK) == (2.5, 3.0)
 
 
 def test_the_bad_end_is_what_nine_of_ten_stayed_below() -> None:
-    assert _learned([float(error) for error in range(11)]).corrections.of(1, NETWORK) == (4.5, 9.0)
+    assert _learned([float(error) for error in range(11)]).corrections.of(1, NETWORK) == (5.0, 9.0)
 
 
 def test_the_oldest_are_forgotten_and_only_those_of_their_degree() -> None:
