@@ -312,7 +312,7 @@ class NodeAgent(WorkerPlugin):
         self._reports += 1
         self._note_transfers()
         rates = self._rates.rates()
-        self._tiers.read_at_once(streams(rates.get(NIC)), part_bytes(rates.get(NIC)))
+        self._tiers.read_at_once(streams(rates), part_bytes(rates))
         return NodeReport(
             sequence=self._reports,
             name=self._config.name,

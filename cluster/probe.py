@@ -12,18 +12,18 @@ from cluster.messages import Idle, Probe, Probed
 from cluster.node_config import NodeConfig
 from cluster.pool import StagePool
 from cluster.rate_book import RateBook
-from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
+from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STREAM, formed
 from storage_tiers.errors import StorageError
 from storage_tiers.probe import Interrupted, find_published, probe_reach, probe_ssd, probe_store
 from storage_tiers.remote import ModelStore
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-OF_STORE = (REACH, NIC)
+OF_STORE = (REACH, STREAM, NIC)
 OF_COMPUTE = (DECODE, PREFILL, formed(1))
 OF_NODE = (SSD, *OF_COMPUTE)
 """What does not need the store."""
-STORE_S = 0.5
+STORE_S, STREAM_S = 0.5, 0.35
 TRY_EVERY_S = 10.0
 _READY_WITHIN_S = 30.0
 
@@ -114,6 +114,8 @@ class Prober:
     def _store(self, what: tuple[str, ...], seconds: float) -> Mapping[str, float]:
         published = find_published(self._models)
         values = {REACH: probe_reach(self._models, published)} if REACH in what else {}
+        if STREAM in what:
+            values[STREAM] = probe_store(self._models, published, 1, min(seconds, STREAM_S), self._stop)
         if NIC in what:
             values[NIC] = probe_store(self._models, published, self._config.fetch_threads, seconds, self._stop)
         return values

@@ -110,7 +110,11 @@ class NodeSettings(Section):
     )
     pool_size: int = Field(default=1, ge=0, description="stage processes that wait, ready to take a stage")
     threads: int = Field(default=0, ge=0, description="threads a stage computes with on a CPU; 0 means all cores")
-    fetch_threads: int = Field(default=8, ge=1, description="threads that fetch units on a node")
+    fetch_threads: int = Field(
+        default=8,
+        ge=1,
+        description="threads that fetch units on a node; over a slow network fewer of them read at once",
+    )
     dram_ready_bytes: Size = Field(
         default=256 << 20, description="free memory of a node that is made real ahead of its use by a load"
     )

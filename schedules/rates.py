@@ -17,6 +17,8 @@ DECODE = "decode"
 """Bytes of weights a second in steps of one token: a stage's weights over the seconds of its step, waiting left out."""
 PREFILL = "prefill"
 """Bytes of weights times tokens a second in steps of PREFILL_TOKENS tokens or more, waiting left out."""
+STREAM = "stream"
+"""Bytes of payload a second that came from the object store in one range after the other."""
 REACH = "reach"
 """Seconds of one small read from the object store."""
 STORE = "store"
@@ -125,19 +127,23 @@ def store_limit(alone: Mapping[str, float], together: Mapping[str, float]) -> fl
     return total if limits else None
 
 
-def streams(nic: Rate | None) -> int | None:
-    """How many ranges to read at once over a network card of this speed; None while it is not known.
+def streams(rates: Mapping[str, Rate]) -> int | None:
+    """How many ranges a node should read at once over its network card; None while too little is known.
 
-    Over a fast one a single connection gets only a part of what the store could give. On a slow one many overrun the
-    queue before it: packets are lost, some streams wait for them to be sent again, and a start waits for the slowest.
+    Over a fast one a single connection gets only a part of what the store could give, and where the store holds every
+    connection back it takes as many as make up the card's speed. On a slow one many overrun the queue before it: packets
+    are lost, some streams wait for them to be sent again, and a start waits for the slowest.
     """
-    return None if nic is None else max(FEWEST_STREAMS, ceil(nic.mean / STREAM_BYTES_PER_S))
+    if not {NIC, STREAM} <= rates.keys():
+        return None
+    nic, stream = rates[NIC].mean, rates[STREAM].mean
+    return max(FEWEST_STREAMS, ceil(nic / STREAM_BYTES_PER_S), ceil(nic / stream) + 1)
 
 
-def part_bytes(nic: Rate | None) -> int | None:
-    """How much of a range to read before something more urgent gets its turn; None while the card's speed is not known."""
-    at_once = streams(nic)
-    return None if nic is None or at_once is None else max(SMALLEST_PART_BYTES, int(PART_S * nic.mean / at_once))
+def part_bytes(rates: Mapping[str, Rate]) -> int | None:
+    """How much of a range to read before something more urgent gets its turn; None while too little is known."""
+    at_once = streams(rates)
+    return None if at_once is None else max(SMALLEST_PART_BYTES, int(PART_S * rates[NIC].mean / at_once))
 
 
 def observe(known: Mapping[str, Measured], name: str, value: float) -> dict[str, Measured]:

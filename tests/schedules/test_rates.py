@@ -18,6 +18,7 @@ from schedules.rates import (
     SMALLEST_PART_BYTES,
     SSD,
     STORE,
+    STREAM,
     Measured,
     as_rate,
     formed,
@@ -29,7 +30,7 @@ from schedules.rates import (
     streams,
 )
 
-SPEEDS = (NIC, SSD, BUS, DECODE, PREFILL, STORE)
+SPEEDS = (NIC, STREAM, SSD, BUS, DECODE, PREFILL, STORE)
 DURATIONS = (REACH, formed(1), formed(16))
 _RATES = st.dictionaries(st.sampled_from("abcdef"), st.floats(1.0, 1e12), max_size=6)
 
@@ -93,19 +94,25 @@ def test_what_a_store_gives_is_never_more_than_nodes_read_of_it(
 
 
 @pytest.mark.parametrize(
-    ("bytes_per_s", "wanted"),
-    [(None, None), (1e6, 2), (25e6, 3), (1.25e9, 125)],
-    ids=["unknown", "slow", "200 Mbit/s", "10 Gbit/s"],
+    ("nic", "stream", "wanted"),
+    [(1e6, 1e6, 2), (25e6, 23e6, 3), (25e6, 3e6, 10), (1.25e9, 0.3e9, 125)],
+    ids=["slow", "200 Mbit/s", "a store that holds every connection back", "10 Gbit/s"],
 )
-def test_a_slow_card_has_few_streams(bytes_per_s: float | None, wanted: int | None) -> None:
-    assert streams(None if bytes_per_s is None else Rate(bytes_per_s, bytes_per_s, 1)) == wanted
+def test_a_slow_card_has_few_streams_and_no_fewer_than_use_it_up(nic: float, stream: float, wanted: int) -> None:
+    assert streams({NIC: Rate(nic, nic, 1), STREAM: Rate(stream, stream, 1)}) == wanted
 
 
 def test_what_can_wait_makes_way_soon_on_a_slow_card_and_is_not_cut_up_on_a_fast_one() -> None:
-    assert part_bytes(None) is None
     for bytes_per_s in (1e5, 25e6, 1.25e9):
-        nic = Rate(bytes_per_s, bytes_per_s, 1)
-        at_once, part = streams(nic), part_bytes(nic)
+        rates = dict.fromkeys((NIC, STREAM), Rate(bytes_per_s, bytes_per_s, 1))
+        at_once, part = streams(rates), part_bytes(rates)
         assert at_once is not None
         assert part is not None
         assert part == pytest.approx(max(SMALLEST_PART_BYTES, PART_S * bytes_per_s / at_once), abs=1)
+
+
+@pytest.mark.parametrize("known", [(), (NIC,), (STREAM,)])
+def test_who_does_not_know_its_network_leaves_it_as_it_is(known: tuple[str, ...]) -> None:
+    rates = dict.fromkeys(known, Rate(1e6, 1e6, 1))
+    assert streams(rates) is None
+    assert part_bytes(rates) is None
