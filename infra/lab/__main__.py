@@ -1,6 +1,7 @@
 """Bring up a lab and keep it until Ctrl-C: a cluster to rehearse on, each node behind a card of a set rate.
 
-python -m infra.lab [--nodes 4] [--rate 200mbit] [--store-rate RATE] [--degree N...] [--publish SOURCE] [--seconds N]
+python -m infra.lab [--nodes 4] [--rate 200mbit] [--store-rate RATE] [--disk-rate RATE] [--degree N...]
+                    [--publish SOURCE] [--seconds N]
 
 While it is up it obeys what is typed, or comes through a pipe: `help` lists it.
 """
@@ -30,7 +31,14 @@ def main() -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="firsttoken-lab-") as folder,
-            run_lab(Path(folder), options.nodes, options.degree, options.rate, options.store_rate) as lab,
+            run_lab(
+                Path(folder),
+                options.nodes,
+                options.degree,
+                options.rate,
+                options.store_rate,
+                disk_bytes_per_s=options.disk_rate,
+            ) as lab,
         ):
             for source in options.publish or [str(find_gguf())]:
                 _publish(lab, source)
@@ -49,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--nodes", type=positive, default=4, help="nodes, each in a network namespace of its own")
     made.add_argument("--rate", type=parse_rate, default="200mbit", help="a node's card, each way (200mbit, 25MB)")
     made.add_argument("--store-rate", type=parse_rate, help="the object store's card; unlimited without it")
+    made.add_argument("--disk-rate", type=parse_rate, help="what a node reads from its disk; unlimited without it")
     made.add_argument(
         "--degree", type=positive, nargs="+", default=[4],
         help="a cold model is spread over up to that many nodes; one front end for each that is given",

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from infra.lab.disks import Disks, limit_disks
 from infra.lab.network import LabError, Network
 
 BUCKET = "models"
@@ -35,6 +36,7 @@ class Lab:
     store_options: Mapping[str, Any]
     scheduler_address: str
     urls: Mapping[int, str]
+    disks: Disks
 
     @property
     def store_url(self) -> str:
@@ -56,24 +58,30 @@ def run_lab(
     policy: str = "fixed",
     settings_of: Mapping[str, Mapping[str, Any]] | None = None,
     ready_s: float = 120.0,
+    disk_bytes_per_s: float | None = None,
 ) -> Iterator[Lab]:
     """A lab whose nodes have joined, until the block ends. The bucket's folder is `folder`/buckets/models.
 
-    `node_bytes_per_s` and `store_bytes_per_s` are the rates of their cards, each way; None is unlimited. `node_settings`
-    are every node's settings [node], `settings_of` more of them for single nodes, by name.
+    `node_bytes_per_s` and `store_bytes_per_s` are the rates of their cards, each way, `disk_bytes_per_s` is that of each
+    node's disk, as it is read; None is unlimited. `node_settings` are every node's settings [node], `settings_of` more of
+    them for single nodes, by name.
     LabError if it cannot be built or does not come up.
     """
     names = tuple(f"node-{index}" for index in range(nodes))
     rates = dict.fromkeys(names, node_bytes_per_s) | {STORE: store_bytes_per_s}
     (folder / "buckets" / BUCKET).mkdir(parents=True, exist_ok=True)
     limited = {host: rate for host, rate in rates.items() if rate is not None}
-    with Network.build([STORE, FRONT, *names], limited) as network:
+    with (
+        limit_disks(folder, names, disk_bytes_per_s) as disks,
+        Network.build([STORE, FRONT, *names], limited) as network,
+    ):
         at = network.addresses
         lab = Lab(
             network, folder, names,
             {"key": _KEY, "secret": _SECRET, "endpoint_url": f"http://{at[STORE]}:{STORE_PORT}"},
             f"tcp://{at[FRONT]}:{SCHEDULER_PORT}",
             {degree: f"http://{at[FRONT]}:{FRONTEND_PORT + index}" for index, degree in enumerate(degrees)},
+            disks,
         )  # fmt: skip
         _start_store(lab)
         _start(lab, FRONT, "scheduler", {}, "scheduler")
@@ -136,7 +144,7 @@ def _start(lab: Lab, host: str, name: str, sections: Mapping[str, Mapping[str, A
     argv = [sys.executable, "-m", "firsttoken", *command, "--config", str(path)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FIRSTTOKEN_")}
     with (lab.folder / f"{name}.log").open("wb") as log:
-        lab.network.start(host, argv, log.fileno(), environment)
+        lab.network.start(host, lab.disks.command(host, argv), log.fileno(), environment)
 
 
 def _wait_ready(lab: Lab, until_s: float) -> None:
