@@ -2,6 +2,7 @@
 
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from benchmarks.cold_start import ttft
 from benchmarks.pipeline_lab import SETTLE_S, cold, empty, fetched_bytes, link_rate, rest
 from benchmarks.pipeline_models import Subject, subjects
 from benchmarks.report import Result
+from cluster.calibration import calibrate
 from cluster.client import ClusterClient
 from infra.lab.platform import Lab, run_lab
 
@@ -47,6 +49,7 @@ def peers(repeats: int, bytes_per_s: float) -> list[Result]:
     ):
         (subject,) = subjects(lab, ["smollm2"])
         limit_s = subject.size_bytes / (2 * link_rate(lab))
+        asyncio.run(_calibrate(lab))
         _hold(lab, subject, holder)
         found = [cold(lab, subject, DEGREE, but=[holder]) for _ in range(repeats)]
         fetched = fetched_bytes(lab, subject, DEGREE)
@@ -68,6 +71,13 @@ def _hold(lab: Lab, subject: Subject, node: str) -> None:
         if time.monotonic() > until_s:
             raise TimeoutError(f"the front end does not hear that {node} holds {subject.name}")
         time.sleep(0.1)
+
+
+async def _calibrate(lab: Lab) -> None:
+    """As the flow does every day: what the store gives to all is told to nobody else."""
+    async with ClusterClient(lab.scheduler_address) as client:
+        await client.nodes(len(lab.nodes))
+        print((await calibrate(client)).store, file=sys.stderr)
 
 
 async def _stage(lab: Lab, subject: Subject, node: str) -> None:

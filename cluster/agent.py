@@ -265,7 +265,9 @@ class NodeAgent(WorkerPlugin):
     def _load(
         self, order: FormStage | StageUnits, unit: UnitIndex, priority: Priority, turn: int = 0
     ) -> Future[Loaded]:
-        return self._tiers.load(order.model, unit, priority, self._peers.sources(order.peers, unit), turn)
+        peers = self._peers.sources(order.peers, unit)
+        late = isinstance(order, FormStage) and unit.digest in order.store_first
+        return self._tiers.load(order.model, unit, priority, peers, turn, peers_last=late)
 
     async def _stage_units(self, order: StageUnits) -> StageReport:
         """Bring units to a tier, one after the other, behind every cold start."""

@@ -41,7 +41,7 @@ from cluster.messages import (
     to_wire,
 )
 from schedules.facts import Node, Placement, StagePlan, View
-from schedules.sources import choose_peers
+from schedules.sources import choose_peers, store_first
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
 
 _log = logging.getLogger(__name__)
@@ -215,6 +215,7 @@ class ClusterClient:
                 timeout_s=timeout_s,
                 lease_s=max(LEASE_S, timeout_s),
                 peers=self._peers_of(stage.node, units),
+                store_first=store_first([unit.digest for unit in units], stage.node, self.view()),
                 later=stage.later,
             )
 

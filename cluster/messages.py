@@ -46,8 +46,8 @@ class Peer:
 class FormStage:
     """Run layers [bounds[rank], bounds[rank + 1]) of a model as stage `rank` of a group.
 
-    Units may be fetched from `peers`, which are tried in their order, before the object store. The first token does not
-    wait for those that `later` names.
+    Units may be fetched from `peers`, which are tried in their order, before the object store; those whose digests are in
+    `store_first` after it. The first token does not wait for those that `later` names.
     """
 
     group: str
@@ -64,6 +64,7 @@ class FormStage:
     timeout_s: float
     lease_s: float
     peers: tuple[Peer, ...] = ()
+    store_first: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
 
     @property

@@ -19,7 +19,7 @@ from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate, View
 from schedules.links import LATER, Transfer, nic_link, out_link
 from schedules.rates import NIC, STORE
-from schedules.sources import choose_peers
+from schedules.sources import choose_peers, store_first
 
 HOLDERS, SPARE = 16, 12
 """How many nodes are on the short list because they hold units, and how many more than stages for their network."""
@@ -189,8 +189,10 @@ class Survey:
         return [node.device_bytes - node.device_reserved_bytes for node in self.usable]
 
     def peer_of(self, target: str, digests: Sequence[str]) -> dict[str, str]:
-        """Of whom `target` would ask for each unit first; units that no peer holds are absent."""
-        return {digest: names[0] for digest, names in choose_peers(digests, target, self.holders).items()}
+        """Of whom `target` would ask for each unit first; units that the store is asked for first are absent."""
+        others = set(store_first(digests, target, self.holders))
+        chosen = choose_peers(digests, target, self.holders)
+        return {digest: names[0] for digest, names in chosen.items() if digest not in others}
 
     def _site(self, node: Node) -> Site:
         mean, rates = speeds_of(node.rates, bad=False), node.rates

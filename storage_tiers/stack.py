@@ -21,7 +21,7 @@ from storage_tiers.jobs import Jobs, Rank
 from storage_tiers.origin import RemoteTier
 from storage_tiers.remote import ModelStore
 from storage_tiers.ssd import SsdTier
-from storage_tiers.tier import Tier
+from storage_tiers.tier import Tier, Views
 from storage_tiers.transfer import Loaded, Transfer, Wanted
 
 __all__ = ["Loaded", "Priority", "TierStack"]
@@ -35,6 +35,22 @@ class Priority(IntEnum):
     AFTER_FIRST_TOKEN = 5
     PREWARM = 10
     WRITE_BEHIND = 20
+
+
+class _Once:
+    """A tier that is asked before others, and then like them only until it fails: it is not the last resort there."""
+
+    def __init__(self, tier: Tier) -> None:
+        self.name, self._tier = tier.name, tier
+
+    def holds(self, unit: UnitIndex) -> bool:
+        return self._tier.holds(unit)
+
+    def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
+        self._tier.read(model, unit, offset_bytes, views)
+
+    def discard(self, unit: UnitIndex) -> None:
+        self._tier.discard(unit)
 
 
 _TO_END = Rank(Priority.COLD_START)
@@ -79,17 +95,25 @@ class TierStack:
             thread.start()
 
     def load(
-        self, model: str, unit: UnitIndex, priority: Priority, peers: Sequence[Tier] = (), turn: int = 0
+        self,
+        model: str,
+        unit: UnitIndex,
+        priority: Priority,
+        peers: Sequence[Tier] = (),
+        turn: int = 0,
+        *,
+        peers_last: bool = False,
     ) -> Future[Loaded]:
         """Bring a unit to dram; the result is pinned. Pair with `give_up` (or `release` once it is there).
 
-        It comes from ssd, else from the first of `peers` that has it right, else from remote. The future fails with
+        It comes from ssd, else from the first of `peers` that has it right, else from remote; with `peers_last` remote is
+        asked before them too, once. The future fails with
         Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then. A unit that is on its way already is
         waited for, and moves up if this priority is higher; one whose transfer has failed, but still has chunks under
         way, is loaded anew after that. Of one priority those of an earlier `turn` have the network to themselves.
         Writes to ssd that have not begun are given up for the room they hold; one that has is waited for.
         """
-        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn)
+        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn, peers_last)
         wanted.future.set_running_or_notify_cancel()
         with self._lock:
             error = self._begin(wanted)
@@ -203,6 +227,8 @@ class TierStack:
         """How fast the network is, only what has it to itself tells: what is staged ahead goes unit by unit, and yields."""
         found: list[Tier] = [Timed(self.ssd, self.from_ssd)] if self.ssd.holds(wanted.unit) else []
         others = [*(peer for peer in wanted.peers if peer.holds(wanted.unit)), self._remote]
+        if wanted.peers_last and len(others) > 1:
+            others.insert(0, _Once(self._remote))
         told = wanted.priority < Priority.PREWARM
         return [*found, *(Timed(tier, self.network) if told else tier for tier in others)]
 

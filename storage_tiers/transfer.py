@@ -28,7 +28,7 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A unit that somebody waits for: `peers` are asked for it before the origin, in order."""
+    """A unit that somebody waits for: `peers` are asked for it in order, before the origin or, if `peers_last`, after it."""
 
     future: Future[Loaded]
     model: str
@@ -36,6 +36,7 @@ class Wanted:
     priority: int
     peers: tuple[Tier, ...]
     turn: int = 0
+    peers_last: bool = False
 
 
 class Transfer:

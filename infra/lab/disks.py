@@ -25,11 +25,14 @@ class Disks:
 
     groups: dict[str, Path]
 
-    def command(self, host: str, command: Sequence[str]) -> list[str]:
-        """`command` as it runs behind the host's disk; as it is for a host that has none of its own."""
+    def prefix(self, host: str) -> list[str]:
+        """What to put before a command so that it runs behind the host's disk; nothing for a host that has none of its own.
+
+        It goes before `ip netns exec`, which shows another /sys to what it runs.
+        """
         if host not in self.groups:
-            return list(command)
-        return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.groups[host] / "cgroup.procs"), *command]
+            return []
+        return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.groups[host] / "cgroup.procs")]
 
 
 @contextlib.contextmanager

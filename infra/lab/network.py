@@ -115,12 +115,17 @@ class Network:
         return ["ip", "netns", "exec", self._namespace(host), *command]
 
     def start(
-        self, host: str, command: Sequence[str], log: int | None = None, env: Mapping[str, str] | None = None
+        self,
+        host: str,
+        command: Sequence[str],
+        log: int | None = None,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> "subprocess.Popen[bytes]":
-        """Start a process on a host; it ends with the network at the latest."""
+        """Start a process on a host; it ends with the network at the latest. `prefix` starts what enters the host."""
         out = subprocess.DEVNULL if log is None else log
         process = subprocess.Popen(
-            self.command(host, command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env
+            [*prefix, *self.command(host, command)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env
         )
         self.processes.append(process)
         return process

@@ -144,7 +144,7 @@ def _start(lab: Lab, host: str, name: str, sections: Mapping[str, Mapping[str, A
     argv = [sys.executable, "-m", "firsttoken", *command, "--config", str(path)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FIRSTTOKEN_")}
     with (lab.folder / f"{name}.log").open("wb") as log:
-        lab.network.start(host, lab.disks.command(host, argv), log.fileno(), environment)
+        lab.network.start(host, argv, log.fileno(), environment, lab.disks.prefix(host))
 
 
 def _wait_ready(lab: Lab, until_s: float) -> None:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from infra.lab import network
+from infra.lab.disks import limit_disks
 from infra.lab.network import LabError, Network
 from infra.lab.platform import parse_rate, run_lab
 from storage_tiers.publish import publish
@@ -172,10 +173,21 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         parse_rate(text)
 
 
+def disk_rate(folder: Path) -> float | None:
+    """A rate of the nodes' disks, where this machine can limit them."""
+    try:
+        with limit_disks(folder, ["probe"], 100e6):
+            return 100e6
+    except LabError:
+        return None
+
+
 def test_a_model_starts_cold_over_the_labs_network(tmp_path: Path) -> None:
     """The real platform on three hosts and a store; the units come over the cards."""
     source = make_tiny("llama", tmp_path / "source", seed=3)
-    with run_lab(tmp_path / "lab", 2, [2], 25e6, None, {"dram_bytes": "256MiB"}) as lab:
+    (tmp_path / "lab").mkdir()
+    disk = disk_rate(tmp_path / "lab")
+    with run_lab(tmp_path / "lab", 2, [2], 25e6, None, {"dram_bytes": "256MiB"}, disk_bytes_per_s=disk) as lab:
         publish(str(source), "tiny", ModelStore(ObjectStore(f"file://{tmp_path}/lab/buckets/models")))
         body = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0}
         answer = httpx.post(f"{lab.urls[2]}/v1/completions", json=body, timeout=DEADLINE_S)

@@ -2,12 +2,15 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.facts import Node, View
-from schedules.sources import PEERS_PER_UNIT, TIERS, choose_peers
+from schedules.facts import Node, Rate, View
+from schedules.rates import NIC, STORE
+from schedules.sources import PEERS_PER_UNIT, TIERS, choose_peers, store_first
 from tests.schedules.models import node_of
 
 DIGESTS = tuple(f"digest{number}" for number in range(5))
@@ -52,3 +55,45 @@ def test_nodes_that_hold_the_same_take_turns() -> None:
 
 def test_nobody_else_holds_it() -> None:
     assert choose_peers(DIGESTS, "node", View((giver("node", dict.fromkeys(DIGESTS, "dram")),))) == {}
+
+
+def held_by(cards: dict[str, float | None], store: float | None) -> View:
+    """Nodes that hold all of a hundred units, with cards of these rates."""
+    rates = {} if store is None else {STORE: Rate(store, store, 1)}
+    return View(
+        tuple(
+            replace(
+                giver(name, dict.fromkeys(UNITS, "dram")),
+                rates=rates | ({} if card is None else {NIC: Rate(card, card, 1)}),
+            )
+            for name, card in cards.items()
+        )
+    )
+
+
+UNITS = tuple(f"unit {number}" for number in range(100))
+
+
+@pytest.mark.parametrize(
+    ("cards", "store", "share"),
+    [
+        ({"a": 25e6}, 25e6, 0.5),
+        ({"a": 25e6, "b": 25e6}, 25e6, 1 / 3),
+        ({"a": 25e6}, 75e6, 0.75),
+        ({"a": 25e6}, None, 0.0),
+        ({"a": None}, 25e6, 0.0),
+    ],
+    ids=["as much as a peer", "two peers", "three times a peer", "a store that does not limit", "a peer not measured"],
+)
+def test_a_store_that_limits_is_asked_for_its_share(
+    cards: dict[str, float | None], store: float | None, share: float
+) -> None:
+    found = store_first(UNITS, "target", held_by(cards, store))
+    assert len(found) == pytest.approx(100 * share, abs=1)
+    assert set(found) <= set(UNITS)
+    gaps = [UNITS.index(b) - UNITS.index(a) for a, b in pairwise(found)]
+    assert not gaps or max(gaps) - min(gaps) <= 1, "spread evenly, so that both ways are used all the time"
+
+
+def test_what_nobody_holds_is_not_counted() -> None:
+    assert store_first([*UNITS, "other"], "target", held_by({"target": 25e6}, 25e6)) == ()

@@ -73,6 +73,25 @@ def test_a_peer_is_asked_before_remote_and_remote_when_it_fails(
         assert (bytes(good.segment.view), bytes(bad.segment.view)) == (units[0][1], units[1][1])
 
 
+def test_a_peer_that_comes_last_is_asked_when_remote_has_not_got_it_and_before_that_is_the_end(
+    store: ModelStore, tmp_path: Path, units: Units
+) -> None:
+    def lost(unit: UnitIndex, _chunk: int) -> None:
+        if unit.name != "unit0":
+            raise Missing("the store has lost it")
+
+    def gone(unit: UnitIndex, _chunk: int) -> None:
+        if unit.name == "unit2":
+            raise StoreUnavailable("the peer is gone")
+
+    peer = Watched(RemoteTier(store), gone, name="peer")
+    with running(Node(store, tmp_path / "ssd", lost)) as node:
+        loads = [node.stack.load("model", u, Priority.COLD_START, [peer], peers_last=True) for u, _ in units[:3]]
+        assert [load.result(WAIT_S).source for load in loads[:2]] == ["remote", "peer"]
+        assert bytes(loads[1].result(WAIT_S).segment.view) == units[1][1]
+        assert isinstance(loads[2].exception(WAIT_S), Missing)
+
+
 def test_a_published_model_is_loaded_as_it_lies_in_the_store(store: ModelStore, tmp_path: Path) -> None:
     checkpoint = publish(str(make_tiny("llama", tmp_path / "source")), "model", store)
     with running(Node(store, tmp_path / "ssd", dram_units=10**3)) as node:
