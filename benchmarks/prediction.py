@@ -1,8 +1,8 @@
 """How well cold starts are predicted: predicted against measured time to first token, over starts of mixed kinds.
 
-    python benchmarks/prediction.py [--json] [--rounds N] [--rate 200mbit] [--disk-rate 500MB] [--seed N]
+    python benchmarks/prediction.py [--json] [--rounds N] [--rate 200mbit] [--disk-rate RATE] [--seed N]
 
-Runs in the lab (infra/lab, as root): four nodes behind cards and disks of the given rates, an S3 server, a front end for
+Runs in the lab (infra/lab, as root): four nodes behind cards of the given rate, an S3 server, a front end for
 each of the degrees 1, 2 and 4. In a shuffled order, per degree and round: a start from empty tiers, one from ssd, one from
 dram, and two models of one size at the same moment from empty tiers. The nodes know nothing at first but their own
 probes; a front end learns from each of its starts as it would anywhere. Every start counts, the first ones too. The error
@@ -126,7 +126,7 @@ def main() -> None:
     args = parser(__doc__.splitlines()[0])
     args.add_argument("--rounds", type=int, default=3, help="starts of each kind and degree")
     args.add_argument("--rate", type=parse_rate, default="200mbit", help="each node's card, each way")
-    args.add_argument("--disk-rate", type=parse_rate, default="500MB", help="each node's disk, as it is read")
+    args.add_argument("--disk-rate", type=parse_rate, help="each node's disk, as it is read; shared without it")
     args.add_argument("--seed", type=int, default=1, help="of the order")
     options = args.parse_args()
     try:
