@@ -118,8 +118,8 @@ class Transfer:
         source = self._fallback.first()
         try:
             self._fill(source, chunk, at, size_bytes)
-        except StorageError:
-            self._filled.pop(chunk, None)  # which source is at fault is found out when the whole chunk is read
+        except Exception:  # whatever a tier did, reading the whole chunk finds out which it was, and tells
+            self._filled.pop(chunk, None)
             return False
         with self._condition:
             self._came_from[source.name] = None

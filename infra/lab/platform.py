@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Lab:
     store_options: Mapping[str, Any]
     scheduler_address: str
     urls: Mapping[int, str]
-    disks: Disks
+    disks: Disks = field(default_factory=lambda: Disks({}))
 
     @property
     def store_url(self) -> str:

@@ -12,6 +12,7 @@ import pytest_asyncio
 from cluster.client import ClusterClient
 from cluster.errors import StageFailed
 from cluster.group import Group
+from schedules.rates import NIC, SSD, STREAM
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
@@ -143,6 +144,9 @@ async def test_a_hundred_groups_leave_nothing_behind(
 
     for _ in range(10):
         await round_trip()
+    async with asyncio.timeout(DEADLINE_S):  # what a node does once, between starts, is no leak
+        while not all({NIC, SSD, STREAM} <= node.rates.keys() for node in client.view().nodes):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
     before, before_here = await settled(nodes), psutil.Process().num_fds()
     memory = [process.memory_info().rss for process in everyone]
     for _ in range(100):

@@ -116,16 +116,19 @@ def test_parts_that_are_wrong_are_found_out_and_never_given_out(
         assert not node.dram.used_bytes
 
 
-@pytest.mark.parametrize("failing", range(PARTS))
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("not now"), RuntimeError("a tier's mistake")], ids=["away", "broken"]
+)
+@pytest.mark.parametrize("failing", range(PARTS - 1))
 def test_a_part_that_fails_is_made_good_by_the_whole_chunk(
-    store: ModelStore, tmp_path: Path, units: Units, failing: int
+    store: ModelStore, tmp_path: Path, units: Units, failing: int, error: Exception
 ) -> None:
     unit, data = units[0]
     reads = iter(range(10**6))
 
     def fail_once(_unit: object, _chunk: int) -> None:
         if next(reads) == failing:
-            raise StoreUnavailable("not now")
+            raise error
 
     with running(Node(store, tmp_path / "ssd", fail_once, threads=1)) as node:
         node.stack.read_at_once(1, PART_BYTES)
