@@ -313,8 +313,6 @@ class NodeAgent(WorkerPlugin):
         units = dict.fromkeys(self._tiers.ssd.held(), "ssd") | dict.fromkeys(self._tiers.dram.held(), "dram")
         self._reports += 1
         self._note_transfers()
-        rates = self._rates.rates()
-        self._tiers.read_at_once(streams(rates), part_bytes(rates))
         return NodeReport(
             sequence=self._reports,
             name=self._config.name,
@@ -333,12 +331,14 @@ class NodeAgent(WorkerPlugin):
             units=units,
             peer_port=self._peers.port,
             peer_secret=self._peers.secret,
-            rates=rates,
+            rates=self._rates.rates(),
         )
 
     def _note_transfers(self) -> None:
         self._rates.observe_all(NIC, self._tiers.network.take())
         self._rates.observe_all(SSD, self._tiers.from_ssd.take())
+        rates = self._rates.rates()
+        self._tiers.read_at_once(streams(rates), part_bytes(rates))
 
     async def _keep_rates(self) -> None:
         while True:

@@ -15,17 +15,18 @@ Pause = Callable[[float], bool]
 
 class Fallback:
     """Sources are tried in order: the last, the origin, several times with growing pauses; any other until its first
-    failure. Bytes that do not match their checksum are discarded at their source. Thread-safe.
+    failure; one may stand at several places. Bytes that do not match their checksum are discarded at their source.
+    Thread-safe.
     """
 
     def __init__(self, model: str, unit: UnitIndex, sources: Sequence[Tier]) -> None:
         self._model, self._unit, self._sources = model, unit, sources
-        self._failed: list[Tier] = []
+        self._failed: set[int] = set()
 
     def first(self) -> Tier:
         """The source that would be tried first now."""
-        for source in self._sources[:-1]:
-            if source not in self._failed and source.holds(self._unit):
+        for place, source in enumerate(self._sources[:-1]):
+            if place not in self._failed and source.holds(self._unit):
                 return source
         return self._sources[-1]
 
@@ -33,16 +34,16 @@ class Fallback:
         """The source from which `attempt`, which reads and checks, came back without Missing, Corrupt or
         StoreUnavailable; the last of these errors if none had it right."""
         failure: StorageError | None = None
-        for source in self._sources:
-            origin = source is self._sources[-1]
-            if source in self._failed or not (origin or source.holds(self._unit)):
+        for place, source in enumerate(self._sources):
+            origin = place == len(self._sources) - 1
+            if place in self._failed or not (origin or source.holds(self._unit)):
                 continue
             try:
                 _try(source, attempt, ATTEMPTS if origin else 1, pause)
             except StorageError as error:
                 failure = error
                 if not origin:
-                    self._failed.append(source)
+                    self._failed.add(place)
                 if isinstance(error, Corrupt):
                     source.discard(self._unit)
             else:

@@ -21,7 +21,7 @@ from storage_tiers.jobs import Jobs, Rank
 from storage_tiers.origin import RemoteTier
 from storage_tiers.remote import ModelStore
 from storage_tiers.ssd import SsdTier
-from storage_tiers.tier import Tier, Views
+from storage_tiers.tier import Tier
 from storage_tiers.transfer import Loaded, Transfer, Wanted
 
 __all__ = ["Loaded", "Priority", "TierStack"]
@@ -35,22 +35,6 @@ class Priority(IntEnum):
     AFTER_FIRST_TOKEN = 5
     PREWARM = 10
     WRITE_BEHIND = 20
-
-
-class _Once:
-    """A tier that is asked before others, and then like them only until it fails: it is not the last resort there."""
-
-    def __init__(self, tier: Tier) -> None:
-        self.name, self._tier = tier.name, tier
-
-    def holds(self, unit: UnitIndex) -> bool:
-        return self._tier.holds(unit)
-
-    def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
-        self._tier.read(model, unit, offset_bytes, views)
-
-    def discard(self, unit: UnitIndex) -> None:
-        self._tier.discard(unit)
 
 
 _TO_END = Rank(Priority.COLD_START)
@@ -107,8 +91,8 @@ class TierStack:
         """Bring a unit to dram; the result is pinned. Pair with `give_up` (or `release` once it is there).
 
         It comes from ssd, else from the first of `peers` that has it right, else from remote; with `peers_last` remote is
-        asked before them too, once. The future fails with
-        Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is kept then. A unit that is on its way already is
+        asked before them too, once. The future fails with Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is
+        kept then. A unit that is on its way already is
         waited for, and moves up if this priority is higher; one whose transfer has failed, but still has chunks under
         way, is loaded anew after that. Of one priority those of an earlier `turn` have the network to themselves.
         Writes to ssd that have not begun are given up for the room they hold; one that has is waited for.
@@ -228,7 +212,7 @@ class TierStack:
         found: list[Tier] = [Timed(self.ssd, self.from_ssd)] if self.ssd.holds(wanted.unit) else []
         others = [*(peer for peer in wanted.peers if peer.holds(wanted.unit)), self._remote]
         if wanted.peers_last and len(others) > 1:
-            others.insert(0, _Once(self._remote))
+            others.insert(0, self._remote)
         told = wanted.priority < Priority.PREWARM
         return [*found, *(Timed(tier, self.network) if told else tier for tier in others)]
 

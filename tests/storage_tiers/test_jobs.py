@@ -20,22 +20,27 @@ def test_better_classes_begin_first_and_each_in_its_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("running", "waits", "goes"),
+    ("running", "waits", "goes", "lanes"),
     [
-        (URGENT, LATER, BEHIND),
-        (Rank(0, 1, wire=True), Rank(0, 2, wire=True), Rank(0, 2)),
-        (Rank(0, 1, wire=True), Rank(5, 1, wire=True, patient=True), Rank(0, 1, wire=True)),
-        (Rank(0, 2, wire=True), Rank(5, 1, patient=True), Rank(0, 1, wire=True)),
+        (URGENT, LATER, BEHIND, None),
+        (Rank(0, 1, wire=True), Rank(0, 2, wire=True), Rank(0, 2), None),
+        (Rank(0, 1, wire=True), Rank(5, 1, wire=True, patient=True), Rank(0, 1, wire=True), None),
+        (Rank(0, 2, wire=True), Rank(5, 1, patient=True), Rank(0, 1, wire=True), None),
+        (Rank(0, 1, wire=True), Rank(0, 1, wire=True), Rank(0, 1), 1),
+        (Rank(5, 1, wire=True), Rank(5, 1, wire=True), Rank(0, 1, wire=True), 1),
     ],
     ids=[
         "a better class",
         "an earlier turn on the wire",
         "an earlier turn's better class",
         "a later turn's better class",
+        "no lane",
+        "no lane but for who is more urgent",
     ],
 )
-def test_who_must_be_patient_waits_and_others_do_not(running: Rank, waits: Rank, goes: Rank) -> None:
+def test_who_must_be_patient_waits_and_others_do_not(running: Rank, waits: Rank, goes: Rank, lanes: int | None) -> None:
     jobs, done, began, go_on = Jobs(), list[str](), threading.Event(), threading.Event()
+    jobs.lanes = lanes
 
     def urgent() -> None:
         began.set()
@@ -96,32 +101,3 @@ def test_a_job_that_hangs_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPat
     assert done == ["next"]
     go_on.set()
     thread.join(DEADLINE_S)
-
-
-@pytest.mark.parametrize(
-    ("running", "goes"),
-    [(Rank(0, 1, wire=True), Rank(0, 1)), (Rank(5, 1, wire=True), Rank(0, 1, wire=True))],
-    ids=["what is not on the wire", "what is more urgent than those on it"],
-)
-def test_on_the_wire_are_no_more_than_there_are_lanes(running: Rank, goes: Rank) -> None:
-    jobs, done, began, go_on = Jobs(), list[str](), threading.Event(), threading.Event()
-    jobs.lanes = 1
-
-    def read() -> None:
-        began.set()
-        assert go_on.wait(DEADLINE_S)
-        done.append("first")
-
-    jobs.put(running, read)
-    threads = [threading.Thread(target=jobs.run_next) for _ in range(2)]
-    threads[0].start()
-    assert began.wait(DEADLINE_S)
-    jobs.put(running, lambda: done.append("second"))
-    jobs.put(goes, lambda: done.append("other"))
-    assert jobs.run_next()
-    assert done == ["other"]
-    threads[1].start()
-    go_on.set()
-    for thread in threads:
-        thread.join(DEADLINE_S)
-    assert done == ["other", "first", "second"]
