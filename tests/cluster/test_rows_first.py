@@ -148,7 +148,7 @@ async def test_an_output_matrix_that_is_the_embedding_waits_for_its_unit(
         answer = asyncio.ensure_future(generate(group, "r0", model.prompts[0], NEW_TOKENS))
         async with asyncio.timeout(TIMEOUT_S):
             while f"wait for {ROWS}" not in await first_stage_did(client, group):
-                await asyncio.sleep(0.02)
+                await asyncio.wait({answer}, timeout=0.02)
         done, _ = await asyncio.wait({answer}, timeout=1.0)
         assert not done
         withholding.release()
