@@ -82,6 +82,7 @@ class NodeAgent(WorkerPlugin):
             config.pool_size, config.host, config.threads, config.device, self._prober.hear, DECODE not in self._rates
         )
         self._rendezvous = Rendezvous(config.host)
+        self._machine = _machine()
         self._stages: dict[str, LocalStage] = {}
         self._phases: dict[str, list[Phase]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -332,6 +333,7 @@ class NodeAgent(WorkerPlugin):
             peer_port=self._peers.port,
             peer_secret=self._peers.secret,
             rates=self._rates.rates(),
+            machine=self._machine,
         )
 
     def _note_transfers(self) -> None:
@@ -373,3 +375,11 @@ class NodeAgent(WorkerPlugin):
 
 def _priority(order: FormStage, unit: UnitIndex) -> Priority:
     return Priority.AFTER_FIRST_TOKEN if unit.name in order.later else Priority.COLD_START
+
+
+def _machine() -> str:
+    """What tells this machine from others, the same in all its containers; "" if the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

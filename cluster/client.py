@@ -217,9 +217,14 @@ class ClusterClient:
                 peers=self._peers_of(stage.node, units),
                 store_first=store_first([unit.digest for unit in units], stage.node, self.view()),
                 later=stage.later,
+                sharing=sum(self._shares_cores(stage.node, other.node) for other in placement.stages),
             )
 
         return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]
+
+    def _shares_cores(self, one: str, other: str) -> bool:
+        machine = self._node(one).machine
+        return one == other or (bool(machine) and machine == self._node(other).machine)
 
     def _peers_of(self, target: str, units: Sequence[UnitIndex]) -> tuple[Peer, ...]:
         """Whom the node may ask for the units. In the order of asking, so a peer comes once as first choice for some

@@ -47,7 +47,8 @@ class FormStage:
     """Run layers [bounds[rank], bounds[rank + 1]) of a model as stage `rank` of a group.
 
     Units may be fetched from `peers`, which are tried in their order, before the object store; those whose digests are in
-    `store_first` after it. The first token does not wait for those that `later` names.
+    `store_first` after it. The first token does not wait for those that `later` names. `sharing` stages of the group, this
+    one among them, have the machine's cores between them.
     """
 
     group: str
@@ -66,6 +67,7 @@ class FormStage:
     peers: tuple[Peer, ...] = ()
     store_first: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
+    sharing: int = 1
 
     @property
     def degree(self) -> int:
@@ -219,6 +221,7 @@ class NodeReport:
     peer_port: int
     peer_secret: str = field(repr=False)
     rates: Mapping[str, Rate]
+    machine: str
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from distributed import Worker
 
 _log = logging.getLogger(__name__)
+_SPINS = "10000"
+"""Times that a thread of a stage looks for the next product before it sleeps, a few tenths of a millisecond in all: longer
+than what lies between two products of a layer, and waking takes as long as a small product. Stages that share cores have
+few threads instead, see FormStage.sharing."""
 __all__ = ["NodeConfig", "run_node"]
 
 
@@ -29,9 +33,7 @@ def run_node(config: NodeConfig) -> None:
     config = replace(config, device=accelerator.kind, device_bytes=budget_bytes)
     os.environ |= accelerator.environment(os.environ)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault(
-        "GOMP_SPINCOUNT", "0"
-    )  # stages share cores: a thread that spins takes them from its neighbour
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     asyncio.run(_run(config))
 
 

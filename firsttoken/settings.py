@@ -83,9 +83,9 @@ class StoreSettings(Section):
         repr=False,
         description="options of the store's file system (endpoint, credentials), handed on as they are",
     )
-    reader: Literal["auto", "fsspec", "obstore"] = Field(
+    reader: Literal["auto", "fsspec", "direct"] = Field(
         default="auto",
-        description="how nodes read units: `fsspec`, `obstore` (faster, S3 only), or `auto` for the faster one there is",
+        description="how nodes read units: `fsspec`, `direct` (faster, S3 only), or `auto` for the faster one there is",
     )
 
 

@@ -73,18 +73,17 @@ class ObjectStore:
         if self._local:
             got = self._guard(key, lambda: _read_file(self.path(key), offset_bytes, view))
         else:
-            end = offset_bytes + len(view)
-            data = self._guard(key, lambda: self._range(self.path(key), offset_bytes, end))
-            got = min(len(data), len(view))
-            view[:got] = data[:got]
+            got = self._guard(key, lambda: self._range(self.path(key), offset_bytes, view))
         if got != len(view):
             raise Corrupt(f"{self.url}/{key} ends at {offset_bytes + got} bytes, {len(view) - got} too early")
 
-    def _range(self, path: str, start: int, end: int) -> bytes | memoryview:
+    def _range(self, path: str, offset_bytes: int, view: memoryview) -> int:
         if self._ranges is not None:
-            return self._ranges(path, start, end)
-        data: bytes = self._fs.cat_file(path, start=start, end=end)
-        return data
+            return self._ranges(path, offset_bytes, view)
+        data: bytes = self._fs.cat_file(path, start=offset_bytes, end=offset_bytes + len(view))
+        got = min(len(data), len(view))
+        view[:got] = data[:got]
+        return got
 
     def size_bytes(self, key: str) -> int | None:
         """Length of the object, None if it is not there."""

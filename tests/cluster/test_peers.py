@@ -15,9 +15,11 @@ import pytest
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, ProtocolError
 from cluster.messages import FormStage, NodeReport, Peer, from_wire, to_wire
+from cluster.model_facts import facts_of
 from cluster.peers import KEPT_PEERS, Peers
 from cluster.scheduler import without_contents
-from schedules.facts import Node
+from schedules.facts import Node, Placement
+from schedules.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.dram import DramTier
 from storage_tiers.remote import ModelStore
@@ -173,6 +175,19 @@ async def test_no_secret_is_shown(cluster: RealCluster, published: Published) ->
     assert len(set(secrets)) == 3
     assert all(len(secret) >= 32 for secret in secrets)
     assert not [text for text in shown for secret in secrets if secret in text]
+
+
+async def test_stages_of_a_group_that_share_a_machine_are_told_so(cluster: RealCluster, published: Published) -> None:
+    async with connected(cluster) as client:
+        nodes = client.view().nodes
+        assert len({node.machine for node in nodes}) == 1
+        for degree in (1, 2):
+            placement = place(facts_of(published.checkpoint), client.view(), degree, 1024)
+            assert isinstance(placement, Placement)
+            orders = client._orders("g", placement, published.checkpoint, 1.0)
+            assert [order.sharing for _, order in orders] == [degree] * degree
+        client._nodes |= {node.name: replace(node, machine=node.name) for node in nodes}
+        assert [order.sharing for _, order in client._orders("g", placement, published.checkpoint, 1.0)] == [1, 1]
 
 
 def test_what_could_not_be_sent_to_a_client_is_not_in_the_schedulers_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,12 +4,11 @@ import itertools
 import socket
 import threading
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from storage_tiers import ranges
+from storage_tiers import s3
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import StoreUnavailable
@@ -22,7 +21,7 @@ from tests.storage_tiers.bad_network import proxy, pump, reset
 from tests.tiny import make_tiny
 
 _buckets = itertools.count()
-READERS = ("fsspec", "obstore")
+READERS = ("fsspec", "direct")
 DEADLINE_S = 90.0
 
 
@@ -102,7 +101,7 @@ def test_an_endpoint_that_always_breaks_is_a_clear_error_and_leaves_nothing(
 ) -> None:
     url, checkpoint = published
     with proxy(s3_server.endpoint_url, lambda _number, _server, client: reset(client)) as endpoint:
-        stack = stack_over(url, endpoint, s3_server, "obstore", dram, tmp_path / "ssd")
+        stack = stack_over(url, endpoint, s3_server, "direct", dram, tmp_path / "ssd")
         try:
             future = stack.load("tiny", checkpoint.units[0], Priority.COLD_START)
             with pytest.raises(StoreUnavailable, match=r"tiny/.*embed"):
@@ -121,8 +120,8 @@ def test_an_endpoint_that_goes_silent_is_asked_again_soon(
 ) -> None:
     """It was waited for as long as a slow answer may take, each time."""
     url, checkpoint = published
-    monkeypatch.setattr(ranges, "SILENCE_TIMEOUT", timedelta(seconds=0.3))
-    monkeypatch.setattr(ranges, "REQUEST_TIMEOUT", timedelta(seconds=10 * DEADLINE_S))
+    monkeypatch.setattr(s3, "SILENCE_S", 0.3)
+    monkeypatch.setattr(s3, "REQUEST_S", 10 * DEADLINE_S)
     silent, over = 0, threading.Event()
 
     def relay(number: int, server: socket.socket, client: socket.socket) -> None:
@@ -135,7 +134,7 @@ def test_an_endpoint_that_goes_silent_is_asked_again_soon(
         over.wait(2 * DEADLINE_S)
 
     with proxy(s3_server.endpoint_url, relay) as endpoint:
-        stack = stack_over(url, endpoint, s3_server, "obstore", dram, tmp_path / "ssd")
+        stack = stack_over(url, endpoint, s3_server, "direct", dram, tmp_path / "ssd")
         try:
             load_all(stack, checkpoint, s3_server, url)
         finally:
@@ -159,7 +158,7 @@ def test_bytes_changed_on_the_way_are_fetched_again(
             client.sendall(data)
 
     with proxy(s3_server.endpoint_url, relay) as endpoint:
-        stack = stack_over(url, endpoint, s3_server, "obstore", dram, tmp_path / "ssd")
+        stack = stack_over(url, endpoint, s3_server, "direct", dram, tmp_path / "ssd")
         try:
             load_all(stack, checkpoint, s3_server, url)
         finally:

@@ -21,7 +21,7 @@ from tests.s3_server import S3Server
 from tests.tiny import make_tiny
 
 KINDS = (
-    "ssd", "ssd-bounce", "ssd-buffered", "remote-folder", "remote-s3-fsspec", "remote-s3-obstore",
+    "ssd", "ssd-bounce", "ssd-buffered", "remote-folder", "remote-s3-fsspec", "remote-s3-direct",
     "peer-dram", "peer-ssd", "throttled", "faulty",
 )  # fmt: skip
 SECRET = "known to both"
@@ -231,7 +231,7 @@ def test_faults_reach_the_reader(published: tuple[ModelStore, Checkpoint]) -> No
 def test_wrong_credentials_are_named(s3_server: S3Server, source: Path) -> None:
     url = s3_server.bucket(f"tiers-{next(_buckets)}")
     checkpoint = publish(str(source), "tiny", ModelStore(ObjectStore(url, s3_server.options)))
-    for reader in ("fsspec", "obstore"):
+    for reader in ("fsspec", "direct"):
         wrong = ModelStore(ObjectStore(url, {**s3_server.options, "secret": "wrong"}, reader=reader))
         with pytest.raises(StorageError, match=r"(?i)credentials|signature|forbidden|403|denied"):
             RemoteTier(wrong).read("tiny", checkpoint.units[0], 0, [aligned(checkpoint.units[0].size_bytes)])

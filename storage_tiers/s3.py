@@ -1,0 +1,200 @@
+"""Ranges of S3 objects, straight from the socket into the memory they are wanted in.
+
+botocore knows endpoints, credentials and signatures; all that it is asked for is the signed address of an object. What
+its own client, s3fs and others read goes through buffers of theirs, which costs a third of a fast link.
+"""
+
+import contextlib
+import http.client
+import re
+import ssl
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+CONNECT_S, REQUEST_S = 5.0, 60.0
+SILENCE_S = 10.0
+"""A server that sends nothing for so long is given up on; one that is slow may take REQUEST_S."""
+_SIGNED_S, _USED_S = 3600, 600.0
+"""An address is signed for the one time and used for the other: it also ends with the credentials that signed it."""
+_PIECE_BYTES = 1 << 20
+_SAID_BYTES = 4096
+_STALE = (http.client.RemoteDisconnected, http.client.BadStatusLine, ConnectionResetError, BrokenPipeError)
+
+
+@dataclass(frozen=True)
+class _Address:
+    """Where an object is asked for, and since when (monotonic seconds) that is known."""
+
+    url: SplitResult
+    made_s: float
+
+    @property
+    def target(self) -> str:
+        return f"{self.url.path}?{self.url.query}" if self.url.query else self.url.path
+
+
+class S3Ranges:
+    """A RangeReader of one bucket, with the options that s3fs takes. Connections are kept; thread-safe.
+
+    Built at once and connected when first used; what botocore needs for that (0.2 s) is read by the first range.
+    """
+
+    def __init__(self, bucket: str, options: Mapping[str, Any]) -> None:
+        self._bucket, self._options = bucket, dict(options)
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._addresses: dict[str, _Address] = {}
+        self._idle: deque[http.client.HTTPConnection] = deque()
+        weakref.finalize(self, _close_all, self._idle)
+
+    def __call__(self, path: str, offset_bytes: int, view: memoryview) -> int:
+        key = path.split("/", 1)[1]
+        address = self._address(key)
+        try:
+            return self._get(address, path, offset_bytes, view)
+        except PermissionError:
+            fresh = self._address(key, since_s=time.monotonic() - 1.0)
+            if fresh is address:
+                raise
+            return self._get(fresh, path, offset_bytes, view)
+        except http.client.HTTPException as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    def _address(self, key: str, since_s: float | None = None) -> _Address:
+        """The signed address of an object, made after `since_s`. PermissionError if there are no credentials."""
+        since_s = time.monotonic() - _USED_S if since_s is None else since_s
+        known = self._addresses.get(key)
+        if known is not None and known.made_s > since_s:
+            return known
+        from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
+
+        try:
+            with self._lock:
+                if self._client is None:
+                    self._client = _open_client(self._options)
+                wanted = {"Bucket": self._bucket, "Key": key}
+                url = self._client.generate_presigned_url("get_object", wanted, _SIGNED_S)
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise PermissionError(f"{error}; set store.options.key and .secret, or .anon") from error
+        except BotoCoreError as error:
+            raise OSError(str(error)) from error
+        found = self._addresses[key] = _Address(urlsplit(url), time.monotonic())
+        return found
+
+    def _get(self, address: _Address, path: str, offset_bytes: int, view: memoryview) -> int:
+        deadline_s = time.monotonic() + REQUEST_S
+        asked = {"Range": f"bytes={offset_bytes}-{offset_bytes + len(view) - 1}"}
+        with contextlib.ExitStack() as stack:
+            connection, response = self._ask(address, asked)
+            stack.callback(connection.close)
+            got = _fill(response, path, offset_bytes, view, deadline_s)
+            if response.isclosed() and not response.will_close:  # closed: read to its end
+                stack.pop_all()
+                self._idle.append(connection)
+        return got
+
+    def _ask(
+        self, address: _Address, headers: Mapping[str, str]
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """Ask over a connection that is idle, or a new one. Who has closed it while it was idle is asked again."""
+        while True:
+            try:
+                connection, kept = self._idle.pop(), True
+            except IndexError:
+                connection, kept = self._connect(address.url), False
+            try:
+                connection.request("GET", address.target, headers=dict(headers))
+                return connection, connection.getresponse()
+            except _STALE:
+                connection.close()
+                if not kept:
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+
+    def _connect(self, url: SplitResult) -> http.client.HTTPConnection:
+        host = url.hostname or ""
+        connection: http.client.HTTPConnection
+        if url.scheme == "https":
+            context = _trust((self._options.get("client_kwargs") or {}).get("verify"))
+            connection = http.client.HTTPSConnection(host, url.port, timeout=CONNECT_S, context=context)
+        else:
+            connection = http.client.HTTPConnection(host, url.port, timeout=CONNECT_S)
+        proxy = getproxies().get(url.scheme)
+        if proxy and not proxy_bypass(host):
+            raise OSError(f"{host} is behind the proxy {proxy}: set store.reader to 'fsspec'")
+        connection.connect()
+        connection.sock.settimeout(SILENCE_S)
+        return connection
+
+
+def _close_all(connections: deque[http.client.HTTPConnection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
+def _open_client(options: Mapping[str, Any]) -> Any:
+    import botocore.session
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    given = {"endpoint_url": options.get("endpoint_url"), **(options.get("client_kwargs") or {})}
+    return botocore.session.get_session().create_client(
+        "s3",
+        aws_access_key_id=options.get("key"),
+        aws_secret_access_key=options.get("secret"),
+        aws_session_token=options.get("token"),
+        config=Config(signature_version=UNSIGNED if options.get("anon") else "s3v4"),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _trust(verify: bool | str | None) -> ssl.SSLContext:
+    """As boto has it: a file of certificates to trust, or False for no check at all."""
+    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+    if verify is False:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _fill(response: http.client.HTTPResponse, path: str, offset_bytes: int, view: memoryview, deadline_s: float) -> int:
+    """Read the answer into `view`: how many bytes of the object there were."""
+    whole = response.status == HTTPStatus.OK and offset_bytes == 0
+    if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return 0
+    if response.status != HTTPStatus.PARTIAL_CONTENT and not whole:
+        raise _refusal(response, path)
+    wanted = len(view) if response.length is None else min(len(view), response.length)
+    got = 0
+    while got < wanted:
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"{path}: {got} of {wanted} bytes in {REQUEST_S:g} s")
+        count = response.readinto(view[got : min(got + _PIECE_BYTES, wanted)])
+        if not count:
+            raise ConnectionError(f"{path}: the connection ended after {got} of {wanted} bytes")
+        got += count
+    return got
+
+
+def _refusal(response: http.client.HTTPResponse, path: str) -> OSError:
+    """Why there are no bytes, in the words of the store."""
+    said = response.read(_SAID_BYTES).decode(errors="replace")
+    words = re.findall(r"<(?:Code|Message)>([^<]+)<", said)
+    text = f"{path}: {response.status} {': '.join(words) or response.reason}"
+    region = response.getheader("x-amz-bucket-region")
+    if response.status == HTTPStatus.NOT_FOUND:
+        return FileNotFoundError(text)
+    if region and response.status in (HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.BAD_REQUEST):
+        return OSError(f"{text}; the bucket is in {region}: set store.options.client_kwargs.region_name")
+    if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return PermissionError(text)
+    return OSError(text)
