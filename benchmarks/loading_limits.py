@@ -7,14 +7,17 @@ import http.client
 import json
 import mmap
 import os
+import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import botocore.session
+import crc32c
 import torch
 from botocore.config import Config
 
@@ -25,6 +28,7 @@ from storage_tiers.checkpoint import UnitIndex
 THREADS = 4
 RANGE_BYTES = 16 << 20
 PRESIGNED_S = 3600
+_CHECKED_RANGES = 32
 _MADV_POPULATE_WRITE = 23
 
 Range = tuple[int, int, memoryview]
@@ -112,6 +116,17 @@ def raw_disk(job: Job, stack: ExitStack) -> Load:
             done += count
 
     return into_memory(job, lambda _units: lambda: read)
+
+
+def checksum_cpu_s_per_gb() -> float:
+    """What one thread takes to find the checksums of bytes in memory, as every load does: no less than that."""
+    memory = memoryview(ready_memory(_CHECKED_RANGES * RANGE_BYTES))
+    taken = []
+    for start in range(0, len(memory), RANGE_BYTES):
+        since_s = time.thread_time()
+        crc32c.crc32c(memory[start : start + RANGE_BYTES])
+        taken.append(time.thread_time() - since_s)
+    return statistics.median(taken) / (RANGE_BYTES / 1e9)
 
 
 def plain_http(job: Job, stack: ExitStack) -> Load:

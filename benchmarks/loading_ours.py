@@ -19,7 +19,8 @@ from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.ssd import SsdTier
 from storage_tiers.stack import Loaded, Priority, TierStack
 
-THREADS = 4
+THREADS = 8
+"""As many as a node has by default (node.fetch_threads)."""
 _READY_S = 120.0
 _LOAD_S = 600.0
 
