@@ -48,7 +48,7 @@ from cluster.probe import Prober
 from cluster.rate_book import SAVE_EVERY_S, RateBook
 from cluster.rendezvous import Rendezvous
 from cluster.row_service import RowService
-from schedules.rates import DECODE, NIC, SSD, formed, part_bytes, streams
+from schedules.rates import DECODE, NIC, SSD, STORE, formed, part_bytes, streams
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import StorageError
@@ -169,7 +169,9 @@ class NodeAgent(WorkerPlugin):
         try:
             async with asyncio.timeout(order.timeout_s):
                 self._turn += 1
-                loads = [self._load(order, unit, _priority(order, unit), self._turn) for unit in order.units]
+                turn, later = self._turn, self._held_back(order)
+                now = [unit for unit in order.units if unit not in later]
+                loads = [self._load(order, unit, _priority(order, unit), turn) for unit in now]
                 stage.expect(loads, self._tiers.give_up)
                 process = await self._pool.take()
                 phases.append(Phase("take process", self._config.name, started_s, time.time()))
@@ -179,6 +181,7 @@ class NodeAgent(WorkerPlugin):
                 await process.send(Build(replace(order, units=(), peers=()), secret, self._rows.serves(order)))
                 for load in loads:
                     self._spawn(self._deliver(stage, load), "deliver")
+                self._spawn(self._load_later(stage, later, turn), "later")
                 await stage.formed
         except BaseException as error:
             await self._dissolve(order.group)
@@ -195,6 +198,23 @@ class NodeAgent(WorkerPlugin):
         """Make the next stage process ready when this one has computed: until then the cores are the cold start's."""
         await asyncio.wait({stage.stepped}, timeout=REFILL_AT_LATEST_S)
         self._pool.fill()
+
+    def _held_back(self, order: FormStage) -> list[UnitIndex]:
+        """What is not even asked for until the group has answered: where the store limits all nodes together, bytes that no
+        first token waits for are taken from the group's other stages."""
+        if order.degree == 1 or STORE not in self._rates.rates():
+            return []
+        return [unit for unit in order.units if unit.name in order.later and not self._tiers.holds(unit)]
+
+    async def _load_later(self, stage: LocalStage, units: Sequence[UnitIndex], turn: int) -> None:
+        if not units:
+            return
+        await asyncio.wait({stage.answered}, timeout=stage.order.timeout_s)
+        if stage.ending:
+            return
+        loads = [self._load(stage.order, unit, Priority.AFTER_FIRST_TOKEN, turn) for unit in units]
+        stage.expect(loads, self._tiers.give_up)
+        await asyncio.gather(*(self._deliver(stage, load) for load in loads))
 
     def _reserve(self, order: FormStage) -> LocalStage:
         """No await between looking and taking: two orders cannot get the same memory."""
@@ -229,7 +249,10 @@ class NodeAgent(WorkerPlugin):
             data = await self._rows.read(stage.order, rows)
             if data is not None:
                 await stage.give_rows(rows, data)
+            else:
+                stage.hurry()
         except (StorageError, StageFailed) as error:
+            stage.hurry()
             _log.warning("no rows for group %s: %s", stage.order.group, error)
 
     def _on_lost(self, group: str, cause: str) -> None:
@@ -338,7 +361,9 @@ class NodeAgent(WorkerPlugin):
 
     def _note_transfers(self) -> None:
         self._rates.observe_all(NIC, self._tiers.network.take())
-        self._rates.observe_all(SSD, self._tiers.from_ssd.take())
+        from_ssd = self._tiers.from_ssd.take()
+        if not any(stage.order.sharing > 1 for stage in self._stages.values()):  # else others read from the same disk
+            self._rates.observe_all(SSD, from_ssd)
         rates = self._rates.rates()
         self._tiers.read_at_once(streams(rates), part_bytes(rates))
 

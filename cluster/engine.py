@@ -16,7 +16,7 @@ import torch
 from cluster.batching import Batching, Choice, Segment, Step
 from cluster.hop import Header, Neighbours, Op
 from cluster.kv import KvCache
-from cluster.messages import FIRST_STEP, Cancel, Rejected, Submit, Tokens, from_wire, to_wire
+from cluster.messages import FIRST_ANSWER, FIRST_STEP, Cancel, Rejected, Submit, Tokens, from_wire, to_wire
 from cluster.sampling import Sampler, choose_all
 from cluster.stage_model import StageModel
 
@@ -102,11 +102,13 @@ class Driver:
 
     def __init__(
         self, worker: Worker, neighbours: Neighbours | None, batching: Batching, emit: Emit, alive_every_s: float,
-        fault: Fault = lambda _submit: None,
+        fault: Fault = lambda _submit: None, report: Report | None = None,
     ) -> None:  # fmt: skip
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._worker, self._neighbours, self._batching = worker, neighbours, batching
         self._emit, self._alive_every_s, self._fault = emit, alive_every_s, fault
+        self._report: Report | None = report
+        self._since_s = 0.0
         self._steps: list[tuple[Step, list[Choice] | None]] = []
 
     def run(self) -> None:
@@ -143,6 +145,7 @@ class Driver:
             idle = False
 
     def _submit(self, submit: Submit) -> Rejected | None:
+        self._since_s = self._since_s or time.time()
         fault = self._fault(submit)
         return self._batching.submit(submit) if fault is None else Rejected(submit.request, fault)
 
@@ -165,6 +168,9 @@ class Driver:
         events = self._batching.land(choices)
         if events:
             self._emit(events)
+            if self._report is not None:
+                report, self._report = self._report, None
+                report(FIRST_ANSWER, self._since_s)
 
     def _forget(self) -> None:
         slots = self._batching.take_ended()

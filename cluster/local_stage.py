@@ -10,6 +10,7 @@ from cluster.errors import StageFailed
 from cluster.messages import (
     COPY,
     FETCH,
+    FIRST_ANSWER,
     FIRST_STEP,
     Beat,
     Broken,
@@ -51,6 +52,7 @@ class LocalStage:
         self.formed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_rows_wanted: Callable[[tuple[int, ...]], None] = lambda _rows: None
         self.stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._node, self._on_lost, self._observe = node, on_lost, observe
         self._process: StageProcess | None = None
         self._phases: list[Phase] = []
@@ -63,6 +65,11 @@ class LocalStage:
     def expired(self) -> bool:
         """Whether the lease has run out and the stage still runs."""
         return self._ending is None and time.monotonic() > self._lease_until_s
+
+    @property
+    def ending(self) -> bool:
+        """Whether it ends, or has ended."""
+        return self._ending is not None
 
     @property
     def starting(self) -> bool:
@@ -84,9 +91,15 @@ class LocalStage:
         self._lease_until_s = time.monotonic() + lease_s
 
     def expect(self, loads: Sequence[Future[Loaded]], give_up: Callable[[Future[Loaded]], None]) -> None:
-        """These loads are under way for the stage. Each is given up, and its unit no longer pinned, at the stage's end,
-        or as soon as the stage has a copy of its own."""
-        self._loads, self._give_up = list(loads), give_up
+        """These loads too are under way for the stage. Each is given up, and its unit no longer pinned, at the stage's
+        end, or as soon as the stage has a copy of its own."""
+        self._loads += loads
+        self._give_up = give_up
+
+    def hurry(self) -> None:
+        """What the first token did not wait for is wanted: `answered` is done."""
+        if not self.answered.done():
+            self.answered.set_result(None)
 
     def attach(self, process: StageProcess, phases: list[Phase]) -> None:
         """The stage runs in `process`; what it reports of its phases goes to `phases`."""
@@ -128,6 +141,7 @@ class LocalStage:
         """End the process and give up its loads, once however often called."""
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end())
+            self.hurry()
         await asyncio.shield(self._ending)
 
     async def _end(self) -> None:
@@ -149,6 +163,8 @@ class LocalStage:
             self._observe_copy(message.phase)
             if message.phase.name == FIRST_STEP and not self.stepped.done():
                 self.stepped.set_result(None)
+            elif message.phase.name == FIRST_ANSWER:
+                self.hurry()
         elif isinstance(message, RowsWanted):
             self.on_rows_wanted(message.rows)
         elif isinstance(message, UnitCopied):
@@ -158,8 +174,8 @@ class LocalStage:
 
     def _observe_steps(self, beat: Beat) -> None:
         weight_bytes = sum(unit.size_bytes for unit in self.order.units)
-        if weight_bytes < _LEAST_WEIGHT_BYTES:
-            return
+        if weight_bytes < _LEAST_WEIGHT_BYTES or self.order.sharing > 1:
+            return  # too short to tell, or done with a part of the node's cores
         if beat.decode_s > 0:
             self._observe(DECODE, weight_bytes / beat.decode_s)
         if beat.prefill_s_per_token > 0:

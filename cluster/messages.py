@@ -23,6 +23,8 @@ TOPIC = "firsttoken"
 
 FIRST_STEP = "first step"
 """The phase in which a stage computes for the first time."""
+FIRST_ANSWER = "first token"
+"""The phase at the first stage from its first request's arrival until that has its first token."""
 FETCH = "fetch "
 """How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
 COPY = "copy "

@@ -179,7 +179,7 @@ class _Stage:
             alive_every_s = max(order.timeout_s / 4, 1.0)
             batching = Batching(order.kv_tokens, order.degree, encodes_by_longest(config))
             fault = partial(find_fault, vocabulary=config.vocab_size)
-            driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault)
+            driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             self._server.serve(Hello(order.group, self._secret), driver.inbox.put)
         self._tell(
             Formed((

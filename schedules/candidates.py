@@ -1,5 +1,6 @@
 """One way to start a model: which node runs which stage, from where its bytes come, and what that would take."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -207,13 +208,14 @@ def _timelines(
     survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict, *, bad: bool
 ) -> _Lines | None:
     found = []
+    readers = Counter(_disk(stage) for stage in stages if _on_ssd(survey, stage))
     for rank, stage in enumerate(stages):
         speeds = stage.site.bad if bad else stage.site.mean
         if speeds is None or stage.site.mean is None:
             return None
         stretch = stage.site.mean.nic_bytes_per_s / speeds.nic_bytes_per_s
         there = _there_s(survey, stage, rank, transfers, verdict, stretch) | _from_ssd(
-            survey, stage, speeds.ssd_bytes_per_s
+            survey, stage, speeds.ssd_bytes_per_s / max(1, readers[_disk(stage)])
         )
         found.append(StageTimeline(speeds, speeds.formed(len(stages)), _in_order(survey, stage, there, speeds.reach_s)))
     return found
@@ -243,9 +245,19 @@ def _there_s(
     return found
 
 
+def _disk(stage: Stage) -> str:
+    """Nodes of one machine are taken to have their ssd in common."""
+    return stage.site.node.machine or stage.site.node.name
+
+
+def _on_ssd(survey: Survey, stage: Stage) -> list[int]:
+    """The stage's units that its node has on ssd."""
+    held, units = stage.site.node.units, survey.question.model.units
+    return [i for i in stage.units if held.get(units[i].digest) == "ssd"]
+
+
 def _from_ssd(survey: Survey, stage: Stage, ssd_bytes_per_s: float) -> dict[int, float]:
-    model = survey.question.model
-    units = [i for i in stage.units if stage.site.node.units.get(model.units[i].digest) == "ssd"]
+    model, units = survey.question.model, _on_ssd(survey, stage)
     sizes = [model.units[i].size_bytes for i in units]
     return dict(zip(units, arrivals_s(0.0, sum(sizes) / ssd_bytes_per_s, sizes), strict=True))
 

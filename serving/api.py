@@ -22,6 +22,8 @@ from serving.router import Router
 from serving.schemas import ChatRequest, CompletionRequest, GenerationRequest
 
 CLIENT_LEFT = 499
+LETTERS_PER_TOKEN = 4
+"""About so many, to decide by before the tokens are known."""
 
 
 class Api:
@@ -65,21 +67,29 @@ class Api:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         arrived_s = time.time()
-        model = await self._catalog.get(body.model)
+        messages = [message.plain() for message in body.messages]
+        model = await self._model(body.model, sum(len(message["content"]) for message in messages), arrived_s)
         if model.text is None:
             raise BadRequest(f"{model.name} was published without a tokenizer: send tokens to /v1/completions", "model")
-        messages = [message.plain() for message in body.messages]
         prompt = await asyncio.to_thread(model.text.encode_chat, messages)
         wanted = body.max_completion_tokens or body.max_tokens
         return await self._answer("chat.completion", model, [prompt], wanted, body, request, arrived_s, "messages")
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         arrived_s = time.time()
-        model = await self._catalog.get(body.model)
+        model = await self._model(body.model, sum(map(len, body.prompts())), arrived_s)
         prompts = [await asyncio.to_thread(self._encode, model, prompt) for prompt in body.prompts()]
         return await self._answer(
             "text_completion", model, prompts, body.max_tokens, body, request, arrived_s, "prompt"
         )
+
+    async def _model(self, name: str, letters: int, arrived_s: float) -> ServedModel:
+        """The model for a prompt of so many letters. While its tokenizer is read for the first time it starts already."""
+        model, ready = await self._catalog.find(name)
+        if ready:
+            return model
+        with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
+            return await self._catalog.get(name)
 
     async def _answer(
         self,

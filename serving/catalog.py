@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.model_facts import context_tokens, facts_of, model_config
 from schedules.facts import Model
@@ -48,13 +48,21 @@ class _Entry:
     checked_s: float
 
 
+@dataclass(frozen=True)
+class _Opening:
+    """A look-up under way: `found` has the model without its tokenizer, `ready` with it. Who failed has cancelled `found`."""
+
+    found: asyncio.Future[ServedModel]
+    ready: asyncio.Task[ServedModel]
+
+
 class Catalog:
     """Opens models on demand and keeps them; what is older than a few seconds is looked up again behind the request."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
         self._entries: dict[str, _Entry] = {}
-        self._opening: dict[str, asyncio.Task[ServedModel]] = {}
+        self._opening: dict[str, _Opening] = {}
         self._opened = itertools.count(1)
 
     async def names(self) -> list[str]:
@@ -67,12 +75,26 @@ class Catalog:
     async def get(self, name: str) -> ServedModel:
         """The model called `name`. ModelNotFound if it is not published, Unavailable if that cannot be found out."""
         entry = self._entries.get(name)
-        if entry is not None:
-            if time.monotonic() - entry.checked_s > FRESH_S and name not in self._opening:
-                self._open(name)
-            return entry.model
+        if entry is None:
+            return await self._ready(name, self._opening.get(name) or self._open(name))
+        if time.monotonic() - entry.checked_s > FRESH_S and name not in self._opening:
+            self._open(name)
+        return entry.model
+
+    async def find(self, name: str) -> tuple[ServedModel, bool]:
+        """The model as soon as it is known, and whether its tokenizer is ready: reading one takes up to half a second, in
+        which the model can be started. What `get` raises."""
+        if name in self._entries:
+            return await self.get(name), True
+        opening = self._opening.get(name) or self._open(name)
+        await asyncio.wait({opening.found, opening.ready}, return_when=asyncio.FIRST_COMPLETED)
+        if opening.ready.done() or opening.found.cancelled():
+            return await self._ready(name, opening), True
+        return opening.found.result(), False
+
+    async def _ready(self, name: str, opening: _Opening) -> ServedModel:
         try:
-            return await asyncio.shield(self._opening.get(name) or self._open(name))
+            return await asyncio.shield(opening.ready)
         except Missing as error:
             raise ModelNotFound(f"The model '{name}' does not exist", "model") from error
         except StorageError as error:
@@ -90,26 +112,28 @@ class Catalog:
             except (ModelNotFound, Unavailable):
                 continue  # it is told to whoever asks for it
 
-    def _open(self, name: str) -> asyncio.Task[ServedModel]:
-        task = asyncio.get_running_loop().create_task(self._refresh(name))
-        self._opening[name] = task
-        task.add_done_callback(lambda done: self._settle(name, done))
-        return task
+    def _open(self, name: str) -> _Opening:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[ServedModel] = loop.create_future()
+        opening = self._opening[name] = _Opening(found, loop.create_task(self._refresh(name, found)))
+        opening.ready.add_done_callback(lambda _done: self._settle(name, opening))
+        return opening
 
-    def _settle(self, name: str, done: "asyncio.Task[ServedModel]") -> None:
+    def _settle(self, name: str, opening: _Opening) -> None:
         self._opening.pop(name, None)
-        if done.cancelled():
-            return
-        if isinstance(done.exception(), Missing):
+        opening.found.cancel()  # nothing happens if it has its result
+        if not opening.ready.cancelled() and isinstance(opening.ready.exception(), Missing):
             self._entries.pop(name, None)
 
-    async def _refresh(self, name: str) -> ServedModel:
+    async def _refresh(self, name: str, found: "asyncio.Future[ServedModel]") -> ServedModel:
         known = self._entries.get(name)
         checkpoint = await asyncio.to_thread(self._open_checkpoint, name)
         if known is not None and known.model.checkpoint.digest == checkpoint.digest:
             model = known.model
         else:
-            model = await asyncio.to_thread(self._load, checkpoint)
+            bare = await asyncio.to_thread(self._describe, checkpoint)
+            found.set_result(bare)
+            model = replace(bare, text=await asyncio.to_thread(self._read_text, checkpoint))
         self._entries.pop(name, None)
         self._entries[name] = _Entry(model, time.monotonic())
         while len(self._entries) > KEPT_MODELS:
@@ -124,15 +148,18 @@ class Catalog:
                 raise Missing(str(error)) from error
             raise
 
-    def _load(self, checkpoint: Checkpoint) -> ServedModel:
-        files = {file.name: self._store.read_file(checkpoint.name, file) for file in checkpoint.files}
-        config = model_config(checkpoint.config)
+    def _describe(self, checkpoint: Checkpoint) -> ServedModel:
+        """All of it but its tokenizer."""
         stops = checkpoint.generation_config.get("eos_token_id", ())
         return ServedModel(
             checkpoint=checkpoint,
             facts=facts_of(checkpoint),
-            text=ModelText(files) if "tokenizer.json" in files else None,
-            context_tokens=context_tokens(config),
+            text=None,
+            context_tokens=context_tokens(model_config(checkpoint.config)),
             stop_tokens=tuple(stops) if isinstance(stops, list | tuple) else (stops,) if stops is not None else (),
             opened=next(self._opened),
         )
+
+    def _read_text(self, checkpoint: Checkpoint) -> ModelText | None:
+        files = {file.name: self._store.read_file(checkpoint.name, file) for file in checkpoint.files}
+        return ModelText(files) if "tokenizer.json" in files else None

@@ -7,8 +7,8 @@ happens and carries out what they say. Between reading a replica's state and cha
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from serving.starts import Starts
 
 _log = logging.getLogger(__name__)
 REPLAYS = 3
+ANNOUNCED_S = 1.0
 ALONE_TOKENS = 16
 """A request of at least so many tokens that had its replica for itself tells what a token takes."""
 
@@ -87,6 +88,33 @@ class Router:
                 f"{self._limits.max_held_requests} requests wait for cold models already", retry_after_s=wait_s
             )
 
+    @contextmanager
+    def announced(self, model: ServedModel, prompt_tokens: int, arrived_s: float) -> Iterator[None]:
+        """A request of about so many tokens will come, or turn out to be wrong: a model that is cold is started for it.
+
+        What is started so is kept for ANNOUNCED_S after the block. Raises what `check` does.
+        """
+        self.check(model, 1, 1)
+        service = self._service(model)
+        if service.coming:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(loop.create_future(), arrived_s, prompt_tokens, prompt_tokens, announced=True)
+        service.held.append(waiter)
+        try:
+            self._feed(service, self._cold(service), Event.ARRIVED)
+            yield
+        finally:
+            loop.call_later(ANNOUNCED_S, self._forget_announced, service, waiter)
+
+    def _forget_announced(self, service: Service, waiter: Waiter) -> None:
+        service.held.remove(waiter)
+        if not waiter.ready.done():
+            waiter.ready.cancel()
+        elif waiter.ready.exception() is None:
+            self._leave(service, waiter.ready.result(), waiter.tokens)
+
     async def generate(self, model: ServedModel, submit: Submit, arrived_s: float) -> AsyncGenerator[Tokens]:
         """The request's tokens as they come, started wherever that is needed and continued where a group is lost.
 
@@ -105,6 +133,7 @@ class Router:
             if done and service.model.checkpoint.digest != model.checkpoint.digest:
                 raise Interrupted(f"the replica was lost, and there is a new version of {model.name}: ask again")
             live, cold = await self._replica(service, now, arrived_s)
+            cold = cold or (live.start is not None and live.start.arrived_s == arrived_s)  # it was announced
             try:
                 async with aclosing(self._stream(service, live, now, None if done else arrived_s, cold)) as events:
                     async for event in events:
@@ -233,7 +262,7 @@ class Router:
         self._hand_out(service)
 
     def _held(self) -> int:
-        return sum(len(service.held) for service in self._services.values())
+        return sum(not waiter.announced for service in self._services.values() for waiter in service.held)
 
     def _cold(self, service: Service) -> Live:
         live = Live(service.model, Replica(State.COLD, time.monotonic()))

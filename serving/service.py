@@ -26,12 +26,16 @@ class Start:
 
 @dataclass(eq=False)
 class Waiter:
-    """A request that is held until a replica can take it; `tokens` count its prompt and the most it may be answered."""
+    """A request that is held until a replica can take it; `tokens` count its prompt and the most it may be answered.
+
+    One that is `announced` is yet to come: its prompt is being made into tokens.
+    """
 
     ready: "asyncio.Future[Live]"
     arrived_s: float
     prompt_tokens: int
     tokens: int
+    announced: bool = False
 
 
 @dataclass(eq=False)

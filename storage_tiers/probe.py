@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import mmap
 import os
@@ -9,7 +10,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ STORE_BYTES, LOCAL_BYTES = 256 << 20, 64 << 20
 """How much is read of a store at most; of a folder less, for the system keeps what is read of it in memory."""
 _PIECE_BYTES = 4 << 20
 _SSD_WITHIN_S = 1.0
+_TURN_S, _TURN_WITHIN_S = 0.02, 60.0
 _FIRST_RANGE_BYTES, _LARGEST_RANGE_BYTES = 64 << 10, 8 << 20
 _LONG_RANGE_S = 0.1
 _BEGINNING_S = 0.1
@@ -39,7 +41,8 @@ class Interrupted(Exception):
 
 
 def probe_ssd(folder: Path, threads: int, stop: Stop) -> float | None:
-    """Bytes/s read from files in `folder` past the page cache, by `threads` at once; takes up to two seconds.
+    """Bytes/s read from files in `folder` past the page cache, by `threads` at once; takes up to two seconds, after those
+    who measure the same disk already.
 
     None where there is no room to write what is then read. OSError if the folder cannot be used.
     """
@@ -47,15 +50,45 @@ def probe_ssd(folder: Path, threads: int, stop: Stop) -> float | None:
     if room.f_bavail * room.f_frsize < 4 * SSD_BYTES:
         return None
     path = folder / f"probe.{uuid.uuid4().hex}.partial"  # the ssd tier removes such files, should we be killed
-    try:
-        fd = _open_direct(path)
+    with _turn(folder, stop):
         try:
-            pieces = _write_pieces(fd, stop)
-            return _read_pieces(fd, pieces, threads, stop)
+            fd = _open_direct(path)
+            try:
+                pieces = _write_pieces(fd, stop)
+                return _read_pieces(fd, pieces, threads, stop)
+            finally:
+                os.close(fd)
         finally:
-            os.close(fd)
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _turn(folder: Path, stop: Stop) -> Iterator[None]:
+    """Nodes with a disk in common measure it one after the other: each holds a lock of its root, and leaves no file."""
+    root = folder.resolve()
+    while not root.is_mount():
+        root = root.parent
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        until_s = time.monotonic() + _TURN_WITHIN_S
+        while not _locked(fd):
+            if stop() or time.monotonic() > until_s:
+                raise Interrupted("the disk is measured by others, or something more important came up")
+            time.sleep(_TURN_S)
+        yield
     finally:
-        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    """Whether the lock is ours, or there are none on this file system."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @dataclass(frozen=True)

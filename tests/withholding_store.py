@@ -20,7 +20,7 @@ class WithholdingStore:
     def __init__(self, folder: Path) -> None:
         self.folder, self.url = folder, ""
         self.refuse_rows = False
-        self.rows_read = 0
+        self.rows_read = self.units_asked = 0
         self._released = threading.Event()
 
     def withhold(self) -> None:
@@ -39,8 +39,10 @@ class WithholdingStore:
                 self.rows_read += 1
                 if self.refuse_rows:
                     return None
-            elif not self._released.wait(_DEADLINE_S):
-                return None
+            else:
+                self.units_asked += 1
+                if not self._released.wait(_DEADLINE_S):
+                    return None
         found = self.folder / key
         return found if found.is_file() else None
 

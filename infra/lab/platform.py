@@ -28,7 +28,8 @@ _KEY, _SECRET = "lab-key", "lab-secret"
 
 @dataclass(frozen=True)
 class Lab:
-    """Where everything answers, as seen from the caller; `urls` are front ends by degree."""
+    """Where everything answers, as seen from the caller; `urls` are front ends by degree, `planner` is one that decides by
+    itself, "" if there is none."""
 
     network: Network
     folder: Path
@@ -37,6 +38,7 @@ class Lab:
     scheduler_address: str
     urls: Mapping[int, str]
     disks: Disks = field(default_factory=lambda: Disks({}))
+    planner: str = ""
 
     @property
     def store_url(self) -> str:
@@ -59,12 +61,13 @@ def run_lab(
     settings_of: Mapping[str, Mapping[str, Any]] | None = None,
     ready_s: float = 120.0,
     disk_bytes_per_s: float | None = None,
+    planner: bool = False,
 ) -> Iterator[Lab]:
     """A lab whose nodes have joined, until the block ends. The bucket's folder is `folder`/buckets/models.
 
     `node_bytes_per_s` and `store_bytes_per_s` are the rates of their cards, each way, `disk_bytes_per_s` is that of each
     node's disk, as it is read; None is unlimited. `node_settings` are every node's settings [node], `settings_of` more of
-    them for single nodes, by name.
+    them for single nodes, by name. With `planner` there is one more front end, of the policy "planned".
     LabError if it cannot be built or does not come up.
     """
     names = tuple(f"node-{index}" for index in range(nodes))
@@ -82,17 +85,18 @@ def run_lab(
             f"tcp://{at[FRONT]}:{SCHEDULER_PORT}",
             {degree: f"http://{at[FRONT]}:{FRONTEND_PORT + index}" for index, degree in enumerate(degrees)},
             disks,
+            f"http://{at[FRONT]}:{FRONTEND_PORT + len(degrees)}" if planner else "",
         )  # fmt: skip
         _start_store(lab)
         _start(lab, FRONT, "scheduler", {}, "scheduler")
         for name in names:
             section = {**(node_settings or {}), **(settings_of or {}).get(name, {})}
             _start(lab, name, name, {"node": section}, "node", "--name", name)
-        for index, degree in enumerate(degrees):
-            frontend = {
-                "host": at[FRONT], "port": FRONTEND_PORT + index, "degree": degree, "keep_alive_s": 1.0, "policy": policy,
-            }  # fmt: skip
-            _start(lab, FRONT, f"frontend-{degree}", {"frontend": frontend}, "frontend")
+        kinds = [(str(degree), {"degree": degree, "policy": policy}) for degree in degrees]
+        kinds += [("planner", {"policy": "planned"})] if planner else []
+        for index, (kind, own) in enumerate(kinds):
+            frontend = {"host": at[FRONT], "port": FRONTEND_PORT + index, "keep_alive_s": 1.0, **own}
+            _start(lab, FRONT, f"frontend-{kind}", {"frontend": frontend}, "frontend")
         _wait_ready(lab, time.monotonic() + ready_s)
         yield lab
 
@@ -148,7 +152,7 @@ def _start(lab: Lab, host: str, name: str, sections: Mapping[str, Mapping[str, A
 
 
 def _wait_ready(lab: Lab, until_s: float) -> None:
-    for url in lab.urls.values():
+    for url in filter(None, (*lab.urls.values(), lab.planner)):
         while not settled(lab, url):
             ended = [p for p in lab.network.processes if p.poll() is not None]
             if ended or time.monotonic() > until_s:

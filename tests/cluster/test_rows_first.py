@@ -140,6 +140,29 @@ async def test_tokens_come_before_the_embedding_does_and_go_on_when_it_is_there(
         assert "assign embed" in await first_stage_did(client, group)
 
 
+@pytest.mark.parametrize("limited", [True, False])
+async def test_where_the_store_limits_the_rest_is_asked_for_after_the_first_token(
+    client: ClusterClient, withholding: WithholdingStore, tmp_path: Path, limited: bool
+) -> None:
+    """It was asked for at once, and took from what other stages of the group still waited for."""
+    model = Published(withholding, tmp_path, "llama", tied=False)
+    withholding.release()
+    await client.limit_store("first", 1e9 if limited else None)
+    try:
+        before = withholding.units_asked
+        async with formed(client, model.checkpoint, 2) as group:
+            if limited:
+                await asyncio.sleep(0.5)
+                assert withholding.units_asked == before
+            else:
+                await until_in_dram(client, model.checkpoint)
+            assert await generate(group, "r0", model.prompts[0], NEW_TOKENS) == model.expected[0]
+            await until_in_dram(client, model.checkpoint)
+            assert withholding.units_asked > before
+    finally:
+        await client.limit_store("first", None)
+
+
 async def test_an_output_matrix_that_is_the_embedding_waits_for_its_unit(
     client: ClusterClient, withholding: WithholdingStore, tmp_path: Path
 ) -> None:

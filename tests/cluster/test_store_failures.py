@@ -150,7 +150,7 @@ async def test_a_store_whose_connections_break_is_a_clear_error_until_they_hold(
     async with joined(cluster) as client:
         network.broken = True
         try:
-            await fails(cluster, client, published, f"{published.name}/", "error sending request")
+            await fails(cluster, client, published, f"{published.name}/", "ConnectionResetError")
         finally:
             network.broken = False
         assert network.was_reset

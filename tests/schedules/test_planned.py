@@ -223,6 +223,22 @@ def test_without_a_service_level_the_fastest_degree_is_taken() -> None:
     assert _ttft_s(chosen) == pytest.approx(2.0, abs=0.01)
 
 
+def test_nodes_of_one_machine_read_from_one_disk() -> None:
+    """Alone 60 bytes take 3 s, over four disks a quarter of that; over one disk four stages gain nothing."""
+    model = _model()
+    nodes = [_node(name, units=_held(model, "ssd")) for name in "abcd"]
+    fastest: dict[str, dict[int, float]] = {}
+    for machine in ("", "box"):
+        view = View(tuple(replace(node, machine=machine) for node in nodes))
+        found = PLANNED.decide(question_of(model, view)).candidates
+        fastest[machine] = {degree: min(_ttft_s(c) for c in found if c.degree == degree) for degree in (1, 2, 4)}
+    apart, together = fastest[""], fastest["box"]
+    assert apart[1] == together[1]
+    assert apart[4] < apart[2] < apart[1]
+    assert together[2] >= 0.9 * together[1]
+    assert together[4] >= 0.9 * together[1]
+
+
 def test_a_token_time_rules_out_pipelines_whose_hops_are_too_slow() -> None:
     view = View(tuple(_node(name) for name in "abcd"))
     question = question_of(_model(), view, Objectives(tpot_s=0.5, kv_tokens=1), corrections=Corrections(hop_s=0.3))

@@ -148,3 +148,40 @@ def test_requests_end_on_the_version_they_began_on_and_new_ones_get_the_new_one(
                 reading.result(DEADLINE_S)
     wait_until(lambda: "draining" not in states(cluster.url, "renewed"), "the old one to end")
     assert complete(cluster.url, "renewed", 100) != old
+
+
+# ---- models that nobody has asked for before
+
+
+def cold_starts(url: str, model: str) -> list[dict[str, object]]:
+    query = {"model": model}
+    found: list[dict[str, object]] = httpx.get(f"{url}/admin/cold-starts", params=query, timeout=60).json()[
+        "cold_starts"
+    ]
+    return found
+
+
+def test_a_model_published_a_moment_ago_answers_and_its_start_is_in_the_ledger(
+    cluster: RealCluster, store: ModelStore, tmp_path: Path
+) -> None:
+    publish_tiny("new", store, tmp_path, 41)
+    assert len(complete(cluster.url, "new")) == 8
+    (start,) = cold_starts(cluster.url, "new")
+    assert start["predicted"] is None or start["predicted"]["ttft_s"] > 0  # type: ignore[index]
+    assert float(str(start["ttft_s"])) > 0
+    assert len(complete(cluster.url, "new")) == 8
+    assert len(cold_starts(cluster.url, "new")) == 1
+
+
+def test_a_wrong_request_for_a_new_model_leaves_no_replica(
+    cluster: RealCluster, store: ModelStore, tmp_path: Path
+) -> None:
+    """The model is started while its tokenizer is read; only then it is known that the prompt is too long."""
+    publish_tiny("vain", store, tmp_path, 42)
+    body = {"model": "vain", "prompt": [5] * (CONTEXT + 1), "max_tokens": 1}
+    answer = httpx.post(f"{cluster.url}/v1/completions", json=body, timeout=DEADLINE_S)
+    assert answer.status_code == 400, answer.text
+    assert "tokens" in answer.json()["error"]["message"]
+    wait_until(lambda: not states(cluster.url, "vain"), "the replica that nobody needs ends")
+    assert cold_starts(cluster.url, "vain") == []
+    assert len(complete(cluster.url, "vain")) == 8

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import Missing
-from storage_tiers.probe import Interrupted, find_published, probe_reach, probe_ssd, probe_store
+from storage_tiers.probe import Interrupted, _turn, find_published, probe_reach, probe_ssd, probe_store
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.tiny import make_tiny
@@ -28,6 +28,27 @@ def test_a_probe_of_the_ssd_that_is_interrupted_leaves_no_file(tmp_path: Path) -
     with pytest.raises(Interrupted):
         probe_ssd(tmp_path, 4, lambda: next(asked) > 3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_those_with_a_disk_in_common_measure_it_one_after_the_other(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    most = 0
+
+    def watch() -> bool:
+        nonlocal most
+        most = max(most, len(list(tmp_path.glob("*/probe.*"))))
+        return False
+
+    threads = [threading.Thread(target=probe_ssd, args=(folder, 2, watch)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == 1
+    with pytest.raises(Interrupted), _turn(tmp_path, never):
+        probe_ssd(tmp_path, 2, lambda: True)
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
