@@ -202,7 +202,11 @@ class NodeAgent(WorkerPlugin):
     def _held_back(self, order: FormStage) -> list[UnitIndex]:
         """What is not even asked for until the group has answered: where the store limits all nodes together, bytes that no
         first token waits for are taken from the group's other stages."""
-        if order.degree == 1 or STORE not in self._rates.rates():
+        missing = sum(unit.size_bytes for unit in order.units if unit.digest not in self._tiers.dram.held())
+        free = self._config.dram_bytes - self._tiers.dram.used_bytes
+        if (
+            order.degree == 1 or STORE not in self._rates.rates() or missing > free
+        ):  # whose memory is taken at once is sure of it
             return []
         return [unit for unit in order.units if unit.name in order.later and not self._tiers.holds(unit)]
 

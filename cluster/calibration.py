@@ -10,7 +10,8 @@ from cluster.probe import OF_NODE, OF_STORE, STORE_S
 from schedules.facts import Rate
 from schedules.rates import NIC, store_limit
 
-TOGETHER_S = 1.0
+TOGETHER_S = 3.0
+"""Long, for nodes begin and end a little apart, and who reads while others do not yet, or no more, gets their share."""
 NODES_WITHIN_S = 30.0
 _ATTEMPTS, _AGAIN_AFTER_S = 5, 2.0
 

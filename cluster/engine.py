@@ -145,9 +145,11 @@ class Driver:
             idle = False
 
     def _submit(self, submit: Submit) -> Rejected | None:
-        self._since_s = self._since_s or time.time()
         fault = self._fault(submit)
-        return self._batching.submit(submit) if fault is None else Rejected(submit.request, fault)
+        rejected = self._batching.submit(submit) if fault is None else Rejected(submit.request, fault)
+        if rejected is None:
+            self._since_s = self._since_s or time.time()
+        return rejected
 
     def _launch(self, step: Step) -> None:
         """Run a step through this stage and pass it on."""

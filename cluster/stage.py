@@ -150,7 +150,7 @@ class _Stage:
 
     def _serve(self) -> None:
         order = self._order
-        torch.set_num_threads(max(1, torch.get_num_threads() // order.sharing))
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, len(os.sched_getaffinity(0)) // order.sharing)))
         started_s = time.time()
         address = TCPStore(
             order.rendezvous_host, order.rendezvous_port, is_master=False, wait_for_workers=False,

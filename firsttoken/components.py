@@ -117,6 +117,7 @@ def run_frontend(settings: Settings) -> None:
             scheduler_address=settings.scheduler_address,
             store_url=settings.store.url,
             store_options=settings.store.options,
+            store_reader=settings.store.reader,
             policy=frontend.policy,
             objectives=objectives_of(settings, None),
             models={name: objectives_of(settings, name) for name in settings.models},
@@ -136,7 +137,8 @@ def prepare_flows(settings: Settings) -> None:
     from flows.context import CONTEXT_VARIABLE, FlowContext, write_context
 
     context_path = settings.run_dir / FLOW_CONTEXT_FILE
-    write_context(FlowContext(settings.scheduler_address, settings.store.url, settings.store.options), context_path)
+    store = settings.store
+    write_context(FlowContext(settings.scheduler_address, store.url, store.options, store.reader), context_path)
     os.environ[CONTEXT_VARIABLE] = str(context_path)
 
 

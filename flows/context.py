@@ -24,10 +24,11 @@ class FlowContext:
     scheduler_address: str
     store_url: str
     store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    store_reader: str = "auto"
 
     def store(self) -> ModelStore:
         """The model store, opened anew."""
-        return ModelStore(ObjectStore(self.store_url, self.store_options))
+        return ModelStore(ObjectStore(self.store_url, self.store_options, self.store_reader))
 
 
 def write_context(context: FlowContext, path: Path) -> None:

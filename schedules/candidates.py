@@ -208,7 +208,7 @@ def _timelines(
     survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict, *, bad: bool
 ) -> _Lines | None:
     found = []
-    readers = Counter(_disk(stage) for stage in stages if _on_ssd(survey, stage))
+    readers = Counter(_disk(stage) for stage in stages if not stage.later.issuperset(_on_ssd(survey, stage)))
     for rank, stage in enumerate(stages):
         speeds = stage.site.bad if bad else stage.site.mean
         if speeds is None or stage.site.mean is None:

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from serving.answers import Answerer, Ask, ask
 from serving.catalog import Catalog, ServedModel
 from serving.cold_start import Ledger
-from serving.errors import BadRequest, ContextTooLong, Overloaded, Unavailable
+from serving.errors import BadRequest, ContextTooLong, Overloaded, RequestError, Unavailable
 from serving.history_tables import Arrival
 from serving.link import ClusterLink
 from serving.metrics import Metrics
@@ -77,7 +77,7 @@ class Api:
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         arrived_s = time.time()
-        model = await self._model(body.model, sum(map(len, body.prompts())), arrived_s)
+        model = await self._model(body.model, sum(map(_letters, body.prompts())), arrived_s)
         prompts = [await asyncio.to_thread(self._encode, model, prompt) for prompt in body.prompts()]
         return await self._answer(
             "text_completion", model, prompts, body.max_tokens, body, request, arrived_s, "prompt"
@@ -88,6 +88,10 @@ class Api:
         model, ready = await self._catalog.find(name)
         if ready:
             return model
+        try:
+            self._router.check(model, 1, 1)
+        except RequestError:
+            return await self._catalog.get(name)  # it is refused when it is known whether it was right at all
         with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
             return await self._catalog.get(name)
 
@@ -236,6 +240,10 @@ async def _unless_left(work: Coroutine[Any, Any, Any], request: Request) -> Any:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _letters(prompt: str | list[int]) -> int:
+    return len(prompt) * (1 if isinstance(prompt, str) else LETTERS_PER_TOKEN)
 
 
 def _vocabulary(model: ServedModel) -> int:

@@ -42,6 +42,7 @@ class FrontendConfig:
     scheduler_address: str
     store_url: str
     store_options: Mapping[str, Any] = field(default_factory=dict)
+    store_reader: str = "auto"
     policy: str = "planned"
     objectives: Objectives = field(default_factory=Objectives)
     models: Mapping[str, Objectives] = field(default_factory=dict)
@@ -56,7 +57,7 @@ class FrontendConfig:
 def create_app(config: FrontendConfig) -> FastAPI:
     """The application; its connections live from startup to shutdown."""
     link = ClusterLink(config.scheduler_address)
-    catalog = Catalog(ModelStore(ObjectStore(config.store_url, config.store_options)))
+    catalog = Catalog(ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader)))
     metrics = Metrics()
     history = _history(config, metrics)
     ledger = Ledger(on_add=history.add_start if history is not None else None)

@@ -92,24 +92,26 @@ class Router:
     def announced(self, model: ServedModel, prompt_tokens: int, arrived_s: float) -> Iterator[None]:
         """A request of about so many tokens will come, or turn out to be wrong: a model that is cold is started for it.
 
-        What is started so is kept for ANNOUNCED_S after the block. Raises what `check` does.
+        For ANNOUNCED_S after the block the replica counts as in use, then as any other that is idle.
         """
-        self.check(model, 1, 1)
         service = self._service(model)
         if service.coming:
             yield
             return
         loop = asyncio.get_running_loop()
-        waiter = Waiter(loop.create_future(), arrived_s, prompt_tokens, prompt_tokens, announced=True)
+        waiter = Waiter(loop.create_future(), arrived_s, prompt_tokens, 0, announced=True)
         service.held.append(waiter)
+        waiter.ready.add_done_callback(lambda _ready: service.held.remove(waiter))
+        live = self._cold(service)
         try:
-            self._feed(service, self._cold(service), Event.ARRIVED)
+            self._feed(service, live, Event.ARRIVED)
             yield
         finally:
+            if live.start is not None:
+                live.start.text_s = time.time() - arrived_s
             loop.call_later(ANNOUNCED_S, self._forget_announced, service, waiter)
 
     def _forget_announced(self, service: Service, waiter: Waiter) -> None:
-        service.held.remove(waiter)
         if not waiter.ready.done():
             waiter.ready.cancel()
         elif waiter.ready.exception() is None:

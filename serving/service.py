@@ -14,13 +14,14 @@ from serving.catalog import ServedModel
 @dataclass(eq=False)
 class Start:
     """A cold start. `arrived_s` (unix seconds) is when the request came that it is for, None if it is for none; `hop_s` is
-    what the decision took a hop for."""
+    what the decision took a hop for, `text_s` how long after its arrival the request's tokens were known, if not before."""
 
     name: str
     arrived_s: float | None
     phases: list[Phase] = field(default_factory=list)
     decision: Decision | None = None
     hop_s: float = 0.0
+    text_s: float = 0.0
     told: bool = False
 
 

@@ -66,7 +66,11 @@ class Starts:
     def recall(self, starts: Sequence[ColdStart]) -> None:
         """Learn from starts of before, newest first."""
         for start in reversed(starts):
-            if start.predicted is not None and "uncorrected_s" in start.predicted:
+            if (
+                start.predicted is not None
+                and "uncorrected_s" in start.predicted
+                and "tokenise" not in start.predicted.get("parts", ())
+            ):
                 self._learned = self._learned.with_lesson(_lesson(start.predicted, start))
 
     def decide(self, service: Service, model: ServedModel, name: str = "now", waited_s: float = 0.0) -> Decision:
@@ -115,7 +119,8 @@ class Starts:
         predicted = _predicted(start)
         happened = ColdStart(model, group.name, nodes, start.arrived_s, ttft_s, ordered, predicted)
         if predicted is not None:
-            self._learned = self._learned.with_lesson(_lesson(predicted, happened))
+            if "tokenise" not in predicted["parts"]:
+                self._learned = self._learned.with_lesson(_lesson(predicted, happened))
             if predicted["ttft_s"] > 0:
                 self._metrics.prediction_error.observe(abs(ttft_s / predicted["ttft_s"] - 1))
         self._ledger.add(happened)
@@ -167,18 +172,27 @@ class Starts:
 
 
 def _predicted(start: Start) -> dict[str, Any] | None:
-    """What was expected when it was decided, as JSON, with all that was considered."""
+    """What was expected when it was decided, as JSON, with all that was considered.
+
+    If the first token then had to wait until the request's own text was made into tokens, that counts as known, and
+    such a start teaches nothing: "tokenise" is one of its parts.
+    """
     chosen = start.decision.chosen if start.decision is not None else None
     if start.decision is None or chosen is None or chosen.prediction is None:
         return None
     prediction = chosen.prediction
+    parts, at_least_s = dict(prediction.parts), start.text_s + prediction.parts["compute"]
+    if start.text_s and at_least_s > prediction.ttft_s:
+        parts["tokenise"] = start.text_s
+    else:
+        at_least_s = 0.0
     return {
-        "ttft_s": prediction.ttft_s,
-        "ttft_bad_s": prediction.ttft_bad_s,
+        "ttft_s": max(prediction.ttft_s, at_least_s),
+        "ttft_bad_s": max(prediction.ttft_bad_s, at_least_s),
         "slowest": prediction.slowest,
         "uncorrected_s": prediction.ttft_s - prediction.parts["correction"],
         "tpot_s": prediction.tpot_s,
-        "parts": dict(prediction.parts),
+        "parts": parts,
         "decision": start.decision.as_json(),
     }
 

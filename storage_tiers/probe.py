@@ -68,7 +68,11 @@ def _turn(folder: Path, stop: Stop) -> Iterator[None]:
     root = folder.resolve()
     while not root.is_mount():
         root = root.parent
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # others are not heard of then
+        yield
+        return
     try:
         until_s = time.monotonic() + _TURN_WITHIN_S
         while not _locked(fd):

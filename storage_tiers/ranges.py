@@ -5,6 +5,7 @@ Both doors read the same objects with the same options; which one is used is the
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from storage_tiers.errors import StorageError
 
@@ -31,6 +32,10 @@ def open_range_reader(url: str, options: Mapping[str, Any], reader: str) -> Rang
         if reader == "direct":
             raise StorageError(f"store.reader 'direct' does not know the options {', '.join(sorted(unknown))}")
         return None
-    from storage_tiers.s3 import S3Ranges
+    from storage_tiers.s3 import S3Ranges, behind_proxy
 
+    client = options.get("client_kwargs") or {}
+    endpoint = options.get("endpoint_url") or client.get("endpoint_url") or "https://s3.amazonaws.com"
+    if reader == "auto" and behind_proxy(urlsplit(endpoint)):
+        return None
     return S3Ranges(url.split("://", 1)[1].split("/", 1)[0], options)

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from storage_tiers.ranges import open_range_reader
 _T = TypeVar("_T")
 _PARTIAL = ".partial"
 _PART_BYTES = 16 << 20
+_AGAIN_AFTER_S = 0.2
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -339,6 +341,12 @@ class ModelStore:
     def read_file(self, name: str, file: UnitIndex) -> bytes:
         """A small file that travels with the model (its tokenizer, say)."""
         buffer = bytearray(file.layout.tensors[0].size_bytes)
-        if buffer:
-            self.objects.read_into(self.unit_key(name, file), 0, memoryview(buffer))
+        if not buffer:
+            return b""
+        key = self.unit_key(name, file)
+        try:
+            self.objects.read_into(key, 0, memoryview(buffer))
+        except StoreUnavailable:  # a transfer tries again by itself; who reads a file would have to be asked again
+            time.sleep(_AGAIN_AFTER_S)
+            self.objects.read_into(key, 0, memoryview(buffer))
         return bytes(buffer)

@@ -26,7 +26,14 @@ _SIGNED_S, _USED_S = 3600, 600.0
 """An address is signed for the one time and used for the other: it also ends with the credentials that signed it."""
 _PIECE_BYTES = 1 << 20
 _SAID_BYTES = 4096
-_STALE = (http.client.RemoteDisconnected, http.client.BadStatusLine, ConnectionResetError, BrokenPipeError)
+_KEPT_S = 20.0
+"""A connection that was idle for longer may be dead without saying so."""
+_KEPT_ADDRESSES = 4096
+_ENDED = ("ExpiredToken", "InvalidToken", "RequestExpired")
+_ELSEWHERE = (HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.BAD_REQUEST)
+_STALE = (
+    http.client.RemoteDisconnected, http.client.BadStatusLine, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ class S3Ranges:
         self._lock = threading.Lock()
         self._client: Any = None
         self._addresses: dict[str, _Address] = {}
-        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._trust: ssl.SSLContext | None = None
+        self._idle: deque[tuple[http.client.HTTPConnection, float]] = deque()
         weakref.finalize(self, _close_all, self._idle)
 
     def __call__(self, path: str, offset_bytes: int, view: memoryview) -> int:
@@ -86,6 +94,8 @@ class S3Ranges:
             raise PermissionError(f"{error}; set store.options.key and .secret, or .anon") from error
         except BotoCoreError as error:
             raise OSError(str(error)) from error
+        if len(self._addresses) >= _KEPT_ADDRESSES:
+            self._addresses.clear()
         found = self._addresses[key] = _Address(urlsplit(url), time.monotonic())
         return found
 
@@ -95,10 +105,13 @@ class S3Ranges:
         with contextlib.ExitStack() as stack:
             connection, response = self._ask(address, asked)
             stack.callback(connection.close)
+            stack.callback(response.close)
+            length = response.length
             got = _fill(response, path, offset_bytes, view, deadline_s)
-            if response.isclosed() and not response.will_close:  # closed: read to its end
+            if got == length and not response.will_close:
                 stack.pop_all()
-                self._idle.append(connection)
+                response.close()
+                self._idle.append((connection, time.monotonic()))
         return got
 
     def _ask(
@@ -107,9 +120,13 @@ class S3Ranges:
         """Ask over a connection that is idle, or a new one. Who has closed it while it was idle is asked again."""
         while True:
             try:
-                connection, kept = self._idle.pop(), True
+                (connection, since_s), kept = self._idle.pop(), True
             except IndexError:
                 connection, kept = self._connect(address.url), False
+            else:
+                if time.monotonic() - since_s > _KEPT_S:
+                    connection.close()
+                    continue
             try:
                 connection.request("GET", address.target, headers=dict(headers))
                 return connection, connection.getresponse()
@@ -125,24 +142,30 @@ class S3Ranges:
         host = url.hostname or ""
         connection: http.client.HTTPConnection
         if url.scheme == "https":
-            context = _trust((self._options.get("client_kwargs") or {}).get("verify"))
-            connection = http.client.HTTPSConnection(host, url.port, timeout=CONNECT_S, context=context)
+            if self._trust is None:
+                self._trust = _trust((self._options.get("client_kwargs") or {}).get("verify"))
+            connection = http.client.HTTPSConnection(host, url.port, timeout=CONNECT_S, context=self._trust)
         else:
             connection = http.client.HTTPConnection(host, url.port, timeout=CONNECT_S)
-        proxy = getproxies().get(url.scheme)
-        if proxy and not proxy_bypass(host):
-            raise OSError(f"{host} is behind the proxy {proxy}: set store.reader to 'fsspec'")
+        if behind_proxy(url):
+            raise OSError(f"{host} is behind a proxy: set store.reader to 'auto' or 'fsspec'")
         connection.connect()
         connection.sock.settimeout(SILENCE_S)
         return connection
 
 
-def _close_all(connections: deque[http.client.HTTPConnection]) -> None:
+def behind_proxy(url: SplitResult) -> bool:
+    """Whether the environment names a proxy for this address."""
+    return url.scheme in getproxies() and not proxy_bypass(url.hostname or "")
+
+
+def _close_all(connections: deque[tuple[http.client.HTTPConnection, float]]) -> None:
     while connections:
-        connections.pop().close()
+        connections.pop()[0].close()
 
 
 def _open_client(options: Mapping[str, Any]) -> Any:
+    """By path: otherwise botocore signs addresses of AWS's one global host, which serves not all regions."""
     import botocore.session
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -153,13 +176,13 @@ def _open_client(options: Mapping[str, Any]) -> Any:
         aws_access_key_id=options.get("key"),
         aws_secret_access_key=options.get("secret"),
         aws_session_token=options.get("token"),
-        config=Config(signature_version=UNSIGNED if options.get("anon") else "s3v4"),
+        config=Config(signature_version=UNSIGNED if options.get("anon") else "s3v4", s3={"addressing_style": "path"}),
         **{name: value for name, value in given.items() if value is not None},
     )
 
 
 def _trust(verify: bool | str | None) -> ssl.SSLContext:
-    """As boto has it: a file of certificates to trust, or False for no check at all."""
+    """A file of certificates to trust, or False for no check at all; else what the system trusts."""
     context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
     if verify is False:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -178,11 +201,18 @@ def _fill(response: http.client.HTTPResponse, path: str, offset_bytes: int, view
     while got < wanted:
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"{path}: {got} of {wanted} bytes in {REQUEST_S:g} s")
-        count = response.readinto(view[got : min(got + _PIECE_BYTES, wanted)])
+        count = _read_some(response, view[got : min(got + _PIECE_BYTES, wanted)])
         if not count:
             raise ConnectionError(f"{path}: the connection ended after {got} of {wanted} bytes")
         got += count
     return got
+
+
+def _read_some(response: http.client.HTTPResponse, view: memoryview) -> int:
+    """What has come, at once: `readinto` would wait until the view is full, however slowly that comes."""
+    if response.length is None:  # in chunks, or until the connection ends
+        return response.readinto(view)
+    return int(response.fp.readinto1(view)) if response.fp is not None else 0
 
 
 def _refusal(response: http.client.HTTPResponse, path: str) -> OSError:
@@ -193,7 +223,9 @@ def _refusal(response: http.client.HTTPResponse, path: str) -> OSError:
     region = response.getheader("x-amz-bucket-region")
     if response.status == HTTPStatus.NOT_FOUND:
         return FileNotFoundError(text)
-    if region and response.status in (HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.BAD_REQUEST):
+    if words and words[0] in _ENDED:
+        return PermissionError(text)
+    if region and response.status in _ELSEWHERE:
         return OSError(f"{text}; the bucket is in {region}: set store.options.client_kwargs.region_name")
     if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return PermissionError(text)

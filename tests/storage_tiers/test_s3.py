@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage_tiers import s3
+from storage_tiers.ranges import open_range_reader
 from storage_tiers.s3 import S3Ranges
 from tests.s3_server import S3Server
 
@@ -81,8 +82,9 @@ def test_an_address_whose_signature_has_ended_is_signed_again(s3_server: S3Serve
 
 
 @contextlib.contextmanager
-def answering(*answers: bytes | None) -> Iterator[tuple[str, Callable[[], int]]]:
-    """A server that gives these answers, one a request; None and what is after the last: the connection is closed."""
+def answering(*answers: bytes | None, trickle_s: float = 0.0) -> Iterator[tuple[str, Callable[[], int]]]:
+    """A server that gives these answers, one a request; None and what is after the last: the connection is closed. With
+    `trickle_s` all are parts of one answer, each so long after the other."""
     left = list(answers)
     connections = 0
     listener = socket.create_server(("127.0.0.1", 0))
@@ -94,7 +96,7 @@ def answering(*answers: bytes | None) -> Iterator[tuple[str, Callable[[], int]]]
                 client, _ = listener.accept()
                 connections += 1
                 with client:
-                    while client.recv(65536):
+                    while (trickle_s and connections and not threading.Event().wait(trickle_s)) or client.recv(65536):
                         answer = left.pop(0) if left else None
                         if answer is None:
                             break
@@ -138,6 +140,7 @@ def test_a_connection_that_was_closed_while_it_was_idle_is_made_again() -> None:
         (http_answer("400 Bad", b"", "x-amz-bucket-region: eu-west-1"), OSError, r"eu-west-1.*region_name"),
         (http_answer("200 OK", b"x" * 100), OSError, "200"),
         (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 10\r\nConnection: close\r\n\r\n012", OSError, "after 3 of 10"),
+        (http_answer("400 Bad", b"<Code>ExpiredToken</Code>", "x-amz-bucket-region: x"), PermissionError, "ExpiredToken"),
         (b"garbage\r\n\r\n", OSError, "BadStatusLine"),
         (None, OSError, "closed connection|reset"),
     ],
@@ -161,9 +164,40 @@ def test_a_server_that_sends_the_whole_object_serves_its_beginning() -> None:
         assert not ranges._idle, "what is left of the answer would be taken for the next one's"
 
 
-def test_an_endpoint_behind_a_proxy_is_left_to_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_behind_a_proxy_is_left_to_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    with answering() as (endpoint, _), pytest.raises(OSError, match="proxy"):
-        read(ranges_of(endpoint), "b", 0, 10)
+    options = {"key": "k", "secret": "s", "endpoint_url": "http://store.example:9000"}
+    assert open_range_reader("s3://b", options, "auto") is None
+    assert open_range_reader("s3://b", {**options, "endpoint_url": "https://store.example"}, "auto") is not None
+    direct = open_range_reader("s3://b", options, "direct")
+    assert direct is not None
+    with pytest.raises(OSError, match=r"proxy.*store\.reader"):
+        direct("b/key", 0, memoryview(bytearray(10)))
+
+
+def test_without_an_endpoint_the_regions_own_host_is_asked() -> None:
+    ranges = S3Ranges("b", {"key": "k", "secret": "s", "client_kwargs": {"region_name": "af-south-1"}})
+    url = ranges._address("some key").url
+    assert (url.scheme, url.netloc, url.path) == ("https", "s3.af-south-1.amazonaws.com", "/b/some%20key")
+
+
+def test_an_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte was in time, and the whole never came."""
+    monkeypatch.setattr(s3, "REQUEST_S", 0.5)
+    beginning = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 1000\r\n\r\n"
+    with (
+        answering(*[beginning, *[b"x"] * 900], trickle_s=0.05) as (endpoint, _),
+        pytest.raises(OSError, match=r"in 0\.5 s"),
+    ):
+        read(ranges_of(endpoint), "b", 5, 1000)
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_KEPT_S", 0.0)
+    ten = http_answer("206 Partial Content", b"0123456789")
+    with answering(ten, ten) as (endpoint, connections):
+        ranges = ranges_of(endpoint)
+        assert [read(ranges, "b", 0, 10) for _ in range(2)] == [b"0123456789"] * 2
+        assert connections() == 2
