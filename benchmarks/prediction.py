@@ -4,9 +4,9 @@
 
 Runs in the lab (infra/lab, as root): four nodes behind cards of the given rate, an S3 server, a front end for
 each of the degrees 1, 2 and 4. In a shuffled order, per degree and round: a start from empty tiers, one from ssd, one from
-dram, and two models of one size at the same moment from empty tiers. The nodes know nothing at first but their own
-probes; a front end learns from each of its starts as it would anywhere. Every start counts, the first ones too. The error
-is |measured / predicted - 1|.
+dram, and two models of one size at the same moment from empty tiers. The nodes know their own probes and one
+calibration, as the flow does it every day; a front end learns from each of its starts as it would anywhere. Every start
+counts, the first ones too. The error is |measured / predicted - 1|.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from benchmarks.cold_start import ttft
 from benchmarks.pipeline_lab import SETTLE_S, empty, rest
 from benchmarks.pipeline_models import Subject, subjects
 from benchmarks.report import Result, parser, report
+from cluster.calibration import calibrate
 from cluster.client import ClusterClient
 from infra.lab.network import LabError
 from infra.lab.platform import Lab, parse_rate, run_lab
@@ -68,6 +69,12 @@ def _start(lab: Lab, both: Sequence[Subject], degree: int, kind: str) -> list[di
     return [{**start, "kind": kind} for start in answer["cold_starts"]]
 
 
+async def _calibrate(lab: Lab) -> None:
+    async with ClusterClient(lab.scheduler_address) as client:
+        await client.nodes(NODES)
+        print((await calibrate(client)).store, file=sys.stderr)
+
+
 def _wait_for_probes(lab: Lab) -> None:
     """Until every node has measured itself and its way to the store, as nodes do that nobody asks anything."""
     until_s = time.monotonic() + SETTLE_S
@@ -84,6 +91,7 @@ def measure(lab: Lab, rounds: int, seed: int) -> list[dict[str, Any]]:
     """Every start of the run, in order."""
     both = subjects(lab, ["smollm2", "twin"])
     _wait_for_probes(lab)
+    asyncio.run(_calibrate(lab))
     order = [(degree, kind) for _ in range(rounds) for degree in DEGREES for kind in (*ALONE, PAIR)]
     random.Random(seed).shuffle(order)
     return [start for degree, kind in order for start in _start(lab, both, degree, kind)]

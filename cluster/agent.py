@@ -365,9 +365,8 @@ class NodeAgent(WorkerPlugin):
 
     def _note_transfers(self) -> None:
         self._rates.observe_all(NIC, self._tiers.network.take())
-        from_ssd = self._tiers.from_ssd.take()
-        if not any(stage.order.sharing > 1 for stage in self._stages.values()):  # else others read from the same disk
-            self._rates.observe_all(SSD, from_ssd)
+        readers = max((stage.order.sharing for stage in self._stages.values()), default=1)
+        self._rates.observe_all(SSD, [bytes_per_s * readers for bytes_per_s in self._tiers.from_ssd.take()])
         rates = self._rates.rates()
         self._tiers.read_at_once(streams(rates), part_bytes(rates))
 

@@ -174,8 +174,8 @@ class LocalStage:
 
     def _observe_steps(self, beat: Beat) -> None:
         weight_bytes = sum(unit.size_bytes for unit in self.order.units)
-        if weight_bytes < _LEAST_WEIGHT_BYTES or self.order.sharing > 1:
-            return  # too short to tell, or done with a part of the node's cores
+        if weight_bytes < _LEAST_WEIGHT_BYTES:
+            return
         if beat.decode_s > 0:
             self._observe(DECODE, weight_bytes / beat.decode_s)
         if beat.prefill_s_per_token > 0:

@@ -14,6 +14,8 @@ from schedules.partition import later_units, split_layers, stage_bytes, stage_un
 from schedules.rates import STORE
 from schedules.survey import Site, Survey, runs_of
 
+MOST_CORRECTED = 0.5
+"""What was learned from other starts takes no more than this share of a prediction away."""
 _Lines = Sequence[StageTimeline]
 
 
@@ -151,7 +153,7 @@ def _predict(
         return None
     forming_s = first_token_s(mean, question.prompt_tokens)
     correction_s, correction_bad_s = question.corrections.of(len(stages), slowest)
-    correction_s = max(correction_s, -forming_s)
+    correction_s = max(correction_s, -MOST_CORRECTED * forming_s)
     ttft_s = question.waited_s + forming_s + correction_s
     ttft_bad_s = question.waited_s + max(0.0, first_token_s(bad, question.prompt_tokens) + correction_bad_s)
     weights = [stage.plan.weight_bytes for stage in stages]

@@ -37,10 +37,12 @@ FEWEST_STREAMS = 2
 PART_S, SMALLEST_PART_BYTES = 0.1, 256 << 10
 """What can wait is read in parts that take the card about so long, so that it makes way as soon."""
 
+_SHARED = (NIC, SSD, DECODE, PREFILL)
+
 KEPT_SAMPLES = 32
 TYPICAL_SAMPLES, REACHED_SAMPLES = 8, 16
 REACHED = 0.6
-"""A link is taken for as fast as it was seen to be at this quantile: what held samples back was often another's transfer."""
+"""What is shared is taken for as fast as it was seen at this quantile: what held samples back was often another's use."""
 NEWEST_WEIGHT = 0.25
 """Weight of the newest sample in the running mean."""
 BAD_END = 0.1
@@ -107,9 +109,9 @@ def is_duration(name: str) -> bool:
 
 
 def as_rate(name: str, measured: Measured) -> Rate:
-    """`measured` as a node reports it. A speed drifts, and is averaged; a duration is hit by odd ones, a link's speed by
-    what else is on the wire, and they are not."""
-    if name == NIC:
+    """`measured` as a node reports it. A speed drifts, and is averaged; a duration is hit by odd ones, and what others use
+    too, on the wire or on the machine, by those others, and they are not."""
+    if name in _SHARED:
         return Rate(measured.reached, measured.low, len(measured.samples))
     if is_duration(name):
         return Rate(measured.typical, measured.high, len(measured.samples))

@@ -15,6 +15,8 @@ from storage_tiers.remote import ModelStore
 
 FRESH_S = 5.0
 KEPT_MODELS = 256
+HEAD_START_S = 0.02
+"""Reading a tokenizer keeps the interpreter busy: who was told of the model before gives its orders first."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class Catalog:
         else:
             bare = await asyncio.to_thread(self._describe, checkpoint)
             found.set_result(bare)
+            await asyncio.sleep(HEAD_START_S)
             model = replace(bare, text=await asyncio.to_thread(self._read_text, checkpoint))
         self._entries.pop(name, None)
         self._entries[name] = _Entry(model, time.monotonic())
