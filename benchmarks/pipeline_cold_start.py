@@ -14,6 +14,7 @@ The scenarios, each with a lab of its own:
 - two: two models at the same moment.
 """
 
+import signal
 import statistics
 import sys
 import tempfile
@@ -88,6 +89,7 @@ def main() -> None:
         "--only", nargs="+", choices=tuple(SCENARIOS), default=list(SCENARIOS), help="these scenarios alone"
     )
     options = args.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the lab ends with us
     results: list[Result] = []
     try:
         for name in options.only:

@@ -49,7 +49,11 @@ async def _run(config: NodeConfig) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    dask.config.set({"distributed.worker.memory.terminate": False, "distributed.worker.memory.pause": False})
+    dask.config.set({
+        "distributed.worker.memory.terminate": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.profile.enabled": False,  # it would look at the stack a hundred times a second
+    })  # fmt: skip
     worker = Worker(
         config.scheduler_address, name=config.name, host=config.host, nthreads=1, dashboard=False,
         local_directory=_scratch(config), plugins=[NodeAgent(config)], memory_limit=0,

@@ -19,6 +19,7 @@ from torch.distributed import HashStore, PrefixStore, TCPStore
 from cluster.admission import find_fault
 from cluster.batching import Batching, Segment
 from cluster.compute_probe import measure_products
+from cluster.cores import Cores
 from cluster.engine import Driver, Worker, follow
 from cluster.errors import StageFailed
 from cluster.gate import Gate
@@ -150,7 +151,6 @@ class _Stage:
 
     def _serve(self) -> None:
         order = self._order
-        torch.set_num_threads(min(torch.get_num_threads(), max(1, len(os.sched_getaffinity(0)) // order.sharing)))
         started_s = time.time()
         address = TCPStore(
             order.rendezvous_host, order.rendezvous_port, is_master=False, wait_for_workers=False,
@@ -173,7 +173,7 @@ class _Stage:
         self._pace = Pace(self._device)
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
-        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse)
+        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse, Cores(order.sharing))
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)

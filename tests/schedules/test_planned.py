@@ -217,6 +217,15 @@ def test_a_node_that_has_the_bytes_but_forms_groups_slowly_does_not_win() -> Non
     assert {c.nodes for c in decision.candidates} == {("near",), ("far",)}
 
 
+def test_what_was_learned_takes_no_more_than_half_of_a_prediction() -> None:
+    """A start that went wrong once had the next one predicted after no time at all."""
+    model = _model()
+    view = View((_node("warm", units=_held(model)),))
+    plain = _ttft_s(_taken(PLANNED.decide(question_of(model, view))))
+    learned = Corrections({(1, "dram"): (-100.0, 0.0)})
+    assert _ttft_s(_taken(PLANNED.decide(question_of(model, view, corrections=learned)))) == pytest.approx(plain / 2)
+
+
 def test_without_a_service_level_the_fastest_degree_is_taken() -> None:
     chosen = _taken(PLANNED.decide(question_of(_model(), View(tuple(_node(name) for name in "abcd")))))
     assert chosen.degree == 4

@@ -58,6 +58,13 @@ def test_a_rate_lies_within_what_was_seen_of_late(values: list[float]) -> None:
     assert min(kept) * (1 - 1e-9) <= rate.mean <= max(kept) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("name", [NIC, SSD, DECODE, PREFILL])
+def test_one_slow_sample_does_not_make_slow_what_others_use_too(name: str) -> None:
+    """The first was taken while the machine came up; the next ones beside others' work."""
+    assert as_rate(name, Measured((1.0, 10.0))).mean == 10.0
+    assert as_rate(name, Measured((1.0, 10.0, 10.0, 4.0, 10.0))).mean == 10.0
+
+
 def test_what_is_no_measurement_is_left_out() -> None:
     assert observe({}, NIC, 0.0) == observe({}, NIC, -1.0) == {}
     assert as_rate(NIC, Measured((2.0,))) == Rate(2.0, 2.0, 1)
