@@ -25,7 +25,7 @@ def measure_start(
     say(f"  a hop: {hops[1]:.0f} us")
     formed_s = asyncio.run(_formed(home, model, forms, say))
     with run_platform(home, model.store_url, NODES, (NODES,)) as platform:
-        floor_s = best(platform, model.checkpoint, NODES, max(forms // 3, 2), ("dram",)).floor_s
+        floor_s = best(platform, model.checkpoint, NODES, max(forms // 3, 4), ("dram",)).floor_s
     say(f"  the runtime floor: {floor_s:.3f} s")
     return [
         Result(f"order_to_formed_degree{NODES}_ms{suffix}", formed_s * 1e3, "ms", "lower"),

@@ -14,7 +14,6 @@ import msgpack
 import torch
 
 from cluster.batching import Batching, Choice, Segment, Step
-from cluster.cores import Cores
 from cluster.hop import Header, Neighbours, Op
 from cluster.kv import KvCache
 from cluster.messages import FIRST_ANSWER, FIRST_STEP, Cancel, Rejected, Submit, Tokens, from_wire, to_wire
@@ -42,17 +41,8 @@ class Pulse(Protocol):
 class Worker:
     """What every stage does with a step: give its requests room, run its layers; at the last stage, choose tokens."""
 
-    def __init__(
-        self,
-        forward: Forward,
-        model: StageModel,
-        cache: KvCache,
-        report: Report,
-        pulse: Pulse,
-        cores: Cores | None = None,
-    ) -> None:
+    def __init__(self, forward: Forward, model: StageModel, cache: KvCache, report: Report, pulse: Pulse) -> None:
         self._forward, self._model, self._cache = forward, model, cache
-        self._cores = cores or Cores(sharing=1)
         self._report: Report | None = report
         self._pulse = pulse
         self._samplers: dict[int, Sampler] = {}
@@ -71,7 +61,6 @@ class Worker:
         """Run this stage's layers on `x`, the segments' tokens (1, T) or hidden states (1, T, hidden) on any device."""
         plan = self._cache.plan(segments)
         self._model.turn_to(plan)
-        self._cores.turn_to(x.shape[1])
         report, self._report = self._report, None
         started_s = time.time()
         self._pulse.step(x.shape[1])

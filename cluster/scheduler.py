@@ -23,7 +23,9 @@ async def _run(host: str, port: int, dashboard_port: int) -> None:
     import dask
     from distributed import Scheduler
 
-    dask.config.set({"distributed.worker.profile.enabled": False})  # it would look at the stack a hundred times a second
+    dask.config.set(
+        {"distributed.worker.profile.enabled": False}
+    )  # it would look at the stack a hundred times a second
     logging.getLogger("distributed.scheduler").addFilter(without_contents)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):

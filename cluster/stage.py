@@ -19,7 +19,6 @@ from torch.distributed import HashStore, PrefixStore, TCPStore
 from cluster.admission import find_fault
 from cluster.batching import Batching, Segment
 from cluster.compute_probe import measure_products
-from cluster.cores import Cores
 from cluster.engine import Driver, Worker, follow
 from cluster.errors import StageFailed
 from cluster.gate import Gate
@@ -127,6 +126,11 @@ def _move_buffers(model: nn.Module, device: torch.device) -> None:
             setattr(model.get_submodule(path), own, buffer.to(device))
 
 
+def _threads(sharing: int) -> int:
+    """Of the threads that torch has, a stage's part where so many stages of its group share the machine's cores."""
+    return min(torch.get_num_threads(), max(1, len(os.sched_getaffinity(0)) // sharing))
+
+
 class _Stage:
     """One stage of one group, from the order to its end."""
 
@@ -151,6 +155,7 @@ class _Stage:
 
     def _serve(self) -> None:
         order = self._order
+        torch.set_num_threads(_threads(order.sharing))
         started_s = time.time()
         address = TCPStore(
             order.rendezvous_host, order.rendezvous_port, is_master=False, wait_for_workers=False,
@@ -173,7 +178,7 @@ class _Stage:
         self._pace = Pace(self._device)
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
-        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse, Cores(order.sharing))
+        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse)
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
