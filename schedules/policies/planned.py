@@ -11,8 +11,9 @@ from schedules.policies import hydraserve, serverlessllm
 from schedules.policies.fixed import no_room
 from schedules.survey import Survey
 
-AS_FAST = 1.02
-"""Candidates that are predicted to take no longer than this times the fastest are taken for equally fast."""
+AS_FAST = 1.05
+"""Candidates that are predicted to take no longer than this times the fastest are taken for equally fast: predictions are no
+better than that."""
 
 
 class Planned:
