@@ -11,10 +11,9 @@ from pathlib import Path
 import httpx
 
 from benchmarks.cold_start import ttft
-from benchmarks.pipeline_lab import SETTLE_S, cold, empty, fetched_bytes, link_rate, rest
+from benchmarks.pipeline_lab import SETTLE_S, calibrated, cold, empty, fetched_bytes, link_rate, rest
 from benchmarks.pipeline_models import Subject, subjects
 from benchmarks.report import Result
-from cluster.calibration import calibrate
 from cluster.client import ClusterClient
 from infra.lab.platform import Lab, run_lab
 
@@ -32,7 +31,7 @@ def egress(repeats: int, bytes_per_s: float) -> list[Result]:
     ):
         (subject,) = subjects(lab, ["smollm2"])
         limit_s = subject.size_bytes / link_rate(lab)
-        asyncio.run(_calibrate(lab))
+        calibrated(lab)
         found = [
             Result(
                 f"egress_ttft_degree{degree}_s", statistics.median(cold(lab, subject, degree) for _ in range(repeats)),
@@ -70,7 +69,7 @@ def peers(repeats: int, bytes_per_s: float) -> list[Result]:
     ):
         (subject,) = subjects(lab, ["smollm2"])
         limit_s = subject.size_bytes / (2 * link_rate(lab))
-        asyncio.run(_calibrate(lab))
+        calibrated(lab)
         _hold(lab, subject, holder)
         found = [cold(lab, subject, DEGREE, but=[holder]) for _ in range(repeats)]
         fetched = fetched_bytes(lab, subject, DEGREE)
@@ -92,13 +91,6 @@ def _hold(lab: Lab, subject: Subject, node: str) -> None:
         if time.monotonic() > until_s:
             raise TimeoutError(f"the front end does not hear that {node} holds {subject.name}")
         time.sleep(0.1)
-
-
-async def _calibrate(lab: Lab) -> None:
-    """As the flow does every day: what the store gives to all is told to nobody else."""
-    async with ClusterClient(lab.scheduler_address) as client:
-        await client.nodes(len(lab.nodes))
-        print((await calibrate(client)).store, file=sys.stderr)
 
 
 async def _stage(lab: Lab, subject: Subject, node: str) -> None:

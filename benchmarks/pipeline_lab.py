@@ -10,6 +10,7 @@ import httpx
 
 from benchmarks.cold_start import ttft
 from benchmarks.pipeline_models import Subject
+from cluster.calibration import calibrate
 from cluster.client import ClusterClient
 from infra.lab.platform import STORE, Lab, settled
 from storage_tiers.checkpoint import Checkpoint
@@ -59,6 +60,17 @@ def rest(lab: Lab, url: str) -> None:
         if time.monotonic() > until_s:
             raise TimeoutError("the lab did not come to rest")
         time.sleep(0.1)
+
+
+def calibrated(lab: Lab) -> None:
+    """Measure every node and the store, as the flow does every day; what was found of the store goes to stderr."""
+    asyncio.run(_calibrate(lab))
+
+
+async def _calibrate(lab: Lab) -> None:
+    async with ClusterClient(lab.scheduler_address) as client:
+        await client.nodes(len(lab.nodes))
+        print((await calibrate(client)).store, file=sys.stderr)
 
 
 def empty(lab: Lab, checkpoints: Collection[Checkpoint], but: Collection[str] = ()) -> None:

@@ -29,10 +29,9 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.cold_start import ttft
-from benchmarks.pipeline_lab import SETTLE_S, empty, rest
+from benchmarks.pipeline_lab import SETTLE_S, calibrated, empty, rest
 from benchmarks.pipeline_models import Subject, subjects
 from benchmarks.report import Result, parser, report
-from cluster.calibration import calibrate
 from cluster.client import ClusterClient
 from infra.lab.network import LabError
 from infra.lab.platform import Lab, parse_rate, run_lab
@@ -70,12 +69,6 @@ def _start(lab: Lab, both: Sequence[Subject], degree: int, kind: str) -> list[di
     return [{**start, "kind": kind} for start in answer["cold_starts"]]
 
 
-async def _calibrate(lab: Lab) -> None:
-    async with ClusterClient(lab.scheduler_address) as client:
-        await client.nodes(NODES)
-        print((await calibrate(client)).store, file=sys.stderr)
-
-
 def _wait_for_probes(lab: Lab) -> None:
     """Until every node has measured itself and its way to the store, as nodes do that nobody asks anything."""
     until_s = time.monotonic() + SETTLE_S
@@ -92,7 +85,7 @@ def measure(lab: Lab, rounds: int, seed: int) -> list[dict[str, Any]]:
     """Every start of the run, in order."""
     both = subjects(lab, ["smollm2", "twin"])
     _wait_for_probes(lab)
-    asyncio.run(_calibrate(lab))
+    calibrated(lab)
     order = [(degree, kind) for _ in range(rounds) for degree in DEGREES for kind in (*ALONE, PAIR)]
     random.Random(seed).shuffle(order)
     return [start for degree, kind in order for start in _start(lab, both, degree, kind)]

@@ -181,7 +181,8 @@ class NodeAgent(WorkerPlugin):
                 await process.send(Build(replace(order, units=(), peers=()), secret, self._rows.serves(order)))
                 for load in loads:
                     self._spawn(self._deliver(stage, load), "deliver")
-                self._spawn(self._load_later(stage, later, turn), "later")
+                if later:
+                    self._spawn(self._load_later(stage, later, turn), "later")
                 await stage.formed
         except BaseException as error:
             await self._dissolve(order.group)
@@ -204,15 +205,12 @@ class NodeAgent(WorkerPlugin):
         first token waits for are taken from the group's other stages."""
         missing = sum(unit.size_bytes for unit in order.units if unit.digest not in self._tiers.dram.held())
         free = self._config.dram_bytes - self._tiers.dram.used_bytes
-        if (
-            order.degree == 1 or STORE not in self._rates.rates() or missing > free
-        ):  # whose memory is taken at once is sure of it
+        certain = missing <= free  # else it takes its memory now, or there may be none when it is asked for
+        if order.degree == 1 or STORE not in self._rates.rates() or not certain:
             return []
         return [unit for unit in order.units if unit.name in order.later and not self._tiers.holds(unit)]
 
     async def _load_later(self, stage: LocalStage, units: Sequence[UnitIndex], turn: int) -> None:
-        if not units:
-            return
         await asyncio.wait({stage.answered}, timeout=stage.order.timeout_s)
         if stage.ending:
             return

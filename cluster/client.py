@@ -5,6 +5,7 @@ import json
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
@@ -195,6 +196,7 @@ class ClusterClient:
         self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float
     ) -> list[tuple[str, FormStage]]:
         first = self._node(placement.stages[0].node)
+        machines = Counter(self._node(stage.node).shared_with for stage in placement.stages)
         bounds = (*(stage.first_layer for stage in placement.stages), placement.stages[-1].end_layer)
         assert all(a < b for a, b in pairwise(bounds))
 
@@ -217,14 +219,10 @@ class ClusterClient:
                 peers=self._peers_of(stage.node, units),
                 store_first=store_first([unit.digest for unit in units], stage.node, self.view()),
                 later=stage.later,
-                sharing=sum(self._shares_cores(stage.node, other.node) for other in placement.stages),
+                sharing=machines[self._node(stage.node).shared_with],
             )
 
         return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]
-
-    def _shares_cores(self, one: str, other: str) -> bool:
-        machine = self._node(one).machine
-        return one == other or (bool(machine) and machine == self._node(other).machine)
 
     def _peers_of(self, target: str, units: Sequence[UnitIndex]) -> tuple[Peer, ...]:
         """Whom the node may ask for the units. In the order of asking, so a peer comes once as first choice for some

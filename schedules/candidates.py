@@ -210,14 +210,16 @@ def _timelines(
     survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict, *, bad: bool
 ) -> _Lines | None:
     found = []
-    readers = Counter(_disk(stage) for stage in stages if not stage.later.issuperset(_on_ssd(survey, stage)))
+    readers = Counter(
+        stage.site.node.shared_with for stage in stages if not stage.later.issuperset(_on_ssd(survey, stage))
+    )
     for rank, stage in enumerate(stages):
         speeds = stage.site.bad if bad else stage.site.mean
         if speeds is None or stage.site.mean is None:
             return None
         stretch = stage.site.mean.nic_bytes_per_s / speeds.nic_bytes_per_s
         there = _there_s(survey, stage, rank, transfers, verdict, stretch) | _from_ssd(
-            survey, stage, speeds.ssd_bytes_per_s / max(1, readers[_disk(stage)])
+            survey, stage, speeds.ssd_bytes_per_s / max(1, readers[stage.site.node.shared_with])
         )
         found.append(StageTimeline(speeds, speeds.formed(len(stages)), _in_order(survey, stage, there, speeds.reach_s)))
     return found
@@ -245,11 +247,6 @@ def _there_s(
         found |= dict(zip(units, arrivals_s(begin_s * stretch, ends_s * stretch, sizes), strict=True))
         begin_s = ends_s
     return found
-
-
-def _disk(stage: Stage) -> str:
-    """Nodes of one machine are taken to have their ssd in common."""
-    return stage.site.node.machine or stage.site.node.name
 
 
 def _on_ssd(survey: Survey, stage: Stage) -> list[int]:

@@ -53,7 +53,7 @@ class Node:
     """A node as it last reported itself. `units` maps a unit's digest to the fastest tier that holds it.
 
     At `peer_port` it gives units to other nodes, if it does at all. `rates` has what was measured there, by the names of
-    schedules.rates; what was never measured is absent. Nodes of one `machine` share its cores; "" is one of its own.
+    schedules.rates; what was never measured is absent. Nodes of one `machine` share it; "" is one of its own.
     """
 
     name: str
@@ -74,6 +74,11 @@ class Node:
     peer_port: int = 0
     rates: Mapping[str, Rate] = field(default_factory=dict)
     machine: str = ""
+
+    @property
+    def shared_with(self) -> str:
+        """The same for nodes that have cores and ssd in common: their machine, or the node's own name."""
+        return self.machine or self.name
 
     @property
     def device_free_bytes(self) -> int:

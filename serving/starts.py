@@ -29,6 +29,7 @@ from serving.service import Service, Start
 
 _log = logging.getLogger(__name__)
 START_ATTEMPTS = 3
+_TOKENISE = "tokenise"
 LONGEST_WAIT_S = 30.0
 """A start that waits for the links is decided again at least this often."""
 
@@ -66,12 +67,8 @@ class Starts:
     def recall(self, starts: Sequence[ColdStart]) -> None:
         """Learn from starts of before, newest first."""
         for start in reversed(starts):
-            if (
-                start.predicted is not None
-                and "uncorrected_s" in start.predicted
-                and "tokenise" not in start.predicted.get("parts", ())
-            ):
-                self._learned = self._learned.with_lesson(_lesson(start.predicted, start))
+            if start.predicted is not None and "uncorrected_s" in start.predicted:
+                self._learn(start.predicted, start)
 
     def decide(self, service: Service, model: ServedModel, name: str = "now", waited_s: float = 0.0) -> Decision:
         """Where this version of the service's model would start now. Changes nothing. Unavailable without a scheduler."""
@@ -116,14 +113,17 @@ class Starts:
         phases = (*start.phases, *(await client.phases(group) if client is not None else ()))
         nodes = tuple(stage.node for stage in group.placement.stages)
         ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
-        predicted = _predicted(start)
+        predicted = predicted_of(start)
         happened = ColdStart(model, group.name, nodes, start.arrived_s, ttft_s, ordered, predicted)
         if predicted is not None:
-            if "tokenise" not in predicted["parts"]:
-                self._learned = self._learned.with_lesson(_lesson(predicted, happened))
+            self._learn(predicted, happened)
             if predicted["ttft_s"] > 0:
                 self._metrics.prediction_error.observe(abs(ttft_s / predicted["ttft_s"] - 1))
         self._ledger.add(happened)
+
+    def _learn(self, predicted: Mapping[str, Any], start: ColdStart) -> None:
+        if _TOKENISE not in predicted.get("parts", ()):
+            self._learned = self._learned.with_lesson(_lesson(predicted, start))
 
     def learn_token_time(self, start: Start, tpot_s: float) -> None:
         """A request had the replica for itself: what its tokens took tells what a hop takes."""
@@ -171,11 +171,11 @@ class Starts:
         return client
 
 
-def _predicted(start: Start) -> dict[str, Any] | None:
+def predicted_of(start: Start) -> dict[str, Any] | None:
     """What was expected when it was decided, as JSON, with all that was considered.
 
     If the first token then had to wait until the request's own text was made into tokens, that counts as known, and
-    such a start teaches nothing: "tokenise" is one of its parts.
+    such a start teaches nothing: _TOKENISE is one of its parts.
     """
     chosen = start.decision.chosen if start.decision is not None else None
     if start.decision is None or chosen is None or chosen.prediction is None:
@@ -183,7 +183,7 @@ def _predicted(start: Start) -> dict[str, Any] | None:
     prediction = chosen.prediction
     parts, at_least_s = dict(prediction.parts), start.text_s + prediction.parts["compute"]
     if start.text_s and at_least_s > prediction.ttft_s:
-        parts["tokenise"] = start.text_s
+        parts[_TOKENISE] = start.text_s
     else:
         at_least_s = 0.0
     return {

@@ -43,8 +43,8 @@ class ObjectStore:
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, reader: str = "auto") -> None:
         self.url, self.options, self.reader = url, dict(options or {}), reader
-        self._ranges = open_range_reader(url, self.options, reader)
         try:
+            self._ranges = open_range_reader(url, self.options, reader)
             self._fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **self.options})
         except (ValueError, ImportError, OSError) as error:
             raise StorageError(f"cannot use {url!r} as an object store: {error}") from error

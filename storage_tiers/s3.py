@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import re
 import ssl
-import threading
 import time
 import weakref
 from collections import deque
@@ -18,6 +17,11 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+import botocore.session
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
 CONNECT_S, REQUEST_S = 5.0, 60.0
 SILENCE_S = 10.0
@@ -51,13 +55,15 @@ class _Address:
 class S3Ranges:
     """A RangeReader of one bucket, with the options that s3fs takes. Connections are kept; thread-safe.
 
-    Built at once and connected when first used; what botocore needs for that (0.2 s) is read by the first range.
+    What botocore must read to sign (0.1 s) is read here, not by the first range. ValueError if the options make no sense.
     """
 
     def __init__(self, bucket: str, options: Mapping[str, Any]) -> None:
         self._bucket, self._options = bucket, dict(options)
-        self._lock = threading.Lock()
-        self._client: Any = None
+        try:
+            self._client = _open_client(self._options)
+        except BotoCoreError as error:
+            raise ValueError(str(error)) from error
         self._addresses: dict[str, _Address] = {}
         self._trust: ssl.SSLContext | None = None
         self._idle: deque[tuple[http.client.HTTPConnection, float]] = deque()
@@ -82,14 +88,9 @@ class S3Ranges:
         known = self._addresses.get(key)
         if known is not None and known.made_s > since_s:
             return known
-        from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
-
         try:
-            with self._lock:
-                if self._client is None:
-                    self._client = _open_client(self._options)
-                wanted = {"Bucket": self._bucket, "Key": key}
-                url = self._client.generate_presigned_url("get_object", wanted, _SIGNED_S)
+            wanted = {"Bucket": self._bucket, "Key": key}
+            url = self._client.generate_presigned_url("get_object", wanted, _SIGNED_S)
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise PermissionError(f"{error}; set store.options.key and .secret, or .anon") from error
         except BotoCoreError as error:
@@ -166,10 +167,6 @@ def _close_all(connections: deque[tuple[http.client.HTTPConnection, float]]) -> 
 
 def _open_client(options: Mapping[str, Any]) -> Any:
     """By path: otherwise botocore signs addresses of AWS's one global host, which serves not all regions."""
-    import botocore.session
-    from botocore import UNSIGNED
-    from botocore.config import Config
-
     given = {"endpoint_url": options.get("endpoint_url"), **(options.get("client_kwargs") or {})}
     return botocore.session.get_session().create_client(
         "s3",

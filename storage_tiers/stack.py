@@ -92,10 +92,10 @@ class TierStack:
 
         It comes from ssd, else from the first of `peers` that has it right, else from remote; with `peers_last` remote is
         asked before them too, once. The future fails with Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is
-        kept then. A unit that is on its way already is
-        waited for, and moves up if this priority is higher; one whose transfer has failed, but still has chunks under
-        way, is loaded anew after that. Of one priority those of an earlier `turn` have the network to themselves.
-        Writes to ssd that have not begun are given up for the room they hold; one that has is waited for.
+        kept then. A unit that is on its way already is waited for, and moves up if this priority is higher; one whose
+        transfer has failed, but still has chunks under way, is loaded anew after that. Of one priority those of an earlier
+        `turn` have the network to themselves. Writes to ssd that have not begun are given up for the room they hold; one that
+        has is waited for.
         """
         wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn, peers_last)
         wanted.future.set_running_or_notify_cancel()

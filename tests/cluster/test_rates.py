@@ -104,15 +104,14 @@ async def test_serving_measures_along_the_way(client: ClusterClient, checkpoint:
 
 
 async def test_what_was_measured_outlives_the_node(cluster: RealCluster, client: ClusterClient) -> None:
-    known = client.view().nodes[0].rates
+    before = client.view().nodes[0]
     await client.limit_store("node-0", 1e9)
     cluster.kill("node-0", 15)
     kept = json.loads((cluster.folder / "node-0" / "ssd" / FILE).read_text())["samples"]
     cluster.start_node("node-0")
-    await until(client, lambda node: STORE in node.rates)
-    node = client.view().nodes[0]
+    node = await until(client, lambda node: node.address != before.address and STORE in node.rates)
     assert node.rates[STORE].mean == 1e9
-    assert node.rates.keys() == known.keys() | {STORE}
+    assert node.rates.keys() == before.rates.keys() | {STORE}
     assert {name: rate.samples for name, rate in node.rates.items() if name != STORE} == {
         name: len(samples) for name, samples in kept.items()
     }, "a node that knows measures nothing anew"
