@@ -59,6 +59,8 @@ from storage_tiers.stack import Loaded, Priority, TierStack
 _log = logging.getLogger(__name__)
 KEPT_PHASES = 64
 REFILL_AT_LATEST_S = 10.0
+OTHERS_STEP_S = 0.5
+"""So long the other stages of a group may take for their first steps once one has done its own."""
 WATCH_EVERY_S = 0.2
 
 
@@ -196,8 +198,11 @@ class NodeAgent(WorkerPlugin):
         return StageFormed(order.group, order.rank, self._config.host, port, secret)
 
     async def _refill_behind(self, stage: LocalStage) -> None:
-        """Make the next stage process ready when this one has computed: until then the cores are the cold start's."""
+        """Make the next stage process ready when this one has computed, and those that share its cores have too: until then
+        they are the cold start's."""
         await asyncio.wait({stage.stepped}, timeout=REFILL_AT_LATEST_S)
+        if stage.order.sharing > 1:
+            await asyncio.wait({stage.answered}, timeout=OTHERS_STEP_S)
         self._pool.fill()
 
     def _held_back(self, order: FormStage) -> list[UnitIndex]:

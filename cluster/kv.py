@@ -1,10 +1,12 @@
 """The KV cache of a stage: rooms for requests, in slabs whose rows can be attended to in one call.
 
-A slab has rows of one room size. Memory of a row that nothing was written to is not taken from the system on a CPU
-(fresh pages are zero pages until they are written); a GPU's is, so slabs are made no larger there than what is left of
-the tokens that the stage has reserved. A slab is given back when its last row is free.
+A slab has rows of one room size. On a CPU memory of a row that nothing was written to is not taken from the system, so a
+slab is made in microseconds; a GPU's is, so slabs are made no larger there than what is left of the tokens that the stage
+has reserved. A slab is given back when its last row is free.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,8 +33,12 @@ class Slab:
         return found
 
     def _zeros(self, like: torch.Tensor) -> torch.Tensor:
-        heads, dim = like.shape[1], like.shape[-1]
-        return torch.zeros(self.rows * self.room, heads, dim, dtype=like.dtype, device=like.device)
+        shape = self.rows * self.room, like.shape[1], like.shape[-1]
+        if like.device.type != "cpu":
+            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        # torch.zeros writes every page, which is most of a first step; the system's fresh pages are zero as they are
+        pages = mmap.mmap(-1, math.prod(shape) * like.element_size(), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.initialization import no_init_weights
 
 from cluster import attention
 from cluster.errors import StageFailed
@@ -79,7 +80,7 @@ def _truncated(config: PretrainedConfig, dtype: torch.dtype, first_layer: int, e
     _set_layers(local, config, first_layer, first_layer + 1)
     default = torch.get_default_dtype()
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():  # what would be drawn on meta has no numbers, and takes a fourth
             lm = AutoModelForCausalLM.from_config(local, dtype=dtype, attn_implementation=attention.NAME)
             base = lm.get_submodule(layout.base)
             whole = copy.deepcopy(base.config)

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import NoReturn
@@ -76,7 +77,7 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
     server = RequestServer(host)
     device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
     try:
-        _warm_up(device)
+        _warm_up(device, [torch.float32, torch.bfloat16])
         channel.send(Idle(os.getpid(), server.port, _measure(device) if measure else {}))
         message, _ = channel.receive()
     except (EOFError, OSError):
@@ -85,19 +86,19 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
         _Stage(channel, server, message, device).run()
 
 
-def _warm_up(device: torch.device) -> None:
-    """Go once through everything that is slower the first time, with a model of 64 dimensions."""
+def _warm_up(device: torch.device, dtypes: Sequence[torch.dtype]) -> None:
+    """Go once through everything that is slower the first time, a kernel of each dtype too, with models of 64 dimensions."""
     join(HashStore(), 0, 1, device, timeout_s=60.0)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # a GPU loads a kernel when it is first used
-    pipeline, model = build_pipeline(model_config(_WARM_UP_CONFIG), dtype, (0, 1), lambda _unit, _gate: None)
-    pipeline.to_empty(device=device)
-    for parameter in pipeline.parameters():
-        parameter.data.zero_()
-    cache = KvCache(1, 64, device)
-    with torch.inference_mode():
-        for segment in (Segment(1, 2, 0, True, 64), Segment(1, 1, 2, True, 64)):
-            model.turn_to(cache.plan([segment]))
-            pipeline(torch.ones(1, segment.tokens, dtype=torch.int64, device=device)).argmax(-1).tolist()
+    for dtype in dtypes:
+        pipeline, model = build_pipeline(model_config(_WARM_UP_CONFIG), dtype, (0, 1), lambda _unit, _gate: None)
+        pipeline.to_empty(device=device)
+        for parameter in pipeline.parameters():
+            parameter.data.zero_()
+        cache = KvCache(1, 64, device)
+        with torch.inference_mode():
+            for segment in (Segment(1, 2, 0, True, 64), Segment(1, 1, 2, True, 64)):
+                model.turn_to(cache.plan([segment]))
+                pipeline(torch.ones(1, segment.tokens, dtype=torch.int64, device=device)).argmax(-1).tolist()
     leave()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -106,7 +107,7 @@ def _warm_up(device: torch.device) -> None:
 def _measure(device: torch.device) -> dict[str, float]:
     """What a stage needs to be formed and to compute, as far as it can be told without a model."""
     since_s = time.perf_counter()
-    _warm_up(device)  # what it does is now as slow as it will be
+    _warm_up(device, [torch.float32])  # what it does is now as slow as it will be
     return {formed(1): time.perf_counter() - since_s, **measure_products(device)}
 
 

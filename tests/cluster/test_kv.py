@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Sequence
 
+import psutil
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,3 +172,19 @@ def test_every_token_has_a_place_of_its_own(steps: Sequence[dict[int, int]], kv_
         assert set(tokens_of) <= set(owners.values())
         assert cache.slots == len({slots[lane] for lane in filled if filled[lane]})
     assert len(set(owners.values())) == len(owners)
+
+
+def test_only_what_was_written_takes_memory() -> None:
+    room, heads, dim = 4096, 8, 64
+    cache = KvCache(1, SLAB_ROWS * room, _CPU)
+    plan = cache.plan([_prompt(1, tokens=16, room=room)])
+    kind = torch.ones(16, heads, dim)
+    (write,) = plan.writes
+    process = psutil.Process()
+    before_bytes = process.memory_info().rss
+    keys, values = write.slab.tensors(0, kind, kind)
+    keys[write.to], values[write.to] = kind, kind
+    taken_bytes = process.memory_info().rss - before_bytes
+    assert keys.nbytes + values.nbytes == 2 * SLAB_ROWS * room * heads * dim * 4
+    assert taken_bytes < keys.nbytes // 20
+    assert keys[16:].count_nonzero() == 0
