@@ -368,8 +368,9 @@ class NodeAgent(WorkerPlugin):
 
     def _note_transfers(self) -> None:
         self._rates.observe_all(NIC, self._tiers.network.take())
-        readers = max((stage.order.sharing for stage in self._stages.values()), default=1)
-        self._rates.observe_all(SSD, [bytes_per_s * readers for bytes_per_s in self._tiers.from_ssd.take()])
+        alone = all(stage.order.sharing == 1 for stage in self._stages.values())
+        from_ssd = self._tiers.from_ssd.take()
+        self._rates.observe_all(SSD, from_ssd if alone else [])  # else the group's other stages read it too
         rates = self._rates.rates()
         self._tiers.read_at_once(streams(rates), part_bytes(rates))
 

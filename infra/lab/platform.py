@@ -66,11 +66,12 @@ def run_lab(
     """A lab whose nodes have joined, until the block ends. The bucket's folder is `folder`/buckets/models.
 
     `node_bytes_per_s` and `store_bytes_per_s` are the rates of their cards, each way, `disk_bytes_per_s` is that of each
-    node's disk, as it is read; None is unlimited. `node_settings` are every node's settings [node], `settings_of` more of
-    them for single nodes, by name. With `planner` there is one more front end, of the policy "planned".
+    node's disk, as it is read; None is unlimited. A node computes with its part of this machine's cores. `node_settings`
+    are every node's settings [node], `settings_of` more of them for single nodes, by name. With `planner` there is one more front end, of the policy "planned".
     LabError if it cannot be built or does not come up.
     """
     names = tuple(f"node-{index}" for index in range(nodes))
+    threads = max(1, len(os.sched_getaffinity(0)) // nodes)
     rates = dict.fromkeys(names, node_bytes_per_s) | {STORE: store_bytes_per_s}
     (folder / "buckets" / BUCKET).mkdir(parents=True, exist_ok=True)
     limited = {host: rate for host, rate in rates.items() if rate is not None}
@@ -90,7 +91,7 @@ def run_lab(
         _start_store(lab)
         _start(lab, FRONT, "scheduler", {}, "scheduler")
         for name in names:
-            section = {**(node_settings or {}), **(settings_of or {}).get(name, {})}
+            section = {"threads": threads, **(node_settings or {}), **(settings_of or {}).get(name, {})}
             _start(lab, name, name, {"node": section}, "node", "--name", name)
         kinds = [(str(degree), {"degree": degree, "policy": policy}) for degree in degrees]
         kinds += [("planner", {"policy": "planned"})] if planner else []
