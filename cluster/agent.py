@@ -20,6 +20,7 @@ from cluster.errors import ClusterError, Refused, StageFailed
 from cluster.local_stage import LocalStage
 from cluster.messages import (
     HANDLER,
+    TAKE_PROCESS,
     TOPIC,
     AskPhases,
     Build,
@@ -176,7 +177,7 @@ class NodeAgent(WorkerPlugin):
                 loads = [self._load(order, unit, _priority(order, unit), turn) for unit in now]
                 stage.expect(loads, self._tiers.give_up)
                 process = await self._pool.take()
-                phases.append(Phase("take process", self._config.name, started_s, time.time()))
+                phases.append(Phase(TAKE_PROCESS, self._config.name, started_s, time.time()))
                 secret = secrets.token_hex(16)
                 stage.attach(process, phases)
                 stage.on_rows_wanted = lambda rows: self._spawn(self._give_rows(stage, rows), "rows")
@@ -368,9 +369,8 @@ class NodeAgent(WorkerPlugin):
 
     def _note_transfers(self) -> None:
         self._rates.observe_all(NIC, self._tiers.network.take())
-        alone = all(stage.order.sharing == 1 for stage in self._stages.values())
-        from_ssd = self._tiers.from_ssd.take()
-        self._rates.observe_all(SSD, from_ssd if alone else [])  # else the group's other stages read it too
+        readers = max((stage.order.sharing for stage in self._stages.values()), default=1)
+        self._rates.observe_all(SSD, [bytes_per_s * readers for bytes_per_s in self._tiers.from_ssd.take()])
         rates = self._rates.rates()
         self._tiers.read_at_once(streams(rates), part_bytes(rates))
 

@@ -21,6 +21,8 @@ HANDLER = "firsttoken"
 TOPIC = "firsttoken"
 """The Dask event topic that nodes report on."""
 
+TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
+"""The first phase of a stage's forming, at its node, and the last, in its process."""
 FIRST_STEP = "first step"
 """The phase in which a stage computes for the first time."""
 FIRST_ANSWER = "first token"

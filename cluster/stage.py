@@ -27,6 +27,7 @@ from cluster.hop import Neighbours
 from cluster.kv import KvCache
 from cluster.membership import join, leave
 from cluster.messages import (
+    BUILD_SKELETON,
     COPY,
     Beat,
     Broken,
@@ -190,7 +191,7 @@ class _Stage:
         self._tell(
             Formed((
                 Phase("join group", self._where, started_s, joined_s),
-                Phase("build skeleton", self._where, joined_s, time.time()),
+                Phase(BUILD_SKELETON, self._where, joined_s, time.time()),
             ))
         )  # fmt: skip
         if driver is not None:

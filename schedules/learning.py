@@ -2,8 +2,9 @@
 
 Formulas leave out what nobody measures by itself (the way through the front end, the hand-over of units, cores that
 several nodes share). All of it is seconds that do not grow with the model, so it is learned as seconds, per degree; apart
-for starts over the network, from ssd and from dram, whose cores have more or less to do. How long the network took is left
-out, as predicted and as it was: its speed is measured by itself, and a start that met it slow says nothing of the next.
+for starts over the network, from ssd and from dram, whose cores have more or less to do. How long the bytes and the forming
+of the group took is left out, as predicted and as it was: both are measured by themselves, and a start that met them slow
+says nothing of the next.
 """
 
 from collections.abc import Mapping
@@ -20,20 +21,20 @@ BAD_END = 0.9
 class Lesson:
     """A cold start as it was predicted without any correction, and as it was; seconds. Time that it waited is in neither.
 
-    `slowest` is where the slowest of its bytes came from: NETWORK, "ssd" or "dram". The seconds until the last byte came
-    over the network, `fetch_predicted_s` and `fetch_measured_s`, are parts of the others.
+    `slowest` is where the slowest of its bytes came from: NETWORK, "ssd" or "dram". The seconds until the group was formed
+    and its last byte had come, `ready_predicted_s` and `ready_measured_s`, are parts of the others.
     """
 
     degree: int
     predicted_s: float
     measured_s: float
     slowest: str = NETWORK
-    fetch_predicted_s: float = 0.0
-    fetch_measured_s: float = 0.0
+    ready_predicted_s: float = 0.0
+    ready_measured_s: float = 0.0
 
     @property
     def error_s(self) -> float:
-        return (self.measured_s - self.fetch_measured_s) - (self.predicted_s - self.fetch_predicted_s)
+        return (self.measured_s - self.ready_measured_s) - (self.predicted_s - self.ready_predicted_s)
 
 
 @dataclass(frozen=True)

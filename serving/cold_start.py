@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.messages import FETCH, Phase
-
-_OVER_NETWORK = (" from remote", " from peer ")
+from cluster.messages import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,16 @@ class ColdStart:
 
     @property
     def fetched_s(self) -> float:
-        """From the arrival to the last byte that came over the network before the first token."""
-        ends = [
-            phase.end_s - self.arrived_s
-            for phase in self.phases
-            if phase.name.startswith(FETCH) and any(source in phase.where for source in _OVER_NETWORK)
-        ]
+        """From the arrival to the last byte that was in its node's memory before the first token."""
+        ends = [phase.end_s - self.arrived_s for phase in self.phases if phase.name.startswith(FETCH)]
         return max((end_s for end_s in ends if end_s <= self.ttft_s), default=0.0)
+
+    @property
+    def formed_s(self) -> float:
+        """From the first order's arrival at a node to the group being formed, as nodes measure it; 0 if it is not known."""
+        taken = [phase.start_s for phase in self.phases if phase.name == TAKE_PROCESS]
+        built = [phase.end_s for phase in self.phases if phase.name == BUILD_SKELETON]
+        return max(built) - min(taken) if taken and built else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """For the API: times of phases relative to the arrival; a prediction comes with its relative error."""

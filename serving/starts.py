@@ -198,9 +198,9 @@ def predicted_of(start: Start) -> dict[str, Any] | None:
 
 
 def _lesson(predicted: Mapping[str, Any], start: ColdStart) -> Lesson:
+    parts = {name: float(seconds) for name, seconds in predicted.get("parts", {}).items()}
+    waited_s = parts.get("waited", 0.0)
+    ready_s = waited_s + max(parts.get("form group", 0.0), parts.get("fetch", 0.0))
+    was_ready_s = max(waited_s + start.formed_s, start.fetched_s)
     slowest = str(predicted.get("slowest", NETWORK))
-    uncorrected_s = float(predicted["uncorrected_s"])
-    if slowest != NETWORK:
-        return Lesson(len(start.nodes), uncorrected_s, start.ttft_s, slowest)
-    fetch_s = sum(float(predicted["parts"].get(part, 0.0)) for part in ("waited", "fetch"))
-    return Lesson(len(start.nodes), uncorrected_s, start.ttft_s, slowest, fetch_s, start.fetched_s)
+    return Lesson(len(start.nodes), float(predicted["uncorrected_s"]), start.ttft_s, slowest, ready_s, was_ready_s)

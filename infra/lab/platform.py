@@ -67,7 +67,8 @@ def run_lab(
 
     `node_bytes_per_s` and `store_bytes_per_s` are the rates of their cards, each way, `disk_bytes_per_s` is that of each
     node's disk, as it is read; None is unlimited. A node computes with its part of this machine's cores. `node_settings`
-    are every node's settings [node], `settings_of` more of them for single nodes, by name. With `planner` there is one more front end, of the policy "planned".
+    are every node's settings [node], `settings_of` more of them for single nodes, by name. With `planner` there is one more
+    front end, of the policy "planned".
     LabError if it cannot be built or does not come up.
     """
     names = tuple(f"node-{index}" for index in range(nodes))

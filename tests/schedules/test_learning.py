@@ -72,11 +72,11 @@ def test_what_is_learned_is_a_value_of_its_own() -> None:
     assert Lesson(1, 1.0, 2.5).error_s == pytest.approx(1.5)
 
 
-def test_how_long_the_network_took_teaches_nothing() -> None:
+def test_how_long_bytes_and_forming_took_teaches_nothing() -> None:
     """Predicted by a speed three times too low, measured by one that met traffic: the rest is as it was."""
-    for fetch_predicted_s, fetch_measured_s in ((18.0, 6.0), (6.0, 18.0), (6.0, 6.0)):
+    for ready_predicted_s, ready_measured_s in ((18.0, 6.0), (6.0, 18.0), (6.0, 6.0)):
         lesson = Lesson(
-            2, fetch_predicted_s + 0.1, fetch_measured_s + 0.3, NETWORK, fetch_predicted_s, fetch_measured_s
+            2, ready_predicted_s + 0.1, ready_measured_s + 0.3, NETWORK, ready_predicted_s, ready_measured_s
         )
         assert Learned().with_lesson(lesson).corrections.of(2, NETWORK) == pytest.approx((0.1, 0.2))
 
