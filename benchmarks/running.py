@@ -2,7 +2,6 @@
 on the path of a request."""
 
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from firsttoken.ports import listen_anywhere
 
 STOP_TIMEOUT_S = 20.0
 
@@ -80,6 +81,6 @@ def _wait_ready(urls: Sequence[str], nodes: int, until_s: float) -> None:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen_anywhere("127.0.0.1") as listener:
         port: int = listener.getsockname()[1]
         return port

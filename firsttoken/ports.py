@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import random
 import socket
 
 from firsttoken.errors import PortInUse
@@ -9,6 +10,10 @@ from firsttoken.settings import Settings, environment_name
 
 # section and key of every port that a component listens on; the address is the section's `host`
 _PORTS = (("frontend", "port"), ("prefect", "port"), ("cluster", "scheduler_port"), ("cluster", "dashboard_port"))
+
+_NOBODYS = range(20_000, 32_000)
+"""Ports that a system gives to nobody by itself, so that what is picked here is still free when its component listens."""
+_TRIES = 64
 
 
 def assign_ports(settings: Settings, *, move_defaults: bool = False) -> Settings:
@@ -21,15 +26,23 @@ def assign_ports(settings: Settings, *, move_defaults: bool = False) -> Settings
             values = getattr(settings, section)
             host, wanted = values.host, getattr(values, key)
             try:
-                listener = _listen(host, wanted)
+                listener = _listen(host, wanted) if wanted else listen_anywhere(host)
             except OSError as error:
                 if not move_defaults or wanted != type(values).model_fields[key].default:
                     raise PortInUse(_explain(host, wanted, f"{section}.{key}", error)) from error
-                listener = _listen(host, 0)
+                listener = listen_anywhere(host)
             held.enter_context(listener)
             chosen = values.model_copy(update={key: listener.getsockname()[1]})
             settings = settings.model_copy(update={section: chosen})
     return settings
+
+
+def listen_anywhere(host: str) -> socket.socket:
+    """A listener on a free port. OSError if there is none, or no such address."""
+    for port in random.sample(_NOBODYS, _TRIES):
+        with contextlib.suppress(OSError):
+            return _listen(host, port)
+    return _listen(host, 0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from cluster.node_config import NodeConfig
+from firsttoken.ports import listen_anywhere
 from schedules.objectives import Objectives
 
 STOP_DEADLINE_S = 20.0
@@ -34,7 +34,7 @@ _NODE = (
 
 def free_port() -> int:
     """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen_anywhere("127.0.0.1") as listener:
         port: int = listener.getsockname()[1]
         return port
 

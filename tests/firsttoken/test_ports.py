@@ -64,3 +64,7 @@ def test_a_busy_default_may_move_but_a_chosen_port_never(
         assign_ports(settings, move_defaults=True)
     monkeypatch.setattr(FrontendSettings.model_fields["port"], "default", busy_port)
     assert assign_ports(settings, move_defaults=True).frontend.port not in (0, busy_port)
+
+
+def test_no_picked_port_is_one_that_the_system_gives_to_others(tmp_path: Path) -> None:
+    assert all(20_000 <= port < 32_000 for port in ports(assign_ports(settings_with(tmp_path)))), "Linux: 32768 and above"

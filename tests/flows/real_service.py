@@ -70,8 +70,9 @@ def started(settings: Settings) -> Iterator[Components]:
     try:
         yield components
     finally:
-        for name in reversed(list(components.processes)):
-            components.stop(name)
+        with contextlib.ExitStack() as stops:  # one that does not end keeps no other from ending
+            for name in list(components.processes):
+                stops.callback(components.stop, name)
 
 
 def within(seconds: float, condition: Awaitable[_T]) -> _T:
