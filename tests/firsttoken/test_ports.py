@@ -67,4 +67,6 @@ def test_a_busy_default_may_move_but_a_chosen_port_never(
 
 
 def test_no_picked_port_is_one_that_the_system_gives_to_others(tmp_path: Path) -> None:
-    assert all(20_000 <= port < 32_000 for port in ports(assign_ports(settings_with(tmp_path)))), "Linux: 32768 and above"
+    assert all(20_000 <= port < 32_000 for port in ports(assign_ports(settings_with(tmp_path)))), (
+        "Linux: 32768 and above"
+    )
