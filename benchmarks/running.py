@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from firsttoken.ports import listen_anywhere
+from firsttoken.ports import free_port
 
 STOP_TIMEOUT_S = 20.0
 
@@ -30,8 +30,8 @@ def run_platform(
 ) -> Iterator[Platform]:
     """Scheduler, nodes and a front end per degree until the block ends. TimeoutError if they do not come up."""
     processes: list[subprocess.Popen[bytes]] = []
-    scheduler_port, dashboard_port = _free_port(), _free_port()
-    ports = {degree: _free_port() for degree in degrees}
+    scheduler_port, dashboard_port = free_port(), free_port()
+    ports = {degree: free_port() for degree in degrees}
     common = f'home = "{home}"\n[store]\nurl = "{store_url}"\n'
     cluster = f"[cluster]\nscheduler_port = {scheduler_port}\ndashboard_port = {dashboard_port}\n"
 
@@ -78,9 +78,3 @@ def settle(url: str, nodes: int, until_s: float) -> None:
 def _wait_ready(urls: Sequence[str], nodes: int, until_s: float) -> None:
     for url in urls:
         settle(url, nodes, until_s)
-
-
-def _free_port() -> int:
-    with listen_anywhere("127.0.0.1") as listener:
-        port: int = listener.getsockname()[1]
-        return port

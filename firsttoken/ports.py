@@ -26,19 +26,25 @@ def assign_ports(settings: Settings, *, move_defaults: bool = False) -> Settings
             values = getattr(settings, section)
             host, wanted = values.host, getattr(values, key)
             try:
-                listener = _listen(host, wanted) if wanted else listen_anywhere(host)
+                listener = _listen(host, wanted) if wanted else _listen_anywhere(host)
             except OSError as error:
                 if not move_defaults or wanted != type(values).model_fields[key].default:
                     raise PortInUse(_explain(host, wanted, f"{section}.{key}", error)) from error
-                listener = listen_anywhere(host)
+                listener = _listen_anywhere(host)
             held.enter_context(listener)
             chosen = values.model_copy(update={key: listener.getsockname()[1]})
             settings = settings.model_copy(update={section: chosen})
     return settings
 
 
-def listen_anywhere(host: str) -> socket.socket:
-    """A listener on a free port. OSError if there is none, or no such address."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on, nor is given by the system. OSError if there is none, or no such address."""
+    with _listen_anywhere(host) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _listen_anywhere(host: str) -> socket.socket:
     for port in random.sample(_NOBODYS, _TRIES):
         with contextlib.suppress(OSError):
             return _listen(host, port)

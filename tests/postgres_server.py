@@ -21,7 +21,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.real_cluster import free_port
+from firsttoken.ports import free_port
 
 _NOBODY = 65534
 _DEADLINE_S = 60.0

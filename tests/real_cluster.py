@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from cluster.node_config import NodeConfig
-from firsttoken.ports import listen_anywhere
+from firsttoken.ports import free_port
 from schedules.objectives import Objectives
 
 STOP_DEADLINE_S = 20.0
@@ -30,13 +30,6 @@ _NODE = (
     "import json, sys; from cluster.node import NodeConfig, run_node; "
     "run_node(NodeConfig(**json.loads(sys.argv[1])))"
 )  # fmt: skip
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with listen_anywhere("127.0.0.1") as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclass

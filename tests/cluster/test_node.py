@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.real_cluster import STOP_DEADLINE_S, RealCluster, free_port
+from firsttoken.ports import free_port
+from tests.real_cluster import STOP_DEADLINE_S, RealCluster
 
 START_DEADLINE_S = 60.0
 
