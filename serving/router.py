@@ -54,7 +54,8 @@ class Router:
     ) -> None:
         self._cluster, self._limits, self._metrics = cluster, limits, metrics
         self._starts = Starts(cluster, POLICIES[limits.policy], self._running, self._make_room, metrics, ledger)
-        self._services: dict[str, Service] = {}
+        self._services: dict[tuple[str, str], Service] = {}
+        self._newest: dict[str, Service] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._recording: set[asyncio.Task[None]] = set()
 
@@ -74,7 +75,7 @@ class Router:
                 f"prompt ({prompt_tokens} tokens) and max_tokens ({max_tokens}) exceed the {kv_tokens} "
                 "tokens of KV cache that a replica has here (frontend.kv_tokens)"
             )
-        service = self._services.get(model.name)
+        service = self._services.get(_key(model))
         if service is not None and service.serving is not None:
             return
         client = self._cluster()
@@ -132,8 +133,6 @@ class Router:
                 max_tokens=submit.max_tokens - len(done),
             )
             service = self._service(model)
-            if done and service.model.checkpoint.digest != model.checkpoint.digest:
-                raise Interrupted(f"the replica was lost, and there is a new version of {model.name}: ask again")
             live, cold = await self._replica(service, now, arrived_s)
             cold = cold or (live.start is not None and live.start.arrived_s == arrived_s)  # it was announced
             try:
@@ -161,8 +160,8 @@ class Router:
 
     def explain(self, model: ServedModel) -> dict[str, Any]:
         """What is wanted of the model, and what would be decided if it were started now."""
-        service = self._services.get(model.name) or Service(model, self.objectives(model.name))
-        return {"objectives": vars(service.objectives), "now": self._starts.decide(service, model).as_json()}
+        service = self._services.get(_key(model)) or Service(model, self.objectives(model.name))
+        return {"objectives": vars(service.objectives), "now": self._starts.decide(service).as_json()}
 
     def replicas(self) -> list[dict[str, object]]:
         """Every replica that is not cold, for status."""
@@ -175,7 +174,7 @@ class Router:
                 "nodes": [stage.node for stage in live.group.placement.stages] if live.group else [],
                 "requests": live.active + (len(service.held) if live is service.replicas[0] else 0),
             }
-            for name, service in sorted(self._services.items())
+            for (name, _), service in sorted(self._services.items())
             for live in service.replicas
         ]
 
@@ -206,23 +205,30 @@ class Router:
     # ---- requests
 
     def _service(self, model: ServedModel) -> Service:
-        """The model's service; a new version takes over, and what runs the old one ends when it is done."""
-        service = self._services.get(model.name)
+        """The service of just these weights: a request ends on the version it was made into tokens for. That of a newer
+        version takes the name over, and what runs an older one ends when it is done."""
+        service = self._services.get(_key(model))
         if service is None:
-            service = self._services[model.name] = Service(model, self.objectives(model.name))
-        elif service.model.checkpoint.digest == model.checkpoint.digest or model.opened < service.model.opened:
-            return service
-        service.model = model
-        for live in service.in_state(State.SERVING):
-            self._drain_old(service, live)
+            service = self._services[_key(model)] = Service(model, self.objectives(model.name))
+        newest = self._newest.setdefault(model.name, service)
+        if model.opened > newest.opened:
+            self._newest[model.name], service.opened = service, model.opened
+            if newest is not service:
+                self._retire(newest)
         return service
 
-    def _drain_old(self, service: Service, live: Live) -> None:
-        """A replica of an older version gets no more requests, and ends when it has none."""
-        if live.model is not service.model:
+    def _retire(self, service: Service) -> None:
+        """There is a newer version: the replicas of this one get no new requests, and end when they have none."""
+        for live in service.in_state(State.SERVING):
             self._feed(service, live, Event.DRAIN)
             if not live.active:
                 self._feed(service, live, Event.IDLE)
+        self._forget_if_over(service)
+
+    def _forget_if_over(self, service: Service) -> None:
+        """A version that was replaced is forgotten once nothing of it runs and nobody waits for it."""
+        if self._newest.get(service.model.name) is not service and not service.replicas and not service.held:
+            self._services.pop(_key(service.model), None)
 
     async def _replica(self, service: Service, submit: Submit, arrived_s: float) -> tuple[Live, bool]:
         """A replica that serves, with the request counted as its own, and whether it had to be waited for."""
@@ -237,7 +243,7 @@ class Router:
                 self._feed(service, live, Event.ARRIVED)
                 live.take(waiter.tokens)
                 return live, False
-            coming = [live for live in service.in_state(State.STARTING, State.STOPPING) if live.model is service.model]
+            coming = service.in_state(State.STARTING, State.STOPPING)
             self._feed(service, coming[0] if coming else self._cold(service), Event.ARRIVED)
             return await waiter.ready, True
         except asyncio.CancelledError:
@@ -267,7 +273,7 @@ class Router:
         return sum(not waiter.announced for service in self._services.values() for waiter in service.held)
 
     def _cold(self, service: Service) -> Live:
-        live = Live(service.model, Replica(State.COLD, time.monotonic()))
+        live = Live(Replica(State.COLD, time.monotonic()))
         service.replicas.append(live)
         return live
 
@@ -355,16 +361,16 @@ class Router:
                     pass  # the request itself waits, goes on, or comes again: see generate
         if live.state is State.COLD:
             service.replicas.remove(live)
+            self._forget_if_over(service)
 
     async def _start(self, service: Service, live: Live) -> None:
         """Form a group for the replica."""
         name = service.model.name
-        live.model = service.model
         live.start = start = self._starts.begin(min((w.arrived_s for w in service.held), default=None))
         timeout_s = self._limits.start_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                group = await self._starts.form(service, live.model, start, timeout_s)
+                group = await self._starts.form(service, start, timeout_s)
         except Exception as error:  # whatever it is, those who wait must hear of it
             self._starts.over(start)
             self._metrics.cold_starts.labels(name, "failed").inc()
@@ -382,7 +388,8 @@ class Router:
         self._feed(service, live, Event.STARTED)
         if not live.active:
             self._rest(service, live)
-        self._drain_old(service, live)
+        if self._newest[name] is not service:
+            self._retire(service)
         group.watch(lambda: self._lost(service, live, group))
         if group.lost.is_set():
             self._lost(service, live, group)
@@ -427,3 +434,8 @@ class Router:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("work in the background failed", exc_info=error)
+
+
+def _key(model: ServedModel) -> tuple[str, str]:
+    """What a service is known by: the weights that it serves, and whose they are."""
+    return model.name, model.checkpoint.digest

@@ -43,7 +43,6 @@ class Waiter:
 class Live:
     """A replica: its state, its group once it has one, and what it is at. Tokens count prompts and answers."""
 
-    model: ServedModel
     replica: Replica
     group: Group | None = None
     start: Start | None = None
@@ -76,21 +75,26 @@ class Live:
 
 @dataclass(eq=False)
 class Service:
-    """A model's replicas. `model` is the version that new requests get; `last_start_s` is what a start took last."""
+    """The replicas of one version of a model. `opened` is when it became the newest, as ServedModel counts it;
+    `last_start_s` is what a start took last."""
 
     model: ServedModel
     objectives: Objectives
     replicas: list[Live] = field(default_factory=list)
     held: list[Waiter] = field(default_factory=list)
     last_start_s: float = 5.0
+    opened: int = 0
+
+    def __post_init__(self) -> None:
+        self.opened = self.model.opened
 
     def in_state(self, *states: State) -> list[Live]:
         return [live for live in self.replicas if live.state in states]
 
     @property
     def serving(self) -> Live | None:
-        """The replica that the next request should get: of those of the newest version the one with least to do."""
-        able = [live for live in self.in_state(State.SERVING) if live.model is self.model]
+        """The replica that the next request should get: the one with least to do."""
+        able = self.in_state(State.SERVING)
         return min(able, key=lambda live: (live.tokens, live.active), default=None)
 
     def taker(self, tokens: int) -> Live | None:
@@ -103,8 +107,8 @@ class Service:
 
     @property
     def coming(self) -> list[Live]:
-        """The replicas of the newest version that serve or will."""
-        return [live for live in self.in_state(State.STARTING, State.SERVING) if live.model is self.model]
+        """The replicas that serve or will."""
+        return self.in_state(State.STARTING, State.SERVING)
 
     @property
     def outstanding_tokens(self) -> int:
@@ -115,7 +119,7 @@ class Service:
         """Its replicas that are up, as decisions see them."""
         return [
             Running(
-                live.model.facts,
+                self.model.facts,
                 live.group.name,
                 {stage.node: stage.reserve_bytes for stage in live.group.placement.stages},
                 live.idle_since_s,

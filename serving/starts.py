@@ -21,7 +21,6 @@ from schedules.facts import NoPlacement, Placement
 from schedules.learning import Learned, Lesson
 from schedules.links import Links
 from schedules.survey import link_rates
-from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger
 from serving.errors import Unavailable
 from serving.metrics import Metrics
@@ -70,32 +69,32 @@ class Starts:
             if start.predicted is not None and "uncorrected_s" in start.predicted:
                 self._learn(start.predicted, start)
 
-    def decide(self, service: Service, model: ServedModel, name: str = "now", waited_s: float = 0.0) -> Decision:
-        """Where this version of the service's model would start now. Changes nothing. Unavailable without a scheduler."""
+    def decide(self, service: Service, name: str = "now", waited_s: float = 0.0) -> Decision:
+        """Where the service's model would start now. Changes nothing. Unavailable without a scheduler."""
         now_s, view = time.time(), self._client().view()
         self._links.measure(link_rates(view), now_s)
         prompt_tokens = service.held[0].prompt_tokens if service.held else 1
         return self._policy.decide(
             Question(
-                name, model.facts, service.objectives, view, self._links, now_s, tuple(self._running()),
+                name, service.model.facts, service.objectives, view, self._links, now_s, tuple(self._running()),
                 prompt_tokens, waited_s, self._learned.corrections,
             )
         )  # fmt: skip
 
-    async def form(self, service: Service, model: ServedModel, start: Start, timeout_s: float) -> Group:
-        """A group for this version of the service's model, whatever is published in the meantime.
+    async def form(self, service: Service, start: Start, timeout_s: float) -> Group:
+        """A group for the service's model.
 
         Unavailable if there is no room, ClusterError if it cannot be formed.
         """
         for attempt in range(START_ATTEMPTS):
-            placement = await self._place(service, model, start)
+            placement = await self._place(service, start)
             try:
-                return await self._client().form(placement, model.checkpoint, timeout_s)
+                return await self._client().form(placement, service.model.checkpoint, timeout_s)
             except BaseException as error:
                 self.over(start)
                 if not isinstance(error, ClusterError) or attempt == START_ATTEMPTS - 1:
                     raise
-                _log.warning("%s was not started (%s); deciding again", model.name, error)
+                _log.warning("%s was not started (%s); deciding again", service.model.name, error)
         raise AssertionError("unreachable")
 
     def over(self, start: Start) -> None:
@@ -132,12 +131,12 @@ class Starts:
             hop_s = start.hop_s + (tpot_s - chosen.prediction.tpot_s) / chosen.degree
             self._learned = self._learned.with_hop(max(0.0, hop_s))
 
-    async def _place(self, service: Service, model: ServedModel, start: Start) -> Placement:
+    async def _place(self, service: Service, start: Start) -> Placement:
         """Where the model shall run; what stands in its way is ended or waited for."""
         while True:
             started_s = time.time()
             waited_s = started_s - start.arrived_s if start.arrived_s is not None else 0.0
-            decision = start.decision = self.decide(service, model, start.name, waited_s)
+            decision = start.decision = self.decide(service, start.name, waited_s)
             start.hop_s = self._learned.corrections.hop_s
             chosen, outcome = decision.chosen, decision.outcome
             if chosen is not None:
