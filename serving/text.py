@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from jinja2.exceptions import TemplateError
-from tokenizers.decoders import DecodeStream
 
+from serving.decoding import Decoding, TokenDecoder, letters_bytes, spelled_byte
 from serving.errors import BadRequest
 
 _BEFORE = "a"
 """Stands before a token that is decoded by itself: some decoders drop the space at the start of a text."""
-_PLAIN_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256))
-_BYTE_OF_LETTER = {chr(byte): byte for byte in _PLAIN_BYTES} | {
-    chr(256 + index): byte for index, byte in enumerate(byte for byte in range(256) if byte not in _PLAIN_BYTES)
-}
-"""The letters in which byte-level vocabularies are written."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,7 @@ class ModelText:
             for name, data in files.items():
                 Path(folder, name).write_bytes(data)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        self._decoding = Decoding(self._tokenizer.backend_tokenizer)
         self._added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
         self._token_texts: dict[int, TokenText] = {}
 
@@ -73,9 +69,9 @@ class ModelText:
             raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def decoder(self, prompt: Sequence[int]) -> "TokenDecoder":
-        """A fresh decoder for one answer to `prompt`; some tokenizers write a word's first space only after another."""
-        return TokenDecoder(self._tokenizer.backend_tokenizer, prompt)
+    def decoder(self, prompt: Sequence[int]) -> TokenDecoder:
+        """A fresh decoder for one answer to `prompt`."""
+        return TokenDecoder.behind(self._decoding, prompt)
 
     def token(self, token: int) -> TokenText:
         """What `token` is by itself, within a text."""
@@ -101,23 +97,8 @@ def _bytes_of(written: str, decoder: Any) -> bytes:
     text = str(decoder.decode([_BEFORE, written])).removeprefix(_BEFORE)
     if "\ufffd" not in text:
         return text.encode()
-    if len(written) == 6 and written.startswith("<0x") and written.endswith(">"):
-        return bytes.fromhex(written[3:5])
-    if all(letter in _BYTE_OF_LETTER for letter in written):
-        return bytes(_BYTE_OF_LETTER[letter] for letter in written)
-    return text.encode()
-
-
-class TokenDecoder:
-    """Text of one answer, token by token: a character is given out when its last byte is there."""
-
-    def __init__(self, tokenizer: Any, prompt: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self._stream = DecodeStream(ids=list(prompt), skip_special_tokens=True)
-
-    def push(self, token: int) -> str:
-        """The text that `token` completes, often ""."""
-        return self._stream.step(self._tokenizer, token) or ""
+    byte = spelled_byte(written)
+    return bytes([byte]) if byte is not None else letters_bytes(written)
 
 
 class StopStrings:
