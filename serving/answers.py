@@ -196,9 +196,8 @@ class Answerer:
         async with aclosing(self._router.generate(request.model, submit, request.arrived_s)) as events:
             async for event in events:
                 texts = [decoder.push(token) if decoder is not None else "" for token in event.tokens]
-                if event.finish is not None and decoder is not None and texts:
-                    texts[-1] += decoder.flush()
-                shown = stops.push("".join(texts))
+                rest = decoder.flush() if decoder is not None and event.finish is not None else ""
+                shown = stops.push("".join(texts) + rest)
                 finish = "stop" if stops.hit else event.finish
                 if finish is not None:
                     shown += stops.flush()
