@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from firsttoken.errors import NotUp, RequestFailed
+from firsttoken.events import EventReader
 
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -127,16 +128,19 @@ class Frontend:
             return answer
 
     async def _stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
-        request = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        content = _encoded({**body, "stream": True, "stream_options": {"include_usage": True}})
+        headers = {"Content-Type": "application/json"}
+        reader = EventReader()
         with self._translated():
-            async with self._http.stream("POST", path, json=request) as response:
+            async with self._http.stream("POST", path, content=content, headers=headers) as response:
                 if response.status_code != 200:
                     _check(response.status_code, await response.aread())
-                async for line in response.aiter_lines():
-                    if line.startswith(":"):
-                        yield Piece(note=line[1:].strip())
-                    elif line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
-                        yield _piece(json.loads(data))
+                async for data in response.aiter_bytes():
+                    for event in reader.feed(data):
+                        if event.comment:
+                            yield Piece(note=event.comment)
+                        elif event.data and event.data != "[DONE]":
+                            yield _piece(json.loads(event.data))
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -150,6 +154,13 @@ class Frontend:
             raise RequestFailed(f"{self._url} broke off: {type(error).__name__}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise RequestFailed(f"{self._url} is not a firsttoken front end: {error!r}") from error
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestFailed("what was typed is not UTF-8 text: set the terminal's encoding (LANG) to UTF-8") from error
 
 
 def _piece(event: Mapping[str, Any]) -> Piece:

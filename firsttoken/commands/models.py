@@ -171,11 +171,14 @@ def chat(
 
 
 def _ask_person() -> str | None:
-    try:
-        return input("> ")
-    except EOFError:
-        typer.echo()
-        return None
+    while True:
+        try:
+            return input("> ")
+        except EOFError:
+            typer.echo()
+            return None
+        except UnicodeDecodeError:
+            typer.echo("that was not UTF-8 text: say it again", err=True)
 
 
 async def _answer(settings: "Settings", model: str, conversation: list[dict[str, str]], sampling: "Sampling") -> str:

@@ -73,7 +73,7 @@ USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
 class Handler(BaseHTTPRequestHandler):
     """`requests` of the server collects the bodies that came. The model "absent" does not exist,
-    "breaks" fails midway, and "stalls" goes on only when the server ends."""
+    "breaks" fails midway, "poet" separates lines as Unicode does, and "stalls" goes on only when the server ends."""
 
     def do_GET(self) -> None:
         answers = {"/admin/status": STATUS, "/admin/cold-starts": COLD_STARTS, "/admin/explain/tiny": EXPLAINED}
@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b": starting, ready in 2 s\n\n")
         chat = self.path.endswith("/chat/completions")
-        for text in ("Hello", " there"):
+        for text in ("A\u2028B\u0085", "C") if body["model"] == "poet" else ("Hello", " there"):
             self._event({"choices": [{"delta": {"content": text}} if chat else {"text": text}]})
             if body["model"] == "stalls":
                 self.server.hurry.wait(30)  # type: ignore[attr-defined]
@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _event(self, value: Any) -> None:
-        self.wfile.write(f"data: {json.dumps(value)}\n\n".encode())
+        self.wfile.write(f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode())
 
     def _answer(self, status: int, value: Any) -> None:
         data = json.dumps(value).encode()

@@ -104,6 +104,18 @@ def test_an_error_is_one_sentence(run: Run) -> None:
     assert result.stderr == ("firsttoken: no front end answers at http://127.0.0.1:1: start one with `firsttoken up`\n")
 
 
+def test_an_answer_with_separators_of_unicode_is_shown_whole(run: Run, requests: list[dict[str, Any]]) -> None:
+    """It was taken for the end of an event, and the rest for what no front end of ours says."""
+    assert run("generate", "poet", ">", PYTHONUTF8="1").stdout == "A\u2028B\u0085C\n"
+
+
+def test_a_prompt_that_is_not_utf_8_is_the_persons_to_mend(run: Run, requests: list[dict[str, Any]]) -> None:
+    """The front end was blamed: "is not a firsttoken front end"."""
+    result = run("generate", "tiny", os.fsdecode(b"caf\xe9"), PYTHONUTF8="1")
+    assert (result.returncode, requests) == (1, [])
+    assert "what was typed is not UTF-8 text" in result.stderr
+
+
 def test_a_traceback_is_shown_on_request_only(run: Run) -> None:
     assert "Traceback" not in run("models", FIRSTTOKEN_BOGUS="1").stderr
     assert "Traceback" in run("--debug", "models", FIRSTTOKEN_BOGUS="1").stderr
