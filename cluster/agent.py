@@ -114,7 +114,7 @@ class NodeAgent(WorkerPlugin):
         await self._pool.close()
         for close in (self._peers.close_server, self._rows.close, self._tiers.close, self._peers.close):
             await asyncio.get_running_loop().run_in_executor(None, close)
-        self._rendezvous.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._rendezvous.close)
         await self._save_rates()
 
     async def _on_order(self, order: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -351,6 +351,7 @@ class NodeAgent(WorkerPlugin):
             address=self._worker.address,
             host=self._config.host,
             rendezvous_port=self._rendezvous.port,
+            rendezvous_secret=self._rendezvous.secret,
             dram_bytes=self._config.dram_bytes,
             dram_used_bytes=self._tiers.dram.used_bytes,
             ssd_bytes=self._config.ssd_bytes,

@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -41,6 +42,7 @@ from cluster.messages import (
     from_wire,
     to_wire,
 )
+from cluster.rendezvous import group_secret
 from schedules.facts import Node, Placement, StagePlan, View
 from schedules.sources import choose_peers, store_first
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
@@ -50,6 +52,14 @@ _T = TypeVar("_T")
 LEASE_S = 30.0
 RENEW_EVERY_S = 5.0
 ORDER_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class _Secrets:
+    """What a node wants to be shown: for its units, and, by group, at its rendezvous."""
+
+    peer: str = field(repr=False)
+    rendezvous: str = field(repr=False)
 
 
 class ClusterClient:
@@ -63,7 +73,7 @@ class ClusterClient:
         self._address, self._connect_timeout_s = scheduler_address, connect_timeout_s
         self._nodes: dict[str, Node] = {}
         self._holders: dict[str, set[str]] = {}
-        self._peer_secrets: dict[str, str] = {}  # beside the facts, which are shown to people
+        self._secrets: dict[str, _Secrets] = {}  # beside the facts, which are shown to people
         self._heard: dict[tuple[str, str], int] = {}
         self._groups: dict[str, Group] = {}
         self._changed = asyncio.Condition()
@@ -212,6 +222,7 @@ class ClusterClient:
                 units=units,
                 rendezvous_host=first.host,
                 rendezvous_port=first.rendezvous_port,
+                rendezvous_secret=group_secret(self._secrets[first.name].rendezvous, name),
                 reserve_bytes=stage.reserve_bytes,
                 kv_tokens=placement.kv_tokens,
                 timeout_s=timeout_s,
@@ -232,7 +243,7 @@ class ClusterClient:
             for choice, name in enumerate(names):
                 digests.setdefault((choice, name), []).append(digest)
         return tuple(
-            Peer(name, self._nodes[name].host, self._nodes[name].peer_port, self._peer_secrets[name], tuple(held))
+            Peer(name, self._nodes[name].host, self._nodes[name].peer_port, self._secrets[name].peer, tuple(held))
             for (_, name), held in sorted(digests.items())
         )
 
@@ -320,7 +331,7 @@ class ClusterClient:
             self._heard[key] = report.sequence
             self._index(report.name, node.units)
             self._nodes[report.name] = node
-            self._peer_secrets[report.name] = report.peer_secret
+            self._secrets[report.name] = _Secrets(report.peer_secret, report.rendezvous_secret)
             self._changed.notify_all()
 
     async def _forget(self, name: str) -> None:
@@ -328,7 +339,7 @@ class ClusterClient:
         async with self._changed:
             self._index(name, {})
             node = self._nodes.pop(name)
-            del self._peer_secrets[name]
+            del self._secrets[name]
             self._heard.pop((name, node.address), None)
             self._changed.notify_all()
         for group in list(self._groups.values()):

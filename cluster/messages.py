@@ -64,6 +64,7 @@ class FormStage:
     units: tuple[UnitIndex, ...]
     rendezvous_host: str
     rendezvous_port: int
+    rendezvous_secret: str = field(repr=False)
     reserve_bytes: int
     kv_tokens: int
     timeout_s: float
@@ -147,7 +148,7 @@ class StageFormed:
     rank: int
     host: str
     port: int
-    secret: str
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,8 @@ class Phases:
 class NodeReport:
     """A node's state, by its own word. `sequence` grows with every report, since they come by two ways.
 
-    `peer_secret` lets other nodes fetch units at `peer_port`; it goes to nobody but them.
+    `peer_secret` lets other nodes fetch units at `peer_port`, and goes to nobody but them; from `rendezvous_secret` are made
+    those of the groups that meet at `rendezvous_port`.
     """
 
     sequence: int
@@ -212,6 +214,7 @@ class NodeReport:
     address: str
     host: str
     rendezvous_port: int
+    rendezvous_secret: str = field(repr=False)
     dram_bytes: int
     dram_used_bytes: int
     ssd_bytes: int
@@ -274,7 +277,7 @@ class Build:
     """
 
     order: FormStage
-    secret: str
+    secret: str = field(repr=False)
     rows_first: bool = False
 
 
@@ -343,10 +346,10 @@ class Broken:
 
 @dataclass(frozen=True)
 class Hello:
-    """First message on a connection: proves that the caller was told of the group by its agent."""
+    """First message on a connection, also to a rendezvous: proves that the caller was told of the group."""
 
     group: str
-    secret: str
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -412,12 +415,89 @@ class Rejected:
     message: str
 
 
+# ---- stage process <-> rendezvous ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoreSet:
+    """Keep a value."""
+
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True)
+class StoreWait:
+    """Tell the values of all keys once they are there, or none when that has not come about in time."""
+
+    keys: tuple[str, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class StoreAdd:
+    """Add to a number, which is 0 at first, and tell it."""
+
+    key: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class StoreSwap:
+    """Put `desired` in place of `expected`, nothing being as good as empty; tell what is kept then."""
+
+    key: str
+    expected: bytes
+    desired: bytes
+
+
+@dataclass(frozen=True)
+class StoreLook:
+    """Are all of them there?"""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoreDelete:
+    """Forget a value; was it there?"""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class StoreCount:
+    """How many values are kept?"""
+
+
+@dataclass(frozen=True)
+class StoreValues:
+    """Values, in the order in which they were asked for."""
+
+    values: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class StoreNumber:
+    """A number; of what is yes or no, 1 or 0."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class StoreFault:
+    """It was not done."""
+
+    message: str
+
+
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
         FormStage, Dissolve, Renew, StageUnits, Evict, Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, StageReport,
         Probed, Phases, NodeReport, StageLost, Fork, Forked, Idle, Build, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed,
-        PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected,
+        PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook,
+        StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
     )
 }  # fmt: skip
 

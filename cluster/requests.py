@@ -2,26 +2,28 @@
 
 import asyncio
 import hmac
-import logging
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 
+from cluster.door import Door
 from cluster.errors import ProtocolError
 from cluster.messages import Cancel, Hello, Rejected, Submit, Tokens
 from cluster.wire import frame, read_frame
 
-_log = logging.getLogger(__name__)
 Accept = Callable[[Submit | Cancel], None]
 
 
 class RequestServer:
     """Listens from the start, takes requests once `serve` says for which group and to whom they go.
 
-    A request belongs to the connection it came on: its tokens go back there, and it is cancelled when that closes.
+    A request belongs to the connection it came on: its tokens go back there, and it is cancelled when that closes. Who does
+    not say the group's Hello at once is cut off, see Door.
     """
 
     def __init__(self, host: str) -> None:
         self._host = host
+        self._door = Door("requests", self._knows, self._talk)
         self._loop = asyncio.new_event_loop()
         self._owners: dict[str, asyncio.StreamWriter] = {}
         self._hello: Hello | None = None
@@ -31,8 +33,9 @@ class RequestServer:
         self._thread.start()
         listening.wait()
 
-    def serve(self, hello: Hello, accept: Accept) -> None:
-        """From now on let in who says `hello`, and hand over what they send. Thread-safe."""
+    def serve(self, hello: Hello, accept: Accept, tls: ssl.SSLContext | None = None) -> None:
+        """From now on let in who says `hello`, over `tls` if there is any, and hand over what they send. Thread-safe."""
+        self._door.tls = tls
         self._accept, self._hello = accept, hello  # in this order: whoever is let in is heard
 
     def emit(self, events: Sequence[Tokens | Rejected]) -> None:
@@ -41,30 +44,25 @@ class RequestServer:
 
     def _run(self, listening: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._talk, self._host, 0))
+        server = self._loop.run_until_complete(asyncio.start_server(self._door, self._host, 0))
         self.port: int = server.sockets[0].getsockname()[1]
         listening.set()
         self._loop.run_forever()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _talk(self, _hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if not self._welcome(await read_frame(reader)):
-                return
             while (message := await read_frame(reader)) is not None:
                 self._take(message, writer)
-        except ProtocolError as error:
-            _log.warning("a caller was cut off: %s", error)
         finally:
-            writer.close()
             for request in [name for name, owner in self._owners.items() if owner is writer]:
                 del self._owners[request]
                 self._accept(Cancel(request))
 
-    def _welcome(self, message: object) -> bool:
+    def _knows(self, hello: Hello) -> bool:
         known = self._hello
-        if known is None or not isinstance(message, Hello) or message.group != known.group:
+        if known is None or hello.group != known.group:
             return False
-        return hmac.compare_digest(message.secret.encode(), known.secret.encode())
+        return hmac.compare_digest(hello.secret.encode(), known.secret.encode())
 
     def _take(self, message: object, writer: asyncio.StreamWriter) -> None:
         if isinstance(message, Submit):

@@ -9,13 +9,12 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import partial
 from typing import NoReturn
 
 import torch
 from torch import nn
-from torch.distributed import HashStore, PrefixStore, TCPStore
+from torch.distributed import HashStore
 
 from cluster.admission import find_fault
 from cluster.batching import Batching, Segment
@@ -25,6 +24,7 @@ from cluster.errors import StageFailed
 from cluster.gate import Gate
 from cluster.hop import Neighbours
 from cluster.kv import KvCache
+from cluster.meeting import Meeting
 from cluster.membership import join, leave
 from cluster.messages import (
     BUILD_SKELETON,
@@ -159,11 +159,8 @@ class _Stage:
         order = self._order
         torch.set_num_threads(_threads(order.sharing))
         started_s = time.time()
-        address = TCPStore(
-            order.rendezvous_host, order.rendezvous_port, is_master=False, wait_for_workers=False,
-            timeout=timedelta(seconds=order.timeout_s),
-        )  # fmt: skip
-        store = PrefixStore(order.group, address)
+        hello = Hello(order.group, order.rendezvous_secret)
+        store = Meeting(order.rendezvous_host, order.rendezvous_port, hello, order.timeout_s)
         wire = join(store, order.rank, order.degree, self._device, order.timeout_s)
         dtype = getattr(torch, order.dtype)
         config = model_config(json.loads(order.config_json))

@@ -21,11 +21,11 @@ def frame(message: object) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-async def read_frame(reader: asyncio.StreamReader) -> Any:
-    """The next message of a stream, None at its end. ProtocolError if the bytes are no message."""
+async def read_frame(reader: asyncio.StreamReader, most_bytes: int = MAX_FRAME_BYTES) -> Any:
+    """The next message of a stream, None at its end. ProtocolError if the bytes are no message, or more than `most_bytes`."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > MAX_FRAME_BYTES:
+        if length > most_bytes:
             raise ProtocolError(f"a frame of {length} bytes")
         return unpack(await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):

@@ -1,7 +1,7 @@
 """The peer tier: units that another node holds in its dram or on its ssd, over one TCP connection per reader.
 
-A request is a frame of msgpack (secret, digest, offset, size); the answer is one byte, 0 if the bytes follow, then the
-bytes, straight from the memory or file they lie in.
+A request is a frame of msgpack (secret, digest, offset, size), of which a connection's first must show the secret; the
+answer is one byte, 0 if the bytes follow, then the bytes, straight from the memory or file they lie in.
 """
 
 import hmac
@@ -21,6 +21,7 @@ from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier
 from storage_tiers.errors import Missing, StoreUnavailable
 from storage_tiers.ssd import SsdTier
+from storage_tiers.strangers import INTRODUCE_WITHIN_S, Refusals, Strangers
 from storage_tiers.tier import Views, total_bytes
 
 _log = logging.getLogger(__name__)
@@ -45,8 +46,9 @@ MAX_CONNECTIONS = 64
 class PeerServer:
     """Gives out what this node's dram and ssd hold, to whoever knows `secret`. A thread per connection.
 
-    More than MAX_CONNECTIONS at once are refused: whoever comes then finds another source. A reader that takes nothing
-    for five seconds is cut off, since a unit cannot be evicted while it is sent.
+    More than MAX_CONNECTIONS at once are refused: whoever comes then finds another source. Those who have not shown the
+    secret are not among them, see Strangers. A reader that takes nothing for five seconds is cut off, since a unit cannot be
+    evicted while it is sent.
     """
 
     def __init__(self, dram: DramTier, ssd: SsdTier, host: str, secret: str) -> None:
@@ -54,6 +56,9 @@ class PeerServer:
         self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
         self._connections: dict[socket.socket, threading.Thread] = {}
+        self._readers = 0
+        self._strangers: Strangers[socket.socket] = Strangers(_cut)
+        self._refusals = Refusals(_log, "peers")
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._accept, name="peers", daemon=True)
@@ -69,44 +74,60 @@ class PeerServer:
         with self._lock:
             connections = dict(self._connections)
         for connection in connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            _cut(connection)
         for thread in connections.values():
             thread.join()
 
     def _accept(self) -> None:
         while True:
             try:
-                connection, _ = self._listener.accept()
+                connection, (host, *_) = self._listener.accept()
             except OSError as error:  # also for want of descriptors, which will not last
                 if self._closing.wait(0.1):
                     return
                 _log.warning("no peer can connect: %s", error)
                 continue
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(_IDLE_S, 0))
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(_STUCK_S, 0))
-            thread = threading.Thread(target=self._serve, args=(connection,), name="peer", daemon=True)
+            thread = threading.Thread(target=self._serve, args=(connection, host), name="peer", daemon=True)
             with self._lock:
-                if len(self._connections) >= MAX_CONNECTIONS:
-                    connection.close()
-                    continue
                 self._connections[connection] = thread
+            self._strangers.admit(connection)
             thread.start()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, host: str) -> None:
+        known = False
         try:
-            while (request := _receive_request(connection)) is not None:
-                secret, digest, offset_bytes, size_bytes = request
-                if not hmac.compare_digest(secret.encode(), self._secret):
-                    _log.warning("a peer without the right secret was cut off")
-                    return
+            request = _receive_request(connection, time.monotonic() + INTRODUCE_WITHIN_S)
+            known = self._let_in(connection, host, request)
+            while known and request is not None:
+                _, digest, offset_bytes, size_bytes = request
                 self._answer(connection, digest, offset_bytes, size_bytes)
+                request = _receive_request(connection)
         except (OSError, ValueError, OverflowError) as error:
-            _log.info("a peer's connection ended: %s", error)
+            if known:
+                _log.info("a peer's connection ended: %s", error)
+            else:
+                self._refusals.note(host, "it did not say in time who it is")
         finally:
+            self._strangers.leave(connection)
             with self._lock:
                 del self._connections[connection]
+                self._readers -= known
             connection.close()
+
+    def _let_in(self, connection: socket.socket, host: str, request: tuple[str, str, int, int] | None) -> bool:
+        if request is None:
+            return False
+        if not hmac.compare_digest(request[0].encode(), self._secret):
+            self._refusals.note(host, "it does not know the secret")
+            return False
+        self._strangers.leave(connection)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(_IDLE_S, 0))
+        with self._lock:
+            if self._readers >= MAX_CONNECTIONS:
+                return False
+            self._readers += 1
+        return True
 
     def _answer(self, connection: socket.socket, digest: str, offset_bytes: int, size_bytes: int) -> None:
         segment = self._dram.acquire(digest)
@@ -239,13 +260,18 @@ class PeerTier:
             connection.close()
 
 
-def _receive_request(connection: socket.socket) -> tuple[str, str, int, int] | None:
-    """The next request, None at the end of the connection; ValueError if it is none."""
-    head = _receive_exactly(connection, _LENGTH.size)
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _receive_request(connection: socket.socket, until_s: float | None = None) -> tuple[str, str, int, int] | None:
+    """The next request, None at the end of the connection; ValueError if it is none, OSError if it is not here `until_s`."""
+    head = _receive_exactly(connection, _LENGTH.size, until_s)
     if head is None:
         return None
     (length,) = _LENGTH.unpack(head)
-    body = _receive_exactly(connection, length) if length <= _MAX_REQUEST_BYTES else None
+    body = _receive_exactly(connection, length, until_s) if length <= _MAX_REQUEST_BYTES else None
     try:
         match msgpack.unpackb(body) if body is not None else None:
             case [str(secret), str(digest), int(offset_bytes), int(size_bytes)] if min(offset_bytes, size_bytes) >= 0:
@@ -255,11 +281,14 @@ def _receive_request(connection: socket.socket) -> tuple[str, str, int, int] | N
     raise ValueError("what it said is no request")
 
 
-def _receive_exactly(connection: socket.socket, size_bytes: int) -> bytes | None:
+def _receive_exactly(connection: socket.socket, size_bytes: int, until_s: float | None) -> bytes | None:
     """So many bytes, None if the connection ended before."""
     data = bytearray(size_bytes)
     view = memoryview(data)
     while view:
+        if until_s is not None:
+            left_us = max(int((until_s - time.monotonic()) * 1e6), 1)  # 0 would be no limit
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*divmod(left_us, 10**6)))
         count = connection.recv_into(view)
         if not count:
             return None

@@ -171,8 +171,8 @@ async def test_no_secret_is_shown(cluster: RealCluster, published: Published) ->
         paths = ("/metrics", "/admin/status", "/admin/cold-starts", "/healthz", "/v1/models", "/openapi.json")
         shown += [(await http.get(path)).text for path in paths]
     shown += [path.read_text() for path in cluster.folder.glob("*.log")]
-    secrets = [report.peer_secret for report in reports]
-    assert len(set(secrets)) == 3
+    secrets = [secret for report in reports for secret in (report.peer_secret, report.rendezvous_secret)]
+    assert len(set(secrets)) == 6
     assert all(len(secret) >= 32 for secret in secrets)
     assert not [text for text in shown for secret in secrets if secret in text]
 
@@ -206,7 +206,7 @@ def test_what_could_not_be_sent_to_a_client_is_not_in_the_schedulers_log(caplog:
 def test_a_message_that_does_not_fit_shows_no_secret() -> None:
     """The fault's own text shows what was said, and that is logged."""
     peer = Peer("n", "h", 1, "very secret", ("d",))
-    order = FormStage("g", "m", 0, "{}", "float32", (0, 1), (), "h", 1, 0, 0, 1.0, 1.0, (peer,))
+    order = FormStage("g", "m", 0, "{}", "float32", (0, 1), (), "h", 1, "very secret", 0, 0, 1.0, 1.0, (peer,))
     wire = to_wire(order)
     for broken in (
         {**wire, "peers": [{**wire["peers"][0], "port": "many"}]},

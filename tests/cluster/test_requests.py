@@ -2,15 +2,19 @@
 
 import asyncio
 import queue
+import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
+from cluster import door as door_module
+from cluster.door import HELLO_BYTES
 from cluster.messages import Cancel, Done, Hello, Rejected, Submit, Tokens
 from cluster.requests import RequestServer
 from cluster.wire import frame, read_frame
+from storage_tiers.strangers import MOST_STRANGERS
 
 _HELLO = Hello("group", "geheimnis-ß")
 _WAIT_S = 30.0
@@ -157,6 +161,27 @@ async def test_junk_in_place_of_a_greeting_is_cut_off(door: _Door) -> None:
     async with _caller(door.server) as caller:
         caller.writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await caller.hear() is None
+
+
+async def test_strangers_fill_nothing_and_keep_nobody_out(
+    door: _Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half frames of 60 MB, on any number of connections and for ever, filled a stage's memory. Now a first frame is small,
+    too many who wait make room for one another, and all are gone in seconds; the log says so without what they said."""
+    monkeypatch.setattr(door_module, "INTRODUCE_WITHIN_S", 0.5)
+    async with AsyncExitStack() as stack:
+        huge = await stack.enter_async_context(_caller(door.server))
+        huge.writer.write(struct.pack(">I", HELLO_BYTES + 1) + b"very secret")
+        assert await huge.hear() is None
+        waiting = [await stack.enter_async_context(_caller(door.server)) for _ in range(2 * MOST_STRANGERS)]
+        for caller in waiting:
+            caller.writer.write(struct.pack(">I", HELLO_BYTES) + b"very secret")
+        async with _caller(door.server, _HELLO, _submit("r")):
+            assert await door.next_command() == _submit("r")
+        assert await door.next_command() == Cancel("r")
+        assert [await caller.hear() for caller in waiting] == [None] * len(waiting)
+    assert len([record for record in caplog.records if "was refused" in record.message]) <= 1
+    assert "very secret" not in caplog.text
 
 
 async def test_a_name_that_is_taken_cuts_off_who_used_it_and_leaves_the_first_alone(door: _Door) -> None:

@@ -17,6 +17,7 @@ from storage_tiers.errors import StoreUnavailable
 from storage_tiers.peer import REST_S, PeerServer, PeerTier
 from storage_tiers.remote import ModelStore
 from storage_tiers.ssd import SsdTier
+from storage_tiers.strangers import MOST_STRANGERS
 from storage_tiers.tier import total_bytes
 from tests.storage_tiers.bad_network import Relay, proxy, pump, reset
 from tests.storage_tiers.handmade import CHUNK_BYTES, aligned, bytes_of, open_descriptors, unit_of
@@ -365,7 +366,40 @@ def test_more_readers_than_may_be_at_once_are_refused(other: Other, monkeypatch:
             served.sendall(request(SECRET, "nothing", 0, 1))
             assert served.recv(1) == b"\1"
         with connect(other) as three:
+            three.sendall(request(SECRET, "nothing", 0, 1))
             assert three.recv(1) == b""
+
+
+def test_strangers_keep_no_reader_out(other: Other, units: Units, caplog: pytest.LogCaptureFixture) -> None:
+    """64 connections that said nothing were all there could be, for as long as they cared to open new ones. Now the oldest
+    stranger goes when too many wait, all go in seconds, and the log says so once, with nothing that they said."""
+    with ExitStack() as stack:
+        strangers = [stack.enter_context(connect(other)) for _ in range(2 * MOST_STRANGERS)]
+        for stranger in strangers:
+            with suppress(OSError):  # it has been turned away already
+                stranger.sendall(struct.pack(">I", 4096) + b"half a secret")
+        memory = aligned(UNIT_BYTES)
+        other.tier().read("model", units[0][0], 0, [memory])
+        assert bytes(memory) == units[0][1]
+        for stranger in strangers:
+            with suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
+    assert len([record for record in caplog.records if "was refused" in record.message]) == 1
+    assert "half a secret" not in caplog.text
+
+
+def test_a_stranger_that_speaks_slowly_is_cut_off_all_the_same(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then held a thread for hours."""
+    monkeypatch.setattr(peer_module, "INTRODUCE_WITHIN_S", 0.2)
+    with connect(other) as stranger:
+        stranger.sendall(struct.pack(">I", 4096))
+        for _ in range(600):
+            try:
+                stranger.sendall(b"x")
+            except OSError:
+                return
+            threading.Event().wait(0.05)
+        raise AssertionError("it is still listened to")
 
 
 def test_a_server_that_ran_out_of_descriptors_goes_on(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
