@@ -6,12 +6,11 @@ Heavy imports stay inside the functions: a process pays only for the component t
 import asyncio
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from firsttoken.errors import SettingsError
 from firsttoken.local import FLOWS_READY_FILE
-from firsttoken.settings import Settings
+from firsttoken.settings import Settings, environment_name
 
 if TYPE_CHECKING:
     from schedules.objectives import Objectives
@@ -21,22 +20,39 @@ FLOW_CONTEXT_FILE = "flow-context.json"
 
 def prefect_environment(settings: Settings) -> dict[str, str]:
     """What Prefect's server and clients read from the environment, to be set before Prefect is imported."""
-    return {
+    prefect = settings.prefect
+    names = dict.fromkeys((prefect.host, "localhost", "127.0.0.1"))
+    origins = [f"http://{name}:{prefect.port}" for name in names]
+    origins += [f"{scheme}://{name}" for name in prefect.allowed_hosts for scheme in ("http", "https")]
+    environment = {
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_PROFILE": "ephemeral",
-        "PREFECT_API_URL": settings.prefect.api_url,
+        "PREFECT_API_URL": prefect.api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
         "DO_NOT_TRACK": "1",
     }
+    if prefect.auth:
+        environment |= {"PREFECT_API_AUTH_STRING": prefect.auth, "PREFECT_SERVER_API_AUTH_STRING": prefect.auth}
+    return environment
 
 
 def run_prefect(settings: Settings) -> None:
-    """Become a Prefect server that keeps its data in the home. Does not return."""
+    """A Prefect server that keeps its data in the home. SettingsError if others reach it and it would ask for no password."""
+    from serving.origins import is_loopback
+
+    prefect = settings.prefect
+    os.environ |= prefect_environment(settings)
+    if not is_loopback(prefect.host) and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        raise SettingsError(
+            f"prefect.host is {prefect.host}, which others reach, and whoever reaches Prefect can run commands: set "
+            f"prefect.auth ({environment_name('prefect.auth')}) to USER:PASSWORD, the same for all components"
+        )
     (settings.home / "prefect").mkdir(parents=True, exist_ok=True)
-    options = ["--host", settings.prefect.host, "--port", str(settings.prefect.port), "--analytics-off"]
-    command = [sys.executable, "-m", "prefect", "server", "start", *options]
-    os.execve(sys.executable, command, {**os.environ, **prefect_environment(settings)})  # noqa: S606
+    from firsttoken.prefect_server import serve_prefect
+
+    serve_prefect(prefect.host, prefect.port, prefect.allowed_hosts)
 
 
 def run_scheduler(settings: Settings) -> None:
@@ -127,6 +143,7 @@ def run_frontend(settings: Settings) -> None:
             max_held_requests=frontend.max_held_requests,
             history_url=settings.history.url,
             history_keep_days=settings.history.keep_days,
+            allowed_hosts=frontend.allowed_hosts,
         )
     )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from firsttoken import ready
+from firsttoken.credentials import with_prefect_auth
 from firsttoken.errors import StartFailed
 from firsttoken.home import UpState, clear_state, hold_home, write_state
 from firsttoken.ports import assign_ports
@@ -204,7 +205,7 @@ async def platform(
     default). The first SIGINT, SIGTERM or SIGHUP ends `Platform.during`, a second one makes the ending short.
     """
     with hold_home(settings.run_dir) as lock:
-        settings = assign_ports(settings, move_defaults=move_ports)
+        settings = with_prefect_auth(assign_ports(settings, move_defaults=move_ports))
         _prepare_folders(settings)
         write_settings(settings, settings.run_dir / SETTINGS_FILE)
         guard = await Guard.start(lock)

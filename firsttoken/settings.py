@@ -21,7 +21,7 @@ from schedules.cadence import CALIBRATE_EVERY_S, PREWARM_EVERY_S
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
 SETTINGS_FILE = "firsttoken.toml"
-_CREDENTIALS = {"store.options", "history.url"}
+_CREDENTIALS = {"store.options", "history.url", "prefect.auth"}
 
 _UNITS_BYTES = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -59,6 +59,12 @@ def _check_history_url(value: str) -> str:
     return value
 
 
+def _check_auth(value: str) -> str:
+    if re.fullmatch(r"|[^:\s]+:\S+", value) is None:
+        raise ValueError("it is USER:PASSWORD, without blanks")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 SizeOrZero = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -66,6 +72,7 @@ Seconds = Annotated[float, Field(gt=0)]
 SecondsOrZero = Annotated[float, Field(ge=0)]
 Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
+Auth = Annotated[str, AfterValidator(_check_auth)]
 HistoryUrl = Annotated[str, AfterValidator(_check_history_url)]
 Options = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
 
@@ -127,6 +134,11 @@ class NodeSettings(Section):
 class FrontendSettings(Section):
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: Port = Field(default=8000, description="the API's port")
+    allowed_hosts: Names = Field(
+        default=(),
+        description="names by which the API may be called beside its address, and sites whose pages may call it; empty means "
+        "`localhost` where it listens on loopback, any name elsewhere",
+    )
     policy: Literal["planned", "fixed", "hydraserve", "serverlessllm"] = Field(
         default="planned",
         description="the rule by which cold models are placed: `planned` (ours), `fixed` (always the largest degree that "
@@ -195,6 +207,15 @@ class HistorySettings(Section):
 class PrefectSettings(Section):
     host: str = Field(default="127.0.0.1", description="address of the Prefect server")
     port: Port = Field(default=4200, description="the Prefect server's port")
+    auth: Auth = Field(
+        default="",
+        repr=False,
+        description="`USER:PASSWORD` that the Prefect server asks for; a server that others reach must have one, and "
+        "`firsttoken up` makes one then",
+    )
+    allowed_hosts: Names = Field(
+        default=(), description="names by which the Prefect server may be called, as `frontend.allowed_hosts`"
+    )
 
     @property
     def api_url(self) -> str:

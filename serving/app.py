@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from serving.errors import BadRequest, HistoryError, RequestError, Unavailable
 from serving.history import History
 from serving.link import ClusterLink
 from serving.metrics import Metrics
+from serving.origins import OwnPagesOnly
 from serving.router import Router, RouterLimits
 from storage_tiers.remote import ModelStore, ObjectStore
 
@@ -53,6 +54,7 @@ class FrontendConfig:
     max_held_requests: int = 256
     history_url: str = ""
     history_keep_days: float = 90.0
+    allowed_hosts: Sequence[str] = ()
 
 
 def create_app(config: FrontendConfig) -> FastAPI:
@@ -91,6 +93,9 @@ def create_app(config: FrontendConfig) -> FastAPI:
     on_arrival = history.add_arrival if history is not None else None
     api = Api(link, catalog, router, metrics, ledger, config.default_max_tokens, config.request_timeout_s, on_arrival)
     app.include_router(api.routes)
+    app.add_middleware(
+        OwnPagesOnly, host=config.host, allowed_hosts=config.allowed_hosts, setting="frontend.allowed_hosts"
+    )
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)

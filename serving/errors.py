@@ -34,6 +34,14 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
+class ForeignPage(RequestError):
+    """A browser sent it for a page that is not ours, or called us by a name that is not ours."""
+
+    status = 403
+    kind = "invalid_request_error"
+    code = "foreign_page"
+
+
 class Overloaded(RequestError):
     """Too many requests are held already."""
 

@@ -22,6 +22,7 @@ def up(config: Config = None) -> None:
 
 
 async def _up(settings: "Settings") -> None:
+    from firsttoken.credentials import PREFECT_AUTH_FILE
     from firsttoken.local import Platform, platform, urls
     from firsttoken.view import Steps, url_table
 
@@ -29,6 +30,8 @@ async def _up(settings: "Settings") -> None:
         await running.ready()
         steps.settle()
         stdout().print(url_table(urls(running.settings)))
+        if running.settings.prefect.auth != settings.prefect.auth:
+            typer.echo(f"Prefect asks for what stands in {settings.home / PREFECT_AUTH_FILE}.", err=True)
         typer.echo("Ctrl-C stops it.", err=True)
         await asyncio.Event().wait()
 

@@ -100,9 +100,10 @@ async def rates(settings: Settings, nodes: Sequence[str]) -> dict[str, Mapping[s
 
 @dataclass(frozen=True)
 class PrefectApi:
-    """Prefect's REST API, as its own UI uses it."""
+    """Prefect's REST API, as its own UI uses it. `auth` is user and password."""
 
     url: str
+    auth: tuple[str, str]
 
     async def scheduled_run(self, flow: str) -> dict[str, Any]:
         """The first of the flow's runs that its schedule made, once it is completed. No scheduled run may fail."""
@@ -117,7 +118,7 @@ class PrefectApi:
 
     async def run(self, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Run the flow's deployment now, and return the run once it is over, whatever became of it."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, auth=self.auth) as client:
             found = (await client.get(f"{self.url}/deployments/name/{flow}/firsttoken")).raise_for_status().json()
         run = await self._post(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
@@ -135,7 +136,7 @@ class PrefectApi:
         return list(json.loads(artifact["data"]))
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, auth=self.auth) as client:
             answer = await client.post(self.url + path, json=body)
             while answer.status_code == 503:  # SQLite is locked: Prefect's own client asks again too
                 await asyncio.sleep(_ASK_EVERY_S)

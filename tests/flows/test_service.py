@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cluster.probe import OF_NODE, OF_STORE
@@ -24,17 +25,19 @@ pytestmark = pytest.mark.timeout(300)
 MODEL, ARTIFACT = "tiny/Llama-1.0", "prewarm-tiny-llama-1-0"
 NODES = ("node-1", "node-2")
 EVERY_S = 4.0
+AUTH = ("firsttoken", "a-password")
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A prewarm of one model every few seconds, and small nodes."""
+    """A prewarm of one model every few seconds, small nodes, and a Prefect that asks for a password."""
     return own_settings(
         tmp_path_factory.mktemp("home"),
         FIRSTTOKEN_NODE__DRAM_BYTES="64MiB",
         FIRSTTOKEN_NODE__POOL_SIZE="0",
         FIRSTTOKEN_PREWARM__EVERY_S=str(EVERY_S),
         FIRSTTOKEN_PREWARM__MODELS=MODEL,
+        FIRSTTOKEN_PREFECT__AUTH=":".join(AUTH),
     )
 
 
@@ -73,7 +76,7 @@ def components(settings: Settings, checkpoint: Checkpoint) -> Iterator[Component
 @pytest.fixture
 def prefect(settings: Settings, components: Components) -> PrefectApi:
     """The API of the Prefect server."""
-    return PrefectApi(settings.prefect.api_url)
+    return PrefectApi(settings.prefect.api_url, AUTH)
 
 
 def test_a_scheduled_run_stages_the_model_on_every_node(
@@ -146,6 +149,43 @@ def test_calibrating_at_the_command_line_without_prefect_and_with_it(
         assert {row["node"] for row in found["rates"]} == set(NODES)
         assert "2 nodes together read" in found["store"]
         assert found["failures"] == []
+
+
+_WEBSOCKET = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AA==",
+}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [{"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}],
+    ids=["another site's page", "a name that leads here", "a page without a name"],
+)
+def test_foreign_pages_get_nothing_from_prefect(prefect: PrefectApi, foreign: dict[str, str]) -> None:
+    """Any web page could make a deployment with a shell step: every origin was allowed, and a POST that says nothing of its
+    content, which browsers send without asking, was taken for JSON."""
+    with httpx.Client(trust_env=False, auth=AUTH) as client:
+        asked = [
+            client.post(f"{prefect.url}/flows/", json={"name": "evil"}, headers=foreign),
+            client.post(f"{prefect.url}/flows/", content=b'{"name": "evil"}', headers=foreign),
+            client.post(f"{prefect.url}/flows/filter", headers=foreign),
+            client.get(f"{prefect.url}/events/in", headers=_WEBSOCKET | foreign),
+        ]
+        mine = client.post(f"{prefect.url}/flows/", json={"name": "mine"}, headers={"Origin": prefect.url[:-4]})
+    assert [answer.status_code for answer in asked] == [403] * len(asked)
+    assert not any("access-control-allow-origin" in answer.headers for answer in asked)
+    assert mine.is_success
+
+
+def test_prefect_tells_nothing_to_who_does_not_know_the_password(settings: Settings, prefect: PrefectApi) -> None:
+    with httpx.Client(trust_env=False) as client:
+        for auth in (None, ("firsttoken", "a guess")):
+            assert client.post(f"{prefect.url}/flows/filter", json={}, auth=auth).status_code == 401
+    logs = [path.read_text() for path in settings.logs_dir.glob("*.log")]
+    assert not [text for text in logs if AUTH[1] in text]
 
 
 def test_the_service_outlives_an_absence_of_prefect(components: Components, prefect: PrefectApi) -> None:
