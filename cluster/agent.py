@@ -84,7 +84,7 @@ class NodeAgent(WorkerPlugin):
         self._pool = StagePool(
             config.pool_size, config.host, config.threads, config.device, self._prober.hear, DECODE not in self._rates
         )
-        self._rendezvous = Rendezvous(config.host)
+        self._rendezvous = Rendezvous(config.host, config.tls.server() if config.tls is not None else None)
         self._machine = _machine()
         self._stages: dict[str, LocalStage] = {}
         self._phases: dict[str, list[Phase]] = {}
@@ -181,7 +181,8 @@ class NodeAgent(WorkerPlugin):
                 secret = secrets.token_hex(16)
                 stage.attach(process, phases)
                 stage.on_rows_wanted = lambda rows: self._spawn(self._give_rows(stage, rows), "rows")
-                await process.send(Build(replace(order, units=(), peers=()), secret, self._rows.serves(order)))
+                bare = replace(order, units=(), peers=())
+                await process.send(Build(bare, secret, self._rows.serves(order), self._config.tls))
                 for load in loads:
                     self._spawn(self._deliver(stage, load), "deliver")
                 if later:

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from distributed import Client
 from distributed.comm.core import Comm, CommClosedError, connect
 
+from cluster.encryption import Tls, security
 from cluster.errors import ClusterError, ClusterUnreachable, NodeLost, ProtocolError, Refused, StageFailed
 from cluster.group import Group
 from cluster.messages import (
@@ -69,8 +70,8 @@ class ClusterClient:
     knows none of the nodes that were heard. There are no nodes then and every group is lost; make a new client.
     """
 
-    def __init__(self, scheduler_address: str, connect_timeout_s: float = 10.0) -> None:
-        self._address, self._connect_timeout_s = scheduler_address, connect_timeout_s
+    def __init__(self, scheduler_address: str, tls: Tls | None = None, connect_timeout_s: float = 10.0) -> None:
+        self._address, self._tls, self._connect_timeout_s = scheduler_address, tls, connect_timeout_s
         self._nodes: dict[str, Node] = {}
         self._holders: dict[str, set[str]] = {}
         self._secrets: dict[str, _Secrets] = {}  # beside the facts, which are shown to people
@@ -81,15 +82,19 @@ class ClusterClient:
         self.lost = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Connect and hear every node once. ClusterUnreachable if the scheduler does not answer in time."""
-        timeout_s = self._connect_timeout_s
+        """Connect and hear every node once. ClusterUnreachable if the scheduler does not answer in time, BadCertificate if
+        the certificates will not do."""
+        timeout_s, secured = self._connect_timeout_s, security(self._tls)
         async with AsyncExitStack() as joined:
             try:
                 async with asyncio.timeout(timeout_s):
                     # before the client, which goes on with another scheduler at this address as if it were the same
-                    line = await connect(self._address, timeout=timeout_s, deserialize=False)
+                    how = secured.get_connection_args("client")
+                    line = await connect(self._address, timeout=timeout_s, deserialize=False, **how)
                 joined.callback(line.abort)
-                self._client = await Client(self._address, asynchronous=True, timeout=timeout_s, set_as_default=False)
+                self._client = await Client(
+                    self._address, asynchronous=True, timeout=timeout_s, set_as_default=False, security=secured
+                )
                 joined.push_async_callback(self._client.close)
                 self._client.subscribe_topic(TOPIC, self._on_event)
                 self._client.subscribe_topic("all", self._on_membership)
@@ -142,7 +147,7 @@ class ClusterClient:
             formed = await asyncio.gather(*tasks)
             phases = (Phase("form group", "front end", started_s, time.time()),)
             group = Group(name, placement, phases)
-            await group.connect(formed[0], timeout_s)
+            await group.connect(formed[0], timeout_s, self._tls.client() if self._tls is not None else None)
         except BaseException:
             for task in tasks:
                 task.cancel()

@@ -21,6 +21,10 @@ class NoDevice(ClusterError):
     """The device that a node was told to compute on is not on its machine."""
 
 
+class BadCertificate(ClusterError):
+    """The files for encryption are missing, damaged, out of date or do not belong together."""
+
+
 class StageFailed(ClusterError):
     """A stage could not be formed or broke; the group is over."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncGenerator, Callable
 
 from cluster.errors import ProtocolError, Refused, StageFailed
@@ -25,11 +26,11 @@ class Group:
         self._streams: dict[str, asyncio.Queue[Tokens | Rejected | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    async def connect(self, first: StageFormed, timeout_s: float) -> None:
+    async def connect(self, first: StageFormed, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
         """Open the connection to the first stage. StageFailed if it does not answer."""
         try:
             async with asyncio.timeout(timeout_s):
-                reader, self._writer = await asyncio.open_connection(first.host, first.port)
+                reader, self._writer = await asyncio.open_connection(first.host, first.port, ssl=tls)
         except (OSError, TimeoutError) as error:
             raise StageFailed(f"the first stage of group {self.name} does not answer: {error}") from error
         self._writer.write(frame(Hello(self.name, first.secret)))

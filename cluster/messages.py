@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.encryption import Tls
 from cluster.errors import ProtocolError
 from schedules.facts import Rate
 from storage_tiers.checkpoint import UnitIndex
@@ -273,12 +274,14 @@ class Idle:
 class Build:
     """Become the stage; its units follow one by one, each with its memory's descriptor.
 
-    With `rows_first` the embedding's rows can be asked for before its unit is there.
+    With `rows_first` the embedding's rows can be asked for before its unit is there. With `tls` the stage speaks nothing
+    else with the front end and at the rendezvous.
     """
 
     order: FormStage
     secret: str = field(repr=False)
     rows_first: bool = False
+    tls: Tls | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.accelerator import find_accelerator
+from cluster.encryption import security
 from cluster.node_config import NodeConfig
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = ["NodeConfig", "run_node"]
 def run_node(config: NodeConfig) -> None:
     """Be a node until SIGTERM or SIGINT, or until the scheduler is gone for good; then release everything.
 
-    NoDevice if the machine does not have what it shall compute on.
+    NoDevice if the machine does not have what it shall compute on, BadCertificate if its certificates will not do.
     """
     accelerator = find_accelerator(config.device)
     budget_bytes = config.device_bytes or accelerator.budget_bytes
@@ -53,10 +54,11 @@ async def _run(config: NodeConfig) -> None:
         "distributed.worker.memory.terminate": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.profile.enabled": False,  # it would look at the stack a hundred times a second
+        "distributed.worker.http.routes": ["distributed.http.health"],
     })  # fmt: skip
     worker = Worker(
         config.scheduler_address, name=config.name, host=config.host, nthreads=1, dashboard=False,
-        local_directory=_scratch(config), plugins=[NodeAgent(config)], memory_limit=0,
+        local_directory=_scratch(config), plugins=[NodeAgent(config)], memory_limit=0, security=security(config.tls),
     )  # fmt: skip
     living = asyncio.ensure_future(_live(worker))
     stopped = asyncio.ensure_future(stop.wait())

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.encryption import Tls
+
 
 @dataclass(frozen=True)
 class NodeConfig:
@@ -29,3 +31,4 @@ class NodeConfig:
     dram_ready_bytes: int = 256 << 20
     report_interval_s: float = 1.0
     use_peers: bool = True
+    tls: Tls | None = None

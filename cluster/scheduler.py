@@ -4,10 +4,15 @@ import asyncio
 import logging
 import signal
 
+from cluster.encryption import Tls, security
 
-def run_scheduler(host: str, port: int, dashboard_port: int) -> None:
-    """Be the cluster's scheduler until SIGTERM or SIGINT. OSError if a port is taken."""
-    asyncio.run(_run(host, port, dashboard_port))
+_PAGES = ("scheduler.prometheus", "scheduler.info", "scheduler.json", "health", "statics")
+"""Of what Dask's HTTP server has: what only shows. Its proxy, which asks others for whoever comes, is left out."""
+
+
+def run_scheduler(host: str, port: int, dashboard_port: int, tls: Tls | None = None) -> None:
+    """Be the cluster's scheduler until SIGTERM or SIGINT. OSError if a port is taken, BadCertificate if `tls` will not do."""
+    asyncio.run(_run(host, port, dashboard_port, tls))
 
 
 def without_contents(record: logging.LogRecord) -> bool:
@@ -19,16 +24,32 @@ def without_contents(record: logging.LogRecord) -> bool:
     return True
 
 
-async def _run(host: str, port: int, dashboard_port: int) -> None:
+def own_pages(host: str, dashboard_port: int) -> dict[str, object]:
+    """Dask's settings for an HTTP server that shows things, to no other site's pages."""
+    import dask
+
+    origins = "distributed.scheduler.dashboard.bokeh-application.allow_websocket_origin"
+    chosen = [origin for origin in dask.config.get(origins) if origin != "*"]
+    own = [f"{name}:{dashboard_port}" for name in dict.fromkeys((host, "localhost", "127.0.0.1"))]
+    return {
+        "distributed.scheduler.http.routes": [f"distributed.http.{page}" for page in _PAGES],
+        origins: chosen or own,
+    }
+
+
+async def _run(host: str, port: int, dashboard_port: int, tls: Tls | None) -> None:
     import dask
     from distributed import Scheduler
 
-    dask.config.set(
-        {"distributed.worker.profile.enabled": False}
-    )  # it would look at the stack a hundred times a second
+    dask.config.set({
+        "distributed.worker.profile.enabled": False,  # it would look at the stack a hundred times a second
+        **own_pages(host, dashboard_port),
+    })  # fmt: skip
     logging.getLogger("distributed.scheduler").addFilter(without_contents)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    async with Scheduler(host=host, port=port, dashboard_address=f"{host}:{dashboard_port}"):
+    address = f"{host}:{dashboard_port}"
+    protocol = "tcp" if tls is None else "tls"
+    async with Scheduler(host=host, port=port, protocol=protocol, security=security(tls), dashboard_address=address):
         await stop.wait()

@@ -138,6 +138,7 @@ class _Stage:
 
     def __init__(self, channel: Channel, server: RequestServer, build: Build, device: torch.device) -> None:
         self._channel, self._server, self._order, self._secret = channel, server, build.order, build.secret
+        self._tls = build.tls
         self._ask = (lambda rows: self._tell(RowsWanted(rows))) if build.rows_first else None
         self._device = device
         _limit_memory(device, build.order.reserve_bytes)
@@ -160,7 +161,8 @@ class _Stage:
         torch.set_num_threads(_threads(order.sharing))
         started_s = time.time()
         hello = Hello(order.group, order.rendezvous_secret)
-        store = Meeting(order.rendezvous_host, order.rendezvous_port, hello, order.timeout_s)
+        tls = self._tls.client() if self._tls is not None else None
+        store = Meeting(order.rendezvous_host, order.rendezvous_port, hello, order.timeout_s, tls)
         wire = join(store, order.rank, order.degree, self._device, order.timeout_s)
         dtype = getattr(torch, order.dtype)
         config = model_config(json.loads(order.config_json))
@@ -184,7 +186,8 @@ class _Stage:
             batching = Batching(order.kv_tokens, order.degree, encodes_by_longest(config))
             fault = partial(find_fault, vocabulary=config.vocab_size)
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
-            self._server.serve(Hello(order.group, self._secret), driver.inbox.put)
+            tls = self._tls.server() if self._tls is not None else None
+            self._server.serve(Hello(order.group, self._secret), driver.inbox.put, tls)
         self._tell(
             Formed((
                 Phase("join group", self._where, started_s, joined_s),

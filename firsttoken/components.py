@@ -13,6 +13,7 @@ from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings, environment_name
 
 if TYPE_CHECKING:
+    from cluster.encryption import Tls
     from schedules.objectives import Objectives
 
 FLOW_CONTEXT_FILE = "flow-context.json"
@@ -55,13 +56,24 @@ def run_prefect(settings: Settings) -> None:
     serve_prefect(prefect.host, prefect.port, prefect.allowed_hosts)
 
 
+def tls_of(settings: Settings) -> "Tls | None":
+    """How the parts of the cluster encrypt what they say, if they do. BadCertificate if the files will not do."""
+    from cluster.encryption import Tls
+
+    if not settings.cluster.tls_ca:
+        return None
+    tls = Tls(settings.cluster.tls_ca, settings.cluster.tls_cert, settings.cluster.tls_key)
+    tls.check()
+    return tls
+
+
 def run_scheduler(settings: Settings) -> None:
     """The Dask scheduler."""
     from cluster import scheduler
 
     _log_to_stderr(settings)
     cluster = settings.cluster
-    scheduler.run_scheduler(cluster.host, cluster.scheduler_port, cluster.dashboard_port)
+    scheduler.run_scheduler(cluster.host, cluster.scheduler_port, cluster.dashboard_port, tls_of(settings))
 
 
 def run_node(settings: Settings, name: str) -> None:
@@ -90,6 +102,7 @@ def run_node(settings: Settings, name: str) -> None:
             dram_ready_bytes=settings.node.dram_ready_bytes,
             use_peers=settings.node.use_peers,
             report_interval_s=settings.node.report_interval_s,
+            tls=tls_of(settings),
         )
     )
 
@@ -144,6 +157,7 @@ def run_frontend(settings: Settings) -> None:
             history_url=settings.history.url,
             history_keep_days=settings.history.keep_days,
             allowed_hosts=frontend.allowed_hosts,
+            tls=tls_of(settings),
         )
     )
 
@@ -155,7 +169,8 @@ def prepare_flows(settings: Settings) -> None:
 
     context_path = settings.run_dir / FLOW_CONTEXT_FILE
     store = settings.store
-    write_context(FlowContext(settings.scheduler_address, store.url, store.options, store.reader), context_path)
+    context = FlowContext(settings.scheduler_address, store.url, store.options, store.reader, tls_of(settings))
+    write_context(context, context_path)
     os.environ[CONTEXT_VARIABLE] = str(context_path)
 
 

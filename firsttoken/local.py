@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from firsttoken import ready
-from firsttoken.credentials import with_prefect_auth
+from firsttoken.credentials import with_certificates, with_prefect_auth
 from firsttoken.errors import StartFailed
 from firsttoken.home import UpState, clear_state, hold_home, write_state
 from firsttoken.ports import assign_ports
@@ -196,16 +197,18 @@ class Platform:
 
 @contextlib.asynccontextmanager
 async def platform(
-    settings: Settings, report: Report, *, move_ports: bool = False, build: Build = components
+    settings: Settings, report: Report, *, move_ports: bool = False, secure: bool = False, build: Build = components
 ) -> AsyncIterator[Platform]:
     """A platform on this machine, starting; everything has ended when the block ends. It consists of what `build` makes
     of the settings and this process's environment.
 
     AlreadyUp if one runs in this home, PortInUse if a port is taken (with `move_ports`: a port that is not the
-    default). The first SIGINT, SIGTERM or SIGHUP ends `Platform.during`, a second one makes the ending short.
+    default). With `secure` the parts encrypt what they say, by certificates of the home. The first SIGINT, SIGTERM or
+    SIGHUP ends `Platform.during`, a second one makes the ending short.
     """
     with hold_home(settings.run_dir) as lock:
         settings = with_prefect_auth(assign_ports(settings, move_defaults=move_ports))
+        settings = with_certificates(settings, datetime.now(UTC)) if secure else settings
         _prepare_folders(settings)
         write_settings(settings, settings.run_dir / SETTINGS_FILE)
         guard = await Guard.start(lock)

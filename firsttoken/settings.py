@@ -102,6 +102,13 @@ class ClusterSettings(Section):
     scheduler_host: str = Field(default="127.0.0.1", description="address at which the scheduler is reached")
     scheduler_port: Port = Field(default=8786, description="the scheduler's port")
     dashboard_port: Port = Field(default=8787, description="port of the Dask dashboard")
+    tls_ca: str = Field(
+        default="",
+        description="file of the authority whose certificates the parts of a cluster show each other; with it they speak "
+        "TLS and let nobody else in",
+    )
+    tls_cert: str = Field(default="", description="file of this machine's certificate")
+    tls_key: str = Field(default="", description="file of the key of that certificate, without a password")
 
 
 class NodeSettings(Section):
@@ -264,7 +271,8 @@ class Settings(Section):
     @property
     def scheduler_address(self) -> str:
         """Where nodes, front end and flows find the scheduler."""
-        return f"tcp://{self.cluster.scheduler_host}:{self.cluster.scheduler_port}"
+        scheme = "tls" if self.cluster.tls_ca else "tcp"
+        return f"{scheme}://{self.cluster.scheduler_host}:{self.cluster.scheduler_port}"
 
     @property
     def frontend_url(self) -> str:
@@ -323,7 +331,19 @@ def _resolve(settings: Settings) -> Settings:
     store = settings.store.model_copy(update={"url": url})
     history_url = settings.history.url or f"sqlite:///{home / 'history.db'}"
     history = settings.history.model_copy(update={"url": history_url})
-    return settings.model_copy(update={"home": home, "store": store, "history": history})
+    cluster = _resolve_tls(settings.cluster)
+    return settings.model_copy(update={"home": home, "store": store, "history": history, "cluster": cluster})
+
+
+def _resolve_tls(cluster: ClusterSettings) -> ClusterSettings:
+    files = {key: getattr(cluster, key) for key in ("tls_ca", "tls_cert", "tls_key")}
+    missing = [f"cluster.{key}" for key, value in files.items() if not value]
+    if 0 < len(missing) < len(files):
+        raise SettingsError(
+            f"cluster.tls_ca, cluster.tls_cert and cluster.tls_key go together: set {' and '.join(missing)} too"
+        )
+    absolute = {key: str(Path(value).expanduser().absolute()) if value else "" for key, value in files.items()}
+    return cluster.model_copy(update=absolute)
 
 
 def _read_file(path: Path) -> dict[str, Any]:

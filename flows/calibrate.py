@@ -5,7 +5,6 @@ from prefect.cache_policies import NO_CACHE
 
 from cluster.calibration import Calibration
 from cluster.calibration import calibrate as calibrate_cluster
-from cluster.client import ClusterClient
 from flows.artifacts import leave_table
 from flows.context import FlowContext, read_context
 
@@ -13,7 +12,7 @@ from flows.context import FlowContext, read_context
 @task(retries=1, retry_delay_seconds=[5], timeout_seconds=1800, cache_policy=NO_CACHE)
 async def measure_cluster(context: FlowContext) -> Calibration:
     """Every node alone, then all together on the store. ClusterError if there is no node."""
-    async with ClusterClient(context.scheduler_address) as client:
+    async with context.cluster() as client:
         return await calibrate_cluster(client)
 
 

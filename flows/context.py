@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.client import ClusterClient
+from cluster.encryption import Tls
 from flows.errors import NoContext
 from storage_tiers.remote import ModelStore, ObjectStore
 
@@ -25,6 +27,11 @@ class FlowContext:
     store_url: str
     store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     store_reader: str = "auto"
+    tls: Tls | None = None
+
+    def cluster(self) -> ClusterClient:
+        """A client of the cluster, to be entered."""
+        return ClusterClient(self.scheduler_address, self.tls)
 
     def store(self) -> ModelStore:
         """The model store, opened anew."""
@@ -46,6 +53,8 @@ def read_context() -> FlowContext:
     if path is None:
         raise NoContext(f"{CONTEXT_VARIABLE} names no file: flows run in the flow service (`firsttoken flows`)")
     try:
-        return FlowContext(**json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        facts = json.loads(Path(path).read_text(encoding="utf-8"))
+        tls = facts.pop("tls", None)
+        return FlowContext(**facts, tls=None if tls is None else Tls(**tls))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise NoContext(f"the flow context {path} cannot be read: {error}") from error

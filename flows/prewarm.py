@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from cluster.client import ClusterClient
 from cluster.messages import StageReport
 from flows.artifacts import Row, leave_table
 from flows.context import FlowContext, read_context
@@ -19,7 +18,7 @@ NODES_TIMEOUT_S = 30.0
 @task(retries=2, retry_delay_seconds=[1, 5], timeout_seconds=60, cache_policy=NO_CACHE)
 async def find_nodes(context: FlowContext) -> list[str]:
     """Names of all nodes in the cluster, waiting for the first. ClusterError if none comes."""
-    async with ClusterClient(context.scheduler_address) as client:
+    async with context.cluster() as client:
         await client.nodes(minimum=1, timeout_s=NODES_TIMEOUT_S)
         return sorted(node.name for node in client.view().nodes)
 
@@ -31,7 +30,7 @@ async def stage_model(
     """Stage the model's `units` (all if None) onto one node. What the node holds already is not fetched again."""
     checkpoint = await asyncio.to_thread(context.store().open, model)
     names = [unit.name for unit in checkpoint.units] if units is None else list(units)
-    async with ClusterClient(context.scheduler_address) as client:
+    async with context.cluster() as client:
         await client.nodes(minimum=1, timeout_s=NODES_TIMEOUT_S)
         return await client.stage(node, checkpoint, names, tier, STAGE_TIMEOUT_S)
 

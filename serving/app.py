@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from cluster.encryption import Tls
 from schedules.objectives import Objectives
 from serving.answers import error_body
 from serving.api import Api
@@ -55,11 +56,12 @@ class FrontendConfig:
     history_url: str = ""
     history_keep_days: float = 90.0
     allowed_hosts: Sequence[str] = ()
+    tls: Tls | None = None
 
 
 def create_app(config: FrontendConfig) -> FastAPI:
     """The application; its connections live from startup to shutdown."""
-    link = ClusterLink(config.scheduler_address)
+    link = ClusterLink(config.scheduler_address, config.tls)
     catalog = Catalog(ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader)))
     metrics = Metrics()
     history = _history(config, metrics)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from cluster.client import ClusterClient
+from cluster.encryption import Tls
 from cluster.errors import ClusterUnreachable
 
 _log = logging.getLogger(__name__)
@@ -13,8 +14,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0
 class ClusterLink:
     """Holds the client that is connected now; `client` is None while there is none."""
 
-    def __init__(self, scheduler_address: str) -> None:
-        self._address = scheduler_address
+    def __init__(self, scheduler_address: str, tls: Tls | None) -> None:
+        self._address, self._tls = scheduler_address, tls
         self.client: ClusterClient | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -34,7 +35,7 @@ class ClusterLink:
         wait_s = FIRST_WAIT_S
         while not self._stopping:  # a Dask client that is closing swallows a cancellation
             try:
-                async with ClusterClient(self._address) as client:
+                async with ClusterClient(self._address, self._tls) as client:
                     self.client, wait_s = client, FIRST_WAIT_S
                     try:
                         await client.lost.wait()

@@ -13,22 +13,27 @@ from pathlib import Path
 
 import httpx
 
+from cluster.encryption import Tls
 from cluster.node_config import NodeConfig
 from firsttoken.ports import free_port
 from schedules.objectives import Objectives
 
 STOP_DEADLINE_S = 20.0
-_SCHEDULER = "import sys; from cluster.scheduler import run_scheduler; run_scheduler('127.0.0.1', int(sys.argv[1]), 0)"
+_TLS = "from cluster.encryption import Tls; config['tls'] = Tls(**config['tls']) if config['tls'] else None; "
+_SCHEDULER = (
+    "import json, sys; from cluster.scheduler import run_scheduler; config = json.loads(sys.argv[1]); "
+    f"{_TLS}run_scheduler('127.0.0.1', config['port'], 0, config['tls'])"
+)  # fmt: skip
 _FRONTEND = (
     "import json, sys; from serving.app import FrontendConfig, run_frontend; "
     "from schedules.objectives import Objectives; config = json.loads(sys.argv[1]); "
     "config['objectives'] = Objectives(**config['objectives']); "
     "config['models'] = {name: Objectives(**wanted) for name, wanted in config['models'].items()}; "
-    "run_frontend(FrontendConfig(**config))"
+    f"{_TLS}run_frontend(FrontendConfig(**config))"
 )  # fmt: skip
 _NODE = (
-    "import json, sys; from cluster.node import NodeConfig, run_node; "
-    "run_node(NodeConfig(**json.loads(sys.argv[1])))"
+    "import json, sys; from cluster.node import NodeConfig, run_node; config = json.loads(sys.argv[1]); "
+    f"{_TLS}run_node(NodeConfig(**config))"
 )  # fmt: skip
 
 
@@ -41,10 +46,12 @@ class RealCluster:
     folder: Path
     processes: dict[str, subprocess.Popen[bytes]]
     url: str = ""
+    tls: Tls | None = None
 
     def start_scheduler(self) -> None:
         """The scheduler, always at the same address."""
-        self._start("scheduler", _SCHEDULER, self.scheduler_address.rpartition(":")[2])
+        config = {"port": int(self.scheduler_address.rpartition(":")[2]), "tls": self._tls}
+        self._start("scheduler", _SCHEDULER, json.dumps(config))
 
     def start_node(self, name: str, **overrides: object) -> None:
         """One more node; `overrides` are fields of NodeConfig."""
@@ -57,6 +64,7 @@ class RealCluster:
             dram_bytes=1 << 30,
             device_bytes=4 << 30,
             threads=1,
+            tls=self.tls,
         )
         self._start(name, _NODE, json.dumps({**asdict(config), **overrides}))
 
@@ -79,6 +87,7 @@ class RealCluster:
             "store_url": self.store_url,
             "policy": policy,
             "objectives": wanted,
+            "tls": self._tls,
             "models": {model: {**wanted, **own} for model, own in (models or {}).items()},
             **overrides,
         }
@@ -110,6 +119,10 @@ class RealCluster:
         """What the process has written so far."""
         return (self.folder / f"{name}.log").read_text()
 
+    @property
+    def _tls(self) -> dict[str, str] | None:
+        return asdict(self.tls) if self.tls is not None else None
+
     def _start(self, name: str, code: str, argument: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
@@ -118,9 +131,12 @@ class RealCluster:
 
 
 @contextlib.contextmanager
-def run_cluster(folder: Path, store_url: str, nodes: int, **overrides: object) -> Iterator[RealCluster]:
+def run_cluster(
+    folder: Path, store_url: str, nodes: int, tls: Tls | None = None, **overrides: object
+) -> Iterator[RealCluster]:
     """A cluster of `nodes` nodes called node-0, ... until the block ends; then nothing of it runs."""
-    cluster = RealCluster(f"tcp://127.0.0.1:{free_port()}", store_url, folder, {})
+    scheme = "tcp" if tls is None else "tls"
+    cluster = RealCluster(f"{scheme}://127.0.0.1:{free_port()}", store_url, folder, {}, tls=tls)
     try:
         cluster.start_scheduler()
         for index in range(nodes):

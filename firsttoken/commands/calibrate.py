@@ -40,9 +40,9 @@ def calibrate(as_json: AsJson = False, config: Config = None) -> None:
 
 
 async def _calibrate(settings: "Settings") -> "Calibration":
-    if await _prefect_answers(settings):
-        from firsttoken.components import prepare_flows
+    from firsttoken.components import prepare_flows, tls_of
 
+    if await _prefect_answers(settings):
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
         prepare_flows(settings)
         from flows.calibrate import calibrate as flow
@@ -51,7 +51,7 @@ async def _calibrate(settings: "Settings") -> "Calibration":
     from cluster.calibration import calibrate as measure
     from cluster.client import ClusterClient
 
-    async with ClusterClient(settings.scheduler_address) as client:
+    async with ClusterClient(settings.scheduler_address, tls_of(settings)) as client:
         return await measure(client)
 
 

@@ -11,17 +11,22 @@ if TYPE_CHECKING:
     from firsttoken.settings import Settings
 
 
-def up(config: Config = None) -> None:
+def up(
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Have the parts speak TLS, by certificates that are made in the home.")
+    ] = False,
+    config: Config = None,
+) -> None:
     """Start everything on this machine and keep it up until Ctrl-C.
 
     Prefect server, Dask scheduler, nodes, front end and flow service, each a process with a log of its own.
 
     Example: FIRSTTOKEN_CLUSTER__NODES=2 firsttoken up
     """
-    asyncio.run(_up(load(config)))
+    asyncio.run(_up(load(config), secure))
 
 
-async def _up(settings: "Settings") -> None:
+async def _up(settings: "Settings", secure: bool) -> None:
     from firsttoken.credentials import PREFECT_AUTH_FILE
     from firsttoken.local import Platform, platform, urls
     from firsttoken.view import Steps, url_table
@@ -36,7 +41,7 @@ async def _up(settings: "Settings") -> None:
         await asyncio.Event().wait()
 
     with Steps(stderr()) as steps:
-        async with platform(settings, steps) as running:
+        async with platform(settings, steps, secure=secure) as running:
             await running.during(stay(running))
 
 

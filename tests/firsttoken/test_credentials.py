@@ -1,12 +1,16 @@
 """Credentials: made where they are needed, kept where only the owner reads them, shown to nobody."""
 
 import stat
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from firsttoken.components import prefect_environment, run_prefect
-from firsttoken.credentials import PREFECT_AUTH_FILE, with_prefect_auth
+from cluster.encryption import Tls
+from cluster.errors import BadCertificate
+from firsttoken.components import prefect_environment, run_prefect, tls_of
+from firsttoken.credentials import PREFECT_AUTH_FILE, TLS_FOLDER, with_certificates, with_prefect_auth
 from firsttoken.errors import SettingsError
 from firsttoken.settings import Settings, load_settings
 
@@ -55,3 +59,77 @@ def test_everything_that_asks_prefect_is_given_the_password(tmp_path: Path) -> N
     environment = prefect_environment(settings(tmp_path, FIRSTTOKEN_PREFECT__AUTH="me:mine"))
     assert environment["PREFECT_API_AUTH_STRING"] == environment["PREFECT_SERVER_API_AUTH_STRING"] == "me:mine"
     assert "PREFECT_API_AUTH_STRING" not in prefect_environment(settings(tmp_path))
+
+
+# ---- certificates
+
+NOW = datetime.now(UTC)
+
+
+def certificates(home: Path, now: datetime = NOW) -> tuple[Tls, dict[str, bytes]]:
+    """What a secure platform of this home uses, and all files of it."""
+    cluster = with_certificates(settings(home), now).cluster
+    files = {path.name: path.read_bytes() for path in (home / TLS_FOLDER).iterdir()}
+    return Tls(cluster.tls_ca, cluster.tls_cert, cluster.tls_key), files
+
+
+def test_certificates_are_made_for_the_owner_alone_and_used_again(tmp_path: Path) -> None:
+    tls, files = certificates(tmp_path)
+    tls.check()
+    assert set(files) == {"ca.pem", "ca-key.pem", "cert.pem", "key.pem"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / TLS_FOLDER).iterdir()} == {0o600}
+    assert certificates(tmp_path, NOW + timedelta(days=100)) == (tls, files)
+
+
+def test_a_certificate_is_renewed_in_good_time_by_the_same_authority(tmp_path: Path) -> None:
+    _, before = certificates(tmp_path, NOW - timedelta(days=300))
+    tls, after = certificates(tmp_path)
+    tls.check()
+    assert {name for name in before if before[name] == after[name]} == {"ca.pem", "ca-key.pem"}
+    _, much_later = certificates(tmp_path, NOW + timedelta(days=3600))
+    assert not {name for name in after if after[name] == much_later[name]}
+
+
+@pytest.mark.parametrize("damaged", ["ca.pem", "ca-key.pem", "cert.pem", "key.pem"])
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", None])
+def test_what_is_damaged_or_does_not_belong_together_is_made_anew(
+    tmp_path: Path, damaged: str, content: bytes | None
+) -> None:
+    certificates(tmp_path / "home")
+    _, others = certificates(tmp_path / "other")
+    (tmp_path / "home" / TLS_FOLDER / damaged).write_bytes(others[damaged] if content is None else content)
+    certificates(tmp_path / "home")[0].check()
+
+
+def test_certificates_that_are_set_are_left_alone(tmp_path: Path) -> None:
+    tls, _ = certificates(tmp_path / "other")
+    own = settings(
+        tmp_path / "home",
+        FIRSTTOKEN_CLUSTER__TLS_CA=tls.ca_file,
+        FIRSTTOKEN_CLUSTER__TLS_CERT=tls.cert_file,
+        FIRSTTOKEN_CLUSTER__TLS_KEY=tls.key_file,
+    )
+    assert with_certificates(own, NOW) == own
+    assert own.scheduler_address == "tls://127.0.0.1:8786"
+    assert tls_of(own) == tls
+    assert tls_of(settings(tmp_path / "home")) is None
+
+
+def test_all_files_are_set_or_none(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"go together: set cluster\.tls_cert and cluster\.tls_key too"):
+        settings(tmp_path, FIRSTTOKEN_CLUSTER__TLS_CA="ca.pem")
+
+
+def test_files_that_will_not_do_are_named(tmp_path: Path) -> None:
+    tls, _ = certificates(tmp_path / "home")
+    other, _ = certificates(tmp_path / "other")
+    expired, _ = certificates(tmp_path / "expired", NOW - timedelta(days=400))
+    for files, fault in (
+        (replace(tls, ca_file="/absent/ca.pem"), r"/absent/ca\.pem cannot be used: .*No such file"),
+        (replace(tls, ca_file=tls.key_file), r"key\.pem cannot be used"),
+        (replace(tls, key_file=other.key_file), r"cert\.pem with .*key\.pem cannot be used: .*MISMATCH"),
+        (replace(tls, cert_file="/absent/cert.pem"), r"/absent/cert\.pem with"),
+        (expired, r"cert\.pem is good from .* and not today"),
+    ):
+        with pytest.raises(BadCertificate, match=fault):
+            files.check()
