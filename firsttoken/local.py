@@ -21,10 +21,10 @@ from typing import Literal, TypeVar
 from firsttoken import ready
 from firsttoken.credentials import with_certificates, with_prefect_auth
 from firsttoken.errors import StartFailed
-from firsttoken.home import UpState, clear_state, hold_home, write_state
+from firsttoken.home import UpState, clear_state, hold_home, read_state, write_state
 from firsttoken.ports import assign_ports
 from firsttoken.process import Component, Guard, Running, last_lines
-from firsttoken.settings import ENVIRONMENT_PREFIX, Settings, write_settings
+from firsttoken.settings import ENVIRONMENT_PREFIX, Settings, load_settings, write_settings
 
 SETTINGS_FILE = "settings.json"
 FLOWS_READY_FILE = "flows.ready"
@@ -93,6 +93,13 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
         component("prefect", "prefect", until=prefect, start_timeout_s=120, stop_rank=4),
         component("flows", "flows", until=flows, start_timeout_s=120, stop_rank=1),
     )
+
+
+def running_settings(settings: Settings) -> Settings:
+    """The settings of the platform that runs in this home, with all that was picked and made for it; `settings` if none
+    does."""
+    running = read_state(settings.run_dir) is not None
+    return load_settings(settings.run_dir / SETTINGS_FILE, {}) if running else settings
 
 
 Build = Callable[[Settings, Mapping[str, str]], Sequence[Component]]

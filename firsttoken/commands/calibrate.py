@@ -23,9 +23,10 @@ def calibrate(as_json: AsJson = False, config: Config = None) -> None:
 
     Example: firsttoken calibrate --json
     """
+    from firsttoken.local import running_settings
     from firsttoken.view import rates_table
 
-    found = asyncio.run(_calibrate(load(config)))
+    found = asyncio.run(_calibrate(running_settings(load(config))))
     if as_json:
         print_json(
             {"rates": found.rows(), "store": found.store, "store_limit": found.limit, "failures": found.failures}

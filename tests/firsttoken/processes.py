@@ -1,8 +1,12 @@
 """Finding processes by a mark in their environment, which every descendant inherits however it was started."""
 
 import os
+import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
+
+import psutil
 
 MARK = "TEST_RUN_MARK"
 
@@ -18,6 +22,19 @@ def marked(mark: str) -> dict[int, str]:
                     found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
+    return found
+
+
+def listening(pids: Iterable[int]) -> dict[int, list[str]]:
+    """The addresses, without ports, on which these processes listen for TCP or take UDP; those that listen at all."""
+    found = {}
+    for pid in pids:
+        sockets = psutil.Process(pid).net_connections(kind="inet")
+        addresses = [
+            one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN or one.type == socket.SOCK_DGRAM
+        ]
+        if addresses:
+            found[pid] = addresses
     return found
 
 

@@ -1,5 +1,6 @@
 """Everything on one machine, for real: up, seen, down; and killed, with nothing left."""
 
+import ipaddress
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.firsttoken.processes import MARK, left_after, marked
+from tests.firsttoken.processes import MARK, left_after, listening, marked
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -44,9 +45,9 @@ def firsttoken(environment: dict[str, str], *arguments: str) -> "subprocess.Comp
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
 
 
-def up(environment: dict[str, str]) -> "subprocess.Popen[str]":
+def up(environment: dict[str, str], *options: str) -> "subprocess.Popen[str]":
     """A platform that says that all its components are ready."""
-    command = [sys.executable, "-m", "firsttoken", "up"]
+    command = [sys.executable, "-m", "firsttoken", "up", *options]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     waiting, said = set(COMPONENTS), []
@@ -57,12 +58,22 @@ def up(environment: dict[str, str]) -> "subprocess.Popen[str]":
     return process
 
 
+def all_on_loopback(environment: dict[str, str]) -> None:
+    """Nothing that `up` starts is reached from another machine unless it is told to listen there."""
+    found = listening(marked(environment[MARK]))
+    assert len(found) >= len(COMPONENTS) + 1, "every component listens, and a stage process"
+    assert {ipaddress.ip_address(address).is_loopback for addresses in found.values() for address in addresses} == {
+        True
+    }
+
+
 def test_up_and_down_and_killed(environment: dict[str, str], tmp_path: Path) -> None:
     """One platform, twice: each start takes many seconds, so this is one test."""
     platform = up(environment)
     assert "already up" in firsttoken(environment, "up").stderr
     report = json.loads(firsttoken(environment, "status", "--json").stdout)
     assert (report["pid"], [node["name"] for node in report["nodes"]]) == (platform.pid, ["node-1"])
+    all_on_loopback(environment)
 
     down = firsttoken(environment, "down")
     assert (down.returncode, down.stderr) == (0, f"stopped what ran in {tmp_path / 'home'}\n")
@@ -71,7 +82,12 @@ def test_up_and_down_and_killed(environment: dict[str, str], tmp_path: Path) -> 
     assert left_after(environment[MARK], 1) == {}
     assert firsttoken(environment, "down").returncode == 1
 
-    platform = up(environment)
+    platform = up(environment, "--secure")
+    all_on_loopback(environment)
+    measured = json.loads(firsttoken(environment, "calibrate", "--json").stdout)
+    assert {row["node"] for row in measured["rates"]} == {"node-1"}, (
+        "it found the platform on its ports, and was let in"
+    )
     platform.kill()
     platform.communicate(timeout=20)
     assert left_after(environment[MARK], 30) == {}
