@@ -155,7 +155,7 @@ _WEBSOCKET = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
     "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "AA==",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
 
 
