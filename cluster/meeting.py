@@ -41,16 +41,21 @@ class Meeting(Store):
     def __init__(self, host: str, port: int, hello: Hello, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
         super().__init__()
         self._address, self._hello, self._timeout_s, self._tls = (host, port), hello, timeout_s, tls
+        self._clones: list[Meeting] = []
         self._free: list[socket.socket] = []
         self._free.append(self._connect())
 
     def close(self) -> None:
-        """Give up the connections that are free."""
+        """Give up the connections that are free, of clones too."""
+        for clone in self._clones:
+            clone.close()
         while self._free:
             self._free.pop().close()
 
     def clone(self) -> "Meeting":
-        return Meeting(*self._address, self._hello, self._timeout_s, self._tls)
+        clone = Meeting(*self._address, self._hello, self._timeout_s, self._tls)
+        self._clones.append(clone)  # torch keeps what it is made of, but not what makes it answer
+        return clone
 
     @property
     def timeout(self) -> timedelta:

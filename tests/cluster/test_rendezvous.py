@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
-from torch.distributed import DistStoreError, Store, TCPStore
+from torch.distributed import DistStoreError, PrefixStore, Store, TCPStore
 
 from cluster.meeting import Meeting
 from cluster.messages import Hello
@@ -94,6 +94,15 @@ def test_what_comes_late_is_waited_for_while_others_are_served(rendezvous: Rende
     assert one.num_keys() == 2
     one.close()
     other.close()
+
+
+def test_torch_can_take_its_own_connection(rendezvous: Rendezvous) -> None:
+    store = meeting(rendezvous, "cloned")
+    clone = PrefixStore("of torch", store).clone()
+    gc.collect()
+    clone.set("key", "value")
+    assert store.get("of torch/key") == b"value"
+    store.close()
 
 
 def test_a_group_is_forgotten_with_its_last_connection(rendezvous: Rendezvous) -> None:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster.encryption import Tls
 from firsttoken.components import prefect_environment
 from firsttoken.settings import load_settings
 from flows.artifacts import artifact_key
 from flows.context import CONTEXT_VARIABLE, FlowContext, read_context, write_context
 from flows.errors import NoContext
 
-CONTEXT = FlowContext("tcp://127.0.0.1:1", "s3://models", {"secret": "hush"})
+CONTEXT = FlowContext("tls://127.0.0.1:1", "s3://models", {"secret": "hush"}, tls=Tls("ca.pem", "cert.pem", "key.pem"))
 
 
 def test_a_context_reads_back_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
