@@ -85,6 +85,7 @@ class ClusterClient:
         """Connect and hear every node once. ClusterUnreachable if the scheduler does not answer in time, BadCertificate if
         the certificates will not do."""
         timeout_s, secured = self._connect_timeout_s, security(self._tls)
+        self._to_stages = self._tls.client() if self._tls is not None else None
         async with AsyncExitStack() as joined:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -147,7 +148,7 @@ class ClusterClient:
             formed = await asyncio.gather(*tasks)
             phases = (Phase("form group", "front end", started_s, time.time()),)
             group = Group(name, placement, phases)
-            await group.connect(formed[0], timeout_s, self._tls.client() if self._tls is not None else None)
+            await group.connect(formed[0], timeout_s, self._to_stages)
         except BaseException:
             for task in tasks:
                 task.cancel()

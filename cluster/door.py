@@ -46,7 +46,9 @@ class Door:
         self._strangers.admit(writer)
         try:
             async with asyncio.timeout(INTRODUCE_WITHIN_S):
-                if self.tls is not None:
+                if (
+                    self.tls is not None
+                ):  # nothing is waited for before, or the caller's first bytes would be read as ours
                     await writer.start_tls(self.tls)
                 hello = await read_frame(reader, HELLO_BYTES)
         except TimeoutError:

@@ -37,7 +37,10 @@ class Tls:
         """BadCertificate if a file is missing or damaged, they do not belong together, or one is out of date."""
         self.client()
         for path in (self.ca_file, self.cert_file):
-            certificate = x509.load_pem_x509_certificates(Path(path).read_bytes())[0]
+            try:
+                certificate = x509.load_pem_x509_certificates(Path(path).read_bytes())[0]
+            except (OSError, ValueError) as error:
+                raise BadCertificate(f"the certificate {path} cannot be used: {error}") from error
             if not certificate.not_valid_before_utc <= datetime.now(UTC) <= certificate.not_valid_after_utc:
                 days = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
                 raise BadCertificate(f"the certificate {path} is good from {days}, and not today")

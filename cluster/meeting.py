@@ -112,7 +112,10 @@ class Meeting(Store):
 
     def _ask(self, request: object) -> object:
         try:
-            connection = self._free.pop() if self._free else self._connect()
+            try:
+                connection = self._free.pop()
+            except IndexError:
+                connection = self._connect()
             try:
                 connection.sendall(frame(request))
                 answer = _receive(connection)

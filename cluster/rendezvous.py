@@ -135,7 +135,10 @@ async def _answer(board: _Board, request: object) -> object:
 
 
 async def _wait(board: _Board, request: StoreWait) -> StoreValues:
-    """The values of all keys, or as many as there are when the time is over."""
+    """The values of all keys, or none when the time is over. ProtocolError if a key comes twice: an answer is no larger than
+    what the group keeps."""
+    if len(set(request.keys)) < len(request.keys):
+        raise ProtocolError("a key is asked for twice")
     try:
         async with asyncio.timeout(min(request.timeout_s, LONGEST_WAIT_S)), board.changed:
             await board.changed.wait_for(lambda: all(key in board.values for key in request.keys))

@@ -5,7 +5,7 @@ import logging
 
 from cluster.client import ClusterClient
 from cluster.encryption import Tls
-from cluster.errors import ClusterUnreachable
+from cluster.errors import BadCertificate, ClusterUnreachable
 
 _log = logging.getLogger(__name__)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0
@@ -42,7 +42,7 @@ class ClusterLink:
                     finally:
                         self.client = None
                 _log.warning("the cluster's scheduler at %s is gone; connecting again", self._address)
-            except ClusterUnreachable as error:
+            except (ClusterUnreachable, BadCertificate) as error:
                 _log.warning("%s; trying again in %.1f s", error, wait_s)
             except Exception:  # the front end is worth nothing without this loop
                 _log.exception("the connection to the cluster failed; connecting again")
