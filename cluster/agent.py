@@ -44,6 +44,7 @@ from cluster.messages import (
 )
 from cluster.node_config import NodeConfig
 from cluster.peers import Peers
+from cluster.phases import timed_phase
 from cluster.pool import StagePool
 from cluster.probe import Prober
 from cluster.rate_book import SAVE_EVERY_S, RateBook
@@ -76,7 +77,7 @@ class NodeAgent(WorkerPlugin):
         models = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader))
         dram = DramTier(config.dram_bytes, ready_bytes=config.dram_ready_bytes)
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
-        self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.time)
+        self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.monotonic)
         self._peers = Peers(dram, ssd, config.host, config.use_peers)
         self._rows = RowService(self._tiers, self._peers)
         self._rates = RateBook(Path(config.ssd_dir))
@@ -163,7 +164,7 @@ class NodeAgent(WorkerPlugin):
 
     async def _form(self, order: FormStage) -> StageFormed:
         """Reserve, start the fetch and a stage process at once, and answer when the stage is in its group."""
-        started_s = time.time()
+        started_s = time.monotonic()
         stage = self._reserve(order)
         here = all(self._tiers.holds(unit) for unit in order.units)
         phases = self._phases[order.group] = []
@@ -177,7 +178,7 @@ class NodeAgent(WorkerPlugin):
                 loads = [self._load(order, unit, _priority(order, unit), turn) for unit in now]
                 stage.expect(loads, self._tiers.give_up)
                 process = await self._pool.take()
-                phases.append(Phase(TAKE_PROCESS, self._config.name, started_s, time.time()))
+                phases.append(timed_phase(TAKE_PROCESS, self._config.name, started_s))
                 secret = secrets.token_hex(16)
                 stage.attach(process, phases)
                 stage.on_rows_wanted = lambda rows: self._spawn(self._give_rows(stage, rows), "rows")
@@ -194,7 +195,7 @@ class NodeAgent(WorkerPlugin):
                 raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
             raise
         if here or formed(order.degree) not in self._rates:  # else the group was joined over a wire full of units
-            self._rates.observe(formed(order.degree), time.time() - started_s)
+            self._rates.observe(formed(order.degree), time.monotonic() - started_s)
         self._spawn(self._refill_behind(stage), "refill")
         port = process.idle.result().port
         return StageFormed(order.group, order.rank, self._config.host, port, secret)
@@ -304,7 +305,7 @@ class NodeAgent(WorkerPlugin):
 
     async def _stage_units(self, order: StageUnits) -> StageReport:
         """Bring units to a tier, one after the other, behind every cold start."""
-        started_s = time.time()
+        started_s = time.monotonic()
         if order.tier not in ("dram", "ssd"):
             raise ClusterError(f"tier {order.tier!r} is not one that can be staged to: 'dram' or 'ssd'")
         fetched = present = 0
@@ -314,7 +315,7 @@ class NodeAgent(WorkerPlugin):
             else:
                 present += unit.size_bytes
             self._changed.set()
-        seconds = time.time() - started_s
+        seconds = time.monotonic() - started_s
         return StageReport(self._config.name, order.tier, len(order.units), fetched, present, seconds)
 
     async def _stage_unit(self, order: StageUnits, unit: UnitIndex) -> bool:

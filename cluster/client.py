@@ -43,6 +43,7 @@ from cluster.messages import (
     from_wire,
     to_wire,
 )
+from cluster.phases import timed_phase
 from cluster.rendezvous import group_secret
 from schedules.facts import Node, Placement, StagePlan, View
 from schedules.sources import choose_peers, store_first
@@ -140,13 +141,13 @@ class ClusterClient:
 
         Refused if a node would not, StageFailed or NodeLost if it could not; nothing is left of it then.
         """
-        started_s = time.time()
+        started_s = time.monotonic()
         name = f"g{uuid.uuid4().hex[:12]}"
         orders = self._orders(name, placement, checkpoint, timeout_s)
         tasks = [asyncio.ensure_future(self._order(node, order, StageFormed, timeout_s)) for node, order in orders]
         try:
             formed = await asyncio.gather(*tasks)
-            phases = (Phase("form group", "front end", started_s, time.time()),)
+            phases = (timed_phase("form group", "front end", started_s),)
             group = Group(name, placement, phases)
             await group.connect(formed[0], timeout_s, self._to_stages)
         except BaseException:

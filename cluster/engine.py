@@ -23,7 +23,7 @@ from cluster.stage_model import StageModel
 _log = logging.getLogger(__name__)
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Report = Callable[[str, float], None]
-"""Told of a phase that ends now: its name and when it started (unix seconds)."""
+"""Told of a phase that ends now: its name and when it started (monotonic seconds)."""
 
 
 class Pulse(Protocol):
@@ -62,7 +62,7 @@ class Worker:
         plan = self._cache.plan(segments)
         self._model.turn_to(plan)
         report, self._report = self._report, None
-        started_s = time.time()
+        started_s = time.monotonic()
         self._pulse.step(x.shape[1])
         try:
             out = self._forward(x.to(plan.positions.device))
@@ -148,7 +148,7 @@ class Driver:
         fault = self._fault(submit)
         rejected = self._batching.submit(submit) if fault is None else Rejected(submit.request, fault)
         if rejected is None:
-            self._since_s = self._since_s or time.time()
+            self._since_s = self._since_s or time.monotonic()
         return rejected
 
     def _launch(self, step: Step) -> None:

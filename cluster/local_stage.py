@@ -23,6 +23,7 @@ from cluster.messages import (
     UnitCopied,
     UnitHere,
 )
+from cluster.phases import timed_phase
 from cluster.pool import StageProcess
 from cluster.pulse import SILENT_S
 from schedules.rates import BUS, DECODE, PREFILL
@@ -113,7 +114,7 @@ class LocalStage:
             return
         unit, where = loaded.unit, f"{self._node} from {loaded.source}"
         size_bytes = unit.size_bytes if loaded.source != "dram" else 0
-        self._phases.append(Phase(f"{FETCH}{unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
+        self._phases.append(timed_phase(f"{FETCH}{unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
         await self._process.send(UnitHere(replace(unit, blocks=None), loaded.segment.runs), loaded.segment.fd)
 
     async def give_rows(self, rows: Sequence[int], data: bytes) -> None:

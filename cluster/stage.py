@@ -35,7 +35,6 @@ from cluster.messages import (
     Formed,
     Hello,
     Idle,
-    Phase,
     PhaseDone,
     RowsHere,
     RowsWanted,
@@ -44,6 +43,7 @@ from cluster.messages import (
 )
 from cluster.model_facts import encodes_by_longest, model_config
 from cluster.pace import Pace
+from cluster.phases import timed_phase
 from cluster.pulse import Pulse
 from cluster.requests import RequestServer
 from cluster.stage_model import StageModel, build_pipeline
@@ -159,7 +159,7 @@ class _Stage:
     def _serve(self) -> None:
         order = self._order
         torch.set_num_threads(_threads(order.sharing))
-        started_s = time.time()
+        started_s = time.monotonic()
         hello = Hello(order.group, order.rendezvous_secret)
         tls = self._tls.client() if self._tls is not None else None
         store = Meeting(order.rendezvous_host, order.rendezvous_port, hello, order.timeout_s, tls)
@@ -170,7 +170,7 @@ class _Stage:
         if order.degree > 1:
             neighbours = Neighbours(order.rank, order.degree, config.hidden_size, dtype, wire)
             neighbours.connect()
-        joined_s = time.time()
+        joined_s = time.monotonic()
         pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit, self._ask)
         _move_buffers(model, self._device)
         self._model = model
@@ -190,8 +190,8 @@ class _Stage:
             self._server.serve(Hello(order.group, self._secret), driver.inbox.put, tls)
         self._tell(
             Formed((
-                Phase("join group", self._where, started_s, joined_s),
-                Phase(BUILD_SKELETON, self._where, joined_s, time.time()),
+                timed_phase("join group", self._where, started_s, joined_s),
+                timed_phase(BUILD_SKELETON, self._where, joined_s),
             ))
         )  # fmt: skip
         if driver is not None:
@@ -202,7 +202,7 @@ class _Stage:
 
     def tell_phase(self, name: str, started_s: float, size_bytes: int = 0) -> None:
         """Report a part of the cold start that ends now."""
-        self._tell(PhaseDone(Phase(name, self._where, started_s, time.time(), size_bytes)))
+        self._tell(PhaseDone(timed_phase(name, self._where, started_s, size_bytes=size_bytes)))
 
     def _beat(self) -> None:
         paces = self._pace.take()
@@ -219,7 +219,7 @@ class _Stage:
             os._exit(1)  # the agent is gone; so is the reason to be
 
     def _wait_for_unit(self, unit: str, gate: Gate) -> None:
-        started_s = time.time()
+        started_s = time.monotonic()
         with self._pulse.waiting():
             gate.wait(f"unit {unit}", self._order.timeout_s)
         self.tell_phase(f"wait for {unit}", started_s)
@@ -244,7 +244,7 @@ class _Stage:
             memory = map_runs(fd, here.runs)
         finally:
             os.close(fd)
-        started_s = time.time()
+        started_s = time.monotonic()
         tensors = self._tier.hold(unit, memory)
         if self._tier.copies:
             self.tell_phase(f"{COPY}{unit.name}", started_s, unit.size_bytes)
@@ -253,7 +253,7 @@ class _Stage:
         if not self._built.wait(self._order.timeout_s):
             raise StageFailed("the skeleton was not built in time")
         assert self._model is not None
-        started_s = time.time()
+        started_s = time.monotonic()
         self._model.assign(unit.name, tensors)
         self.tell_phase(f"assign {unit.name}", started_s, unit.size_bytes)
         if not self._tier.copies:

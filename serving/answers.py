@@ -22,7 +22,7 @@ HEARTBEAT_S = 5.0
 
 @dataclass(frozen=True)
 class Ask:
-    """A validated request: prompts as tokens, one Submit for each choice in order."""
+    """A validated request: prompts as tokens, one Submit for each choice in order; `arrived_s` in monotonic seconds."""
 
     id: str
     kind: str
@@ -156,7 +156,7 @@ class Answerer:
             running = len(tasks)
             while running:
                 try:
-                    item = await asyncio.wait_for(queue.get(), until_s - time.time())
+                    item = await asyncio.wait_for(queue.get(), until_s - time.monotonic())
                 except TimeoutError:
                     item = TimedOut(
                         f"the request took longer than {self._timeout_s:.0f} s (frontend.request_timeout_s)"

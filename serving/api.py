@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
+from cluster.phases import unix_s
 from serving.answers import Answerer, Ask, ask
 from serving.catalog import Catalog, ServedModel
 from serving.cold_start import Ledger
@@ -66,7 +67,7 @@ class Api:
         return _model_json((await self._catalog.get(name)).name)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
-        arrived_s = time.time()
+        arrived_s = time.monotonic()
         messages = [message.plain() for message in body.messages]
         model = await self._model(body.model, sum(len(message["content"]) for message in messages), arrived_s)
         if model.text is None:
@@ -76,7 +77,7 @@ class Api:
         return await self._answer("chat.completion", model, [prompt], wanted, body, request, arrived_s, "messages")
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
-        arrived_s = time.time()
+        arrived_s = time.monotonic()
         model = await self._model(body.model, sum(map(_letters, body.prompts())), arrived_s)
         prompts = [await asyncio.to_thread(self._encode, model, prompt) for prompt in body.prompts()]
         return await self._answer(
@@ -133,7 +134,7 @@ class Api:
         if self._on_arrival is not None:
             most = sum(submit.max_tokens for submit in asked.submits)
             self._on_arrival(
-                Arrival(asked.model.name, asked.arrived_s, asked.prompt_tokens, most, generated_tokens, outcome)
+                Arrival(asked.model.name, unix_s(asked.arrived_s), asked.prompt_tokens, most, generated_tokens, outcome)
             )
 
     def _encode(self, model: ServedModel, prompt: str | list[int]) -> list[int]:

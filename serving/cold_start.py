@@ -7,6 +7,10 @@ from typing import Any
 
 from cluster.messages import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase
 
+CLOCKS_APART_S = 1.0
+ASKED_WITHIN_S = 5.0
+"""Nodes are asked for their phases at the first token, and tell what ended before they were asked."""
+
 
 @dataclass(frozen=True)
 class ColdStart:
@@ -27,14 +31,21 @@ class ColdStart:
     def fetched_s(self) -> float:
         """From the arrival to the last byte that was in its node's memory before the first token."""
         ends = [phase.end_s - self.arrived_s for phase in self.phases if phase.name.startswith(FETCH)]
-        return max((end_s for end_s in ends if end_s <= self.ttft_s), default=0.0)
+        return max((end_s for end_s in ends if 0 <= end_s <= self.ttft_s), default=0.0)
 
     @property
     def formed_s(self) -> float:
         """From the first order's arrival at a node to the group being formed, as nodes measure it; 0 if it is not known."""
         taken = [phase.start_s for phase in self.phases if phase.name == TAKE_PROCESS]
         built = [phase.end_s for phase in self.phases if phase.name == BUILD_SKELETON]
-        return max(built) - min(taken) if taken and built else 0.0
+        return max(0.0, max(built) - min(taken)) if taken and built else 0.0
+
+    @property
+    def one_clock(self) -> bool:
+        """Whether the wall clocks of all machines agree on it. If a phase ended before the request came, or long after the
+        first token, one of them is wrong or was set in between, and nothing is to be learned from where phases stand."""
+        latest_s = self.ttft_s + ASKED_WITHIN_S + CLOCKS_APART_S
+        return all(-CLOCKS_APART_S <= phase.end_s - self.arrived_s <= latest_s for phase in self.phases)
 
     def as_json(self) -> dict[str, Any]:
         """For the API: times of phases relative to the arrival; a prediction comes with its relative error."""

@@ -109,7 +109,7 @@ class Router:
             yield
         finally:
             if live.start is not None:
-                live.start.text_s = time.time() - arrived_s
+                live.start.text_s = time.monotonic() - arrived_s
             loop.call_later(ANNOUNCED_S, self._forget_announced, service, waiter)
 
     def _forget_announced(self, service: Service, waiter: Waiter) -> None:
@@ -286,7 +286,7 @@ class Router:
                 raise StageFailed("it ended before the request began")
             async with aclosing(live.group.generate(submit)) as events:
                 async for event in events:
-                    last_s = time.time()
+                    last_s = time.monotonic()
                     if not count:
                         first_s = last_s
                         if arrived_s is not None:
@@ -301,7 +301,7 @@ class Router:
             self._starts.learn_token_time(live.start, (last_s - first_s) / (count - 1))
 
     def _note_first(self, service: Service, live: Live, arrived_s: float, cold: bool) -> None:
-        now_s = time.time()
+        now_s = time.monotonic()
         self._metrics.ttft.labels(service.model.name, "cold" if cold else "warm").observe(now_s - arrived_s)
         start = live.start
         if start is not None and not start.told:
@@ -329,7 +329,7 @@ class Router:
             self._feed(service, live, Event.IDLE)
         elif live.state is State.SERVING:
             loop = asyncio.get_running_loop()
-            live.rest(time.time(), loop.call_later(service.objectives.keep_alive_s, self._idle, service, live))
+            live.rest(time.monotonic(), loop.call_later(service.objectives.keep_alive_s, self._idle, service, live))
 
     def _idle(self, service: Service, live: Live) -> None:
         if live.state is not State.SERVING or live.active:

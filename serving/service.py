@@ -13,8 +13,9 @@ from serving.catalog import ServedModel
 
 @dataclass(eq=False)
 class Start:
-    """A cold start. `arrived_s` (unix seconds) is when the request came that it is for, None if it is for none; `hop_s` is
-    what the decision took a hop for, `text_s` how long after its arrival the request's tokens were known, if not before."""
+    """A cold start. `arrived_s` (monotonic seconds) is when the request came that it is for, None if it is for none;
+    `hop_s` is what the decision took a hop for, `text_s` how long after its arrival the request's tokens were known, if
+    not before."""
 
     name: str
     arrived_s: float | None
@@ -27,7 +28,8 @@ class Start:
 
 @dataclass(eq=False)
 class Waiter:
-    """A request that is held until a replica can take it; `tokens` count its prompt and the most it may be answered.
+    """A request that is held until a replica can take it; `tokens` count its prompt and the most it may be answered,
+    `arrived_s` is in monotonic seconds.
 
     One that is `announced` is yet to come: its prompt is being made into tokens.
     """

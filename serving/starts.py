@@ -15,7 +15,7 @@ from typing import Any
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError
 from cluster.group import Group
-from cluster.messages import Phase
+from cluster.phases import timed_phase, unix_s
 from schedules.decision import NETWORK, Decision, Policy, Question, Running, Wait
 from schedules.facts import NoPlacement, Placement
 from schedules.learning import Learned, Lesson
@@ -52,7 +52,7 @@ class Starts:
         self._cluster, self._policy = cluster, policy
         self._running, self._make_room = running, make_room
         self._metrics, self._ledger = metrics, ledger
-        self._links = Links({}, time.time())
+        self._links = Links({}, time.monotonic())
         self._learned = Learned()
         self._freed = asyncio.Event()
 
@@ -60,7 +60,7 @@ class Starts:
         """A start for the request that arrived then, or for none."""
         start = Start(uuid.uuid4().hex[:12], arrived_s)
         if arrived_s is not None:
-            start.phases.append(Phase("receive and tokenise", "front end", arrived_s, time.time()))
+            start.phases.append(timed_phase("receive and tokenise", "front end", arrived_s))
         return start
 
     def recall(self, starts: Sequence[ColdStart]) -> None:
@@ -71,7 +71,7 @@ class Starts:
 
     def decide(self, service: Service, name: str = "now", waited_s: float = 0.0) -> Decision:
         """Where the service's model would start now. Changes nothing. Unavailable without a scheduler."""
-        now_s, view = time.time(), self._client().view()
+        now_s, view = time.monotonic(), self._client().view()
         self._links.measure(link_rates(view), now_s)
         prompt_tokens = service.held[0].prompt_tokens if service.held else 1
         return self._policy.decide(
@@ -101,7 +101,7 @@ class Starts:
         """Nothing is fetched for the start any more, however it ended. Twice is once."""
         chosen = start.decision.chosen if start.decision is not None else None
         for transfer in chosen.transfers if chosen is not None else ():
-            self._links.end(transfer.name, time.time())
+            self._links.end(transfer.name, time.monotonic())
         self._freed.set()
         self._freed = asyncio.Event()
 
@@ -113,7 +113,7 @@ class Starts:
         nodes = tuple(stage.node for stage in group.placement.stages)
         ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
         predicted = predicted_of(start)
-        happened = ColdStart(model, group.name, nodes, start.arrived_s, ttft_s, ordered, predicted)
+        happened = ColdStart(model, group.name, nodes, unix_s(start.arrived_s), ttft_s, ordered, predicted)
         if predicted is not None:
             self._learn(predicted, happened)
             if predicted["ttft_s"] > 0:
@@ -121,7 +121,7 @@ class Starts:
         self._ledger.add(happened)
 
     def _learn(self, predicted: Mapping[str, Any], start: ColdStart) -> None:
-        if _TOKENISE not in predicted.get("parts", ()):
+        if _TOKENISE not in predicted.get("parts", ()) and start.one_clock:
             self._learned = self._learned.with_lesson(_lesson(predicted, start))
 
     def learn_token_time(self, start: Start, tpot_s: float) -> None:
@@ -134,14 +134,14 @@ class Starts:
     async def _place(self, service: Service, start: Start) -> Placement:
         """Where the model shall run; what stands in its way is ended or waited for."""
         while True:
-            started_s = time.time()
+            started_s = time.monotonic()
             waited_s = started_s - start.arrived_s if start.arrived_s is not None else 0.0
             decision = start.decision = self.decide(service, start.name, waited_s)
             start.hop_s = self._learned.corrections.hop_s
             chosen, outcome = decision.chosen, decision.outcome
             if chosen is not None:
                 self._links.begin(chosen.transfers, started_s)
-            start.phases.append(Phase("decide", "front end", started_s, time.time()))
+            start.phases.append(timed_phase("decide", "front end", started_s))
             self._metrics.decisions.labels(decision.policy, decision.kind).inc()
             match outcome:
                 case NoPlacement():
@@ -156,12 +156,12 @@ class Starts:
 
     async def _wait(self, wait: Wait, start: Start) -> None:
         """Until the links are freer. The lifetime of a start bounds how often."""
-        began_s = time.time()
+        began_s = time.monotonic()
         lasts_s = min(LONGEST_WAIT_S, max(0.05, wait.until_s - began_s))
         _log.info("a start waits up to %.1f s: %s", lasts_s, wait.reason)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._freed.wait(), lasts_s)
-        start.phases.append(Phase("wait for links", "front end", began_s, time.time()))
+        start.phases.append(timed_phase("wait for links", "front end", began_s))
 
     def _client(self) -> ClusterClient:
         client = self._cluster()

@@ -1,0 +1,138 @@
+"""The wall clock is for people: it may be set at any time, and nothing that runs or is learned changes by it."""
+
+import ast
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from cluster.messages import Phase
+from serving.cold_start import ColdStart
+from storage_tiers.publish import publish
+from storage_tiers.remote import ModelStore, ObjectStore
+from tests.real_cluster import RealCluster, run_cluster
+from tests.stepped_clock import SteppedClock
+from tests.tiny import make_tiny
+
+HOUR_S = 3600.0
+PROMPT, TOKENS = [5, 6, 7], 150
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("schedules", "storage_tiers", "cluster", "serving", "flows", "firsttoken")
+FOR_PEOPLE = {
+    "cluster/phases.py": "phases of several machines",
+    "serving/answers.py": "`created` of an answer",
+    "serving/history.py": "the age of rows",
+    "firsttoken/commands/upkeep.py": "the age of objects in the store",
+}
+
+
+def _wall_clocks(source: str) -> list[str]:
+    """What in a module asks for the time of day."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "time":
+            found += [name.name for name in node.names if name.name in ("time", "time_ns")]
+        elif isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            if text in ("time.time", "time.time_ns") or text.endswith((".now", ".utcnow", ".today")):
+                found.append(text)
+    return found
+
+
+def test_only_what_people_see_is_told_by_the_wall_clock() -> None:
+    """A timeout was reckoned from the time of day, and a clock that was set forward ended every stream."""
+    asked = {
+        str(path.relative_to(ROOT)): clocks
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if (clocks := _wall_clocks(path.read_text()))
+    }
+    assert asked == {path: ["time.time"] for path in FOR_PEOPLE}
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> SteppedClock:
+    return SteppedClock(tmp_path_factory.mktemp("clock") / "off")
+
+
+@pytest.fixture(scope="module")
+def cluster(clock: SteppedClock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    """A whole cluster by a clock that the tests set, with two models that never end by themselves."""
+    store = ModelStore(ObjectStore(f"file://{tmp_path_factory.mktemp('store')}"))
+    for name, seed in (("tiny", 41), ("other", 42)):
+        source = make_tiny("llama", tmp_path_factory.mktemp(name) / "source", seed=seed, eos_token_id=None)
+        publish(str(source), name, store)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in clock.environment.items():
+            patch.setenv(variable, value)
+        with run_cluster(tmp_path_factory.mktemp("cluster"), store.objects.url, nodes=2) as running:
+            running.url = running.start_frontend(request_timeout_s=60.0)
+            yield running
+
+
+def _streamed(url: str, model: str, at_token: object = lambda _count: None) -> list[int]:
+    tokens: list[int] = []
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:
+        stream = client.completions.create(
+            model=model, prompt=PROMPT, temperature=0, max_tokens=TOKENS, stream=True,
+            extra_body={"return_token_ids": True},
+        )  # fmt: skip
+        for chunk in stream:
+            tokens += chunk.choices[0].model_extra["token_ids"]
+            at_token(len(tokens))
+    return tokens
+
+
+def test_a_clock_that_is_set_ends_no_stream(cluster: RealCluster, clock: SteppedClock) -> None:
+    """A stream ended with request_timeout when the clock was set an hour forward; set back, none ever timed out."""
+    steps = {20: HOUR_S, 70: -HOUR_S, 120: 0.0}
+
+    def step(count: int) -> None:
+        if count in steps:
+            clock.set_off(steps[count])
+
+    expected = _streamed(cluster.url, "tiny")
+    assert len(expected) == TOKENS
+    assert _streamed(cluster.url, "tiny", step) == expected
+
+
+def test_a_clock_that_is_set_teaches_nothing_wrong(cluster: RealCluster, clock: SteppedClock) -> None:
+    """A start in which the clock was set took an hour, or less than nothing, by what its node and the ledger said."""
+    over = threading.Event()
+
+    def restless() -> None:
+        off_s = HOUR_S
+        while not over.wait(0.01):
+            clock.set_off(off_s)
+            off_s = -off_s
+        clock.set_off(0.0)
+
+    setting = threading.Thread(target=restless)
+    setting.start()
+    try:
+        assert len(_streamed(cluster.url, "other")) == TOKENS
+    finally:
+        over.set()
+        setting.join()
+    (start,) = httpx.get(f"{cluster.url}/admin/cold-starts", params={"model": "other"}).json()["cold_starts"]
+    assert 0 < start["ttft_s"] < 60
+    assert all(0 <= phase["end_s"] - phase["start_s"] < 60 for phase in start["phases"])
+    nodes = httpx.get(f"{cluster.url}/admin/status").json()["nodes"]
+    formed = [rate for node in nodes for name, rate in node["rates"].items() if name.startswith("formed.")]
+    assert formed
+    assert all(0 < rate["mean"] < 60 and 0 < rate["bad"] < 60 for rate in formed)
+
+
+@pytest.mark.parametrize("off_s", [HOUR_S, -HOUR_S])
+def test_phases_of_two_clocks_are_not_learned_from(off_s: float) -> None:
+    phases = (Phase("take process", "a", 100.1, 100.2), Phase("fetch head", "a from ssd", 100.1, 100.7))
+    start = ColdStart("m", "g", ("a",), 100.0, 1.0, phases)
+    assert start.one_clock
+    moved = replace(phases[1], start_s=phases[1].start_s + off_s, end_s=phases[1].end_s + off_s)
+    wrong = replace(start, phases=(phases[0], moved))
+    assert not wrong.one_clock
+    assert wrong.fetched_s == 0.0
