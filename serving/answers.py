@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -11,12 +12,13 @@ from typing import Any
 
 from cluster.messages import Sampling, Submit
 from serving.catalog import ServedModel
-from serving.errors import RequestError, TimedOut
+from serving.errors import Broken, Interrupted, RequestError, TimedOut
 from serving.logprobs import Entry, InStep, chat_json, completion_json
 from serving.metrics import Metrics
 from serving.router import Router
 from serving.text import StopStrings
 
+_log = logging.getLogger(__name__)
 HEARTBEAT_S = 5.0
 
 
@@ -144,8 +146,9 @@ class Answerer:
         yield b"data: [DONE]\n\n"
 
     async def _deltas(self, request: Ask) -> AsyncGenerator[Delta]:
-        """What all choices add, in the order in which it comes. The first error ends all."""
-        queue: asyncio.Queue[Delta | Exception | None] = asyncio.Queue()
+        """What all choices add, in the order in which it comes. The first RequestError ends all: once there was a token it
+        is TimedOut or Interrupted."""
+        queue: asyncio.Queue[Delta | RequestError | None] = asyncio.Queue()
         tasks = [
             asyncio.get_running_loop().create_task(self._run(request, index, queue))
             for index in range(len(request.submits))
@@ -168,7 +171,7 @@ class Answerer:
                     yield item
                 else:
                     outcome = "failed"
-                    raise item
+                    raise _as_end(item, generated)
             outcome = "served"
         finally:
             self._metrics.requests.labels(request.model.name, outcome).inc()
@@ -177,15 +180,18 @@ class Answerer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, request: Ask, index: int, queue: "asyncio.Queue[Delta | Exception | None]") -> None:
+    async def _run(self, request: Ask, index: int, queue: "asyncio.Queue[Delta | RequestError | None]") -> None:
         try:
             async with aclosing(self._choice(request, index)) as deltas:
                 async for delta in deltas:
                     queue.put_nowait(delta)
-        except Exception as error:  # handed to the one who waits at the queue, who raises it
+        except RequestError as error:
             queue.put_nowait(error)
-            return
-        queue.put_nowait(None)
+        except Exception:  # whatever it is, the one who waits at the queue must hear of it
+            _log.exception("request %s failed", request.id)
+            queue.put_nowait(Broken(f"request {request.id} failed here; the front end's log says why"))
+        else:
+            queue.put_nowait(None)
 
     async def _choice(self, request: Ask, index: int) -> AsyncGenerator[Delta]:
         submit = request.submits[index]
@@ -233,6 +239,15 @@ async def _with_heartbeats(deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delt
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
         await deltas.aclose()
+
+
+def _as_end(error: RequestError, generated: int) -> RequestError:
+    """What a request ends with by an error after so many tokens: that it cannot be continued is all that matters then."""
+    if not generated or isinstance(error, TimedOut | Interrupted):
+        return error
+    interrupted = Interrupted(f"the answer broke off after {generated} tokens and could not be continued: {error}")
+    interrupted.__cause__ = error
+    return interrupted
 
 
 def error_body(error: RequestError) -> dict[str, Any]:

@@ -74,6 +74,12 @@ class TimedOut(RequestError):
     code = "request_timeout"
 
 
+class Broken(RequestError):
+    """Something went wrong here that nobody thought of; the log says what, under the request's id."""
+
+    code = "internal_error"
+
+
 class HistoryError(Exception):
     """Root of what goes wrong with the history. Requests never see it."""
 

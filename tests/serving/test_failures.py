@@ -237,8 +237,22 @@ def test_a_node_that_dies_is_forgotten_and_requests_go_on_with_the_rest(
     assert [node["name"] for node in nodes(cluster.url)] == ["node-0"]
 
 
+def test_a_stream_whose_last_node_dies_ends_as_interrupted(cluster: RealCluster, reference_tokens: list[int]) -> None:
+    """It ended with model_unavailable, which says that nothing was ever begun."""
+    given: list[int] = []
+
+    def kill_node(count: int) -> None:
+        given.append(count)
+        if count == 10:
+            cluster.kill("node-0")
+
+    with pytest.raises(openai.APIError) as ended:
+        streamed_tokens(cluster.url, kill_node, max_tokens=200)
+    assert given[-1] >= 10
+    assert ended.value.code == "generation_interrupted"
+
+
 def test_without_any_node_the_answer_is_503_with_a_sentence(cluster: RealCluster, reference_tokens: list[int]) -> None:
-    cluster.kill("node-0", signal.SIGTERM)
     wait_until(lambda: not nodes(cluster.url), "the node to be forgotten")
     answer = completion(cluster.url, max_tokens=3)
     assert answer["status"] == 503

@@ -1,0 +1,86 @@
+"""How answers end when something breaks, before their first token and after."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.errors import ClusterError
+from cluster.messages import Submit, Tokens
+from serving.answers import Answerer, Ask
+from serving.errors import Interrupted, RequestError, TimedOut, Unavailable
+from serving.metrics import Metrics
+from tests.cluster.groups import GREEDY
+
+FOREVER_S = 3600.0
+
+
+class _Router:
+    """Gives `tokens` to each request, whatever it asks for; then the error, or nothing for ever without one."""
+
+    def __init__(self, tokens: int, error: Exception | None) -> None:
+        self._tokens, self._error = tokens, error
+
+    async def generate(self, _model: object, submit: Submit, _arrived_s: float) -> AsyncGenerator[Tokens]:
+        for token in range(self._tokens):
+            yield Tokens(submit.request, (token,))
+        if self._error is None:
+            await asyncio.sleep(FOREVER_S)
+        else:
+            raise self._error
+
+
+def _events(tokens: int, error: Exception | None, timeout_s: float = FOREVER_S) -> list[dict[str, object]]:
+    """A stream's events, but for comments; a stream that is whole ends with an empty one."""
+
+    async def collect() -> list[dict[str, object]]:
+        model = SimpleNamespace(name="m", text=None)
+        submit = Submit("r.0", (1,), 1, 9, (), GREEDY)
+        arrived_s = asyncio.get_running_loop().time()
+        asked = Ask("cmpl-1", "text_completion", model, (submit,), 1, (), arrived_s, True, False)  # type: ignore[arg-type]
+        answerer = Answerer(_Router(tokens, error), Metrics(), timeout_s, lambda *_: None)  # type: ignore[arg-type]
+        return [json.loads(event[6:]) async for event in answerer.events(asked) if event.startswith(b"data: {")]
+
+    return asyncio.run(collect())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Unavailable("no room"), "model_unavailable"),
+        (ClusterError("a message that nobody knows"), "internal_error"),
+        (RuntimeError("a fault of ours"), "internal_error"),
+    ],
+)
+def test_a_stream_ends_with_an_event_that_says_whether_it_had_begun(error: Exception, code: str) -> None:
+    """A client that had tokens was told that the model is not available, as if to come again later; and after an error that
+    nobody expected the stream just broke."""
+    (only,) = _events(0, error)
+    assert only["error"]["code"] == code  # type: ignore[index]
+    *given, last = _events(3, error)
+    assert [event["choices"][0]["token_ids"] for event in given] == [[0], [1], [2]]  # type: ignore[index]
+    assert last["error"]["code"] == "generation_interrupted"  # type: ignore[index]
+    assert "after 3 tokens" in last["error"]["message"]  # type: ignore[index]
+
+
+def test_what_nobody_expected_is_logged_under_the_requests_id(caplog: pytest.LogCaptureFixture) -> None:
+    (only,) = _events(0, RuntimeError("a fault of ours"))
+    assert "cmpl-1" in only["error"]["message"]  # type: ignore[index]
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "cmpl-1" in record.getMessage()
+    assert record.exc_info is not None
+
+
+@pytest.mark.parametrize(("tokens", "error"), [(3, Interrupted("a new version")), (0, Interrupted("lost"))])
+def test_an_interrupted_answer_says_why(tokens: int, error: RequestError) -> None:
+    *_, last = _events(tokens, error)
+    assert last["error"] == {"message": str(error), "type": "server_error", "param": None, "code": error.code}
+
+
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_a_request_that_takes_too_long_says_so_also_after_tokens(tokens: int) -> None:
+    *_, last = _events(tokens, None, timeout_s=0.05)
+    assert last["error"]["code"] == TimedOut.code  # type: ignore[index]
