@@ -7,74 +7,43 @@ An unknown key is refused wherever it stands. docs/settings.md says the same in 
 import difflib
 import json
 import os
-import re
+import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from firsttoken.errors import SettingsError
+from firsttoken.setting_types import (
+    Auth,
+    Count,
+    Days,
+    Device,
+    Folder,
+    HistoryUrl,
+    Host,
+    Interval,
+    Names,
+    Options,
+    ParseJson,
+    Port,
+    Priority,
+    Seconds,
+    SecondsOrZero,
+    Size,
+    SizeOrZero,
+    Text,
+    Timeout,
+    Tokens,
+)
 from schedules.cadence import CALIBRATE_EVERY_S, PREWARM_EVERY_S
 
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
 SETTINGS_FILE = "firsttoken.toml"
 _CREDENTIALS = {"store.options", "history.url", "prefect.auth"}
-
-_UNITS_BYTES = {
-    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
-}  # fmt: skip
-
-
-def parse_size(value: object) -> object:
-    """Bytes from ``"8GB"`` (powers of ten) or ``"2GiB"`` (powers of two); anything but a string passes unchanged."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
-    if match is None or match[2].lower() not in _UNITS_BYTES:
-        raise ValueError("a size is a number of bytes, or a number with a unit such as 8GB or 2GiB")
-    return int(float(match[1]) * _UNITS_BYTES[match[2].lower()])
-
-
-def _parse_json(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _parse_names(value: object) -> object:
-    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-
-
-def _check_device(value: str) -> str:
-    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value) is None:
-        raise ValueError("a device is auto, cpu, cuda or cuda:N")
-    return value
-
-
-def _check_history_url(value: str) -> str:
-    if re.match(r"$|sqlite:///(?!:memory:).|postgresql://.", value) is None:
-        raise ValueError("a history is at sqlite:///PATH or at postgresql://USER:PASSWORD@HOST/DATABASE")
-    return value
-
-
-def _check_auth(value: str) -> str:
-    if re.fullmatch(r"|[^:\s]+:\S+", value) is None:
-        raise ValueError("it is USER:PASSWORD, without blanks")
-    return value
-
-
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
-SizeOrZero = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
-SecondsOrZero = Annotated[float, Field(ge=0)]
-Device = Annotated[str, AfterValidator(_check_device)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
-Auth = Annotated[str, AfterValidator(_check_auth)]
-HistoryUrl = Annotated[str, AfterValidator(_check_history_url)]
-Options = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
 
 
 class Section(BaseModel):
@@ -84,7 +53,7 @@ class Section(BaseModel):
 
 
 class StoreSettings(Section):
-    url: str = Field(default="", description="fsspec URL of the model store; empty means the folder `store` in `home`")
+    url: Text = Field(default="", description="fsspec URL of the model store; empty means the folder `store` in `home`")
     options: Options = Field(
         default={},
         repr=False,
@@ -97,18 +66,18 @@ class StoreSettings(Section):
 
 
 class ClusterSettings(Section):
-    nodes: int = Field(default=4, ge=1, le=64, description="nodes that `firsttoken up` starts on this machine")
-    host: str = Field(default="127.0.0.1", description="address that the scheduler and this machine's nodes listen on")
-    scheduler_host: str = Field(default="127.0.0.1", description="address at which the scheduler is reached")
+    nodes: Count = Field(default=4, ge=1, le=64, description="nodes that `firsttoken up` starts on this machine")
+    host: Host = Field(default="127.0.0.1", description="address that the scheduler and this machine's nodes listen on")
+    scheduler_host: Host = Field(default="127.0.0.1", description="address at which the scheduler is reached")
     scheduler_port: Port = Field(default=8786, description="the scheduler's port")
     dashboard_port: Port = Field(default=8787, description="port of the Dask dashboard")
-    tls_ca: str = Field(
+    tls_ca: Text = Field(
         default="",
         description="file of the authority whose certificates the parts of a cluster show each other; with it they speak "
         "TLS and let nobody else in",
     )
-    tls_cert: str = Field(default="", description="file of this machine's certificate")
-    tls_key: str = Field(default="", description="file of the key of that certificate, without a password")
+    tls_cert: Text = Field(default="", description="file of this machine's certificate")
+    tls_key: Text = Field(default="", description="file of the key of that certificate, without a password")
 
 
 class NodeSettings(Section):
@@ -122,11 +91,12 @@ class NodeSettings(Section):
         default=0,
         description="memory of that device that stages may reserve; 0 means nine tenths of a GPU's, 4 GiB on a CPU",
     )
-    pool_size: int = Field(default=1, ge=0, description="stage processes that wait, ready to take a stage")
-    threads: int = Field(default=0, ge=0, description="threads a stage computes with on a CPU; 0 means all cores")
-    fetch_threads: int = Field(
+    pool_size: Count = Field(default=1, le=64, description="stage processes that wait, ready to take a stage")
+    threads: Count = Field(default=0, le=1024, description="threads a stage computes with on a CPU; 0 means all cores")
+    fetch_threads: Count = Field(
         default=8,
         ge=1,
+        le=256,
         description="threads that fetch units on a node; over a slow network fewer of them read at once",
     )
     dram_ready_bytes: Size = Field(
@@ -135,11 +105,11 @@ class NodeSettings(Section):
     use_peers: bool = Field(
         default=True, description="whether nodes fetch units from one another before they ask the store"
     )
-    report_interval_s: Seconds = Field(default=1.0, description="seconds between two reports of a node")
+    report_interval_s: Seconds = Field(default=1.0, ge=0.05, le=60, description="seconds between two reports of a node")
 
 
 class FrontendSettings(Section):
-    host: str = Field(default="127.0.0.1", description="address that the API listens on")
+    host: Host = Field(default="127.0.0.1", description="address that the API listens on")
     port: Port = Field(default=8000, description="the API's port")
     allowed_hosts: Names = Field(
         default=(),
@@ -151,7 +121,7 @@ class FrontendSettings(Section):
         description="the rule by which cold models are placed: `planned` (ours), `fixed` (always the largest degree that "
         "fits), or that of `hydraserve` or `serverlessllm`, for comparison",
     )
-    degree: int = Field(default=4, ge=1, description="a cold model is spread over up to that many nodes")
+    degree: Count = Field(default=4, ge=1, le=256, description="a cold model is spread over up to that many nodes")
     ttft_slo_s: SecondsOrZero = Field(
         default=0.0,
         description="seconds in which a cold start shall give its first token, nine times of ten: the cheapest way that "
@@ -160,27 +130,32 @@ class FrontendSettings(Section):
     tpot_slo_s: SecondsOrZero = Field(
         default=0.0, description="seconds that an output token may take, nine times of ten; 0 sets no bound"
     )
-    min_replicas: int = Field(default=0, ge=0, description="replicas that are up even if nobody calls (of each model)")
-    max_replicas: int = Field(
-        default=1, ge=1, description="most replicas of a model; another is started when the others' KV cache is short"
+    min_replicas: Count = Field(
+        default=0, le=1000, description="replicas that are up even if nobody calls (of each model)"
     )
-    priority: int = Field(
+    max_replicas: Count = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="most replicas of a model; another is started when the others' KV cache is short",
+    )
+    priority: Priority = Field(
         default=0, description="idle replicas of models of lower or equal priority make room for a model"
     )
-    kv_tokens: int = Field(
+    kv_tokens: Tokens = Field(
         default=16384, ge=16, description="tokens of KV cache that a replica has for all its requests together"
     )
-    default_max_tokens: int = Field(
-        default=1024, ge=1, description="tokens that a chat answer may have when the request does not say"
+    default_max_tokens: Tokens = Field(
+        default=1024, description="tokens that a chat answer may have when the request does not say"
     )
     keep_alive_s: Seconds = Field(default=300.0, description="seconds a replica stays up after its last request")
-    start_timeout_s: Seconds = Field(
+    start_timeout_s: Timeout = Field(
         default=120.0, description="seconds a cold start may take before its requests fail"
     )
-    request_timeout_s: Seconds = Field(
+    request_timeout_s: Timeout = Field(
         default=600.0, description="seconds a request may take from arrival to last token"
     )
-    max_held_requests: int = Field(
+    max_held_requests: Count = Field(
         default=256, ge=1, description="requests that may wait for replicas before more are refused"
     )
 
@@ -188,17 +163,17 @@ class FrontendSettings(Section):
 class ModelSettings(Section):
     """What one model has otherwise than `frontend` says for all; None leaves it at that."""
 
-    degree: int | None = Field(default=None, ge=1)
-    kv_tokens: int | None = Field(default=None, ge=16)
+    degree: Count | None = Field(default=None, ge=1, le=256)
+    kv_tokens: Tokens | None = Field(default=None, ge=16)
     keep_alive_s: Seconds | None = None
     ttft_slo_s: SecondsOrZero | None = None
     tpot_slo_s: SecondsOrZero | None = None
-    min_replicas: int | None = Field(default=None, ge=0)
-    max_replicas: int | None = Field(default=None, ge=1)
-    priority: int | None = None
+    min_replicas: Count | None = Field(default=None, le=1000)
+    max_replicas: Count | None = Field(default=None, ge=1, le=1000)
+    priority: Priority | None = None
 
 
-Models = Annotated[dict[str, ModelSettings], BeforeValidator(_parse_json)]
+Models = Annotated[dict[Text, ModelSettings], ParseJson]
 
 
 class HistorySettings(Section):
@@ -208,11 +183,11 @@ class HistorySettings(Section):
         description="database of arrivals and cold starts, `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`; "
         "empty means SQLite in `<home>/history.db`",
     )
-    keep_days: float = Field(default=90, gt=0, description="days after which what is kept there is removed")
+    keep_days: Days = Field(default=90, description="days after which what is kept there is removed")
 
 
 class PrefectSettings(Section):
-    host: str = Field(default="127.0.0.1", description="address of the Prefect server")
+    host: Host = Field(default="127.0.0.1", description="address of the Prefect server")
     port: Port = Field(default=4200, description="the Prefect server's port")
     auth: Auth = Field(
         default="",
@@ -231,13 +206,13 @@ class PrefectSettings(Section):
 
 
 class PrewarmSettings(Section):
-    every_s: Seconds = Field(default=PREWARM_EVERY_S, description="seconds between two runs of the prewarm flow")
+    every_s: Interval = Field(default=PREWARM_EVERY_S, gt=0, description="seconds between two runs of the prewarm flow")
     models: Names = Field(default=(), description="models that the prewarm flow stages onto every node")
     tier: Literal["ssd", "dram"] = Field(default="ssd", description="tier that prewarming fills: `ssd` or `dram`")
 
 
 class CalibrateSettings(Section):
-    every_s: SecondsOrZero = Field(
+    every_s: Interval = Field(
         default=CALIBRATE_EVERY_S, description="seconds between two runs of the calibrate flow; 0 means only when asked"
     )
 
@@ -252,7 +227,7 @@ class LoggingSettings(Section):
 class Settings(Section):
     """All settings. Once loaded `home` is absolute, ``~`` is expanded, `store.url` and `history.url` are not empty."""
 
-    home: Path = Field(default=Path("~/.firsttoken"), description="folder for everything kept on this machine")
+    home: Folder = Field(default=Path("~/.firsttoken"), description="folder for everything kept on this machine")
     store: StoreSettings = StoreSettings()
     cluster: ClusterSettings = ClusterSettings()
     node: NodeSettings = NodeSettings()
@@ -311,9 +286,9 @@ def load_settings(config: Path | None = None, environment: Mapping[str, str] | N
     environment = os.environ if environment is None else environment
     from_environment = _read_environment(environment)
     named = config or (Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None)
-    home = Path(from_environment.get("home", Settings.model_fields["home"].default)).expanduser()
+    home = _expanded(Path(from_environment.get("home", Settings.model_fields["home"].default)), "home")
     path = named or home / SETTINGS_FILE
-    from_file = _read_file(path) if named or path.is_file() else {}
+    from_file = _read_file(path) if named or _is_file(path) else {}
     merged = dict(from_file)
     for name, value in from_environment.items():
         merged[name] = {**merged.get(name, {}), **value} if isinstance(value, dict) else value
@@ -325,9 +300,9 @@ def load_settings(config: Path | None = None, environment: Mapping[str, str] | N
 
 
 def _resolve(settings: Settings) -> Settings:
-    home = settings.home.expanduser().absolute()
+    home = _expanded(settings.home, "home").absolute()
     url = settings.store.url or (home / "store").as_uri()
-    url = url if "://" in url else Path(url).expanduser().absolute().as_uri()
+    url = url if "://" in url else _expanded(Path(url), "store.url").absolute().as_uri()
     store = settings.store.model_copy(update={"url": url})
     history_url = settings.history.url or f"sqlite:///{home / 'history.db'}"
     history = settings.history.model_copy(update={"url": history_url})
@@ -346,14 +321,30 @@ def _resolve_tls(cluster: ClusterSettings) -> ClusterSettings:
     return cluster.model_copy(update=absolute)
 
 
+def _expanded(path: Path, setting: str) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise SettingsError(f"{setting} will not do: {str(path)!r}: {error}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"home will not do: there can be no file {reprlib.repr(str(path))}: {error}") from error
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"the settings file {path} is not valid: {error}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"the settings file {path} is not valid: it is no table of sections")
     known = set(setting_names()) | set(sections())
     for name, value in content.items():
         keys = [f"{name}.{key}" for key in value] if isinstance(value, dict) and name in sections() else [name]
@@ -392,13 +383,13 @@ def _near(key: str, known: set[str]) -> str:
 
 def _first_problem(error: ValidationError, from_file: Mapping[str, Any], path: Path) -> str:
     problem = error.errors()[0]
-    names = [str(part) for part in problem["loc"][:2]]
-    in_file = names[0] in from_file and (len(names) == 1 or names[-1] in from_file[names[0]])
-    setting = ".".join(names)
-    where = f"{path} or {environment_name(setting)}" if in_file else environment_name(setting)
+    names = [str(part) for part in problem["loc"]]
+    listed = ".".join(names[: 1 if names[0] == "models" else 2])
+    in_file = names[0] in from_file and (len(names) == 1 or names[1] in from_file[names[0]])
+    where = f"{path} or {environment_name(listed)}" if in_file else environment_name(listed)
     message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if setting in _CREDENTIALS else f": {problem['input']!r}"
-    return f"{setting} (from {where}) will not do{shown}: {message}"
+    shown = "" if listed in _CREDENTIALS else f": {reprlib.repr(problem['input'])}"
+    return f"{'.'.join(names)} (from {where}) will not do{shown}: {message}"
 
 
 def write_settings(settings: Settings, path: Path) -> None:

@@ -46,7 +46,7 @@ class ObjectStore:
         try:
             self._ranges = open_range_reader(url, self.options, reader)
             self._fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **self.options})
-        except (ValueError, ImportError, OSError) as error:
+        except (ValueError, TypeError, AttributeError, ImportError, OSError) as error:  # options may be anything
             raise StorageError(f"cannot use {url!r} as an object store: {error}") from error
         self._root = root.rstrip("/")
         protocol = self._fs.protocol

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from firsttoken.commands.options import Config, load
+from firsttoken.commands.options import Config, load, node_name
 from firsttoken.errors import is_expected
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ def scheduler(config: Config = None) -> None:
 
 
 def node(
-    name: Annotated[str, typer.Option(help="The node's name, unique in the cluster; its SSD folder is named so too.")],
+    name: Annotated[
+        str,
+        typer.Option(
+            callback=node_name, help="The node's name, unique in the cluster; its SSD folder is named so too."
+        ),
+    ],
     config: Config = None,
 ) -> None:
     """Run a node: its agent, its tiers and its stage processes.

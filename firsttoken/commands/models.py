@@ -8,20 +8,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firsttoken.commands.options import AsJson, Config, load, open_store, print_json, stderr, stdout
+from firsttoken.commands.options import (
+    MOST_TOKENS,
+    AsJson,
+    Config,
+    finite,
+    load,
+    open_store,
+    print_json,
+    stderr,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from firsttoken.client import Frontend, Piece, Sampling
     from firsttoken.settings import Settings
 
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Stop after that many tokens.")]
-Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
-TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total.")]
-TopK = Annotated[int | None, typer.Option(min=1, help="Draw from that many likeliest tokens.")]
-MinP = Annotated[
-    float | None, typer.Option(min=0.0, max=1.0, help="Least probability, as a part of the likeliest token's.")
+MaxTokens = Annotated[int | None, typer.Option(min=1, max=MOST_TOKENS, help="Stop after that many tokens.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0.0, max=2.0, callback=finite, help="0 always takes the likeliest token.")
 ]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+TopP = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, callback=finite, help="Draw from the likeliest tokens of this total.")
+]
+TopK = Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Draw from that many likeliest tokens.")]
+MinP = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, callback=finite, help="Least probability, as a part of the likeliest token's."),
+]
+Seed = Annotated[int | None, typer.Option(min=-(2**63), max=2**63 - 1, help="The same seed gives the same answer.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")]
 Model = Annotated[str, typer.Argument(help="Name of a published model; see `firsttoken models`.", show_default=False)]
 
@@ -45,7 +60,7 @@ def publish(
             "--in-place", help="Leave safetensors where they are, where every node must reach them, and store an index."
         ),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Units that are written at once.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Units that are written at once.")] = 4,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:

@@ -1,9 +1,13 @@
 """Options and consoles that several commands share. Imported by --help too, so it stays light."""
 
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+MOST_TOKENS = 100_000_000
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +22,22 @@ Config = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+
+
+def finite(value: float | None) -> float | None:
+    """A callback of options: nan is within all bounds, and what is reckoned with it is neither long nor short."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def node_name(value: str) -> str:
+    """A callback of options: a name that can be a folder's and a worker's."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value) is None:
+        raise typer.BadParameter(
+            "a name has letters, digits, '.', '_' and '-', at most 63, and begins with one of the first"
+        )
+    return value
 
 
 def load(config: Path | None) -> "Settings":

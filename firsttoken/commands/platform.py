@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firsttoken.commands.options import AsJson, Config, load, print_json, stderr, stdout
+from firsttoken.commands.options import AsJson, Config, finite, load, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from firsttoken.settings import Settings
@@ -46,7 +46,9 @@ async def _up(settings: "Settings", secure: bool) -> None:
 
 
 def down(
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for everything to end.", min=1)] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for everything to end.", min=1, max=86_400, callback=finite)
+    ] = 60.0,
     config: Config = None,
 ) -> None:
     """Stop the platform that runs in this home."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firsttoken.commands.models import Model
-from firsttoken.commands.options import AsJson, Config, load, open_store, print_json, stderr
+from firsttoken.commands.options import AsJson, Config, finite, load, open_store, print_json, stderr
 
 if TYPE_CHECKING:
     from storage_tiers.remote import ModelStore
@@ -59,7 +59,10 @@ def rm(
 
 def gc(
     grace: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Keep what has changed within that time.")
+        float,
+        typer.Option(
+            min=0, max=31_536_000, callback=finite, metavar="SECONDS", help="Keep what has changed within that time."
+        ),
     ] = 3600.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: AsJson = False,

@@ -22,6 +22,8 @@ from storage_tiers.errors import StorageError
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 
+MOST_NODES, MOST_S = 64, 86_400.0
+
 
 def main() -> int:
     options = parser().parse_args()
@@ -66,14 +68,20 @@ def parser() -> argparse.ArgumentParser:
         "--publish", action="append", default=None, metavar="SOURCE",
         help="a model to publish (folder, GGUF, hub id); may be given again; without it the demo's model",
     )  # fmt: skip
-    made.add_argument("--seconds", type=float, help="end by itself so long after it has come up")
+    made.add_argument("--seconds", type=seconds, help="end by itself so long after it has come up")
     return made
 
 
 def positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
+    if not 1 <= int(text) <= MOST_NODES:
+        raise argparse.ArgumentTypeError(f"{text} is not within 1 and {MOST_NODES}")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    if not 0 < float(text) <= MOST_S:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0 and {MOST_S} s")
+    return float(text)
 
 
 def _stop(_signum: int, _frame: object) -> None:

@@ -23,6 +23,7 @@ from infra.lab.network import LabError, Network
 BUCKET = "models"
 STORE, FRONT = "store", "front"
 STORE_PORT, SCHEDULER_PORT, FRONTEND_PORT = 9000, 8786, 8000
+LEAST_BYTES_PER_S, MOST_BYTES_PER_S = 1.0, 1e12
 _KEY, _SECRET = "lab-key", "lab-secret"
 
 
@@ -114,12 +115,15 @@ def settled(lab: Lab, url: str) -> bool:
 
 
 def parse_rate(text: str) -> float:
-    """Bytes per second of "200mbit", "25MB" or "1gbit", above zero. ValueError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(bit|b)", text.strip().lower().removesuffix("/s"))
+    """Bytes per second of "200mbit", "25MB" or "1gbit", within what a card can be. ValueError for anything else."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([kmg]?)(bit|b)", text.strip().lower().removesuffix("/s"))
     if match is None or not float(match[1]):
         raise ValueError(f"{text!r} is not a rate: write 200mbit or 25MB")
     scale = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2]]
-    return float(match[1]) * scale / (8 if match[3] == "bit" else 1)
+    rate = float(match[1]) * scale / (8 if match[3] == "bit" else 1)
+    if not LEAST_BYTES_PER_S <= rate <= MOST_BYTES_PER_S:
+        raise ValueError(f"{text!r} is not a rate that a card can have: write 200mbit or 25MB")
+    return rate
 
 
 def _start_store(lab: Lab) -> None:

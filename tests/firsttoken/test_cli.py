@@ -98,6 +98,24 @@ def test_wrong_usage_exits_2(run: Run, arguments: list[str]) -> None:
     assert "Usage:" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models", "gc", "--grace", "nan"], ["models", "gc", "--grace", "inf"], ["down", "--timeout", "nan"],
+        ["down", "--timeout", "inf"], ["publish", "m", "--name", "m", "--workers", "1000000"],
+        ["explain", "m", "--limit", "1000"], ["node", "--name", "../../x"], ["node", "--name", "a b"],
+        ["generate", "m", "x", "--temperature", "nan"], ["generate", "m", "x", "--temperature", "inf"],
+        ["generate", "m", "x", "--top-p", "nan"], ["generate", "m", "x", "--min-p", "nan"], ["chat", "m", "--seed", "1" * 30],
+        ["generate", "m", "x", "--max-tokens", "1" * 30],
+    ],
+)  # fmt: skip
+def test_numbers_out_of_their_bounds_are_wrong_usage(arguments: list[str], tmp_path: Path) -> None:
+    """A grace of nan seconds was within all bounds, and would have had everything removed that no model needs just now."""
+    result = CliRunner().invoke(app, arguments, env={"FIRSTTOKEN_HOME": str(tmp_path), "COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert arguments[-2] in result.output
+
+
 def test_an_error_is_one_sentence(run: Run) -> None:
     result = run("generate", "tiny", "Hello")
     assert result.returncode == 1

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from firsttoken.errors import SettingsError
+from firsttoken.setting_types import parse_size
 from firsttoken.settings import (
     Settings,
     environment_name,
     load_settings,
-    parse_size,
     sections,
     setting_names,
     write_settings,

@@ -167,7 +167,9 @@ def test_rates_are_read(text: str, rate: float) -> None:
     assert parse_rate(text) == rate
 
 
-@pytest.mark.parametrize("text", ["", "fast", "200", "-1mbit", "200mbits", "0mbit"])
+@pytest.mark.parametrize(
+    "text", ["", "fast", "200", "-1mbit", "200mbits", "0mbit", "0.1bit", f"{'9' * 400}gbit", "99999gb"]
+)
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a rate"):
         parse_rate(text)

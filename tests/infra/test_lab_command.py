@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra.lab import network
+from infra.lab.__main__ import parser
 from infra.lab.console import converse, obey
 from infra.lab.network import Network
 from infra.lab.platform import Lab
@@ -22,6 +23,24 @@ from tests.tiny import make_tiny
 
 __all__ = ["_possible"]
 pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nodes", "100000"],
+        ["--nodes", "0"],
+        ["--degree", "65"],
+        ["--seconds", "nan"],
+        ["--seconds", "inf"],
+        ["--rate", "inf"],
+    ],
+)
+def test_numbers_that_no_lab_can_have_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(arguments)
+    assert ended.value.code == 2
+    assert f"argument {arguments[0]}" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -1,0 +1,147 @@
+"""What values of settings may be: each kind with its bounds, and how it is written as text.
+
+Every number has both bounds and is finite: what no machine can mean is refused where it is read, not where it breaks.
+"""
+
+import json
+import math
+import re
+import unicodedata
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+DAY_S, YEAR_S = 86_400.0, 31_536_000.0
+MOST_BYTES = 1 << 50
+MOST_NESTED = 16
+MOST_PATH = 1000
+
+_UNITS_BYTES = {
+    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+}  # fmt: skip
+
+
+def parse_size(value: object) -> object:
+    """Bytes from ``"8GB"`` (powers of ten) or ``"2GiB"`` (powers of two); anything but a string passes unchanged."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([a-zA-Z]*)\s*", value)
+    if match is None or match[2].lower() not in _UNITS_BYTES:
+        raise ValueError("a size is a number of bytes, or a number with a unit such as 8GB or 2GiB")
+    return int(Decimal(match[1]) * _UNITS_BYTES[match[2].lower()])
+
+
+def _parse_json(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MOST_NESTED} deep") from None
+
+
+def _parse_names(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _is_number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("it is true or false, and should be a number")
+    return value
+
+
+def _at_least_a_second(value: float) -> float:
+    if 0 < value < 1:
+        raise ValueError("an interval is at least a second, or 0")
+    return value
+
+
+def _check_text(value: str) -> str:
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value):
+        raise ValueError("it has control characters, or bytes that are not UTF-8")
+    return value
+
+
+def _check_path(value: Path) -> Path:
+    if value == Path() or len(_check_text(str(value))) > MOST_PATH:
+        raise ValueError(f"a folder is needed, of at most {MOST_PATH} letters")
+    return value
+
+
+def _check_host(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", value) is None:
+        raise ValueError("a host is a name or an IP address")
+    return value
+
+
+def _check_device(value: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value) is None:
+        raise ValueError("a device is auto, cpu, cuda or cuda:N")
+    return value
+
+
+def _check_history_url(value: str) -> str:
+    if re.match(r"$|sqlite:///(?!:memory:).|postgresql://.", value) is None:
+        raise ValueError("a history is at sqlite:///PATH or at postgresql://USER:PASSWORD@HOST/DATABASE")
+    try:
+        urlsplit(value).port  # noqa: B018 it is checked when it is asked for
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
+    return value
+
+
+def _check_auth(value: str) -> str:
+    if re.fullmatch(r"|[^:\s]+:\S+", value) is None:
+        raise ValueError("it is USER:PASSWORD, without blanks")
+    return value
+
+
+def _check_options(value: Any, deep: int = 0) -> Any:
+    """Only what JSON can say: text, finite numbers, true and false, null, and lists and tables of these."""
+    if deep > MOST_NESTED:
+        raise ValueError(f"it is nested more than {MOST_NESTED} deep")
+    match value:
+        case str():
+            _check_text(value)
+        case float() if not math.isfinite(value):
+            raise ValueError("a number in it is not finite")
+        case bool() | int() | float() | None:
+            pass
+        case dict():
+            for name, part in value.items():
+                _check_text(name)
+                _check_options(part, deep + 1)
+        case list():
+            for part in value:
+                _check_options(part, deep + 1)
+        case _:
+            raise ValueError(f"a {type(value).__name__} in it is neither text nor a number, a list or a table")
+    return value
+
+
+_Int = Annotated[int, BeforeValidator(_is_number)]
+_Float = Annotated[float, BeforeValidator(_is_number), Field(allow_inf_nan=False)]
+Count = Annotated[_Int, Field(ge=0, le=1_000_000)]
+"""How many; a setting that means something narrower says so."""
+Priority = Annotated[_Int, Field(ge=-1_000_000, le=1_000_000)]
+Tokens = Annotated[_Int, Field(ge=1, le=100_000_000)]
+Size = Annotated[_Int, BeforeValidator(parse_size), Field(gt=0, le=MOST_BYTES)]
+SizeOrZero = Annotated[_Int, BeforeValidator(parse_size), Field(ge=0, le=MOST_BYTES)]
+Port = Annotated[_Int, Field(ge=0, le=65535)]
+Seconds = Annotated[_Float, Field(gt=0, le=YEAR_S)]
+SecondsOrZero = Annotated[_Float, Field(ge=0, le=YEAR_S)]
+Interval = Annotated[SecondsOrZero, AfterValidator(_at_least_a_second)]
+Timeout = Annotated[_Float, Field(gt=0, le=DAY_S)]
+"""Seconds that somebody waits for."""
+Days = Annotated[_Float, Field(gt=0, le=36_500)]
+Text = Annotated[str, AfterValidator(_check_text)]
+Folder = Annotated[Path, AfterValidator(_check_path)]
+Host = Annotated[str, AfterValidator(_check_host)]
+Device = Annotated[str, AfterValidator(_check_device)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_parse_names)]
+Auth = Annotated[Text, AfterValidator(_check_auth)]
+HistoryUrl = Annotated[Text, AfterValidator(_check_history_url)]
+ParseJson = BeforeValidator(_parse_json)
+Options = Annotated[dict[str, Any], ParseJson, AfterValidator(_check_options)]
