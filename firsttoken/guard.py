@@ -1,9 +1,9 @@
 """The guard: a tiny process that outlives a killed supervisor just long enough to end what it started.
 
-The supervisor holds the only write end of the guard's standard input and names on it each process group that it starts
-(``+<group>``) or has seen to its end (``-<group>``). When the pipe closes with groups left, the supervisor is gone
-(kill -9, out of memory): the guard asks their leaders to end, and kills whole groups after a grace. Run as a script,
-standard library only: it must be up before the first component is.
+Its arguments are the process groups that run already. The supervisor holds the only write end of the guard's standard
+input and names on it each group that it starts (``+<group>``) or has seen to its end (``-<group>``). When the pipe closes
+with groups left, the supervisor is gone (kill -9, out of memory): the guard asks their leaders to end, and kills whole
+groups after a grace. Run as a script, standard library only: it must be up before the first component is.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ def main() -> None:
     """Watch until standard input ends, then leave nothing running."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
-    groups: list[int] = []
+    groups = [int(group) for group in sys.argv[1:]]
     for line in sys.stdin:
         group = int(line[1:])
         if line[0] == "+":

@@ -218,7 +218,7 @@ async def platform(
         settings = with_certificates(settings, datetime.now(UTC)) if secure else settings
         _prepare_folders(settings)
         write_settings(settings, settings.run_dir / SETTINGS_FILE)
-        guard = await Guard.start(lock)
+        guard = await Guard.start(lock, lambda status: report(Step("guard", "restarting", 0.0, _describe(status))))
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _signals(stop, hurry):
             running = Platform(settings, build(settings, os.environ), guard, report, stop)

@@ -13,6 +13,8 @@ from typing import Self
 
 from firsttoken import guard as guard_script
 
+REPLACE_EVERY_S = 0.5
+
 
 @dataclass(frozen=True)
 class Component:
@@ -28,38 +30,68 @@ class Component:
 
 
 class Guard:
-    """The supervisor's side of guard.py. Holds `lock` (a descriptor) until the guard has ended too."""
+    """The supervisor's side of guard.py: while it is open there is one, which knows all groups. Holds `lock` (a descriptor)
+    until the guard has ended too. `on_lost` hears the status of one that ended and is replaced."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    _process: asyncio.subprocess.Process
+    _keeper: asyncio.Task[None]
+
+    def __init__(self, lock: int, on_lost: Callable[[int], object]) -> None:
+        self._lock, self._on_lost = lock, on_lost
+        self._groups: dict[int, None] = {}
 
     @classmethod
-    async def start(cls, lock: int) -> Self:
+    async def start(cls, lock: int, on_lost: Callable[[int], object]) -> Self:
         """Start the guard process."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(guard_script.__file__)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            pass_fds=(lock,),
-        )
-        return cls(process)
+        guard = cls(lock, on_lost)
+        await guard._spawn()
+        guard._keeper = asyncio.create_task(guard._keep())
+        return guard
 
     def watch(self, group: int) -> None:
         """From now on `group` does not outlive the supervisor."""
+        self._groups[group] = None
         self._tell(f"+{group}\n")
 
     def forget(self, group: int) -> None:
         """`group` is gone."""
+        self._groups.pop(group, None)
         self._tell(f"-{group}\n")
 
     async def close(self) -> None:
         """End the guard, and with it whatever it still watches."""
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
 
+    async def _spawn(self) -> None:
+        known = list(self._groups)
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(guard_script.__file__), *map(str, known)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(self._lock,),
+        )
+        for group in known:
+            if group not in self._groups:
+                self._tell(f"-{group}\n")
+        for group in self._groups:
+            if group not in known:
+                self._tell(f"+{group}\n")
+
+    async def _keep(self) -> None:
+        """Replace the guard whenever it ends; it could be killed like any process, and then nobody would guard."""
+        while True:
+            self._on_lost(await self._process.wait())
+            with contextlib.suppress(OSError):  # no process can be had: the next round tries again
+                await self._spawn()
+            await asyncio.sleep(REPLACE_EVERY_S)
+
     def _tell(self, line: str) -> None:
+        """To one that has just died it is told in vain; the next hears of all groups."""
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode())
 

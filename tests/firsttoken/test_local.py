@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +84,25 @@ def test_a_killed_supervisor_leaves_nothing(supervise: Callable[..., Supervisor]
     supervisor.kill()
     assert left_after(mark, 15) == {}
     assert read_state(tmp_path / "run") is None
+
+
+def test_a_guard_that_is_killed_is_replaced_by_one_that_knows_all(
+    supervise: Callable[..., Supervisor], mark: str
+) -> None:
+    """Nobody noticed that it was gone, and a supervisor that was killed then left everything."""
+
+    def guards() -> list[int]:
+        return [pid for pid, command in marked(mark).items() if "guard.py" in command]
+
+    supervisor = supervise("good", "brief")
+    lines_until(supervisor, "all ready")
+    (guard,) = guards()
+    os.kill(guard, signal.SIGKILL)
+    lines_until(supervisor, "guard restarting")
+    while not guards():
+        time.sleep(0.02)
+    supervisor.kill()
+    assert left_after(mark, 15) == {}
 
 
 def test_a_second_ctrl_c_ends_even_what_will_not_end(supervise: Callable[..., Supervisor], mark: str) -> None:
