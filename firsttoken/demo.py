@@ -1,5 +1,6 @@
 """The demo: one small model, called cold and then warm, on a platform that lives just as long."""
 
+import asyncio
 import importlib.util
 import time
 from collections.abc import AsyncIterator
@@ -46,14 +47,18 @@ def find_gguf() -> Path:
     return files[0]
 
 
-async def run_demo(settings: Settings, console: Console) -> None:
+def run_demo(settings: Settings, console: Console) -> None:
     """Publish, start, ask cold, ask warm, show the ledger, stop. Raises as soon as any of it fails."""
     started_s = time.monotonic()
-    _publish(settings, console)
+    _publish(settings, console)  # not within the loop, which would keep a Ctrl-C until this is done
+    asyncio.run(_run(settings, console))
+    console.print(f"All stopped. The demo took {seconds_since(started_s)}.", highlight=False)
+
+
+async def _run(settings: Settings, console: Console) -> None:
     with Steps(console) as steps:
         async with platform(settings, steps, move_ports=True) as running:
             await running.during(_show(running, console, steps))
-    console.print(f"All stopped. The demo took {seconds_since(started_s)}.", highlight=False)
 
 
 def _publish(settings: Settings, console: Console) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryError, HistoryRejected
+from serving.history_file import HistoryFile, is_damage
 from serving.history_tables import (
     ARRIVALS,
     COLD_STARTS,
@@ -55,12 +57,16 @@ class History:
 
     def __init__(self, url: str, keep_days: float = 90.0, on_dropped: Callable[[int], object] = _ignore) -> None:
         self._engine = history_engine(url)
+        self._file = (
+            HistoryFile(Path(str(self._engine.url.database))) if self._engine.dialect.name == "sqlite" else None
+        )
         self._shown = self._engine.url.render_as_string(hide_password=True)
         self._keep_s, self._on_dropped = keep_days * DAY_S, on_dropped
         self._queue: deque[tuple[Table, dict[str, Any]]] = deque()
         self._queued, self._enough, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.prepared = asyncio.Event()
-        self._looked, self._away = False, False
+        self._looked, self._away, self._failed, self._damaged = False, False, False, False
+        self._at_work = 0
         self._prune_at_s = 0.0
         self._writer: asyncio.Task[None] | None = None
 
@@ -237,21 +243,51 @@ class History:
             async with self._transaction(CHECK_S):
                 pass
 
+    async def _prepare(self) -> None:
+        async with self._engine.begin() as connection:
+            await prepare(connection)
+        if self._file is not None:
+            await asyncio.to_thread(self._file.note)
+        self._looked = True
+        self.prepared.set()
+
+    async def _follow(self, file: HistoryFile) -> None:
+        """Let go of a file that failed, was removed or replaced, and set a damaged one aside, so that another is made.
+        HistoryAway while somebody is at work with it."""
+        replaced = await asyncio.to_thread(file.replaced)
+        if not replaced and not self._failed:
+            return
+        if self._at_work:
+            raise HistoryAway(
+                f"the history at {self._shown} is to be opened anew, and somebody is still at work with it"
+            )
+        damaged, self._looked, self._failed, self._damaged = self._damaged, False, False, False
+        await self._engine.dispose()  # what a connection knows of a broken file outlives the file
+        await asyncio.to_thread(file.forget)
+        if damaged and (aside := await asyncio.to_thread(file.set_aside)) is not None:
+            _log.error("the history at %s is damaged: it is %s now, and a new one is made", self._shown, aside)
+        elif replaced:
+            _log.warning("the history at %s was removed or replaced: it is opened anew", self._shown)
+
     @asynccontextmanager
     async def _transaction(self, timeout_s: float = CONNECT_S + STATEMENT_S) -> AsyncIterator[AsyncConnection]:
         """A transaction over tables that are there; every failure of the database becomes a HistoryError."""
         try:
             async with asyncio.timeout(timeout_s):
-                if not self._looked:
+                if self._file is not None:
+                    await self._follow(self._file)
+                self._at_work += 1
+                try:
+                    if not self._looked:
+                        await self._prepare()
                     async with self._engine.begin() as connection:
-                        await prepare(connection)
-                    self._looked = True
-                    self.prepared.set()
-                async with self._engine.begin() as connection:
-                    yield connection
+                        yield connection
+                finally:
+                    self._at_work -= 1
         except _FAILURES as error:
             self._looked = False  # it may be another database that comes back
             kind = HistoryRejected if _is_rejection(error) else HistoryAway
+            self._failed, self._damaged = kind is HistoryAway, is_damage(getattr(error, "orig", None))
             reason = getattr(error, "orig", None) or error
             raise kind(f"the history at {self._shown} failed: {str(reason) or type(reason).__name__}") from error
 

@@ -102,7 +102,7 @@ def demo(config: Config = None) -> None:
     """
     from firsttoken.demo import run_demo
 
-    asyncio.run(run_demo(load(config), stdout()))
+    run_demo(load(config), stdout())
 
 
 def lab(context: typer.Context) -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from firsttoken.demo import MODEL
 from tests.firsttoken.processes import MARK, left_after, listening, marked
 
 pytestmark = pytest.mark.timeout(300)
@@ -92,3 +94,20 @@ def test_up_and_down_and_killed(environment: dict[str, str], tmp_path: Path) -> 
     platform.communicate(timeout=20)
     assert left_after(environment[MARK], 30) == {}
     assert json.loads(firsttoken(environment, "status", "--json").stdout) == {"running": False, "serving": False}
+
+
+@pytest.mark.parametrize(("command", "after_s"), [("up", 0.1), ("up", 1.0), ("demo", 0.5), ("demo", 2.0)])
+def test_ctrl_c_in_the_first_seconds_ends_it_quietly(
+    environment: dict[str, str], tmp_path: Path, command: str, after_s: float
+) -> None:
+    """The demo published all of its model first, some fifteen seconds; and a Ctrl-C during imports showed a traceback."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "firsttoken", command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )  # fmt: skip
+    time.sleep(after_s)
+    started.send_signal(signal.SIGINT)
+    said, _ = started.communicate(timeout=60)
+    assert started.returncode in (0, 130)
+    assert "Traceback" not in said
+    assert left_after(environment[MARK], 1) == {}
+    assert not (tmp_path / "home" / "store" / MODEL / "zarr.json").exists()

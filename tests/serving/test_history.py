@@ -1,6 +1,7 @@
 """The history over SQLite and over a real PostgreSQL: nothing is lost or doubled, and nobody waits for it."""
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ from cluster.messages import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryRefused
 from serving.history import BATCH_ROWS, DELETED_ROWS, QUEUED_ROWS, READ_ROWS, History
+from serving.history_file import HistoryFile
 from serving.history_tables import COLD_STARTS, SCHEMA, VERSION, Arrival, history_engine, insert_new, row_of_start
 from tests.postgres_server import PostgresServer, run_postgres_server
 
@@ -354,3 +356,104 @@ async def test_a_database_of_another_version_is_refused_with_what_to_do(database
     await engine.dispose()
     async with writing(database.url) as history:
         assert (await history.starts(None, 10), await arrivals(history)) == ([START], [])
+
+
+# ---- the file of SQLite
+
+
+async def _written(history: History, arrival: Arrival) -> None:
+    """Wait until an arrival that is added now can be read."""
+    history.add_arrival(arrival)
+    await until(lambda: _holds(history, arrival), "the arrival to be written")
+
+
+async def _holds(history: History, arrival: Arrival) -> bool:
+    with contextlib.suppress(HistoryAway):
+        return arrival in await arrivals(history)
+    return False
+
+
+def _remove(file: Path) -> None:
+    file.unlink()
+
+
+def _remove_all(file: Path) -> None:
+    for path in list(file.parent.iterdir()):
+        path.unlink()
+
+
+def _remove_log(file: Path) -> None:
+    for sibling in ("-wal", "-shm"):
+        Path(f"{file}{sibling}").unlink()
+
+
+def _replace_by_nothing(file: Path) -> None:
+    file.unlink()
+    file.touch()
+
+
+def _empty(file: Path) -> None:
+    with open(file, "r+b") as opened:
+        opened.truncate()
+
+
+@pytest.mark.parametrize("lose", [_remove, _remove_all, _remove_log, _replace_by_nothing, _empty])
+async def test_a_file_that_was_removed_or_replaced_is_made_again(
+    tmp_path: Path, lose: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What came after went into a file that had no name any more, or failed for ever."""
+    file = tmp_path / "history.db"
+    async with writing(f"sqlite:///{file}") as history:
+        await _written(history, ARRIVAL)
+        lose(file)
+        later = replace(ARRIVAL, model="later")
+        await _written(history, later)
+    assert "was removed or replaced" in caplog.text
+    async with writing(f"sqlite:///{file}") as history:
+        assert later in await arrivals(history)
+
+
+@pytest.mark.parametrize("opened_before", [True, False])
+async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
+    tmp_path: Path, opened_before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows waited for ever for a file that no further try could mend."""
+    file = tmp_path / "history.db"
+    numbers = itertools.count()
+
+    async def written() -> bool:
+        history.add_arrival(replace(ARRIVAL, model=f"later-{next(numbers)}"))
+        with contextlib.suppress(HistoryAway):
+            return any(arrival.model.startswith("later") for arrival in await arrivals(history))
+        return False
+
+    if not opened_before:
+        _damage(file)
+    async with writing(f"sqlite:///{file}") as history:
+        if opened_before:
+            await _written(history, ARRIVAL)
+            _damage(file)
+        await until(lambda: written(), "an arrival to be read")
+        await until(lambda: "is damaged" in caplog.text, "the damage to be noticed")
+    assert _set_aside(tmp_path).startswith(b"this is no database")
+
+
+def _set_aside(folder: Path) -> bytes:
+    (aside,) = folder.glob("*.damaged-*[0-9]")
+    return aside.read_bytes()
+
+
+def _damage(file: Path) -> None:
+    """The file is overwritten in place, and what its log holds is gone."""
+    with open(file, "r+b" if file.exists() else "wb") as opened:
+        opened.write(b"this is no database" * 5000)
+    log = Path(f"{file}-wal")
+    if log.exists():
+        log.write_bytes(b"")
+
+
+async def test_a_file_that_can_be_read_is_never_set_aside(tmp_path: Path) -> None:
+    async with writing(f"sqlite:///{tmp_path}/history.db") as history:
+        await _written(history, ARRIVAL)
+        assert HistoryFile(tmp_path / "history.db").set_aside() is None
+        assert await arrivals(history) == [ARRIVAL]
