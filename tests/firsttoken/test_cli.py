@@ -134,6 +134,22 @@ def test_a_prompt_that_is_not_utf_8_is_the_persons_to_mend(run: Run, requests: l
     assert "what was typed is not UTF-8 text" in result.stderr
 
 
+def test_ctrl_c_while_it_is_imported_shows_no_traceback(environment: dict[str, str]) -> None:
+    code = """
+import os, runpy, signal, sys
+
+class AtAsyncio:
+    def find_spec(self, name, *_):
+        if name == "asyncio":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, AtAsyncio())
+runpy.run_module("firsttoken", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=50)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
 def test_a_traceback_is_shown_on_request_only(run: Run) -> None:
     assert "Traceback" not in run("models", FIRSTTOKEN_BOGUS="1").stderr
     assert "Traceback" in run("--debug", "models", FIRSTTOKEN_BOGUS="1").stderr
