@@ -21,15 +21,18 @@ def most_connections() -> int:
     return soft // 2
 
 
-def patient_for(client_timeout_s: float, max_body_bytes: int, most: int) -> type[asyncio.Protocol]:
+def patient_for(
+    client_timeout_s: float, max_body_bytes: int, most: int, protocol: Any = AutoHTTPProtocol
+) -> type[asyncio.Protocol]:
     """A protocol for uvicorn that closes a connection when its client takes longer than `client_timeout_s` for the headers
     of a request, or sends more than MAX_HEADER_BYTES of them.
 
-    After an early answer the rest of a body is read for as long, and up to `max_body_bytes`. With more than `most`
+    After an early answer the rest of a body is read and dropped for as long, and up to `max_body_bytes`: many clients
+    read no answer before they have sent all, and lose it if the connection closes before. With more than `most`
     connections the one goes that has waited longest for its client.
     """
 
-    class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    class Connection(protocol):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._due: asyncio.TimerHandle | None = None

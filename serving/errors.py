@@ -8,7 +8,7 @@ class RequestError(Exception):
     kind = "server_error"
     code: str | None = None
     closes = False
-    """Whether the connection ends with the answer, as the rest of the request is not read."""
+    """Whether the connection ends with the answer."""
 
     def __init__(self, message: str, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -34,7 +34,6 @@ class BodyTooLarge(RequestError):
     status = 413
     kind = "invalid_request_error"
     code = "body_too_large"
-    closes = True
 
 
 class ClientTooSlow(RequestError):
@@ -52,7 +51,6 @@ class TooManyBodies(RequestError):
     status = 503
     kind = "service_unavailable"
     code = "too_many_bodies"
-    closes = True
 
 
 class ModelNotFound(RequestError):

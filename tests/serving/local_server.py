@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from firsttoken.ports import free_port
 from serving.connections import MAX_HEADER_BYTES, patient_for
@@ -13,7 +15,11 @@ from serving.connections import MAX_HEADER_BYTES, patient_for
 
 @asynccontextmanager
 async def served(
-    app: FastAPI, client_timeout_s: float = 1.0, max_body_bytes: int = 1 << 20, most: int = 100
+    app: FastAPI,
+    client_timeout_s: float = 1.0,
+    max_body_bytes: int = 1 << 20,
+    most: int = 100,
+    protocol: Any = AutoHTTPProtocol,
 ) -> AsyncIterator[int]:
     """The app's port, until the block ends."""
     port = free_port()
@@ -23,7 +29,7 @@ async def served(
         port=port,
         log_level="critical",
         lifespan="off",
-        http=patient_for(client_timeout_s, max_body_bytes, most),
+        http=patient_for(client_timeout_s, max_body_bytes, most, protocol),
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=1,
     )

@@ -3,15 +3,19 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving import connections
 from serving.guard import Guard
 from tests.serving.local_server import connection, ended, served
 
+pytestmark = pytest.mark.parametrize("protocol", [H11Protocol, HttpToolsProtocol])
 GET = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -56,9 +60,9 @@ async def _asks(port: int) -> bool:
 
 
 @pytest.mark.parametrize("first", [b"", b"GET /hello HTTP/1.1\r\n"])
-async def test_a_client_that_says_nothing_or_writes_headers_slowly_is_gone_in_time(first: bytes) -> None:
+async def test_a_client_that_says_nothing_or_writes_headers_slowly_is_gone_in_time(protocol: Any, first: bytes) -> None:
     """One header byte a second once kept a connection, its descriptor and its memory for ever."""
-    async with served(_app(), client_timeout_s=0.5) as port, connection(port) as (reader, writer):
+    async with served(_app(), protocol=protocol, client_timeout_s=0.5) as port, connection(port) as (reader, writer):
         gone = asyncio.ensure_future(ended(reader, 5))
         for letter in first + b"X-Slow: " + b"x" * 1000 if first else b"":
             writer.write(bytes([letter]))
@@ -69,8 +73,8 @@ async def test_a_client_that_says_nothing_or_writes_headers_slowly_is_gone_in_ti
         assert await _asks(port)
 
 
-async def test_headers_without_end_are_not_kept() -> None:
-    async with served(_app(), client_timeout_s=20) as port, connection(port) as (reader, writer):
+async def test_headers_without_end_are_not_kept(protocol: Any) -> None:
+    async with served(_app(), protocol=protocol, client_timeout_s=20) as port, connection(port) as (reader, writer):
         gone = asyncio.ensure_future(ended(reader))
         writer.write(b"GET /hello HTTP/1.1\r\n")
         sent = 0
@@ -82,8 +86,8 @@ async def test_headers_without_end_are_not_kept() -> None:
         assert await _asks(port)
 
 
-async def test_a_request_may_take_its_time_once_it_is_asked_and_the_connection_lives_on() -> None:
-    async with served(_app(), client_timeout_s=0.3) as port, connection(port) as (reader, writer):
+async def test_a_request_may_take_its_time_once_it_is_asked_and_the_connection_lives_on(protocol: Any) -> None:
+    async with served(_app(), protocol=protocol, client_timeout_s=0.3) as port, connection(port) as (reader, writer):
         for _ in range(2):
             writer.write(b"POST /late HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345")
             answer = await reader.readuntil(b"}")
@@ -93,25 +97,27 @@ async def test_a_request_may_take_its_time_once_it_is_asked_and_the_connection_l
             assert (await reader.readuntil(b"}")).endswith(b'{"hello":"world"}')
 
 
-async def test_what_follows_an_answered_request_has_to_come_in_time_too() -> None:
-    async with served(_app(), client_timeout_s=0.3) as port, connection(port) as (reader, writer):
+async def test_what_follows_an_answered_request_has_to_come_in_time_too(protocol: Any) -> None:
+    async with served(_app(), protocol=protocol, client_timeout_s=0.3) as port, connection(port) as (reader, writer):
         writer.write(GET)
         await reader.readuntil(b"}")
         writer.write(b"GET /hel")
         assert await ended(reader, 4) == b""  # uvicorn waits five seconds for a first byte, and no longer after it
 
 
-async def test_a_client_that_takes_nothing_of_its_answer_loses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_takes_nothing_of_its_answer_loses_it(
+    protocol: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "STALLED_S", 0.3)
     app = _app()
-    async with served(app) as port, connection(port) as (_, writer):
+    async with served(app, protocol=protocol) as port, connection(port) as (_, writer):
         writer.write(GET.replace(b"hello", b"endless"))
         await asyncio.wait_for(app.state.left.wait(), 10)
 
 
-async def test_of_too_many_connections_the_one_goes_that_waited_longest() -> None:
+async def test_of_too_many_connections_the_one_goes_that_waited_longest(protocol: Any) -> None:
     async with (
-        served(_app(), client_timeout_s=20, most=3) as port,
+        served(_app(), protocol=protocol, client_timeout_s=20, most=3) as port,
         connection(port) as (oldest, _),
         connection(port) as (other, writer),
         connection(port),
@@ -124,10 +130,11 @@ async def test_of_too_many_connections_the_one_goes_that_waited_longest() -> Non
 
 
 async def test_what_nobody_expected_is_told_with_an_identifier_that_the_log_has(
+    protocol: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It was a bare text, and the connection ended with it."""
-    async with served(_app()) as port, connection(port) as (reader, writer):
+    async with served(_app(), protocol=protocol) as port, connection(port) as (reader, writer):
         with caplog.at_level(logging.ERROR, "serving.guard"):
             writer.write(GET.replace(b"hello", b"fails"))
             answer = (await reader.readuntil(b"}}")).decode()
