@@ -35,6 +35,7 @@ from storage_tiers.remote import ModelStore, ObjectStore
 
 _log = logging.getLogger(__name__)
 _RECALL_S = 2.0
+_SHOWN_LETTERS = 200
 KEEP_UP_EVERY_S = 5.0
 
 
@@ -87,11 +88,11 @@ def create_app(config: FrontendConfig) -> FastAPI:
         link.start()
         loop = asyncio.get_running_loop()
         behind = {loop.create_task(_warm(catalog)), loop.create_task(_keep_up(config, catalog, router))}
-        if history is not None:
-            history.start()
-            behind.add(recalling := loop.create_task(_recall(history, ledger, router)))
-            await asyncio.wait({recalling}, timeout=_RECALL_S)
         try:
+            if history is not None:
+                history.start()
+                behind.add(recalling := loop.create_task(_recall(history, ledger, router)))
+                await asyncio.wait({recalling}, timeout=_RECALL_S)
             yield
         finally:
             for task in behind:
@@ -187,7 +188,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part != "body"]
-    field_name = ".".join(place) or None
+    field_name = ".".join(place)[:_SHOWN_LETTERS] or None
     said = str(first["msg"]).removeprefix("Value error, ")
     message = f"{field_name}: {said}" if field_name else said
     return await _on_request_error(request, BadRequest(message, field_name))
@@ -200,7 +201,7 @@ async def _on_http(_request: Request, error: Exception) -> JSONResponse:
 
 
 SWITCH_S = 0.001
-"""Threads that tokenise let the loop go on after so long, a fifth of Python's default: others' tokens wait for it."""
+"""Threads that are at work let the loop go on after so long, a fifth of Python's default: others' tokens wait for it."""
 
 
 def run_frontend(config: FrontendConfig) -> None:

@@ -26,6 +26,7 @@ SMALL_BYTES = 1 << 16
 """The first bytes of each body, which do not count for that: small ones are read whatever the others send."""
 MAX_CONTAINERS = 1 << 18
 """Objects and arrays in a body. Each takes far more memory than the two letters that it is written with."""
+_SHOWN_LETTERS = 200
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
@@ -45,6 +46,9 @@ class Bodies:
         return validated(_object(await self._read(request)), kind, self._context)
 
     async def _read(self, request: Request) -> bytes:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):  # a web page can send others unasked
+            raise BadRequest("the body is not a JSON object: send one, with Content-Type: application/json")
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._max_bytes:
             raise self._too_large()
@@ -111,7 +115,7 @@ def _object(body: bytes) -> dict[str, Any]:
         field = _half_character(body) if b"\\u" in body else None
         if field is not None:
             raise BadRequest(f"{field}: half of a character, as in \\ud83d without its other half", field) from error
-        raise BadRequest(f"the body is not a JSON object: {error}") from error
+        raise BadRequest(f"the body is not a JSON object: {str(error)[:_SHOWN_LETTERS]}") from error
     if not isinstance(found, dict):
         raise BadRequest("the body is not a JSON object")
     return found
@@ -134,5 +138,5 @@ def _half_character(body: bytes) -> str | None:
             try:
                 json.dumps([field, value], ensure_ascii=False).encode()
             except UnicodeEncodeError:
-                return ascii(field)[1:-1]
+                return ascii(field[:_SHOWN_LETTERS])[1:-1]
     return None

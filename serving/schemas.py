@@ -22,6 +22,7 @@ MAX_CHOICES = "max_choices"
 MAX_MESSAGES = 2048
 MAX_PARTS = 2048
 MAX_BIASED = 300
+MAX_IGNORED_LETTERS = 1024
 Stop = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=16, fail_fast=True)]
 LogitBias = Annotated[
     dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100.0, le=100.0)]], Field(max_length=MAX_BIASED)
@@ -63,7 +64,7 @@ class GenerationRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = Field(False, description="also give each choice's tokens, as token_ids")
-    user: str | None = None
+    user: str | None = Field(None, max_length=MAX_IGNORED_LETTERS)
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -146,7 +147,7 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)]
-    name: str | None = None
+    name: str | None = Field(None, max_length=MAX_IGNORED_LETTERS)
 
     def plain(self) -> dict[str, str]:
         """The message as chat templates expect it."""

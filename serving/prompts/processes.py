@@ -68,7 +68,7 @@ class TextProcesses:
         self.timeout_s = timeout_s
         self._zygote: TextZygote | None = None
         self._alive: OrderedDict[ModelProcess, None] = OrderedDict()
-        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+        self._breakers: OrderedDict[tuple[str, str], Breaker] = OrderedDict()
         self._numbers = itertools.count(1)
 
     async def start(self) -> None:
@@ -86,7 +86,7 @@ class TextProcesses:
 
     async def open(self, name: str, digest: str, files: Mapping[str, bytes]) -> "ModelProcess":
         """The model's process, with its tokenizer read. BadRequest if that cannot be used, Unavailable without a process."""
-        breaker = self._breaker(digest)
+        breaker = self._breaker(name, digest)
         breaker.check(name)
         folder = await asyncio.to_thread(self._write, files)
         process = ModelProcess(self, name, folder, breaker)
@@ -132,9 +132,9 @@ class TextProcesses:
                 (folder / name).write_bytes(data)
         return folder
 
-    def _breaker(self, digest: str) -> Breaker:
-        breaker = self._breakers.setdefault(digest, Breaker())
-        self._breakers.move_to_end(digest)
+    def _breaker(self, name: str, digest: str) -> Breaker:
+        breaker = self._breakers.setdefault((name, digest), Breaker())
+        self._breakers.move_to_end((name, digest))
         while len(self._breakers) > _KEPT_BREAKERS:
             self._breakers.popitem(last=False)
         return breaker

@@ -19,6 +19,8 @@ from serving.schemas import MAX_CHOICES, CompletionRequest
 from tests.serving.local_server import connection, ended, served
 
 MAX_BYTES = 100_000
+JSON = {"Content-Type": "application/json"}
+HEAD = b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 class _Echo:
@@ -42,13 +44,13 @@ class _Echo:
 
 async def _answer(content: bytes, max_bytes: int = 16 << 20) -> tuple[int, dict[str, Any]]:
     async with _Echo(max_bytes=max_bytes).client() as client:
-        answer = await client.post("/v1", content=content)
+        answer = await client.post("/v1", content=content, headers=JSON)
         return answer.status_code, answer.json()
 
 
 async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
     async with served(_Echo().app, max_body_bytes=MAX_BYTES) as port, connection(port) as (reader, writer):
-        writer.write(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 120000000\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: 120000000\r\n\r\n")
         answer = (await reader.readuntil(b"}}")).decode()
     assert answer.startswith("HTTP/1.1 413")
     assert "frontend.max_body_bytes" in answer
@@ -58,7 +60,7 @@ async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
 async def test_a_body_without_a_length_is_read_up_to_the_limit() -> None:
     """120 MB once became 20 GB of memory. As much again is dropped, for clients that send all before they read."""
     async with served(_Echo().app, max_body_bytes=MAX_BYTES) as port, connection(port) as (reader, writer):
-        writer.write(b"POST /v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         gone = asyncio.ensure_future(ended(reader))
         chunk, sent = b"10000\r\n" + b"x" * 65536 + b"\r\n", 0
         while sent < 100_000_000 and not gone.done():
@@ -75,13 +77,13 @@ async def test_a_body_without_a_length_is_read_up_to_the_limit() -> None:
 async def test_a_client_that_sends_all_of_it_first_gets_its_answer_and_keeps_its_connection() -> None:
     async with served(_Echo().app, max_body_bytes=MAX_BYTES) as port, httpx.AsyncClient() as client:
         for content in (b"x" * (MAX_BYTES + 50_000), b'{"model": "m", "prompt": "hi"}'):
-            answer = await client.post(f"http://127.0.0.1:{port}/v1", content=content)
+            answer = await client.post(f"http://127.0.0.1:{port}/v1", content=content, headers=JSON)
             assert answer.status_code == (413 if len(content) > MAX_BYTES else 200)
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     async with served(_Echo(timeout_s=0.3).app) as port, connection(port) as (reader, writer):
-        writer.write(b'POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"model')
+        writer.write(HEAD + b'Content-Length: 1000\r\n\r\n{"model')
         answer = await ended(reader)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"frontend.client_timeout_s" in answer
@@ -90,7 +92,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 async def test_large_bodies_that_many_send_slowly_do_not_keep_small_ones_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODIES", 1)
     echo = _Echo()
-    half = b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 99000\r\n\r\n" + b" " * 98_000
+    half = HEAD + b"Content-Length: 99000\r\n\r\n" + b" " * 98_000
     async with served(echo.app, max_body_bytes=MAX_BYTES) as port:
         async with connection(port) as (_, one), connection(port) as (_, two), connection(port) as (_, three):
             for writer in (one, two, three):
@@ -104,6 +106,16 @@ async def test_large_bodies_that_many_send_slowly_do_not_keep_small_ones_out(mon
         assert large.headers["retry-after"] == "5"
         while echo.bodies._reading_bytes:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+async def test_what_does_not_say_that_it_is_json_is_refused(kind: str | None) -> None:
+    """A page of another site can have a browser send such bodies, and no others, without being asked."""
+    async with _Echo().client() as client:
+        headers = {"Content-Type": kind} if kind is not None else {}
+        answer = await client.post("/v1", content=b'{"model": "m", "prompt": "hi"}', headers=headers)
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
 
 
 _HEAD = b'{"model": "m", "prompt": "hi", '
@@ -181,7 +193,8 @@ async def test_the_choices_of_a_request_are_bounded(fields: dict[str, Any], stat
     [
         {"prompt": [None] * 500_000}, {"prompt": [5] + ["x"] * 500_000}, {"prompt": [["x"] * 500_000]},
         {"prompt": "hi", "stop": [5] * 500_000}, {"prompt": "hi", "logit_bias": dict.fromkeys(map(str, range(300_000)))},
-        {"prompt": "hi", "stop": ["x" * 300]},
+        {"prompt": "hi", "stop": ["x" * 300]}, {"prompt": "hi", "logit_bias": {"x" * 1_000_000: 1}},
+        {"prompt": "hi", "user": "x" * 2000}, {"prompt": "hi", "x" * 1_000_000: "\ud83d"},
     ],
 )  # fmt: skip
 async def test_of_many_errors_the_first_is_enough(fields: dict[str, Any]) -> None:
@@ -202,7 +215,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(caplog
     echo = _Echo()
     async with served(echo.app) as port:
         async with connection(port) as (_, writer):
-            writer.write(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b" " * 80_000)
+            writer.write(HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 80_000)
             while not echo.bodies._reading_bytes:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         while echo.bodies._reading_bytes:  # noqa: ASYNC110

@@ -27,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
     folder: Path = tmp_path_factory.mktemp("front-door")
     store = ModelStore(ObjectStore(f"file://{folder / 'store'}"))
     source = make_tiny("llama", folder / "source", vocab_size=257)
-    for name, template in (("good", CHATML), ("loops", LOOPS)):
+    for name, template in (("good", CHATML), ("loops", LOOPS), ("left", LOOPS)):
         for file, data in byte_files(chat_template=template).items():
             (source / file).write_bytes(data)
         publish(str(source), name, store)
@@ -60,6 +60,16 @@ async def test_a_models_looping_template_is_its_own_affair(cluster: RealCluster)
     refused = await asyncio.gather(*looping)
     assert sorted(refused) == [(400, "model")] * 2 + [(503, None)] * 10
     assert time.monotonic() - began_s < 20
+
+
+async def test_prompts_of_clients_that_have_left_are_not_worked_on(cluster: RealCluster) -> None:
+    """Only the one that was being worked on has its process ended: two would have been enough for a pause."""
+    await _ask(cluster, "completions", model="left", prompt="x")
+    asked = [asyncio.ensure_future(_chat(cluster, "left")) for _ in range(6)]
+    await asyncio.sleep(0.2)
+    for leaving in asked:
+        leaving.cancel()
+    assert await _chat(cluster, "left") == (400, "model")
 
 
 async def test_a_prompt_of_megabytes_costs_neither_time_nor_memory(cluster: RealCluster) -> None:
