@@ -213,6 +213,7 @@ def run_frontend(config: FrontendConfig) -> None:
         host=config.host,
         port=config.port,
         log_level="warning",
+        ws="none",
         timeout_graceful_shutdown=5,
         http=patient_for(config.client_timeout_s, config.max_body_bytes, most_connections()),
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,

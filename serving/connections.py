@@ -11,14 +11,17 @@ from typing import Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 MAX_HEADER_BYTES = 1 << 16
+MAX_DESCRIPTORS = 1 << 16
 STALLED_S = 60.0
 """How long a client may take nothing of an answer that waits for it."""
 
 
 def most_connections() -> int:
-    """Half of the descriptors that this process may have."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft // 2
+    """Half of the descriptors that this process may have, which from here on are as many as it may ask for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted // 2
 
 
 def patient_for(
