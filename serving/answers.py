@@ -11,8 +11,8 @@ from typing import Any
 
 from cluster.messages import Sampling, Submit
 from serving.catalog import ServedModel
+from serving.door.guard import unexpected
 from serving.errors import RequestError, TimedOut
-from serving.guard import unexpected
 from serving.logprobs import Entry, InStep, chat_json, completion_json
 from serving.metrics import Metrics
 from serving.router import Router

@@ -12,9 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from serving.answers import Answerer, Ask, ask, timed_out
-from serving.bodies import CLIENT_LEFT, Bodies, json_route
 from serving.catalog import Catalog, ServedModel
 from serving.cold_start import Ledger
+from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
 from serving.errors import BadRequest, ContextTooLong, Overloaded, RequestError, Unavailable
 from serving.history_tables import Arrival
 from serving.link import ClusterLink

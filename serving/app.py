@@ -18,12 +18,12 @@ from cluster.encryption import Tls
 from schedules.objectives import Objectives
 from serving.answers import error_body
 from serving.api import Api
-from serving.bodies import Bodies
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
-from serving.connections import MAX_HEADER_BYTES, most_connections, patient_for
+from serving.door.bodies import Bodies
+from serving.door.connections import MAX_HEADER_BYTES, most_connections, patient_for
+from serving.door.guard import Guard
 from serving.errors import BadRequest, HistoryError, RequestError, Unavailable
-from serving.guard import Guard
 from serving.history import History
 from serving.link import ClusterLink
 from serving.metrics import Metrics

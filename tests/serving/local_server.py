@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from firsttoken.ports import free_port
-from serving.connections import MAX_HEADER_BYTES, patient_for
+from serving.door.connections import MAX_HEADER_BYTES, patient_for
 
 
 @asynccontextmanager

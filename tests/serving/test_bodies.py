@@ -11,9 +11,9 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from serving import bodies
 from serving.app import _on_invalid, _on_request_error
-from serving.bodies import Bodies, json_route
+from serving.door import bodies
+from serving.door.bodies import Bodies, json_route
 from serving.errors import RequestError
 from serving.schemas import MAX_CHOICES, CompletionRequest
 from tests.serving.local_server import connection, ended, served

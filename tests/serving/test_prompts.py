@@ -28,10 +28,10 @@ GROWS = (
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def texts() -> AsyncIterator[TextProcesses]:
-    """Templates may take half a second; at the end nothing of it is left."""
+    """With time enough; at the end nothing of it is left."""
     before = set(psutil.Process().children(recursive=True))
     descriptors = psutil.Process().num_fds()
-    texts = TextProcesses(timeout_s=2.5)
+    texts = TextProcesses(timeout_s=60)
     await texts.start()
     assert texts._zygote is not None
     folder = texts._zygote.folder
@@ -41,6 +41,12 @@ async def texts() -> AsyncIterator[TextProcesses]:
     assert set(psutil.Process().children(recursive=True)) == before
     assert psutil.Process().num_fds() <= descriptors
     assert not folder.exists()
+
+
+@pytest.fixture
+def hurried(texts: TextProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates may take a second."""
+    monkeypatch.setattr(texts, "timeout_s", 5.0)
 
 
 async def opened(texts: TextProcesses, name: str, files: dict[str, bytes] | None = None) -> ModelText:
@@ -71,23 +77,25 @@ async def test_a_template_gets_what_the_caller_hands_it(texts: TextProcesses) ->
     assert tokens == (await text.encode(["fTrue"], 512))[0]
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_template_that_loops_is_ended_and_takes_nobody_elses_time(texts: TextProcesses) -> None:
     """It once ran in the threads that all models share, for minutes, and their requests timed out."""
     good, bad = await opened(texts, "good"), await opened(texts, "loops", byte_files(chat_template=LOOPS))
     looping = [asyncio.ensure_future(chat(bad)) for _ in range(4)]
-    for _ in range(5):
-        assert len(await asyncio.wait_for(chat(good), 2)) > 0
-    assert not looping[0].done()
+    for _ in range(3):
+        assert len(await chat(good)) > 0
+    assert not looping[1].done()
     first, second, *others = await asyncio.gather(*looping, return_exceptions=True)
     for error in (first, second):
         assert isinstance(error, BadRequest)
-        assert (error.param, "chat template of loops took longer than 0.5 s" in str(error)) == ("model", True)
+        assert (error.param, "chat template of loops took longer than 1 s" in str(error)) == ("model", True)
     for error in (*others, *await asyncio.gather(chat(bad), return_exceptions=True)):
         assert isinstance(error, Unavailable)  # it has burnt enough for a while
         assert error.retry_after_s is not None
     assert len(await chat(good)) > 0
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_after_its_pause_a_model_is_tried_again(texts: TextProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PAUSE_S", 0.3)
     text = await opened(texts, "sometimes", byte_files(chat_template=LOOPS_FOR_X))
@@ -100,6 +108,7 @@ async def test_after_its_pause_a_model_is_tried_again(texts: TextProcesses, monk
     assert len(await chat(text)) > 0
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_regular_expression_that_backtracks_without_end_is_ended(texts: TextProcesses) -> None:
     """A pre-tokenizer's expressions come with the model too."""
     tokenizer = byte_tokenizer()
@@ -156,6 +165,7 @@ async def test_a_zygote_that_died_is_replaced(texts: TextProcesses) -> None:
     assert len(await chat(text)) > 0
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_who_leaves_while_he_waits_is_skipped(texts: TextProcesses) -> None:
     text = await opened(texts, "sometimes", byte_files(chat_template=LOOPS_FOR_X))
     first, second = asyncio.ensure_future(chat(text, "x")), asyncio.ensure_future(chat(text, "x"))
