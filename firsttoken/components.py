@@ -158,6 +158,10 @@ def run_frontend(settings: Settings) -> None:
             history_keep_days=settings.history.keep_days,
             allowed_hosts=frontend.allowed_hosts,
             tls=tls_of(settings),
+            max_choices=frontend.max_choices,
+            max_body_bytes=frontend.max_body_bytes,
+            client_timeout_s=frontend.client_timeout_s,
+            text_timeout_s=frontend.text_timeout_s,
         )
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.messages import Sampling, Submit
 from serving.catalog import ServedModel
+from serving.door.guard import unexpected
 from serving.errors import Broken, Interrupted, RequestError, TimedOut
 from serving.logprobs import Entry, InStep, chat_json, completion_json
 from serving.metrics import Metrics
@@ -53,7 +54,7 @@ class Ask:
 def ask(
     kind: str,
     model: ServedModel,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[tuple[int, ...]],
     samplings: Sequence[Sampling],
     max_tokens: Sequence[int],
     stops: Sequence[str],
@@ -64,7 +65,7 @@ def ask(
     """Every prompt with every sampling, prompts in the outer order, as OpenAI numbers choices."""
     name = ("chatcmpl-" if kind == "chat.completion" else "cmpl-") + uuid.uuid4().hex
     submits = [
-        Submit(f"{name}.{p}.{i}", tuple(prompt), len(prompt), limit, model.stop_tokens, sampling)
+        Submit(f"{name}.{p}.{i}", prompt, len(prompt), limit, model.stop_tokens, sampling)
         for p, (prompt, limit) in enumerate(zip(prompts, max_tokens, strict=True))
         for i, sampling in enumerate(samplings)
     ]
@@ -141,6 +142,9 @@ class Answerer:
         except RequestError as error:
             yield _event(error_body(error))
             return
+        except Exception as error:  # the outermost place that can still tell the client
+            yield _event(unexpected(error))
+            return
         if request.with_usage:
             yield _event({**head, "choices": [], "usage": _usage(request, tokens)})
         yield b"data: [DONE]\n\n"
@@ -161,9 +165,7 @@ class Answerer:
                 try:
                     item = await asyncio.wait_for(queue.get(), until_s - time.monotonic())
                 except TimeoutError:
-                    item = TimedOut(
-                        f"the request took longer than {self._timeout_s:.0f} s (frontend.request_timeout_s)"
-                    )
+                    item = timed_out(self._timeout_s)
                 if item is None:
                     running -= 1
                 elif isinstance(item, Delta):
@@ -196,11 +198,13 @@ class Answerer:
     async def _choice(self, request: Ask, index: int) -> AsyncGenerator[Delta]:
         submit = request.submits[index]
         self._metrics.prompt_tokens.labels(request.model.name).inc(submit.prompt_tokens)
-        decoder = request.model.text.decoder(submit.tokens) if request.model.text is not None else None
+        model_text, decoder = request.model.text, None
         stops = StopStrings(request.stops)
         in_step = InStep() if submit.sampling.logprobs is not None else None
         async with aclosing(self._router.generate(request.model, submit, request.arrived_s)) as events:
             async for event in events:
+                if model_text is not None and decoder is None:
+                    decoder = (await model_text.answers()).decoder(submit.tokens)
                 texts = [decoder.push(token) if decoder is not None else "" for token in event.tokens]
                 rest = decoder.flush() if decoder is not None and event.finish is not None else ""
                 shown = stops.push("".join(texts) + rest)
@@ -248,6 +252,11 @@ def _as_end(error: RequestError, generated: int) -> RequestError:
     interrupted = Interrupted(f"the answer broke off after {generated} tokens and could not be continued: {error}")
     interrupted.__cause__ = error
     return interrupted
+
+
+def timed_out(timeout_s: float) -> TimedOut:
+    """What a request is told that took longer."""
+    return TimedOut(f"the request took longer than {timeout_s:g} s (frontend.request_timeout_s)")
 
 
 def error_body(error: RequestError) -> dict[str, Any]:

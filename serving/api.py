@@ -12,9 +12,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from cluster.phases import unix_s
-from serving.answers import Answerer, Ask, ask
+from serving.answers import Answerer, Ask, ask, timed_out
 from serving.catalog import Catalog, ServedModel
 from serving.cold_start import Ledger
+from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
 from serving.errors import BadRequest, ContextTooLong, Overloaded, RequestError, Unavailable
 from serving.history_tables import Arrival
 from serving.link import ClusterLink
@@ -22,7 +23,8 @@ from serving.metrics import Metrics
 from serving.router import Router
 from serving.schemas import ChatRequest, CompletionRequest, GenerationRequest
 
-CLIENT_LEFT = 499
+Prepared = tuple[ServedModel, Sequence[tuple[int, ...]], int | None]
+"""A model, prompts for it as tokens, and how many tokens of answer are wanted."""
 LETTERS_PER_TOKEN = 4
 """About so many, to decide by before the tokens are known."""
 
@@ -39,19 +41,23 @@ class Api:
         ledger: Ledger,
         default_max_tokens: int,
         request_timeout_s: float,
+        bodies: Bodies,
         on_arrival: Callable[[Arrival], object] | None = None,
     ) -> None:
         self._link, self._catalog, self._router = link, catalog, router
         self._metrics, self._ledger = metrics, ledger
-        self._default_max_tokens = default_max_tokens
+        self._default_max_tokens, self._request_timeout_s = default_max_tokens, request_timeout_s
         self._on_arrival = on_arrival
         self._answerer = Answerer(router, metrics, request_timeout_s, self._ended)
         self.routes = APIRouter()
         add = self.routes.add_api_route
         add("/v1/models", self.models, methods=["GET"], summary="Published models")
         add("/v1/models/{name:path}", self.model, methods=["GET"], summary="One published model")
-        add("/v1/chat/completions", self.chat, methods=["POST"], summary="Answer a conversation")
-        add("/v1/completions", self.complete, methods=["POST"], summary="Continue a text")
+        route, post = json_route(bodies), ["POST"]
+        add(
+            "/v1/chat/completions", self.chat, methods=post, summary="Answer a conversation", route_class_override=route
+        )
+        add("/v1/completions", self.complete, methods=post, summary="Continue a text", route_class_override=route)
         add("/healthz", self.health, methods=["GET"], summary="Whether requests are served")
         add("/metrics", self.metrics, methods=["GET"], summary="Metrics for Prometheus")
         add("/admin/status", self.status, methods=["GET"], summary="Nodes and replicas")
@@ -68,48 +74,82 @@ class Api:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         arrived_s = time.monotonic()
+        return await self._served(self._chat_prompt(body, arrived_s), "chat.completion", body, request, arrived_s)
+
+    async def complete(self, body: CompletionRequest, request: Request) -> Response:
+        arrived_s = time.monotonic()
+        return await self._served(self._prompts(body, arrived_s), "text_completion", body, request, arrived_s)
+
+    async def _served(
+        self,
+        prepared: Coroutine[Any, Any, Prepared],
+        kind: str,
+        body: GenerationRequest,
+        request: Request,
+        arrived_s: float,
+    ) -> Response:
+        try:
+            async with asyncio.timeout(self._request_timeout_s) as deadline:
+                found: Prepared | None = await _unless_left(prepared, request)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise timed_out(self._request_timeout_s) from error
+        if found is None:
+            return Response(status_code=CLIENT_LEFT)
+        return await self._answer(kind, *found, body, request, arrived_s)
+
+    async def _chat_prompt(self, body: ChatRequest, arrived_s: float) -> Prepared:
         messages = [message.plain() for message in body.messages]
         model = await self._model(body.model, sum(len(message["content"]) for message in messages), arrived_s)
         if model.text is None:
             raise BadRequest(f"{model.name} was published without a tokenizer: send tokens to /v1/completions", "model")
-        prompt = await asyncio.to_thread(model.text.encode_chat, messages)
-        wanted = body.max_completion_tokens or body.max_tokens
-        return await self._answer("chat.completion", model, [prompt], wanted, body, request, arrived_s, "messages")
+        prompt = await model.text.encode_chat(messages, {}, model.context_tokens)
+        return model, [prompt], body.max_completion_tokens or body.max_tokens
 
-    async def complete(self, body: CompletionRequest, request: Request) -> Response:
-        arrived_s = time.monotonic()
-        model = await self._model(body.model, sum(map(_letters, body.prompts())), arrived_s)
-        prompts = [await asyncio.to_thread(self._encode, model, prompt) for prompt in body.prompts()]
-        return await self._answer(
-            "text_completion", model, prompts, body.max_tokens, body, request, arrived_s, "prompt"
-        )
+    async def _prompts(self, body: CompletionRequest, arrived_s: float) -> Prepared:
+        prompts = body.prompts()
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        model = await self._model(body.model, sum(map(_letters, prompts)), arrived_s, wake=bool(texts))
+        if texts:
+            if model.text is None:
+                raise BadRequest(f"{model.name} was published without a tokenizer: send the prompt as tokens", "prompt")
+            tokens = await model.text.encode(texts, model.context_tokens)
+        else:
+            tokens = [_checked(model, prompt) for prompt in prompts if not isinstance(prompt, str)]
+        return model, tokens, body.max_tokens
 
-    async def _model(self, name: str, letters: int, arrived_s: float) -> ServedModel:
-        """The model for a prompt of so many letters. While its tokenizer is read for the first time it starts already."""
+    async def _model(self, name: str, letters: int, arrived_s: float, wake: bool = True) -> ServedModel:
+        """The model for a prompt of so many letters. While its tokenizer is read, where that is needed, it starts already."""
         model, ready = await self._catalog.find(name)
-        if ready:
+        if ready and (model.text is None or model.text.at_hand or not wake):
             return model
         try:
             self._router.check(model, 1, 1)
         except RequestError:
             return await self._catalog.get(name)  # it is refused when it is known whether it was right at all
         with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
-            return await self._catalog.get(name)
+            model = await self._catalog.get(name)
+            if model.text is not None:
+                await model.text.wake()
+            return model
 
     async def _answer(
         self,
         kind: str,
         model: ServedModel,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[tuple[int, ...]],
         wanted: int | None,
         body: GenerationRequest,
         request: Request,
         arrived_s: float,
-        prompt_field: str,
     ) -> Response:
+        prompt_field = "messages" if kind == "chat.completion" else "prompt"
         vocabulary = _vocabulary(model)
         if any(token >= vocabulary for token in body.logit_bias):
             raise BadRequest(f"logit_bias has tokens outside of the model's vocabulary of {vocabulary}", "logit_bias")
+        if not all(prompts):
+            raise BadRequest(f"{prompt_field} is empty: there are no tokens to go on from", prompt_field)
         limits = [self._limit(model, prompt, wanted, prompt_field) for prompt in prompts]
         with_usage = body.stream_options is not None and body.stream_options.include_usage
         asked = ask(
@@ -136,20 +176,6 @@ class Api:
             self._on_arrival(
                 Arrival(asked.model.name, unix_s(asked.arrived_s), asked.prompt_tokens, most, generated_tokens, outcome)
             )
-
-    def _encode(self, model: ServedModel, prompt: str | list[int]) -> list[int]:
-        if isinstance(prompt, str):
-            if model.text is None:
-                raise BadRequest(f"{model.name} was published without a tokenizer: send the prompt as tokens", "prompt")
-            tokens = model.text.encode(prompt)
-        else:
-            tokens = prompt
-            vocabulary = _vocabulary(model)
-            if any(not 0 <= token < vocabulary for token in tokens):
-                raise BadRequest(f"prompt has tokens outside of the model's vocabulary of {vocabulary}", "prompt")
-        if not tokens:
-            raise BadRequest("prompt is empty", "prompt")
-        return tokens
 
     def _limit(self, model: ServedModel, prompt: Sequence[int], wanted: int | None, field: str) -> int:
         """How many tokens may be generated; ContextTooLong if prompt and wish do not fit the model."""
@@ -241,6 +267,13 @@ async def _unless_left(work: Coroutine[Any, Any, Any], request: Request) -> Any:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _checked(model: ServedModel, prompt: Sequence[int]) -> tuple[int, ...]:
+    vocabulary = _vocabulary(model)
+    if prompt and not (min(prompt) >= 0 and max(prompt) < vocabulary):
+        raise BadRequest(f"prompt has tokens outside of the model's vocabulary of {vocabulary}", "prompt")
+    return tuple(prompt)
 
 
 def _letters(prompt: str | list[int]) -> int:

@@ -20,16 +20,22 @@ from serving.answers import error_body
 from serving.api import Api
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
+from serving.door.bodies import Bodies
+from serving.door.connections import MAX_HEADER_BYTES, most_connections, patient_for
+from serving.door.guard import Guard
 from serving.errors import BadRequest, HistoryError, RequestError, Unavailable
 from serving.history import History
 from serving.link import ClusterLink
 from serving.metrics import Metrics
 from serving.origins import OwnPagesOnly
+from serving.prompts.processes import TextProcesses
 from serving.router import Router, RouterLimits
+from serving.schemas import MAX_CHOICES
 from storage_tiers.remote import ModelStore, ObjectStore
 
 _log = logging.getLogger(__name__)
 _RECALL_S = 2.0
+_SHOWN_LETTERS = 200
 KEEP_UP_EVERY_S = 5.0
 
 
@@ -57,12 +63,17 @@ class FrontendConfig:
     history_keep_days: float = 90.0
     allowed_hosts: Sequence[str] = ()
     tls: Tls | None = None
+    max_choices: int = 128
+    max_body_bytes: int = 8 << 20
+    client_timeout_s: float = 20.0
+    text_timeout_s: float = 10.0
 
 
 def create_app(config: FrontendConfig) -> FastAPI:
     """The application; its connections live from startup to shutdown."""
     link = ClusterLink(config.scheduler_address, config.tls)
-    catalog = Catalog(ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader)))
+    texts = TextProcesses(config.text_timeout_s)
+    catalog = Catalog(ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader)), texts)
     metrics = Metrics()
     history = _history(config, metrics)
     ledger = Ledger(on_add=history.add_start if history is not None else None)
@@ -73,31 +84,39 @@ def create_app(config: FrontendConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await texts.start()
         link.start()
         loop = asyncio.get_running_loop()
         behind = {loop.create_task(_warm(catalog)), loop.create_task(_keep_up(config, catalog, router))}
-        if history is not None:
-            history.start()
-            behind.add(recalling := loop.create_task(_recall(history, ledger, router)))
-            await asyncio.wait({recalling}, timeout=_RECALL_S)
-        yield
-        for task in behind:
-            task.cancel()
-        await asyncio.gather(*behind, return_exceptions=True)
-        await router.close()
-        await link.stop()
-        if history is not None:
-            await history.close()
+        try:
+            if history is not None:
+                history.start()
+                behind.add(recalling := loop.create_task(_recall(history, ledger, router)))
+                await asyncio.wait({recalling}, timeout=_RECALL_S)
+            yield
+        finally:
+            for task in behind:
+                task.cancel()
+            await asyncio.gather(*behind, return_exceptions=True)
+            await texts.close()
+            await router.close()
+            await link.stop()
+            if history is not None:
+                await history.close()
 
     app = FastAPI(
         title="firsttoken", summary="Serverless LLM serving that reaches the first token fast", lifespan=lifespan
     )
     on_arrival = history.add_arrival if history is not None else None
-    api = Api(link, catalog, router, metrics, ledger, config.default_max_tokens, config.request_timeout_s, on_arrival)
+    bodies = Bodies(config.max_body_bytes, config.client_timeout_s, {MAX_CHOICES: config.max_choices})
+    api = Api(
+        link, catalog, router, metrics, ledger, config.default_max_tokens, config.request_timeout_s, bodies, on_arrival
+    )
     app.include_router(api.routes)
     app.add_middleware(
         OwnPagesOnly, host=config.host, allowed_hosts=config.allowed_hosts, setting="frontend.allowed_hosts"
     )
+    app.add_middleware(Guard)
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -159,19 +178,19 @@ async def _warm(catalog: Catalog) -> None:
 
 async def _on_request_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if error.closes:
+        headers["Connection"] = "close"
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    if first["type"] in ("json_invalid", "model_attributes_type"):
-        text = "the body is not a JSON object: send one, with Content-Type: application/json"
-        return await _on_request_error(request, BadRequest(text))
     place = [str(part) for part in first["loc"] if part != "body"]
-    field_name = ".".join(place) or None
-    message = f"{field_name}: {first['msg']}" if field_name else str(first["msg"])
+    field_name = ".".join(place)[:_SHOWN_LETTERS] or None
+    said = str(first["msg"]).removeprefix("Value error, ")
+    message = f"{field_name}: {said}" if field_name else said
     return await _on_request_error(request, BadRequest(message, field_name))
 
 
@@ -182,7 +201,7 @@ async def _on_http(_request: Request, error: Exception) -> JSONResponse:
 
 
 SWITCH_S = 0.001
-"""Threads that tokenise let the loop go on after so long, a fifth of Python's default: others' tokens wait for it."""
+"""Threads that are at work let the loop go on after so long, a fifth of Python's default: others' tokens wait for it."""
 
 
 def run_frontend(config: FrontendConfig) -> None:
@@ -190,6 +209,13 @@ def run_frontend(config: FrontendConfig) -> None:
     asyncio.run(_check_history(config))
     sys.setswitchinterval(SWITCH_S)
     server = uvicorn.Config(
-        create_app(config), host=config.host, port=config.port, log_level="warning", timeout_graceful_shutdown=5
+        create_app(config),
+        host=config.host,
+        port=config.port,
+        log_level="warning",
+        ws="none",
+        timeout_graceful_shutdown=5,
+        http=patient_for(config.client_timeout_s, config.max_body_bytes, most_connections()),
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
     uvicorn.Server(server).run()

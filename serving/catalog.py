@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from cluster.model_facts import context_tokens, facts_of, model_config
 from schedules.facts import Model
 from serving.errors import ModelNotFound, Unavailable
-from serving.text import ModelText, preload
+from serving.prompts.processes import TextProcesses
+from serving.text import ModelText
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import Missing, StorageError
 from storage_tiers.remote import ModelStore
@@ -16,7 +17,7 @@ from storage_tiers.remote import ModelStore
 FRESH_S = 5.0
 KEPT_MODELS = 256
 HEAD_START_S = 0.02
-"""Reading a tokenizer keeps the interpreter busy: who was told of the model before gives its orders first."""
+"""Reading what answers are decoded with keeps a process and the interpreter busy: prompts and orders that wait go first."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class ServedModel:
 
 
 def _import_libraries() -> None:
-    """More than two seconds, most of it for the first configuration, that the first request should not wait for."""
-    preload()
+    """Two seconds for the first configuration that the first request should not wait for."""
     model_config({"model_type": "llama"})
 
 
@@ -61,8 +61,8 @@ class _Opening:
 class Catalog:
     """Opens models on demand and keeps them; what is older than a few seconds is looked up again behind the request."""
 
-    def __init__(self, store: ModelStore) -> None:
-        self._store = store
+    def __init__(self, store: ModelStore, texts: TextProcesses) -> None:
+        self._store, self._texts = store, texts
         self._entries: dict[str, _Entry] = {}
         self._opening: dict[str, _Opening] = {}
         self._opened = itertools.count(1)
@@ -135,8 +135,7 @@ class Catalog:
         else:
             bare = await asyncio.to_thread(self._describe, checkpoint)
             found.set_result(bare)
-            await asyncio.sleep(HEAD_START_S)
-            model = replace(bare, text=await asyncio.to_thread(self._read_text, checkpoint))
+            model = replace(bare, text=await self._open_text(checkpoint))
         self._entries.pop(name, None)
         self._entries[name] = _Entry(model, time.monotonic())
         while len(self._entries) > KEPT_MODELS:
@@ -163,6 +162,13 @@ class Catalog:
             opened=next(self._opened),
         )
 
-    def _read_text(self, checkpoint: Checkpoint) -> ModelText | None:
-        files = {file.name: self._store.read_file(checkpoint.name, file) for file in checkpoint.files}
-        return ModelText(files) if "tokenizer.json" in files else None
+    async def _open_text(self, checkpoint: Checkpoint) -> ModelText | None:
+        files = await asyncio.to_thread(self._read_files, checkpoint)
+        if "tokenizer.json" not in files:
+            return None
+        text = ModelText(await self._texts.open(checkpoint.name, checkpoint.digest, files))
+        asyncio.get_running_loop().call_later(HEAD_START_S, text.prepare)
+        return text
+
+    def _read_files(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        return {file.name: self._store.read_file(checkpoint.name, file) for file in checkpoint.files}

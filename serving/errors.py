@@ -7,6 +7,8 @@ class RequestError(Exception):
     status = 500
     kind = "server_error"
     code: str | None = None
+    closes = False
+    """Whether the connection ends with the answer."""
 
     def __init__(self, message: str, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -24,6 +26,31 @@ class ContextTooLong(BadRequest):
     """Prompt and answer do not fit the model."""
 
     code = "context_length_exceeded"
+
+
+class BodyTooLarge(RequestError):
+    """The body has more bytes than one may have."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "body_too_large"
+
+
+class ClientTooSlow(RequestError):
+    """The body did not come in time."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "client_too_slow"
+    closes = True
+
+
+class TooManyBodies(RequestError):
+    """Too much is being read from other clients already."""
+
+    status = 503
+    kind = "service_unavailable"
+    code = "too_many_bodies"
 
 
 class ModelNotFound(RequestError):

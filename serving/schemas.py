@@ -4,13 +4,28 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cluster.messages import Sampling
 
-Stop = Annotated[list[str], Field(max_length=16)]
+MAX_CHOICES = "max_choices"
+"""In the context of a validation: how many answers a request may ask for, its prompts times n."""
+MAX_MESSAGES = 2048
+MAX_PARTS = 2048
+MAX_BIASED = 300
+MAX_IGNORED_LETTERS = 1024
+Stop = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=16, fail_fast=True)]
 LogitBias = Annotated[
-    dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100.0, le=100.0)]], Field(max_length=300)
+    dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100.0, le=100.0)]], Field(max_length=MAX_BIASED)
 ]
 _CHAT_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
@@ -40,7 +55,7 @@ class GenerationRequest(BaseModel):
     min_p: float = Field(0.0, ge=0.0, le=1.0, description="least probability, as a part of the likeliest token's")
     n: int = Field(1, ge=1, le=16)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     stop: Stop = Field(default_factory=list)
     presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
@@ -49,7 +64,7 @@ class GenerationRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = Field(False, description="also give each choice's tokens, as token_ids")
-    user: str | None = None
+    user: str | None = Field(None, max_length=MAX_IGNORED_LETTERS)
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -60,7 +75,9 @@ class GenerationRequest(BaseModel):
 
     @field_validator("logit_bias", mode="before")
     @classmethod
-    def _null_is_empty(cls, value: Any) -> Any:
+    def _few_or_null(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_BIASED:
+            raise ValueError(f"at most {MAX_BIASED} tokens")  # before each is looked at
         return {} if value is None else value
 
     @field_validator(
@@ -70,6 +87,12 @@ class GenerationRequest(BaseModel):
     @classmethod
     def _null_is_default(cls, value: Any, info: Any) -> Any:
         return cls.model_fields[info.field_name].default if value is None else value
+
+    @field_validator("n")
+    @classmethod
+    def _few_choices(cls, value: int, info: ValidationInfo) -> int:
+        _check_choices(1, value, info)
+        return value
 
     @property
     def likeliest_told(self) -> int | None:
@@ -96,6 +119,12 @@ class GenerationRequest(BaseModel):
         ]
 
 
+def _check_choices(prompts: int, n: int, info: ValidationInfo) -> None:
+    most = (info.context or {}).get(MAX_CHOICES)
+    if most is not None and prompts * n > most:
+        raise ValueError(f"{prompts} prompts with n = {n}: at most {most} choices are taken (frontend.max_choices)")
+
+
 def _refuse_used(data: Any, unsupported: Mapping[str, tuple[Any, ...]]) -> Any:
     """ValueError that names the first unsupported field that the request uses."""
     if isinstance(data, dict):
@@ -117,8 +146,8 @@ class Message(BaseModel):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)]
+    name: str | None = Field(None, max_length=MAX_IGNORED_LETTERS)
 
     def plain(self) -> dict[str, str]:
         """The message as chat templates expect it."""
@@ -129,8 +158,8 @@ class Message(BaseModel):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     logprobs: bool = Field(False, strict=True)
     top_logprobs: int | None = Field(None, ge=0, le=20, strict=True)
 
@@ -156,12 +185,42 @@ class ChatRequest(GenerationRequest):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+def _kind_of_prompt(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else None
+    return "texts" if isinstance(first, str) else "lists of tokens" if isinstance(first, list) else "tokens"
+
+
+_Tokens = Annotated[list[int], Field(fail_fast=True)]
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Field(fail_fast=True), Tag("texts")]
+    | Annotated[_Tokens, Tag("tokens")]
+    | Annotated[list[_Tokens], Field(fail_fast=True), Tag("lists of tokens")],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="prompt_kind",
+        custom_error_message="a prompt is a text, a list of texts, tokens, or a list of lists of tokens",
+    ),
+]
+
+
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions. A prompt is a text or its tokens."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
-    max_tokens: int | None = Field(16, ge=1)
+    prompt: Prompt
+    max_tokens: int | None = Field(16, ge=1, le=2**31 - 1)
     logprobs: int | None = Field(None, ge=0, le=5, strict=True)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _few_prompts(cls, value: Any, info: ValidationInfo) -> Any:
+        several = _kind_of_prompt(value) in ("texts", "lists of tokens")
+        _check_choices(len(value) if several else 1, info.data.get("n", 1), info)
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -1,15 +1,16 @@
 """Between text and tokens: a model's tokenizer and chat template, and text that comes out token by token."""
 
-import tempfile
+import asyncio
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
-from jinja2.exceptions import TemplateError
+from tokenizers import Tokenizer
 
 from serving.decoding import Decoding, TokenDecoder, letters_bytes, spelled_byte
-from serving.errors import BadRequest
+from serving.prompts.processes import ModelProcess
+from serving.prompts.wire import Encode, EncodeChat, Export
 
 _BEFORE = "a"
 """Stands before a token that is decoded by itself: some decoders drop the space at the start of a text."""
@@ -35,39 +36,14 @@ class TokenText:
         return cls(f"token_id:{token}", None)
 
 
-def preload() -> None:
-    """Import what the first tokenizer needs."""
-    import transformers.models.auto.tokenization_auto
-    import transformers.tokenization_utils_tokenizers  # noqa: F401
+class AnswerText:
+    """From tokens back to text, by what a text process exported. Thread-safe."""
 
-
-class ModelText:
-    """A model's tokenizer, from the files that were published with it. Thread-safe for what is called here."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        from transformers import AutoTokenizer
-
-        with tempfile.TemporaryDirectory(prefix="firsttoken-tokenizer-") as folder:
-            for name, data in files.items():
-                Path(folder, name).write_bytes(data)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        self._decoding = Decoding(self._tokenizer.backend_tokenizer)
-        self._added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    def __init__(self, exported: bytes) -> None:
+        self._tokenizer = Tokenizer.from_buffer(exported)
+        self._decoding = Decoding(self._tokenizer)
+        self._added = self._tokenizer.get_added_tokens_decoder()
         self._token_texts: dict[int, TokenText] = {}
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text, with what the tokenizer adds at its start."""
-        return list(self._tokenizer(text)["input_ids"])
-
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The tokens of a conversation by the model's own template, ready for the assistant's turn."""
-        if not self._tokenizer.chat_template:
-            raise BadRequest("this model has no chat template: use /v1/completions", "model")
-        try:
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decoder(self, prompt: Sequence[int]) -> TokenDecoder:
         """A fresh decoder for one answer to `prompt`."""
@@ -81,13 +57,72 @@ class ModelText:
         return known
 
     def _token(self, token: int) -> TokenText:
-        tokenizer = self._tokenizer.backend_tokenizer
-        written = tokenizer.id_to_token(token)
+        written = self._tokenizer.id_to_token(token)
         if written is None:
             return TokenText.unnamed(token)
         if token in self._added and self._added[token].special:
             return TokenText(written, None)
-        return TokenText.of(_bytes_of(written, tokenizer.decoder))
+        return TokenText.of(_bytes_of(written, self._tokenizer.decoder))
+
+
+class ModelText:
+    """A model's text: prompts become tokens in its own process, answers become text here."""
+
+    def __init__(self, process: ModelProcess) -> None:
+        self._process = process
+        self._answers: AnswerText | None = None
+        self._reading: asyncio.Task[AnswerText] | None = None
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether a prompt can become tokens at once; else the tokenizer is read first."""
+        return self._process.at_hand
+
+    async def wake(self) -> None:
+        """Have the tokenizer read, if it is not. Raises what `encode` does."""
+        await self._process.wake()
+
+    async def encode(self, texts: Sequence[str], context_tokens: int) -> list[tuple[int, ...]]:
+        """The tokens of each text, with what the tokenizer adds at its start. Raises what `ModelProcess.ask` does."""
+        return await self._tokens(Encode(tuple(texts), context_tokens))
+
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any], context_tokens: int
+    ) -> tuple[int, ...]:
+        """The tokens of a conversation by the model's own template, ready for the assistant's turn; likewise.
+
+        The template gets `arguments` beside the messages.
+        """
+        asked = EncodeChat(tuple(dict(message) for message in messages), dict(arguments), context_tokens)
+        return (await self._tokens(asked))[0]
+
+    def prepare(self) -> None:
+        """Begin to read what answers become text with."""
+        if self._answers is None and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.ensure_future(self._read())
+            self._reading.add_done_callback(lambda read: read.cancelled() or read.exception())  # told to who needs it
+
+    async def answers(self) -> AnswerText:
+        """What answers become text with. Raises what `ModelProcess.ask` does."""
+        self.prepare()
+        if self._answers is None:
+            assert self._reading is not None
+            return await asyncio.shield(self._reading)
+        return self._answers
+
+    def token(self, token: int) -> TokenText:
+        """What `token` is by itself, once `answers` is there."""
+        assert self._answers is not None
+        return self._answers.token(token)
+
+    async def _read(self) -> AnswerText:
+        exported = await self._process.ask(Export())
+        self._answers = await asyncio.to_thread(AnswerText, exported.tokenizer)
+        return self._answers
+
+    async def _tokens(self, request: Encode | EncodeChat) -> list[tuple[int, ...]]:
+        encoded = await self._process.ask(request)
+        return [tuple(array("i", tokens)) for tokens in encoded.tokens]
 
 
 def _bytes_of(written: str, decoder: Any) -> bytes:

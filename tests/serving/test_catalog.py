@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer, models
 
 from serving.catalog import Catalog
 from serving.errors import ModelNotFound, Unavailable
-from serving.text import ModelText
+from serving.prompts.processes import TextProcesses
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
@@ -19,13 +20,13 @@ from tests.tiny import make_tiny
 class SlowCatalog(Catalog):
     """Reads no tokenizer until it may."""
 
-    def __init__(self, store: ModelStore) -> None:
-        super().__init__(store)
+    def __init__(self, store: ModelStore, texts: TextProcesses) -> None:
+        super().__init__(store, texts)
         self.may_read = threading.Event()
 
-    def _read_text(self, checkpoint: Checkpoint) -> ModelText | None:
+    def _read_files(self, checkpoint: Checkpoint) -> dict[str, bytes]:
         assert self.may_read.wait(60)
-        return super()._read_text(checkpoint)
+        return super()._read_files(checkpoint)
 
 
 @pytest.fixture
@@ -38,8 +39,16 @@ def store(tmp_path: Path) -> ModelStore:
     return found
 
 
-async def test_a_model_is_found_before_its_tokenizer_is_read(store: ModelStore) -> None:
-    catalog = SlowCatalog(store)
+@pytest.fixture
+async def texts() -> AsyncIterator[TextProcesses]:
+    texts = TextProcesses(timeout_s=10.0)
+    await texts.start()
+    yield texts
+    await texts.close()
+
+
+async def test_a_model_is_found_before_its_tokenizer_is_read(store: ModelStore, texts: TextProcesses) -> None:
+    catalog = SlowCatalog(store, texts)
     whole = asyncio.ensure_future(catalog.get("tiny"))
     bare, ready = await asyncio.wait_for(catalog.find("tiny"), 60)
     assert (ready, bare.text, whole.done()) == (False, None, False)
@@ -50,18 +59,20 @@ async def test_a_model_is_found_before_its_tokenizer_is_read(store: ModelStore) 
     assert await catalog.find("tiny") == (model, True)
 
 
-async def test_what_is_not_published_is_not_found_either_way(store: ModelStore) -> None:
-    catalog = Catalog(store)
+async def test_what_is_not_published_is_not_found_either_way(store: ModelStore, texts: TextProcesses) -> None:
+    catalog = Catalog(store, texts)
     for look in (catalog.find, catalog.get):
         with pytest.raises(ModelNotFound, match="absent"):
             await look("absent")
     assert (await catalog.find("tiny"))[0].name == "tiny"
 
 
-async def test_a_tokenizer_that_cannot_be_read_is_told_to_who_waits_for_it(store: ModelStore, tmp_path: Path) -> None:
+async def test_a_tokenizer_that_cannot_be_read_is_told_to_who_waits_for_it(
+    store: ModelStore, texts: TextProcesses, tmp_path: Path
+) -> None:
     checkpoint = store.open("tiny")
     (tmp_path / "store" / store.unit_key("tiny", checkpoint.files[0])).unlink()
-    catalog = Catalog(store)
+    catalog = Catalog(store, texts)
     bare, _ = await catalog.find("tiny")
     assert bare.name == "tiny"
     with pytest.raises((ModelNotFound, Unavailable)):

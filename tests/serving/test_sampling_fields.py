@@ -7,11 +7,11 @@ import openai
 import pytest
 import torch
 
-from serving.text import ModelText
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.reference import load_reference
+from tests.serving.tokenizers import LocalText
 from tests.smollm2 import reference_of
 from tests.tiny import make_tiny
 
@@ -23,8 +23,9 @@ BFLOAT16_LOGPROB = 0.3
 
 
 @pytest.fixture(scope="module")
-def text(shared_store: ModelStore, smollm2: Checkpoint) -> ModelText:
-    return ModelText({file.name: shared_store.read_file(smollm2.name, file) for file in smollm2.files})
+def text(shared_store: ModelStore, smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> LocalText:
+    files = {file.name: shared_store.read_file(smollm2.name, file) for file in smollm2.files}
+    return LocalText(tmp_path_factory.mktemp("tokenizer"), files)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def of_chosen(logprobs: torch.Tensor, generated: list[int]) -> list[float]:
 
 
 def test_log_probabilities_are_transformers_own(
-    api: openai.OpenAI, smollm2: Checkpoint, shared_store: ModelStore, text: ModelText
+    api: openai.OpenAI, smollm2: Checkpoint, shared_store: ModelStore, text: LocalText
 ) -> None:
     choice = completed(api, temperature=0, max_tokens=16, logprobs=5)
     expected = logprobs_of(reference_of(shared_store, smollm2, "bfloat16"), PROMPT, choice.ids)
@@ -90,7 +91,7 @@ def test_in_float32_they_are_the_same_to_the_fifth_digit(api: openai.OpenAI, tin
 
 
 def test_a_chat_tells_every_token_and_as_many_likely_ones_as_asked(
-    api: openai.OpenAI, smollm2: Checkpoint, text: ModelText
+    api: openai.OpenAI, smollm2: Checkpoint, text: LocalText
 ) -> None:
     asked = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 20, "logprobs": True}
     answer = api.chat.completions.create(**asked, top_logprobs=20)
@@ -146,7 +147,7 @@ def test_what_a_stop_string_cuts_off_has_no_log_probability(
     assert [entry.token for entry in answer.logprobs.content] == told
 
 
-def spelled(text: ModelText, character: str) -> dict[str, Any]:
+def spelled(text: LocalText, character: str) -> dict[str, Any]:
     """Makes a model write the tokens of `character` one after the other: what was written counts half from then on."""
     tokens = text.encode(character)
     assert len(tokens) == len(set(tokens)) >= 3
@@ -154,7 +155,7 @@ def spelled(text: ModelText, character: str) -> dict[str, Any]:
     return {"temperature": 0, "logit_bias": bias, "extra_body": {"repetition_penalty": 2.0}}
 
 
-def test_parts_of_a_character_come_together_when_it_is_complete(api: openai.OpenAI, text: ModelText) -> None:
+def test_parts_of_a_character_come_together_when_it_is_complete(api: openai.OpenAI, text: LocalText) -> None:
     tokens = text.encode("🧿")
     choices = streamed(api, **spelled(text, "🧿"), max_tokens=len(tokens), logprobs=0)
     assert "".join(choice.text for choice in choices) == "🧿"
@@ -164,7 +165,7 @@ def test_parts_of_a_character_come_together_when_it_is_complete(api: openai.Open
     assert told.text_offset == [0] * len(tokens)
 
 
-def test_parts_of_a_character_that_was_not_completed_are_told_at_the_end(api: openai.OpenAI, text: ModelText) -> None:
+def test_parts_of_a_character_that_was_not_completed_are_told_at_the_end(api: openai.OpenAI, text: LocalText) -> None:
     tokens = text.encode("🧿")[:-1]
     choice = completed(api, **spelled(text, "🧿"), max_tokens=len(tokens), logprobs=0)
     assert (choice.text, choice.finish_reason) == ("", "length")

@@ -1,18 +1,17 @@
 """Text that comes out token by token, and where it is cut off."""
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models
 
-from serving.errors import BadRequest
-from serving.text import ModelText, StopStrings, TokenText
+from serving.prompts.tokenizing import Refusal
+from serving.text import StopStrings, TokenText
+from tests.serving.tokenizers import CHATML, LocalText, byte_files, files_of
 
 _FEW_LETTERS = st.text("abc", max_size=12)
 _STOPS = st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=4)
@@ -79,64 +78,45 @@ def test_without_stop_strings_everything_is_shown_at_once() -> None:
 
 # ---- tokenizers
 
-_BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
-_CHATML = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
-)
-
-
-def _files(folder: Path, **config: Any) -> dict[str, bytes]:
-    """A tokenizer with one token a byte, and 256 for the end of a text."""
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(_BYTES)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<end>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    plain = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>", **config}
-    return {
-        "tokenizer.json": (folder / "tokenizer.json").read_bytes(),
-        "tokenizer_config.json": json.dumps(plain).encode(),
-    }
-
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> ModelText:
-    return ModelText(_files(tmp_path_factory.mktemp("tokenizer"), chat_template=_CHATML))
+def text(tmp_path_factory: pytest.TempPathFactory) -> LocalText:
+    return LocalText(tmp_path_factory.mktemp("tokenizer"), byte_files(chat_template=CHATML))
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20))
-def test_tokens_decoded_one_by_one_give_the_text(text: ModelText, written: str) -> None:
+def test_tokens_decoded_one_by_one_give_the_text(text: LocalText, written: str) -> None:
     decoder = text.decoder(())
     assert "".join(decoder.push(token) for token in text.encode(written)) == written
 
 
-def test_a_character_comes_out_with_its_last_byte(text: ModelText) -> None:
+def test_a_character_comes_out_with_its_last_byte(text: LocalText) -> None:
     decoder = text.decoder(())
     assert [decoder.push(token) for token in text.encode("é🙂x")] == ["", "é", "", "", "", "🙂", "x"]
 
 
-def test_special_tokens_are_not_text(text: ModelText) -> None:
+def test_special_tokens_are_not_text(text: LocalText) -> None:
     decoder = text.decoder(())
     assert [decoder.push(token) for token in (*text.encode("a"), 256, *text.encode("b"))] == ["a", "", "b"]
 
 
-def test_the_prompt_is_not_repeated(text: ModelText) -> None:
+def test_the_prompt_is_not_repeated(text: LocalText) -> None:
     decoder = text.decoder(text.encode("prompt "))
     assert [decoder.push(token) for token in text.encode("ok")] == ["o", "k"]
 
 
-def test_answers_are_decoded_side_by_side(text: ModelText) -> None:
+def test_answers_are_decoded_side_by_side(text: LocalText) -> None:
     one, other = text.decoder(()), text.decoder(())
     first, second = text.encode("é")
     assert [one.push(first), other.push(first), one.push(second), other.push(second)] == ["", "", "é", "é"]
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20))
-def test_the_bytes_of_a_texts_tokens_are_the_texts(text: ModelText, written: str) -> None:
+def test_the_bytes_of_a_texts_tokens_are_the_texts(text: LocalText, written: str) -> None:
     assert b"".join(text.token(token).data or b"" for token in text.encode(written)) == written.encode()
 
 
-def test_a_token_by_itself(text: ModelText) -> None:
+def test_a_token_by_itself(text: LocalText) -> None:
     (letter,), (first, second) = text.encode("b"), text.encode("é")
     assert [text.token(token) for token in (letter, first, second)] == [
         TokenText("b", b"b"), TokenText("\\xc3", b"\xc3"), TokenText("\\xa9", b"\xa9"),
@@ -152,34 +132,28 @@ def test_a_token_of_a_vocabulary_with_marked_spaces_and_spelled_bytes(tmp_path: 
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    files = {
-        "tokenizer.json": (tmp_path / "tokenizer.json").read_bytes(),
-        "tokenizer_config.json": json.dumps(config).encode(),
-    }
-    text = ModelText(files)
+    text = LocalText(tmp_path, files_of(tokenizer))
     assert [text.token(token).data for token in range(1, 7)] == [b" Paris", b"is", b"\xf0", b" ", b"\xef\xbf\xbd", b"A"]
 
 
-def test_a_conversation_goes_through_the_models_own_template(text: ModelText) -> None:
+def test_a_conversation_goes_through_the_models_own_template(text: LocalText) -> None:
     tokens = text.encode_chat([{"role": "user", "content": "hi"}])
     assert tokens == text.encode("<user>hi<answer>")
 
 
 def test_a_model_without_a_template_says_what_to_use_instead(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="/v1/completions"):
-        ModelText(_files(tmp_path)).encode_chat([{"role": "user", "content": "hi"}])
+    with pytest.raises(Refusal, match="/v1/completions"):
+        LocalText(tmp_path, byte_files()).encode_chat([{"role": "user", "content": "hi"}])
 
 
 def test_what_the_template_refuses_is_a_bad_request(tmp_path: Path) -> None:
-    strict = ModelText(_files(tmp_path, chat_template="{{ raise_exception('roles must alternate') }}"))
-    with pytest.raises(BadRequest, match="refuses these messages: roles must alternate"):
+    strict = LocalText(tmp_path, byte_files(chat_template="{{ raise_exception('roles must alternate') }}"))
+    with pytest.raises(Refusal, match="refuses these messages: roles must alternate"):
         strict.encode_chat([{"role": "user", "content": "hi"}])
 
 
 def test_a_template_can_read_nothing_but_the_messages(tmp_path: Path) -> None:
     """It comes with the model, from whoever published that; it runs in a sandbox."""
-    spy = ModelText(_files(tmp_path, chat_template="{{ messages.__class__.__mro__[1].__subclasses__() }}"))
-    with pytest.raises(BadRequest):
+    spy = LocalText(tmp_path, byte_files(chat_template="{{ messages.__class__.__mro__[1].__subclasses__() }}"))
+    with pytest.raises(Refusal):
         spy.encode_chat([{"role": "user", "content": "hi"}])
