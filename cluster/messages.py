@@ -6,17 +6,19 @@ Encoded as msgpack maps with the class's name under "kind"; decoding validates e
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgpack
-from pydantic import TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from cluster.encryption import Tls
 from cluster.errors import ProtocolError
 from schedules.facts import Rate
-from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.checkpoint import DIGEST, UnitIndex
 from storage_tiers.memory import Run
 
+Digest = Annotated[str, StringConstraints(pattern=f"^{DIGEST}$")]
+"""Of a unit. A node has files that are called so, which is why nothing else may stand for one."""
 HANDLER = "firsttoken"
 """The comm handler that takes orders on a node."""
 TOPIC = "firsttoken"
@@ -44,7 +46,7 @@ class Peer:
     host: str
     port: int
     secret: str = field(repr=False)
-    digests: tuple[str, ...] = ()
+    digests: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class FormStage:
     timeout_s: float
     lease_s: float
     peers: tuple[Peer, ...] = ()
-    store_first: tuple[str, ...] = ()
+    store_first: tuple[Digest, ...] = ()
     later: tuple[str, ...] = ()
     sharing: int = 1
 
@@ -109,7 +111,7 @@ class StageUnits:
 class Evict:
     """Drop units, by digest, from both tiers of the node; what is in use stays in dram."""
 
-    digests: tuple[str, ...]
+    digests: tuple[Digest, ...]
 
 
 @dataclass(frozen=True)
@@ -311,7 +313,7 @@ class RowsHere:
 class UnitCopied:
     """The stage has the unit on its device; of its memory on the host it needs nothing any more."""
 
-    digest: str
+    digest: Digest
 
 
 @dataclass(frozen=True)

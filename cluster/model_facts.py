@@ -7,22 +7,53 @@ from transformers import AutoConfig, PretrainedConfig
 
 from schedules.facts import Model, Unit
 from storage_tiers.checkpoint import DTYPE_BYTES, EMBED, Checkpoint
+from storage_tiers.configs import without_code
+from storage_tiers.errors import Corrupt
+from storage_tiers.layouts import layout_of
 from storage_tiers.rows import embedding_of
+
+_COUNTS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings")
+_OTHERS = ("num_key_value_heads", "head_dim")
+_SAID = 400
 
 
 def model_config(config: Mapping[str, Any]) -> PretrainedConfig:
-    """transformers' configuration from a checkpoint's, without running code that came with it."""
-    fields = dict(config)
-    family = fields.pop("model_type")
-    return AutoConfig.for_model(family, **fields)
+    """transformers' configuration from a checkpoint's, without running code that came with it, or that it names.
+
+    Corrupt if transformers cannot make one of it.
+    """
+    fields = without_code(config)
+    try:
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    except Exception as error:  # whatever a wrong value makes transformers raise
+        said = f"{type(error).__name__}: {error}"
+        raise Corrupt(f"the configuration does not describe a model ({said[:_SAID]})") from error
 
 
 def facts_of(checkpoint: Checkpoint) -> Model:
-    """The model as placement sees it."""
+    """The model as placement sees it. Corrupt if its configuration, with all that it leaves to defaults, is not its own."""
+    config = model_config(checkpoint.config)
+    _check(checkpoint, config)
     units = tuple(Unit(unit.name, unit.digest, unit.size_bytes) for unit in checkpoint.units)
-    kv_bytes = kv_bytes_per_token(model_config(checkpoint.config), checkpoint.dtype)
+    kv_bytes = kv_bytes_per_token(config, checkpoint.dtype)
     rows_first = embedding_of(checkpoint.unit(EMBED), checkpoint.config["model_type"]) is not None
     return Model(checkpoint.name, checkpoint.digest, units, checkpoint.tied_embeddings, kv_bytes, rows_first)
+
+
+def _check(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
+    counts = {name: getattr(config, name, None) for name in _COUNTS}
+    counts |= {name: value for name in _OTHERS if (value := getattr(config, name, None)) is not None}
+    odd = [f"{name} is {str(value)[:40]}" for name, value in counts.items() if type(value) is not int or value < 1]
+    if odd:
+        raise Corrupt(f"the configuration of {checkpoint.name} does not describe a model: {', '.join(odd)}")
+    if config.num_hidden_layers != checkpoint.layers:
+        raise Corrupt(f"{checkpoint.name} has {checkpoint.layers} layers, its configuration {config.num_hidden_layers}")
+    matrix = layout_of(config.model_type).embedding_weight
+    rows = [tensor.shape[:1] for tensor in checkpoint.unit(EMBED).layout.tensors if tensor.name == matrix]
+    if rows != [(config.vocab_size,)]:
+        raise Corrupt(f"{checkpoint.name} has no embedding of {config.vocab_size} tokens, as its configuration says")
+    if config.hidden_size < config.num_attention_heads:
+        raise Corrupt(f"{checkpoint.name} has more heads than its configuration's hidden_size")
 
 
 def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:

@@ -32,7 +32,7 @@ class RowService:
         """The rows of the stage's embedding, one after the other; None if its unit is in dram, hence about to be handed
         over. Missing, Corrupt or StoreUnavailable if no source has them right."""
         unit = _embedding(order)
-        if unit is None or unit.digest in self._tiers.dram.held():
+        if unit is None or self._tiers.dram.holds(unit):
             return None
         matrix = embedding_of(unit, _family(order))
         assert matrix is not None

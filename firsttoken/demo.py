@@ -14,7 +14,7 @@ from firsttoken.errors import DemoModelMissing
 from firsttoken.local import Platform, platform, urls
 from firsttoken.settings import Settings
 from firsttoken.view import Steps, ledger_table, publish_with_progress, seconds_since, url_table
-from storage_tiers.errors import Missing
+from storage_tiers.errors import Corrupt, Missing
 from storage_tiers.remote import ModelStore, ObjectStore
 
 MODEL = "smollm2-135m-instruct"
@@ -66,7 +66,7 @@ def _publish(settings: Settings, console: Console) -> None:
     try:
         store.open(MODEL)
         console.print(f"{MODEL} is published already", highlight=False)
-    except Missing:
+    except (Missing, Corrupt):
         publish_with_progress(str(find_gguf()), MODEL, store, console)
 
 

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from firsttoken.client import ColdStart, PhaseOfStart
@@ -170,9 +171,12 @@ def url_table(urls: Mapping[str, str]) -> Table:
 
 
 def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
-    """The published models."""
+    """The published models; of one that cannot be opened the reason."""
     table = Table("model", "dtype", "layers", "size", "version", box=None)
     for model in models:
+        if "error" in model:
+            table.add_row(model["name"], "cannot be opened", "", "", Text(model["error"], style="red"))
+            continue
         size = decimal(model["size_bytes"])
         table.add_row(model["name"], model["dtype"], str(model["layers"]), size, model["version"])
     return table

@@ -10,6 +10,8 @@ from cluster.messages import StageReport
 from flows.artifacts import Row, leave_table
 from flows.context import FlowContext, read_context
 from flows.errors import StagingFailed
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.presence import check_present
 
 STAGE_TIMEOUT_S = 1800.0
 NODES_TIMEOUT_S = 30.0
@@ -27,12 +29,22 @@ async def find_nodes(context: FlowContext) -> list[str]:
 async def stage_model(
     context: FlowContext, model: str, node: str, tier: str, units: Sequence[str] | None
 ) -> StageReport:
-    """Stage the model's `units` (all if None) onto one node. What the node holds already is not fetched again."""
-    checkpoint = await asyncio.to_thread(context.store().open, model)
+    """Stage the model's `units` (all if None) onto one node. What the node holds already is not fetched again.
+
+    Corrupt if the model is not what its root claims.
+    """
+    checkpoint = await asyncio.to_thread(_open, context, model)
     names = [unit.name for unit in checkpoint.units] if units is None else list(units)
     async with context.cluster() as client:
         await client.nodes(minimum=1, timeout_s=NODES_TIMEOUT_S)
         return await client.stage(node, checkpoint, names, tier, STAGE_TIMEOUT_S)
+
+
+def _open(context: FlowContext, model: str) -> Checkpoint:
+    store = context.store()
+    checkpoint = store.open(model)
+    check_present(store, checkpoint)
+    return checkpoint
 
 
 @flow(name="prewarm")

@@ -150,13 +150,18 @@ async def _check_history(config: FrontendConfig) -> None:
 
 
 async def _keep_up(config: FrontendConfig, catalog: Catalog, router: Router) -> None:
-    """Models that shall always have replicas get them, and get them again when they are lost."""
+    """Models that shall always have replicas get them, and get them again when they are lost; why one has none is told
+    once."""
+    told: dict[str, str] = {}
     while any(wanted.min_replicas for wanted in (config.objectives, *config.models.values())):
         for name in await _kept_up(config, catalog):
             try:
                 router.keep_up(await catalog.get(name))
+                told.pop(name, None)
             except RequestError as error:
-                _log.warning("%s has no replica: %s", name, error)
+                if told.get(name) != str(error):
+                    _log.warning("%s has no replica: %s", name, error)
+                told[name] = str(error)
         await asyncio.sleep(KEEP_UP_EVERY_S)
 
 

@@ -1,20 +1,32 @@
-"""The models that can be asked for, as published, with their tokenizers ready."""
+"""The models that can be asked for, as published, with their tokenizers ready.
+
+What a store says may be wrong, and a store may be away: neither harms any model but the one it is about, and what is served
+stays served until its removal is certain.
+"""
 
 import asyncio
 import itertools
+import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from cluster.model_facts import context_tokens, facts_of, model_config
 from schedules.facts import Model
-from serving.errors import ModelNotFound, Unavailable
+from serving.errors import BadRequest, ModelDamaged, ModelNotFound, Unavailable
 from serving.prompts.processes import TextProcesses
 from serving.text import ModelText
-from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.errors import Missing, StorageError
+from storage_tiers.checkpoint import Checkpoint, is_model_name
+from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
+from storage_tiers.presence import check_present
 from storage_tiers.remote import ModelStore
 
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 FRESH_S = 5.0
+BAD_ROOT_S = 1.0
+"""A root that cannot be read is not read again sooner: that may take long, and keeps the interpreter busy."""
 KEPT_MODELS = 256
 HEAD_START_S = 0.02
 """Reading what answers are decoded with keeps a process and the interpreter busy: prompts and orders that wait go first."""
@@ -39,6 +51,14 @@ class ServedModel:
         return self.checkpoint.name
 
 
+def _keep(kept: dict[str, _T], name: str, value: _T) -> None:
+    """The latest of KEPT_MODELS models."""
+    kept.pop(name, None)
+    kept[name] = value
+    while len(kept) > KEPT_MODELS:
+        del kept[next(iter(kept))]
+
+
 def _import_libraries() -> None:
     """Two seconds for the first configuration that the first request should not wait for."""
     model_config({"model_type": "llama"})
@@ -48,6 +68,12 @@ def _import_libraries() -> None:
 class _Entry:
     model: ServedModel
     checked_s: float
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: StorageError
+    since_s: float
 
 
 @dataclass(frozen=True)
@@ -66,16 +92,24 @@ class Catalog:
         self._entries: dict[str, _Entry] = {}
         self._opening: dict[str, _Opening] = {}
         self._opened = itertools.count(1)
+        self._seen: frozenset[str] = frozenset()
+        self._bad_roots: dict[str, _Failure] = {}
+        self._told: dict[str, str] = {}
+        self._told_empty = False
 
     async def names(self) -> list[str]:
-        """Names of all published models. Unavailable if the store does not answer."""
+        """Names of all published models; of a store that is suddenly empty, those that are served. Unavailable if it does
+        not answer."""
         try:
-            return await asyncio.to_thread(self._store.list)
+            found = await asyncio.to_thread(self._store.list)
         except StorageError as error:
             raise Unavailable(f"the object store does not answer: {error}", retry_after_s=5) from error
+        self._saw(found)
+        return found or sorted(self._entries)
 
     async def get(self, name: str) -> ServedModel:
-        """The model called `name`. ModelNotFound if it is not published, Unavailable if that cannot be found out."""
+        """The model called `name`. ModelNotFound if it is not published, ModelDamaged if it cannot be served, Unavailable if
+        that cannot be found out."""
         entry = self._entries.get(name)
         if entry is None:
             return await self._ready(name, self._opening.get(name) or self._open(name))
@@ -99,6 +133,8 @@ class Catalog:
             return await asyncio.shield(opening.ready)
         except Missing as error:
             raise ModelNotFound(f"The model '{name}' does not exist", "model") from error
+        except Corrupt as error:
+            raise ModelDamaged(f"The model '{name}' cannot be served: {error}", "model") from error
         except StorageError as error:
             raise Unavailable(f"model {name!r} cannot be opened: {error}", retry_after_s=5) from error
 
@@ -112,7 +148,7 @@ class Catalog:
             try:
                 await self.get(name)
             except (ModelNotFound, Unavailable):
-                continue  # it is told to whoever asks for it
+                continue  # it is in the log, and told to whoever asks for it
 
     def _open(self, name: str) -> _Opening:
         loop = asyncio.get_running_loop()
@@ -124,34 +160,79 @@ class Catalog:
     def _settle(self, name: str, opening: _Opening) -> None:
         self._opening.pop(name, None)
         opening.found.cancel()  # nothing happens if it has its result
-        if not opening.ready.cancelled() and isinstance(opening.ready.exception(), Missing):
+        error = None if opening.ready.cancelled() else opening.ready.exception()
+        entry = self._entries.get(name)
+        if isinstance(error, Missing):
             self._entries.pop(name, None)
+            self._told.pop(name, None)
+        elif isinstance(error, StorageError):
+            self._note(name, error)
+            if entry is not None:
+                entry.checked_s = time.monotonic()
+        elif error is None:
+            self._seen |= {name}
+            self._told.pop(name, None)
+
+    def _note(self, name: str, error: StorageError) -> None:
+        """Tell the log once, however often the model is asked for."""
+        if self._told.get(name) != str(error):
+            _log.warning("model %s: %s", name, error)
+        _keep(self._told, name, str(error))
+
+    def _saw(self, names: Collection[str]) -> None:
+        """The store has these models, or none where there were some: then it is away, as far as one can know."""
+        if names:
+            self._seen, self._told_empty = frozenset(names), False
+        elif (self._seen or self._entries) and not self._told_empty:
+            self._told_empty = True
+            _log.warning(
+                "%s is empty, where %d models were: what is served stays served, nothing else can be started",
+                self._store.objects.url, len(self._seen | self._entries.keys()),
+            )  # fmt: skip
 
     async def _refresh(self, name: str, found: "asyncio.Future[ServedModel]") -> ServedModel:
         known = self._entries.get(name)
-        checkpoint = await asyncio.to_thread(self._open_checkpoint, name)
-        if known is not None and known.model.checkpoint.digest == checkpoint.digest:
+        checkpoint = await self._checkpoint(name)
+        if known is not None and known.model.checkpoint == checkpoint:
             model = known.model
         else:
-            bare = await asyncio.to_thread(self._describe, checkpoint)
+            bare, _ = await asyncio.gather(
+                asyncio.to_thread(self._describe, checkpoint), asyncio.to_thread(check_present, self._store, checkpoint)
+            )
             found.set_result(bare)
-            model = replace(bare, text=await self._open_text(checkpoint))
-        self._entries.pop(name, None)
-        self._entries[name] = _Entry(model, time.monotonic())
-        while len(self._entries) > KEPT_MODELS:
-            del self._entries[next(iter(self._entries))]
+            if known is not None and known.model.checkpoint.digest == checkpoint.digest:
+                text = known.model.text
+            else:
+                text = await self._open_text(checkpoint)
+            model = replace(bare, text=text)
+        _keep(self._entries, name, _Entry(model, time.monotonic()))
         return model
 
-    def _open_checkpoint(self, name: str) -> Checkpoint:
+    async def _checkpoint(self, name: str) -> Checkpoint:
+        """Missing if there is no such model; StoreUnavailable if there was, and now there is none at all."""
+        bad_root = self._bad_roots.get(name)
+        if bad_root is not None and time.monotonic() - bad_root.since_s < BAD_ROOT_S:
+            raise Corrupt(str(bad_root.error))
+        if not is_model_name(name):
+            raise Missing(f"{name!r} is no model's name")
         try:
-            return self._store.open(name)
-        except StorageError as error:
-            if isinstance(error, Missing) or "model name" in str(error):
-                raise Missing(str(error)) from error
+            return await asyncio.to_thread(self._store.open, name)
+        except Corrupt as error:
+            _keep(self._bad_roots, name, _Failure(error, time.monotonic()))
             raise
+        except Missing as error:
+            if name not in self._seen and name not in self._entries:
+                raise
+            others = await asyncio.to_thread(self._store.list)
+            self._saw(others)
+            if others:
+                raise
+            raise StoreUnavailable(
+                f"{self._store.objects.url} is empty, where {name} was: is the store there?"
+            ) from error
 
     def _describe(self, checkpoint: Checkpoint) -> ServedModel:
-        """All of it but its tokenizer."""
+        """All of it but its tokenizer. Corrupt if transformers makes no model of its configuration."""
         stops = checkpoint.generation_config.get("eos_token_id", ())
         return ServedModel(
             checkpoint=checkpoint,
@@ -166,7 +247,10 @@ class Catalog:
         files = await asyncio.to_thread(self._read_files, checkpoint)
         if "tokenizer.json" not in files:
             return None
-        text = ModelText(await self._texts.open(checkpoint.name, checkpoint.digest, files))
+        try:
+            text = ModelText(await self._texts.open(checkpoint.name, checkpoint.digest, files))
+        except BadRequest as error:
+            raise Corrupt(str(error)) from error
         asyncio.get_running_loop().call_later(HEAD_START_S, text.prepare)
         return text
 

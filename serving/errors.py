@@ -85,6 +85,12 @@ class Unavailable(RequestError):
     code = "model_unavailable"
 
 
+class ModelDamaged(Unavailable):
+    """What is published under the name cannot be served; asking again does not help, publishing it again does."""
+
+    code = "model_damaged"
+
+
 class Interrupted(RequestError):
     """The answer broke off and could not be continued."""
 

@@ -18,7 +18,8 @@ in the same layout as any other unit's, zeros between them. Its array's ``zarr.j
 ``firsttoken_extents``, which must be understood: other zarr readers refuse such an array instead of showing zeros. They can
 read its tensors through ``<version>/references.json``, one array a tensor, with fsspec's reference file system.
 
-This module computes and parses; it does no I/O.
+This module holds the values and computes the layout; it does no I/O. What a store says is read by storage_tiers.schema.
+A value whose names or places could not be of a checkpoint cannot be made, wherever it comes from (ValueError).
 """
 
 import base64
@@ -33,7 +34,7 @@ from typing import Any
 import crc32c
 from blake3 import blake3
 
-from storage_tiers.errors import Corrupt, StorageError
+from storage_tiers.errors import StorageError
 
 FORMAT = "firsttoken/1"
 ROOT = "zarr.json"
@@ -42,11 +43,20 @@ ALIGN_BYTES = 4096
 CHUNK_TARGET_BYTES = 16 << 20
 SMALLEST_BLOCK_BYTES, MOST_BLOCKS = 16 << 10, 1 << 14
 EMBED, HEAD = "embed", "head"
+_INDEX_ENTRY_BYTES = 16
 
 DTYPE_BYTES: Mapping[str, int] = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1,
     "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8, "bool": 1,
 }  # fmt: skip
+WEIGHT_DTYPES = ("float64", "float32", "bfloat16", "float16")
+"""The types that a model's weights may be stored in."""
+PLAIN_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
+"""How units, tensors and files are called: one step of a path at most, and never one that leads elsewhere."""
+DIGEST = r"[0-9a-f]{64}"
+_UNIT_PATH = re.compile(rf"_[0-9A-Za-z]{{1,64}}(/files)?/({PLAIN_NAME})")
+_DIGEST = re.compile(DIGEST)
+_URL = re.compile(r"(?:file:///|(?!file:)[a-z][a-z0-9]*://)[^\x00-\x1f\x7f\\?#]{1,4096}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -64,6 +74,11 @@ def check_model_name(name: str) -> str:
     return name
 
 
+def is_digest(text: str) -> bool:
+    """Whether `text` is written as digests are, hence can be a file's name."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def align(size_bytes: int) -> int:
     """`size_bytes` rounded up to the alignment of direct I/O."""
     return -(-size_bytes // ALIGN_BYTES) * ALIGN_BYTES
@@ -76,7 +91,7 @@ def layer_unit(index: int) -> str:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor before it has a place: full Hugging Face name, torch's dtype name, shape."""
+    """A tensor before it has a place: full Hugging Face name, torch's dtype name (of DTYPE_BYTES), shape."""
 
     name: str
     dtype: str
@@ -107,10 +122,21 @@ class UnitLayout:
     chunk_bytes: int
     chunks: int
 
+    def __post_init__(self) -> None:
+        if self.chunk_bytes <= 0 or self.chunks != -(-self.payload_bytes // self.chunk_bytes) or self.chunks <= 0:
+            raise ValueError(f"{self.chunks} chunks of {self.chunk_bytes} bytes cannot hold {self.payload_bytes} bytes")
+        if any(t.offset_bytes < 0 or t.offset_bytes + t.size_bytes > self.payload_bytes for t in self.tensors):
+            raise ValueError("a tensor does not fit its unit")
+
     @property
     def stored_bytes(self) -> int:
         """Length of the data area: payload and zero padding, without the shard's index."""
         return self.chunk_bytes * self.chunks
+
+    @property
+    def object_bytes(self) -> int:
+        """Length of the object that holds it: data area and shard index."""
+        return self.stored_bytes + _INDEX_ENTRY_BYTES * self.chunks + 4
 
 
 @dataclass(frozen=True)
@@ -121,6 +147,13 @@ class Extent:
     offset_bytes: int
     size_bytes: int
     at_bytes: int
+
+    def __post_init__(self) -> None:
+        steps = self.url.partition("://")[2].split("/")
+        if not _URL.fullmatch(self.url) or "::" in self.url or not {".", ".."}.isdisjoint(steps) or not steps[-1]:
+            raise ValueError(f"{self.url[:200]!r} is not the plain URL of a file")
+        if self.offset_bytes < 0 or self.size_bytes <= 0 or self.at_bytes < 0:
+            raise ValueError(f"an extent of {self.url} has no place: {self}")
 
 
 @dataclass(frozen=True)
@@ -153,6 +186,17 @@ class UnitIndex:
     chunk_crc32c: tuple[int, ...]
     extents: tuple[Extent, ...] = ()
     blocks: Blocks | None = None
+
+    def __post_init__(self) -> None:
+        """Names are joined to paths and sizes are trusted, so that whoever has one need not look again."""
+        path = _UNIT_PATH.fullmatch(self.path)
+        if path is None or path[2] != self.name:
+            raise ValueError(f"{self.path[:200]!r} is not the path of a unit called {self.name[:200]!r}")
+        if not is_digest(self.digest):
+            raise ValueError(f"unit {self.name} has the digest {self.digest[:200]!r}, which is none")
+        if self.layout.chunks != len(self.chunk_crc32c):
+            raise ValueError(f"unit {self.name} has {len(self.chunk_crc32c)} checksums for {self.layout.chunks} chunks")
+        _check_extents(self.name, self.layout, self.extents)
 
     @property
     def key(self) -> str:
@@ -188,11 +232,40 @@ class Checkpoint:
 
     def unit(self, name: str) -> UnitIndex:
         """The unit called `name`; KeyError if the model has none."""
-        return next(unit for unit in self.units if unit.name == name)
+        for unit in self.units:
+            if unit.name == name:
+                return unit
+        raise KeyError(name)
+
+
+def unit_names(layers: int) -> tuple[str, ...]:
+    """The units of a model of so many layers, in the order of use."""
+    return (EMBED, *map(layer_unit, range(layers)), HEAD)
+
+
+def _check_extents(unit: str, layout: UnitLayout, extents: Sequence[Extent]) -> None:
+    """ValueError unless the extents, if there are any, are the unit's tensors from first to last."""
+    if not extents:
+        return
+    left = list(reversed(extents))
+    for tensor in layout.tensors:
+        at, end = tensor.offset_bytes, tensor.offset_bytes + tensor.size_bytes
+        while at < end and left:
+            extent = left.pop()
+            if extent.at_bytes != at:
+                raise ValueError(f"unit {unit} has an extent that is not where tensor {tensor.name} is")
+            at += extent.size_bytes
+        if at != end and tensor.size_bytes:
+            raise ValueError(f"unit {unit} has extents that are not as long as tensor {tensor.name}")
+    if left:
+        raise ValueError(f"unit {unit} has more extents than tensors")
 
 
 def lay_out(tensors: Sequence[TensorSpec]) -> UnitLayout:
-    """Place `tensors` in the given order. The inner chunk is sized per unit, so padding is at most 4 KiB a chunk."""
+    """Place `tensors` in the given order. The inner chunk is sized per unit, so padding is at most 4 KiB a chunk.
+
+    This is the layout of FORMAT: a unit that lies otherwise is of another format.
+    """
     entries, offset = [], 0
     for tensor in tensors:
         entries.append(TensorEntry(tensor.name, tensor.dtype, tensor.shape, offset, tensor.size_bytes))
@@ -315,89 +388,3 @@ def root_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": nodes},
     }
-
-
-def parse_root(text: bytes, where: str) -> Checkpoint:
-    """The checkpoint that a root ``zarr.json`` describes; Corrupt if it is not one, naming `where` it came from."""
-    try:
-        root = json.loads(text)
-        attributes = root["attributes"]
-        if attributes["format"] != FORMAT:
-            raise Corrupt(
-                f"{where} has format {attributes['format']!r}; this version reads {FORMAT!r}: publish it again"
-            )
-        nodes = root["consolidated_metadata"]["metadata"]
-        return Checkpoint(
-            name=attributes["name"],
-            version=attributes["version"],
-            digest=attributes["digest"],
-            config=attributes["config"],
-            generation_config=attributes["generation_config"],
-            dtype=attributes["dtype"],
-            tied_embeddings=attributes["tied_embeddings"],
-            units=tuple(parse_array(path, nodes[path]) for path in attributes["units"]),
-            files=tuple(parse_array(path, nodes[path]) for path in attributes["files"]),
-        )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise Corrupt(f"{where} is not a model's root metadata ({type(error).__name__}: {error})") from error
-
-
-def parse_array(path: str, node: Mapping[str, Any]) -> UnitIndex:
-    """The unit that an array's metadata at `path` describes. KeyError, TypeError or ValueError if it is malformed."""
-    sharding = node["codecs"][0]
-    shard = sharding["configuration"]
-    if sharding["name"] != "sharding_indexed" or shard["index_location"] != "end" or len(shard["codecs"]) != 1:
-        raise ValueError(f"array {path} is not laid out contiguously")
-    attributes, chunk = node["attributes"], int(shard["chunk_shape"][0])
-    tensors = tuple(
-        TensorEntry(t["name"], t["dtype"], tuple(t["shape"]), int(t["offset"]), int(t["nbytes"]))
-        for t in attributes["tensors"]
-    )
-    if chunk <= 0:
-        raise ValueError(f"array {path} has chunks of {chunk} bytes")
-    layout = UnitLayout(tensors, int(attributes["payload"]), chunk, int(node["shape"][0]) // chunk)
-    checksums = tuple(int(c) for c in attributes["chunk_crc32c"])
-    if len(checksums) != layout.chunks or layout.stored_bytes != node["shape"][0]:
-        raise ValueError(f"array {path} has {len(checksums)} checksums for {node['shape'][0]} bytes")
-    if layout.payload_bytes > layout.stored_bytes:
-        raise ValueError(f"array {path} is shorter than its payload")
-    for tensor in tensors:
-        expected, offset = TensorSpec(tensor.name, tensor.dtype, tensor.shape).size_bytes, tensor.offset_bytes
-        placed = 0 <= offset <= layout.payload_bytes - expected and offset % ALIGN_BYTES == 0
-        if not placed or tensor.size_bytes != expected or min(tensor.shape, default=0) < 0:
-            raise ValueError(f"tensor {tensor.name} does not fit its unit {path}")
-    extents, blocks = _parse_extents(path, node, layout), _parse_blocks(path, attributes, layout)
-    return UnitIndex(attributes["unit"], path, attributes["digest"], layout, checksums, extents, blocks)
-
-
-def _parse_blocks(path: str, attributes: Mapping[str, Any], layout: UnitLayout) -> Blocks | None:
-    if "blocks" not in attributes:
-        return None
-    found = attributes["blocks"]
-    blocks = Blocks(int(found["block_bytes"]), base64.b64decode(found["crc32c"], validate=True))
-    if blocks.block_bytes <= 0 or blocks.block_bytes % ALIGN_BYTES:
-        raise ValueError(f"array {path} has blocks of {blocks.block_bytes} bytes")
-    if len(blocks.crc32c) != 4 * -(-layout.stored_bytes // blocks.block_bytes):
-        raise ValueError(f"array {path} has {len(blocks.crc32c) // 4} block checksums for {layout.stored_bytes} bytes")
-    return blocks
-
-
-def _parse_extents(path: str, node: Mapping[str, Any], layout: UnitLayout) -> tuple[Extent, ...]:
-    if EXTENTS not in node:
-        return ()
-    extents = tuple(
-        Extent(str(e["url"]), int(e["offset"]), int(e["nbytes"]), int(e["at"])) for e in node[EXTENTS]["extents"]
-    )
-    left = list(reversed(extents))
-    for tensor in layout.tensors:
-        at, end = tensor.offset_bytes, tensor.offset_bytes + tensor.size_bytes
-        while at < end and left:
-            extent = left.pop()
-            if extent.at_bytes != at or extent.size_bytes <= 0 or extent.offset_bytes < 0:
-                raise ValueError(f"array {path} has an extent that is not where tensor {tensor.name} is")
-            at += extent.size_bytes
-        if at != end and tensor.size_bytes:
-            raise ValueError(f"array {path} has extents that are not as long as tensor {tensor.name}")
-    if left:
-        raise ValueError(f"array {path} has more extents than tensors")
-    return extents

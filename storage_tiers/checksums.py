@@ -32,15 +32,47 @@ class _Pieces:
                 self._filled = self._running = 0
 
 
+class Proof:
+    """Takes a unit's data area from front to back, in pieces of any size, and tells whether it is what a digest names."""
+
+    def __init__(self, layout: UnitLayout) -> None:
+        self._layout = layout
+        self._payload = blake3()
+        self._ends_in_zeros = True
+        self.position_bytes = 0
+
+    @property
+    def digest(self) -> str:
+        """The unit's identity, once its payload has passed."""
+        return unit_digest(self._layout.tensors, self._payload.hexdigest())
+
+    def holds(self, digest: str) -> bool:
+        """Whether all of it was the unit that `digest` names: it is followed by zeros, which the digest leaves out."""
+        return self.position_bytes == self._layout.stored_bytes and self._ends_in_zeros and self.digest == digest
+
+    def update(self, data: memoryview) -> None:
+        """Take the next bytes."""
+        payload_left = max(0, self._layout.payload_bytes - self.position_bytes)
+        self._payload.update(data[:payload_left])
+        padding = data[payload_left:]
+        if len(padding) and padding.tobytes().count(0) != len(padding):
+            self._ends_in_zeros = False
+        self.position_bytes += len(data)
+
+
 class Checksums:
     """Takes a unit's data area from front to back, in pieces of any size; of blocks too, where they have a size."""
 
     def __init__(self, layout: UnitLayout, block_bytes: int | None = None) -> None:
-        self._layout, self._block_bytes = layout, block_bytes
-        self._payload = blake3()
+        self._block_bytes = block_bytes
+        self._proof = Proof(layout)
         self._chunks = _Pieces(layout.chunk_bytes)
         self._blocks = _Pieces(block_bytes) if block_bytes else None
-        self.position_bytes = 0
+
+    @property
+    def position_bytes(self) -> int:
+        """How much has passed."""
+        return self._proof.position_bytes
 
     @property
     def chunk_crc32c(self) -> tuple[int, ...]:
@@ -58,13 +90,15 @@ class Checksums:
     @property
     def digest(self) -> str:
         """The unit's identity, once its payload has passed."""
-        return unit_digest(self._layout.tensors, self._payload.hexdigest())
+        return self._proof.digest
+
+    def holds(self, digest: str) -> bool:
+        """Whether all of it was the unit that `digest` names."""
+        return self._proof.holds(digest)
 
     def update(self, data: memoryview) -> None:
         """Take the next bytes."""
-        payload_left = max(0, self._layout.payload_bytes - self.position_bytes)
-        self._payload.update(data[:payload_left])
+        self._proof.update(data)
         self._chunks.update(data)
         if self._blocks is not None:
             self._blocks.update(data)
-        self.position_bytes += len(data)

@@ -4,13 +4,16 @@ Versions outlive their model's replacement, because whoever has opened one goes 
 them, nor the root that last replaced them, has changed for a grace period that must be longer than any load.
 """
 
+import re
 from dataclasses import dataclass
 
 from storage_tiers.checkpoint import ROOT, check_model_name, is_model_name
-from storage_tiers.errors import Corrupt, Missing
+from storage_tiers.errors import Corrupt, Missing, StoreUnavailable
 from storage_tiers.remote import ModelStore, ObjectFact
 
 GRACE_S = 3600.0
+_VERSION = re.compile(r"_[0-9A-Za-z]{1,64}")
+"""What else begins so is not ours, and to some stores a pattern."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def _bases(store: ModelStore) -> list[str]:
 
 
 def _versions(store: ModelStore, base: str) -> list[str]:
-    return [name for name in store.objects.names(base) if name.startswith("_")]
+    return [name for name in store.objects.names(base) if _VERSION.fullmatch(name)]
 
 
 def _old_versions(store: ModelStore, base: str, before_s: float) -> list[Garbage]:
@@ -88,7 +91,7 @@ def _is_superseded(store: ModelStore, base: str, version: str, before_s: float) 
         current = store.open(base).version
     except Missing:
         return True
-    except Corrupt:
+    except (Corrupt, StoreUnavailable):  # of this model alone: a store that is away would not have listed it
         return False
     return current != version and _is_old(store.objects.facts(base, recursive=False), before_s)
 

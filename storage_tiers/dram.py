@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from storage_tiers.checkpoint import ALIGN_BYTES
+from storage_tiers.checkpoint import ALIGN_BYTES, UnitIndex
 from storage_tiers.errors import OutOfSpace
 from storage_tiers.memory import BLOCK_BYTES, BlockPool, Pages, Run, map_runs
 
@@ -96,6 +96,12 @@ class DramTier:
     @property
     def used_bytes(self) -> int:
         return self._used
+
+    def holds(self, unit: UnitIndex) -> bool:
+        """Whether the unit is here, complete and with its length."""
+        with self._lock:
+            slot = self._slots.get(unit.digest)
+            return slot is not None and slot.complete and slot.segment.size_bytes == unit.size_bytes
 
     def held(self) -> frozenset[str]:
         """Digests of the complete units."""

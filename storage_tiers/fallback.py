@@ -15,13 +15,31 @@ Pause = Callable[[float], bool]
 
 class Fallback:
     """Sources are tried in order: the last, the origin, several times with growing pauses; any other until its first
-    failure; one may stand at several places. Bytes that do not match their checksum are discarded at their source.
-    Thread-safe.
+    failure; one may stand at several places. Thread-safe.
+
+    Bytes that do not match their checksum may be a source's fault, or the index is a lie and the source, a cache that others
+    use too, was right: who can prove the unit says so with `blame`, and they are discarded there.
     """
 
     def __init__(self, model: str, unit: UnitIndex, sources: Sequence[Tier]) -> None:
         self._model, self._unit, self._sources = model, unit, sources
         self._failed: set[int] = set()
+        self._wrong: dict[int, Tier] = {}
+
+    @property
+    def origin(self) -> Tier:
+        """The source of last resort. What it gives nobody has proven."""
+        return self._sources[-1]
+
+    @property
+    def doubted(self) -> bool:
+        """Whether a source had bytes that do not match."""
+        return bool(self._wrong)
+
+    def blame(self) -> None:
+        """The unit is proven: those whose bytes did not match have a bad copy."""
+        for source in self._wrong.values():
+            source.discard(self._unit)
 
     def first(self) -> Tier:
         """The source that would be tried first now."""
@@ -44,8 +62,8 @@ class Fallback:
                 failure = error
                 if not origin:
                     self._failed.add(place)
-                if isinstance(error, Corrupt):
-                    source.discard(self._unit)
+                if isinstance(error, Corrupt) and source.name != self.origin.name:
+                    self._wrong[place] = source
             else:
                 return source
         raise failure or Missing(f"unit {self._unit.name} of {self._model} is nowhere")

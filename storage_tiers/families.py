@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage_tiers.checkpoint import EMBED, HEAD, TensorSpec, layer_unit
+from storage_tiers.checkpoint import WEIGHT_DTYPES, TensorSpec, unit_names
+from storage_tiers.configs import without_code
 from storage_tiers.errors import SourceError, UnsupportedModel
-from storage_tiers.layouts import REFUSED, SUPPORTED, Layout, layout_of
+from storage_tiers.layouts import Layout, layout_of
 
 _RECOMPUTED = re.compile(
     r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
@@ -36,29 +37,8 @@ class Skeleton:
     eos_token_id: int | list[int] | None
 
 
-def check_supported(config: Mapping[str, Any]) -> None:
-    """Raise UnsupportedModel, saying why, unless we serve the family and these options of it, unquantised."""
-    family = config.get("model_type")
-    if family is None:
-        raise SourceError("the configuration has no model_type: it does not describe a model of transformers")
-    if "text_config" in config:
-        raise UnsupportedModel(
-            f"family {family!r} wraps a language model and other parts (text_config); publish the text model alone"
-        )
-    if family not in SUPPORTED:
-        raise UnsupportedModel(f"family {family!r} is not supported; supported are {', '.join(SUPPORTED)}")
-    for option, what in REFUSED.get(family, {}).items():
-        if config.get(option):
-            raise UnsupportedModel(f"this model of family {family!r} has {what}: that is not supported")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise UnsupportedModel(
-            f"the weights are quantised ({method}); publish the original in bfloat16 or the like, or a GGUF file"
-        )
-
-
 def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
-    """The empty model of a supported configuration.
+    """The empty model of a configuration that storage_tiers.configs has found supported and of a size that there can be.
 
     SourceError if transformers cannot build it, UnsupportedModel if it is not laid out as its family is.
     """
@@ -66,7 +46,7 @@ def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     try:
-        parsed = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        parsed = CONFIG_MAPPING[config["model_type"]].from_dict(without_code(config))
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(parsed, trust_remote_code=False)
     except Exception as error:  # whatever a wrong value makes transformers raise
@@ -99,16 +79,14 @@ def check_tensors(skeleton: Skeleton, found: Mapping[str, TensorSpec]) -> None:
     for name, shape in skeleton.shapes.items():
         if found[name].shape != shape:
             raise SourceError(f"{name} has shape {list(found[name].shape)}, but the configuration says {list(shape)}")
-    odd = sorted(name for name in found if found[name].dtype not in ("float64", "float32", "bfloat16", "float16"))
+    odd = sorted(name for name in found if found[name].dtype not in WEIGHT_DTYPES)
     if odd:
         raise UnsupportedModel(f"{len(odd)} tensors are {found[odd[0]].dtype}, not of a floating type: {_some(odd)}")
 
 
 def cut_into_units(skeleton: Skeleton, tensors: Mapping[str, TensorSpec]) -> dict[str, tuple[TensorSpec, ...]]:
     """The units in the order of use, each with its tensors by name: embedding, every layer, head."""
-    units: dict[str, list[TensorSpec]] = {
-        EMBED: [], **{layer_unit(i): [] for i in range(skeleton.layers)}, HEAD: []
-    }  # fmt: skip
+    units: dict[str, list[TensorSpec]] = {name: [] for name in unit_names(skeleton.layers)}
     for name in sorted(tensors):
         unit = skeleton.layout.unit_of(name)
         assert unit is not None

@@ -48,6 +48,14 @@ class Folder(Protocol):
         """A folder on this machine that holds these files as long as the block lasts."""
 
 
+def read_small(folder: Folder, name: str, limit_bytes: int) -> bytes:
+    """A file that is held whole. SourceError if it is absent, or larger than such a file can be."""
+    facts = folder.files()
+    if name in facts and facts[name].size_bytes > limit_bytes:
+        raise SourceError(f"{folder.where}/{name} has {facts[name].size_bytes:,} bytes, {limit_bytes:,} at most")
+    return folder.read(name)
+
+
 class LocalFolder:
     """A folder on this machine."""
 

@@ -14,6 +14,7 @@ from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.families import Skeleton
 from storage_tiers.folders import Folder
+from storage_tiers.gguf_header import check_header
 from storage_tiers.model_folder import convert_tokenizer
 from storage_tiers.remote import ObjectFact
 from storage_tiers.sources import Stretch, float_bytes
@@ -63,6 +64,9 @@ class GgufSource:
 
     def generation_config(self) -> dict[str, Any]:
         return {}
+
+    def tensor_count(self) -> int:
+        return len(self._reader.tensors)
 
     def tensors(self, skeleton: Skeleton) -> Mapping[str, TensorSpec]:
         from transformers.modeling_gguf_pytorch_utils import (
@@ -120,6 +124,7 @@ class GgufSource:
         from gguf import GGUFReader
 
         try:
+            check_header(self._file)
             return GGUFReader(self._file)
         except OSError as error:
             raise SourceError(f"cannot read {self.where}: {error}") from error
@@ -154,7 +159,10 @@ class GgufSource:
                 f"{self.where}: scaled rotary embedding ({scaling}) is not carried over from GGUF; "
                 "publish the original safetensors"
             )
-        if (kind, self._value(f"{kind}.block_count")) in _OWN_ATTENTION_SCALE:
+        layers = self._value(f"{kind}.block_count")
+        if type(layers) is int and layers > self.tensor_count():
+            raise SourceError(f"{self.where} claims {layers:,} layers and has {self.tensor_count():,} tensors")
+        if (kind, layers) in _OWN_ATTENTION_SCALE:
             raise UnsupportedModel(
                 f"{self.where}: GGUF does not hold the attention scale of {kind} 27B; publish the original safetensors"
             )

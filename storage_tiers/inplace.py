@@ -1,14 +1,16 @@
 """Models that stay where they are: units whose bytes are ranges of the source's own files, indexed instead of copied.
 
-Indexing reads every byte once, for the checksums that loads are checked with. The files must stay as they are, at a path or
-URL that means the same on every node; a file that was changed is noticed by its checksums and never becomes weights.
+Indexing reads every byte once, for the checksums that loads are checked with. The files must stay as they are, behind the
+store's own kind of URL, which means the same on every node; a file that was changed is noticed by its checksums and never
+becomes weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from storage_tiers.checkpoint import Checkpoint, Extent, TensorSpec, UnitIndex, UnitLayout, group_metadata
-from storage_tiers.errors import SourceError
+from storage_tiers.errors import Corrupt, SourceError
+from storage_tiers.remote import ModelStore
 from storage_tiers.sources import Source
 
 REFERENCES = "references.json"
@@ -31,9 +33,21 @@ def extents_of(source: Source, layout: UnitLayout) -> tuple[Extent, ...]:
     for tensor in layout.tensors:
         at = tensor.offset_bytes
         for stretch in source.stretches(tensor.name):
-            extents.append(Extent(stretch.url, stretch.offset_bytes, stretch.size_bytes, at))
+            try:
+                extents.append(Extent(stretch.url, stretch.offset_bytes, stretch.size_bytes, at))
+            except ValueError as error:
+                raise SourceError(f"{source.where} cannot be served in place: {error}; publish a copy") from error
             at += stretch.size_bytes
     return tuple(extents)
+
+
+def check_reached(store: ModelStore, extents: Iterable[Sequence[Extent]]) -> None:
+    """SourceError if nodes would not read the files that the extents name, since the store is of another kind."""
+    try:
+        for url in {extent.url.rpartition("/")[0] for row in extents for extent in row}:
+            store.folder(url)
+    except Corrupt as error:
+        raise SourceError(str(error)) from error
 
 
 def references(checkpoint: Checkpoint) -> dict[str, Any]:

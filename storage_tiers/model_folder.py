@@ -1,19 +1,22 @@
 """What Hugging Face puts beside the weights: configuration, tokenizer, and the index that joins several files."""
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from storage_tiers.bounded_json import parse_json
 from storage_tiers.errors import SourceError
-from storage_tiers.folders import Folder, LocalFolder
+from storage_tiers.folders import Folder, LocalFolder, read_small
 from storage_tiers.remote import ObjectFact
+from storage_tiers.schema import FILES_LIMIT_BYTES
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model",
 )  # fmt: skip
+_JSON_LIMIT_BYTES = 32 << 20
+"""The largest of them joins a hundred thousand tensors."""
 _SLOW_TOKENIZERS = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _BESIDE = (
     *TOKENIZER_FILES, *_SLOW_TOKENIZERS, "config.json", "generation_config.json", "merges.txt", "added_tokens.json",
@@ -92,7 +95,7 @@ class ModelFolder:
     def _json(self, name: str) -> dict[str, Any]:
         where = f"{self.folder.where}/{name}"
         try:
-            value = json.loads(self.folder.read(name))
+            value = parse_json(read_small(self.folder, name, _JSON_LIMIT_BYTES))
         except ValueError as error:
             raise SourceError(f"cannot read {where}: {error}") from error
         if not isinstance(value, dict):
@@ -103,7 +106,7 @@ class ModelFolder:
 def read_tokenizer(folder: Folder) -> dict[str, bytes]:
     """The tokenizer files in `folder`, by name."""
     present: Sequence[str] = [name for name in TOKENIZER_FILES if name in folder.files()]
-    return {name: folder.read(name) for name in present}
+    return {name: read_small(folder, name, FILES_LIMIT_BYTES) for name in present}
 
 
 def convert_tokenizer(path: Path, **options: str) -> dict[str, bytes]:

@@ -7,10 +7,10 @@ from itertools import zip_longest
 from typing import Any
 
 from storage_tiers.checkpoint import Extent, TensorSpec, UnitLayout, lay_out
+from storage_tiers.configs import check_sizes, check_stops, check_supported
 from storage_tiers.families import (
     Skeleton,
     build_skeleton,
-    check_supported,
     check_tensors,
     cut_into_units,
     prevailing_dtype,
@@ -36,6 +36,7 @@ def make_plan(source: Source, dtype: str | None, *, in_place: bool) -> Plan:
     """Look at everything but the weights' bytes; whatever is wrong with the source is raised here, as SourceError."""
     config = source.config()
     check_supported(config)
+    check_sizes(config, range(1, source.tensor_count() + 1))
     skeleton = build_skeleton(config)
     found = dict(source.tensors(skeleton))
     embedding, output = skeleton.layout.embedding_weight, skeleton.layout.output_weight
@@ -70,6 +71,7 @@ def _generation_config(source: Source, skeleton: Skeleton) -> dict[str, Any]:
     given = source.generation_config()
     if given.get("eos_token_id") is None:
         given["eos_token_id"] = skeleton.eos_token_id
+    check_stops(given)
     return given
 
 

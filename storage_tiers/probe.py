@@ -17,6 +17,7 @@ from pathlib import Path
 from storage_tiers.busy import Moved
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Missing, StorageError
+from storage_tiers.presence import check_present
 from storage_tiers.remote import ModelStore
 from storage_tiers.workers import run_all
 
@@ -110,7 +111,9 @@ def find_published(models: ModelStore) -> Published:
     failure: StorageError | None = None
     for name in itertools.islice(models.names(), _MODELS_TRIED):
         try:
-            units = sorted(models.open(name).units, key=lambda unit: unit.size_bytes)
+            checkpoint = models.open(name)
+            check_present(models, checkpoint)
+            units = sorted(checkpoint.units, key=lambda unit: unit.size_bytes)
         except StorageError as error:
             failure = error
             continue

@@ -16,6 +16,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from storage_tiers.bounded_json import parse_json
 from storage_tiers.checkpoint import (
     FORMAT,
     ROOT,
@@ -30,16 +31,15 @@ from storage_tiers.checkpoint import (
     group_metadata,
     lay_out,
     model_digest,
-    parse_array,
     root_metadata,
-    shard_index,
 )
 from storage_tiers.data_area import DataArea
 from storage_tiers.errors import Corrupt, Missing, SourceError
-from storage_tiers.inplace import REFERENCES, references
+from storage_tiers.inplace import REFERENCES, check_reached, references
 from storage_tiers.plan import Plan, make_plan
 from storage_tiers.progress import Meter, Report
 from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_array, parse_root
 from storage_tiers.sources import Source, open_source
 from storage_tiers.workers import check, run_all
 
@@ -73,6 +73,7 @@ def publish(
         if present is not None and present.version == version:
             return present
         plan = make_plan(opened, dtype, in_place=in_place)
+        check_reached(store, plan.extents.values())
         meter = Meter({unit: layout.stored_bytes for unit, layout in plan.units.items()}, progress)
         writer = _Writer(store.objects, name, version, opened, meter)
         writer.begin()
@@ -153,7 +154,14 @@ class _Writer:
         if plan.extents:
             self._write_json(f"{self._version}/{REFERENCES}", references(checkpoint))
         self._write_json(f"{self._version}/{ROOT}", group_metadata())
-        self._write_json(ROOT, root_metadata(checkpoint))
+        root = _encoded(root_metadata(checkpoint))
+        if len(root) > ROOT_LIMIT_BYTES:
+            raise SourceError(f"{self._source.where} has an index of {len(root):,} bytes, {ROOT_LIMIT_BYTES:,} at most")
+        try:
+            parse_root(root, self._source.where, self._name)
+        except Corrupt as error:
+            raise SourceError(f"{self._source.where} cannot be published: nobody could open it ({error})") from error
+        self._objects.write(f"{self._name}/{ROOT}", root)
         self._objects.sweep(f"{self._name}/{self._version}")
         return checkpoint
 
@@ -162,15 +170,15 @@ class _Writer:
     ) -> UnitIndex | None:
         """The unit as it lies in the store, if it is whole and laid out as we would."""
         try:
-            index = parse_array(path, json.loads(self._objects.read(f"{self._name}/{path}/{ROOT}")))
-        except (Missing, ValueError, KeyError, TypeError, IndexError):
+            index = parse_array(path, parse_json(self._objects.read(f"{self._name}/{path}/{ROOT}", ROOT_LIMIT_BYTES)))
+        except (Missing, Corrupt, ValueError):
             return None
         if index.layout != layout or index.extents != extents:
             return None
         if (index.blocks.block_bytes if index.blocks else None) != block_bytes:
             return None
         stored = None if extents else self._objects.size_bytes(f"{self._name}/{index.key}")
-        whole = bool(extents) or stored == layout.stored_bytes + len(shard_index(layout))
+        whole = bool(extents) or stored == layout.object_bytes
         return index if whole else None
 
     def _object(self, path: str, *, in_place: bool) -> AbstractContextManager[Callable[[memoryview], None]]:
@@ -179,4 +187,8 @@ class _Writer:
         return self._objects.writer(f"{self._name}/{path}/c/0")
 
     def _write_json(self, key: str, value: Mapping[str, Any]) -> None:
-        self._objects.write(f"{self._name}/{key}", json.dumps(value, separators=(",", ":")).encode())
+        self._objects.write(f"{self._name}/{key}", _encoded(value))
+
+
+def _encoded(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

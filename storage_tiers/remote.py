@@ -3,26 +3,36 @@
 import contextlib
 import errno
 import fcntl
+import itertools
+import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
-from storage_tiers.checkpoint import ROOT, Checkpoint, Extent, UnitIndex, check_model_name, is_model_name, parse_root
+from storage_tiers.checkpoint import ROOT, Checkpoint, Extent, UnitIndex, check_model_name, is_model_name
+from storage_tiers.checksums import Checksums
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError, StoreUnavailable
 from storage_tiers.ranges import open_range_reader
+from storage_tiers.regular import open_regular, read_range, regular_size
+from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_root
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PARTIAL = ".partial"
 _PART_BYTES = 16 << 20
+_READ_LIMIT_BYTES = 256 << 20
 _AGAIN_AFTER_S = 0.2
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_OWN_NAMES = {"local": "file", "s3a": "s3"}
+"""Protocols that go by two names."""
+_FOLDERS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class ObjectStore:
     @property
     def protocol(self) -> str:
         """How the store is reached, as its URL says."""
-        return self.url.partition("://")[0] if "://" in self.url else "file"
+        return _protocol(self.url)
 
     @property
     def local(self) -> bool:
@@ -63,17 +73,29 @@ class ObjectStore:
         return self._local
 
     def path(self, key: str) -> str:
-        """Where `key` lies, in the file system's own terms."""
+        """Where `key` lies, in the file system's own terms. Corrupt for one that would lead out of the store."""
+        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+            raise Corrupt(f"{key[:200]!r} is not the key of an object")
         return f"{self._root}/{key}"
 
-    def read(self, key: str) -> bytes:
-        """The whole object. Missing if it is not there."""
-        return self._guard(key, lambda: bytes(self._fs.cat_file(self.path(key))))
+    def read(self, key: str, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
+        """The whole object. Missing if it is not there, Corrupt if it is larger than `limit_bytes`."""
+        return self._guard(key, lambda: self._read_small(self.path(key), limit_bytes))
+
+    def _read_small(self, path: str, limit_bytes: int) -> bytes:
+        """Asks for the size first; s3fs would ask for it, too, to read in parts what is never large here."""
+        if self._local:
+            with open_regular(path) as (fd, size_bytes), open(fd, "rb", closefd=False) as file:
+                _check_size(path, size_bytes, limit_bytes)
+                return file.read(size_bytes)
+        _check_size(path, int(self._fs.size(path)), limit_bytes)
+        whole = {"max_concurrency": 1} if self.protocol == "s3" else {}
+        return bytes(self._fs.cat_file(path, **whole))
 
     def read_into(self, key: str, offset_bytes: int, view: memoryview) -> None:
         """Fill `view` with the object's bytes from `offset_bytes`; Missing if it is absent, Corrupt if too short."""
         if self._local:
-            got = self._guard(key, lambda: _read_file(self.path(key), offset_bytes, view))
+            got = self._guard(key, lambda: read_range(self.path(key), offset_bytes, view))
         else:
             got = self._guard(key, lambda: self._range(self.path(key), offset_bytes, view))
         if got != len(view):
@@ -93,6 +115,15 @@ class ObjectStore:
             return int(self._guard(key, lambda: self._fs.size(self.path(key))))
         except Missing:
             return None
+
+    def sizes(self, below: str, keys: Sequence[str]) -> dict[str, int]:
+        """Lengths of those of `keys`, relative to `below` ("" for the root), that are there: by one request at most."""
+        if not self._local:
+            facts = self.facts(below, recursive=any("/" in key for key in keys))
+            return {key: facts[key].size_bytes for key in keys if key in facts}
+        base = f"{below}/" if below else ""
+        found = {key: self._guard(base + key, lambda key=key: regular_size(self.path(base + key))) for key in keys}  # type: ignore[misc]
+        return {key: size_bytes for key, size_bytes in found.items() if size_bytes is not None}
 
     @contextlib.contextmanager
     def writer(self, key: str) -> Iterator[Callable[[bytes | memoryview], None]]:
@@ -258,16 +289,14 @@ def _take_abandoned(path: str, *, remove: bool) -> bool:
         raise
 
 
-def _read_file(path: str, offset_bytes: int, view: memoryview) -> int:
-    with open(path, "rb", buffering=0) as file:
-        file.seek(offset_bytes)
-        got = 0
-        while got < len(view):
-            count = file.readinto(view[got:])
-            if not count:
-                break
-            got += count
-        return got
+def _check_size(path: str, size_bytes: int, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise Corrupt(f"{path} has {size_bytes:,} bytes, {limit_bytes:,} at most")
+
+
+def _protocol(url: str) -> str:
+    named = url.partition("://")[0] if "://" in url else "file"
+    return _OWN_NAMES.get(named, named)
 
 
 class ModelStore:
@@ -276,16 +305,21 @@ class ModelStore:
     def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
         self._elsewhere: dict[str, ObjectStore] = {}
+        self._unlisted: set[str] = set()
         self._lock = threading.Lock()
 
     def open(self, name: str) -> Checkpoint:
-        """The model's checkpoint, from one read of its root metadata. Missing if no such model is published."""
+        """The model's checkpoint, from one read of its root metadata. Missing if no such model is published, Corrupt if
+        its root is not what publishing writes (storage_tiers.schema)."""
         key = f"{check_model_name(name)}/{ROOT}"
         try:
-            text = self.objects.read(key)
+            text = self.objects.read(key, ROOT_LIMIT_BYTES)
         except Missing as error:
             raise Missing(f"no model {name!r} in {self.objects.url}") from error
-        return parse_root(text, f"{self.objects.url}/{key}")
+        checkpoint = parse_root(text, f"{self.objects.url}/{key}", name)
+        for extent in itertools.chain.from_iterable(unit.extents for unit in checkpoint.units):
+            self._check_kind(extent.url)
+        return checkpoint
 
     def list(self) -> list[str]:
         """Names of all published models, sorted."""
@@ -293,14 +327,26 @@ class ModelStore:
 
     def names(self) -> Iterator[str]:
         """The same, one by one as they are found."""
-        for top in self.objects.names(""):
-            below = self.objects.names(top)
+        for top in filter(is_model_name, self.objects.names("")):
+            below = self._below(top)
             if ROOT in below:
                 yield top
             for name in below:
                 path = f"{top}/{name}"
                 if is_model_name(path) and self.objects.size_bytes(f"{path}/{ROOT}") is not None:
                     yield path
+
+    def _below(self, top: str) -> Sequence[str]:
+        """One folder that we may not read, of a store that is a folder, hides no other; that is said once."""
+        try:
+            return self.objects.names(top)
+        except StoreUnavailable as error:
+            if not self.objects.local:
+                raise
+            if top not in self._unlisted:
+                self._unlisted.add(top)
+                _log.warning("what is in %s is not known: %s", top, error)
+            return []
 
     def unit_key(self, name: str, unit: UnitIndex) -> str:
         """The object that holds a unit's bytes; there is none for a unit in place."""
@@ -328,25 +374,41 @@ class ModelStore:
         view[done - offset_bytes :] = bytes(end - done)
 
     def _beside(self, extent: Extent) -> tuple[ObjectStore, str]:
-        """The folder that holds an extent's file, and its key there. What lies behind our own kind of URL is reached as
-        our own objects are; other kinds get no options."""
+        """The folder that holds an extent's file, and its key there."""
         folder, _, key = extent.url.rpartition("/")
+        return self.folder(folder), key
+
+    def folder(self, url: str) -> ObjectStore:
+        """A folder that models are in place in, reached as our own objects are. Corrupt unless it is of the store's kind."""
         with self._lock:
-            if folder not in self._elsewhere:
-                same = folder.partition("://")[0] == self.objects.protocol
-                options = self.objects.options if same else None
-                self._elsewhere[folder] = ObjectStore(folder, options, self.objects.reader if same else "auto")
-            return self._elsewhere[folder], key
+            found = self._elsewhere.pop(url, None)
+            if found is None:
+                self._check_kind(url)
+                found = ObjectStore(url, self.objects.options, self.objects.reader)
+                while len(self._elsewhere) >= _FOLDERS_KEPT:
+                    del self._elsewhere[next(iter(self._elsewhere))]
+            self._elsewhere[url] = found
+            return found
+
+    def _check_kind(self, url: str) -> None:
+        """A root says where its bytes are: only what is reached as the store itself is, not whatever fsspec knows."""
+        if _protocol(url) != self.objects.protocol:
+            raise Corrupt(
+                f"a model in {self.objects.url} is in place at {url[:200]}, which is not reached by "
+                f"{self.objects.protocol}://, as the store is; publish a copy"
+            )
 
     def read_file(self, name: str, file: UnitIndex) -> bytes:
-        """A small file that travels with the model (its tokenizer, say)."""
-        buffer = bytearray(file.layout.tensors[0].size_bytes)
-        if not buffer:
-            return b""
+        """A file that travels with the model (its tokenizer, say), proven by its checksums and digest: else Corrupt."""
+        buffer = memoryview(bytearray(file.size_bytes))
         key = self.unit_key(name, file)
         try:
-            self.objects.read_into(key, 0, memoryview(buffer))
+            self.objects.read_into(key, 0, buffer)
         except StoreUnavailable:  # a transfer tries again by itself; who reads a file would have to be asked again
             time.sleep(_AGAIN_AFTER_S)
-            self.objects.read_into(key, 0, memoryview(buffer))
-        return bytes(buffer)
+            self.objects.read_into(key, 0, buffer)
+        sums = Checksums(file.layout)
+        sums.update(buffer)
+        if sums.chunk_crc32c != file.chunk_crc32c or not sums.holds(file.digest):
+            raise Corrupt(f"file {file.name} of model {name} is not what was published: its checksums differ")
+        return bytes(buffer[: file.layout.tensors[0].size_bytes])

@@ -1,10 +1,11 @@
 """A Hugging Face folder: config.json, one safetensors file or several with an index, tokenizer files."""
 
-import json
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from storage_tiers.assemble import StoredTensor, assemble
+from storage_tiers.bounded_json import parse_json
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.families import Skeleton, is_recomputed
@@ -19,7 +20,8 @@ _DTYPES = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "I8": "int8", "U8": "uint8", "I16": "int16", "I32": "int32", "I64": "int64", "BOOL": "bool",
 }  # fmt: skip
-_HEADER_LIMIT_BYTES = 100_000_000
+_HEADER_LIMIT_BYTES = 32 << 20
+_MOST_RANK, _MOST_SIZE = 8, 1 << 50
 
 
 class SafetensorsSource:
@@ -46,13 +48,11 @@ class SafetensorsSource:
     def generation_config(self) -> dict[str, Any]:
         return self._model.generation_config()
 
+    def tensor_count(self) -> int:
+        return len(self._headers)
+
     def tensors(self, skeleton: Skeleton) -> Mapping[str, TensorSpec]:
-        stored: dict[str, StoredTensor] = {}
-        for file in self._model.weight_files():
-            for name, tensor in read_header(self._folder, file).items():
-                if name in stored:
-                    raise SourceError(f"tensor {name} is both in {stored[name].file} and in {file}")
-                stored[name] = tensor
+        stored = self._headers
         self._model.check_index({name: tensor.file for name, tensor in stored.items()})
         wanted = {name: tensor for name, tensor in stored.items() if not is_recomputed(name)}
         specs, self._stored = assemble(skeleton, wanted)
@@ -74,6 +74,16 @@ class SafetensorsSource:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    @functools.cached_property
+    def _headers(self) -> Mapping[str, StoredTensor]:
+        stored: dict[str, StoredTensor] = {}
+        for file in self._model.weight_files():
+            for name, tensor in read_header(self._folder, file).items():
+                if name in stored:
+                    raise SourceError(f"tensor {name} is both in {stored[name].file} and in {file}")
+                stored[name] = tensor
+        return stored
 
     def _read_tensor(self, tensor: StoredTensor, dtype: str) -> Iterator[memoryview]:
         import torch
@@ -101,7 +111,7 @@ def read_header(folder: Folder, file: str) -> dict[str, StoredTensor]:
     if length > min(total - 8, _HEADER_LIMIT_BYTES):
         raise SourceError(f"{broken} (header)")
     try:
-        header = json.loads(_range(folder, file, 8, length))
+        header = parse_json(_range(folder, file, 8, length))
         found = {
             name: _stored_tensor(name, entry, file, 8 + length)
             for name, entry in header.items()
@@ -129,7 +139,8 @@ def _stored_tensor(name: str, entry: Mapping[str, Any], file: str, data_start: i
     if entry["dtype"] not in _DTYPES:
         raise UnsupportedModel(f"tensor {name} in {file} has type {entry['dtype']}, which is not supported")
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+    numbers = (*shape, begin, end) if isinstance(shape, list) and len(shape) <= _MOST_RANK else (None,)
+    if not all(type(n) is int and 0 <= n <= _MOST_SIZE for n in numbers):
         raise ValueError(f"tensor {name} has neither a shape nor a place")
     spec = TensorSpec(name, _DTYPES[entry["dtype"]], tuple(shape))
     if end - begin != spec.size_bytes:

@@ -54,6 +54,9 @@ class Source(Protocol):
     def generation_config(self) -> dict[str, Any]:
         """The Hugging Face generation configuration, empty if there is none."""
 
+    def tensor_count(self) -> int:
+        """How many tensors its files hold: no model has more layers."""
+
     def tensors(self, skeleton: Skeleton) -> Mapping[str, TensorSpec]:
         """All weights, with the type they are stored in. Must be called before `read`."""
 

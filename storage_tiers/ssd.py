@@ -8,13 +8,12 @@ import errno
 import logging
 import mmap
 import os
-import re
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.checkpoint import UnitIndex, is_digest
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
 from storage_tiers.tier import Views, scatter, total_bytes
 
@@ -22,7 +21,6 @@ _log = logging.getLogger(__name__)
 _Work = Callable[[int], int]
 """What is done with an open file: takes its descriptor, returns how many bytes it moved."""
 _PARTIAL = ".partial"
-_DIGEST = re.compile("[0-9a-f]{64}")
 _WRITE_BYTES = 16 << 20
 _BUFFER_BYTES = 4 << 20
 
@@ -57,7 +55,7 @@ class SsdTier:
             for path in found:
                 if path.name.endswith(_PARTIAL):
                     self._remove(path)
-                elif _DIGEST.fullmatch(path.name) and path.is_file():
+                elif is_digest(path.name) and path.is_file():
                     self._sizes[path.name] = path.stat().st_size
         except OSError as error:
             raise StorageError(
@@ -87,11 +85,11 @@ class SsdTier:
     def path(self, digest: str) -> Path | None:
         """The unit's file, None if the unit is not here."""
         with self._lock:
-            return self._folder / digest if digest in self._sizes else None
+            return self._file(digest) if digest in self._sizes else None
 
     def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
         """Fill `views` from the unit's bytes. Missing if it is not here, Corrupt if it is too short."""
-        path = self._folder / unit.digest
+        path = self._file(unit.digest)
         try:
             got = self._with_file(path, os.O_RDONLY, lambda fd: self._fill(fd, views, offset_bytes))
         except OSError as error:
@@ -112,15 +110,16 @@ class SsdTier:
 
         Returns when it is here, also if it was, or if somebody else is just writing it.
         """
+        path = self._file(digest)
         if not self._claim(digest, total_bytes(views)):
             return
         partial = self._folder / f"{digest}.{uuid.uuid4().hex}{_PARTIAL}"
         try:
             self._with_file(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, lambda fd: _write_all(fd, views))
             with self._written:
-                os.replace(partial, self._folder / digest)
+                os.replace(partial, path)
                 self._sizes[digest] = self._writing.pop(digest)
-                self._stuck.discard(self._folder / digest)
+                self._stuck.discard(path)
                 self._written.notify_all()
         except BaseException as error:
             with self._written:
@@ -135,6 +134,12 @@ class SsdTier:
         """Forget the unit and remove its file."""
         with self._lock:
             self._forget(digest)
+
+    def _file(self, digest: str) -> Path:
+        """Where the unit lies, or would. ValueError for what is no digest: it could be a way out of the folder."""
+        if not is_digest(digest):
+            raise ValueError(f"{digest[:80]!r} is not the digest of a unit")
+        return self._folder / digest
 
     def _fill(self, fd: int, views: Views, offset_bytes: int) -> int:
         """How many bytes of the file came, straight into the views or through this thread's buffer."""
@@ -198,7 +203,7 @@ class SsdTier:
     def _forget(self, digest: str) -> None:
         """Under the lock. A file that cannot be removed is not used again."""
         self._sizes.pop(digest, None)
-        self._remove(self._folder / digest)
+        self._remove(self._file(digest))
 
     def _remove(self, path: Path) -> None:
         """Under the lock. Remove the file, or say once why it stays, and try again before the next write: the disk may

@@ -16,7 +16,7 @@ from storage_tiers.behind import WriteBehind
 from storage_tiers.busy import Busy, Timed
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.dram import DramTier, Segment
-from storage_tiers.errors import OutOfSpace, StorageError
+from storage_tiers.errors import Corrupt, OutOfSpace, StorageError
 from storage_tiers.jobs import Jobs, Rank
 from storage_tiers.origin import RemoteTier
 from storage_tiers.remote import ModelStore
@@ -112,7 +112,7 @@ class TierStack:
 
     def holds(self, unit: UnitIndex) -> bool:
         """Whether the unit is on the node, in dram or on ssd."""
-        return unit.digest in self.dram.held() or self.ssd.holds(unit)
+        return self.dram.holds(unit) or self.ssd.holds(unit)
 
     @property
     def loading(self) -> bool:
@@ -129,9 +129,10 @@ class TierStack:
         """The caller no longer needs what `load` gave, or will give, it. A transfer that nobody waits for stops."""
         with self._lock:
             for transfer in self._transfers.values():
-                if future in transfer.waiters:
-                    transfer.waiters.remove(future)
-                    if not transfer.waiters:
+                others = [one for one in transfer.waiters if one.future is not future]
+                if len(others) < len(transfer.waiters):
+                    transfer.waiters = others
+                    if not others:
                         transfer.error = StorageError(f"loading unit {transfer.unit.name} was given up")
                         for chunk in transfer.unclaimed():
                             self._put(_TO_END, transfer, chunk)
@@ -177,6 +178,12 @@ class TierStack:
             return _closed()
         now, unit = self._clock(), wanted.unit
         segment = self.dram.acquire(unit.digest)
+        if segment is not None and segment.size_bytes != unit.size_bytes:
+            self.dram.release(unit.digest)
+            return Corrupt(
+                f"unit {unit.name} of {wanted.model} claims {unit.size_bytes:,} bytes, what its digest names has "
+                f"{segment.size_bytes:,}"
+            )
         if segment is not None:
             wanted.future.set_result(Loaded(unit, segment, "dram", now, now))
             return None
@@ -193,7 +200,7 @@ class TierStack:
                 return None
             transfer = Transfer(wanted.model, unit, segment, self._sources(wanted), now)
             self._transfers[unit.digest] = transfer
-        transfer.waiters.append(wanted.future)
+        (transfer.waiters if transfer.serves(wanted) else transfer.successors).append(wanted)
         if transfer.rank is None or wanted.priority < transfer.rank.priority:
             transfer.rank = self._rank(wanted)
             for chunk in transfer.unclaimed():
@@ -284,23 +291,32 @@ class TierStack:
         """Under the lock: who is to be told what, after a chunk has come or failed."""
         told: list[tuple[Future[Loaded], Loaded | StorageError]] = []
         if transfer.error is not None:
-            told = [(waiter, transfer.error) for waiter in transfer.waiters]
+            told = [(one.future, transfer.error) for one in transfer.waiters if transfer.fails(one)]
+            transfer.successors += [one for one in transfer.waiters if not transfer.fails(one)]
             transfer.waiters.clear()
         if not last:
             return told
         digest = transfer.unit.digest
         self._transfers.pop(digest, None)
-        if transfer.error is not None:
+        if transfer.error is None:
+            told = self._commit(transfer)
+        else:
             self.dram.abandon(digest)
-            for wanted in transfer.successors:
-                if (error := self._begin(wanted)) is not None:
-                    told.append((wanted.future, error))
-            return told
+        for wanted in transfer.successors:
+            if (error := self._begin(wanted)) is not None:
+                told.append((wanted.future, error))
+        return told
+
+    def _commit(self, transfer: Transfer) -> list[tuple[Future[Loaded], Loaded | StorageError]]:
+        digest = transfer.unit.digest
         self.dram.commit(digest)
-        loaded = Loaded(transfer.unit, transfer.segment, transfer.source, transfer.started_s, self._clock())
-        for _ in transfer.waiters:
+        ended_s = self._clock()
+        told: list[tuple[Future[Loaded], Loaded | StorageError]] = []
+        for one in transfer.waiters:
             self.dram.acquire(digest)
+            loaded = Loaded(one.unit, transfer.segment, transfer.source, transfer.started_s, ended_s)
+            told.append((one.future, loaded))
         if self._write_behind and not self.ssd.holds(transfer.unit):
             self._behind.add(transfer.unit, transfer.segment)
         self.dram.release(digest)
-        return [(waiter, loaded) for waiter in transfer.waiters]
+        return told

@@ -31,7 +31,7 @@ class Tier(Protocol):
         ...
 
     def discard(self, unit: UnitIndex) -> None:
-        """What was read here is bad; a cache drops the unit, an origin keeps it."""
+        """What was read here is bad, as is proven; a cache drops the unit, an origin keeps it."""
         ...
 
 

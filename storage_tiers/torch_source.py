@@ -17,9 +17,11 @@ from storage_tiers.folders import Folder
 from storage_tiers.model_folder import ModelFolder
 from storage_tiers.remote import ObjectFact
 from storage_tiers.sources import Stretch, float_bytes
+from storage_tiers.torch_archive import check_archive
 
 SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _OPEN_FILES = 2
+_MOST_VIEWS = 4
 
 
 class TorchSource:
@@ -52,6 +54,9 @@ class TorchSource:
     def generation_config(self) -> dict[str, Any]:
         return self._model.generation_config()
 
+    def tensor_count(self) -> int:
+        return sum(len(self._tensors_of(file)) for file in self._model.weight_files())
+
     def tensors(self, skeleton: Skeleton) -> Mapping[str, TensorSpec]:
         stored: dict[str, StoredTensor] = {}
         for file in self._model.weight_files():
@@ -61,6 +66,7 @@ class TorchSource:
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 stored[name] = StoredTensor(TensorSpec(name, dtype, tuple(tensor.shape)), file)
         self._model.check_index({name: tensor.file for name, tensor in stored.items()})
+        self._check_total(stored)
         wanted = {name: tensor for name, tensor in stored.items() if not is_recomputed(name)}
         specs, self._stored = assemble(skeleton, wanted)
         return specs
@@ -82,6 +88,14 @@ class TorchSource:
         """Let go of the mapped files."""
         self._open.clear()
 
+    def _check_total(self, stored: Mapping[str, StoredTensor]) -> None:
+        """Tensors may be views of the same bytes, as tied ones are; a model is not made of many such."""
+        facts = self._folder.files()
+        held_bytes = sum(facts[file].size_bytes for file in self._model.weight_files())
+        total_bytes = sum(tensor.spec.size_bytes for tensor in stored.values())
+        if total_bytes > _MOST_VIEWS * held_bytes:
+            raise SourceError(f"{self.where} has {total_bytes:,} bytes of tensors in files of {held_bytes:,}")
+
     def _tensors_of(self, file: str) -> Mapping[str, Any]:
         with self._lock:
             if file not in self._open:
@@ -97,6 +111,7 @@ class TorchSource:
         shown = f"{self.where}/{file}"
         with self._folder.local([file]) as path:
             try:
+                check_archive(path / file)
                 found = torch.load(path / file, map_location="cpu", weights_only=True, mmap=True)
             except UnpicklingError as error:
                 raise SourceError(
@@ -110,6 +125,8 @@ class TorchSource:
                 ) from error
         if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
             raise SourceError(f"{shown} holds other things than tensors by name; it is no state_dict")
+        if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in found.values()):
+            raise SourceError(f"{shown} has a tensor that is larger than the bytes it is made of")
         return found
 
 

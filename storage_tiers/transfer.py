@@ -1,5 +1,6 @@
 """One unit on its way into dram: chunks from the first source that has them right, a watermark, and who waits."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -8,11 +9,14 @@ from dataclasses import dataclass
 import crc32c
 
 from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.checksums import Proof
 from storage_tiers.dram import Segment
 from storage_tiers.errors import Corrupt, StorageError
 from storage_tiers.fallback import Fallback, Pause
 from storage_tiers.jobs import Rank
 from storage_tiers.tier import Tier
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Transfer:
 
     A chunk is read by whoever claims it first, from the first of the sources that has it right. Bytes that do not match
     their checksum are never counted.
+
+    The checksums are those of an index that may be a lie, and what is loaded is given to all who ask for its digest: bytes
+    of the origin are proven by the digest. That is taken from front to back as chunks come, by whoever has just read one.
     """
 
     def __init__(
@@ -51,7 +58,7 @@ class Transfer:
     ) -> None:
         self.model, self.unit, self.segment = model, unit, segment
         self.started_s = started_s
-        self.waiters: list[Future[Loaded]] = []
+        self.waiters: list[Wanted] = []
         self.successors: list[Wanted] = []
         self.rank: Rank | None = None
         self.error: StorageError | None = None
@@ -62,6 +69,18 @@ class Transfer:
         self._right: set[int] = set()
         self._settled = 0
         self._came_from: dict[str, None] = {}
+        self._proof = Proof(unit.layout)
+        self._proven = 0
+        self._proving = self._unproven = False
+
+    def serves(self, wanted: Wanted) -> bool:
+        """Whether these are the bytes that are wanted. Of one digest another index may be a lie, or this one."""
+        unit, other = self.unit, wanted.unit
+        return unit is other or (unit.layout == other.layout and unit.chunk_crc32c == other.chunk_crc32c)
+
+    def fails(self, wanted: Wanted) -> bool:
+        """Whether what fails here would fail for this one, too: another model may have the same unit, whole."""
+        return wanted.model == self.model and wanted.unit == self.unit
 
     @property
     def source(self) -> str:
@@ -83,15 +102,21 @@ class Transfer:
             return [chunk for chunk in range(self.unit.layout.chunks) if chunk not in self._claimed]
 
     def settle(self, chunk: int, error: StorageError | None) -> bool:
-        """The chunk is right, or failed with `error`; whether it was the last one."""
+        """The chunk was read, or failed with `error`; whether it was the last one. By then the whole is proven, or failed."""
         with self._condition:
             self._settled += 1
-            if error is None:
-                self._right.add(chunk)
-            elif self.error is None:
+            if error is not None and self.error is None:
                 self.error = error
+            last = self._settled == self.unit.layout.chunks
+            if last and self.error is None and self._needs_proof and not self._proof.holds(self.unit.digest):
+                self.error = Corrupt(
+                    f"unit {self.unit.name} of {self.model} is not what its digest says: it is not kept"
+                )
+                _log.warning("%s", self.error)
             self._condition.notify_all()
-            return self._settled == self.unit.layout.chunks
+        if last and self.error is None:
+            self._fallback.blame()
+        return last
 
     @property
     def watermark_bytes(self) -> int:
@@ -136,6 +161,9 @@ class Transfer:
             source = self._fallback.read(lambda source: self._read_checked(source, chunk, 0), pause)
         with self._condition:
             self._came_from[source.name] = None
+            self._right.add(chunk)
+            self._condition.notify_all()
+        self._prove_on()
 
     def _read_rest(self, source: Tier, chunk: int, at: int) -> bool:
         try:
@@ -146,6 +174,8 @@ class Transfer:
 
     def _fill(self, source: Tier, chunk: int, at: int, size_bytes: int) -> None:
         offset_bytes = chunk * self.unit.layout.chunk_bytes + at
+        if source.name == self._fallback.origin.name:
+            self._unproven = True
         source.read(self.model, self.unit, offset_bytes, self.segment.views(offset_bytes, size_bytes))
 
     def _read_checked(self, source: Tier, chunk: int, at: int) -> None:
@@ -155,12 +185,29 @@ class Transfer:
         checksum = 0
         for view in views:
             checksum = crc32c.crc32c(view, checksum)
-        expected = self.unit.chunk_crc32c[chunk]
-        if checksum != expected:
+        if checksum != self.unit.chunk_crc32c[chunk]:  # which it is nobody is told: it may be that of any file
             raise Corrupt(
-                f"unit {self.unit.name} of {self.model} from {source.name}: "
-                f"chunk {chunk} has crc32c {checksum:08x}, not {expected:08x}"
+                f"unit {self.unit.name} of {self.model} from {source.name}: chunk {chunk} has another crc32c than it should"
             )
+
+    @property
+    def _needs_proof(self) -> bool:
+        return self._unproven or self._fallback.doubted
+
+    def _prove_on(self) -> None:
+        """Take the digest on over the chunks that are right, unless somebody is at it, who then does this one, too."""
+        size = self.unit.layout.chunk_bytes
+        while True:
+            with self._condition:
+                if self._proving or self._proven not in self._right or not self._needs_proof:
+                    return
+                self._proving, at = True, self._proven * size
+            try:
+                for view in self.segment.views(at, size):
+                    self._proof.update(view)
+            finally:
+                with self._condition:
+                    self._proving, self._proven = False, self._proven + 1
 
     def _watermark(self) -> int:
         chunk = 0

@@ -23,6 +23,7 @@ from firsttoken.commands.options import (
 if TYPE_CHECKING:
     from firsttoken.client import Frontend, Piece, Sampling
     from firsttoken.settings import Settings
+    from storage_tiers.remote import ModelStore
 
 MaxTokens = Annotated[int | None, typer.Option(min=1, max=MOST_TOKENS, help="Stop after that many tokens.")]
 Temperature = Annotated[
@@ -88,20 +89,35 @@ def publish(
 
 
 def models(context: typer.Context, as_json: AsJson = False, config: Config = None) -> None:
-    """List the published models, or look after them. Needs the store only, no running platform."""
+    """List the published models, or look after them. Needs the store only, no running platform.
+
+    One that cannot be opened is listed with the reason; exit status 1 if none can.
+    """
     if context.invoked_subcommand is not None:
         return
     from firsttoken.view import model_table
 
     settings = load(config)
     store = open_store(settings)
-    found = [_describe(store.open(name)) for name in store.list()]
+    found = [_described(store, name) for name in store.list()]
     if as_json:
         print_json(found)
     elif found:
         stdout().print(model_table(found))
     else:
         typer.echo(f"no models in {settings.store.url}: see `firsttoken publish --help`", err=True)
+    if found and all("error" in model for model in found):
+        raise typer.Exit(1)
+
+
+def _described(store: "ModelStore", name: str) -> dict[str, Any]:
+    """The model, or why it cannot be opened, as `error`."""
+    from storage_tiers.errors import StorageError
+
+    try:
+        return _describe(store.open(name))
+    except StorageError as error:
+        return {"name": name, "error": str(error)}
 
 
 def _describe(checkpoint: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cluster.messages import (
     Sampling,
     Submit,
     Tokens,
+    UnitHere,
     from_wire,
     load_vocabulary,
     pack,
@@ -22,6 +23,7 @@ from cluster.messages import (
     unpack,
 )
 from tests.cluster.vocabulary import KINDS, any_message
+from tests.storage_tiers.handmade import unit_of
 
 _ANY_MESSAGE = st.sampled_from(KINDS).flatmap(any_message)
 _JUNK = st.recursive(
@@ -51,6 +53,31 @@ def test_lists_in_place_of_tuples_are_understood(message: object) -> None:
 def test_a_message_cannot_be_changed(message: object) -> None:
     with pytest.raises(AttributeError):
         message.kind = "other"  # type: ignore[attr-defined]
+
+
+_UNIT = to_wire(UnitHere(unit_of("unit", bytes(4096)), ()))["unit"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("digest", "../../x"), ("digest", "A" * 64), ("digest", ""), ("name", "../x"), ("path", "_v/../unit"),
+        ("path", "/unit"),
+        ("path", "_v/other"), ("chunk_crc32c", []), ("layout", {**_UNIT["layout"], "chunks": 2}),
+        ("layout", {**_UNIT["layout"], "chunk_bytes": 0}),
+        ("extents", [{"url": "http://x/y?z", "offset_bytes": 0, "size_bytes": 1, "at_bytes": 0}]),
+    ],
+)  # fmt: skip
+def test_a_unit_that_could_not_be_of_a_checkpoint_is_no_message(field: str, value: object) -> None:
+    """Nodes make files that are called as orders say: a digest was joined to the path as it stood."""
+    assert from_wire({"kind": "UnitHere", "unit": _UNIT, "runs": ()})
+    with pytest.raises(ProtocolError):
+        from_wire({"kind": "UnitHere", "unit": {**_UNIT, field: value}, "runs": ()})
+
+
+def test_what_is_no_digest_names_no_file() -> None:
+    with pytest.raises(ProtocolError):
+        from_wire({"kind": "Evict", "digests": ["../../x"]})
 
 
 @given(st.binary(max_size=200))

@@ -130,13 +130,15 @@ async def answers(cluster: RealCluster, client: ClusterClient, published: Publis
 
 @pytest.mark.parametrize(
     ("harm", "cause"),
-    [(Harmed.remove, "is not there"), (Harmed.truncate, "size 5000"), (Harmed.change, "has crc32c")],
+    [(Harmed.remove, "is not there"), (Harmed.truncate, "size 5000"), (Harmed.change, "has another crc32c")],
     ids=["missing", "truncated", "changed"],
 )
 async def test_a_bad_object_fails_requests_with_its_name_until_it_is_mended(
     cluster: RealCluster, published: Published, harm: Callable[[Harmed], None], cause: str
 ) -> None:
     harmed = Harmed(published, UNIT)
+    async with httpx.AsyncClient(timeout=TIMEOUT_S) as asking:  # a front end that sees it at once starts nothing
+        assert (await asking.get(f"{cluster.url}/v1/models/{published.name}")).status_code == 200
     harm(harmed)
     async with joined(cluster) as client:
         await fails(cluster, client, published, UNIT, cause)

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from cluster import messages
+from storage_tiers.checkpoint import Blocks, Extent, TensorSpec, UnitIndex, lay_out
 
 _PARTS_ONLY = {messages.Peer, messages.Phase, messages.Sampling, messages.TokenLogprobs}
 """Travel inside of messages, never alone."""
@@ -25,11 +26,15 @@ KINDS: tuple[type, ...] = tuple(
 
 def any_message(kind: type) -> st.SearchStrategy[Any]:
     """Any value of the dataclass `kind`, every field drawn."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     return st.builds(kind, **{field.name: _any(hints[field.name]) for field in dataclasses.fields(kind)})
 
 
 def _any(hint: Any) -> st.SearchStrategy[Any]:
+    if hint is UnitIndex:
+        return _units()
+    if hint == messages.Digest:
+        return _DIGESTS
     if dataclasses.is_dataclass(hint):
         return any_message(hint)  # type: ignore[arg-type]
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
@@ -42,6 +47,28 @@ def _any(hint: Any) -> st.SearchStrategy[Any]:
     if origin is types.UnionType:
         return st.one_of(*(_any(part) for part in parts))
     return _PLAIN[hint]
+
+
+_DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
+_NAMES = st.text("abz_09.-", min_size=1, max_size=8).map(lambda name: f"n{name}")
+
+
+@st.composite
+def _units(draw: st.DrawFn) -> UnitIndex:
+    """Only what could be of a checkpoint can be made at all."""
+    name = draw(_NAMES)
+    sizes = draw(st.lists(st.integers(0, 1 << 26), max_size=3))
+    layout = lay_out([TensorSpec(f"t{i}", "uint8", (size_bytes,)) for i, size_bytes in enumerate(sizes)])
+    checksums = draw(st.lists(st.integers(0, 2**32 - 1), min_size=layout.chunks, max_size=layout.chunks))
+    extents = [
+        Extent("file:///m/w", draw(st.integers(0, 1 << 40)), tensor.size_bytes, tensor.offset_bytes)
+        for tensor in layout.tensors
+        if tensor.size_bytes
+    ]
+    in_place = draw(st.booleans())
+    blocks = draw(st.none() | st.builds(Blocks, st.just(4096), st.binary(max_size=8)))
+    path = f"_0a/{name}"
+    return UnitIndex(name, path, draw(_DIGESTS), layout, tuple(checksums), tuple(extents) if in_place else (), blocks)
 
 
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {

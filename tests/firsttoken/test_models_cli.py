@@ -101,6 +101,21 @@ def test_the_listing_is_the_default(run: Run, store: ModelStore) -> None:
     assert "tiny" in run("models").stdout
 
 
+def test_a_damaged_model_is_a_row_of_the_listing(run: Run, store: ModelStore) -> None:
+    """One root that could not be read made the command fail for all models."""
+    store.objects.write("bad/zarr.json", b"{")
+    listed = run("models", "--json")
+    bad, good = json.loads(listed.stdout)
+    assert listed.returncode == 0
+    assert (bad["name"], good["name"], "error" in good) == ("bad", "tiny", False)
+    assert "bad/zarr.json is not a model's root metadata" in bad["error"]
+    shown = run("models")
+    assert shown.returncode == 0
+    assert all(word in shown.stdout for word in ("bad", "cannot be opened", "tiny"))
+    store.objects.write("tiny/zarr.json", b"{")
+    assert run("models").returncode == 1
+
+
 def test_publishing_in_place(run: Run, store: ModelStore, tmp_path: Path) -> None:
     result = run("publish", str(tmp_path / "source"), "--name", "indexed", "--in-place", "--workers", "2", "--json")
     assert json.loads(result.stdout)["version"] == store.open("indexed").version

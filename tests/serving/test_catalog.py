@@ -1,6 +1,7 @@
 """Opening models: what is known of one before its tokenizer is there."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,12 +9,15 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
+import serving.catalog as catalog_module
 from serving.catalog import Catalog
-from serving.errors import ModelNotFound, Unavailable
+from serving.errors import ModelDamaged, ModelNotFound, Unavailable
 from serving.prompts.processes import TextProcesses
-from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.checkpoint import ROOT, Checkpoint
+from storage_tiers.collect import remove_model
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
+from tests.storage_tiers.handmade import flip
 from tests.tiny import make_tiny
 
 
@@ -67,13 +71,121 @@ async def test_what_is_not_published_is_not_found_either_way(store: ModelStore, 
     assert (await catalog.find("tiny"))[0].name == "tiny"
 
 
-async def test_a_tokenizer_that_cannot_be_read_is_told_to_who_waits_for_it(
+async def test_a_tokenizer_that_was_changed_is_told_to_who_waits_for_it(
     store: ModelStore, texts: TextProcesses, tmp_path: Path
 ) -> None:
+    """A letter changed in the store was served: files were read as they lay there."""
     checkpoint = store.open("tiny")
-    (tmp_path / "store" / store.unit_key("tiny", checkpoint.files[0])).unlink()
+    flip(tmp_path / "store" / store.unit_key("tiny", checkpoint.files[0]), 0)
     catalog = Catalog(store, texts)
     bare, _ = await catalog.find("tiny")
     assert bare.name == "tiny"
-    with pytest.raises((ModelNotFound, Unavailable)):
+    with pytest.raises(ModelDamaged, match=r"'tiny' cannot be served: file .* is not what was published"):
         await catalog.get("tiny")
+
+
+async def test_a_tokenizer_that_is_none_is_the_models_fault(
+    store: ModelStore, texts: TextProcesses, tmp_path: Path
+) -> None:
+    source = tmp_path / "other"
+    make_tiny("llama", source, num_hidden_layers=1)
+    (source / "tokenizer.json").write_text('{"model": 1}')
+    publish(str(source), "other", store)
+    with pytest.raises(ModelDamaged, match=r"'other' cannot be served: .*its tokenizer cannot be read"):
+        await Catalog(store, texts).get("other")
+
+
+async def test_what_is_served_is_compared_not_the_digest_alone(
+    store: ModelStore, texts: TextProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another generation configuration leaves the digest as it is: the tokens that end an answer stayed the old ones."""
+    monkeypatch.setattr(catalog_module, "FRESH_S", 0.0)
+    catalog = Catalog(store, texts)
+    before = await catalog.get("tiny")
+    (tmp_path / "source" / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
+    publish(str(tmp_path / "source"), "tiny", store)
+    await catalog.get("tiny")
+    await _settled(catalog)
+    after = await catalog.get("tiny")
+    assert after.checkpoint.digest == before.checkpoint.digest
+    assert (before.stop_tokens, after.stop_tokens) == ((2,), (5, 6))
+    assert after.text is before.text
+
+
+async def test_a_root_that_lies_is_told_and_logged_once(
+    store: ModelStore,
+    texts: TextProcesses,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half of them were plain server errors, and every request for a model without units hung for ever."""
+    monkeypatch.setattr(catalog_module, "BAD_ROOT_S", 0.0)
+    root = json.loads(store.objects.read(f"tiny/{ROOT}"))
+    root["attributes"]["units"] = []
+    store.objects.write(f"empty/{ROOT}", json.dumps(root).encode())
+    catalog = Catalog(store, texts)
+    await catalog.warm()
+    for look in (catalog.get, catalog.find, catalog.get):
+        with pytest.raises(ModelDamaged, match="'empty' cannot be served") as caught:
+            await asyncio.wait_for(look("empty"), 30)
+        assert (caught.value.code, caught.value.status, caught.value.retry_after_s) == ("model_damaged", 503, None)
+    assert [record.message for record in caplog.records if "empty" in record.message] == caplog.messages[:1]
+    assert (await catalog.get("tiny")).name == "tiny"
+
+
+async def test_a_model_that_claims_more_than_it_has_is_not_served(store: ModelStore, texts: TextProcesses) -> None:
+    checkpoint = store.open("tiny")
+    store.objects.remove(store.unit_key("tiny", checkpoint.unit("head")))
+    with pytest.raises(ModelDamaged, match="head/c/0 of model tiny is not there"):
+        await Catalog(store, texts).find("tiny")
+
+
+async def test_a_store_that_is_unmounted_takes_nothing_away(
+    store: ModelStore,
+    texts: TextProcesses,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An empty folder where the store was made every model, warm ones too, one that does not exist."""
+    monkeypatch.setattr(catalog_module, "FRESH_S", 0.0)
+    publish(str(tmp_path / "source"), "cold", store)
+    catalog = Catalog(store, texts)
+    assert await catalog.names() == ["cold", "tiny"]
+    await catalog.get("tiny")
+    (tmp_path / "store").rename(tmp_path / "away")
+    for _ in range(2):
+        for _ in range(3):
+            assert (await catalog.get("tiny")).name == "tiny"
+            await _settled(catalog)
+        with pytest.raises(Unavailable, match="is empty, where cold was"):
+            await catalog.get("cold")
+        with pytest.raises(ModelNotFound):
+            await catalog.get("never-seen")
+        assert await catalog.names() == ["tiny"]
+        (tmp_path / "store").mkdir(exist_ok=True)
+    assert sum("is empty, where 2 models were" in message for message in caplog.messages) == 1
+    (tmp_path / "store").rmdir()
+    (tmp_path / "away").rename(tmp_path / "store")
+    assert (await catalog.get("cold")).name == "cold"
+
+
+async def test_a_model_that_was_removed_is_soon_not_found(
+    store: ModelStore, texts: TextProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "FRESH_S", 0.0)
+    publish(str(tmp_path / "source"), "other", store)
+    catalog = Catalog(store, texts)
+    await catalog.get("tiny")
+    remove_model(store, "tiny")
+    await catalog.get("tiny")
+    await _settled(catalog)
+    with pytest.raises(ModelNotFound):
+        await catalog.get("tiny")
+
+
+async def _settled(catalog: Catalog) -> None:
+    """Wait for the look-ups that are under way behind requests."""
+    await asyncio.gather(*(opening.ready for opening in catalog._opening.values()), return_exceptions=True)
+    await asyncio.sleep(0)

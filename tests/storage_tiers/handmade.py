@@ -8,15 +8,15 @@ from pathlib import Path
 import crc32c
 from blake3 import blake3
 
-from storage_tiers.checkpoint import UnitIndex, UnitLayout, shard_index
+from storage_tiers.checkpoint import UnitIndex, UnitLayout, shard_index, unit_digest
 from storage_tiers.remote import ModelStore
 
 CHUNK_BYTES = 4096
 
 
 def digest_of(data: bytes) -> str:
-    """A digest as units have them."""
-    return blake3(data).hexdigest()
+    """The digest of a unit that is these bytes and has no tensors."""
+    return unit_digest((), blake3(data).hexdigest())
 
 
 def bytes_of(seed: int, size_bytes: int) -> bytes:

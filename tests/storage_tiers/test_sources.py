@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from storage_tiers.configs import check_supported
 from storage_tiers.errors import SourceError, UnsupportedModel
-from storage_tiers.families import SUPPORTED, check_supported
 from storage_tiers.folders import LocalFolder
+from storage_tiers.layouts import SUPPORTED
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
 from storage_tiers.safetensors_source import read_header

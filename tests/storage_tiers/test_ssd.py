@@ -402,3 +402,15 @@ def test_threads_keep_within_the_budget(tmp_path: Path) -> None:
     assert not wrong
     assert tier.used_bytes == sum(_files(tmp_path).values()) <= tier.budget_bytes
     assert tier.held() == set(_files(tmp_path))
+
+
+@pytest.mark.parametrize("digest", ["../x", "/tmp/x", "", "A" * 64, "0" * 63])
+def test_what_is_no_digest_is_no_file(digest: str, tmp_path: Path) -> None:
+    """It is joined to the folder's path: an order to drop ``../x`` removed a file of somebody else."""
+    outside, tier = tmp_path / "x", SsdTier(tmp_path / "ssd", _UNIT)
+    outside.write_bytes(b"not ours")
+    for attempt in (tier.drop, lambda digest: tier.write(digest, [memoryview(bytes(4096))])):
+        with pytest.raises(ValueError, match="not the digest of a unit"):
+            attempt(digest)
+    assert outside.read_bytes() == b"not ours"
+    assert tier.path(digest) is None

@@ -31,7 +31,7 @@ def test_a_bad_object_is_read_again_and_then_reported_and_nothing_is_kept(
     flip(Path(store.objects.path(store.unit_key("model", unit))), CHUNK_BYTES + 5)
     error = node.fail(unit)
     assert isinstance(error, Corrupt)
-    assert "unit0 of model from remote: chunk 1 has crc32c" in str(error)
+    assert "unit0 of model from remote: chunk 1 has another crc32c" in str(error)
     assert Counter(node.remote.reads)["unit0", 1] == ATTEMPTS
     _assert_nothing_is_kept_but(units[1][0], node)
 
