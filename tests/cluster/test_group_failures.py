@@ -155,6 +155,24 @@ async def test_a_stage_that_is_dissolved_while_it_is_formed_leaves_nothing(
     assert (await report_of(client, node)).groups == ()
 
 
+async def test_a_stage_that_is_stopped_while_it_is_formed_fails_soon(
+    client: ClusterClient, cluster: RealCluster, checkpoint: Checkpoint
+) -> None:
+    """It had given no sign of life that could have been missed: the start waited for its whole timeout."""
+    placement = place(facts_of(checkpoint), client.view(), 2, 512)
+    assert isinstance(placement, Placement)
+    node, order = client._orders("alone", placement, checkpoint, 10 * DEADLINE_S)[0]
+    await settled([psutil.Process(cluster.processes[node].pid)])
+    (waiting,) = cluster.stages(node)
+    forming = asyncio.ensure_future(client._order(node, order, StageFormed, 10 * DEADLINE_S))
+    async with asyncio.timeout(DEADLINE_S):
+        while (await report_of(client, node)).idle_stage_processes:  # noqa: ASYNC110 - it has its order then, or nearly
+            await asyncio.sleep(0.05)
+        waiting.suspend()
+        with pytest.raises(StageFailed, match="no sign of life"):
+            await forming
+
+
 async def test_nothing_outlives_an_agent_that_is_killed(
     client: ClusterClient, cluster: RealCluster, checkpoint: Checkpoint
 ) -> None:

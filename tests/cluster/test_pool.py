@@ -85,7 +85,8 @@ def an_order(rendezvous: Rendezvous, group: str) -> Build:
     order = FormStage(
         group=group, model="m", rank=0, config_json=json.dumps(_CONFIG), dtype="float32", bounds=(0, 1), units=(),
         rendezvous_host="127.0.0.1", rendezvous_port=rendezvous.port,
-        rendezvous_secret=group_secret(rendezvous.secret, group), reserve_bytes=1 << 20, kv_tokens=64, timeout_s=_DEADLINE_S, lease_s=_DEADLINE_S,
+        rendezvous_secret=group_secret(rendezvous.secret, group), reserve_bytes=1 << 20, kv_tokens=64,
+        timeout_s=_DEADLINE_S, lease_s=_DEADLINE_S,
     )  # fmt: skip
     return Build(order, "secret")
 
