@@ -89,7 +89,7 @@ class Group:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-            self._writer.close()
+            self._writer.transport.abort()  # a stage that is stopped takes nothing, however long one waits
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
 

@@ -24,8 +24,8 @@ from cluster.messages import (
     UnitHere,
 )
 from cluster.phases import timed_phase
-from cluster.pool import StageProcess
 from cluster.pulse import SILENT_S
+from cluster.stage_process import StageProcess
 from schedules.rates import BUS, DECODE, PREFILL
 from storage_tiers.stack import Loaded
 
@@ -56,7 +56,7 @@ class LocalStage:
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._node, self._on_lost, self._observe = node, on_lost, observe
         self._process: StageProcess | None = None
-        self._phases: list[Phase] = []
+        self.phases: list[Phase] = []
         self._loads: list[Future[Loaded]] = []
         self._ending: asyncio.Task[None] | None = None
         self._beat_s: float | None = None
@@ -79,8 +79,11 @@ class LocalStage:
 
     @property
     def silent(self) -> bool:
-        """Whether the process has stopped giving signs of life."""
-        return self._beat_s is not None and time.monotonic() - self._beat_s > SILENT_S
+        """Whether the process has stopped giving signs of life, or was stopped before it gave any. To be asked often."""
+        if self._ending is not None or self._process is None:
+            return False
+        unheard_s = time.monotonic() - self._beat_s if self._beat_s is not None else 0.0
+        return max(unheard_s, self._process.stopped_s()) > SILENT_S
 
     def forgive(self) -> None:
         """The agent itself was held up: what was not heard meanwhile does not count."""
@@ -102,10 +105,12 @@ class LocalStage:
         if not self.answered.done():
             self.answered.set_result(None)
 
-    def attach(self, process: StageProcess, phases: list[Phase]) -> None:
-        """The stage runs in `process`; what it reports of its phases goes to `phases`."""
-        self._process, self._phases = process, phases
-        process.on_message = self._on_message
+    def attach(self, process: StageProcess) -> None:
+        """The stage runs in `process`, which ends with it. StageFailed if it has ended already."""
+        if self._ending is not None:
+            process.kill()
+            raise StageFailed("the group was dissolved while it was formed")
+        self._process = process
         process.ended.add_done_callback(lambda _future: self.lose("its stage process ended"))
 
     async def deliver(self, loaded: Loaded) -> None:
@@ -114,7 +119,7 @@ class LocalStage:
             return
         unit, where = loaded.unit, f"{self._node} from {loaded.source}"
         size_bytes = unit.size_bytes if loaded.source != "dram" else 0
-        self._phases.append(timed_phase(f"{FETCH}{unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
+        self.phases.append(timed_phase(f"{FETCH}{unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
         await self._process.send(UnitHere(replace(unit, blocks=None), loaded.segment.runs), loaded.segment.fd)
 
     async def give_rows(self, rows: Sequence[int], data: bytes) -> None:
@@ -151,16 +156,17 @@ class LocalStage:
         while self._loads:
             self._give_up(self._loads.pop())
 
-    def _on_message(self, message: object) -> None:
+    def hear(self, message: object) -> None:
+        """What the process says of the stage."""
         if isinstance(message, Beat):
             self._beat_s = time.monotonic()
             self._observe_steps(message)
         elif isinstance(message, Formed):
-            self._phases.extend(message.phases)
+            self.phases.extend(message.phases)
             if not self.formed.done():
                 self.formed.set_result(None)
         elif isinstance(message, PhaseDone):
-            self._phases.append(message.phase)
+            self.phases.append(message.phase)
             self._observe_copy(message.phase)
             if message.phase.name == FIRST_STEP and not self.stepped.done():
                 self.stepped.set_result(None)

@@ -247,17 +247,35 @@ class StageLost:
 
 
 @dataclass(frozen=True)
-class Fork:
-    """Make a stage process that talks on the descriptor beside this message; one that shall `measure` is ready later."""
+class Imported:
+    """The zygote has everything imported: from now on it forks in milliseconds."""
 
+
+@dataclass(frozen=True)
+class Fork:
+    """Make a stage process that talks on the descriptor beside this message; one that shall `measure` is ready later.
+
+    The answer has the same `number`.
+    """
+
+    number: int
     measure: bool = False
 
 
 @dataclass(frozen=True)
 class Forked:
-    """The stage process is there; a pidfd of it comes along unless it is dead already."""
+    """The stage process is there, perhaps dead already; a pidfd of it comes along."""
 
+    number: int
     pid: int
+
+
+@dataclass(frozen=True)
+class NotForked:
+    """No stage process was made: the system would not."""
+
+    number: int
+    reason: str
 
 
 # ---- agent <-> stage process -----------------------------------------------------------------------------------------
@@ -284,6 +302,11 @@ class Build:
     secret: str = field(repr=False)
     rows_first: bool = False
     tls: Tls | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The process has its order, and begins."""
 
 
 @dataclass(frozen=True)
@@ -500,9 +523,9 @@ _VOCABULARY = {
     cls.__name__: cls
     for cls in (
         FormStage, Dissolve, Renew, StageUnits, Evict, Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, StageReport,
-        Probed, Phases, NodeReport, StageLost, Fork, Forked, Idle, Build, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed,
-        PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook,
-        StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
+        Probed, Phases, NodeReport, StageLost, Imported, Fork, Forked, NotForked, Idle, Build, Taken, UnitHere, RowsWanted,
+        RowsHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, StoreSet, StoreWait,
+        StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
     )
 }  # fmt: skip
 

@@ -3,113 +3,21 @@
 import asyncio
 import logging
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
-from cluster.errors import ProtocolError, StageFailed
-from cluster.messages import Fork, Idle
-from cluster.wire import Channel
+from cluster.errors import StageFailed
+from cluster.messages import Build, Idle
+from cluster.stage_process import StageProcess
+from cluster.zygote_process import ZygoteProcess
 
 _log = logging.getLogger(__name__)
-
-
-class StageProcess:
-    """The agent's end of one stage process. What it sends goes to `on_message`; `ended` is set when it is dead."""
-
-    def __init__(self, pidfd: int | None, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
-        self._pidfd, self._channel, self._loop = pidfd, channel, loop
-        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="to-stage")
-        self.idle: asyncio.Future[Idle] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        self.on_message: Callable[[Any], None] = lambda _message: None
-        loop.add_reader(channel.fileno(), self._read)
-        if pidfd is None:
-            self._finish()
-        else:
-            loop.add_reader(pidfd, self._finish)
-
-    async def send(self, message: object, fd: int | None = None) -> None:
-        """Send in order of the calls, without blocking the loop. StageFailed if the process is gone."""
-        try:
-            await self._loop.run_in_executor(self._sender, self._channel.send, message, fd)
-        except (OSError, RuntimeError) as error:
-            raise StageFailed(f"the stage process is gone: {error}") from error
-
-    async def end(self) -> None:
-        """Kill the process if it still runs, wait until it is dead and give up what led to it."""
-        if self._pidfd is not None and not self.ended.done():
-            with suppress(ProcessLookupError):  # dead already, which the loop has yet to see
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        await self.ended
-        if self._channel.fileno() >= 0:
-            self._loop.remove_reader(self._channel.fileno())
-            await self._loop.run_in_executor(None, self._sender.shutdown)
-            self._channel.close()
-
-    def _finish(self) -> None:
-        """The process is dead: read what it still said, then say so."""
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
-        self._read()
-        if not self.idle.done():
-            self.idle.set_exception(StageFailed("a stage process ended before it was ready; see the node's log"))
-            self.idle.exception()  # its taker sees it; without one nobody has to
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def _read(self) -> None:
-        try:
-            while True:
-                message, fd = self._channel.receive(wait=False)
-                if fd is not None:
-                    os.close(fd)
-                if isinstance(message, Idle) and not self.idle.done():
-                    self.idle.set_result(message)
-                else:
-                    self.on_message(message)
-        except BlockingIOError:
-            return
-        except (EOFError, OSError, ProtocolError):
-            self._loop.remove_reader(self._channel.fileno())
-
-
-class Zygote:
-    """The process that stage processes are forked from. Blocking; call from one thread."""
-
-    def __init__(self, host: str, threads: int, device: str) -> None:
-        ours, theirs = Channel.pair()
-        with theirs:
-            command = [sys.executable, "-m", "cluster.zygote", str(theirs.fileno()), host, str(threads), device]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        self._channel = Channel(ours)
-
-    def fork(self, measure: bool = False) -> tuple[int | None, Channel]:
-        """A new stage process: its pidfd (None if it died at once) and the channel to it. EOFError without zygote."""
-        ours, theirs = Channel.pair()
-        try:
-            with theirs:
-                self._channel.send(Fork(measure), theirs.fileno())
-            _, pidfd = self._channel.receive()
-        except BaseException:
-            ours.close()
-            raise
-        return pidfd, Channel(ours)
-
-    def close(self) -> None:
-        """End the zygote, and with it every child."""
-        self._channel.close()
-        try:
-            self._process.wait(timeout=2.0)
-        except subprocess.TimeoutExpired:  # it was still importing
-            self._process.kill()
-            self._process.wait()
+TRIES = 3
+"""So many processes may not start, or not take their order, before a start fails."""
+RETRY_S, RETRY_AT_MOST_S = 0.1, 5.0
+LOOK_EVERY_S = 0.5
+STOPPED_S = 1.5
+"""A process that waits, or the zygote, may be stopped for so long before it is replaced. While it is it gets no order."""
 
 
 class StagePool:
@@ -124,86 +32,167 @@ class StagePool:
     ) -> None:
         self._size, self._host, self._threads, self._device = size, host, threads, device
         self._on_idle, self._measure = on_idle, measure
-        self._zygote: Zygote | None = None
-        self._ready: list[StageProcess] = []
+        self._zygote: ZygoteProcess | None = None
+        self._families: set[int] = set()  # process groups, each that of a zygote and its stages
+        self._waiting: list[StageProcess] = []
+        self._forking = asyncio.Lock()
         self._refill: asyncio.Task[None] | None = None
-        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="zygote")
+        self._watch: asyncio.Task[None] | None = None
+        self._delay_s = 0.0
+        self._told = ""
         self._closed = False
 
     @property
     def idle(self) -> int:
         """Processes that have everything imported and wait."""
-        return sum(process.idle.done() and not process.ended.done() for process in self._ready)
+        return sum(process.idle.done() and not process.ended.done() for process in self._waiting)
 
     def fill(self) -> None:
         """Start what is missing, in the background."""
-        if not self._closed and (self._refill is None or self._refill.done()):
+        if self._closed:
+            return
+        if self._refill is None or self._refill.done():
             self._refill = asyncio.get_running_loop().create_task(self._start_missing())
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.get_running_loop().create_task(self._look_always())
 
-    async def take(self) -> StageProcess:
-        """A process that is ready, or the first that will be; the caller bounds the wait. StageFailed if none starts."""
-        while True:
-            while not self._ready:
-                self.fill()
-                assert self._refill is not None
-                await asyncio.shield(self._refill)
-            process = min(self._ready, key=lambda p: not p.idle.done())
-            self._ready.remove(process)
+    async def start(self, order: Build, on_message: Callable[[Any], None]) -> StageProcess:
+        """A process that has taken the order; what it says from then on goes to `on_message`. The caller bounds the wait.
+
+        StageFailed if the system has no process to give, or if several did not take the order.
+        """
+        for _ in range(TRIES):
+            process = await self._take()
+            process.on_message = on_message
             try:
-                await asyncio.shield(process.idle)
+                if await process.begin(order):
+                    return process
             except BaseException:
-                await process.end()
+                process.kill()
                 raise
-            if not process.ended.done():
-                return process
-            await process.end()
+        raise StageFailed(f"{TRIES} stage processes, one after the other, did not take their order")
 
     async def measure(self) -> Mapping[str, float]:
-        """What a process measures that is made for it; the caller bounds the wait. StageFailed if none starts."""
-        loop = asyncio.get_running_loop()
-        pidfd, channel = await loop.run_in_executor(self._starter, self._start, True)
-        process = StageProcess(pidfd, channel, loop)
+        """What a process measures that is made for it. StageFailed if none starts."""
+        async with self._forking:
+            process = await self._fork(measure=True)
         try:
-            return (await asyncio.shield(process.idle)).rates
+            return (await process.ready()).rates
         finally:
             await process.end()
 
     async def close(self) -> None:
         """End the waiting processes and the zygote; those taken are their takers' to end, before."""
         self._closed = True
-        if self._refill is not None:
-            self._refill.cancel()
-            await asyncio.gather(self._refill, return_exceptions=True)
-        await asyncio.get_running_loop().run_in_executor(None, self._stop_zygote)
-        await asyncio.gather(*(process.end() for process in self._ready))
-        self._ready.clear()
+        tasks = [task for task in (self._refill, self._watch) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        children = [*self._waiting, *([self._zygote] if self._zygote is not None else [])]
+        await asyncio.gather(*(child.end() for child in children))
+        self._reap_orphans()
 
-    def _stop_zygote(self) -> None:
-        zygote, self._zygote = self._zygote, None
-        if zygote is not None:
-            zygote.close()
-        self._starter.shutdown()
+    async def _take(self) -> StageProcess:
+        """A process that is ready, or the first that will be."""
+        failures = 0
+        while True:
+            try:
+                process = self._best()
+                if process is None:
+                    async with self._forking:
+                        process = self._best() or await self._add(measure=False)
+                self._waiting.remove(process)
+                try:
+                    await process.ready()
+                except BaseException:
+                    process.kill()
+                    raise
+                return process
+            except StageFailed:
+                failures += 1
+                if failures == TRIES:
+                    raise
+            await asyncio.sleep(RETRY_S * failures)
+
+    def _best(self) -> StageProcess | None:
+        """One that waits and is not stopped, best one that is ready."""
+        able = [process for process in self._waiting if not process.stopped]
+        return min(able, key=lambda process: not process.idle.done(), default=None)
 
     async def _start_missing(self) -> None:
-        loop = asyncio.get_running_loop()
-        while len(self._ready) < max(self._size, 1) and not self._closed:
-            pidfd, channel = await loop.run_in_executor(self._starter, self._start, self._measure)
-            self._measure = False
-            process = StageProcess(pidfd, channel, loop)
-            process.idle.add_done_callback(self._hear)
-            self._ready.append(process)
+        """Until the pool is full, and a zygote is there for the next. What the system refuses is asked for again."""
+        while self._zygote is None or self._zygote.ended.done() or len(self._waiting) < max(self._size, 1):
+            await asyncio.sleep(self._delay_s)
+            try:
+                async with self._forking:
+                    if len(self._waiting) < max(self._size, 1):
+                        await self._add(self._measure)
+                        self._measure = False
+                    else:
+                        await self._living_zygote().ready()
+            except StageFailed as error:
+                self._defer(str(error))
+
+    def _defer(self, fault: str) -> None:
+        """Something could not be started, or did not live until it was of use: the next is started later."""
+        self._delay_s = min(max(RETRY_S, 2 * self._delay_s), RETRY_AT_MOST_S)
+        if fault != self._told:
+            _log.warning("%s; it is tried again", fault)
+            self._told = fault
+
+    async def _add(self, measure: bool) -> StageProcess:
+        """One process more that waits. Call with `_forking`."""
+        process = await self._fork(measure)
+        process.idle.add_done_callback(self._hear)
+        process.ended.add_done_callback(lambda _ended: self._miss(process))
+        self._waiting.append(process)
+        return process
+
+    async def _fork(self, measure: bool) -> StageProcess:
+        return await self._living_zygote().fork(measure)
+
+    def _living_zygote(self) -> ZygoteProcess:
+        if self._closed:
+            raise StageFailed("the node is shutting down")
+        if self._zygote is None or self._zygote.ended.done():
+            self._zygote = ZygoteProcess.start(self._host, self._threads, self._device)
+            self._zygote.ended.add_done_callback(self._miss_zygote)
+            self._families.add(self._zygote.pid)
+        return self._zygote
 
     def _hear(self, idle: "asyncio.Future[Idle]") -> None:
-        if not idle.cancelled() and idle.exception() is None:
-            self._on_idle(idle.result())
+        self._delay_s, self._told = 0.0, ""
+        self._on_idle(idle.result())
 
-    def _start(self, measure: bool) -> tuple[int | None, Channel]:
-        if self._zygote is None:
-            self._zygote = Zygote(self._host, self._threads, self._device)
-        try:
-            return self._zygote.fork(measure)
-        except (EOFError, OSError) as error:
-            zygote, self._zygote = self._zygote, None
-            if zygote is not None:
-                zygote.close()
-            raise StageFailed(f"the node's zygote died ({error}); see the node's log") from error
+    def _miss(self, process: StageProcess) -> None:
+        """A process is dead. One that waited is replaced; if it never came to wait, then only after a while."""
+        if process in self._waiting:
+            self._waiting.remove(process)
+            if not process.idle.done():
+                self._defer(f"a stage process ended before it was ready: {process.fault}")
+            self.fill()
+
+    def _miss_zygote(self, _ended: "asyncio.Future[None]") -> None:
+        if not self._closed:
+            _log.warning("the node's zygote died; its stages serve on, and another one is started")
+            self.fill()
+
+    async def _look_always(self) -> None:
+        """End what is stopped for long: it would be of no use when it is wanted."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for child in [*self._waiting, *([self._zygote] if self._zygote is not None else [])]:
+                if child.stopped_s() > STOPPED_S:
+                    _log.warning("process %d is stopped, and is ended", child.pid)
+                    child.kill()
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Have the kernel forget the dead whom nobody knows: a zygote died before it could tell of them."""
+        for family in list(self._families):
+            try:
+                while os.waitpid(-family, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                if self._zygote is None or self._zygote.pid != family:
+                    self._families.discard(family)

@@ -5,6 +5,7 @@ import hmac
 import ssl
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from cluster.door import Door
 from cluster.errors import ProtocolError
@@ -22,16 +23,15 @@ class RequestServer:
     """
 
     def __init__(self, host: str) -> None:
-        self._host = host
+        """OSError if nobody can listen there."""
         self._door = Door("requests", self._knows, self._talk)
         self._loop = asyncio.new_event_loop()
         self._owners: dict[str, asyncio.StreamWriter] = {}
         self._hello: Hello | None = None
         self._accept: Accept = lambda _command: None
-        listening = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(listening,), name="requests", daemon=True)
-        self._thread.start()
-        listening.wait()
+        port: Future[int] = Future()
+        threading.Thread(target=self._run, args=(host, port), name="requests", daemon=True).start()
+        self.port: int = port.result()
 
     def serve(self, hello: Hello, accept: Accept, tls: ssl.SSLContext | None = None) -> None:
         """From now on let in who says `hello`, over `tls` if there is any, and hand over what they send. Thread-safe."""
@@ -42,11 +42,14 @@ class RequestServer:
         """Send each event to whoever submitted its request. Thread-safe; nothing happens if they have left."""
         self._loop.call_soon_threadsafe(self._deliver_all, events)
 
-    def _run(self, listening: threading.Event) -> None:
+    def _run(self, host: str, port: Future[int]) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._door, self._host, 0))
-        self.port: int = server.sockets[0].getsockname()[1]
-        listening.set()
+        try:
+            server = self._loop.run_until_complete(asyncio.start_server(self._door, host, 0))
+        except OSError as error:
+            port.set_exception(error)
+            return
+        port.set_result(server.sockets[0].getsockname()[1])
         self._loop.run_forever()
 
     async def _talk(self, _hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

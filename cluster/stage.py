@@ -1,6 +1,6 @@
 """A stage process: waits ready in its node's pool, becomes one stage of one group, and ends with it."""
 
-import ctypes
+import errno
 import json
 import logging
 import os
@@ -38,6 +38,7 @@ from cluster.messages import (
     PhaseDone,
     RowsHere,
     RowsWanted,
+    Taken,
     UnitCopied,
     UnitHere,
 )
@@ -54,7 +55,6 @@ from storage_tiers.errors import StorageError
 from storage_tiers.memory import map_runs, populate
 
 _log = logging.getLogger(__name__)
-_PR_SET_PDEATHSIG = 1
 _WARM_UP_CONFIG = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "vocab_size": 64,
     "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
@@ -68,7 +68,6 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
 
     `kind` is "cpu", or "cuda" for the one GPU that the process can see. To `measure` takes about 0.2 s more.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["LOCAL_RANK"] = "0"
@@ -77,10 +76,12 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
     channel = Channel(sock)
     server = RequestServer(host)
     device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
+    _warm_up(device, [torch.float32, torch.bfloat16])
+    rates = _measure(device) if measure else {}
     try:
-        _warm_up(device, [torch.float32, torch.bfloat16])
-        channel.send(Idle(os.getpid(), server.port, _measure(device) if measure else {}))
+        channel.send(Idle(os.getpid(), server.port, rates))
         message, _ = channel.receive()
+        channel.send(Taken())
     except (EOFError, OSError):
         return
     if isinstance(message, Build):
@@ -229,7 +230,9 @@ class _Stage:
         try:
             while True:
                 message, fd = self._channel.receive()
-                if isinstance(message, UnitHere) and fd is not None:
+                if isinstance(message, UnitHere):
+                    if fd is None:
+                        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                     self._assign(message, fd)
                 elif isinstance(message, RowsHere) and self._model is not None:
                     self._model.take_rows(message.rows, message.data)

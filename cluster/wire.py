@@ -46,15 +46,17 @@ class Channel:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def send(self, message: object, fd: int | None = None) -> None:
-        """Send a message and a copy of `fd`. Blocks while the other side is behind; OSError if it is gone."""
+    def send(self, message: object, fd: int | None = None, wait: bool = True) -> None:
+        """Send a message and a copy of `fd`. While the other side is behind it blocks, or BlockingIOError if `wait` is
+        false; OSError if the other side is gone."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
-        self._sock.sendmsg([pack(message)], rights)
+        self._sock.sendmsg([pack(message)], rights, 0 if wait else socket.MSG_DONTWAIT)
 
     def receive(self, wait: bool = True) -> tuple[Any, int | None]:
         """The next message and the descriptor that came with it, now the caller's to close.
 
-        EOFError when the other side is gone; BlockingIOError if there is nothing and `wait` is false.
+        EOFError when the other side is gone; BlockingIOError if there is nothing and `wait` is false. A descriptor that
+        was sent does not come if this process may have no more of them.
         """
         flags = 0 if wait else socket.MSG_DONTWAIT
         room = socket.CMSG_LEN(array.array("i").itemsize)
@@ -66,7 +68,7 @@ class Channel:
         for _level, _type, packed in rights:
             fds.frombytes(packed[: len(packed) - len(packed) % fds.itemsize])
         fd = fds[0] if fds else None
-        if not data:
+        if not data and fd is None:
             raise EOFError("the other side is gone")
         try:
             if got & socket.MSG_TRUNC:

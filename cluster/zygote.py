@@ -1,26 +1,47 @@
 """A node's zygote: imports once all that a stage process needs, then forks one on demand, ready in milliseconds.
 
-Run as ``python -m cluster.zygote FD HOST THREADS DEVICE`` by the agent, FD being its end of a packet channel. A `Fork`
-that comes with a descriptor makes a child that talks on it; the answer carries a pidfd, so that the agent can end and
-watch the child without racing for process ids. When the channel closes the zygote ends, and its children with it.
+Run as ``python -m cluster.zygote FD AGENT HOST THREADS DEVICE`` by the agent, FD being its end of a packet channel and
+AGENT the agent's process id. A `Fork` that comes with a descriptor makes a process that talks on it; the answer carries
+a pidfd, so that the agent can end and watch it without racing for process ids.
+
+A stage process is the agent's child, not the zygote's: the zygote forks a process that forks the stage and ends, and
+the agent takes in orphans. So the zygote may die and its stages serve on; when the agent dies the kernel ends them all.
 
 multiprocessing's fork server would also import the agent's main module into every child, and offers no end of its own.
 """
 
+import errno
 import gc
 import importlib
+import logging
 import os
+import select
 import signal
 import socket
 import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
 
-from cluster.messages import Fork, Forked, load_vocabulary
+from cluster.messages import Broken, Fork, Forked, Imported, NotForked, load_vocabulary
+from cluster.parentage import be_called, end_with
 from cluster.wire import Channel
 
+_log = logging.getLogger(__name__)
 FAMILIES = (
     "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3", "phi3", "olmo2", "smollm3",
     "granite", "gpt2", "opt", "gpt_neox",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """What all stage processes are told, and whose children they are."""
+
+    agent: int
+    host: str
+    threads: int
+    device: str
 
 
 def preload() -> None:
@@ -41,45 +62,76 @@ def preload() -> None:
 def main() -> None:
     """Serve forks until the agent closes the channel."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent ends us by closing the channel
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    host, threads, device = sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent ends us
+    fd, agent, host, threads, device = sys.argv[1:]
+    be_called("zygote")
+    end_with(int(agent))
+    channel = Channel(socket.socket(fileno=int(fd)))
     preload()
-    while True:
-        try:
-            message, fd = channel.receive()
-        except EOFError:
-            return
-        if not isinstance(message, Fork) or fd is None:
-            continue
-        pid = os.fork()
-        if pid == 0:
-            channel.close()
-            _be_stage(fd, host, threads, device, message.measure)
-        os.close(fd)
-        _answer(channel, pid)
+    stages = _Stages(int(agent), host, int(threads), device)
+    with suppress(EOFError, BrokenPipeError):
+        channel.send(Imported())
+        while True:
+            message, given = channel.receive()
+            if given is None:
+                channel.send(NotForked(message.number, f"the zygote got no descriptor: {os.strerror(errno.EMFILE)}"))
+            else:
+                _fork(channel, message, given, stages)
+                os.close(given)
 
 
-def _answer(channel: Channel, pid: int) -> None:
+def _fork(channel: Channel, order: Fork, given: int, stages: _Stages) -> None:
+    """Have a stage process made, and the agent told of it or why there is none."""
+    zygote = os.getpid()
     try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:  # it is dead already; its channel tells the agent
-        channel.send(Forked(pid))
+        between = os.fork()
+    except OSError as error:
+        channel.send(NotForked(order.number, str(error)))
         return
-    channel.send(Forked(pid), pidfd)
-    os.close(pidfd)
+    if between == 0:
+        _be_between(channel, order, given, stages, zygote)
+    _, status = os.waitpid(between, 0)
+    if status != 0:
+        channel.send(NotForked(order.number, "the process that should fork it died"))
 
 
-def _be_stage(fd: int, host: str, threads: int, device: str, measure: bool) -> None:
-    """In the child: be a stage process, and never return into the zygote's loop."""
+def _be_between(channel: Channel, order: Fork, given: int, stages: _Stages, zygote: int) -> NoReturn:
+    """Be the stage's parent only until the agent knows the stage, which then becomes the agent's child."""
+    told, stage = False, 0
+    try:
+        end_with(zygote)
+        parent = os.pidfd_open(os.getpid())
+        stage = os.fork()
+        if stage == 0:
+            channel.close()
+            _be_stage(given, parent, order.measure, stages)
+        channel.send(Forked(order.number, stage), os.pidfd_open(stage))
+        told = True
+    except OSError as error:
+        if stage:
+            os.kill(stage, signal.SIGKILL)
+        channel.send(NotForked(order.number, str(error)))
+        told = True
+    finally:
+        os._exit(0 if told else 1)
+
+
+def _be_stage(given: int, parent: int, measure: bool, stages: _Stages) -> NoReturn:
+    """Be a stage process, and never return into the zygote's loop. `parent` is readable when the parent is dead."""
     code = 1
+    sock = socket.socket(fileno=given)
     try:
         from cluster.stage import main as be_stage
 
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        be_stage(socket.socket(fileno=fd), host, threads, device, measure)
+        be_called("stage")
+        select.select([parent], [], [])
+        os.close(parent)
+        end_with(stages.agent)
+        be_stage(sock, stages.host, stages.threads, stages.device, measure)
         code = 0
+    except Exception as error:
+        _log.exception("a stage process broke")
+        Channel(sock).send(Broken(f"{type(error).__name__}: {error}"))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import httpx
+import psutil
 
 from cluster.encryption import Tls
 from cluster.node_config import NodeConfig
@@ -115,6 +116,14 @@ class RealCluster:
         del self.processes[name]
         return status
 
+    def stages(self, name: str) -> list[psutil.Process]:
+        """A node's stage processes, waiting or busy."""
+        return _called(self.processes[name].pid, "stage")
+
+    def zygotes(self, name: str) -> list[psutil.Process]:
+        """A node's zygote; none while it is replaced."""
+        return _called(self.processes[name].pid, "zygote")
+
     def log(self, name: str) -> str:
         """What the process has written so far."""
         return (self.folder / f"{name}.log").read_text()
@@ -148,6 +157,16 @@ def run_cluster(
         hung = [name for name, process in cluster.processes.items() if not _ends(process)]
         if hung and sys.exc_info()[0] is None:
             raise TimeoutError(f"{', '.join(hung)} did not end within {STOP_DEADLINE_S:.0f} s of SIGTERM")
+
+
+def _called(parent: int, name: str) -> list[psutil.Process]:
+    """The children that `ps` shows under this name, but for those that are dead."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == name and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
 
 
 def _ends(process: subprocess.Popen[bytes]) -> bool:

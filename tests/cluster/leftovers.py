@@ -27,12 +27,6 @@ def unit_files(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.iterdir() if len(path.name) >= 64}
 
 
-def stage_processes(cluster: RealCluster, node: str) -> list[psutil.Process]:
-    """The node's stage processes, waiting or busy."""
-    zygotes = psutil.Process(cluster.processes[node].pid).children()
-    return [stage for zygote in zygotes for stage in zygote.children()]
-
-
 async def nothing_of(checkpoint: Checkpoint, client: ClusterClient, cluster: RealCluster, node: str, ssd: Path) -> None:
     """Wait until the node serves nothing, then have it drop the model: then there is nothing of it anywhere on the node.
 
@@ -58,7 +52,7 @@ async def _left(
         "ssd": report.ssd_used_bytes,
         "units": report.units,
         "files": unit_files(ssd),
-        "stages": len(stage_processes(cluster, node)) - report.idle_stage_processes,
+        "stages": len(cluster.stages(node)) - report.idle_stage_processes,
     }
     return {what: count for what, count in counted.items() if count}
 

@@ -12,11 +12,16 @@ import pytest_asyncio
 from cluster.client import ClusterClient
 from cluster.errors import StageFailed
 from cluster.group import Group
+from cluster.messages import Dissolve, Done, StageFormed
+from cluster.model_facts import facts_of
+from schedules.facts import Placement
+from schedules.policies.fixed import place
 from schedules.rates import NIC, SSD, STREAM
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
-from tests.cluster.groups import form, generate
+from tests.cluster.groups import form, form_on, generate
+from tests.cluster.leftovers import report_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.tiny import make_tiny
 
@@ -49,8 +54,8 @@ async def client(cluster: RealCluster) -> AsyncIterator[ClusterClient]:
 
 def stages(cluster: RealCluster) -> set[int]:
     """Process ids of all stage processes, waiting or busy."""
-    nodes = [process.pid for name, process in cluster.processes.items() if name.startswith("node")]
-    return {stage.pid for node in nodes for zygote in psutil.Process(node).children() for stage in zygote.children()}
+    nodes = [name for name in cluster.processes if name != "scheduler"]
+    return {stage.pid for name in nodes for stage in cluster.stages(name)}
 
 
 def first_stage(cluster: RealCluster, group: Group) -> psutil.Process:
@@ -118,15 +123,79 @@ def held(process: psutil.Process) -> dict[str, int]:
     }
 
 
-async def settled(nodes: list[psutil.Process], wanted: list[dict[str, int]] | None = None) -> list[dict[str, int]]:
-    """What the nodes hold once pools are full again, and, if that comes to pass in time, no more than was `wanted`."""
+async def settled(
+    nodes: list[psutil.Process], wanted: list[dict[str, int]] | None = None, children: int = 2
+) -> list[dict[str, int]]:
+    """What the nodes hold once pools are full again, and, if that comes to pass in time, no more than was `wanted`. The
+    children are the zygote, one process that waits, and those that serve."""
     for _ in range(int(DEADLINE_S * 5)):
         now = [held(node) for node in nodes]
-        full = all(count["children"] == 2 for count in now)  # the zygote and one process that waits
+        full = all(count["children"] == children for count in now)
         if full and (wanted is None or all(a[k] <= b[k] for a, b in zip(now, wanted, strict=True) for k in a)):
             break
         await asyncio.sleep(0.2)
     return now
+
+
+async def test_a_stage_that_is_dissolved_while_it_is_formed_leaves_nothing(
+    client: ClusterClient, cluster: RealCluster, checkpoint: Checkpoint
+) -> None:
+    """Its process came when the stage was over, and nobody ended it: it stayed for ever, with its descriptors."""
+    placement = place(facts_of(checkpoint), client.view(), 2, 512)
+    assert isinstance(placement, Placement)
+    orders = [client._orders(f"short-{n}", placement, checkpoint, DEADLINE_S)[0] for n in range(6)]
+    forming = [asyncio.ensure_future(client._order(node, order, StageFormed, DEADLINE_S)) for node, order in orders]
+    await asyncio.sleep(0.02)  # one process waits; what the others get must be forked first
+    for node, order in orders:
+        await client._order(node, Dissolve(order.group), Done, DEADLINE_S)
+    answers = await asyncio.gather(*forming, return_exceptions=True)
+    assert all(isinstance(answer, StageFailed) for answer in answers), answers
+    node = orders[0][0]
+    assert (await settled([psutil.Process(cluster.processes[node].pid)]))[0]["children"] == 2
+    assert (await report_of(client, node)).groups == ()
+
+
+async def test_a_stage_that_is_stopped_while_it_is_formed_fails_soon(
+    client: ClusterClient, cluster: RealCluster, checkpoint: Checkpoint
+) -> None:
+    """It had given no sign of life that could have been missed: the start waited for its whole timeout."""
+    placement = place(facts_of(checkpoint), client.view(), 2, 512)
+    assert isinstance(placement, Placement)
+    node, order = client._orders("alone", placement, checkpoint, 10 * DEADLINE_S)[0]
+    await settled([psutil.Process(cluster.processes[node].pid)])
+    (waiting,) = cluster.stages(node)
+    forming = asyncio.ensure_future(client._order(node, order, StageFormed, 10 * DEADLINE_S))
+    async with asyncio.timeout(DEADLINE_S):
+        while (await report_of(client, node)).idle_stage_processes:  # noqa: ASYNC110 - it has its order then, or nearly
+            await asyncio.sleep(0.05)
+        waiting.suspend()
+        with pytest.raises(StageFailed, match="no sign of life"):
+            await forming
+
+
+async def test_nothing_outlives_an_agent_that_is_killed(
+    client: ClusterClient, cluster: RealCluster, checkpoint: Checkpoint
+) -> None:
+    """Neither what computes, nor what waits, nor what is stopped and sees no channel close; nor the zygote."""
+    cluster.start_node("doomed")
+    async with asyncio.timeout(DEADLINE_S):
+        while client.view().node("doomed") is None:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.05)
+    busy, stopped = [await form_on(client, "doomed", checkpoint) for _ in range(2)]
+    for group in (busy, stopped):
+        await generate(group, "first", PROMPT, 10)
+    await settled([psutil.Process(cluster.processes["doomed"].pid)], children=4)
+    below = psutil.Process(cluster.processes["doomed"].pid).children(recursive=True)
+    computing = first_stage(cluster, busy)
+    request = asyncio.ensure_future(generate(busy, "long", [9] * 3000, 1000))
+    await asyncio.sleep(0.2)
+    for process in set(below) - {computing}:
+        process.suspend()
+    cluster.kill("doomed")
+    _, alive = await asyncio.to_thread(psutil.wait_procs, below, timeout=DEADLINE_S)
+    assert not alive
+    with pytest.raises(StageFailed):
+        await request
 
 
 @pytest.mark.timeout(400)

@@ -14,7 +14,7 @@ from cluster.client import ClusterClient
 from cluster.errors import ClusterError
 from storage_tiers.remote import ModelStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form_on, generate, served
-from tests.cluster.leftovers import held_by_anyone, memory_of, nothing_of, report_of, stage_processes, tree, unit_files
+from tests.cluster.leftovers import held_by_anyone, memory_of, nothing_of, report_of, tree, unit_files
 from tests.real_cluster import RealCluster, run_cluster
 from tests.storage_tiers.handmade import flip
 
@@ -73,7 +73,7 @@ async def test_a_node_killed_in_the_middle_of_a_load_finds_its_whole_units_again
         request = asyncio.ensure_future(generate(group, "r", PROMPT, TOKENS))
         await until(lambda: set(unit_files(ssd)) == set(digests.values()) - {digests[LATE]})
         processes = tree(cluster.processes["victim"].pid)
-        assert stage_processes(cluster, "victim")
+        assert cluster.stages("victim")
         memory = memory_of(processes[0])
         assert memory
         cluster.kill("victim")

@@ -45,13 +45,9 @@ def cluster(store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def stage_processes(cluster: RealCluster) -> list[psutil.Process]:
-    """The stage processes that serve now: those of a zygote's children that talk to a neighbour or the front end."""
-    found = []
-    for name, process in cluster.processes.items():
-        if name.startswith("node"):
-            zygotes = psutil.Process(process.pid).children()
-            found += [child for zygote in zygotes for child in zygote.children() if talks(child)]
-    return found
+    """The stage processes that serve now: those that talk to a neighbour or the front end."""
+    nodes = [name for name in cluster.processes if name.startswith("node")]
+    return [stage for name in nodes for stage in cluster.stages(name) if talks(stage)]
 
 
 def talks(process: psutil.Process) -> bool:
