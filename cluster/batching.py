@@ -8,7 +8,7 @@ of arrival, so that nothing that runs is ever short of memory and nothing that w
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cluster.messages import Rejected, Submit, TokenLogprobs, Tokens
 
@@ -36,7 +36,8 @@ def room_tokens(tokens: int, most_tokens: int) -> int:
 class Segment:
     """One request's part of a step: `tokens` of it, the first at `position`; `wanted` if the next is to be chosen.
 
-    `slot` names the request within the group, `room` is how many tokens its KV cache has to hold.
+    `slot` names the request within the group, `room` is how many tokens its KV cache has to hold. Its first `whole` tokens
+    belong together, as if they were computed at once, in whatever pieces they come.
     """
 
     slot: int
@@ -44,6 +45,7 @@ class Segment:
     position: int
     wanted: bool
     room: int
+    whole: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,20 @@ class _Request:
     submit: Submit
     slot: int
     room: int
+    tokens: list[int]
     fed: int = 0
-    generated: list[int] = field(default_factory=list)
+    started: bool = False
     under_way: int = 0
     queued: bool = False
     cancelled: bool = False
 
     @property
     def length(self) -> int:
-        return len(self.submit.tokens) + len(self.generated)
+        return len(self.tokens)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.submit.tokens)
 
     @property
     def decodes(self) -> bool:
@@ -92,22 +99,16 @@ class _Request:
         """Its prompt is in, and its next token is to be fed or under way."""
         return self.fed > 0 and self.length - self.fed <= 1
 
-    def next_tokens(self, count: int) -> Sequence[int]:
-        prompt = len(self.submit.tokens)
-        if self.fed < prompt:
-            return self.submit.tokens[self.fed : min(self.fed + count, prompt)]
-        return self.generated[self.fed - prompt :]
-
 
 class Batching:
-    """The requests of a group. `stages` steps may be under way at once; `alone`: one request a step, prompts whole.
+    """The requests of a group. `stages` steps may be under way at once.
 
-    `alone` is for models whose positions are encoded differently when some sequence of the batch is long.
+    A request that grows beyond `renewal` tokens is fed from its first token anew, once: what the cache holds of it is then
+    encoded for shorter sequences. None: the cache always holds good.
     """
 
-    def __init__(self, kv_tokens: int, stages: int, alone: bool = False) -> None:
-        self._kv_tokens, self._stages, self._alone = kv_tokens, stages, alone
-        self._max_rows = 1 if alone else MAX_ROWS
+    def __init__(self, kv_tokens: int, stages: int, renewal: int | None = None) -> None:
+        self._kv_tokens, self._stages, self._renewal = kv_tokens, stages, renewal
         self._waiting: deque[_Request] = deque()
         self._ready: deque[_Request] = deque()
         self._running: dict[int, _Request] = {}
@@ -141,7 +142,8 @@ class Batching:
             text = f"prompt and max_tokens are {length} tokens, this replica's KV cache holds {self._kv_tokens}"
             return Rejected(submit.request, text)
         self._slots += 1
-        self._waiting.append(_Request(submit, self._slots, room_tokens(length, self._kv_tokens)))
+        room = room_tokens(length, self._kv_tokens)
+        self._waiting.append(_Request(submit, self._slots, room, list(submit.tokens)))
         return None
 
     def cancel(self, request: str) -> None:
@@ -166,8 +168,9 @@ class Batching:
         if not pieces:
             return None
         pieces.sort(key=lambda piece: (0, *order(piece[1])) if piece[0].decodes else (1,))
-        started = tuple((request.slot, request.submit) for request, _, _ in pieces if request.fed == 0)
+        started = tuple((request.slot, request.submit) for request, _, _ in pieces if not request.started)
         for request, segment, _ in pieces:
+            request.started = True
             request.fed += segment.tokens
             request.under_way += 1
             if not segment.wanted:
@@ -207,7 +210,7 @@ class Batching:
 
     def _choose(self) -> list[tuple[_Request, int]]:
         """Who is in the next step and with how many tokens: a stage's share of those running, who waits longest first."""
-        share = min(-(-len(self._running) // self._stages), self._max_rows)
+        share = min(-(-len(self._running) // self._stages), MAX_ROWS)
         answering = any(request.answers for request in self._running.values())  # also in steps under way
         prefill = PREFILL_TOKENS if answering else PREFILL_TOKENS_ALONE
         chosen: list[tuple[_Request, int]] = []
@@ -229,21 +232,31 @@ class Batching:
     def _prompt_tokens(self, request: _Request, most: int) -> int:
         """Tokens of the next piece of a prompt, cut so that pieces follow each other over the stages."""
         left = request.length - request.fed
-        return left if self._alone else min(left, most, max(PREFILL_TOKENS, -(-request.length // self._stages)))
+        return min(left, most, max(PREFILL_TOKENS, -(-request.length // self._stages)))
 
     def _piece(self, request: _Request, count: int) -> tuple[_Request, Segment, Sequence[int]]:
-        tokens = request.next_tokens(count)
-        wanted = request.fed + len(tokens) == request.length
-        return request, Segment(request.slot, len(tokens), request.fed, wanted, request.room), tokens
+        end = request.fed + count
+        wanted = end == request.length
+        segment = Segment(request.slot, count, request.fed, wanted, request.room, self._whole(request))
+        return request, segment, request.tokens[request.fed : end]
+
+    def _whole(self, request: _Request) -> int:
+        """Tokens of the request that `generate` computes at once: its prompt, or all that it has when that is renewed."""
+        prompt = request.submit.prompt_tokens
+        if self._renewal is not None and prompt <= self._renewal < request.length:
+            return self._renewal + 1
+        return prompt
 
     def _give_out(self, request: _Request, choice: Choice) -> Tokens:
-        request.generated.append(choice.token)
+        request.tokens.append(choice.token)
         finish = None
         if choice.token in request.submit.stop_tokens:
             finish = "stop"
-        elif len(request.generated) >= request.submit.max_tokens:
+        elif request.generated >= request.submit.max_tokens:
             finish = "length"
         if finish is None:
+            if self._renewal is not None and request.length == self._renewal + 1:
+                request.fed = 0
             self._queue(request)
         else:
             self._end(request)

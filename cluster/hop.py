@@ -45,7 +45,7 @@ class Header:
         return sum(segment.tokens for segment in self.segments)
 
 
-_SEGMENT_FIELDS = 5
+_SEGMENT_FIELDS = 6
 _INLINE = 8
 """Segments that travel in a header's first message; more need a second."""
 _HEAD = 3
@@ -80,7 +80,7 @@ class Neighbours:
         """Pass a hop on; `hidden` is (1, T, hidden), on any device."""
         fields = list(header.slots)
         for s in header.segments:
-            fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room)
+            fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room, s.whole)
         room = _INLINE * _SEGMENT_FIELDS
         first = torch.zeros(_HEAD + room, dtype=torch.int64)
         first[:_HEAD] = torch.tensor([header.op, len(fields), len(extra)])
@@ -151,5 +151,8 @@ def _header(op: Op, fields: Sequence[int], extra_bytes: int) -> Header:
     if op is not Op.STEP:
         return Header(op, slots=tuple(fields), extra_bytes=extra_bytes)
     groups = [fields[i : i + _SEGMENT_FIELDS] for i in range(0, len(fields), _SEGMENT_FIELDS)]
-    segments = [Segment(slot, tokens, position, bool(wanted), room) for slot, tokens, position, wanted, room in groups]
+    segments = [
+        Segment(slot, tokens, position, bool(wanted), room, whole)
+        for slot, tokens, position, wanted, room, whole in groups
+    ]
     return Header(op, tuple(segments), extra_bytes=extra_bytes)
