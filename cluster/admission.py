@@ -20,6 +20,8 @@ def find_fault(submit: Submit, vocabulary: int) -> str | None:
     """Why a model of `vocabulary` tokens cannot run the request; None if it can. Knows nothing of room."""
     if submit.tokens and not 0 <= min(submit.tokens) <= max(submit.tokens) < vocabulary:
         return f"there are tokens outside of the model's vocabulary of {vocabulary}"
+    if not 0 <= submit.prompt_tokens <= len(submit.tokens):
+        return f"prompt_tokens is {submit.prompt_tokens}, and there are {len(submit.tokens)} tokens in all"
     return _sampling_fault(submit.sampling)
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cluster.messages import Rejected, Submit, TokenLogprobs, Tokens
+from cluster.messages import Failed, Rejected, Submit, TokenLogprobs, Tokens
 
 PREFILL_TOKENS = 256
 """Prompt tokens in a step that others decode in: more would hold their next token up."""
@@ -64,9 +64,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Choice:
-    """A token that was chosen, with its log probabilities if the request asked for them."""
+    """A token that was chosen, with its log probabilities if the request asked for them; None if none could be."""
 
-    token: int
+    token: int | None
     logprobs: TokenLogprobs | None = None
 
 
@@ -180,10 +180,10 @@ class Batching:
         self._under_way.append(step)
         return step
 
-    def land(self, choices: Sequence[Choice]) -> list[Tokens]:
-        """The oldest step under way is over: what was chosen for its wanted segments, in order. Tokens to give out."""
+    def land(self, choices: Sequence[Choice]) -> list[Tokens | Failed]:
+        """The oldest step under way is over: what was chosen for its wanted segments, in order. What is to be told."""
         step = self._under_way.popleft()
-        events = []
+        events: list[Tokens | Failed] = []
         remaining = iter(choices)
         for segment in step.segments:
             choice = next(remaining) if segment.wanted else None
@@ -193,7 +193,9 @@ class Batching:
             request.under_way -= 1
             if self._end_if_cancelled(request) or choice is None:
                 continue
-            events.append(self._give_out(request, choice))
+            events.append(
+                self._fail(request) if choice.token is None else self._give_out(request, choice, choice.token)
+            )
         return events
 
     def take_ended(self) -> list[int]:
@@ -247,10 +249,14 @@ class Batching:
             return self._renewal + 1
         return prompt
 
-    def _give_out(self, request: _Request, choice: Choice) -> Tokens:
-        request.tokens.append(choice.token)
+    def _fail(self, request: _Request) -> Failed:
+        self._end(request)
+        return Failed(request.submit.request, f"the model's logits at position {request.length} are not finite numbers")
+
+    def _give_out(self, request: _Request, choice: Choice, token: int) -> Tokens:
+        request.tokens.append(token)
         finish = None
-        if choice.token in request.submit.stop_tokens:
+        if token in request.submit.stop_tokens:
             finish = "stop"
         elif request.generated >= request.submit.max_tokens:
             finish = "length"
@@ -261,7 +267,7 @@ class Batching:
         else:
             self._end(request)
         logprobs = () if choice.logprobs is None else (choice.logprobs,)
-        return Tokens(request.submit.request, (choice.token,), finish, logprobs)
+        return Tokens(request.submit.request, (token,), finish, logprobs)
 
     def _queue(self, request: _Request) -> None:
         request.queued = True

@@ -412,12 +412,23 @@ class Rejected:
     message: str
 
 
+@dataclass(frozen=True)
+class Failed:
+    """The model gave no token for the request, which is over: it would not elsewhere either. `message` says why."""
+
+    request: str
+    message: str
+
+
+Event = Tokens | Rejected | Failed
+"""What a first stage tells of a request."""
+
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
         FormStage, Dissolve, Renew, StageUnits, Evict, Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, StageReport,
         Probed, Phases, NodeReport, StageLost, Fork, Forked, Idle, Build, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed,
-        PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected,
+        PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, Failed,
     )
 }  # fmt: skip
 

@@ -106,3 +106,15 @@ def make_tiny(
     total = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     model.save_pretrained(folder, max_shard_size=total if shards == 1 else total // shards)
     return folder
+
+
+def make_overflowing(folder: Path, token: int) -> Path:
+    """A model whose weights are numbers, and whose logits are none after any prompt with `token`: its layers' norms sum
+    the token's embedding up to infinity."""
+    from safetensors.torch import load_file, save_file
+
+    make_tiny("gpt2", folder, seed=3)
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.wte.weight"][token] = 3e38
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -37,9 +37,12 @@ def extra(segments: int) -> bytes:
 
 
 def choices(segments: int) -> list[Choice]:
-    """What the step gives; every third of those of an odd number was asked for log probabilities."""
+    """What the step gives, every fifth no token; every third of those of an odd number was asked for log probabilities."""
     return [
-        Choice(2**33 + i, TokenLogprobs(-i / 3, ((i, -0.5), (i + 1, -1e9))) if segments % 2 and i % 3 == 0 else None)
+        Choice(
+            2**33 + i if i % 5 else None,
+            TokenLogprobs(-i / 3, ((i, -0.5), (i + 1, -1e9))) if segments % 2 and i % 3 == 0 else None,
+        )
         for i in range(segments)
     ]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.batching import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Batching, Choice, room_tokens
-from cluster.messages import Sampling, Submit, TokenLogprobs, Tokens
+from cluster.messages import Failed, Sampling, Submit, TokenLogprobs, Tokens
 from tests.cluster.played_group import PlayedGroup, ask, expected, text
 
 # ---- rooms
@@ -373,6 +373,21 @@ def test_a_renewal_leaves_room_for_those_who_answer() -> None:
     group.submit(ask(1, prompt=600, max_tokens=3), ask(2, prompt=3, max_tokens=12), ask(3, prompt=600, max_tokens=3))
     group.run()
     assert [len(given) for given in group.texts.values()] == [3, 12, 3]
+
+
+def test_who_gets_no_token_is_over_and_leaves_its_room_to_the_others() -> None:
+    batching = Batching(128, stages=1)
+    for number in (1, 2, 3):
+        batching.submit(ask(number, prompt=3, max_tokens=4))
+    step = batching.next_step(lambda segment: (segment.slot,))
+    assert step is not None
+    failed, given = batching.land([Choice(None), Choice(9)])
+    assert failed == Failed("r1", "the model's logits at position 3 are not finite numbers")
+    assert given == Tokens("r2", (9,))
+    assert batching.take_ended() == [step.segments[0].slot]
+    following = batching.next_step(lambda segment: (segment.slot,))
+    assert following is not None
+    assert [submit.request for _, submit in following.started] == ["r3"]
 
 
 # ---- whatever comes
