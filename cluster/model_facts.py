@@ -7,6 +7,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from schedules.facts import Model, Unit
 from storage_tiers.checkpoint import DTYPE_BYTES, EMBED, Checkpoint
+from storage_tiers.layouts import layout_of
 from storage_tiers.rows import embedding_of
 
 
@@ -45,6 +46,11 @@ def context_tokens(config: PretrainedConfig) -> int:
     return int(
         factor * (kind["original_max_position_embeddings"] if scaling == "yarn" else config.max_position_embeddings)
     )
+
+
+def learned_positions(config: PretrainedConfig) -> int | None:
+    """How many positions the model has a vector for; None if it computes them, as many as there are."""
+    return context_tokens(config) if layout_of(config.model_type).positions else None
 
 
 def rope_kinds(config: PretrainedConfig) -> dict[str | None, Mapping[str, Any]]:

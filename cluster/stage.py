@@ -42,7 +42,7 @@ from cluster.messages import (
     UnitCopied,
     UnitHere,
 )
-from cluster.model_facts import model_config, renewal_border
+from cluster.model_facts import learned_positions, model_config, renewal_border
 from cluster.pace import Pace
 from cluster.pulse import Pulse
 from cluster.requests import RequestServer
@@ -185,7 +185,7 @@ class _Stage:
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
             batching = Batching(order.kv_tokens, order.degree, renewal_border(config))
-            fault = partial(find_fault, vocabulary=config.vocab_size)
+            fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             self._server.serve(Hello(order.group, self._secret), driver.inbox.put)
         self._tell(

@@ -50,6 +50,12 @@ def test_a_token_outside_of_the_vocabulary_is_refused(token: int) -> None:
     assert "vocabulary of 8" in fault
 
 
+def test_a_request_beyond_learned_positions_is_refused() -> None:
+    fault = find_fault(_GOOD, _VOCABULARY, positions=6)
+    assert fault == "prompt and max_tokens are 7 tokens, and the model has learned 6 positions"
+    assert find_fault(_GOOD, _VOCABULARY, positions=7) is None
+
+
 @pytest.mark.parametrize("prompt_tokens", [-1, 4, 2**63])
 def test_a_prompt_that_is_longer_than_all_of_it_is_refused(prompt_tokens: int) -> None:
     fault = find_fault(replace(_GOOD, prompt_tokens=prompt_tokens), _VOCABULARY)
@@ -104,6 +110,8 @@ async def test_a_request_that_gets_no_numbers_ends_alone(
         assert isinstance(failing, NoToken)
         assert "logits at position 3 are not finite numbers" in str(failing)
         assert others == [greedy(reference, prompt, 8) for prompt in prompts]
+        with pytest.raises(Refused, match="514 tokens, and the model has learned 512 positions"):
+            await generate(group, "far", [5, 6], 512)
         with pytest.raises(NoToken):
             await generate(group, "drawn", [7], 8, Sampling(seed=3, logprobs=2))
         assert await generate(group, "after", prompts[0], 8) == others[0]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.model_facts import context_tokens, model_config, renewal_border
+from cluster.model_facts import context_tokens, learned_positions, model_config, renewal_border
 
 _SMALL = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -61,6 +61,12 @@ def test_phi_3_names_its_border_beside_its_scaling() -> None:
         }
     )
     assert (context_tokens(config), renewal_border(config)) == (256, 64)
+
+
+@pytest.mark.parametrize(("family", "learned"), [("gpt2", 64), ("opt", 64), ("falcon", None), ("llama", None)])
+def test_some_families_learn_their_positions(family: str, learned: int | None) -> None:
+    config = model_config({**_SMALL, "model_type": family, "max_position_embeddings": 64})
+    assert learned_positions(config) == learned
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "falcon", "gpt_neox", "mistral"])
