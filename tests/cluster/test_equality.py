@@ -46,7 +46,11 @@ async def test_every_degree_equals_the_unsplit_model(
         assert got == expected, f"degree {degree}"
 
 
-@pytest.mark.parametrize(("family", "options"), CHANGING_ROTATIONS[:3], ids=["dynamic", "longrope", "phi3"])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [*CHANGING_ROTATIONS[:3], CHANGING_ROTATIONS[-1]],
+    ids=["dynamic", "longrope", "phi3", "gemma3"],
+)
 async def test_every_degree_equals_it_where_rotations_change_with_the_length(
     client: ClusterClient, shared_store: ModelStore, tmp_path: Path, family: str, options: dict[str, Any]
 ) -> None:
