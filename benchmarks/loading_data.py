@@ -1,4 +1,4 @@
-"""Checkpoints to load: llamas of random bfloat16 bytes, the same ones at every call, in every form that is measured.
+"""Checkpoints to load: llamas of random bfloat16 numbers, the same ones at every call, in every form that is measured.
 
     <folder>/<size>/source/model.safetensors      what peers read, and what is published
     <folder>/<size>/model.pt                      the same tensors, by torch.save
@@ -31,6 +31,8 @@ FORMS = 4
 SPARE_BYTES = 1 << 30
 _HEAD_DIM = 64
 _PIECE_BYTES = 16 << 20
+_BELOW_2 = 0xBFFF_BFFF_BFFF_BFFF
+"""Of four bfloat16 numbers all bits but the one that makes them great, or no numbers."""
 
 
 class NoRoom(Exception):
@@ -201,14 +203,14 @@ def _write_safetensors(path: Path, llama: Llama) -> None:
     text += b" " * (-len(text) % 8)
     with open(path, "wb", buffering=0) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for piece in _random_bytes(end):
+        for piece in _random_numbers(end):
             file.write(piece)
         os.fsync(file.fileno())
 
 
-def _random_bytes(size_bytes: int) -> Iterator[memoryview]:
-    """The same bytes each time, in pieces."""
+def _random_numbers(size_bytes: int) -> Iterator[memoryview]:
+    """The same bytes each time, in pieces: as bfloat16 random, but below 2, for damaged weights are not published."""
     chance = np.random.SFC64(1)
     for start in range(0, size_bytes, _PIECE_BYTES):
         wanted = min(_PIECE_BYTES, size_bytes - start)
-        yield chance.random_raw(-(-wanted // 8)).data.cast("B")[:wanted]
+        yield (chance.random_raw(-(-wanted // 8)) & _BELOW_2).data.cast("B")[:wanted]

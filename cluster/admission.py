@@ -16,10 +16,18 @@ _RANGES = {
 """Least and greatest value of a sampling parameter; finite in any case."""
 
 
-def find_fault(submit: Submit, vocabulary: int) -> str | None:
-    """Why a model of `vocabulary` tokens cannot run the request; None if it can. Knows nothing of room."""
+def find_fault(submit: Submit, vocabulary: int, positions: int | None = None) -> str | None:
+    """Why a model of `vocabulary` tokens cannot run the request; None if it can. Knows nothing of room.
+
+    `positions` is how many the model has learned; None if it computes them.
+    """
     if submit.tokens and not 0 <= min(submit.tokens) <= max(submit.tokens) < vocabulary:
         return f"there are tokens outside of the model's vocabulary of {vocabulary}"
+    if not 0 <= submit.prompt_tokens <= len(submit.tokens):
+        return f"prompt_tokens is {submit.prompt_tokens}, and there are {len(submit.tokens)} tokens in all"
+    length = len(submit.tokens) + submit.max_tokens
+    if positions is not None and length > positions:
+        return f"prompt and max_tokens are {length} tokens, and the model has learned {positions} positions"
     return _sampling_fault(submit.sampling)
 
 

@@ -8,9 +8,9 @@ of arrival, so that nothing that runs is ever short of memory and nothing that w
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from cluster.messages import Rejected, Submit, TokenLogprobs, Tokens
+from cluster.messages import Failed, Rejected, Submit, TokenLogprobs, Tokens
 
 PREFILL_TOKENS = 256
 """Prompt tokens in a step that others decode in: more would hold their next token up."""
@@ -36,7 +36,8 @@ def room_tokens(tokens: int, most_tokens: int) -> int:
 class Segment:
     """One request's part of a step: `tokens` of it, the first at `position`; `wanted` if the next is to be chosen.
 
-    `slot` names the request within the group, `room` is how many tokens its KV cache has to hold.
+    `slot` names the request within the group, `room` is how many tokens its KV cache has to hold. Its first `whole` tokens
+    belong together, as if they were computed at once, in whatever pieces they come.
     """
 
     slot: int
@@ -44,6 +45,7 @@ class Segment:
     position: int
     wanted: bool
     room: int
+    whole: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Choice:
-    """A token that was chosen, with its log probabilities if the request asked for them."""
+    """A token that was chosen, with its log probabilities if the request asked for them; None if none could be."""
 
-    token: int
+    token: int | None
     logprobs: TokenLogprobs | None = None
 
 
@@ -73,15 +75,20 @@ class _Request:
     submit: Submit
     slot: int
     room: int
+    tokens: list[int]
     fed: int = 0
-    generated: list[int] = field(default_factory=list)
+    started: bool = False
     under_way: int = 0
     queued: bool = False
     cancelled: bool = False
 
     @property
     def length(self) -> int:
-        return len(self.submit.tokens) + len(self.generated)
+        return len(self.tokens)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.submit.tokens)
 
     @property
     def decodes(self) -> bool:
@@ -92,22 +99,16 @@ class _Request:
         """Its prompt is in, and its next token is to be fed or under way."""
         return self.fed > 0 and self.length - self.fed <= 1
 
-    def next_tokens(self, count: int) -> Sequence[int]:
-        prompt = len(self.submit.tokens)
-        if self.fed < prompt:
-            return self.submit.tokens[self.fed : min(self.fed + count, prompt)]
-        return self.generated[self.fed - prompt :]
-
 
 class Batching:
-    """The requests of a group. `stages` steps may be under way at once; `alone`: one request a step, prompts whole.
+    """The requests of a group. `stages` steps may be under way at once.
 
-    `alone` is for models whose positions are encoded differently when some sequence of the batch is long.
+    A request that grows beyond `renewal` tokens is fed from its first token anew, once: what the cache holds of it is then
+    encoded for shorter sequences. None: the cache always holds good.
     """
 
-    def __init__(self, kv_tokens: int, stages: int, alone: bool = False) -> None:
-        self._kv_tokens, self._stages, self._alone = kv_tokens, stages, alone
-        self._max_rows = 1 if alone else MAX_ROWS
+    def __init__(self, kv_tokens: int, stages: int, renewal: int | None = None) -> None:
+        self._kv_tokens, self._stages, self._renewal = kv_tokens, stages, renewal
         self._waiting: deque[_Request] = deque()
         self._ready: deque[_Request] = deque()
         self._running: dict[int, _Request] = {}
@@ -141,7 +142,8 @@ class Batching:
             text = f"prompt and max_tokens are {length} tokens, this replica's KV cache holds {self._kv_tokens}"
             return Rejected(submit.request, text)
         self._slots += 1
-        self._waiting.append(_Request(submit, self._slots, room_tokens(length, self._kv_tokens)))
+        room = room_tokens(length, self._kv_tokens)
+        self._waiting.append(_Request(submit, self._slots, room, list(submit.tokens)))
         return None
 
     def cancel(self, request: str) -> None:
@@ -166,8 +168,9 @@ class Batching:
         if not pieces:
             return None
         pieces.sort(key=lambda piece: (0, *order(piece[1])) if piece[0].decodes else (1,))
-        started = tuple((request.slot, request.submit) for request, _, _ in pieces if request.fed == 0)
+        started = tuple((request.slot, request.submit) for request, _, _ in pieces if not request.started)
         for request, segment, _ in pieces:
+            request.started = True
             request.fed += segment.tokens
             request.under_way += 1
             if not segment.wanted:
@@ -177,10 +180,10 @@ class Batching:
         self._under_way.append(step)
         return step
 
-    def land(self, choices: Sequence[Choice]) -> list[Tokens]:
-        """The oldest step under way is over: what was chosen for its wanted segments, in order. Tokens to give out."""
+    def land(self, choices: Sequence[Choice]) -> list[Tokens | Failed]:
+        """The oldest step under way is over: what was chosen for its wanted segments, in order. What is to be told."""
         step = self._under_way.popleft()
-        events = []
+        events: list[Tokens | Failed] = []
         remaining = iter(choices)
         for segment in step.segments:
             choice = next(remaining) if segment.wanted else None
@@ -190,7 +193,9 @@ class Batching:
             request.under_way -= 1
             if self._end_if_cancelled(request) or choice is None:
                 continue
-            events.append(self._give_out(request, choice))
+            events.append(
+                self._fail(request) if choice.token is None else self._give_out(request, choice, choice.token)
+            )
         return events
 
     def take_ended(self) -> list[int]:
@@ -207,7 +212,7 @@ class Batching:
 
     def _choose(self) -> list[tuple[_Request, int]]:
         """Who is in the next step and with how many tokens: a stage's share of those running, who waits longest first."""
-        share = min(-(-len(self._running) // self._stages), self._max_rows)
+        share = min(-(-len(self._running) // self._stages), MAX_ROWS)
         answering = any(request.answers for request in self._running.values())  # also in steps under way
         prefill = PREFILL_TOKENS if answering else PREFILL_TOKENS_ALONE
         chosen: list[tuple[_Request, int]] = []
@@ -229,26 +234,40 @@ class Batching:
     def _prompt_tokens(self, request: _Request, most: int) -> int:
         """Tokens of the next piece of a prompt, cut so that pieces follow each other over the stages."""
         left = request.length - request.fed
-        return left if self._alone else min(left, most, max(PREFILL_TOKENS, -(-request.length // self._stages)))
+        return min(left, most, max(PREFILL_TOKENS, -(-request.length // self._stages)))
 
     def _piece(self, request: _Request, count: int) -> tuple[_Request, Segment, Sequence[int]]:
-        tokens = request.next_tokens(count)
-        wanted = request.fed + len(tokens) == request.length
-        return request, Segment(request.slot, len(tokens), request.fed, wanted, request.room), tokens
+        end = request.fed + count
+        wanted = end == request.length
+        segment = Segment(request.slot, count, request.fed, wanted, request.room, self._whole(request))
+        return request, segment, request.tokens[request.fed : end]
 
-    def _give_out(self, request: _Request, choice: Choice) -> Tokens:
-        request.generated.append(choice.token)
+    def _whole(self, request: _Request) -> int:
+        """Tokens of the request that `generate` computes at once: its prompt, or all that it has when that is renewed."""
+        prompt = request.submit.prompt_tokens
+        if self._renewal is not None and prompt <= self._renewal < request.length:
+            return self._renewal + 1
+        return prompt
+
+    def _fail(self, request: _Request) -> Failed:
+        self._end(request)
+        return Failed(request.submit.request, f"the model's logits at position {request.length} are not finite numbers")
+
+    def _give_out(self, request: _Request, choice: Choice, token: int) -> Tokens:
+        request.tokens.append(token)
         finish = None
-        if choice.token in request.submit.stop_tokens:
+        if token in request.submit.stop_tokens:
             finish = "stop"
-        elif len(request.generated) >= request.submit.max_tokens:
+        elif request.generated >= request.submit.max_tokens:
             finish = "length"
         if finish is None:
+            if self._renewal is not None and request.length == self._renewal + 1:
+                request.fed = 0
             self._queue(request)
         else:
             self._end(request)
         logprobs = () if choice.logprobs is None else (choice.logprobs,)
-        return Tokens(request.submit.request, (choice.token,), finish, logprobs)
+        return Tokens(request.submit.request, (token,), finish, logprobs)
 
     def _queue(self, request: _Request) -> None:
         request.queued = True

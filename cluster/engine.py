@@ -16,7 +16,7 @@ import torch
 from cluster.batching import Batching, Choice, Segment, Step
 from cluster.hop import Header, Neighbours, Op
 from cluster.kv import KvCache
-from cluster.messages import FIRST_ANSWER, FIRST_STEP, Cancel, Rejected, Submit, Tokens, from_wire, to_wire
+from cluster.messages import FIRST_ANSWER, FIRST_STEP, Cancel, Event, Rejected, Submit, from_wire, to_wire
 from cluster.sampling import Sampler, choose_all
 from cluster.stage_model import StageModel
 
@@ -92,7 +92,7 @@ class Worker:
 
 Command = Submit | Cancel | None
 """What the driver is told; None ends it."""
-Emit = Callable[[Sequence[Tokens | Rejected]], None]
+Emit = Callable[[Sequence[Event]], None]
 Fault = Callable[[Submit], str | None]
 """Why a request cannot be run by this model; None if it can."""
 

@@ -29,5 +29,9 @@ class StageFailed(ClusterError):
     """A stage could not be formed or broke; the group is over."""
 
 
+class NoToken(ClusterError):
+    """The model gave no token that could be chosen for a request; the same request fails wherever it is run."""
+
+
 class ProtocolError(ClusterError):
     """A message that is not in the vocabulary."""

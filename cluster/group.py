@@ -6,8 +6,8 @@ import logging
 import ssl
 from collections.abc import AsyncGenerator, Callable
 
-from cluster.errors import ProtocolError, Refused, StageFailed
-from cluster.messages import Cancel, Hello, Phase, Rejected, StageFormed, Submit, Tokens
+from cluster.errors import NoToken, ProtocolError, Refused, StageFailed
+from cluster.messages import Cancel, Event, Failed, Hello, Phase, Rejected, StageFormed, Submit, Tokens
 from cluster.wire import frame, read_frame
 from schedules.facts import Placement
 
@@ -23,7 +23,7 @@ class Group:
         self.cause = ""
         self._causes: list[str] = []
         self._on_lost: Callable[[], None] = lambda: None
-        self._streams: dict[str, asyncio.Queue[Tokens | Rejected | None]] = {}
+        self._streams: dict[str, asyncio.Queue[Event | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
     async def connect(self, first: StageFormed, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
@@ -43,7 +43,8 @@ class Group:
     async def generate(self, submit: Submit) -> AsyncGenerator[Tokens]:
         """The request's tokens as they come, the last with its finish. Leaving early cancels the request.
 
-        StageFailed if the group is lost before the end, Refused if it will not run the request.
+        StageFailed if the group is lost before the end, Refused if it will not run the request, NoToken if the model has
+        none to give.
         """
         if self.lost.is_set():
             raise StageFailed(self.cause)
@@ -58,6 +59,9 @@ class Group:
                 if isinstance(event, Rejected):
                     finished = True
                     raise Refused(event.message)
+                if isinstance(event, Failed):
+                    finished = True
+                    raise NoToken(event.message)
                 finished = event.finish is not None
                 yield event
                 if finished:

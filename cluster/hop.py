@@ -45,10 +45,11 @@ class Header:
         return sum(segment.tokens for segment in self.segments)
 
 
-_SEGMENT_FIELDS = 5
+_SEGMENT_FIELDS = 6
 _INLINE = 8
 """Segments that travel in a header's first message; more need a second."""
 _HEAD = 3
+_NO_TOKEN = -1
 
 
 class Neighbours:
@@ -80,7 +81,7 @@ class Neighbours:
         """Pass a hop on; `hidden` is (1, T, hidden), on any device."""
         fields = list(header.slots)
         for s in header.segments:
-            fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room)
+            fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room, s.whole)
         room = _INLINE * _SEGMENT_FIELDS
         first = torch.zeros(_HEAD + room, dtype=torch.int64)
         first[:_HEAD] = torch.tensor([header.op, len(fields), len(extra)])
@@ -114,7 +115,8 @@ class Neighbours:
         """From the last stage to the first: what a step gave."""
         known = [None if c.logprobs is None else (c.logprobs.logprob, c.logprobs.top) for c in choices]
         extra = msgpack.packb(known) if any(k is not None for k in known) else b""
-        self._send(torch.tensor([len(extra), *(choice.token for choice in choices)], dtype=torch.int64))
+        tokens = [_NO_TOKEN if choice.token is None else choice.token for choice in choices]
+        self._send(torch.tensor([len(extra), *tokens], dtype=torch.int64))
         if extra:
             self._send(torch.frombuffer(bytearray(extra), dtype=torch.uint8))
 
@@ -125,7 +127,7 @@ class Neighbours:
         extra_bytes, *tokens = fields.tolist()
         known = msgpack.unpackb(self._receive_bytes(extra_bytes), use_list=False) if extra_bytes else [None] * count
         return [
-            Choice(token, None if logprobs is None else TokenLogprobs(*logprobs))
+            Choice(None if token == _NO_TOKEN else token, None if logprobs is None else TokenLogprobs(*logprobs))
             for token, logprobs in zip(tokens, known, strict=True)
         ]
 
@@ -151,5 +153,8 @@ def _header(op: Op, fields: Sequence[int], extra_bytes: int) -> Header:
     if op is not Op.STEP:
         return Header(op, slots=tuple(fields), extra_bytes=extra_bytes)
     groups = [fields[i : i + _SEGMENT_FIELDS] for i in range(0, len(fields), _SEGMENT_FIELDS)]
-    segments = [Segment(slot, tokens, position, bool(wanted), room) for slot, tokens, position, wanted, room in groups]
+    segments = [
+        Segment(slot, tokens, position, bool(wanted), room, whole)
+        for slot, tokens, position, wanted, room, whole in groups
+    ]
     return Header(op, tuple(segments), extra_bytes=extra_bytes)

@@ -90,10 +90,10 @@ class StepPlan:
     """Where the tokens of one step go and what they attend to; the same for every layer."""
 
     def __init__(
-        self, positions: torch.Tensor, last: torch.Tensor, writes: Sequence[Write], decodes: Sequence[Decode],
-        prefills: Sequence[Prefill],
+        self, segments: Sequence[Segment], positions: torch.Tensor, last: torch.Tensor, writes: Sequence[Write],
+        decodes: Sequence[Decode], prefills: Sequence[Prefill],
     ) -> None:  # fmt: skip
-        self.positions, self.last = positions, last
+        self.segments, self.positions, self.last = segments, positions, last
         self.writes, self.decodes, self.prefills = writes, decodes, prefills
         self.masks: dict[tuple[int, int | None], torch.Tensor] = {}
 
@@ -161,7 +161,7 @@ class KvCache:
         starts, at = [], 0
         for segment in segments:
             self.place(segment.slot, segment.room)
-            self._fill[segment.slot] = segment.position + segment.tokens
+            self._fill[segment.slot] = max(self._fill[segment.slot], segment.position + segment.tokens)
             starts.append(at)
             at += segment.tokens
         positions = torch.cat([torch.arange(s.position, s.position + s.tokens) for s in segments])
@@ -172,6 +172,7 @@ class KvCache:
             if not _decodes(s)
         ]
         return StepPlan(
+            segments,
             positions[None].to(self._device),
             torch.tensor(last, dtype=torch.int64, device=self._device),
             self._writes(segments, starts),

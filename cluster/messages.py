@@ -443,6 +443,18 @@ class Rejected:
     message: str
 
 
+@dataclass(frozen=True)
+class Failed:
+    """The model gave no token for the request, which is over: it would not elsewhere either. `message` says why."""
+
+    request: str
+    message: str
+
+
+Event = Tokens | Rejected | Failed
+"""What a first stage tells of a request."""
+
+
 # ---- stage process <-> rendezvous ------------------------------------------------------------------------------------
 
 
@@ -524,8 +536,8 @@ _VOCABULARY = {
     for cls in (
         FormStage, Dissolve, Renew, StageUnits, Evict, Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, StageReport,
         Probed, Phases, NodeReport, StageLost, Imported, Fork, Forked, NotForked, Idle, Build, Taken, UnitHere, RowsWanted,
-        RowsHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, StoreSet, StoreWait,
-        StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
+        RowsHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet,
+        StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
     )
 }  # fmt: skip
 

@@ -64,12 +64,49 @@ def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:
 
 
 def context_tokens(config: PretrainedConfig) -> int:
-    """Longest sequence, prompt and answer, that the model was made for."""
-    return int(config.max_position_embeddings)
+    """Longest sequence, prompt and answer, that the model was made for.
+
+    `max_position_embeddings` counts what linear, dynamic and yarn scaling start from, but what longrope and llama3 lead to.
+    Yarn names what it starts from itself; Gemma 3's configurations count what is reached whatever the kind (as vLLM has it).
+    """
+    kind = rope_kinds(config).get(None, {})
+    scaling, factor = kind.get("rope_type"), kind.get("factor")
+    if scaling not in ("linear", "dynamic", "yarn") or factor is None:
+        return int(config.max_position_embeddings)
+    return int(
+        factor * (kind["original_max_position_embeddings"] if scaling == "yarn" else config.max_position_embeddings)
+    )
 
 
-def encodes_by_longest(config: PretrainedConfig) -> bool:
-    """Whether a batch's longest sequence changes how the positions of all of it are encoded."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
+def learned_positions(config: PretrainedConfig) -> int | None:
+    """How many positions the model has a vector for; None if it computes them, as many as there are."""
+    return context_tokens(config) if layout_of(config.model_type).positions else None
+
+
+def rope_kinds(config: PretrainedConfig) -> dict[str | None, Mapping[str, Any]]:
+    """How positions are rotated, by the type of the layers; under None if it is the same in all. Empty if they are not."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    types = config.nested_rope_parameter_keys(parameters)
+    kinds = {layers: parameters[layers] for layers in types} if types else {None: parameters}
+    return {layers: kind for layers, kind in kinds.items() if kind}
+
+
+def follows_length(kind: Mapping[str, Any]) -> bool:
+    """Whether the factors that positions are rotated by change with the length of the sequence."""
+    return kind["rope_type"] in ("dynamic", "longrope")
+
+
+def rope_border(config: PretrainedConfig, kind: Mapping[str, Any]) -> int:
+    """The longest sequence, in tokens, for which a kind that follows the length has its first factors."""
+    own = kind["rope_type"] == "longrope"
+    return int(kind["original_max_position_embeddings"] if own else config.max_position_embeddings)
+
+
+def renewal_border(config: PretrainedConfig) -> int | None:
+    """Tokens beyond which all that is cached of a request is to be computed anew, once; None: nothing ever is.
+
+    Phi 3's `generate` does so where its factors change. In other families the keys keep those that they were made with.
+    """
+    if config.model_type != "phi3" or not any(follows_length(kind) for kind in rope_kinds(config).values()):
+        return None
+    return int(config.original_max_position_embeddings)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 from cluster.door import Door
 from cluster.errors import ProtocolError
-from cluster.messages import Cancel, Hello, Rejected, Submit, Tokens
+from cluster.messages import Cancel, Event, Hello, Submit, Tokens
 from cluster.wire import frame, read_frame
 
 Accept = Callable[[Submit | Cancel], None]
@@ -38,7 +38,7 @@ class RequestServer:
         self._door.tls = tls
         self._accept, self._hello = accept, hello  # in this order: whoever is let in is heard
 
-    def emit(self, events: Sequence[Tokens | Rejected]) -> None:
+    def emit(self, events: Sequence[Event]) -> None:
         """Send each event to whoever submitted its request. Thread-safe; nothing happens if they have left."""
         self._loop.call_soon_threadsafe(self._deliver_all, events)
 
@@ -79,15 +79,15 @@ class RequestServer:
         else:
             raise ProtocolError(f"{type(message).__name__} is not for a stage")
 
-    def _deliver_all(self, events: Sequence[Tokens | Rejected]) -> None:
+    def _deliver_all(self, events: Sequence[Event]) -> None:
         for event in events:
             self._deliver(event)
 
-    def _deliver(self, event: Tokens | Rejected) -> None:
+    def _deliver(self, event: Event) -> None:
         writer = self._owners.get(event.request)
         if writer is None:
             return
-        if isinstance(event, Rejected) or event.finish is not None:
+        if not isinstance(event, Tokens) or event.finish is not None:
             del self._owners[event.request]
         if not writer.is_closing():
             writer.write(frame(event))

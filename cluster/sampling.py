@@ -1,6 +1,7 @@
 """Choosing the next token. A draw is keyed by (seed, position): it depends on nothing that ran before it, so a request
 can be moved, replayed or batched with others and still gets the same text."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from cluster.messages import Sampling, TokenLogprobs
 _FIRST_LOOK = 256
 """Most likely tokens that are sorted to find top_p's set; all of them only when these do not reach it."""
 _LEAST = torch.finfo(torch.float32).min
+_NONE = -1
 
 
 class Sampler:
@@ -36,8 +38,14 @@ class Sampler:
         )  # fmt: skip
 
     def choose(self, logits: torch.Tensor, position: int) -> Choice:
-        """The token at `position`, from `logits` (vocabulary,) of the position before it. Remembers it."""
-        logits = torch.nan_to_num(logits.float(), nan=_LEAST)  # a model that overflows gives no numbers
+        """The token at `position`, from `logits` (vocabulary,) of the position before it. Remembers it.
+
+        There is none if the greatest logit is no finite number: NaN counts as greater than any. Others may be -inf.
+        """
+        logits = logits.float()
+        if not math.isfinite(logits.max()):
+            return Choice(None)
+        logits = logits.clamp(min=_LEAST)
         token = self._draw(self._adjusted(logits), position)
         self.remember(token)
         return Choice(token, self._logprobs(logits, token))
@@ -112,10 +120,13 @@ class Sampler:
 def choose_all(samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> list[Choice]:
     """The next token of each request, from `logits` (requests, vocabulary)."""
     if all(sampler.greedy for sampler in samplers):
-        tokens = torch.argmax(logits, -1).tolist()
-        for sampler, token in zip(samplers, tokens, strict=True):
-            sampler.remember(token)
-        return [Choice(token) for token in tokens]
+        greatest, tokens = torch.max(logits, -1)
+        known = torch.where(torch.isfinite(greatest), tokens, _NONE).tolist()  # together: a GPU is waited for but once
+        choices = [Choice(None if token == _NONE else token) for token in known]
+        for sampler, choice in zip(samplers, choices, strict=True):
+            if choice.token is not None:
+                sampler.remember(choice.token)
+        return choices
     rows = logits.cpu()
     return [sampler.choose(row, position) for sampler, row, position in zip(samplers, rows, positions, strict=True)]
 

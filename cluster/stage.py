@@ -42,7 +42,7 @@ from cluster.messages import (
     UnitCopied,
     UnitHere,
 )
-from cluster.model_facts import encodes_by_longest, model_config
+from cluster.model_facts import learned_positions, model_config, renewal_border
 from cluster.pace import Pace
 from cluster.phases import timed_phase
 from cluster.pulse import Pulse
@@ -184,8 +184,8 @@ class _Stage:
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
-            batching = Batching(order.kv_tokens, order.degree, encodes_by_longest(config))
-            fault = partial(find_fault, vocabulary=config.vocab_size)
+            batching = Batching(order.kv_tokens, order.degree, renewal_border(config))
+            fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             tls = self._tls.server() if self._tls is not None else None
             self._server.serve(Hello(order.group, self._secret), driver.inbox.put, tls)

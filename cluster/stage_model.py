@@ -20,6 +20,7 @@ from cluster.attention import Attention
 from cluster.gate import Gate, WaitForUnit
 from cluster.kv import StepPlan
 from cluster.lookup import AskForRows, Lookup
+from cluster.rotation import Rotation
 from cluster.skeleton import build_skeleton
 from storage_tiers.checkpoint import EMBED
 
@@ -61,6 +62,8 @@ class StageModel(nn.Module):
                 part.module.register_forward_pre_hook(lambda _module, _inputs: self.on_module())
             else:
                 part.module.register_forward_pre_hook(self._waiter(part.unit))
+        rotary = getattr(self._skeleton.base, "rotary_emb", None)
+        self._rotation = Rotation(rotary) if rotary is not None else None
         self._attention = Attention(first_layer)
         for module in self._skeleton.layers.modules():
             if hasattr(module, "layer_idx"):
@@ -73,6 +76,8 @@ class StageModel(nn.Module):
     def turn_to(self, plan: StepPlan) -> None:
         """The next forward pass is for the tokens of `plan`."""
         self._attention.plan = plan
+        if self._rotation is not None:
+            self._rotation.turn_to(plan.segments)
 
     def assign(self, unit: str, tensors: Tensors) -> None:
         """Take a unit's tensors, named as in the checkpoint, and let the passes that wait for it go on."""

@@ -99,6 +99,12 @@ class Interrupted(RequestError):
     code = "generation_interrupted"
 
 
+class ModelFailed(RequestError):
+    """The model itself gave no answer that makes sense; asking again would not help."""
+
+    code = "model_failed"
+
+
 class TimedOut(RequestError):
     """The request took longer than it may."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.client import ClusterClient
-from cluster.errors import ClusterError, Refused, StageFailed
+from cluster.errors import ClusterError, NoToken, Refused, StageFailed
 from cluster.group import Group
 from cluster.messages import Submit, Tokens
 from schedules.decision import Running
@@ -23,7 +23,7 @@ from schedules.policies import POLICIES
 from schedules.scaling import wanted_replicas
 from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger
-from serving.errors import BadRequest, Interrupted, Overloaded, Unavailable
+from serving.errors import BadRequest, Interrupted, ModelFailed, Overloaded, Unavailable
 from serving.metrics import Metrics
 from serving.service import Live, Service, Waiter
 from serving.starts import Starts
@@ -121,7 +121,8 @@ class Router:
     async def generate(self, model: ServedModel, submit: Submit, arrived_s: float) -> AsyncGenerator[Tokens]:
         """The request's tokens as they come, started wherever that is needed and continued where a group is lost.
 
-        Unavailable if no replica comes to its first token, Interrupted if it cannot be continued after that.
+        Unavailable if no replica comes to its first token, Interrupted if it cannot be continued after that, ModelFailed if
+        the model has no token to give.
         Leaving early cancels.
         """
         done: list[int] = []
@@ -143,6 +144,9 @@ class Router:
                 return
             except Refused as error:
                 raise Unavailable(f"the replica refused the request: {error}") from error
+            except NoToken as error:
+                _log.error("%s failed a request after %d tokens: %s", model.name, len(done), error)
+                raise ModelFailed(f"{model.name} failed: {error}. Its weights or their type may be at fault") from error
             except StageFailed as error:
                 name = live.group.name if live.group is not None else "that was"
                 _log.warning("%s: group %s was lost after %d tokens: %s", model.name, name, len(done), error)

@@ -12,7 +12,7 @@ from typing import Any
 
 from storage_tiers.checkpoint import WEIGHT_DTYPES, TensorSpec, unit_names
 from storage_tiers.configs import without_code
-from storage_tiers.errors import SourceError, UnsupportedModel
+from storage_tiers.errors import SourceError, StorageError, UnsupportedModel
 from storage_tiers.layouts import Layout, layout_of
 
 _RECOMPUTED = re.compile(
@@ -20,6 +20,7 @@ _RECOMPUTED = re.compile(
     r"|\.(attn|attention)\.(bias|masked_bias)$"  # old files' causal masks
 )
 _NAMED_AT_MOST = 5
+_ROPE_NUMBERS = {"factor", "rope_theta", "original_max_position_embeddings", "short_factor", "long_factor"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,11 @@ def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
 
     try:
         parsed = CONFIG_MAPPING[config["model_type"]].from_dict(without_code(config))
+        _check_positions(parsed)
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(parsed, trust_remote_code=False)
+    except StorageError:
+        raise
     except Exception as error:  # whatever a wrong value makes transformers raise
         raise SourceError(f"the configuration does not describe a model ({type(error).__name__}: {error})") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -92,6 +96,27 @@ def cut_into_units(skeleton: Skeleton, tensors: Mapping[str, TensorSpec]) -> dic
         assert unit is not None
         units[unit].append(tensors[name])
     return {name: tuple(specs) for name, specs in units.items()}
+
+
+def _check_positions(parsed: Any) -> None:
+    """Raise what transformers only warns of, or computes with: a context of nothing, rotations by numbers that are none."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    if parsed.max_position_embeddings < 1:
+        raise SourceError(f"max_position_embeddings is {parsed.max_position_embeddings}: the model takes no token")
+    parameters = getattr(parsed, "rope_parameters", None) or {}
+    for kind in [parameters[layers] for layers in parsed.nested_rope_parameter_keys(parameters)] or [parameters]:
+        scaling = (kind or {}).get("rope_type", "default")
+        if scaling != "default" and scaling not in ROPE_INIT_FUNCTIONS:
+            raise UnsupportedModel(
+                f"rope scaling of type {scaling!r} is not supported for family {parsed.model_type!r}"
+            )
+        for name in _ROPE_NUMBERS & (kind or {}).keys():
+            numbers = kind[name] if isinstance(kind[name], list) else [kind[name]]
+            if not all(0 < number < math.inf for number in numbers if isinstance(number, int | float)):
+                raise SourceError(f"the rope parameters have {name} {kind[name]}: use positive finite numbers")
+        if scaling == "longrope" and len(kind["short_factor"]) != len(kind["long_factor"]):
+            raise SourceError("the rope parameters' short_factor and long_factor are not equally long")
 
 
 def _check_layout(skeleton: Skeleton) -> None:

@@ -101,7 +101,7 @@ class GgufSource:
             )
             if done.name is not None:
                 joined[name] = torch.from_numpy(numpy.copy(done.weights))
-        yield from float_bytes(joined[name], dtype)
+        yield from float_bytes(name, joined[name], dtype)
 
     def files(self) -> Mapping[str, bytes]:
         if "tokenizer.ggml.model" not in self._reader.fields:

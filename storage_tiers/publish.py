@@ -40,7 +40,7 @@ from storage_tiers.plan import Plan, make_plan
 from storage_tiers.progress import Meter, Report
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_array, parse_root
-from storage_tiers.sources import Source, open_source
+from storage_tiers.sources import Source, finite_bytes, open_source
 from storage_tiers.workers import check, run_all
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -124,7 +124,8 @@ class _Writer:
             with self._object(path, in_place=bool(extents)) as append:
                 area = DataArea(append, layout, block_bytes)
                 for entry in layout.tensors:
-                    for written in area.tensor(entry, self._source.read(entry.name, entry.dtype)):
+                    pieces = self._source.read(entry.name, entry.dtype)
+                    for written in area.tensor(entry, finite_bytes(entry.name, entry.dtype, pieces)):
                         check(stop)
                         self._meter.within(unit, written)
                 index = area.finish(unit, path, extents)

@@ -97,7 +97,7 @@ class SafetensorsSource:
             if own == dtype:
                 yield piece
             else:
-                yield from float_bytes(torch.frombuffer(piece, dtype=getattr(torch, own)), dtype)
+                yield from float_bytes(tensor.spec.name, torch.frombuffer(piece, dtype=getattr(torch, own)), dtype)
 
 
 def read_header(folder: Folder, file: str) -> dict[str, StoredTensor]:

@@ -76,7 +76,7 @@ class TorchSource:
             tensor = self._tensors_of(stored.file).get(stored.spec.name)
             if tensor is None or tuple(tensor.shape) != stored.spec.shape:
                 raise SourceError(f"{self.where}/{stored.file} was changed while it was read")
-            yield from float_bytes(tensor, dtype)
+            yield from float_bytes(stored.spec.name, tensor, dtype)
 
     def stretches(self, name: str) -> tuple[Stretch, ...]:
         raise SourceError(f"{self.where} holds pickled weights, which cannot be served in place; publish a copy")

@@ -1,5 +1,6 @@
 """Tiny random models of every family, saved the way transformers saves them."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,31 @@ _OWN: dict[str, dict[str, Any]] = {
     "falcon": {"num_key_value_heads": None, "ffn_hidden_size": 96},
 }  # fmt: skip
 
+ROTATION_BORDER = 32
+_DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+_LONGROPE = {
+    "rope_type": "longrope", "short_factor": [1.0 + i / 30 for i in range(8)], "long_factor": [2.0 + i for i in range(8)],
+    "original_max_position_embeddings": ROTATION_BORDER, "rope_theta": 10000.0,
+}  # fmt: skip
+CHANGING_ROTATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("llama", {"max_position_embeddings": ROTATION_BORDER, "rope_parameters": _DYNAMIC}),
+    ("llama", {"rope_parameters": _LONGROPE}),
+    ("phi3", {"original_max_position_embeddings": ROTATION_BORDER, "rope_parameters": _LONGROPE}),
+    ("falcon", {"max_position_embeddings": ROTATION_BORDER, "rope_parameters": _DYNAMIC}),
+    (
+        "gpt_neox",
+        {"max_position_embeddings": ROTATION_BORDER, "rope_parameters": {**_DYNAMIC, "partial_rotary_factor": 0.5}},
+    ),
+    (
+        "gemma3_text",
+        {
+            "max_position_embeddings": ROTATION_BORDER,
+            "rope_parameters": {"full_attention": _DYNAMIC, "sliding_attention": {"rope_type": "default"}},
+        },
+    ),
+)
+"""Families and options of models whose rotary encodings are others beyond ROTATION_BORDER tokens."""
+
 
 def _disturb(model: Any, tied: bool) -> None:
     """Norms and biases start as ones and zeros, which hides a mix-up; a tied model would repeat its last token."""
@@ -71,7 +97,7 @@ def make_tiny(
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    values = {**_COMMON, "tie_word_embeddings": tied, **_OWN.get(family, {}), **overrides}
+    values = copy.deepcopy({**_COMMON, "tie_word_embeddings": tied, **_OWN.get(family, {}), **overrides})
     config = CONFIG_MAPPING[family](**values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -79,4 +105,16 @@ def make_tiny(
         _disturb(model, tied)
     total = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     model.save_pretrained(folder, max_shard_size=total if shards == 1 else total // shards)
+    return folder
+
+
+def make_overflowing(folder: Path, token: int) -> Path:
+    """A model whose weights are numbers, and whose logits are none after any prompt with `token`: its layers' norms sum
+    the token's embedding up to infinity."""
+    from safetensors.torch import load_file, save_file
+
+    make_tiny("gpt2", folder, seed=3)
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.wte.weight"][token] = 3e38
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.messages import Fork
+from cluster.messages import Fork, NotForked
 from cluster.wire import Channel
 from serving.prompts.wire import LENGTH, MAX_FRAME_BYTES, Request, frame, unframe
 
@@ -137,11 +137,13 @@ class TextZygote:
             self._start()
         assert self._channel is not None
         try:
-            self._channel.send(Fork(), theirs.fileno())
+            self._channel.send(Fork(0), theirs.fileno())
             forked, pidfd = self._channel.receive()
         except (EOFError, OSError) as error:
             self._kill()
             raise ProcessGone(f"the zygote of text processes died ({error})") from error
+        if isinstance(forked, NotForked):
+            raise ProcessGone(forked.reason)
         return forked.pid, pidfd
 
     def _kill(self) -> None:

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _serve(channel_fd: int) -> None:
-    from cluster.messages import Fork, Forked
+    from cluster.messages import Fork, Forked, NotForked
     from cluster.wire import Channel
 
     channel = Channel(socket.socket(fileno=channel_fd))
@@ -54,7 +54,12 @@ def _serve(channel_fd: int) -> None:
         if not isinstance(message, Fork) or fd is None:
             continue
         zygote = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # the system has no process to give now
+            os.close(fd)
+            channel.send(NotForked(message.number, str(error)))
+            continue
         if pid == 0:
             channel.close()
             _be_child(fd, zygote)
@@ -62,9 +67,9 @@ def _serve(channel_fd: int) -> None:
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:  # dead already; its socket tells the front end
-            channel.send(Forked(pid))
+            channel.send(Forked(message.number, pid))
             continue
-        channel.send(Forked(pid), pidfd)
+        channel.send(Forked(message.number, pid), pidfd)
         os.close(pidfd)
 
 

@@ -67,7 +67,11 @@ async def generate(
     group: Group, name: str, prompt: Sequence[int], new_tokens: int, sampling: Sampling = GREEDY
 ) -> list[int]:
     """All tokens of one request that nothing but its length ends."""
-    submit = Submit(name, tuple(prompt), len(prompt), new_tokens, (), sampling)
+    return await tokens_of(group, Submit(name, tuple(prompt), len(prompt), new_tokens, (), sampling))
+
+
+async def tokens_of(group: Group, submit: Submit) -> list[int]:
+    """All tokens that a request is given."""
     async with asyncio.timeout(TIMEOUT_S):
         return [token async for event in group.generate(submit) for token in event.tokens]
 

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import astuple
 
+import deepspeed
 import torch
 from torch.distributed import FileStore
 
@@ -20,7 +21,7 @@ TIMEOUT_S = 60.0
 
 def header(segments: int) -> Header:
     """A step whose numbers need more than 32 bits."""
-    made = tuple(Segment(2**40 + i, i % 3 + 1, i * 1000, i % 2 == 0, 64 + i) for i in range(segments))
+    made = tuple(Segment(2**40 + i, i % 3 + 1, i * 1000, i % 2 == 0, 64 + i, i // 2) for i in range(segments))
     return Header(Op.STEP, made, extra_bytes=len(extra(segments)))
 
 
@@ -36,9 +37,12 @@ def extra(segments: int) -> bytes:
 
 
 def choices(segments: int) -> list[Choice]:
-    """What the step gives; every third of those of an odd number was asked for log probabilities."""
+    """What the step gives, every fifth no token; every third of those of an odd number was asked for log probabilities."""
     return [
-        Choice(2**33 + i, TokenLogprobs(-i / 3, ((i, -0.5), (i + 1, -1e9))) if segments % 2 and i % 3 == 0 else None)
+        Choice(
+            2**33 + i if i % 5 else None,
+            TokenLogprobs(-i / 3, ((i, -0.5), (i + 1, -1e9))) if segments % 2 and i % 3 == 0 else None,
+        )
         for i in range(segments)
     ]
 
@@ -71,6 +75,7 @@ def last(neighbours: Neighbours) -> list[object]:
 
 
 def main(rank: int, store_file: str) -> None:
+    deepspeed.ops.__compatible_ops__ = {}  # one would be compiled, as in no stage process
     device = join(FileStore(store_file, 2), rank, 2, torch.device("cpu"), TIMEOUT_S)
     neighbours = Neighbours(rank, 2, HIDDEN, torch.float32, device)
     neighbours.connect()

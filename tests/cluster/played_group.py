@@ -36,13 +36,13 @@ def expected(submit: Submit) -> tuple[int, ...]:
 class PlayedGroup:
     """Steps land when told to. `taken` are all steps so far, `names` and `ended` the slots that ran and that are over."""
 
-    def __init__(self, kv_tokens: int = 100_000, stages: int = 1, alone: bool = False) -> None:
-        self.batching = Batching(kv_tokens, stages, alone)
+    def __init__(self, kv_tokens: int = 100_000, stages: int = 1, renewal: int | None = None) -> None:
+        self.batching = Batching(kv_tokens, stages, renewal)
         self.taken: list[Step] = []
         self.finishes: dict[str, str] = {}
         self.names: dict[int, str] = {}
         self.ended: list[int] = []
-        self._kv_tokens, self._stages, self._alone = kv_tokens, stages, alone
+        self._kv_tokens, self._stages, self._renewal = kv_tokens, stages, renewal
         self._under_way: deque[Step] = deque()
         self._asked: list[str] = []
         self._submits: dict[int, Submit] = {}
@@ -123,6 +123,10 @@ class PlayedGroup:
         """Tokens of each segment of each step so far."""
         return [[segment.tokens for segment in step.segments] for step in self.taken]
 
+    def wholes(self) -> list[list[int]]:
+        """How many of each segment's request's tokens belong together, of each step so far."""
+        return [[segment.whole for segment in step.segments] for step in self.taken]
+
     def who(self, step: Step) -> list[str]:
         """The requests of a step."""
         return [self.names[segment.slot] for segment in step.segments]
@@ -139,6 +143,8 @@ class PlayedGroup:
         given = self._texts[slot] = self._texts.get(slot, ()) + tokens.tokens
         assert given == expected(self._submits[slot])[: len(given)]
         if tokens.finish is None:
+            if self._renewal is not None and len(self._submits[slot].tokens) + len(given) == self._renewal + 1:
+                self._fed[slot] = 0
             self._is_ready(slot)
         else:
             self.finishes[tokens.request] = tokens.finish
@@ -164,7 +170,7 @@ class PlayedGroup:
 
     def _check(self, step: Step) -> None:
         slots = [segment.slot for segment in step.segments]
-        assert 1 <= len(slots) == len(set(slots)) <= (1 if self._alone else MAX_ROWS)
+        assert 1 <= len(slots) == len(set(slots)) <= MAX_ROWS
         assert not set(slots) & self._dead(), "somebody runs whom nobody wants"
         at = 0
         for segment in step.segments:
@@ -175,9 +181,8 @@ class PlayedGroup:
         assert decodes == sorted(decodes, reverse=True)
         rows = [(s.room, s.slot) for s in step.segments if self._decodes(s)]
         assert rows == sorted(rows)
-        if not self._alone:
-            prefill = sum(segment.tokens for segment in step.segments if not self._decodes(segment))
-            assert prefill <= (PREFILL_TOKENS if any(decodes) else PREFILL_TOKENS_ALONE)
+        prefill = sum(segment.tokens for segment in step.segments if not self._decodes(segment))
+        assert prefill <= (PREFILL_TOKENS if any(decodes) else PREFILL_TOKENS_ALONE)
 
     def _check_segment(self, segment: Segment, feed: Sequence[int]) -> None:
         submit, slot = self._submits[segment.slot], segment.slot

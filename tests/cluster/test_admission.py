@@ -1,5 +1,6 @@
 """What a group refuses at its door, so that one request that cannot be computed does not end it for all others."""
 
+import asyncio
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 
 from cluster.admission import find_fault
 from cluster.client import ClusterClient
-from cluster.errors import Refused
+from cluster.errors import NoToken, Refused
 from cluster.messages import Sampling, Submit
 from cluster.sampling import Sampler
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.cluster.groups import form, generate
-from tests.tiny import make_tiny
+from tests.reference import greedy, load_reference
+from tests.tiny import make_overflowing, make_tiny
 
 _VOCABULARY = 8
 _GOOD = Submit("r", (1, 2, 7), 2, 4, (), Sampling())
@@ -48,6 +50,18 @@ def test_a_token_outside_of_the_vocabulary_is_refused(token: int) -> None:
     assert "vocabulary of 8" in fault
 
 
+def test_a_request_beyond_learned_positions_is_refused() -> None:
+    fault = find_fault(_GOOD, _VOCABULARY, positions=6)
+    assert fault == "prompt and max_tokens are 7 tokens, and the model has learned 6 positions"
+    assert find_fault(_GOOD, _VOCABULARY, positions=7) is None
+
+
+@pytest.mark.parametrize("prompt_tokens", [-1, 4, 2**63])
+def test_a_prompt_that_is_longer_than_all_of_it_is_refused(prompt_tokens: int) -> None:
+    fault = find_fault(replace(_GOOD, prompt_tokens=prompt_tokens), _VOCABULARY)
+    assert fault == f"prompt_tokens is {prompt_tokens}, and there are 3 tokens in all"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -65,9 +79,44 @@ def test_what_nothing_can_be_drawn_with_is_refused_and_named(name: str, value: o
 
 @given(_SAMPLINGS, st.lists(st.floats(width=32), min_size=_VOCABULARY, max_size=_VOCABULARY))
 def test_what_is_taken_gives_a_token_whatever_the_logits_are(sampling: Sampling, logits: list[float]) -> None:
+    """None only where the model gave no numbers."""
     if find_fault(replace(_GOOD, sampling=sampling), _VOCABULARY) is None:
         choice = Sampler(sampling, [1, 2], [7]).choose(torch.tensor(logits), 3)
-        assert 0 <= choice.token < _VOCABULARY
+        if any(math.isnan(logit) or logit == math.inf for logit in logits) or max(logits) == -math.inf:
+            assert choice.token is None
+        else:
+            assert choice.token is not None
+            assert 0 <= choice.token < _VOCABULARY
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("degree", [1, 2])
+async def test_a_request_that_gets_no_numbers_ends_alone(
+    client: ClusterClient, shared_store: ModelStore, tmp_path: Path, degree: int
+) -> None:
+    """Weights that overflow for one token made arbitrary text of NaN, and nobody was told."""
+    source = make_overflowing(tmp_path / "source", token=7)
+    checkpoint = publish(str(source), f"overflowing-{degree}", shared_store)
+    reference = load_reference(source)
+    reference.generation_config.eos_token_id = None
+    prompts = [[5, 6, 9], [5], [40, 41]]
+    group = await form(client, checkpoint, degree)
+    try:
+        failing, *others = await asyncio.gather(
+            generate(group, "bad", [5, 7, 9], 8),
+            *(generate(group, f"r{index}", prompt, 8) for index, prompt in enumerate(prompts)),
+            return_exceptions=True,
+        )
+        assert isinstance(failing, NoToken)
+        assert "logits at position 3 are not finite numbers" in str(failing)
+        assert others == [greedy(reference, prompt, 8) for prompt in prompts]
+        with pytest.raises(Refused, match="514 tokens, and the model has learned 512 positions"):
+            await generate(group, "far", [5, 6], 512)
+        with pytest.raises(NoToken):
+            await generate(group, "drawn", [7], 8, Sampling(seed=3, logprobs=2))
+        assert await generate(group, "after", prompts[0], 8) == others[0]
+    finally:
+        await client.dissolve(group)
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.batching import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Batching, Choice, room_tokens
-from cluster.messages import Sampling, Submit, TokenLogprobs, Tokens
+from cluster.messages import Failed, Sampling, Submit, TokenLogprobs, Tokens
 from tests.cluster.played_group import PlayedGroup, ask, expected, text
 
 # ---- rooms
@@ -340,13 +340,54 @@ def test_a_step_has_no_more_rows_than_their_logits_have_room() -> None:
     assert [len(lengths) for lengths in group.lengths()] == [MAX_ROWS, MAX_ROWS, 20]
 
 
-def test_with_alone_requests_take_turns_and_a_prompt_is_fed_whole() -> None:
-    """A prompt came in pieces, and how its first was encoded depended on where it was cut."""
-    group = PlayedGroup(alone=True, stages=2)
-    group.submit(ask(1, prompt=5000, max_tokens=2), ask(2, prompt=10, max_tokens=3))
+def test_a_request_that_crosses_the_border_is_fed_anew_once_with_all_that_it_has() -> None:
+    """What the cache held of it was encoded for a shorter sequence. Its parameters are not told a second time."""
+    group = PlayedGroup(renewal=10)
+    group.submit(ask(1, prompt=9, max_tokens=5))
     group.run()
-    assert group.lengths() == [[5000], [10], [1], [1], [1]]
-    assert [group.who(step) for step in group.taken] == [["r1"], ["r2"], ["r1"], ["r2"], ["r2"]]
+    assert group.lengths() == [[9], [1], [11], [1], [1]]
+    assert group.wholes() == [[9], [9], [11], [11], [11]]
+    assert group.starts() == ["r1"]
+
+
+def test_who_begins_beyond_the_border_or_ends_on_it_is_fed_once() -> None:
+    group = PlayedGroup(renewal=10)
+    group.submit(ask(1, prompt=11, max_tokens=3), ask(2, prompt=8, max_tokens=3))
+    group.run()
+    assert group.lengths() == [[11, 8], [1, 1], [1, 1]]
+    assert {whole for wholes in group.wholes() for whole in wholes} == {11, 8}
+
+
+def test_a_replay_counts_as_whole_what_the_first_run_had() -> None:
+    """Of three that have tokens already: one below the border, which still crosses it, one beyond, one that was whole."""
+    group = PlayedGroup(renewal=10)
+    group.submit(*(ask(n, prompt, max_tokens=2, generated=2) for n, prompt in ((1, 8), (2, 9), (3, 30))))
+    group.run()
+    assert group.lengths() == [[10, 11, 32], [1, 1, 11]]
+    assert group.wholes() == [[8, 11, 30], [11, 30, 11]]
+
+
+def test_a_renewal_leaves_room_for_those_who_answer() -> None:
+    """It is a prompt as any other: beside somebody who answers it comes in pieces, and a cancelled one comes no further."""
+    group = PlayedGroup(renewal=600)
+    group.submit(ask(1, prompt=600, max_tokens=3), ask(2, prompt=3, max_tokens=12), ask(3, prompt=600, max_tokens=3))
+    group.run()
+    assert [len(given) for given in group.texts.values()] == [3, 12, 3]
+
+
+def test_who_gets_no_token_is_over_and_leaves_its_room_to_the_others() -> None:
+    batching = Batching(128, stages=1)
+    for number in (1, 2, 3):
+        batching.submit(ask(number, prompt=3, max_tokens=4))
+    step = batching.next_step(lambda segment: (segment.slot,))
+    assert step is not None
+    failed, given = batching.land([Choice(None), Choice(9)])
+    assert failed == Failed("r1", "the model's logits at position 3 are not finite numbers")
+    assert given == Tokens("r2", (9,))
+    assert batching.take_ended() == [step.segments[0].slot]
+    following = batching.next_step(lambda segment: (segment.slot,))
+    assert following is not None
+    assert [submit.request for _, submit in following.started] == ["r3"]
 
 
 # ---- whatever comes
@@ -360,12 +401,14 @@ _EVENTS = st.lists(st.one_of(_ASKS, st.integers(0, 20), st.sampled_from(["step",
 
 
 @settings(max_examples=300)
-@given(_EVENTS, st.one_of(st.integers(16, 400), st.integers(400, 9000)), st.integers(1, 5), st.booleans())
+@given(
+    _EVENTS, st.one_of(st.integers(16, 400), st.integers(400, 9000)), st.integers(1, 5), st.none() | st.integers(1, 20)
+)
 def test_whatever_comes_everyone_gets_all_tokens_within_the_cache(
-    events: list[tuple[int, int, int, int | None] | int | str], kv_tokens: int, stages: int, alone: bool
+    events: list[tuple[int, int, int, int | None] | int | str], kv_tokens: int, stages: int, renewal: int | None
 ) -> None:
     """What PlayedGroup holds at any time: tokens in their place, room within the cache, nobody overtaken for ever."""
-    group = PlayedGroup(kv_tokens, stages, alone)
+    group = PlayedGroup(kv_tokens, stages, renewal)
     submits: dict[str, Submit] = {}
     cancelled: set[str] = set()
     for event in events:

@@ -1,22 +1,25 @@
 """Greedy output equals transformers' own `generate`, token for token, for every family and degree."""
 
 import asyncio
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.client import ClusterClient
-from cluster.messages import Sampling
+from cluster.messages import Sampling, Submit
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
-from tests.cluster.groups import form, generate, prompts_of
+from tests.cluster.groups import GREEDY, form, generate, prompts_of, tokens_of
 from tests.reference import gaps, greedy, load_reference
 from tests.smollm2 import reference_of, smollm2_gguf
-from tests.tiny import SUPPORTED_FAMILIES, make_tiny
+from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, SUPPORTED_FAMILIES, make_tiny
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NEW_TOKENS = 24
+_numbers = itertools.count()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -41,6 +44,40 @@ async def test_every_degree_equals_the_unsplit_model(
         finally:
             await client.dissolve(group)
         assert got == expected, f"degree {degree}"
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [*CHANGING_ROTATIONS[:3], CHANGING_ROTATIONS[-1]],
+    ids=["dynamic", "longrope", "phi3", "gemma3"],
+)
+async def test_every_degree_equals_it_where_rotations_change_with_the_length(
+    client: ClusterClient, shared_store: ModelStore, tmp_path: Path, family: str, options: dict[str, Any]
+) -> None:
+    """Requests that cross the border, stay below it and begin beyond it, together; then two that a lost group replays."""
+    source = make_tiny(family, tmp_path / "source", seed=3, **options)
+    checkpoint = publish(str(source), f"rotations-{next(_numbers)}", shared_store)
+    prompts = prompts_of(256, (ROTATION_BORDER - 10, 3, ROTATION_BORDER + 30))
+    expected = []
+    for prompt in prompts:
+        reference = load_reference(source)  # each a new one: it remembers the longest sequence that it has met
+        reference.generation_config.eos_token_id = None
+        expected.append(greedy(reference, prompt, NEW_TOKENS))
+    replays = [
+        Submit(f"after {had}", (*prompts[0], *expected[0][:had]), len(prompts[0]), NEW_TOKENS - had, (), GREEDY)
+        for had in (5, 15)
+    ]
+    for degree in (1, 2):
+        group = await form(client, checkpoint, degree)
+        try:
+            got = await asyncio.gather(
+                *(generate(group, f"r{i}", prompt, NEW_TOKENS) for i, prompt in enumerate(prompts))
+            )
+            replayed = await asyncio.gather(*(tokens_of(group, submit) for submit in replays))
+        finally:
+            await client.dissolve(group)
+        assert got == expected, f"degree {degree}"
+        assert replayed == [expected[0][5:], expected[0][15:]], f"degree {degree}"
 
 
 async def test_a_real_model_equals_itself_unsplit(

@@ -115,6 +115,18 @@ def test_what_was_in_a_room_is_wiped_and_nothing_else_is() -> None:
             assert torch.isinf(rooms[2, :62]).all()
 
 
+def test_a_room_that_was_being_filled_anew_is_wiped_to_its_old_end() -> None:
+    """A request that is fed from its first token again may be cancelled before it is back where it was."""
+    cache = _cache()
+    plan = cache.plan([_prompt(1, tokens=40), _prompt(2)])
+    _fill(plan, 5.0)
+    cache.plan([_prompt(1, tokens=10, wanted=False)])
+    cache.forget(1)
+    (slab,) = {id(slab): slab for slab in _slabs(plan)}.values()
+    assert slab.layers[0] is not None
+    assert not slab.layers[0][0][:64].any()
+
+
 def test_positions_and_last_tokens_follow_the_segments() -> None:
     plan = _cache().plan([_prompt(1, 3), _prompt(2, 2, wanted=False), _prompt(3, 1), _prompt(4, 4, position=8)])
     assert plan.positions.tolist() == [[0, 1, 2, 0, 1, 0, 8, 9, 10, 11]]

@@ -11,7 +11,7 @@ import pytest
 
 from cluster import door as door_module
 from cluster.door import HELLO_BYTES
-from cluster.messages import Cancel, Done, Hello, Rejected, Submit, Tokens
+from cluster.messages import Cancel, Done, Failed, Hello, Rejected, Submit, Tokens
 from cluster.requests import RequestServer
 from cluster.wire import frame, read_frame
 from storage_tiers.strangers import MOST_STRANGERS
@@ -106,11 +106,12 @@ async def test_the_tokens_of_a_step_go_to_whom_they_belong(door: _Door) -> None:
         assert await other.hear() == Tokens("b", (2,), "stop")
 
 
-async def test_a_rejection_is_passed_on_and_ends_the_request(door: _Door) -> None:
+@pytest.mark.parametrize("event", [Rejected("a", "too long"), Failed("a", "no numbers")])
+async def test_a_rejection_or_failure_is_passed_on_and_ends_the_request(door: _Door, event: Rejected | Failed) -> None:
     async with _caller(door.server, _HELLO, _submit("a")) as caller:
         await door.next_command()
-        door.server.emit([Rejected("a", "too long")])
-        assert await caller.hear() == Rejected("a", "too long")
+        door.server.emit([event])
+        assert await caller.hear() == event
         caller.say(_submit("a"))
         assert await door.next_command() == _submit("a")
 

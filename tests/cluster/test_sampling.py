@@ -171,6 +171,21 @@ def test_logits_of_every_type_are_taken(dtype: torch.dtype) -> None:
     assert _token(sampling, torch.tensor([-100.0, 100.0, 0.0], dtype=dtype), 7, [2]) == 1
 
 
+_NO_NUMBERS = (
+    [math.nan] * 3, [0.0, math.nan, 1.0], [-math.inf, math.nan, 0.0], [math.inf, 0.0, 0.0], [-math.inf] * 3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("sampling", [_GREEDY, replace(_GREEDY, logprobs=1), Sampling(seed=3, presence_penalty=0.5)])
+def test_who_gets_no_numbers_gets_no_token_and_the_others_get_theirs(sampling: Sampling, dtype: torch.dtype) -> None:
+    """A model that overflowed went on with arbitrary text: NaN counted as the greatest logit, or as the least."""
+    rows = torch.tensor([[0.0, 9.0, 1.0], *_NO_NUMBERS, [-math.inf, -50.0, 3.0]], dtype=dtype)
+    samplers = [Sampler(sampling, [0], [1, 1]) for _ in rows]
+    tokens = [choice.token for choice in choose_all(samplers, rows, range(4, 4 + len(rows)))]
+    assert tokens == [1, *[None] * len(_NO_NUMBERS), 2]
+
+
 # ---- min_p
 
 

@@ -11,7 +11,7 @@ from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.reference import gaps, greedy, load_reference
 from tests.smollm2 import reference_of, smollm2_gguf
-from tests.tiny import make_tiny
+from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_overflowing, make_tiny
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -138,6 +138,39 @@ def test_a_model_without_tokenizer_takes_tokens(api: openai.OpenAI, shared_store
         api.chat.completions.create(model="no-tokenizer", messages=QUESTION)
     with pytest.raises(openai.BadRequestError, match="vocabulary of 256"):
         api.completions.create(model="no-tokenizer", prompt=[9, 999])
+
+
+def test_a_model_that_gives_no_numbers_is_an_error_that_names_it(
+    api: openai.OpenAI, shared_store: ModelStore, tmp_path: Path
+) -> None:
+    """It was arbitrary text with status 200. Who asks for what the model can do is served as before."""
+    source = make_overflowing(tmp_path / "source", token=7)
+    publish(str(source), "overflowing", shared_store)
+    with pytest.raises(openai.InternalServerError, match=r"overflowing failed: .*not finite numbers") as whole:
+        api.completions.create(model="overflowing", prompt=[5, 7], max_tokens=4)
+    assert (whole.value.status_code, whole.value.code) == (500, "model_failed")
+    with pytest.raises(openai.APIError, match=r"overflowing failed: .*not finite numbers"):
+        list(api.completions.create(model="overflowing", prompt=[5, 7], max_tokens=4, stream=True))
+    expected = greedy(load_reference(source), [5, 6], 4)
+    assert tokens_of(api, "overflowing", [5, 6])[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("prompt_tokens", [20, 40])
+def test_a_context_that_scaling_stretches_can_be_used(
+    api: openai.OpenAI, shared_store: ModelStore, tmp_path: Path, prompt_tokens: int
+) -> None:
+    """A dynamic scaling by 2 of 32 positions takes 64: an answer across them, and a prompt beyond them."""
+    family, options = CHANGING_ROTATIONS[0]
+    source = make_tiny(family, tmp_path / "source", seed=12, eos_token_id=None, **options)
+    name = f"stretched-{prompt_tokens}"
+    publish(str(source), name, shared_store)
+    prompt = [5 + token for token in range(prompt_tokens)]
+    answer = api.completions.create(
+        model=name, prompt=prompt, temperature=0, max_tokens=24, extra_body={"return_token_ids": True}
+    )
+    assert answer.choices[0].model_extra["token_ids"] == greedy(load_reference(source), prompt, 24)
+    with pytest.raises(openai.BadRequestError, match=f"together more than the {2 * ROTATION_BORDER} tokens"):
+        api.completions.create(model=name, prompt=prompt, max_tokens=65 - prompt_tokens)
 
 
 def test_a_cold_start_leaves_its_ledger(

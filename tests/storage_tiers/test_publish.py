@@ -363,7 +363,7 @@ def _make_large(folder: Path) -> Path:
     for name, shape in shapes.items():
         begin, end = end, end + 2 * torch.Size(shape).numel()
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
-    text, block = json.dumps(header).encode(), os.urandom(1 << 20)
+    text, block = json.dumps(header).encode(), torch.randn(1 << 19).bfloat16().view(torch.uint8).numpy().tobytes()
     with open(folder / "model.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.writelines(block[: end - start] for start in range(0, end, len(block)))

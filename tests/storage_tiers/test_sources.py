@@ -40,6 +40,14 @@ def _configure(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
+def _scaled(kind: str, **options: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **options}}
+
+
+def _longrope(short: list[float], long: list[float]) -> dict[str, Any]:
+    return _scaled("longrope", short_factor=short, long_factor=long, original_max_position_embeddings=64)
+
+
 def _rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     weights = load_file(folder / "model.safetensors")
     change(weights)
@@ -128,6 +136,29 @@ def test_a_configuration_that_makes_no_model_is_refused(tmp_path: Path, store: M
     make_tiny("llama", tmp_path)
     _configure(tmp_path, hidden_act="nonsense")
     _refused(tmp_path, store, "the configuration does not describe a model.*nonsense")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "kind"),
+    [
+        ({"max_position_embeddings": 0}, "max_position_embeddings is 0: the model takes no token", SourceError),
+        (_scaled("linear", factor=float("nan")), "have factor nan: use positive finite numbers", SourceError),
+        (_scaled("dynamic", factor=-2.0), "have factor -2.0: use positive finite numbers", SourceError),
+        (_scaled("yarn", factor=float("inf")), "have factor inf: use positive finite numbers", SourceError),
+        (_scaled("linear", factor=2.0, rope_theta=0), "have rope_theta 0: use positive finite numbers", SourceError),
+        (_longrope([1.0] * 8, [2.0] * 9), "short_factor and long_factor are not equally long", SourceError),
+        (_longrope([1.0] * 8, [0.0] * 8), "have long_factor .*: use positive finite numbers", SourceError),
+        (_scaled("su", factor=2.0), "rope scaling of type 'su' is not supported for family 'llama'", UnsupportedModel),
+    ],
+)
+def test_positions_that_nothing_can_be_rotated_by_are_refused(
+    changes: dict[str, Any], message: str, kind: type[SourceError], tmp_path: Path, store: ModelStore
+) -> None:
+    """transformers warns of some and computes with all of them, if only once a sequence is long: what it says is arbitrary,
+    and the front end could not tell how long a request may be."""
+    make_tiny("llama", tmp_path)
+    _configure(tmp_path, **changes)
+    _refused(tmp_path, store, message, kind)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\x00"])
