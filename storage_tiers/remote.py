@@ -88,9 +88,11 @@ class ObjectStore:
             with open_regular(path) as (fd, size_bytes), open(fd, "rb", closefd=False) as file:
                 _check_size(path, size_bytes, limit_bytes)
                 return file.read(size_bytes)
-        _check_size(path, int(self._fs.size(path)), limit_bytes)
+        _check_size(path, self._fs.size(path) or 0, limit_bytes)  # some servers do not tell
         whole = {"max_concurrency": 1} if self.protocol == "s3" else {}
-        return bytes(self._fs.cat_file(path, **whole))
+        data = bytes(self._fs.cat_file(path, **whole))
+        _check_size(path, len(data), limit_bytes)
+        return data
 
     def read_into(self, key: str, offset_bytes: int, view: memoryview) -> None:
         """Fill `view` with the object's bytes from `offset_bytes`; Missing if it is absent, Corrupt if too short."""
