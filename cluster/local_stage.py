@@ -106,21 +106,26 @@ class LocalStage:
             self.answered.set_result(None)
 
     def attach(self, process: StageProcess) -> None:
-        """The stage runs in `process`, which ends with it. StageFailed if it has ended already."""
+        """`process` has taken the order: they end together. StageFailed if the stage has ended already."""
         if self._ending is not None:
             process.kill()
             raise StageFailed("the group was dissolved while it was formed")
         self._process = process
         process.ended.add_done_callback(lambda _future: self.lose("its stage process ended"))
 
-    async def deliver(self, loaded: Loaded) -> None:
-        """Hand a loaded unit to the process. StageFailed if that is gone."""
-        if self._process is None or self._ending is not None:
+    async def deliver(self, loaded: Loaded, process: StageProcess) -> None:
+        """Hand a loaded unit to a process that has taken the order, or shall. StageFailed if it has, and is gone."""
+        if self._ending is not None:
             return
-        unit, where = loaded.unit, f"{self._node} from {loaded.source}"
+        unit, name, where = loaded.unit, f"{FETCH}{loaded.unit.name}", f"{self._node} from {loaded.source}"
         size_bytes = unit.size_bytes if loaded.source != "dram" else 0
-        self.phases.append(timed_phase(f"{FETCH}{unit.name}", where, loaded.started_s, loaded.ended_s, size_bytes))
-        await self._process.send(UnitHere(replace(unit, blocks=None), loaded.segment.runs), loaded.segment.fd)
+        if all(phase.name != name for phase in self.phases):  # else another process was to take the order before
+            self.phases.append(timed_phase(name, where, loaded.started_s, loaded.ended_s, size_bytes))
+        try:
+            await process.send(UnitHere(replace(unit, blocks=None), loaded.segment.runs), loaded.segment.fd)
+        except StageFailed:
+            if await process.has_begun():
+                raise
 
     async def give_rows(self, rows: Sequence[int], data: bytes) -> None:
         """Hand rows of the embedding to the process, in packets of up to PACKET_BYTES or one row. StageFailed if it is

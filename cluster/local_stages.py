@@ -17,6 +17,7 @@ from cluster.phases import timed_phase
 from cluster.pool import StagePool
 from cluster.rate_book import RateBook
 from cluster.row_service import RowService
+from cluster.stage_process import StageProcess
 from cluster.tasks import Tasks
 from schedules.rates import STORE, formed
 from storage_tiers.checkpoint import UnitIndex
@@ -99,15 +100,19 @@ class LocalStages:
                 now = [unit for unit in order.units if unit not in later]
                 loads = [load(self._tiers, self._peers, order, unit, _priority(order, unit), turn) for unit in now]
                 stage.expect(loads, self._tiers.give_up)
+
+                def give(process: StageProcess) -> None:
+                    stage.phases.append(timed_phase(TAKE_PROCESS, self._config.name, started_s))
+                    process.on_message = stage.hear
+                    for each in loads:
+                        self._spawn(stage, self._deliver(stage, each, process), "deliver")
+
                 bare = replace(order, units=(), peers=())
                 build = Build(bare, secret, self._rows.serves(order), self._config.tls)
-                process = await self._pool.start(build, stage.hear)
+                process = await self._pool.start(build, give)
                 stage.attach(process)
-                stage.phases.append(timed_phase(TAKE_PROCESS, self._config.name, started_s))
-                for each in loads:
-                    self._spawn(stage, self._deliver(stage, each), "deliver")
                 if later:
-                    self._spawn(stage, self._load_later(stage, later, turn), "later")
+                    self._spawn(stage, self._load_later(stage, later, turn, process), "later")
                 await stage.formed
         except BaseException as error:
             await self.dissolve(order.group)
@@ -192,17 +197,19 @@ class LocalStages:
             return []
         return [unit for unit in order.units if unit.name in order.later and not self._tiers.holds(unit)]
 
-    async def _load_later(self, stage: LocalStage, units: Sequence[UnitIndex], turn: int) -> None:
+    async def _load_later(
+        self, stage: LocalStage, units: Sequence[UnitIndex], turn: int, process: StageProcess
+    ) -> None:
         await asyncio.wait({stage.answered}, timeout=stage.order.timeout_s)
         if stage.ending:
             return
         later = Priority.AFTER_FIRST_TOKEN
         loads = [load(self._tiers, self._peers, stage.order, unit, later, turn) for unit in units]
         stage.expect(loads, self._tiers.give_up)
-        await asyncio.gather(*(self._deliver(stage, each) for each in loads))
+        await asyncio.gather(*(self._deliver(stage, each, process) for each in loads))
 
-    async def _deliver(self, stage: LocalStage, load: Future[Loaded]) -> None:
-        await stage.deliver(await asyncio.wrap_future(load))
+    async def _deliver(self, stage: LocalStage, load: Future[Loaded], process: StageProcess) -> None:
+        await stage.deliver(await asyncio.wrap_future(load), process)
 
     async def _give_rows(self, stage: LocalStage, rows: Sequence[int]) -> None:
         """Answer a stage that asked for rows; if they cannot be had, its unit may still come."""

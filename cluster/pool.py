@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from cluster.errors import StageFailed
 from cluster.messages import Build, Idle
@@ -56,15 +55,15 @@ class StagePool:
         if self._watch is None or self._watch.done():
             self._watch = asyncio.get_running_loop().create_task(self._look_always())
 
-    async def start(self, order: Build, on_message: Callable[[Any], None]) -> StageProcess:
-        """A process that has taken the order; what it says from then on goes to `on_message`. The caller bounds the wait.
+    async def start(self, order: Build, on_try: Callable[[StageProcess], None]) -> StageProcess:
+        """A process that has taken the order. `on_try` is told of each that shall, just before; the caller bounds the wait.
 
         StageFailed if the system has no process to give, or if several did not take the order.
         """
         for _ in range(TRIES):
             process = await self._take()
-            process.on_message = on_message
             try:
+                on_try(process)
                 if await process.begin(order):
                     return process
             except BaseException:

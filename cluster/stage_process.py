@@ -40,7 +40,7 @@ class StageProcess(Child):
     async def begin(self, order: Build) -> bool:
         """Whether it has taken the order. If not it is dead, and nothing of the order was begun.
 
-        StageFailed if it died when it had just taken it.
+        What is sent meanwhile comes after the order. StageFailed if it died when it had just taken it.
         """
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
@@ -57,6 +57,11 @@ class StageProcess(Child):
         if self._taken.done():
             raise StageFailed("the stage process ended when it had just taken its order")
         return False
+
+    async def has_begun(self) -> bool:
+        """Whether it has taken its order; waits as long as it has for that."""
+        await self._until(self._taken, ANSWER_WITHIN_S)
+        return self._taken.done()
 
     def _give_up(self) -> None:
         if not self.idle.done() and not self.ended.done():

@@ -75,6 +75,10 @@ async def ready(pool: StagePool) -> StageProcess:
     return pool._waiting[0]
 
 
+def nothing(_process: StageProcess) -> None:
+    """What a start is told to do with a process."""
+
+
 def zygote(pool: StagePool) -> psutil.Process:
     assert pool._zygote is not None
     return psutil.Process(pool._zygote.pid)
@@ -95,7 +99,7 @@ async def serving(pool: StagePool, rendezvous: Rendezvous, group: str) -> StageP
     """A process that has formed its group."""
     heard: list[Any] = []
     async with asyncio.timeout(_DEADLINE_S):
-        process = await pool.start(an_order(rendezvous, group), heard.append)
+        process = await pool.start(an_order(rendezvous, group), lambda each: setattr(each, "on_message", heard.append))
     await until(lambda: process.ended.done() or any(isinstance(message, Formed) for message in heard))
     assert not process.ended.done()
     heard.clear()
@@ -197,7 +201,7 @@ async def test_a_fork_that_is_refused_costs_that_start_alone(
         await (await ready(pool)).end()
         for _ in range(2):
             with pytest.raises(StageFailed, match=r"no stage process can be made: .*temporarily unavailable"):
-                await pool.start(an_order(rendezvous, f"refused {most}"), lambda _message: None)
+                await pool.start(an_order(rendezvous, f"refused {most}"), nothing)
     told = [record for record in caplog.records if "it is tried again" in record.message]
     assert len(told) == 1, "it is told once"
     await ready(pool)
@@ -273,9 +277,9 @@ async def test_a_node_without_descriptors_says_so_and_goes_on(
     await ready(pool)
     before = zygote(pool)
     with few_descriptors(more):
-        first = await pool.start(an_order(rendezvous, f"the last {more}"), lambda _message: None)
+        first = await pool.start(an_order(rendezvous, f"the last {more}"), nothing)
         with pytest.raises(StageFailed, match="Too many open files"):
-            await pool.start(an_order(rendezvous, "no descriptors"), lambda _message: None)
+            await pool.start(an_order(rendezvous, "no descriptors"), nothing)
     second = await serving(pool, rendezvous, f"descriptors again {more}")
     assert not first.ended.done()
     assert zygote(pool) == before
@@ -290,7 +294,7 @@ async def test_a_process_that_cannot_start_a_thread_says_so(pool: StagePool, ren
     with few_processes(zygote(pool), 3):  # as for the first stage, and it has no threads
         await (await ready(pool)).end()
         with pytest.raises(StageFailed, match=r"RuntimeError: .*(thread|temporarily unavailable)"):
-            await pool.start(an_order(rendezvous, "no threads"), lambda _message: None)
+            await pool.start(an_order(rendezvous, "no threads"), nothing)
     pool.fill()
     await ready(pool)
 
@@ -302,8 +306,7 @@ async def test_a_start_that_is_given_up_leaves_nothing(pool: StagePool, rendezvo
     children, descriptors = len(psutil.Process().children()), len(os.listdir("/proc/self/fd"))
     for wait_s in (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08):
         starts = [
-            asyncio.ensure_future(pool.start(an_order(rendezvous, f"given up {wait_s} {n}"), lambda _message: None))
-            for n in range(2)
+            asyncio.ensure_future(pool.start(an_order(rendezvous, f"given up {wait_s} {n}"), nothing)) for n in range(2)
         ]
         await asyncio.sleep(wait_s)
         for start in starts:
