@@ -20,7 +20,11 @@ _RECOMPUTED = re.compile(
     r"|\.(attn|attention)\.(bias|masked_bias)$"  # old files' causal masks
 )
 _NAMED_AT_MOST = 5
-_ROPE_NUMBERS = {"factor", "rope_theta", "original_max_position_embeddings", "short_factor", "long_factor"}
+_ROPE_NUMBERS = {
+    "factor": 1 << 31, "original_max_position_embeddings": 1 << 31, "short_factor": 1 << 31, "long_factor": 1 << 31,
+    "rope_theta": 1e15,
+}  # fmt: skip
+"""The greatest that each of the numbers may be which positions are rotated by."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,11 @@ def _check_positions(parsed: Any) -> None:
             raise UnsupportedModel(
                 f"rope scaling of type {scaling!r} is not supported for family {parsed.model_type!r}"
             )
-        for name in _ROPE_NUMBERS & (kind or {}).keys():
+        for name in _ROPE_NUMBERS.keys() & (kind or {}).keys():
             numbers = kind[name] if isinstance(kind[name], list) else [kind[name]]
-            if not all(0 < number < math.inf for number in numbers if isinstance(number, int | float)):
-                raise SourceError(f"the rope parameters have {name} {kind[name]}: use positive finite numbers")
+            most = _ROPE_NUMBERS[name]
+            if not all(0 < number <= most for number in numbers if isinstance(number, int | float)):
+                raise SourceError(f"the rope parameters have {name} {kind[name]}: use numbers above 0, up to {most:g}")
         if scaling == "longrope" and len(kind["short_factor"]) != len(kind["long_factor"]):
             raise SourceError("the rope parameters' short_factor and long_factor are not equally long")
 
