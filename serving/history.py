@@ -5,9 +5,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import Integer, Select, Table, and_, cast, delete, func, or_, select
@@ -34,6 +35,7 @@ from serving.history_tables import (
 )
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 QUEUED_ROWS, BATCH_ROWS, READ_ROWS, DELETED_ROWS = 10_000, 256, 2_000, 5_000
 FLUSH_S, CLOSE_S, LET_GO_S, CHECK_S = 1.0, 5.0, 1.0, 2.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
@@ -67,6 +69,7 @@ class History:
         self.prepared = asyncio.Event()
         self._looked, self._away, self._failed, self._damaged = False, False, False, False
         self._at_work = 0
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="history")
         self._prune_at_s = 0.0
         self._writer: asyncio.Task[None] | None = None
 
@@ -88,6 +91,7 @@ class History:
         with suppress(*_FAILURES):
             async with asyncio.timeout(LET_GO_S):
                 await self._engine.dispose()
+        self._disk.shutdown(wait=False, cancel_futures=True)
 
     # ---- writing
 
@@ -247,14 +251,14 @@ class History:
         async with self._engine.begin() as connection:
             await prepare(connection)
         if self._file is not None:
-            await asyncio.to_thread(self._file.note)
+            await self._with_file(self._file.note)
         self._looked = True
         self.prepared.set()
 
     async def _follow(self, file: HistoryFile) -> None:
         """Let go of a file that failed, was removed or replaced, and set a damaged one aside, so that another is made.
         HistoryAway while somebody is at work with it."""
-        replaced = await asyncio.to_thread(file.replaced)
+        replaced = await self._with_file(file.replaced)
         if not replaced and not self._failed:
             return
         if self._at_work:
@@ -263,11 +267,15 @@ class History:
             )
         damaged, self._looked, self._failed, self._damaged = self._damaged, False, False, False
         await self._engine.dispose()  # what a connection knows of a broken file outlives the file
-        await asyncio.to_thread(file.forget)
-        if damaged and (aside := await asyncio.to_thread(file.set_aside)) is not None:
+        await self._with_file(file.forget)
+        if damaged and (aside := await self._with_file(file.set_aside)) is not None:
             _log.error("the history at %s is damaged: it is %s now, and a new one is made", self._shown, aside)
         elif replaced:
             _log.warning("the history at %s was removed or replaced: it is opened anew", self._shown)
+
+    async def _with_file(self, work: Callable[[], _T]) -> _T:
+        """In a thread of its own: a disk that hangs holds up nobody else's."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work)
 
     @asynccontextmanager
     async def _transaction(self, timeout_s: float = CONNECT_S + STATEMENT_S) -> AsyncIterator[AsyncConnection]:

@@ -1,6 +1,7 @@
 """The file of a history in SQLite: whether it is still the one that was opened, and what becomes of a damaged one.
 
-SQLite goes on writing into a file that was removed or replaced, and never says so. Everything here may wait for a disk.
+SQLite goes on writing into a file that was removed or replaced, and never says so. Everything here may wait for a disk, and
+raise what a disk raises.
 """
 
 import os
@@ -81,6 +82,6 @@ def is_damage(error: BaseException | None) -> bool:
 def _identity(path: Path, empty_is_none: bool = False) -> tuple[int, int] | None:
     try:
         found = path.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return None if empty_is_none and not found.st_size else (found.st_dev, found.st_ino)

@@ -15,7 +15,7 @@ from typing import Any
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError
 from cluster.group import Group
-from cluster.phases import timed_phase, unix_s
+from cluster.phases import timed_phase
 from schedules.decision import NETWORK, Decision, Policy, Question, Running, Wait
 from schedules.facts import NoPlacement, Placement
 from schedules.learning import Learned, Lesson
@@ -113,7 +113,8 @@ class Starts:
         nodes = tuple(stage.node for stage in group.placement.stages)
         ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
         predicted = predicted_of(start)
-        happened = ColdStart(model, group.name, nodes, unix_s(start.arrived_s), ttft_s, ordered, predicted)
+        arrived_s = start.phases[0].start_s  # in unix seconds, as the phases that were noted since
+        happened = ColdStart(model, group.name, nodes, arrived_s, ttft_s, ordered, predicted)
         if predicted is not None:
             self._learn(predicted, happened)
             if predicted["ttft_s"] > 0:
