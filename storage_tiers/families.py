@@ -103,11 +103,9 @@ def cut_into_units(skeleton: Skeleton, tensors: Mapping[str, TensorSpec]) -> dic
 
 
 def _check_positions(parsed: Any) -> None:
-    """Raise what transformers only warns of, or computes with: a context of nothing, rotations by numbers that are none."""
+    """Raise what transformers only warns of, or computes with: rotations by numbers that lead nowhere."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    if parsed.max_position_embeddings < 1:
-        raise SourceError(f"max_position_embeddings is {parsed.max_position_embeddings}: the model takes no token")
     parameters = getattr(parsed, "rope_parameters", None) or {}
     for kind in [parameters[layers] for layers in parsed.nested_rope_parameter_keys(parameters)] or [parameters]:
         scaling = (kind or {}).get("rope_type", "default")
