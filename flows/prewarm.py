@@ -10,7 +10,6 @@ from cluster.messages import StageReport
 from flows.artifacts import Row, leave_table
 from flows.context import FlowContext, read_context
 from flows.errors import StagingFailed
-from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.presence import check_present
 
 STAGE_TIMEOUT_S = 1800.0
@@ -33,18 +32,14 @@ async def stage_model(
 
     Corrupt if the model is not what its root claims.
     """
-    checkpoint = await asyncio.to_thread(_open, context, model)
+    store = context.store()
+    checkpoint = await asyncio.to_thread(store.open, model)
     names = [unit.name for unit in checkpoint.units] if units is None else list(units)
     async with context.cluster() as client:
-        await client.nodes(minimum=1, timeout_s=NODES_TIMEOUT_S)
+        view = await client.nodes(minimum=1, timeout_s=NODES_TIMEOUT_S)
+        held = {unit.digest for unit in checkpoint.units if view.holding(unit.digest)}
+        await asyncio.to_thread(check_present, store, checkpoint, held)
         return await client.stage(node, checkpoint, names, tier, STAGE_TIMEOUT_S)
-
-
-def _open(context: FlowContext, model: str) -> Checkpoint:
-    store = context.store()
-    checkpoint = store.open(model)
-    check_present(store, checkpoint)
-    return checkpoint
 
 
 @flow(name="prewarm")

@@ -73,7 +73,8 @@ def create_app(config: FrontendConfig) -> FastAPI:
     """The application; its connections live from startup to shutdown."""
     link = ClusterLink(config.scheduler_address, config.tls)
     texts = TextProcesses(config.text_timeout_s)
-    catalog = Catalog(ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader)), texts)
+    store = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader))
+    catalog = Catalog(store, texts, link.holds)
     metrics = Metrics()
     history = _history(config, metrics)
     ledger = Ledger(on_add=history.add_start if history is not None else None)

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -85,10 +85,15 @@ class _Opening:
 
 
 class Catalog:
-    """Opens models on demand and keeps them; what is older than a few seconds is looked up again behind the request."""
+    """Opens models on demand and keeps them; what is older than a few seconds is looked up again behind the request.
 
-    def __init__(self, store: ModelStore, texts: TextProcesses) -> None:
-        self._store, self._texts = store, texts
+    `is_held` says of a unit's digest whether a node has it, so that the store need not.
+    """
+
+    def __init__(
+        self, store: ModelStore, texts: TextProcesses, is_held: Callable[[str], bool] = lambda _digest: False
+    ) -> None:
+        self._store, self._texts, self._is_held = store, texts, is_held
         self._entries: dict[str, _Entry] = {}
         self._opening: dict[str, _Opening] = {}
         self._opened = itertools.count(1)
@@ -196,8 +201,10 @@ class Catalog:
         if known is not None and known.model.checkpoint == checkpoint:
             model = known.model
         else:
+            held = {unit.digest for unit in checkpoint.units if self._is_held(unit.digest)}
             bare, _ = await asyncio.gather(
-                asyncio.to_thread(self._describe, checkpoint), asyncio.to_thread(check_present, self._store, checkpoint)
+                asyncio.to_thread(self._describe, checkpoint),
+                asyncio.to_thread(check_present, self._store, checkpoint, held),
             )
             found.set_result(bare)
             if known is not None and known.model.checkpoint.digest == checkpoint.digest:

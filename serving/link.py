@@ -31,6 +31,10 @@ class ClusterLink:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def holds(self, digest: str) -> bool:
+        """Whether a node that we know of holds the unit."""
+        return self.client is not None and bool(self.client.view().holding(digest))
+
     async def _stay_connected(self) -> None:
         wait_s = FIRST_WAIT_S
         while not self._stopping:  # a Dask client that is closing swallows a cancellation

@@ -4,7 +4,7 @@ Memory is reserved by these sizes before a byte is read, so they are compared as
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import Corrupt, StoreUnavailable
@@ -13,30 +13,34 @@ from storage_tiers.remote import ModelStore
 _log = logging.getLogger(__name__)
 
 
-def check_present(models: ModelStore, checkpoint: Checkpoint) -> None:
+def check_present(models: ModelStore, checkpoint: Checkpoint, held: Collection[str] = ()) -> None:
     """Corrupt if an object of the model is missing or shorter than its root claims, or a file that it is in place in.
 
-    A store that gives objects but lists none is believed, and a warning logged.
+    Units whose digests are `held`, since some node has them, need not be in the store. A store that gives objects but
+    lists none is believed, and a warning logged.
     """
     try:
-        _check_objects(models, checkpoint)
-        _check_extents(models, checkpoint)
+        _check_objects(models, checkpoint, held)
+        _check_extents(models, checkpoint, held)
     except StoreUnavailable as error:
         _log.warning("whether %s is whole cannot be told: %s", checkpoint.name, error)
 
 
-def _check_objects(models: ModelStore, checkpoint: Checkpoint) -> None:
-    wanted = {part.key: part.layout.object_bytes for part in (*checkpoint.units, *checkpoint.files) if not part.extents}
+def _check_objects(models: ModelStore, checkpoint: Checkpoint, held: Collection[str]) -> None:
+    parts = [unit for unit in checkpoint.units if unit.digest not in held]
     prefix = f"{checkpoint.version}/"
-    keys = [key.removeprefix(prefix) for key in wanted]
-    found = models.objects.sizes(f"{checkpoint.name}/{checkpoint.version}", keys)
-    _compare(checkpoint, {key.removeprefix(prefix): size_bytes for key, size_bytes in wanted.items()}, found)
+    wanted = {
+        part.key.removeprefix(prefix): part.layout.object_bytes
+        for part in (*parts, *checkpoint.files)
+        if not part.extents
+    }
+    _compare(checkpoint, wanted, models.objects.sizes(f"{checkpoint.name}/{checkpoint.version}", list(wanted)))
 
 
-def _check_extents(models: ModelStore, checkpoint: Checkpoint) -> None:
+def _check_extents(models: ModelStore, checkpoint: Checkpoint, held: Collection[str]) -> None:
     ends: dict[str, dict[str, int]] = {}
     for unit in checkpoint.units:
-        for extent in unit.extents:
+        for extent in unit.extents if unit.digest not in held else ():
             folder, _, file = extent.url.rpartition("/")
             reached = ends.setdefault(folder, {})
             reached[file] = max(reached.get(file, 0), extent.offset_bytes + extent.size_bytes)

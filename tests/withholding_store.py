@@ -1,4 +1,4 @@
-"""A folder over HTTP that can keep the embeddings' units to itself, while it gives out a few of their bytes."""
+"""A folder over HTTP that can keep units to itself: an embedding's, of which it gives out a few bytes, or another whole."""
 
 import contextlib
 import re
@@ -15,10 +15,10 @@ _DEADLINE_S = 100.0
 
 class WithholdingStore:
     """What is below `url`/withheld gives no embedding's unit until `release`, and no rows while `refuse_rows`; below
-    `url`/open is the same without that."""
+    `url`/open is the same without that. With `unit` it is that unit of which it gives nothing."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.url = folder, ""
+    def __init__(self, folder: Path, unit: str | None = None) -> None:
+        self.folder, self.unit, self.url = folder, unit, ""
         self.refuse_rows = False
         self.rows_read = self.units_asked = 0
         self._released = threading.Event()
@@ -34,7 +34,10 @@ class WithholdingStore:
     def find(self, path: str, size_bytes: int) -> Path | None:
         """The file for a request, when it may be answered; None if it is refused."""
         kind, _, key = path.strip("/").partition("/")
-        if kind == "withheld" and key.endswith("/embed/c/0"):
+        if kind == "withheld" and self.unit is not None:
+            if key.endswith(f"/{self.unit}/c/0") and not self._released.wait(_DEADLINE_S):
+                return None
+        elif kind == "withheld" and key.endswith("/embed/c/0"):
             if size_bytes <= MOST_BYTES:
                 self.rows_read += 1
                 if self.refuse_rows:
@@ -70,9 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def run_withholding_store(folder: Path) -> Iterator[WithholdingStore]:
+def run_withholding_store(folder: Path, unit: str | None = None) -> Iterator[WithholdingStore]:
     """Serve until the block ends."""
-    store = WithholdingStore(folder)
+    store = WithholdingStore(folder, unit)
     handler = type("Handler", (_Handler,), {"store": store})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         store.url = f"http://127.0.0.1:{server.server_port}"

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,13 @@ from cluster.probe import OF_NODE, OF_STORE
 from cluster.rate_book import FILE
 from schedules.facts import Node
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
-from storage_tiers.checkpoint import Checkpoint, UnitIndex
+from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
-from tests.cluster.groups import form, generate, prompts_of
+from tests.cluster.groups import form, form_on, generate, prompts_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.tiny import make_tiny
+from tests.withholding_store import run_withholding_store
 
 WAIT_S = 60.0
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -117,32 +116,25 @@ async def test_what_was_measured_outlives_the_node(cluster: RealCluster, client:
     }, "a node that knows measures nothing anew"
 
 
-@contextmanager
-def withheld_unit(store: ModelStore, name: str, unit: UnitIndex) -> Iterator[None]:
-    """Within the block the unit is a pipe into which nobody writes, so that its load hangs; then it is there."""
-    path = Path(store.objects.path(store.unit_key(name, unit)))
-    aside = path.rename(path.with_suffix(".aside"))
-    os.mkfifo(path)
-    try:
-        yield
-    finally:
-        pipe = os.open(path, os.O_RDWR)  # lets in who waits, and does not wait for it
-        aside.replace(path)
-        os.close(pipe)  # who reads sees an end, and reads again what is there now
-
-
 async def test_in_the_middle_of_a_cold_start_a_node_measures_nothing(
-    client: ClusterClient, store: ModelStore, tmp_path: Path
+    cluster: RealCluster, client: ClusterClient, store: ModelStore, tmp_path: Path
 ) -> None:
+    """A unit hangs in its store, so that the start lasts."""
     withheld = publish(str(make_tiny("llama", tmp_path)), "withheld", store)
-    with withheld_unit(store, "withheld", withheld.unit("layer.0001")):
-        group = await form(client, withheld, degree=1)
+    with run_withholding_store(Path(store.objects.url.removeprefix("file://")), "layer.0001") as silent:
+        cluster.start_node("waiting", store_url=f"{silent.url}/withheld")
+        async with asyncio.timeout(WAIT_S):
+            while (node := client.view().node("waiting")) is None or SSD not in node.rates:
+                await asyncio.sleep(0.1)
+        group = await form_on(client, "waiting", withheld)
         for what in (OF_NODE, OF_STORE):
-            with pytest.raises(Refused, match="node-0 starts a model or loads units"):
-                await client.probe("node-0", what, 0.1, keep=False)
-    assert len(await generate(group, "r", prompts_of(256, [4])[0], 3)) == 3
-    assert (await client.probe("node-0", (REACH,), 0.1, keep=False)).keys() == {REACH}
-    await client.dissolve(group)
+            with pytest.raises(Refused, match="waiting starts a model or loads units"):
+                await client.probe("waiting", what, 0.1, keep=False)
+        silent.release()
+        assert len(await generate(group, "r", prompts_of(256, [4])[0], 3)) == 3
+        assert (await client.probe("waiting", (SSD,), 0.1, keep=False)).keys() == {SSD}
+        await client.dissolve(group)
+        cluster.kill("waiting", 15)
 
 
 async def test_what_nobody_can_measure_on_order_is_named(client: ClusterClient) -> None:

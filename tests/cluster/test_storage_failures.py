@@ -17,6 +17,7 @@ from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form_on, 
 from tests.cluster.leftovers import held_by_anyone, memory_of, nothing_of, report_of, tree, unit_files
 from tests.real_cluster import RealCluster, run_cluster
 from tests.storage_tiers.handmade import flip
+from tests.withholding_store import run_withholding_store
 
 UNITS = ("embed", "layer.0000", "layer.0001", "layer.0002", "layer.0003", "head")
 LATE, BAD = "layer.0003", "layer.0001"
@@ -37,15 +38,22 @@ async def joined(cluster: RealCluster, name: str) -> AsyncIterator[ClusterClient
 
 
 @asynccontextmanager
-async def node(cluster: RealCluster, name: str, ssd: Path) -> AsyncIterator[ClusterClient]:
+async def node(cluster: RealCluster, name: str, ssd: Path, **overrides: object) -> AsyncIterator[ClusterClient]:
     """A client of a new node, which lives as long as the block or until it is killed in it."""
-    cluster.start_node(name, ssd_dir=str(ssd))
+    cluster.start_node(name, ssd_dir=str(ssd), **overrides)
     try:
         async with joined(cluster, name) as client:
             yield client
     finally:
         if name in cluster.processes:
             cluster.kill(name)
+
+
+@asynccontextmanager
+async def silent_store(published: Published, unit: str) -> AsyncIterator[str]:
+    """The URL of a server that has all that is published, and says nothing when it is asked for one unit."""
+    with run_withholding_store(Path(published.store.objects.url.removeprefix("file://")), unit) as silent:
+        yield f"{silent.url}/withheld"
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -65,10 +73,7 @@ async def test_a_node_killed_in_the_middle_of_a_load_finds_its_whole_units_again
     has changed meanwhile is found when the unit is loaded, and only then."""
     ssd = tmp_path / "ssd"
     digests = {name: published.checkpoint.unit(name).digest for name in UNITS}
-    hanging = published.object(LATE)
-    real = hanging.rename(hanging.with_name("aside"))
-    os.mkfifo(hanging)  # whoever opens it waits, as on a server that has gone silent
-    async with node(cluster, "victim", ssd) as client:
+    async with silent_store(published, LATE) as url, node(cluster, "victim", ssd, store_url=url) as client:
         group = await form_on(client, "victim", published.checkpoint)
         request = asyncio.ensure_future(generate(group, "r", PROMPT, TOKENS))
         await until(lambda: set(unit_files(ssd)) == set(digests.values()) - {digests[LATE]})
@@ -83,7 +88,6 @@ async def test_a_node_killed_in_the_middle_of_a_load_finds_its_whole_units_again
     assert not alive
     assert not held_by_anyone(memory)
 
-    real.replace(hanging)
     flip(ssd / digests[BAD], 5000)
     (ssd / f"{digests[LATE]}.0123.partial").write_bytes(b"half")
     async with node(cluster, "victim", ssd) as client:

@@ -39,6 +39,15 @@ def test_an_object_that_is_shorter_than_its_root_claims_is_found_without_being_r
         check_present(store, checkpoint)
 
 
+def test_what_a_node_holds_need_not_be_in_the_store(source: Path, store: ModelStore) -> None:
+    checkpoint = publish(str(source), "model", store)
+    lost = checkpoint.unit("head")
+    store.objects.remove(store.unit_key("model", lost))
+    check_present(store, checkpoint, {lost.digest})
+    with pytest.raises(Corrupt, match="head/c/0 of model model is not there"):
+        check_present(store, checkpoint, {checkpoint.unit("embed").digest})
+
+
 def test_a_file_that_a_model_is_in_place_in_is_as_long_as_claimed(source: Path, store: ModelStore) -> None:
     checkpoint = publish(str(source), "model", store, in_place=True)
     check_present(store, checkpoint)
