@@ -158,14 +158,14 @@ class FrontendSettings(Section):
     max_held_requests: Count = Field(
         default=256, ge=1, description="requests that may wait for replicas before more are refused"
     )
-    max_choices: int = Field(
-        default=128, ge=1, description="answers that one request may ask for, its prompts times its `n`"
+    max_choices: Count = Field(
+        default=128, ge=1, le=10_000, description="answers that one request may ask for, its prompts times its `n`"
     )
     max_body_bytes: Size = Field(default=8 << 20, description="how large the body of a request may be")
-    client_timeout_s: Seconds = Field(
+    client_timeout_s: Timeout = Field(
         default=20.0, description="seconds that a client may take to send a request, its headers and then its body"
     )
-    text_timeout_s: Seconds = Field(
+    text_timeout_s: Timeout = Field(
         default=10.0,
         description="seconds that making a request's prompts into tokens may take; a chat template gets a fifth of it",
     )

@@ -12,8 +12,7 @@ from typing import Any
 
 from cluster.messages import Sampling, Submit
 from serving.catalog import ServedModel
-from serving.door.guard import unexpected
-from serving.errors import Broken, Interrupted, RequestError, TimedOut
+from serving.errors import Broken, Interrupted, ModelFailed, RequestError, TimedOut
 from serving.logprobs import Entry, InStep, chat_json, completion_json
 from serving.metrics import Metrics
 from serving.router import Router
@@ -142,8 +141,8 @@ class Answerer:
         except RequestError as error:
             yield _event(error_body(error))
             return
-        except Exception as error:  # the outermost place that can still tell the client
-            yield _event(unexpected(error))
+        except Exception:  # the outermost place that can still tell the client
+            yield _event(error_body(_as_end(_broken(request), sum(map(len, tokens)))))
             return
         if request.with_usage:
             yield _event({**head, "choices": [], "usage": _usage(request, tokens)})
@@ -151,7 +150,7 @@ class Answerer:
 
     async def _deltas(self, request: Ask) -> AsyncGenerator[Delta]:
         """What all choices add, in the order in which it comes. The first RequestError ends all: once there was a token it
-        is TimedOut or Interrupted."""
+        is TimedOut, ModelFailed or Interrupted."""
         queue: asyncio.Queue[Delta | RequestError | None] = asyncio.Queue()
         tasks = [
             asyncio.get_running_loop().create_task(self._run(request, index, queue))
@@ -190,8 +189,7 @@ class Answerer:
         except RequestError as error:
             queue.put_nowait(error)
         except Exception:  # whatever it is, the one who waits at the queue must hear of it
-            _log.exception("request %s failed", request.id)
-            queue.put_nowait(Broken(f"request {request.id} failed here; the front end's log says why"))
+            queue.put_nowait(_broken(request))
         else:
             queue.put_nowait(None)
 
@@ -245,9 +243,16 @@ async def _with_heartbeats(deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delt
         await deltas.aclose()
 
 
+def _broken(request: Ask) -> Broken:
+    """What the client is told of the exception that is being handled, which goes into the log."""
+    _log.exception("request %s failed", request.id)
+    return Broken(f"request {request.id} failed here; the front end's log says why")
+
+
 def _as_end(error: RequestError, generated: int) -> RequestError:
-    """What a request ends with by an error after so many tokens: that it cannot be continued is all that matters then."""
-    if not generated or isinstance(error, TimedOut | Interrupted):
+    """What a request ends with by an error after so many tokens: unless asking again is of no use, that it cannot be
+    continued is all that matters then."""
+    if not generated or isinstance(error, TimedOut | Interrupted | ModelFailed):
         return error
     interrupted = Interrupted(f"the answer broke off after {generated} tokens and could not be continued: {error}")
     interrupted.__cause__ = error

@@ -11,7 +11,7 @@ import pytest
 from cluster.errors import ClusterError
 from cluster.messages import Submit, Tokens
 from serving.answers import Answerer, Ask
-from serving.errors import Interrupted, RequestError, TimedOut, Unavailable
+from serving.errors import Interrupted, ModelFailed, RequestError, TimedOut, Unavailable
 from serving.metrics import Metrics
 from tests.cluster.groups import GREEDY
 
@@ -74,8 +74,10 @@ def test_what_nobody_expected_is_logged_under_the_requests_id(caplog: pytest.Log
     assert record.exc_info is not None
 
 
-@pytest.mark.parametrize(("tokens", "error"), [(3, Interrupted("a new version")), (0, Interrupted("lost"))])
-def test_an_interrupted_answer_says_why(tokens: int, error: RequestError) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "error"), [(3, Interrupted("a new version")), (0, Interrupted("lost")), (3, ModelFailed("no numbers"))]
+)
+def test_what_tells_the_client_what_to_do_is_told_as_it_is(tokens: int, error: RequestError) -> None:
     *_, last = _events(tokens, error)
     assert last["error"] == {"message": str(error), "type": "server_error", "param": None, "code": error.code}
 
