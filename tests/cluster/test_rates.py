@@ -124,7 +124,7 @@ async def test_in_the_middle_of_a_cold_start_a_node_measures_nothing(
     with run_withholding_store(Path(store.objects.url.removeprefix("file://")), "layer.0001") as silent:
         cluster.start_node("waiting", store_url=f"{silent.url}/withheld")
         async with asyncio.timeout(WAIT_S):
-            while (node := client.view().node("waiting")) is None or SSD not in node.rates:
+            while (node := client.view().node("waiting")) is None or SSD not in node.rates:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         group = await form_on(client, "waiting", withheld)
         for what in (OF_NODE, OF_STORE):
