@@ -1,16 +1,19 @@
 """Between text and tokens: a model's tokenizer and chat template, and text that comes out token by token."""
 
 import asyncio
+import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tokenizers import Tokenizer
+import msgpack
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
 
 from serving.decoding import Decoding, TokenDecoder, letters_bytes, spelled_byte
 from serving.prompts.processes import ModelProcess
-from serving.prompts.wire import Encode, EncodeChat, Export
+from serving.prompts.wire import Encode, EncodeChat, Export, Exported
 
 _BEFORE = "a"
 """Stands before a token that is decoded by itself: some decoders drop the space at the start of a text."""
@@ -39,8 +42,8 @@ class TokenText:
 class AnswerText:
     """From tokens back to text, by what a text process exported. Thread-safe."""
 
-    def __init__(self, exported: bytes) -> None:
-        self._tokenizer = Tokenizer.from_buffer(exported)
+    def __init__(self, exported: Exported) -> None:
+        self._tokenizer = _decoding_only(exported)
         self._decoding = Decoding(self._tokenizer)
         self._added = self._tokenizer.get_added_tokens_decoder()
         self._token_texts: dict[int, TokenText] = {}
@@ -117,12 +120,28 @@ class ModelText:
 
     async def _read(self) -> AnswerText:
         exported = await self._process.ask(Export())
-        self._answers = await asyncio.to_thread(AnswerText, exported.tokenizer)
+        self._answers = await asyncio.to_thread(AnswerText, exported)
         return self._answers
 
     async def _tokens(self, request: Encode | EncodeChat) -> list[tuple[int, ...]]:
         encoded = await self._process.ask(request)
+        self.prepare()  # while the answer's first token is computed
         return [tuple(array("i", tokens)) for tokens in encoded.tokens]
+
+
+def _decoding_only(exported: Exported) -> Tokenizer:
+    """A tokenizer with the tokens and the decoder that were exported."""
+    nothing = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
+    tokenizer: Tokenizer = Tokenizer.from_str(
+        json.dumps({"version": "1.0", "added_tokens": [], "decoder": json.loads(exported.decoder), "model": nothing})
+    )
+    tokenizer.model = WordLevel(vocab=msgpack.unpackb(exported.vocabulary), unk_token="")
+    for special, add in ((False, tokenizer.add_tokens), (True, tokenizer.add_special_tokens)):
+        tokens = [
+            AddedToken(token, normalized=False) for token, is_special in exported.added.items() if is_special is special
+        ]
+        add(tokens)
+    return tokenizer
 
 
 def _bytes_of(written: str, decoder: Any) -> bytes:

@@ -11,7 +11,6 @@ from serving.prompts.wire import (
     EncodeChat,
     Encoded,
     Export,
-    Exported,
     Ready,
     Refused,
     Rendered,
@@ -55,7 +54,7 @@ def _answer(sock: socket.socket, tokenizer: PromptTokenizer, request: Request) -
                 sock.sendall(frame(Rendered()))
                 return Encoded((tokenizer.encode(text, context_tokens, special=False).tobytes(),))
             case Export():
-                return Exported(tokenizer.export())
+                return tokenizer.export()
             case _:
                 return Refused(f"{type(request).__name__} is no request", None)
     except Refusal as error:

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgpack
 from jinja2.exceptions import TemplateError
+
+from serving.prompts.wire import Exported
 
 LETTERS_PER_TOKEN = 6
 SHORT_LETTERS = 1 << 15
@@ -84,20 +87,15 @@ class PromptTokenizer:
             raise Refusal(f"the model's chat template fails on these messages: {said}", "messages") from error
         return str(text)
 
-    def export(self) -> bytes:
-        """A tokenizer that has the same tokens and decoder, and nothing that is needed for prompts only."""
+    def export(self) -> Exported:
+        """What is needed to decode the same tokens, and nothing that is needed for prompts only."""
         added = self._backend.get_added_tokens_decoder()
         vocabulary = self._backend.get_vocab(with_added_tokens=False)
         vocabulary |= {token.content: number for number, token in added.items()}
         if max(map(len, vocabulary), default=0) > MAX_TOKEN_LETTERS:
             raise Refusal(f"its tokenizer has a token of more than {MAX_TOKEN_LETTERS} letters", "model")
-        document = {
-            "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "pre_tokenizer": None,
-            "post_processor": None, "decoder": self._decoder,
-            "added_tokens": [_added_json(number, token) for number, token in sorted(added.items())],
-            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": ""},
-        }  # fmt: skip
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        special = {token.content: token.special for token in added.values()}
+        return Exported(msgpack.packb(vocabulary), special, json.dumps(self._decoder))
 
     def _count(self, text: str, context_tokens: int) -> None:
         begin = counted = 0
@@ -140,10 +138,3 @@ def _check_decoder(decoder: Any) -> None:
             raise Refusal(
                 "its tokenizer's decoder replaces a regular expression: only plain strings are taken", "model"
             )
-
-
-def _added_json(number: int, token: Any) -> dict[str, Any]:
-    return {
-        "id": number, "content": token.content, "special": token.special, "normalized": False,
-        "single_word": False, "lstrip": False, "rstrip": False,
-    }  # fmt: skip

@@ -74,9 +74,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Exported:
-    """A tokenizer that only decodes, as JSON that the library reads."""
+    """What answers are decoded with: each token's number as msgpack, those that were added, whether special, by what they
+    are called, and the decoder as JSON."""
 
-    tokenizer: bytes
+    vocabulary: bytes
+    added: dict[str, bool]
+    decoder: str
 
 
 Answer = Ready | Rendered | Encoded | TooLong | Refused | Exported
