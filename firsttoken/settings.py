@@ -168,7 +168,7 @@ class FrontendSettings(Section):
     max_held_requests: Count = Field(
         default=256, ge=1, description="requests that may wait for replicas before more are refused"
     )
-    max_choices: int = Field(
+    max_choices: Count = Field(
         default=128, ge=1, description="answers that one request may ask for, its prompts times its `n`"
     )
     max_body_bytes: Size = Field(default=8 << 20, description="how large the body of a request may be")
