@@ -83,9 +83,9 @@ def _check_device(value: str) -> str:
 
 
 def _check_origin(value: str) -> str:
-    if re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+", value) is None:
+    if re.fullmatch(r"\*|local|[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+", value) is None:
         raise ValueError(
-            "an origin is written as browsers do: https://app.example or http://localhost:3000, or * for any"
+            "an origin is written as browsers do: https://app.example or http://localhost:3000, or * for any, or local"
         )
     return value
 

@@ -118,8 +118,9 @@ class FrontendSettings(Section):
         "`localhost` where it listens on loopback, any name elsewhere",
     )
     cors_origins: Origins = Field(
-        default=(),
-        description="origins (`https://app.example`) whose pages may call the API and read its answers, or `*` for all pages",
+        default=("local",),
+        description="origins (`https://app.example`) whose pages may call the API and read its answers; `local` for pages "
+        "that programs of the browser's own machine serve, `*` for all pages",
     )
     policy: Literal["planned", "fixed", "hydraserve", "serverlessllm"] = Field(
         default="planned",

@@ -26,7 +26,7 @@ from serving.errors import HistoryError
 from serving.history import History
 from serving.link import ClusterLink
 from serving.metrics import Metrics
-from serving.origins import OwnPagesOnly
+from serving.origins import LOCAL_ORIGINS, LOCAL_PAGE, OwnPagesOnly
 from serving.prompts.processes import TextProcesses
 from serving.requests.preparing import Preparer
 from serving.requests.schemas import MAX_CHOICES
@@ -127,7 +127,8 @@ def _add_door(app: FastAPI, config: FrontendConfig) -> None:
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=config.cors_origins,
+            allow_origins=[origin for origin in config.cors_origins if origin != LOCAL_ORIGINS],
+            allow_origin_regex=LOCAL_PAGE if LOCAL_ORIGINS in config.cors_origins else None,
             allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
             allow_headers=["*"],
             allow_private_network=True,

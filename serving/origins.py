@@ -3,6 +3,7 @@ simple ones; who asks without a browser is not held up by any of this."""
 
 import ipaddress
 import logging
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -14,7 +15,9 @@ from serving.errors import ForeignPage, error_body
 from storage_tiers.strangers import Refusals
 
 _log = logging.getLogger(__name__)
-ANY_ORIGIN = "*"
+ANY_ORIGIN, LOCAL_ORIGINS = "*", "local"
+"""What stands for all pages, and for those that programs of the browser's own machine serve, at whatever port."""
+LOCAL_PAGE = r"https?://(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?"
 
 
 def is_loopback(host: str) -> bool:
@@ -26,10 +29,10 @@ def is_loopback(host: str) -> bool:
 class OwnPagesOnly:
     """The ASGI application `app`, for requests that no foreign page has sent.
 
-    Refused are an Origin that is neither the server's nor among `allowed_origins` ("*": any), and names that are not the
-    server's: a page can have its own name lead to our address, and its requests are to the same origin then. Addresses are
-    nobody's name. A server on loopback is called localhost, and as `allowed_hosts` says; one that others reach goes by any
-    name unless they say which.
+    Refused are an Origin that is neither the server's nor among `allowed_origins` (ANY_ORIGIN and LOCAL_ORIGINS are many),
+    and names that are not the server's: a page can have its own name lead to our address, and its requests are to the same
+    origin then. Addresses are nobody's name. A server on loopback is called localhost, and as `allowed_hosts` says; one that
+    others reach goes by any name unless they say which.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class OwnPagesOnly:
         if page is None:
             return "the page that asks has no name"
         if page == host or page[0] in self._allowed:
+            return None
+        if LOCAL_ORIGINS in self._origins and re.fullmatch(LOCAL_PAGE, origin):
             return None
         if host and is_loopback(page[0]) and is_loopback(host[0]) and page[1] == host[1]:
             return None

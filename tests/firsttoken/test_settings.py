@@ -54,10 +54,17 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_pa
 
 
 def test_origins_are_written_as_browsers_do(tmp_path: Path) -> None:
-    origins = ("https://app.example", "http://localhost:3000", "http://[::1]:3000", "chrome-extension://abc", "*")
+    origins = (
+        "https://app.example",
+        "http://localhost:3000",
+        "http://[::1]:3000",
+        "chrome-extension://abc",
+        "*",
+        "local",
+    )
     assert load(tmp_path, "", FIRSTTOKEN_FRONTEND__CORS_ORIGINS=", ".join(origins)).frontend.cors_origins == origins
     assert load(tmp_path, f"[frontend]\ncors_origins = {list(origins)}\n").frontend.cors_origins == origins
-    assert load(tmp_path, "").frontend.cors_origins == ()
+    assert load(tmp_path, "").frontend.cors_origins == ("local",)
 
 
 def test_a_file_may_be_named_by_argument_or_environment(tmp_path: Path) -> None:

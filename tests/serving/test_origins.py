@@ -82,6 +82,12 @@ async def test_behind_a_proxy_a_server_is_called_as_is_set(headers: dict[str, st
         ({"Origin": "https://evil.example"}, ["*"], 200),
         ({"Origin": "null"}, ["*"], 200),
         ({"Origin": "http://evil.example", "Host": "evil.example"}, ["*"], 403),
+        ({"Origin": "http://localhost:3000"}, ["local"], 200),
+        ({"Origin": "https://127.0.0.1:8443"}, ["local"], 200),
+        ({"Origin": "http://[::1]:3000"}, ["local"], 200),
+        ({"Origin": "http://localhost.evil.example:3000"}, ["local"], 403),
+        ({"Origin": "http://127.0.0.1.evil.example"}, ["local"], 403),
+        ({"Origin": "null"}, ["local"], 403),
     ],
 )
 async def test_pages_of_origins_that_are_set_may_ask(headers: dict[str, str], origins: list[str], status: int) -> None:
