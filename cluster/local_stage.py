@@ -143,17 +143,21 @@ class LocalStage:
         if self._ending is not None:
             return
         self._beat_s = None
-        if not self.formed.done():
-            self.formed.set_exception(StageFailed(cause))
-            self.formed.exception()  # seen by whoever forms the stage, if it still waits
+        self._fail(cause)
         self._on_lost(self.order.group, cause)
 
     async def end(self) -> None:
-        """End the process and give up its loads, once however often called."""
+        """End the process and give up its loads, once however often called; who waits for the stage gets StageFailed."""
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end())
             self.hurry()
+            self._fail("the group was dissolved while it was formed")
         await asyncio.shield(self._ending)
+
+    def _fail(self, cause: str) -> None:
+        if not self.formed.done():
+            self.formed.set_exception(StageFailed(cause))
+            self.formed.exception()  # seen by whoever forms the stage, if it still waits
 
     async def _end(self) -> None:
         if self._process is not None:

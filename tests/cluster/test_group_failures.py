@@ -140,7 +140,8 @@ async def settled(
 async def test_a_stage_that_is_dissolved_while_it_is_formed_leaves_nothing(
     client: ClusterClient, cluster: RealCluster, checkpoint: Checkpoint
 ) -> None:
-    """Its process came when the stage was over, and nobody ended it: it stayed for ever, with its descriptors."""
+    """Where its process came when the stage was over, nobody ended it: it stayed for ever, with its descriptors. Where the
+    process was there already, the order was answered when its whole timeout was over."""
     placement = place(facts_of(checkpoint), client.view(), 2, 512)
     assert isinstance(placement, Placement)
     orders = [client._orders(f"short-{n}", placement, checkpoint, DEADLINE_S)[0] for n in range(6)]
