@@ -25,6 +25,8 @@ def find_fault(submit: Submit, vocabulary: int, positions: int | None = None) ->
         return f"there are tokens outside of the model's vocabulary of {vocabulary}"
     if not 0 <= submit.prompt_tokens <= len(submit.tokens):
         return f"prompt_tokens is {submit.prompt_tokens}, and there are {len(submit.tokens)} tokens in all"
+    if submit.min_tokens < 0 or any(not 0 <= token < 2**63 for token in submit.stop_tokens):
+        return f"min_tokens is {submit.min_tokens}, or a stop token is none"
     length = len(submit.tokens) + submit.max_tokens
     if positions is not None and length > positions:
         return f"prompt and max_tokens are {length} tokens, and the model has learned {positions} positions"

@@ -50,7 +50,8 @@ class Worker:
     def start(self, slot: int, submit: Submit) -> None:
         """The last stage learns how a request's tokens are chosen."""
         prompt, generated = submit.tokens[: submit.prompt_tokens], submit.tokens[submit.prompt_tokens :]
-        self._samplers[slot] = Sampler(submit.sampling, prompt, generated)
+        stops_from = submit.prompt_tokens + submit.min_tokens
+        self._samplers[slot] = Sampler(submit.sampling, prompt, generated, submit.stop_tokens, stops_from)
 
     def order(self, segment: Segment) -> tuple[int, int]:
         """A sort key: requests that are neighbours by it are attended to together."""

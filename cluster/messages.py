@@ -407,7 +407,10 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class Submit:
-    """Generate after `tokens`, of which the first `prompt_tokens` are the prompt (the rest was generated before)."""
+    """Generate after `tokens`, of which the first `prompt_tokens` are the prompt (the rest was generated before).
+
+    None of the `stop_tokens` is chosen before the answer has `min_tokens`, counted from the prompt.
+    """
 
     request: str
     tokens: tuple[int, ...]
@@ -415,6 +418,7 @@ class Submit:
     max_tokens: int
     stop_tokens: tuple[int, ...]
     sampling: Sampling = field(default_factory=Sampling)
+    min_tokens: int = 0
 
 
 @dataclass(frozen=True)

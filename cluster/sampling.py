@@ -18,20 +18,30 @@ _NONE = -1
 
 
 class Sampler:
-    """One request's choice of tokens: its parameters, and counts of its tokens for the penalties."""
+    """One request's choice of tokens: its parameters, and counts of its tokens for the penalties.
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int], generated: Sequence[int]) -> None:
+    At positions before `stops_from` none of the `stops` is chosen, unless the vocabulary has no other token.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int],
+        generated: Sequence[int],
+        stops: Sequence[int] = (),
+        stops_from: int = 0,
+    ) -> None:
         self._sampling = sampling
         self._counts = Counter(generated)
         self._prompt = frozenset(prompt) if sampling.repetition_penalty != 1.0 else frozenset()
         self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.int64)
         self._biases = torch.tensor([bias for _, bias in sampling.logit_bias], dtype=torch.float32)
+        self._stops, self._stops_from = torch.tensor(stops, dtype=torch.int64), stops_from
 
-    @property
-    def greedy(self) -> bool:
+    def greedy(self, position: int) -> bool:
         """Whether the token is the likeliest one and nothing else is asked: a batch's can be found at once."""
         sampling = self._sampling
-        plain = sampling.temperature == 0.0 and sampling.logprobs is None
+        plain = sampling.temperature == 0.0 and sampling.logprobs is None and position >= self._stops_from
         return plain and not (
             sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
             or sampling.logit_bias
@@ -46,7 +56,10 @@ class Sampler:
         if not math.isfinite(logits.max()):
             return Choice(None)
         logits = logits.clamp(min=_LEAST)
-        token = self._draw(self._adjusted(logits), position)
+        adjusted = self._adjusted(logits)
+        if position < self._stops_from:
+            adjusted[self._stops[self._stops < len(adjusted)]] = _LEAST
+        token = self._draw(adjusted, position)
         self.remember(token)
         return Choice(token, self._logprobs(logits, token))
 
@@ -119,7 +132,7 @@ class Sampler:
 
 def choose_all(samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> list[Choice]:
     """The next token of each request, from `logits` (requests, vocabulary)."""
-    if all(sampler.greedy for sampler in samplers):
+    if all(sampler.greedy(position) for sampler, position in zip(samplers, positions, strict=True)):
         greatest, tokens = torch.max(logits, -1)
         known = torch.where(torch.isfinite(greatest), tokens, _NONE).tolist()  # together: a GPU is waited for but once
         choices = [Choice(None if token == _NONE else token) for token in known]

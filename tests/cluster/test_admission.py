@@ -56,6 +56,11 @@ def test_a_request_beyond_learned_positions_is_refused() -> None:
     assert find_fault(_GOOD, _VOCABULARY, positions=7) is None
 
 
+@pytest.mark.parametrize("wrong", [{"min_tokens": -1}, {"stop_tokens": (-1,)}, {"stop_tokens": (3, 2**63)}])
+def test_an_end_that_no_answer_can_have_is_refused(wrong: dict[str, object]) -> None:
+    assert "min_tokens" in (find_fault(replace(_GOOD, **wrong), _VOCABULARY) or "")
+
+
 @pytest.mark.parametrize("prompt_tokens", [-1, 4, 2**63])
 def test_a_prompt_that_is_longer_than_all_of_it_is_refused(prompt_tokens: int) -> None:
     fault = find_fault(replace(_GOOD, prompt_tokens=prompt_tokens), _VOCABULARY)

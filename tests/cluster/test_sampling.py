@@ -283,3 +283,19 @@ def test_a_batch_gets_what_each_request_gets_alone(samplings: list[Sampling], vo
         positions = [at + index for index in range(len(samplings))]
         expected = [s.choose(row, position) for s, row, position in zip(alone, logits, positions, strict=True)]
         assert choose_all(together, logits, positions) == expected
+
+
+@given(_LOGITS, _SAMPLINGS, st.lists(st.integers(0, 40), max_size=4), st.integers(0, 9), st.integers(0, 9))
+def test_no_token_that_ends_the_answer_is_chosen_before_its_time(
+    logits: torch.Tensor, sampling: Sampling, stops: list[int], stops_from: int, position: int
+) -> None:
+    """Alone and in a batch of greedy ones; some stop tokens may be none of the model's. From then on nothing is changed."""
+    plain = Sampler(sampling, [], []).choose(logits, position)
+    choice = Sampler(sampling, [], [], stops, stops_from).choose(logits, position)
+    if position >= stops_from:
+        assert choice == plain
+    elif len({token for token in stops if token < len(logits)}) < len(logits):
+        assert choice.token not in stops
+    for at in (position, stops_from):
+        alone, batched = (Sampler(_GREEDY, [], [], stops, stops_from) for _ in range(2))
+        assert choose_all([batched], logits[None], [at]) == [alone.choose(logits, at)]
