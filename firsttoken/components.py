@@ -162,6 +162,8 @@ def run_frontend(settings: Settings) -> None:
             max_body_bytes=frontend.max_body_bytes,
             client_timeout_s=frontend.client_timeout_s,
             text_timeout_s=frontend.text_timeout_s,
+            generation_config=frontend.generation_config,
+            cors_origins=frontend.cors_origins,
         )
     )
 

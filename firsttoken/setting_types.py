@@ -82,6 +82,14 @@ def _check_device(value: str) -> str:
     return value
 
 
+def _check_origin(value: str) -> str:
+    if re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+", value) is None:
+        raise ValueError(
+            "an origin is written as browsers do: https://app.example or http://localhost:3000, or * for any"
+        )
+    return value
+
+
 def _check_history_url(value: str) -> str:
     if re.match(r"$|sqlite:///(?!:memory:).|postgresql://.", value) is None:
         raise ValueError("a history is at sqlite:///PATH or at postgresql://USER:PASSWORD@HOST/DATABASE")
@@ -141,6 +149,7 @@ Folder = Annotated[Path, AfterValidator(_check_path)]
 Host = Annotated[str, AfterValidator(_check_host)]
 Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_parse_names)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_parse_names)]
 Auth = Annotated[Text, AfterValidator(_check_auth)]
 HistoryUrl = Annotated[Text, AfterValidator(_check_history_url)]
 ParseJson = BeforeValidator(_parse_json)

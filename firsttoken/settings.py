@@ -27,6 +27,7 @@ from firsttoken.setting_types import (
     Interval,
     Names,
     Options,
+    Origins,
     ParseJson,
     Port,
     Priority,
@@ -116,6 +117,10 @@ class FrontendSettings(Section):
         description="names by which the API may be called beside its address, and sites whose pages may call it; empty means "
         "`localhost` where it listens on loopback, any name elsewhere",
     )
+    cors_origins: Origins = Field(
+        default=(),
+        description="origins (`https://app.example`) whose pages may call the API and read its answers, or `*` for all pages",
+    )
     policy: Literal["planned", "fixed", "hydraserve", "serverlessllm"] = Field(
         default="planned",
         description="the rule by which cold models are placed: `planned` (ours), `fixed` (always the largest degree that "
@@ -147,6 +152,11 @@ class FrontendSettings(Section):
     )
     default_max_tokens: Tokens = Field(
         default=1024, description="tokens that a chat answer may have when the request does not say"
+    )
+    generation_config: Literal["model", "none"] = Field(
+        default="model",
+        description="how tokens are drawn where a request does not say: as the model's generation_config.json has it "
+        "(`model`), or as OpenAI does (`none`)",
     )
     keep_alive_s: Seconds = Field(default=300.0, description="seconds a replica stays up after its last request")
     start_timeout_s: Timeout = Field(

@@ -10,11 +10,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.messages import Sampling, Submit
+from cluster.messages import Submit
 from serving.catalog import ServedModel
-from serving.errors import Broken, Interrupted, ModelFailed, RequestError, TimedOut
+from serving.errors import Broken, Interrupted, ModelFailed, RequestError, TimedOut, error_body
 from serving.logprobs import Entry, InStep, chat_json, completion_json
 from serving.metrics import Metrics
+from serving.requests.preparing import Prepared
+from serving.requests.schemas import GenerationRequest
 from serving.router import Router
 from serving.text import StopStrings
 
@@ -24,7 +26,10 @@ HEARTBEAT_S = 5.0
 
 @dataclass(frozen=True)
 class Ask:
-    """A validated request: prompts as tokens, one Submit for each choice in order; `arrived_s` in monotonic seconds."""
+    """A validated request: prompts as tokens, one Submit for each choice in order; `arrived_s` in monotonic seconds.
+
+    `echoes` are what each prompt's answers begin with, if they shall.
+    """
 
     id: str
     kind: str
@@ -35,6 +40,7 @@ class Ask:
     arrived_s: float
     with_token_ids: bool
     with_usage: bool
+    echoes: tuple[str, ...] = ()
 
     @property
     def chat(self) -> bool:
@@ -45,30 +51,37 @@ class Ask:
         """Of all prompts, each once however many choices it has."""
         return sum(submit.prompt_tokens for submit in self.submits[:: self.choices_per_prompt])
 
+    def echo(self, choice: int) -> str:
+        """What a choice's text begins with."""
+        return self.echoes[choice // self.choices_per_prompt] if self.echoes else ""
+
     def logprobs(self, entries: Sequence[Entry]) -> dict[str, Any]:
         """A choice's log probabilities in the shape of this kind of request."""
         return (chat_json if self.chat else completion_json)(entries, self.model.text)
 
 
-def ask(
-    kind: str,
-    model: ServedModel,
-    prompts: Sequence[tuple[int, ...]],
-    samplings: Sequence[Sampling],
-    max_tokens: Sequence[int],
-    stops: Sequence[str],
-    arrived_s: float,
-    with_token_ids: bool,
-    with_usage: bool,
-) -> Ask:
+def ask(kind: str, prepared: Prepared, body: GenerationRequest, arrived_s: float) -> Ask:
     """Every prompt with every sampling, prompts in the outer order, as OpenAI numbers choices."""
     name = ("chatcmpl-" if kind == "chat.completion" else "cmpl-") + uuid.uuid4().hex
     submits = [
-        Submit(f"{name}.{p}.{i}", prompt, len(prompt), limit, model.stop_tokens, sampling)
-        for p, (prompt, limit) in enumerate(zip(prompts, max_tokens, strict=True))
-        for i, sampling in enumerate(samplings)
+        Submit(
+            f"{name}.{p}.{i}",
+            prompt,
+            len(prompt),
+            limit,
+            prepared.stop_tokens,
+            sampling,
+            min_tokens=prepared.min_tokens,
+        )
+        for p, (prompt, limit) in enumerate(zip(prepared.prompts, prepared.limits, strict=True))
+        for i, sampling in enumerate(prepared.samplings)
     ]
-    return Ask(name, kind, model, tuple(submits), len(samplings), tuple(stops), arrived_s, with_token_ids, with_usage)
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    choices, stops = len(prepared.samplings), tuple(body.stop)
+    return Ask(
+        name, kind, prepared.model, tuple(submits), choices, stops, arrived_s, body.return_token_ids, with_usage,
+        prepared.echoes,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Answerer:
 
     async def whole(self, request: Ask) -> dict[str, Any]:
         """The complete answer."""
-        texts = ["" for _ in request.submits]
+        texts = [request.echo(index) for index in range(len(request.submits))]
         tokens: list[list[int]] = [[] for _ in request.submits]
         entries: list[list[Entry]] = [[] for _ in request.submits]
         finishes: list[str | None] = [None for _ in request.submits]
@@ -130,6 +143,8 @@ class Answerer:
         if request.chat:
             for index in range(len(request.submits)):
                 yield _event({**head, "choices": [_chunk(request, Delta(index, "", ()), role=True)]})
+        for index in range(len(request.submits)) if request.echoes else ():
+            yield _event({**head, "choices": [_chunk(request, Delta(index, request.echo(index), ()))]})
         try:
             async with aclosing(_with_heartbeats(self._deltas(request))) as deltas:
                 async for delta in deltas:
@@ -193,19 +208,26 @@ class Answerer:
         else:
             queue.put_nowait(None)
 
-    async def _choice(self, request: Ask, index: int) -> AsyncGenerator[Delta]:
-        submit = request.submits[index]
+    async def _choice(self, request: Ask, choice: int) -> AsyncGenerator[Delta]:
+        submit = request.submits[choice]
         self._metrics.prompt_tokens.labels(request.model.name).inc(submit.prompt_tokens)
         model_text, decoder = request.model.text, None
         stops = StopStrings(request.stops)
+        generated = 0
         in_step = InStep() if submit.sampling.logprobs is not None else None
         async with aclosing(self._router.generate(request.model, submit, request.arrived_s)) as events:
             async for event in events:
                 if model_text is not None and decoder is None:
                     decoder = (await model_text.answers()).decoder(submit.tokens)
-                texts = [decoder.push(token) if decoder is not None else "" for token in event.tokens]
+                generated += len(event.tokens)
+                ending = len(event.tokens) - (event.finish == "stop")  # what a token that ends it says is no answer
+                texts = [
+                    decoder.push(token) if decoder is not None and index < ending else ""
+                    for index, token in enumerate(event.tokens)
+                ]
                 rest = decoder.flush() if decoder is not None and event.finish is not None else ""
-                shown = stops.push("".join(texts) + rest)
+                shown = "".join(texts) + rest
+                shown = stops.push(shown) if generated > submit.min_tokens else shown
                 finish = "stop" if stops.hit else event.finish
                 if finish is not None:
                     shown += stops.flush()
@@ -215,7 +237,7 @@ class Answerer:
                         in_step.push(token, logprobs, text)
                     ended = finish is not None and not stops.hit
                     entries = in_step.show(shown, all_of_them=ended or decoder is None)
-                yield Delta(index, shown, event.tokens, finish, entries)
+                yield Delta(choice, shown, event.tokens, finish, entries)
                 if stops.hit:
                     return
 
@@ -262,11 +284,6 @@ def _as_end(error: RequestError, generated: int) -> RequestError:
 def timed_out(timeout_s: float) -> TimedOut:
     """What a request is told that took longer."""
     return TimedOut(f"the request took longer than {timeout_s:g} s (frontend.request_timeout_s)")
-
-
-def error_body(error: RequestError) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}}
 
 
 def _head(request: Ask, kind: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
@@ -13,20 +13,16 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.phases import unix_s
 from serving.answers import Answerer, Ask, ask, timed_out
-from serving.catalog import Catalog, ServedModel
+from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
-from serving.errors import BadRequest, ContextTooLong, Overloaded, RequestError, Unavailable
+from serving.errors import Overloaded, Unavailable
 from serving.history_tables import Arrival
 from serving.link import ClusterLink
 from serving.metrics import Metrics
+from serving.requests.preparing import Prepared, Preparer
+from serving.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from serving.router import Router
-from serving.schemas import ChatRequest, CompletionRequest, GenerationRequest
-
-Prepared = tuple[ServedModel, Sequence[tuple[int, ...]], int | None]
-"""A model, prompts for it as tokens, and how many tokens of answer are wanted."""
-LETTERS_PER_TOKEN = 4
-"""About so many, to decide by before the tokens are known."""
 
 
 class Api:
@@ -39,14 +35,14 @@ class Api:
         router: Router,
         metrics: Metrics,
         ledger: Ledger,
-        default_max_tokens: int,
+        preparer: Preparer,
         request_timeout_s: float,
         bodies: Bodies,
         on_arrival: Callable[[Arrival], object] | None = None,
     ) -> None:
         self._link, self._catalog, self._router = link, catalog, router
         self._metrics, self._ledger = metrics, ledger
-        self._default_max_tokens, self._request_timeout_s = default_max_tokens, request_timeout_s
+        self._preparer, self._request_timeout_s = preparer, request_timeout_s
         self._on_arrival = on_arrival
         self._answerer = Answerer(router, metrics, request_timeout_s, self._ended)
         self.routes = APIRouter()
@@ -74,90 +70,35 @@ class Api:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         arrived_s = time.monotonic()
-        return await self._served(self._chat_prompt(body, arrived_s), "chat.completion", body, request, arrived_s)
+        return await self._served("chat.completion", self._preparer.chat(body, arrived_s), body, request, arrived_s)
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         arrived_s = time.monotonic()
-        return await self._served(self._prompts(body, arrived_s), "text_completion", body, request, arrived_s)
+        return await self._served(
+            "text_completion", self._preparer.completion(body, arrived_s), body, request, arrived_s
+        )
 
     async def _served(
         self,
-        prepared: Coroutine[Any, Any, Prepared],
         kind: str,
+        preparing: Coroutine[Any, Any, Prepared],
         body: GenerationRequest,
         request: Request,
         arrived_s: float,
     ) -> Response:
         try:
             async with asyncio.timeout(self._request_timeout_s) as deadline:
-                found: Prepared | None = await _unless_left(prepared, request)
+                prepared: Prepared | None = await _unless_left(preparing, request)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
             raise timed_out(self._request_timeout_s) from error
-        if found is None:
+        if prepared is None:
             return Response(status_code=CLIENT_LEFT)
-        return await self._answer(kind, *found, body, request, arrived_s)
-
-    async def _chat_prompt(self, body: ChatRequest, arrived_s: float) -> Prepared:
-        messages = [message.plain() for message in body.messages]
-        model = await self._model(body.model, sum(len(message["content"]) for message in messages), arrived_s)
-        if model.text is None:
-            raise BadRequest(f"{model.name} was published without a tokenizer: send tokens to /v1/completions", "model")
-        prompt = await model.text.encode_chat(messages, {}, model.context_tokens)
-        return model, [prompt], body.max_completion_tokens or body.max_tokens
-
-    async def _prompts(self, body: CompletionRequest, arrived_s: float) -> Prepared:
-        prompts = body.prompts()
-        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        model = await self._model(body.model, sum(map(_letters, prompts)), arrived_s, wake=bool(texts))
-        if texts:
-            if model.text is None:
-                raise BadRequest(f"{model.name} was published without a tokenizer: send the prompt as tokens", "prompt")
-            tokens = await model.text.encode(texts, model.context_tokens)
-        else:
-            tokens = [_checked(model, prompt) for prompt in prompts if not isinstance(prompt, str)]
-        return model, tokens, body.max_tokens
-
-    async def _model(self, name: str, letters: int, arrived_s: float, wake: bool = True) -> ServedModel:
-        """The model for a prompt of so many letters. While its tokenizer is read, where that is needed, it starts already."""
-        model, ready = await self._catalog.find(name)
-        if ready and (model.text is None or model.text.at_hand or not wake):
-            return model
+        asked = ask(kind, prepared, body, arrived_s)
         try:
-            self._router.check(model, 1, 1)
-        except RequestError:
-            return await self._catalog.get(name)  # it is refused when it is known whether it was right at all
-        with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
-            model = await self._catalog.get(name)
-            if model.text is not None:
-                await model.text.wake()
-            return model
-
-    async def _answer(
-        self,
-        kind: str,
-        model: ServedModel,
-        prompts: Sequence[tuple[int, ...]],
-        wanted: int | None,
-        body: GenerationRequest,
-        request: Request,
-        arrived_s: float,
-    ) -> Response:
-        prompt_field = "messages" if kind == "chat.completion" else "prompt"
-        vocabulary = _vocabulary(model)
-        if any(token >= vocabulary for token in body.logit_bias):
-            raise BadRequest(f"logit_bias has tokens outside of the model's vocabulary of {vocabulary}", "logit_bias")
-        if not all(prompts):
-            raise BadRequest(f"{prompt_field} is empty: there are no tokens to go on from", prompt_field)
-        limits = [self._limit(model, prompt, wanted, prompt_field) for prompt in prompts]
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
-        asked = ask(
-            kind, model, prompts, body.samplings(), limits, body.stop, arrived_s, body.return_token_ids, with_usage
-        )
-        try:
-            for prompt, limit in zip(prompts, limits, strict=True):
-                self._router.check(model, len(prompt), limit)
+            for prompt, limit in zip(prepared.prompts, prepared.limits, strict=True):
+                self._router.check(prepared.model, len(prompt), limit)
         except (Overloaded, Unavailable):
             self._ended(asked, "refused", 0)
             raise
@@ -176,22 +117,6 @@ class Api:
             self._on_arrival(
                 Arrival(asked.model.name, unix_s(asked.arrived_s), asked.prompt_tokens, most, generated_tokens, outcome)
             )
-
-    def _limit(self, model: ServedModel, prompt: Sequence[int], wanted: int | None, field: str) -> int:
-        """How many tokens may be generated; ContextTooLong if prompt and wish do not fit the model."""
-        room = model.context_tokens - len(prompt)
-        if room < 1:
-            raise ContextTooLong(
-                f"the prompt has {len(prompt)} tokens, {model.name} takes at most {model.context_tokens} with the answer",
-                field,
-            )
-        if wanted is not None and wanted > room:
-            raise ContextTooLong(
-                f"the prompt has {len(prompt)} tokens and max_tokens is {wanted}: together more than the "
-                f"{model.context_tokens} tokens of {model.name}'s context",
-                "max_tokens",
-            )
-        return wanted if wanted is not None else min(room, self._default_max_tokens)
 
     # ---- operators
 
@@ -267,21 +192,6 @@ async def _unless_left(work: Coroutine[Any, Any, Any], request: Request) -> Any:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-def _checked(model: ServedModel, prompt: Sequence[int]) -> tuple[int, ...]:
-    vocabulary = _vocabulary(model)
-    if prompt and not (min(prompt) >= 0 and max(prompt) < vocabulary):
-        raise BadRequest(f"prompt has tokens outside of the model's vocabulary of {vocabulary}", "prompt")
-    return tuple(prompt)
-
-
-def _letters(prompt: str | list[int]) -> int:
-    return len(prompt) * (1 if isinstance(prompt, str) else LETTERS_PER_TOKEN)
-
-
-def _vocabulary(model: ServedModel) -> int:
-    return int(model.checkpoint.config["vocab_size"])
 
 
 def _model_json(name: str) -> dict[str, Any]:

@@ -4,39 +4,38 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from cluster.encryption import Tls
 from schedules.objectives import Objectives
-from serving.answers import error_body
 from serving.api import Api
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.door.bodies import Bodies
 from serving.door.connections import MAX_HEADER_BYTES, most_connections, patient_for
 from serving.door.guard import Guard
-from serving.errors import BadRequest, HistoryError, RequestError, Unavailable
+from serving.door.handlers import add_handlers
+from serving.door.methods import Methods
+from serving.errors import HistoryError
 from serving.history import History
 from serving.link import ClusterLink
 from serving.metrics import Metrics
 from serving.origins import OwnPagesOnly
 from serving.prompts.processes import TextProcesses
+from serving.requests.preparing import Preparer
+from serving.requests.schemas import MAX_CHOICES
 from serving.router import Router, RouterLimits
-from serving.schemas import MAX_CHOICES
+from serving.upkeep import Upkeep, warm
 from storage_tiers.remote import ModelStore, ObjectStore
 
 _log = logging.getLogger(__name__)
 _RECALL_S = 2.0
-_SHOWN_LETTERS = 200
-KEEP_UP_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ class FrontendConfig:
     max_body_bytes: int = 8 << 20
     client_timeout_s: float = 20.0
     text_timeout_s: float = 10.0
+    generation_config: str = "model"
+    cors_origins: Sequence[str] = ()
 
 
 def create_app(config: FrontendConfig) -> FastAPI:
@@ -82,13 +83,14 @@ def create_app(config: FrontendConfig) -> FastAPI:
         config.policy, config.objectives, config.start_timeout_s, config.max_held_requests, config.models
     )
     router = Router(lambda: link.client, limits, metrics, ledger)
+    upkeep = Upkeep(catalog, router, config.objectives, config.models)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await texts.start()
         link.start()
         loop = asyncio.get_running_loop()
-        behind = {loop.create_task(_warm(catalog)), loop.create_task(_keep_up(config, catalog, router))}
+        behind = {loop.create_task(warm(catalog)), loop.create_task(upkeep.run())}
         try:
             if history is not None:
                 history.start()
@@ -110,18 +112,34 @@ def create_app(config: FrontendConfig) -> FastAPI:
     )
     on_arrival = history.add_arrival if history is not None else None
     bodies = Bodies(config.max_body_bytes, config.client_timeout_s, {MAX_CHOICES: config.max_choices})
-    api = Api(
-        link, catalog, router, metrics, ledger, config.default_max_tokens, config.request_timeout_s, bodies, on_arrival
-    )
+    preparer = Preparer(catalog, router, config.default_max_tokens, config.generation_config == "model")
+    api = Api(link, catalog, router, metrics, ledger, preparer, config.request_timeout_s, bodies, on_arrival)
     app.include_router(api.routes)
-    app.add_middleware(
-        OwnPagesOnly, host=config.host, allowed_hosts=config.allowed_hosts, setting="frontend.allowed_hosts"
-    )
-    app.add_middleware(Guard)
-    app.add_exception_handler(RequestError, _on_request_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
+    _add_door(app, config)
+    add_handlers(app)
     return app
+
+
+def _add_door(app: FastAPI, config: FrontendConfig) -> None:
+    """What requests pass, the last one first: a page that is refused reads nothing, one that may ask reads also errors."""
+    app.add_middleware(Guard)
+    app.add_middleware(Methods, routes=app.routes)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=["Retry-After"],
+        )
+    app.add_middleware(
+        OwnPagesOnly,
+        host=config.host,
+        allowed_hosts=config.allowed_hosts,
+        setting="frontend.allowed_hosts",
+        allowed_origins=config.cors_origins,
+    )
 
 
 def _history(config: FrontendConfig, metrics: Metrics) -> History | None:
@@ -148,62 +166,6 @@ async def _check_history(config: FrontendConfig) -> None:
             await history.check()
         finally:
             await history.close()
-
-
-async def _keep_up(config: FrontendConfig, catalog: Catalog, router: Router) -> None:
-    """Models that shall always have replicas get them, and get them again when they are lost; why one has none is told
-    once."""
-    told: dict[str, str] = {}
-    while any(wanted.min_replicas for wanted in (config.objectives, *config.models.values())):
-        for name in await _kept_up(config, catalog):
-            try:
-                router.keep_up(await catalog.get(name))
-                told.pop(name, None)
-            except RequestError as error:
-                if told.get(name) != str(error):
-                    _log.warning("%s has no replica: %s", name, error)
-                told[name] = str(error)
-        await asyncio.sleep(KEEP_UP_EVERY_S)
-
-
-async def _kept_up(config: FrontendConfig, catalog: Catalog) -> list[str]:
-    named = [name for name, objectives in config.models.items() if objectives.min_replicas]
-    if not config.objectives.min_replicas:
-        return named
-    try:
-        return named + [name for name in await catalog.names() if name not in config.models]
-    except Unavailable as error:
-        _log.warning("which models shall have replicas is not known: %s", error)
-        return named
-
-
-async def _warm(catalog: Catalog) -> None:
-    with suppress(Unavailable):  # told to whoever asks
-        await catalog.warm()
-
-
-async def _on_request_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
-    if error.closes:
-        headers["Connection"] = "close"
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
-
-
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
-    field_name = ".".join(place)[:_SHOWN_LETTERS] or None
-    said = str(first["msg"]).removeprefix("Value error, ")
-    message = f"{field_name}: {said}" if field_name else said
-    return await _on_request_error(request, BadRequest(message, field_name))
-
-
-async def _on_http(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    body = {"message": str(error.detail), "type": "invalid_request_error", "param": None, "code": None}
-    return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
 
 
 SWITCH_S = 0.001

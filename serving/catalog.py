@@ -9,13 +9,14 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cluster.model_facts import context_tokens, facts_of, model_config
 from schedules.facts import Model
-from serving.errors import BadRequest, ModelDamaged, ModelNotFound, Unavailable
+from serving.errors import BadRequest, ModelDamaged, ModelNotFound, RequestError, Unavailable
 from serving.prompts.processes import TextProcesses
+from serving.requests.sampling_defaults import SamplingDefaults, defaults_of
 from serving.text import ModelText
 from storage_tiers.checkpoint import Checkpoint, is_model_name
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
@@ -45,6 +46,7 @@ class ServedModel:
     context_tokens: int
     stop_tokens: tuple[int, ...]
     opened: int
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     @property
     def name(self) -> str:
@@ -152,8 +154,11 @@ class Catalog:
         for name in (await self.names())[:KEPT_MODELS]:
             try:
                 await self.get(name)
-            except (ModelNotFound, Unavailable):
-                continue  # it is in the log, and told to whoever asks for it
+            except (
+                Exception
+            ) as error:  # whatever it is, the other models are opened; it is told to whoever asks for this one
+                if not isinstance(error, ModelNotFound | Unavailable):
+                    self._note(name, error)
 
     def _open(self, name: str) -> _Opening:
         loop = asyncio.get_running_loop()
@@ -170,18 +175,19 @@ class Catalog:
         if isinstance(error, Missing):
             self._entries.pop(name, None)
             self._told.pop(name, None)
-        elif isinstance(error, StorageError):
+        elif error is not None:
             self._note(name, error)
             if entry is not None:
                 entry.checked_s = time.monotonic()
-        elif error is None:
+        else:
             self._seen |= {name}
             self._told.pop(name, None)
 
-    def _note(self, name: str, error: StorageError) -> None:
-        """Tell the log once, however often the model is asked for."""
+    def _note(self, name: str, error: BaseException) -> None:
+        """Tell the log once, however often the model is asked for; of what nobody expected, with its traceback."""
         if self._told.get(name) != str(error):
-            _log.warning("model %s: %s", name, error)
+            unexpected = not isinstance(error, StorageError | RequestError)
+            _log.warning("model %s: %s", name, error, exc_info=error if unexpected else None)
         _keep(self._told, name, str(error))
 
     def _saw(self, names: Collection[str]) -> None:
@@ -248,6 +254,7 @@ class Catalog:
             context_tokens=context_tokens(model_config(checkpoint.config)),
             stop_tokens=tuple(stops) if isinstance(stops, list | tuple) else (stops,) if stops is not None else (),
             opened=next(self._opened),
+            sampling=defaults_of(checkpoint.name, checkpoint.generation_config),
         )
 
     async def _open_text(self, checkpoint: Checkpoint) -> ModelText | None:

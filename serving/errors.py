@@ -1,5 +1,7 @@
 """What can go wrong with a request, each with the HTTP status it becomes; and with the history."""
 
+from typing import Any
+
 
 class RequestError(Exception):
     """Root: `status` is the HTTP status, `param` the request's field at fault, `retry_after_s` when to come back."""
@@ -117,6 +119,11 @@ class Broken(RequestError):
     """Something went wrong here that nobody thought of; the log says what, under the request's id."""
 
     code = "internal_error"
+
+
+def error_body(error: RequestError) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}}
 
 
 class HistoryError(Exception):

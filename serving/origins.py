@@ -10,11 +10,11 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.answers import error_body
-from serving.errors import ForeignPage
+from serving.errors import ForeignPage, error_body
 from storage_tiers.strangers import Refusals
 
 _log = logging.getLogger(__name__)
+ANY_ORIGIN = "*"
 
 
 def is_loopback(host: str) -> bool:
@@ -26,16 +26,20 @@ def is_loopback(host: str) -> bool:
 class OwnPagesOnly:
     """The ASGI application `app`, for requests that no foreign page has sent.
 
-    Refused are a foreign Origin, and names that are not the server's: a page can have its own name lead to our address,
-    and its requests are to the same origin then. Addresses are nobody's name. A server on loopback is called localhost, and
-    as `allowed_hosts` says; one that others reach goes by any name unless they say which.
+    Refused are an Origin that is neither the server's nor among `allowed_origins` ("*": any), and names that are not the
+    server's: a page can have its own name lead to our address, and its requests are to the same origin then. Addresses are
+    nobody's name. A server on loopback is called localhost, and as `allowed_hosts` says; one that others reach goes by any
+    name unless they say which.
     """
 
-    def __init__(self, app: ASGIApp, host: str, allowed_hosts: Sequence[str], setting: str) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, allowed_hosts: Sequence[str], setting: str, allowed_origins: Sequence[str] = ()
+    ) -> None:
         self._app, self._setting = app, setting
         self._names = {name.lower() for name in (host, "localhost", *allowed_hosts)}
         self._allowed = {name.lower() for name in allowed_hosts}
         self._any_name = not is_loopback(host) and not allowed_hosts
+        self._origins = frozenset(allowed_origins)
         self._refusals = Refusals(_log, "HTTP")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +59,7 @@ class OwnPagesOnly:
         host = None if called is None else _split(f"//{called}")
         if called is not None and not (host and (self._any_name or host[0] in self._names or _address(host[0]))):
             return "it was not called by a name of its own"
-        if origin is None:
+        if origin is None or origin in self._origins or ANY_ORIGIN in self._origins:
             return None
         page = _split(origin)
         if page is None:

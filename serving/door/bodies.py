@@ -101,7 +101,7 @@ def validated(data: Any, kind: type[BaseModel], context: Mapping[str, Any]) -> B
     try:
         return kind.model_validate(data, context=dict(context))
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
+        found = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from error
 
 

@@ -266,7 +266,7 @@ class ModelProcess:
             process.speed_up()
         self._breaker.worked()
         if isinstance(answer, Refused):
-            raise BadRequest(answer.reason, answer.param)
+            raise BadRequest(f"{self._name}: {answer.reason}", answer.param)
         if isinstance(answer, TooLong):
             raise ContextTooLong(
                 f"the prompt has more tokens than {self._name} takes with the answer", "messages" if chat else "prompt"
@@ -295,5 +295,6 @@ def _letters(request: Request) -> int:
     if isinstance(request, Encode):
         return sum(map(len, request.texts))
     if isinstance(request, EncodeChat):
-        return sum(len(str(value)) for message in request.messages for value in message.values())
+        beside = len(str(request.arguments)) if request.arguments else 0
+        return beside + sum(len(str(value)) for message in request.messages for value in message.values())
     return 0

@@ -8,6 +8,10 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
+from serving.requests.conversation import with_arguments_as_objects
+
+DEFAULT_TEMPLATE, TOOLS_TEMPLATE = "default", "tool_use"
+"""What transformers calls them in a model that has several."""
 LETTERS_PER_TOKEN = 6
 SHORT_LETTERS = 1 << 15
 PIECE_LETTERS = 1 << 16
@@ -28,7 +32,7 @@ class Refusal(Exception):
     """It cannot be done with this tokenizer or this template; `param` is the request's field at fault."""
 
     def __init__(self, reason: str, param: str) -> None:
-        super().__init__(reason[:_REASON_LETTERS])
+        super().__init__(reason[:_REASON_LETTERS].encode(errors="replace").decode())  # a template says what it likes
         self.param = param
 
 
@@ -69,13 +73,37 @@ class PromptTokenizer:
         return array("i", self._ids(text, special))
 
     def render(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
-        """A conversation as the model's own template writes it, ready for the assistant's turn."""
-        if not self._tokenizer.chat_template:
-            raise Refusal("this model has no chat template: use /v1/completions", "model")
+        """A conversation as the model's own template writes it, ready for the assistant's turn unless `arguments`, which the
+        template gets too, say otherwise; of several templates, `chat_template` in them names one.
+
+        Arguments of calls in the messages are objects for it, as transformers has it; for one that fails on these, text.
+        """
+        given = {"add_generation_prompt": True, **arguments, "chat_template": self._template(arguments)}
+        as_objects = [with_arguments_as_objects(message) for message in messages]
         try:
-            text = self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True, **arguments
-            )
+            return self._rendered(as_objects, given)
+        except Refusal:
+            if as_objects == list(messages):
+                raise
+        return self._rendered(messages, given)
+
+    def _template(self, arguments: Mapping[str, Any]) -> str:
+        named = self._tokenizer.chat_template
+        if not named:
+            raise Refusal("this model has no chat template: use /v1/completions", "model")
+        if not isinstance(named, dict):
+            named = {DEFAULT_TEMPLATE: named}
+        wanted = arguments.get("chat_template")
+        if wanted is None:
+            wanted = TOOLS_TEMPLATE if arguments.get("tools") and TOOLS_TEMPLATE in named else DEFAULT_TEMPLATE
+        if wanted not in named:
+            names = ", ".join(sorted(map(str, named)))
+            raise Refusal(f"of the model's chat templates none is called {wanted}: it has {names}", "chat_template")
+        return str(named[wanted])
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, **arguments)
             text.encode()
         except TemplateError as error:
             raise Refusal(f"the model's chat template refuses these messages: {error}", "messages") from error

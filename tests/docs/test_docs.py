@@ -18,7 +18,7 @@ from schedules.lifecycle import State, draw
 from serving import errors
 from serving.app import FrontendConfig, create_app
 from serving.metrics import Metrics
-from serving.schemas import ChatRequest, CompletionRequest
+from serving.requests.schemas import ChatRequest, CompletionRequest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [

@@ -8,14 +8,12 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from serving.app import _on_invalid, _on_request_error
 from serving.door import bodies
 from serving.door.bodies import Bodies, json_route
-from serving.errors import RequestError
-from serving.schemas import MAX_CHOICES, CompletionRequest
+from serving.door.handlers import add_handlers
+from serving.requests.schemas import MAX_CHOICES, CompletionRequest
 from tests.serving.local_server import connection, ended, served
 
 MAX_BYTES = 100_000
@@ -32,8 +30,7 @@ class _Echo:
         router = APIRouter()
         router.add_api_route("/v1", self.prompts, methods=["POST"], route_class_override=json_route(self.bodies))
         self.app.include_router(router)
-        self.app.add_exception_handler(RequestError, _on_request_error)
-        self.app.add_exception_handler(RequestValidationError, _on_invalid)
+        add_handlers(self.app)
 
     async def prompts(self, body: CompletionRequest, request: Request) -> JSONResponse:
         return JSONResponse({"prompts": len(body.prompts())})

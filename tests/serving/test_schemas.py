@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.messages import Sampling, Submit, pack, unpack
-from serving.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from serving.requests.sampling_defaults import SamplingDefaults
+from serving.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
 
 _HI: dict[str, Any] = {"role": "user", "content": "hi"}
 _BOTH = pytest.mark.parametrize("kind", ["chat", "completion"])
@@ -111,9 +112,11 @@ def test_null_is_the_same_as_nothing(kind: str) -> None:
 
 def test_the_defaults_are_openais() -> None:
     chat, completion = _chat(), _completion()
-    assert (chat.max_tokens, chat.max_completion_tokens, completion.max_tokens) == (None, None, 16)
+    assert (chat.max_tokens, chat.max_completion_tokens, completion.max_tokens) == (None, None, None)
     for request in (chat, completion):
-        assert (request.temperature, request.top_p, request.n, request.stream, request.stop) == (1.0, 1.0, 1, False, [])
+        assert (request.n, request.stream, request.stop, request.min_tokens) == (1, False, [], 0)
+        (sampling,) = request.samplings(SamplingDefaults())
+        assert replace(sampling, seed=0) == Sampling()
 
 
 @_BOTH
@@ -128,18 +131,22 @@ def test_a_field_that_nobody_knows_is_ignored(kind: str) -> None:
 
 
 _CHAT_REFUSED = {
-    "tools": [[{"type": "function"}]],
     "functions": [[{"name": "f"}]],
     "tool_choice": ["required", {"type": "function"}],
     "response_format": [{"type": "json_object"}, {"type": "json_schema"}],
     "audio": [{"voice": "alloy"}],
+    "structured_outputs": [{"json": {}}],
+    "use_beam_search": [True],
+    "echo": [True],
+    "logits_processors": [["x"]],
 }
 _CHAT_NEUTRAL = {
     "tools": [[], None], "functions": [[]], "tool_choice": ["none", "auto"], "response_format": [{"type": "text"}],
     "logprobs": [False], "audio": [None],
 }  # fmt: skip
 _COMPLETION_REFUSED = {
-    "suffix": ["end"], "echo": [True], "best_of": [2],
+    "suffix": ["end"], "best_of": [2], "guided_regex": ["a+"], "prompt_logprobs": [0],
+    "response_format": [{"type": "json_object"}],
 }  # fmt: skip
 _COMPLETION_NEUTRAL = {"suffix": ["", None], "echo": [False], "logprobs": [None], "best_of": [1]}
 
@@ -173,7 +180,7 @@ def test_a_completion_may_say_that_it_wants_none_of_it(field: str, value: Any) -
         None,
         "hi",
         [{"role": "user"}],
-        [{"role": "tool", "content": "x"}],
+        [{"role": "robot", "content": "x"}],
         [{"role": "user", "content": None}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}],
         [{"content": "hi"}],
@@ -214,18 +221,18 @@ def test_any_other_prompt_is_refused(prompt: Any) -> None:
 
 @_BOTH
 def test_each_choice_has_a_seed_of_its_own_after_the_one_given(kind: str) -> None:
-    samplings = _request(kind, n=3, seed=7, temperature=0.5, top_p=0.9, top_k=5).samplings()
+    samplings = _request(kind, n=3, seed=7, temperature=0.5, top_p=0.9, top_k=5).samplings(SamplingDefaults())
     assert samplings == [Sampling(temperature=0.5, top_p=0.9, top_k=5, seed=seed) for seed in (7, 8, 9)]
 
 
 @_BOTH
 def test_without_a_seed_every_request_is_drawn_anew(kind: str) -> None:
-    assert len({_request(kind).samplings()[0].seed for _ in range(20)}) == 20
+    assert len({_request(kind).samplings(SamplingDefaults())[0].seed for _ in range(20)}) == 20
 
 
 @pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
 def test_every_seed_fits_the_wire(seed: int) -> None:
-    for sampling in _chat(n=16, seed=seed).samplings():
+    for sampling in _chat(n=16, seed=seed).samplings(SamplingDefaults()):
         submit = Submit("r", (1,), 1, 1, (), sampling)
         assert unpack(pack(submit)) == submit
 
@@ -238,12 +245,12 @@ def test_every_seed_fits_the_wire(seed: int) -> None:
     ],
 )  # fmt: skip
 def test_a_chat_says_with_two_fields_how_many_likely_tokens_it_wants_to_know(fields: Any, told: int | None) -> None:
-    assert _chat(**fields).samplings()[0].logprobs == told
+    assert _chat(**fields).samplings(SamplingDefaults())[0].logprobs == told
 
 
 @pytest.mark.parametrize("told", [None, 0, 5])
 def test_a_completion_says_with_one_how_many_likely_tokens_it_wants_to_know(told: int | None) -> None:
-    assert _completion(logprobs=told).samplings()[0].logprobs == told
+    assert _completion(logprobs=told).samplings(SamplingDefaults())[0].logprobs == told
 
 
 @pytest.mark.parametrize(
@@ -271,6 +278,6 @@ def test_log_probabilities_of_a_completion_are_asked_for_in_its_own_way(value: A
 def test_what_changes_the_odds_reaches_the_engine(kind: str) -> None:
     request = _request(kind, n=2, seed=1, min_p=0.1, repetition_penalty=1.2, logit_bias={"7": -100, "0": 2.5})
     changed = Sampling(seed=1, min_p=0.1, repetition_penalty=1.2, logit_bias=((7, -100.0), (0, 2.5)))
-    assert request.samplings() == [changed, replace(changed, seed=2)]
+    assert request.samplings(SamplingDefaults()) == [changed, replace(changed, seed=2)]
     submit = Submit("r", (1,), 1, 1, (), changed)
     assert unpack(pack(submit)) == submit

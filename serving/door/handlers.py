@@ -1,0 +1,35 @@
+"""Errors as answers: each has its status, and OpenAI's shape."""
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from serving.errors import RequestError, error_body
+from serving.requests.complaints import complaint
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let `app` answer RequestError, fields that are wrong, and paths and methods that there are not."""
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+
+
+async def _on_request_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if error.closes:
+        headers["Connection"] = "close"
+    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return await _on_request_error(request, complaint(error.errors()[0]))
+
+
+async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    body = {"message": str(error.detail), "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)

@@ -1,0 +1,179 @@
+"""From a request as it was sent to what the engine is asked: prompts as tokens, bounds that fit, and how tokens are drawn."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.messages import Sampling
+from serving.catalog import Catalog, ServedModel
+from serving.errors import BadRequest, ContextTooLong, RequestError
+from serving.requests.sampling_defaults import SamplingDefaults
+from serving.requests.schemas import COMPLETION_TOKENS, ChatRequest, CompletionRequest, GenerationRequest
+from serving.router import Router
+
+LETTERS_PER_TOKEN = 4
+"""About so many, to decide by before the tokens are known."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that fits its model: each prompt with the most tokens of its answers, `samplings` for each of its choices.
+
+    `echoes` are the prompts' texts, where answers shall begin with them.
+    """
+
+    model: ServedModel
+    prompts: tuple[tuple[int, ...], ...]
+    limits: tuple[int, ...]
+    samplings: tuple[Sampling, ...]
+    stop_tokens: tuple[int, ...]
+    min_tokens: int
+    echoes: tuple[str, ...] = ()
+
+
+class Preparer:
+    """Prepares the requests of one front end, with the sampling defaults of models' makers if `as_makers_say`."""
+
+    def __init__(self, catalog: Catalog, router: Router, default_max_tokens: int, as_makers_say: bool) -> None:
+        self._catalog, self._router = catalog, router
+        self._default_max_tokens, self._as_makers_say = default_max_tokens, as_makers_say
+
+    async def chat(self, body: ChatRequest, arrived_s: float) -> Prepared:
+        """BadRequest, and what the catalog and the model's text process raise."""
+        messages = [message.plain() for message in body.messages]
+        model = await self._model(body, sum(len(message["content"]) for message in messages), arrived_s)
+        if model.text is None:
+            raise BadRequest(f"{model.name} was published without a tokenizer: send tokens to /v1/completions", "model")
+        prompt = await model.text.encode_chat(messages, body.template_arguments, model.context_tokens)
+        await _check_known(model, [prompt], "messages")
+        return self._prepared(model, body, [prompt], "messages", self._default_max_tokens)
+
+    async def completion(self, body: CompletionRequest, arrived_s: float) -> Prepared:
+        """Likewise."""
+        prompts = body.prompts()
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        wake = bool(texts) or body.echo
+        model = await self._model(body, sum(map(_letters, prompts)), arrived_s, wake)
+        if model.text is None and wake:
+            raise BadRequest(
+                f"{model.name} was published without a tokenizer: send the prompt as tokens, without echo", "prompt"
+            )
+        if texts and model.text is not None:
+            tokens = await model.text.encode(texts, model.context_tokens)
+        else:
+            tokens = [tuple(prompt) for prompt in prompts if not isinstance(prompt, str)]
+        await _check_known(model, tokens, "prompt")
+        echoes = await _echoes(model, texts, tokens) if body.echo else ()
+        return self._prepared(model, body, tokens, "prompt", COMPLETION_TOKENS, echoes)
+
+    async def _model(self, body: GenerationRequest, letters: int, arrived_s: float, wake: bool = True) -> ServedModel:
+        """The model for a prompt of so many letters. While its tokenizer is read, where that is needed, it starts already."""
+        model, ready = await self._catalog.find(body.model)
+        _check_tokens_of(body, model)
+        if ready and (model.text is None or model.text.at_hand or not wake):
+            return model
+        try:
+            self._router.check(model, 1, 1)
+        except RequestError:
+            return await self._catalog.get(body.model)  # it is refused when it is known whether it was right at all
+        with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
+            model = await self._catalog.get(body.model)
+            if model.text is not None:
+                await model.text.wake()
+            return model
+
+    def _prepared(
+        self,
+        model: ServedModel,
+        body: GenerationRequest,
+        prompts: Sequence[tuple[int, ...]],
+        field: str,
+        default_tokens: int,
+        echoes: tuple[str, ...] = (),
+    ) -> Prepared:
+        if not all(prompts):
+            raise BadRequest(f"{field} is empty: there are no tokens to go on from", field)
+        defaults = model.sampling if self._as_makers_say else SamplingDefaults()
+        if defaults.max_new_tokens is not None:
+            default_tokens = min(default_tokens, defaults.max_new_tokens)
+        stop_tokens = (*(() if body.ignore_eos else model.stop_tokens), *body.stop_token_ids)
+        return Prepared(
+            model=model,
+            prompts=tuple(prompts),
+            limits=tuple(self._limit(model, len(prompt), body, field, default_tokens) for prompt in prompts),
+            samplings=tuple(body.samplings(defaults)),
+            stop_tokens=stop_tokens,
+            min_tokens=body.min_tokens,
+            echoes=echoes,
+        )
+
+    def _limit(
+        self, model: ServedModel, prompt_tokens: int, body: GenerationRequest, field: str, default_tokens: int
+    ) -> int:
+        """How many tokens may be generated; ContextTooLong if the prompt, or with it what is wished for, does not fit."""
+        kv_tokens = self._router.objectives(model.name).kv_tokens
+        most, of_what = model.context_tokens, f"tokens of {model.name}'s context"
+        if kv_tokens < most:
+            most, of_what = kv_tokens, "tokens of KV cache that a replica has here (frontend.kv_tokens)"
+        room = most - prompt_tokens
+        if room < 1:
+            raise ContextTooLong(
+                f"the prompt has {prompt_tokens} tokens: together with at least one of answer more than the {most} {of_what}",
+                field,
+            )
+        wanted_field, wanted = body.wanted_tokens
+        if wanted is not None and wanted > room:
+            raise ContextTooLong(
+                f"the prompt has {prompt_tokens} tokens and {wanted_field} is {wanted}: "
+                f"together more than the {most} {of_what}",
+                wanted_field,
+            )
+        limit = min(room, max(default_tokens, body.min_tokens)) if wanted is None else wanted
+        if body.min_tokens > limit:
+            raise BadRequest(
+                f"min_tokens is {body.min_tokens}, and the answer may have at most {limit} tokens", "min_tokens"
+            )
+        return limit
+
+
+def _check_tokens_of(body: GenerationRequest, model: ServedModel) -> None:
+    """BadRequest if a field other than the prompt has tokens that the model does not have."""
+    vocabulary = _vocabulary(model)
+    for field, tokens in (("logit_bias", body.logit_bias), ("stop_token_ids", body.stop_token_ids)):
+        if any(token >= vocabulary for token in tokens):
+            raise BadRequest(f"{field} has tokens outside of the model's vocabulary of {vocabulary}", field)
+
+
+async def _check_known(model: ServedModel, prompts: Sequence[tuple[int, ...]], field: str) -> None:
+    """BadRequest if a prompt has a token that the model does not have: tokenizers may know more than their models."""
+    vocabulary = _vocabulary(model)
+    for prompt in prompts:
+        if prompt and not (min(prompt) >= 0 and max(prompt) < vocabulary):
+            token = next(token for token in prompt if not 0 <= token < vocabulary)
+            written = "" if model.text is None or token < 0 else (await model.text.answers()).token(token).text
+            raise BadRequest(
+                f"{field} has token {token} ({written!r}), which {model.name} does not have: it is outside of the model's "
+                f"vocabulary of {vocabulary}",
+                field,
+            )
+
+
+async def _echoes(model: ServedModel, texts: Sequence[str], prompts: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    """The prompts as text: as they were sent, or decoded as an answer would be."""
+    if texts or model.text is None:
+        return tuple(texts)
+    answers = await model.text.answers()
+
+    def decoded(prompt: tuple[int, ...]) -> str:
+        decoder = answers.decoder(())
+        return "".join(map(decoder.push, prompt)) + decoder.flush()
+
+    return tuple([await asyncio.to_thread(decoded, prompt) for prompt in prompts])
+
+
+def _letters(prompt: str | list[int]) -> int:
+    return len(prompt) * (1 if isinstance(prompt, str) else LETTERS_PER_TOKEN)
+
+
+def _vocabulary(model: ServedModel) -> int:
+    return int(model.checkpoint.config["vocab_size"])

@@ -1,0 +1,147 @@
+"""Conversations with all that OpenAI's clients put into them, as a model's own template gets them."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from serving.prompts.tokenizing import Refusal
+from serving.requests.conversation import RESERVED
+from serving.requests.schemas import ChatRequest
+from tests.serving.tokenizers import CHATML, LocalText, byte_files
+
+HI = {"role": "user", "content": "hi"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+NAMED = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]
+
+
+def rendered(template: Any, folder: Path, messages: list[dict[str, Any]] | None = None, **fields: Any) -> str:
+    """What the template makes of a request."""
+    request = ChatRequest.model_validate({"model": "m", "messages": messages or [HI], **fields})
+    prompts = LocalText(folder, byte_files(chat_template=template)).prompts
+    return prompts.render([message.plain() for message in request.messages], request.template_arguments)
+
+
+@pytest.mark.parametrize(
+    ("turn", "text"),
+    [
+        ({"role": "assistant", "content": None, "refusal": "no"}, "<assistant>no"),
+        ({"role": "assistant", "refusal": "no"}, "<assistant>no"),
+        ({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, "<assistant>no"),
+        ({"role": "assistant", "content": None, "tool_calls": [CALL]}, "<assistant>"),
+        ({"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, "<assistant>"),
+        ({"role": "assistant", "content": "a", "refusal": None, "audio": None}, "<assistant>a"),
+        ({"role": "tool", "tool_call_id": "c1", "content": "4"}, "<tool>4"),
+        ({"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "4"}]}, "<tool>4"),
+        ({"role": "function", "name": "f", "content": "4"}, "<tool>4"),
+        ({"role": "developer", "content": "be brief"}, "<system>be brief"),
+    ],
+)
+def test_a_history_may_hold_what_apis_put_into_it(turn: dict[str, Any], text: str, tmp_path: Path) -> None:
+    """An assistant's turn without content, as one is that called a tool or refused, made the conversation a 400."""
+    assert rendered(PLAIN, tmp_path, [HI, turn, HI]) == f"<user>hi{text}<user>hi"
+
+
+def test_calls_and_their_results_reach_the_template(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
+    history = [
+        {**HI, "name": "Ann"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "hm"},
+        {"role": "tool", "tool_call_id": "c1", "content": "4"},
+        {"role": "assistant", "content": None, "function_call": {"name": "g", "arguments": "no JSON"}},
+    ]
+    user, called, answered, old = map(json.loads, rendered(template, tmp_path, history).splitlines())
+    assert user == {**HI, "name": "Ann"}
+    assert called["tool_calls"] == [{**CALL, "function": {"name": "f", "arguments": {"a": 1}}}]
+    assert called["reasoning_content"] == "hm"
+    assert answered == {"role": "tool", "tool_call_id": "c1", "content": "4"}
+    assert old["tool_calls"] == [{"type": "function", "function": {"name": "g", "arguments": "no JSON"}}]
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ arguments | tojson }}", "{{ '' + arguments }}", "{{ arguments['a'] is defined }}"]
+)
+def test_arguments_of_calls_are_objects_and_text_for_templates_that_need_text(template: str, tmp_path: Path) -> None:
+    """Templates disagree: of a text, `tojson` makes a text in quotes, and nothing can be added to an object."""
+    get = "{% set arguments = messages[0].tool_calls[0].function.arguments %}"
+    turn = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert rendered(get + template, tmp_path, [turn]) in ('{"a": 1}', "True")
+
+
+def test_a_template_gets_what_clients_hand_it(tmp_path: Path) -> None:
+    """`enable_thinking` was passed over in silence, as were documents and tools."""
+    template = "{{ enable_thinking }} {{ reasoning_effort }} {{ documents[0].text }} {{ tools[0].name }}"
+    fields = {
+        "chat_template_kwargs": {"enable_thinking": False},
+        "reasoning_effort": "low",
+        "documents": [{"text": "Once"}],
+        "tools": [{"name": "f"}],
+        "tool_choice": "none",
+    }
+    assert rendered(template, tmp_path, **fields) == "False low Once f"
+    assert rendered("{{ add_generation_prompt }}", tmp_path) == "True"
+    assert rendered("{{ add_generation_prompt }}", tmp_path, add_generation_prompt=False) == "False"
+    assert rendered("{{ tools is none and documents is none }}", tmp_path, tools=[], documents=None) == "True"
+
+
+def test_an_answer_may_go_on_with_the_last_message(tmp_path: Path) -> None:
+    begun = [HI, {"role": "assistant", "content": "Well,"}]
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
+    assert rendered(template, tmp_path, begun, continue_final_message=True) == "<user>hi<end><assistant>Well,"
+    assert rendered(CHATML, tmp_path, begun).endswith("<assistant>Well,<answer>")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "d"), ({"tools": [{"name": "f"}], "tool_choice": "none"}, "f"), ({"chat_template": "default"}, "d"),
+        ({"tools": [{"name": "f"}], "tool_choice": "none", "chat_template": "default"}, "d"),
+    ],
+)  # fmt: skip
+def test_of_several_templates_one_is_taken_by_its_name(fields: dict[str, Any], text: str, tmp_path: Path) -> None:
+    assert rendered(NAMED, tmp_path, **fields) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "names"),
+    [
+        ([{"name": "chat", "template": "c"}, {"name": "rag", "template": "r"}], {}, "chat, rag"),
+        (NAMED, {"chat_template": "chat"}, "default, tool_use"),
+        ("one", {"chat_template": "chat"}, "default"),
+    ],
+)
+def test_a_template_that_there_is_not_is_refused_with_those_there_are(
+    template: Any, fields: dict[str, Any], names: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Refusal, match=f"it has {names}$") as refused:
+        rendered(template, tmp_path, **fields)
+    assert refused.value.param == "chat_template"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0]['content'] + 1 }}", "{{ 1 // 0 }}", "{{ messages[7].content.x }}", "{% for",
+        "{{ raise_exception('no') }}",
+        "{{ raise_exception('\\ud83d') }}", "{{ '\\ud83d' }}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+        "{{ strftime_now('%') + 1 }}", "{{ ''.__class__.__mro__ }}", "{{ range(10**9) | list }}",
+    ],
+)  # fmt: skip
+def test_whatever_a_template_raises_is_a_refusal_that_can_be_told(template: str, tmp_path: Path) -> None:
+    """What is told once had half of a character in it, which ended the process instead of the request."""
+    with pytest.raises(Refusal) as refused:
+        rendered(template, tmp_path)
+    assert "chat template" in str(refused.value)
+    assert refused.value.param == "messages"
+    str(refused.value).encode()
+
+
+def test_the_reserved_names_are_all_that_transformers_takes_for_itself() -> None:
+    own = {name for call in (PreTrainedTokenizerFast.apply_chat_template, render_jinja_template)
+           for name in inspect.signature(call).parameters}  # fmt: skip
+    assert own | {"messages"} == RESERVED
