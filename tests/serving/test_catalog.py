@@ -189,3 +189,28 @@ async def _settled(catalog: Catalog) -> None:
     """Wait for the look-ups that are under way behind requests."""
     await asyncio.gather(*(opening.ready for opening in catalog._opening.values()), return_exceptions=True)
     await asyncio.sleep(0)
+
+
+async def test_a_surprise_in_one_model_is_told_once_and_the_others_are_opened(
+    store: ModelStore,
+    texts: TextProcesses,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It ended the opening of all that came after it, and when it came up behind a request nobody ever heard of it."""
+    publish(str(tmp_path / "source"), "a-odd-one", store)
+    describe = Catalog._describe
+
+    def fails_for_one(self: Catalog, checkpoint: Checkpoint) -> object:
+        if checkpoint.name == "a-odd-one":
+            raise ValueError("an odd model")
+        return describe(self, checkpoint)
+
+    monkeypatch.setattr(Catalog, "_describe", fails_for_one)
+    catalog = Catalog(store, texts)
+    for _ in range(2):
+        await catalog.warm()
+    assert list(catalog._entries) == ["tiny"]
+    (record,) = [record for record in caplog.records if "an odd model" in record.getMessage()]
+    assert record.exc_info is not None

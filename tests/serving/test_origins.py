@@ -18,9 +18,11 @@ async def _hello(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-async def answer(headers: Mapping[str, str], host: str = "127.0.0.1", allowed: Sequence[str] = ()) -> int:
+async def answer(
+    headers: Mapping[str, str], host: str = "127.0.0.1", allowed: Sequence[str] = (), origins: Sequence[str] = ()
+) -> int:
     """The status that a POST with these headers gets."""
-    app = OwnPagesOnly(_hello, host, allowed, "some.setting")
+    app = OwnPagesOnly(_hello, host, allowed, "some.setting", origins)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
         return (await client.post("/", headers=headers)).status_code
 
@@ -67,6 +69,24 @@ async def test_a_server_on_loopback_serves_its_own_pages_and_callers_without_any
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1"])
 async def test_behind_a_proxy_a_server_is_called_as_is_set(headers: dict[str, str], status: int, host: str) -> None:
     assert await answer(headers, host, ["api.example"]) == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "origins", "status"),
+    [
+        ({"Origin": "https://app.example"}, ["https://app.example"], 200),
+        ({"Origin": "https://app.example:8443"}, ["https://app.example"], 403),
+        ({"Origin": "http://app.example"}, ["https://app.example"], 403),
+        ({"Origin": "https://evil.example"}, ["https://app.example"], 403),
+        ({"Origin": URL}, ["https://app.example"], 200),
+        ({"Origin": "https://evil.example"}, ["*"], 200),
+        ({"Origin": "null"}, ["*"], 200),
+        ({"Origin": "http://evil.example", "Host": "evil.example"}, ["*"], 403),
+    ],
+)
+async def test_pages_of_origins_that_are_set_may_ask(headers: dict[str, str], origins: list[str], status: int) -> None:
+    """But by no other name than the server's."""
+    assert await answer(headers, origins=origins) == status
 
 
 async def test_a_server_that_others_reach_goes_by_any_name_but_for_no_foreign_page() -> None:
