@@ -53,6 +53,13 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_pa
     assert (settings.frontend.port, settings.frontend.degree, settings.frontend.keep_alive_s) == (9001, 2, 300.0)
 
 
+def test_origins_are_written_as_browsers_do(tmp_path: Path) -> None:
+    origins = ("https://app.example", "http://localhost:3000", "http://[::1]:3000", "chrome-extension://abc", "*")
+    assert load(tmp_path, "", FIRSTTOKEN_FRONTEND__CORS_ORIGINS=", ".join(origins)).frontend.cors_origins == origins
+    assert load(tmp_path, f"[frontend]\ncors_origins = {list(origins)}\n").frontend.cors_origins == origins
+    assert load(tmp_path, "").frontend.cors_origins == ()
+
+
 def test_a_file_may_be_named_by_argument_or_environment(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text("[cluster]\nnodes = 7\n")

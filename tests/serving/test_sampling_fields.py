@@ -202,7 +202,7 @@ def test_a_bias_outside_of_the_vocabulary_is_400(api: openai.OpenAI, smollm2: Ch
     with pytest.raises(openai.BadRequestError, match="outside of the model's vocabulary of 49152") as caught:
         completed(api, logit_bias={"49152": 1})
     assert caught.value.param == "logit_bias"
-    with pytest.raises(openai.BadRequestError, match=r"logit_bias\.3575: .* less than or equal to 100"):
+    with pytest.raises(openai.BadRequestError, match=r"logit_bias\.3575: it is more than 100"):
         completed(api, logit_bias={"3575": 101})
 
 
@@ -238,3 +238,58 @@ def test_a_seed_gives_the_same_answer_alone_and_beside_others(api: openai.OpenAI
     assert beside.ids == alone.ids
     assert beside.logprobs.token_logprobs == pytest.approx(alone.logprobs.token_logprobs, abs=1e-4)
     assert len({tuple(other.ids) for other in rest}) == len(others)
+
+
+def test_a_token_may_end_an_answer_and_another_may_not(api: openai.OpenAI, tiny: torch.nn.Module) -> None:
+    """`stop_token_ids`, `min_tokens` and `ignore_eos` were passed over in silence."""
+    asked = {"model": "tiny-float32", "prompt": TINY_PROMPT, "temperature": 0, "max_tokens": 30}
+    whole = completed(api, **asked).ids
+    end = whole[5]
+    first = whole.index(end)
+    stopped = completed(api, **asked, extra_body={"stop_token_ids": [end]})
+    assert (stopped.ids, stopped.finish_reason) == (whole[: first + 1], "stop")
+    barred = completed(api, **asked, extra_body={"stop_token_ids": [end], "min_tokens": 20})
+    assert end not in barred.ids[:20]
+    assert len(barred.ids) >= 20
+
+
+def test_a_model_that_would_end_goes_on_for_as_long_as_is_asked(
+    api: openai.OpenAI, smollm2: Checkpoint, text: LocalText
+) -> None:
+    asked = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 30}
+    tokens: dict[str, list[int]] = {}
+    for name, fields in (("plain", {}), ("held", {"min_tokens": 20}), ("on", {"ignore_eos": True})):
+        answer = api.chat.completions.create(**asked, extra_body={"return_token_ids": True, **fields})
+        tokens[name] = answer.choices[0].model_extra["token_ids"]
+    (end,) = text.encode("<|im_end|>")
+    assert tokens["plain"].index(end) == len(tokens["plain"]) - 1 < 19
+    assert tokens["held"][: len(tokens["plain"]) - 1] == tokens["plain"][:-1]
+    assert end not in tokens["held"][:20]
+    assert len(tokens["held"]) >= 20
+    assert tokens["on"][: len(tokens["plain"])] == tokens["plain"]
+    assert len(tokens["on"]) == 30
+
+
+def test_a_token_that_ends_an_answer_is_no_part_of_its_text(
+    api: openai.OpenAI, smollm2: Checkpoint, text: LocalText
+) -> None:
+    """Also one that is text otherwise; a stop text counts only behind `min_tokens`."""
+    asked = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 20}
+    (end,) = text.encode(" France")
+    stopped = api.chat.completions.create(**asked, extra_body={"stop_token_ids": [end]}).choices[0]
+    assert (stopped.message.content, stopped.finish_reason) == ("The capital of", "stop")
+    late = api.chat.completions.create(**asked, stop=["France", " Paris"], extra_body={"min_tokens": 5}).choices[0]
+    assert late.message.content == "The capital of France is"
+
+
+def test_an_echo_begins_the_text_with_the_prompt(api: openai.OpenAI, smollm2: Checkpoint, text: LocalText) -> None:
+    """Prompts of text and of tokens, whole and as streams; stop texts are not looked for in them."""
+    asked = {"model": "smollm2", "temperature": 0, "max_tokens": 4, "stop": ["upon"]}
+    decoder = text.decoder(())
+    as_text = "".join(map(decoder.push, PROMPT)) + decoder.flush()
+    for prompt, begin in (("Once upon a time", "Once upon a time"), (PROMPT, as_text)):
+        plain = api.completions.create(**asked, prompt=prompt).choices[0].text
+        echoed = api.completions.create(**asked, prompt=prompt, echo=True, n=2)
+        assert [choice.text for choice in echoed.choices] == [begin + plain] * 2
+        chunks = api.completions.create(**asked, prompt=prompt, echo=True, stream=True)
+        assert "".join(chunk.choices[0].text for chunk in chunks) == begin + plain
