@@ -3,8 +3,11 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,9 @@ from cluster.messages import Submit, Tokens
 from serving.answers import Answerer, Ask
 from serving.errors import Interrupted, ModelFailed, RequestError, TimedOut, Unavailable
 from serving.metrics import Metrics
+from serving.text import AnswerText
 from tests.cluster.groups import GREEDY
+from tests.serving.tokenizers import LocalText, byte_files
 
 FOREVER_S = 3600.0
 
@@ -86,3 +91,54 @@ def test_what_tells_the_client_what_to_do_is_told_as_it_is(tokens: int, error: R
 def test_a_request_that_takes_too_long_says_so_also_after_tokens(tokens: int) -> None:
     *_, last = _events(tokens, None, timeout_s=0.05)
     assert last["error"]["code"] == TimedOut.code  # type: ignore[index]
+
+
+class _Saying:
+    """A router whose every request gets these tokens, the last of which ends it so."""
+
+    def __init__(self, tokens: Sequence[int], finish: str) -> None:
+        self._tokens, self._finish = tokens, finish
+
+    async def generate(self, _model: object, submit: Submit, _arrived_s: float) -> AsyncGenerator[Tokens]:
+        for index, token in enumerate(self._tokens, 1):
+            yield Tokens(submit.request, (token,), self._finish if index == len(self._tokens) else None)
+
+
+@pytest.mark.parametrize(
+    ("said", "finish", "fields", "shown"),
+    [
+        ("abcd", "length", {}, "abcd"),
+        ("abcd", "stop", {}, "abc"),
+        ("abcd", "length", {"stops": ("b",)}, "a"),
+        ("abcd", "length", {"stops": ("b", "d"), "min_tokens": 2}, "abc"),
+        ("abcd", "stop", {"stops": ("d",), "min_tokens": 4}, "abc"),
+        ("abcd", "length", {"echoes": ("b?",), "stops": ("c",)}, "b?ab"),
+        ("abcd", "length", {"echoes": ("b?",), "chat": True}, "b?abcd"),
+    ],
+)
+def test_a_text_holds_neither_what_ended_it_nor_stops_before_their_time(
+    said: str, finish: str, fields: dict[str, Any], shown: str, tmp_path: Path
+) -> None:
+    """A token that ends an answer was shown if it was text; as a whole and as a stream, behind an echo."""
+    text = LocalText(tmp_path, byte_files())
+    fields = dict(fields)
+    kind = "chat.completion" if fields.pop("chat", False) else "text_completion"
+    submit = Submit("r.0", (1,), 1, 9, (), GREEDY, fields.pop("min_tokens", 0))
+
+    async def both() -> tuple[str, str]:
+        async def answers() -> AnswerText:
+            return text.answers
+
+        model = SimpleNamespace(name="m", text=SimpleNamespace(answers=answers))
+        arrived_s = asyncio.get_running_loop().time()
+        asked = Ask("cmpl-1", kind, model, (submit,), 1, (), arrived_s, False, False)  # type: ignore[arg-type]
+        asked = replace(asked, **fields)
+        answerer = Answerer(_Saying(text.encode(said), finish), Metrics(), FOREVER_S, lambda *_: None)  # type: ignore[arg-type]
+        (whole,) = (await answerer.whole(asked))["choices"]
+        events = [json.loads(event[6:]) async for event in answerer.events(asked) if event.startswith(b"data: {")]
+        deltas = [event["choices"][0] for event in events]
+        if asked.chat:
+            return whole["message"]["content"], "".join(delta["delta"].get("content", "") for delta in deltas)
+        return whole["text"], "".join(delta["text"] for delta in deltas)
+
+    assert asyncio.run(both()) == (shown, shown)
