@@ -202,5 +202,6 @@ async def test_an_echo_is_the_prompt_as_text(prepare: Prepare) -> None:
     assert len(as_tokens[0]) == len(tokens)
     assert (await prepare.completion("plain", list(as_tokens[0]), echo=True)).echoes == ("naïve 🙂",)
     assert (await prepare.completion("plain", "x")).echoes == ()
-    with pytest.raises(BadRequest, match="without a tokenizer"):
+    with pytest.raises(BadRequest, match="without a tokenizer") as refused:
         await prepare.completion("bare", [5], echo=True)
+    assert refused.value.param == "echo"
