@@ -55,7 +55,9 @@ class Preparer:
         wake = bool(texts) or body.echo
         model = await self._model(body, sum(map(_letters, prompts)), arrived_s, wake)
         if model.text is None and wake:
-            field, rest = ("prompt", "send the prompt as tokens") if texts else ("echo", "there is no text to begin with")
+            field, rest = (
+                ("prompt", "send the prompt as tokens") if texts else ("echo", "there is no text to begin with")
+            )
             raise BadRequest(f"{model.name} was published without a tokenizer: {rest}", field)
         if texts and model.text is not None:
             tokens = await model.text.encode(texts, model.context_tokens)
