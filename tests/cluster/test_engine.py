@@ -407,3 +407,19 @@ def test_tokens_are_chosen_for_their_positions_with_what_was_generated_before() 
     assert first == Choice(15)
     assert worker.choose([_segment(1, 2)], out[:, 1:]) == [second]
     assert worker.choose([], out[:, :0]) == []
+
+
+def test_a_request_that_was_moved_is_kept_from_ending_for_as_long_as_before() -> None:
+    """`min_tokens` counts what was generated before the move, and from the prompt's end."""
+    worker = _Layers().worker
+    out = worker.step([_segment(1, 3)], torch.zeros(1, 3))
+
+    def chosen(prompt_tokens: int, stops: tuple[int, ...], min_tokens: int) -> int | None:
+        worker.start(1, Submit("a", (15, 14, 13), prompt_tokens, 9, stops, Sampling(0.0), min_tokens))
+        return worker.choose([_segment(1, 3)], out[:, -1:])[0].token
+
+    end = chosen(3, (), 0)
+    assert end is not None
+    assert chosen(3, (end,), 1) != end
+    assert chosen(1, (end,), 3) != end
+    assert chosen(1, (end,), 2) == end
