@@ -45,6 +45,11 @@ class StreamOptions(BaseModel):
 
     include_usage: bool = False
 
+    @field_validator("include_usage", mode="before")
+    @classmethod
+    def _null_is_false(cls, value: Any) -> Any:
+        return False if value is None else value
+
 
 class GenerationRequest(Sampled):
     """What chat and plain completions share. What it does not say of `Sampled` is as the model's defaults have it."""

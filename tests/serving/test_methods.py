@@ -104,6 +104,16 @@ async def test_a_page_that_may_ask_also_reads_errors(
             assert "Retry-After" in answer.headers["access-control-expose-headers"]
 
 
+async def test_a_query_is_refused_as_fields_are(client: Client) -> None:
+    async with client() as asking:
+        for query, said in (("limit=0", "limit: it is less than 1"), ("limit=x", "limit: it is not a whole number")):
+            answer = await asking.get(f"/admin/cold-starts?{query}")
+            assert answer.status_code == 400
+            assert answer.json()["error"] == {
+                "message": said, "type": "invalid_request_error", "param": "limit", "code": None,
+            }  # fmt: skip
+
+
 async def test_a_surprise_is_a_500_that_ends_no_connection(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from cluster.messages import Sampling, Submit, pack, unpack
 from serving.requests.sampling_defaults import SamplingDefaults
-from serving.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from serving.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
 
 _HI: dict[str, Any] = {"role": "user", "content": "hi"}
 _BOTH = pytest.mark.parametrize("kind", ["chat", "completion"])
@@ -108,6 +108,9 @@ def test_null_is_the_same_as_nothing(kind: str) -> None:
         "stream", "stream_options", "return_token_ids", "user", "logprobs", "logit_bias", "min_p", "repetition_penalty",
     ]  # fmt: skip
     assert _request(kind, **dict.fromkeys(optional)) == _request(kind)
+    more = ["min_tokens", "stop_token_ids", "ignore_eos", "echo" if kind == "completion" else "chat_template_kwargs"]
+    assert _request(kind, **dict.fromkeys(more)) == _request(kind)
+    assert _request(kind, stream_options={"include_usage": None}).stream_options == StreamOptions()
 
 
 def test_the_defaults_are_openais() -> None:
