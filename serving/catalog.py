@@ -218,6 +218,8 @@ class Catalog:
             else:
                 text = await self._open_text(checkpoint)
             model = replace(bare, text=text)
+            if passed_over := ", ".join(model.sampling.passed_over):
+                _log.warning("model %s: its generation configuration has %s, which is not used", name, passed_over)
         _keep(self._entries, name, _Entry(model, time.monotonic()))
         return model
 
@@ -254,7 +256,7 @@ class Catalog:
             context_tokens=context_tokens(model_config(checkpoint.config)),
             stop_tokens=tuple(stops) if isinstance(stops, list | tuple) else (stops,) if stops is not None else (),
             opened=next(self._opened),
-            sampling=defaults_of(checkpoint.name, checkpoint.generation_config),
+            sampling=defaults_of(checkpoint.generation_config),
         )
 
     async def _open_text(self, checkpoint: Checkpoint) -> ModelText | None:

@@ -1,13 +1,11 @@
 """How tokens are drawn where a request does not say: as OpenAI has it, or as the model's makers do."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-_log = logging.getLogger(__name__)
 _SHOWN_LETTERS = 40
 
 
@@ -31,7 +29,10 @@ class _OfModel(Sampled):
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """OpenAI's, where a model has no others. `max_new_tokens` bounds answers whose requests set no bound."""
+    """OpenAI's, where a model has no others. `max_new_tokens` bounds answers whose requests set no bound.
+
+    `passed_over` are the model's that no request may have.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -39,14 +40,16 @@ class SamplingDefaults:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     max_new_tokens: int | None = None
+    passed_over: tuple[str, ...] = ()
 
 
-def defaults_of(name: str, generation_config: Mapping[str, Any]) -> SamplingDefaults:
-    """Those of the model `name`. A value that no request may have is passed over, with a line in the log for all of them.
+def defaults_of(generation_config: Mapping[str, Any]) -> SamplingDefaults:
+    """Those of a model.
 
     `do_sample` is not looked at, as in vLLM: makers leave it false beside the temperature that they advise.
     """
-    found, odd = {}, []
+    found: dict[str, Any] = {}
+    odd = []
     for field in _OfModel.model_fields:
         value = generation_config.get(field)
         if value is None:
@@ -57,6 +60,4 @@ def defaults_of(name: str, generation_config: Mapping[str, Any]) -> SamplingDefa
             found[field] = getattr(_OfModel.model_validate({field: value}), field)
         except (TypeError, ValidationError):
             odd.append(f"{field} {str(value)[:_SHOWN_LETTERS]!r}")
-    if odd:
-        _log.warning("model %s: its generation configuration has %s, which is not used", name, ", ".join(odd))
-    return SamplingDefaults(**found)
+    return SamplingDefaults(**found, passed_over=tuple(odd))

@@ -69,6 +69,7 @@ async def prepare(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pre
         ("narrow", byte_files(chat_template=CHATML), None),
         ("padded", files_of(padded, chat_template=CHATML), None),
         ("advised", byte_files(chat_template=CHATML), ADVICE),
+        ("odd", byte_files(chat_template=CHATML), {"temperature": 9.0, "top_k": 3, "eos_token_id": 256}),
         ("failing", byte_files(chat_template="{{ 1 // 0 }}"), None),
     ):
         for file, data in files.items():
@@ -164,26 +165,31 @@ async def test_what_a_models_makers_advise_is_used_where_a_request_does_not_say(
 
 
 @pytest.mark.parametrize(
-    ("config", "found", "odd"),
+    ("config", "found"),
     [
-        ({}, SamplingDefaults(), None),
-        ({"temperature": None, "do_sample": True, "transformers_version": "5"}, SamplingDefaults(), None),
-        ({"min_p": 0.1, "repetition_penalty": 1.1}, SamplingDefaults(min_p=0.1, repetition_penalty=1.1), None),
-        ({"temperature": 9.0, "top_k": 5}, SamplingDefaults(top_k=5), "temperature '9.0'"),
+        ({}, SamplingDefaults()),
+        ({"temperature": None, "do_sample": True, "transformers_version": "5"}, SamplingDefaults()),
+        ({"min_p": 0.1, "repetition_penalty": 1.1}, SamplingDefaults(min_p=0.1, repetition_penalty=1.1)),
+        ({"temperature": 9.0, "top_k": 5}, SamplingDefaults(top_k=5, passed_over=("temperature '9.0'",))),
         (
             {"top_p": "x" * 99, "top_k": True, "max_new_tokens": 0},
-            SamplingDefaults(),
-            "top_k 'True', max_new_tokens '0'",
+            SamplingDefaults(passed_over=(f"top_p '{'x' * 40}'", "top_k 'True'", "max_new_tokens '0'")),
         ),
     ],
 )
-async def test_a_default_that_no_request_may_have_is_passed_over_with_a_warning(
-    config: dict[str, Any], found: SamplingDefaults, odd: str | None, caplog: pytest.LogCaptureFixture
+async def test_a_default_that_no_request_may_have_is_passed_over(
+    config: dict[str, Any], found: SamplingDefaults
 ) -> None:
+    assert defaults_of(config) == found
+
+
+async def test_what_is_passed_over_is_told_once(prepare: Prepare, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert defaults_of("m", config) == found
-    assert len(caplog.records) == (odd is not None)
-    assert odd is None or odd in caplog.text
+        for _ in range(2):
+            assert (await prepare.chat("odd", seed=1)).samplings == (Sampling(top_k=3, seed=1),)
+    assert [record.getMessage() for record in caplog.records] == [
+        "model odd: its generation configuration has temperature '9.0', which is not used"
+    ]
 
 
 async def test_an_answers_ends_are_the_models_and_the_requests(prepare: Prepare) -> None:
