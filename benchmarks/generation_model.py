@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from benchmarks.loading_ours import model_store, tensors_in
 from benchmarks.model import published_smollm2
-from serving.text import ModelText
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.tokenizers import open_tokenizer
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 _TEXT = Path(__file__).resolve().parent.parent / "LICENSE"
@@ -51,4 +51,5 @@ def measured_model(name: str) -> MeasuredModel:
     store_url, checkpoint = published_smollm2(DTYPES[name])
     store = model_store(store_url, {})
     files = {file.name: store.read_file(checkpoint.name, file) for file in checkpoint.files}
-    return MeasuredModel(store_url, checkpoint, tuple(ModelText(files).encode(_TEXT.read_text())))
+    tokens = open_tokenizer(files, checkpoint.config)(_TEXT.read_text())["input_ids"]
+    return MeasuredModel(store_url, checkpoint, tuple(tokens))

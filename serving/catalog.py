@@ -264,7 +264,7 @@ class Catalog:
         if "tokenizer.json" not in files:
             return None
         try:
-            text = ModelText(await self._texts.open(checkpoint.name, checkpoint.digest, files))
+            text = ModelText(await self._texts.open(checkpoint.name, checkpoint.digest, files, checkpoint.config))
         except BadRequest as error:
             raise Corrupt(str(error)) from error
         asyncio.get_running_loop().call_later(HEAD_START_S, text.prepare)

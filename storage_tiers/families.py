@@ -41,6 +41,11 @@ class Skeleton:
     tied: bool
     eos_token_id: int | list[int] | None
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
+        return self.shapes[self.layout.embedding_weight][0]
+
 
 def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
     """The empty model of a configuration that storage_tiers.configs has found supported and of a size that there can be.

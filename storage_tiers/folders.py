@@ -35,6 +35,9 @@ class Folder(Protocol):
     def files(self) -> Mapping[str, ObjectFact]:
         """All files by name, as they are now."""
 
+    def below(self, name: str) -> "Folder":
+        """A folder in this one; without files if there is none of that name."""
+
     def read(self, name: str) -> bytes:
         """A small file."""
 
@@ -69,13 +72,18 @@ class LocalFolder:
     def where(self) -> str:
         return str(self._path)
 
+    def below(self, name: str) -> "LocalFolder":
+        return LocalFolder(self._path / name)
+
     def files(self) -> Mapping[str, ObjectFact]:
-        found = {}
+        found: dict[str, ObjectFact] = {}
         try:
             for entry in sorted(self._path.iterdir()):
                 if entry.is_file():
                     stat = entry.stat()
                     found[entry.name] = ObjectFact(stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
+        except FileNotFoundError:
+            return found
         except OSError as error:
             raise SourceError(f"cannot read the source: {error}") from error
         return found
@@ -117,6 +125,9 @@ class RemoteFolder:
     @property
     def where(self) -> str:
         return self._objects.url
+
+    def below(self, name: str) -> "RemoteFolder":
+        return RemoteFolder(ObjectStore(f"{self.where}/{name}", self._objects.options, self._objects.reader))
 
     def files(self) -> Mapping[str, ObjectFact]:
         return self._objects.facts("", recursive=False)

@@ -1,7 +1,7 @@
 """A GGUF file: quantised weights under llama.cpp's names, dequantised one tensor at a time.
 
-Names, configuration, tokenizer and the undoing of llama.cpp's rearrangements are transformers'; this module only asks
-for one tensor at a time where transformers builds the whole model. What transformers would silently get wrong is refused.
+Names and the undoing of llama.cpp's rearrangements are transformers'; this module only asks for one tensor at a time where
+transformers builds the whole model. What the metadata says is read by gguf_keys and gguf_tokens.
 """
 
 import contextlib
@@ -15,12 +15,15 @@ from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.families import Skeleton
 from storage_tiers.folders import Folder
 from storage_tiers.gguf_header import check_header
-from storage_tiers.model_folder import convert_tokenizer
+from storage_tiers.gguf_keys import ROTATIONS, config_of
+from storage_tiers.gguf_tokens import GgufTokens
+from storage_tiers.pointers import check_pointer_file
 from storage_tiers.remote import ObjectFact
 from storage_tiers.sources import Stretch, float_bytes
+from storage_tiers.tokenizers import plain_tokenizer, settled
 
-_CONVERTIBLE = ("llama", "mistral", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3")
-_OWN_ATTENTION_SCALE = {("gemma2", 46), ("gemma3", 62)}
+_EMBEDDING = "token_embd.weight"
+_CONFIGURED = {"bos": "bos", "eos": "eos", "pad": "padding"}
 
 
 class GgufSource:
@@ -50,20 +53,22 @@ class GgufSource:
         return {self._name: facts[self._name]}
 
     def config(self) -> dict[str, Any]:
-        from transformers import AutoConfig
+        from transformers import CONFIG_MAPPING
 
-        self._check_metadata()
+        with self._named():
+            values = self._configuration()
         try:
-            parsed = AutoConfig.from_pretrained(self._file.parent, gguf_file=self._file.name)
+            parsed = CONFIG_MAPPING[values["model_type"]](**values)
         except Exception as error:  # whatever odd metadata makes transformers raise
             raise SourceError(
                 f"{self.where}: no configuration can be made of its metadata ({type(error).__name__}: {error})"
             ) from error
-        own = {"_name_or_path", "_model_name_or_path", "transformers_version"}
+        own = {"_name_or_path", "transformers_version"}
         return {key: value for key, value in parsed.to_dict().items() if key not in own}
 
     def generation_config(self) -> dict[str, Any]:
-        return {}
+        with self._named():
+            return self._tokens.generation_config()
 
     def tensor_count(self) -> int:
         return len(self._reader.tensors)
@@ -75,12 +80,14 @@ class GgufSource:
             get_gguf_hf_weights_map,
         )
 
-        make: Any = TENSOR_PROCESSORS.get(self._architecture, TensorProcessor)
+        make: Any = TENSOR_PROCESSORS.get(str(self._metadata["general.architecture"]), TensorProcessor)
         self._processor = make(config=skeleton.module.config.to_dict())
         childless = _Childless(skeleton.module.config, skeleton.module.state_dict())
         self._names = get_gguf_hf_weights_map(childless, self._processor)
         self._stored = {}
         for tensor in self._reader.tensors:
+            if tensor.name in ROTATIONS:
+                continue
             name = self._names.get(tensor.name) or self._names.get(tensor.name.removesuffix(".weight"), tensor.name)
             self._stored.setdefault(name, []).append(tensor)
         self._check_types()
@@ -103,10 +110,12 @@ class GgufSource:
                 joined[name] = torch.from_numpy(numpy.copy(done.weights))
         yield from float_bytes(name, joined[name], dtype)
 
-    def files(self) -> Mapping[str, bytes]:
-        if "tokenizer.ggml.model" not in self._reader.fields:
+    def files(self, config: Mapping[str, Any]) -> Mapping[str, bytes]:
+        if not self._tokens.present:
             return {}
-        return convert_tokenizer(self._file.parent, gguf_file=self._file.name)
+        with self._named():
+            files = self._tokens.files(self._file)
+        return settled([files], config, plain_tokenizer(files), self.where)
 
     def stretches(self, name: str) -> tuple[Stretch, ...]:
         raise SourceError(f"{self.where} is quantised, so that it cannot be served in place; publish a copy")
@@ -123,6 +132,7 @@ class GgufSource:
     def _reader(self) -> Any:
         from gguf import GGUFReader
 
+        check_pointer_file(self._folder, self._name)
         try:
             check_header(self._file)
             return GGUFReader(self._file)
@@ -133,39 +143,48 @@ class GgufSource:
                 f"{self.where} is damaged or was cut short; download it again ({type(error).__name__}: {error})"
             ) from error
 
-    @property
-    def _architecture(self) -> str:
-        return str(self._value("general.architecture"))
-
-    def _value(self, key: str) -> Any:
-        field = self._reader.fields.get(key)
-        return field.contents() if field is not None else None
-
-    def _check_metadata(self) -> None:
-        """Refuse what would be read, but wrongly: transformers does not carry these over."""
-        kind = self._architecture
-        if kind not in _CONVERTIBLE:
-            raise UnsupportedModel(
-                f"{self.where}: GGUF files of architecture {kind!r} are not supported; supported are "
-                f"{', '.join(_CONVERTIBLE)}. Publish the original safetensors"
-            )
-        if (self._value("split.count") or 1) > 1:
+    @functools.cached_property
+    def _metadata(self) -> Mapping[str, Any]:
+        try:
+            return {key: field.contents() for key, field in self._reader.fields.items()}
+        except (ValueError, IndexError) as error:
             raise SourceError(
-                f"{self.where} is one of {self._value('split.count')} parts; merge them first (gguf-split)"
-            )
-        scaling = self._value(f"{kind}.rope.scaling.type")
-        if scaling not in (None, "none"):
-            raise UnsupportedModel(
-                f"{self.where}: scaled rotary embedding ({scaling}) is not carried over from GGUF; "
-                "publish the original safetensors"
-            )
-        layers = self._value(f"{kind}.block_count")
+                f"{self.where} is damaged ({type(error).__name__}: {error}); download it again"
+            ) from error
+
+    @functools.cached_property
+    def _tokens(self) -> GgufTokens:
+        return GgufTokens(self._metadata)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """What is wrong with the metadata is told with the file's name, as is what keeps it from being read."""
+        _ = self._metadata
+        try:
+            yield
+        except SourceError as error:
+            raise type(error)(f"{self.where}: {error}") from error
+
+    def _configuration(self) -> dict[str, Any]:
+        """What the metadata says, all of it."""
+        from gguf import dequantize
+
+        if (parts := self._metadata.get("split.count")) not in (None, 0, 1):
+            raise SourceError(f"it is one of {parts} parts; merge them first (gguf-split)")
+        if (kind := self._metadata.get("general.type", "model")) != "model":
+            raise SourceError(f"it is no model but of type {kind!r}; publish the model that it belongs to")
+        layers = self._metadata.get(f"{self._metadata.get('general.architecture')}.block_count")
         if type(layers) is int and layers > self.tensor_count():
-            raise SourceError(f"{self.where} claims {layers:,} layers and has {self.tensor_count():,} tensors")
-        if (kind, layers) in _OWN_ATTENTION_SCALE:
-            raise UnsupportedModel(
-                f"{self.where}: GGUF does not hold the attention scale of {kind} 27B; publish the original safetensors"
-            )
+            raise SourceError(f"it claims {layers:,} layers and has {self.tensor_count():,} tensors")
+        tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        if _EMBEDDING not in tensors:
+            raise SourceError(f"it has no {_EMBEDDING}")
+        found = {name: tensors[name] for name in ROTATIONS if name in tensors}
+        rotations = {name: dequantize(found[name].data, found[name].tensor_type).ravel().tolist() for name in found}
+        config = config_of(
+            self._metadata, rotations, int(tensors[_EMBEDDING].shape[-1]), tied="output.weight" not in tensors
+        )
+        return config | {f"{name}_token_id": self._tokens.token(theirs) for name, theirs in _CONFIGURED.items()}
 
     def _check_types(self) -> None:
         """Try a row of every tensor type, so that an unknown one is found before anything is written."""

@@ -3,6 +3,7 @@
 Endpoint, token and proxies are huggingface_hub's own (HF_ENDPOINT, HF_TOKEN, `hf auth login`), and so are its retries.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,13 +27,22 @@ class HubFolder:
 
     def __init__(self, repository: str, revision: str | None) -> None:
         self._repository, self._revision = repository, revision
+        self._under = ""
 
     @property
     def where(self) -> str:
-        return f"hf://{self._repository}" + (f"@{self._revision}" if self._revision else "")
+        revision = f"@{self._revision}" if self._revision else ""
+        return f"hf://{self._repository}{revision}/{self._under}".rstrip("/")
 
     def files(self) -> Mapping[str, ObjectFact]:
-        return self._listing[1]
+        below = {name.removeprefix(self._under): fact for name, fact in self._listing[1].items() if self._has(name)}
+        return {name: fact for name, fact in below.items() if "/" not in name}
+
+    def below(self, name: str) -> "HubFolder":
+        _ = self._listing  # of the same commit
+        found = copy.copy(self)
+        found._under = f"{self._under}{name}/"
+        return found
 
     def read(self, name: str) -> bytes:
         buffer = bytearray(self._fact(name).size_bytes)
@@ -65,10 +75,13 @@ class HubFolder:
             )
         )
         siblings: list[Any] = info.siblings or []
-        facts = {s.rfilename: ObjectFact(s.size or 0, str(s.blob_id), None) for s in siblings if "/" not in s.rfilename}
+        facts = {s.rfilename: ObjectFact(s.size or 0, str(s.blob_id), None) for s in siblings}
         if not info.sha:
             raise SourceError(f"the hub names no commit for {self.where}")
         return info.sha, facts
+
+    def _has(self, name: str) -> bool:
+        return name.startswith(self._under)
 
     def _fact(self, name: str) -> ObjectFact:
         facts = self.files()
@@ -83,7 +96,7 @@ class HubFolder:
         end = offset_bytes + size_bytes - 1
         response = http_backoff(
             "GET",
-            hf_hub_url(self._repository, name, revision=self._listing[0]),
+            hf_hub_url(self._repository, self._under + name, revision=self._listing[0]),
             headers={**build_hf_headers(), "Range": f"bytes={offset_bytes}-{end}"},
             timeout=_TIMEOUT_S,
             max_retries=_RETRIES,

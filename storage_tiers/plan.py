@@ -15,6 +15,7 @@ from storage_tiers.families import (
     cut_into_units,
     prevailing_dtype,
 )
+from storage_tiers.generation import check_generation
 from storage_tiers.inplace import check_in_place, extents_of
 from storage_tiers.sources import Source
 
@@ -63,14 +64,17 @@ def make_plan(source: Source, dtype: str | None, *, in_place: bool) -> Plan:
         tied=skeleton.tied,
         units=units,
         extents={unit: extents_of(source, layout) for unit, layout in units.items()} if in_place else {},
-        files=source.files(),
+        files=source.files(config),
     )
 
 
 def _generation_config(source: Source, skeleton: Skeleton) -> dict[str, Any]:
-    given = source.generation_config()
+    given, vocabulary = source.generation_config(), skeleton.vocabulary
+    check_generation(given, vocabulary)
     if given.get("eos_token_id") is None:
-        given["eos_token_id"] = skeleton.eos_token_id
+        stops = skeleton.eos_token_id
+        known = [token for token in (stops if isinstance(stops, list) else [stops]) if token in range(vocabulary)]
+        given["eos_token_id"] = known if isinstance(stops, list) and known else next(iter(known), None)
     check_stops(given)
     return given
 

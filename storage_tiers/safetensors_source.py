@@ -11,6 +11,7 @@ from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.families import Skeleton, is_recomputed
 from storage_tiers.folders import Folder
 from storage_tiers.model_folder import ModelFolder
+from storage_tiers.pointers import check_pointer_file
 from storage_tiers.remote import ObjectFact
 from storage_tiers.sources import Stretch, float_bytes
 
@@ -30,9 +31,9 @@ class SafetensorsSource:
     default_dtype = None
     workers_at_most = None
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, named: str | None = None) -> None:
         self._folder = folder
-        self._model = ModelFolder(folder, SINGLE, INDEX)
+        self._model = ModelFolder(folder, SINGLE, INDEX, named)
         self._stored: dict[str, tuple[StoredTensor, ...]] = {}
 
     @property
@@ -69,8 +70,8 @@ class SafetensorsSource:
             if tensor.spec.size_bytes
         )
 
-    def files(self) -> Mapping[str, bytes]:
-        return self._model.tokenizer()
+    def files(self, config: Mapping[str, Any]) -> Mapping[str, bytes]:
+        return self._model.tokenizer(config)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -109,6 +110,7 @@ def read_header(folder: Folder, file: str) -> dict[str, StoredTensor]:
     total = facts[file].size_bytes
     length = int.from_bytes(_range(folder, file, 0, 8), "little") if total >= 8 else total
     if length > min(total - 8, _HEADER_LIMIT_BYTES):
+        check_pointer_file(folder, file)
         raise SourceError(f"{broken} (header)")
     try:
         header = parse_json(_range(folder, file, 8, length))

@@ -15,6 +15,7 @@ from storage_tiers.errors import SourceError
 from storage_tiers.families import Skeleton, is_recomputed
 from storage_tiers.folders import Folder
 from storage_tiers.model_folder import ModelFolder
+from storage_tiers.pointers import check_pointer_file
 from storage_tiers.remote import ObjectFact
 from storage_tiers.sources import Stretch, float_bytes
 from storage_tiers.torch_archive import check_archive
@@ -30,9 +31,9 @@ class TorchSource:
 
     default_dtype = None
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, named: str | None = None) -> None:
         self._folder = folder
-        self._model = ModelFolder(folder, SINGLE, INDEX)
+        self._model = ModelFolder(folder, SINGLE, INDEX, named)
         self._stored: dict[str, tuple[StoredTensor, ...]] = {}
         self._open: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
@@ -81,8 +82,8 @@ class TorchSource:
     def stretches(self, name: str) -> tuple[Stretch, ...]:
         raise SourceError(f"{self.where} holds pickled weights, which cannot be served in place; publish a copy")
 
-    def files(self) -> Mapping[str, bytes]:
-        return self._model.tokenizer()
+    def files(self, config: Mapping[str, Any]) -> Mapping[str, bytes]:
+        return self._model.tokenizer(config)
 
     def close(self) -> None:
         """Let go of the mapped files."""
@@ -109,6 +110,7 @@ class TorchSource:
         import torch
 
         shown = f"{self.where}/{file}"
+        check_pointer_file(self._folder, file)
         with self._folder.local([file]) as path:
             try:
                 check_archive(path / file)

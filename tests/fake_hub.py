@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?")
-_RESOLVE = re.compile(r"(?P<cdn>/cdn)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>[^/]+)")
+_RESOLVE = re.compile(r"(?P<cdn>/cdn)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
 @dataclass
@@ -65,9 +65,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, repo: str, revision: str) -> None:
         if self._allowed(repo, revision):
-            files = sorted((self.hub.folder / repo).iterdir())
+            top = self.hub.folder / repo
             siblings = [
-                {"rfilename": p.name, "size": p.stat().st_size, "blobId": f"{p.stat().st_mtime_ns:x}"} for p in files
+                {
+                    "rfilename": str(path.relative_to(top)),
+                    "size": path.stat().st_size,
+                    "blobId": f"{path.stat().st_mtime_ns:x}",
+                }
+                for path in sorted(top.rglob("*"))
+                if path.is_file()
             ]
             siblings.append({"rfilename": "original/consolidated.00.pth", "size": 7, "blobId": "0"})
             body = {"id": repo, "sha": self.hub.commit(repo), "siblings": siblings}

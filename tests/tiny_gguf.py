@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 _HIDDEN, _INNER, _LAYERS, _HEADS, _KV_HEADS, _HEAD_DIM, _VOCABULARY, _EXPERTS = 64, 96, 2, 4, 2, 16, 256, 4
-_EXPERT_INNER = 768  # GGUF metadata does not say; this is what transformers assumes
+_EXPERT_INNER = 768  # what transformers assumes, whatever the metadata says
 
 
 def make_tiny_gguf(
@@ -18,6 +18,7 @@ def make_tiny_gguf(
     metadata: dict[str, Any] | None = None,
     leave_out: str = "",
     extra: str = "",
+    vocabulary: int = _VOCABULARY,
 ) -> Path:
     """Write a random model to `file` and return it. Matrices are stored as `quantisation`, vectors as float32."""
     from gguf import GGMLQuantizationType, GGUFWriter, quantize
@@ -31,17 +32,18 @@ def make_tiny_gguf(
     writer.add_head_count_kv(_KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(_VOCABULARY)
+    writer.add_vocab_size(vocabulary)
     writer.add_rope_dimension_count(_HEAD_DIM)
     writer.add_key_length(_HEAD_DIM)
-    writer.add_eos_token_id(2)
+    if "tokenizer.ggml.tokens" not in (metadata or {}):
+        writer.add_eos_token_id(2)
     if architecture == "qwen3moe":
         writer.add_expert_count(_EXPERTS)
         writer.add_expert_used_count(2)
     for key, value in (metadata or {}).items():
-        (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
+        add_key(writer, key, value)
     random, kind = np.random.default_rng(0), GGMLQuantizationType[quantisation]
-    shapes = _shapes(architecture, tied) | ({extra: (_HIDDEN, _HIDDEN)} if extra else {})
+    shapes = _shapes(architecture, tied, vocabulary) | ({extra: (_HIDDEN, _HIDDEN)} if extra else {})
     for name, shape in shapes.items():
         if name == leave_out:
             continue
@@ -57,10 +59,16 @@ def make_tiny_gguf(
     return file
 
 
-def _shapes(architecture: str, tied: bool) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (_VOCABULARY, _HIDDEN), "output_norm.weight": (_HIDDEN,)}
+def add_key(writer: Any, key: str, value: object) -> None:
+    """Write a key in the type that its value has."""
+    kinds = {list: writer.add_array, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    kinds.get(type(value), writer.add_string)(key, value)
+
+
+def _shapes(architecture: str, tied: bool, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary, _HIDDEN), "output_norm.weight": (_HIDDEN,)}
     if not tied:
-        shapes["output.weight"] = (_VOCABULARY, _HIDDEN)
+        shapes["output.weight"] = (vocabulary, _HIDDEN)
     for layer in range(_LAYERS):
         own = {
             "attn_norm.weight": (_HIDDEN,),
@@ -73,10 +81,16 @@ def _shapes(architecture: str, tied: bool) -> dict[str, tuple[int, ...]]:
         }
         if architecture == "qwen2":
             own |= {"attn_q.bias": (64,), "attn_k.bias": (32,), "attn_v.bias": (32,)}
-        if architecture == "qwen3moe":
+        if architecture in ("qwen3", "qwen3moe"):
             own |= {"attn_q_norm.weight": (_HEAD_DIM,), "attn_k_norm.weight": (_HEAD_DIM,)}
         if architecture == "gemma2":
             own |= {"post_attention_norm.weight": (_HIDDEN,), "post_ffw_norm.weight": (_HIDDEN,)}
+        if architecture == "phi3":
+            for name in ("attn_q.weight", "attn_k.weight", "attn_v.weight", "ffn_gate.weight"):
+                del own[name]
+            own |= {
+                "attn_qkv.weight": ((_HEADS + 2 * _KV_HEADS) * _HEAD_DIM, _HIDDEN), "ffn_up.weight": (2 * _INNER, _HIDDEN),
+            }  # fmt: skip
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in own.items()}
     return shapes
 

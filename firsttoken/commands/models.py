@@ -47,7 +47,8 @@ def publish(
         str,
         typer.Argument(
             help="A Hugging Face folder (safetensors or torch) or a GGUF file, here or at a URL such as s3://...;"
-            " or a model of the hub: org/name, hf://org/name@revision.",
+            " or a model of the hub: org/name, hf://org/name@revision. In a folder with several sets of weights, the"
+            " file of the one that is meant, or its index.",
             show_default=False,
         ),
     ],

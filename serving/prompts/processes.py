@@ -20,6 +20,7 @@ from typing import Any
 from serving.errors import BadRequest, ContextTooLong, Overloaded, Unavailable
 from serving.prompts.forks import ProcessGone, TextProcess, TextZygote
 from serving.prompts.wire import Encode, EncodeChat, Load, Ready, Refused, Rendered, Request, TooLong
+from storage_tiers.tokenizers import write_tokenizer
 
 _log = logging.getLogger(__name__)
 TEMPLATE_PART = 0.2
@@ -84,11 +85,14 @@ class TextProcesses:
         if zygote is not None:
             await zygote.close()
 
-    async def open(self, name: str, digest: str, files: Mapping[str, bytes]) -> "ModelProcess":
-        """The model's process, with its tokenizer read. BadRequest if that cannot be used, Unavailable without a process."""
+    async def open(
+        self, name: str, digest: str, files: Mapping[str, bytes], config: Mapping[str, Any]
+    ) -> "ModelProcess":
+        """The model's process, with its tokenizer read from these files as its configuration has it. BadRequest if that
+        cannot be used, Unavailable without a process."""
         breaker = self._breaker(name, digest)
         breaker.check(name)
-        folder = await asyncio.to_thread(self._write, files)
+        folder = await asyncio.to_thread(self._write, files, config)
         process = ModelProcess(self, name, folder, breaker)
         await process.wake()
         return process
@@ -124,12 +128,11 @@ class TextProcesses:
             raise Unavailable("the front end is stopping")
         return self._zygote
 
-    def _write(self, files: Mapping[str, bytes]) -> Path:
+    def _write(self, files: Mapping[str, bytes], config: Mapping[str, Any]) -> Path:
         folder = self._opened().folder / str(next(self._numbers))
         folder.mkdir()
-        for name, data in files.items():
-            if Path(name).name == name:  # others are no tokenizer's
-                (folder / name).write_bytes(data)
+        plain = {name: data for name, data in files.items() if Path(name).name == name}  # others are no tokenizer's
+        write_tokenizer(folder, plain, config)
         return folder
 
     def _breaker(self, name: str, digest: str) -> Breaker:

@@ -11,6 +11,8 @@ from jinja2.exceptions import TemplateError
 
 from serving.prompts.wire import Exported
 from serving.requests.conversation import with_arguments_as_objects
+from storage_tiers.errors import SourceError
+from storage_tiers.tokenizers import check_decoder, read_tokenizer
 
 DEFAULT_TEMPLATE, TOOLS_TEMPLATE = "default", "tool_use"
 """What transformers calls them in a model that has several."""
@@ -23,10 +25,6 @@ so many tokens more than there are; it is made before a space if one is near."""
 _NEAR_LETTERS = 1 << 10
 
 MAX_TOKEN_LETTERS = 4096
-_MAX_DECODER_LETTERS = 8192
-_DECODERS = frozenset(
-    {"BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
-)
 _REASON_LETTERS = 500
 
 
@@ -53,16 +51,17 @@ class PromptTokenizer:
     """A tokenizer as transformers reads it from `folder`. Refusal if it cannot, or if answers could not be decoded safely."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            self._tokenizer = read_tokenizer(folder)
             self._tokenizer("")  # from here on the library below is set as for every text: nothing is cut off or padded
             self._backend = self._tokenizer.backend_tokenizer
         except Exception as error:  # whatever a damaged or unknown tokenizer makes transformers raise
             raise Refusal(f"its tokenizer cannot be read: {type(error).__name__}: {error}", "model") from error
         self._decoder = json.loads(self._backend.decoder.__getstate__()) if self._backend.decoder is not None else None
-        _check_decoder(self._decoder)
+        try:
+            check_decoder(self._decoder)
+        except SourceError as error:
+            raise Refusal(str(error), "model") from error
 
     def encode(self, text: str, context_tokens: int, special: bool = True) -> "array[int]":
         """The tokens of a text, with what the tokenizer adds at its start if `special`.
@@ -150,18 +149,3 @@ def _cut(text: str, begin: int) -> int:
         return len(text)
     space = text.rfind(" ", end - _NEAR_LETTERS, end)
     return space if space > begin else end
-
-
-def _check_decoder(decoder: Any) -> None:
-    """Refusal if a decoder is of a kind that we do not know, or could take long over a token."""
-    if len(json.dumps(decoder)) > _MAX_DECODER_LETTERS:
-        raise Refusal(f"its tokenizer's decoder is described in more than {_MAX_DECODER_LETTERS} letters", "model")
-    if decoder is None:
-        return
-    for part in decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]:
-        if part["type"] not in _DECODERS:
-            raise Refusal(f"its tokenizer's decoder has a part of the kind {part['type']}, which is not taken", "model")
-        if part["type"] == "Replace" and "String" not in part["pattern"]:
-            raise Refusal(
-                "its tokenizer's decoder replaces a regular expression: only plain strings are taken", "model"
-            )

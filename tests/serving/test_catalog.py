@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer
 
 import serving.catalog as catalog_module
 from serving.catalog import Catalog
@@ -63,6 +64,23 @@ async def test_a_model_is_found_before_its_tokenizer_is_read(store: ModelStore, 
     assert await catalog.find("tiny") == (model, True)
 
 
+async def test_a_tokenizer_is_that_of_transformers_in_the_model_s_folder(
+    store: ModelStore, texts: TextProcesses, tmp_path: Path
+) -> None:
+    """The model's configuration says which class reads the tokenizer: without it prompts became other tokens."""
+    letters = {letter: i for i, letter in enumerate("ab2x")}
+    tokenizer = Tokenizer(models.BPE(vocab=letters | {"22": 4}, merges=[("2", "2")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Digits(individual_digits=True)
+    source = make_tiny("olmo2", tmp_path / "olmo2")
+    tokenizer.save(str(source / "tokenizer.json"))
+    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer", "unk_token": "x"}')
+    publish(str(source), "olmo2", store)
+    model = await Catalog(store, texts).get("olmo2")
+    assert model.text is not None
+    (tokens,) = await model.text.encode(["a22b"], model.context_tokens)
+    assert list(tokens) == AutoTokenizer.from_pretrained(source)("a22b")["input_ids"] == [0, 2, 2, 1]
+
+
 async def test_what_is_not_published_is_not_found_either_way(store: ModelStore, texts: TextProcesses) -> None:
     catalog = Catalog(store, texts)
     for look in (catalog.find, catalog.get):
@@ -85,13 +103,17 @@ async def test_a_tokenizer_that_was_changed_is_told_to_who_waits_for_it(
 
 
 async def test_a_tokenizer_that_is_none_is_the_models_fault(
-    store: ModelStore, texts: TextProcesses, tmp_path: Path
+    store: ModelStore, texts: TextProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It was published by who does not look at it."""
+    monkeypatch.setattr("storage_tiers.tokenizers.check_decoder", lambda decoder: None)
     source = tmp_path / "other"
     make_tiny("llama", source, num_hidden_layers=1)
-    (source / "tokenizer.json").write_text('{"model": 1}')
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    tokenizer.decoder = decoders.Replace(Regex("(a*)*b"), "")
+    tokenizer.save(str(source / "tokenizer.json"))
     publish(str(source), "other", store)
-    with pytest.raises(ModelDamaged, match=r"'other' cannot be served: .*its tokenizer cannot be read"):
+    with pytest.raises(ModelDamaged, match=r"'other' cannot be served: .*decoder replaces a regular expression"):
         await Catalog(store, texts).get("other")
 
 

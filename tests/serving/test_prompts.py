@@ -50,7 +50,7 @@ def hurried(texts: TextProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def opened(texts: TextProcesses, name: str, files: dict[str, bytes] | None = None) -> ModelText:
-    return ModelText(await texts.open(name, name, files or byte_files(chat_template=CHATML)))
+    return ModelText(await texts.open(name, name, files or byte_files(chat_template=CHATML), {}))
 
 
 async def chat(text: ModelText, content: str = "hi", context_tokens: int = 512) -> tuple[int, ...]:

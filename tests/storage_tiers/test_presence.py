@@ -12,13 +12,14 @@ from storage_tiers.presence import check_present
 from storage_tiers.probe import find_published
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
+from tests.storage_tiers.tokenizers import byte_tokenizer
 from tests.tiny import make_tiny
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     found = make_tiny("llama", tmp_path / "source", num_hidden_layers=1)
-    (found / "tokenizer.json").write_text("{}" * 3000)
+    byte_tokenizer().save(str(found / "tokenizer.json"))
     return found
 
 
@@ -107,7 +108,7 @@ def test_letters_that_were_changed_in_a_file_are_noticed_when_it_is_read(source:
     checkpoint = publish(str(source), "model", store)
     (file,) = checkpoint.files
     path = Path(store.objects.path(store.unit_key("model", file)))
-    path.write_bytes(path.read_bytes().replace(b"{}{}", b"{}[]", 1))
+    path.write_bytes(path.read_bytes().replace(b"ByteLevel", b"BiteLevel", 1))
     with pytest.raises(Corrupt, match=r"tokenizer\.json of model model is not what was published"):
         store.read_file("model", file)
 

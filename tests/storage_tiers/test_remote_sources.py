@@ -16,6 +16,7 @@ from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.verify import verify
 from tests.fake_hub import FakeHub, run_fake_hub
+from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer
 from tests.tiny import make_tiny
 from tests.tiny_gguf import make_tiny_gguf
 
@@ -141,9 +142,7 @@ def test_an_unreachable_hub_is_no_fault_of_the_source(store: ModelStore, monkeyp
         publish("org/tiny", "model", store)
 
 
-@pytest.mark.parametrize(
-    "where", ["hf://tiny", "hf://", "hf://org/tiny/deep/er.gguf", "hf://org/tiny/model.safetensors"]
-)
+@pytest.mark.parametrize("where", ["hf://tiny", "hf://", "hf://org/tiny/deep/er.gguf", "hf://org/tiny/config.json"])
 def test_what_names_no_model_is_refused(where: str, store: ModelStore) -> None:
     with pytest.raises(SourceError, match="does not name a model"):
         publish(where, "model", store)
@@ -194,6 +193,25 @@ def test_a_gguf_file_on_s3_is_published(tmp_path: Path, s3_objects: ObjectStore)
     digest = _digest(file, store)
     assert publish(url, "one", store).digest == digest
     assert publish(f"{url}/model.gguf", "two", store).digest == digest
+
+
+def test_a_tokenizer_and_its_templates_come_from_anywhere(
+    hub: FakeHub, tmp_path: Path, s3_objects: ObjectStore, store: ModelStore
+) -> None:
+    """Templates lie in a folder below the model's."""
+    source, templates = hub.folder / "org/tiny", hub.folder / "org/tiny/additional_chat_templates"
+    save_tokenizer(source, byte_tokenizer())
+    templates.mkdir()
+    (templates / "tools.jinja").write_text("{{ messages }}")
+    expected = publish(str(source), "local", store)
+    assert "tools" in next(
+        store.read_file("local", file).decode() for file in expected.files if file.name == "tokenizer_config.json"
+    )
+    for path in (path for path in source.rglob("*") if path.is_file()):
+        s3_objects.write(f"raw/{path.relative_to(source)}", path.read_bytes())
+    assert publish("org/tiny", "hub", store).digest == expected.digest
+    assert publish(f"{s3_objects.url}/raw", "s3", ModelStore(s3_objects)).digest == expected.digest
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_what_changes_on_s3_is_another_version(tmp_path: Path, s3_objects: ObjectStore) -> None:

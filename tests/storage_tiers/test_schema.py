@@ -33,6 +33,7 @@ from storage_tiers.errors import Corrupt, SourceError
 from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.schema import parse_array, parse_root
+from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer
 from tests.tiny import make_tiny
 
 MOST_SPENT_BYTES = 64 << 20
@@ -43,7 +44,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], ...
     """Of two real models: one copied, with a file beside it, and one in place."""
     folder = tmp_path_factory.mktemp("roots")
     source = make_tiny("llama", folder / "source", num_hidden_layers=2)
-    (source / "tokenizer.json").write_text('{"version": "1.0"}')
+    byte_tokenizer().save(str(source / "tokenizer.json"))
     store = ModelStore(ObjectStore(str(folder / "store")))
     publish(str(source), "model", store)
     copied = json.loads(store.objects.read(f"model/{ROOT}"))
@@ -253,7 +254,7 @@ def test_what_nobody_could_open_is_not_published(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_tiny("llama", tmp_path / "source", num_hidden_layers=1)
-    (source / "tokenizer.json").write_text("x" * 5000)
+    save_tokenizer(source, byte_tokenizer())
     monkeypatch.setattr(schema, "FILES_LIMIT_BYTES", 4096)
     with pytest.raises(SourceError, match="nobody could open it"):
         publish(str(source), "model", store)

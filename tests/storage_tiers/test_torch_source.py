@@ -18,7 +18,7 @@ from tests.published import same_bits, tensors_by_store
 from tests.tiny import make_tiny
 
 
-def _pickle_weights(folder: Path, files: int = 1) -> Path:
+def pickle_weights(folder: Path, files: int = 1) -> Path:
     """Turn a folder of safetensors into one of pickles, as transformers once saved them."""
     weights: dict[str, Any] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -55,14 +55,14 @@ def _refused(source: Path, store: ModelStore, message: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral"])
 def test_pickles_hold_the_same_model_as_safetensors(family: str, files: int, tmp_path: Path, store: ModelStore) -> None:
     expected = publish(str(make_tiny(family, tmp_path / "source")), "expected", store)
-    source = _pickle_weights(tmp_path / "source", files)
+    source = pickle_weights(tmp_path / "source", files)
     assert publish(str(source), "model", store).digest == expected.digest
 
 
 def test_types_are_converted(tmp_path: Path, store: ModelStore) -> None:
     source = make_tiny("llama", tmp_path / "source")
     expected = {name: tensor.bfloat16() for name, tensor in load_file(source / "model.safetensors").items()}
-    checkpoint = publish(str(_pickle_weights(source)), "model", store, dtype="bfloat16")
+    checkpoint = publish(str(pickle_weights(source)), "model", store, dtype="bfloat16")
     assert same_bits(tensors_by_store(store, checkpoint), expected)
 
 
@@ -86,7 +86,7 @@ def test_safetensors_come_first(tmp_path: Path, store: ModelStore) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "plain pickle"])
 def test_a_pickle_bomb_is_refused_and_does_not_go_off(zipped: bool, tmp_path: Path, store: ModelStore) -> None:
-    source = _pickle_weights(make_tiny("llama", tmp_path / "source"))
+    source = pickle_weights(make_tiny("llama", tmp_path / "source"))
     trace = tmp_path / "exploded"
     content = {"model.norm.weight": _Bomb(trace)}
     if zipped:
@@ -100,7 +100,7 @@ def test_a_pickle_bomb_is_refused_and_does_not_go_off(zipped: bool, tmp_path: Pa
 
 
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, store: ModelStore) -> None:
-    source = _pickle_weights(make_tiny("llama", tmp_path / "source"))
+    source = pickle_weights(make_tiny("llama", tmp_path / "source"))
     torch.save({"model": {"weight": torch.ones(1)}}, source / "pytorch_model.bin")
     _refused(source, store, "it is no state_dict")
     torch.save([torch.ones(1)], source / "pytorch_model.bin")
@@ -109,25 +109,20 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, store: ModelStore) -> 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_a_truncated_file_is_refused(share: float, tmp_path: Path, store: ModelStore) -> None:
-    source = _pickle_weights(make_tiny("llama", tmp_path / "source"))
+    source = pickle_weights(make_tiny("llama", tmp_path / "source"))
     file = source / "pytorch_model.bin"
     os.truncate(file, int(file.stat().st_size * share))
     _refused(source, store, "cannot read .*pytorch_model.bin: damaged, cut short")
 
 
 def test_a_missing_shard_is_named(tmp_path: Path, store: ModelStore) -> None:
-    source = _pickle_weights(make_tiny("llama", tmp_path / "source"), files=3)
+    source = pickle_weights(make_tiny("llama", tmp_path / "source"), files=3)
     (source / "pytorch_model-00002-of-00003.bin").unlink()
     _refused(source, store, "names pytorch_model-00002-of-00003.bin, which .* does not hold")
 
 
-def test_a_single_file_asks_for_its_folder(tmp_path: Path, store: ModelStore) -> None:
-    source = _pickle_weights(make_tiny("llama", tmp_path / "source"))
-    _refused(source / "pytorch_model.bin", store, "give the folder that it lies in")
-
-
 def test_pickles_cannot_be_served_in_place(tmp_path: Path, store: ModelStore) -> None:
-    source = _pickle_weights(make_tiny("llama", tmp_path / "source"))
+    source = pickle_weights(make_tiny("llama", tmp_path / "source"))
     with pytest.raises(SourceError, match="pickled weights, which cannot be served in place"):
         publish(str(source), "model", store, in_place=True)
 
@@ -140,7 +135,7 @@ def test_shards_of_a_remote_folder_take_the_room_of_two_at_most(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     store, source = ModelStore(s3_objects), make_tiny("llama", tmp_path / "source")
     expected = publish(str(source), "expected", store)
-    for path in _pickle_weights(source, files=4).iterdir():
+    for path in pickle_weights(source, files=4).iterdir():
         s3_objects.write(f"raw/{path.name}", path.read_bytes())
     mapped: list[int] = []
 

@@ -14,6 +14,7 @@ from storage_tiers.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.verify import Damage, verify
 from tests.storage_tiers.handmade import flip
+from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer
 from tests.tiny import make_tiny
 
 
@@ -124,9 +125,10 @@ def test_a_changed_configuration_is_found(source: Path, store: ModelStore) -> No
 
 
 def test_a_damaged_file_is_found(source: Path, store: ModelStore) -> None:
-    (source / "tokenizer.json").write_text("{}")
+    save_tokenizer(source, byte_tokenizer())
     checkpoint = publish(str(source), "model", store)
-    flip(Path(store.objects.path(store.unit_key("model", checkpoint.files[0]))), 0)
+    file = next(file for file in checkpoint.files if file.name == "tokenizer.json")
+    flip(Path(store.objects.path(store.unit_key("model", file))), 0)
     assert [damage.part for damage in _damages(store)] == ["tokenizer.json"]
 
 
