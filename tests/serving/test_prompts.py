@@ -194,6 +194,7 @@ async def test_only_so_many_processes_live_and_the_longest_idle_goes(
     monkeypatch.setattr(processes, "ALIVE", 2)
     one, two = await opened(texts, "one"), await opened(texts, "two")
     assert len(await chat(one)) > 0
+    await one.answers()  # what a prompt has it read counts as a use too
     three = await opened(texts, "three")
     assert [text.at_hand for text in (one, two, three)] == [True, False, True]
     assert len(await chat(two)) > 0
