@@ -138,7 +138,7 @@ def _add_door(app: FastAPI, config: FrontendConfig) -> None:
         OwnPagesOnly,
         host=config.host,
         allowed_hosts=config.allowed_hosts,
-        setting="frontend.allowed_hosts",
+        setting="frontend.allowed_hosts or frontend.cors_origins",
         allowed_origins=config.cors_origins,
     )
 
