@@ -12,6 +12,7 @@ from jinja2.exceptions import TemplateError
 from serving.prompts.wire import Exported
 from serving.requests.conversation import with_arguments_as_objects
 from storage_tiers.errors import SourceError
+from storage_tiers.layouts import SUPPORTED
 from storage_tiers.tokenizers import check_decoder, read_tokenizer
 
 DEFAULT_TEMPLATE, TOOLS_TEMPLATE = "default", "tool_use"
@@ -41,10 +42,14 @@ class ContextExceeded(Exception):
 
 
 def preload() -> None:
-    """Import what the first tokenizer needs."""
+    """Import what the first tokenizer needs, and the configurations by which its class is chosen."""
     import transformers.models.auto.tokenization_auto
     import transformers.tokenization_utils_tokenizers
     import transformers.utils.chat_template_utils  # noqa: F401
+    from transformers import CONFIG_MAPPING
+
+    for family in SUPPORTED:
+        _ = CONFIG_MAPPING[family]
 
 
 class PromptTokenizer:
