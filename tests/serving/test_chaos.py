@@ -13,6 +13,8 @@ from tests.real_cluster import run_cluster
 SECONDS, EVERY_S = 25.0, 0.8
 FEW = 3
 """Descriptors that may be there more: connections to the scheduler come and go."""
+LITTLE_MIB = 128
+"""By so much a node may grow: what a first start needs, it keeps."""
 
 
 @pytest.mark.timeout(300)
@@ -34,6 +36,8 @@ def test_clients_see_pauses_and_nodes_lose_nothing(tmp_path: Path) -> None:
         assert all(at_rest(held) for held in after), after
         grown = [now["descriptors"] - then["descriptors"] for now, then in zip(after, before, strict=True)]
         assert max(grown) <= FEW, (before, after)
+        more = [now["memory_mib"] - then["memory_mib"] for now, then in zip(after, before, strict=True)]
+        assert max(more) <= LITTLE_MIB, (before, after)
         deadline_s = time.monotonic() + SETTLE_S
         while any(node["device_reserved_bytes"] or node["stage_processes"]["busy"] for node in nodes(url)):
             assert time.monotonic() < deadline_s, nodes(url)
