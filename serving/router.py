@@ -215,8 +215,9 @@ class Router:
         if service is None:
             service = self._services[_key(model)] = Service(model, self.objectives(model.name))
         newest = self._newest.setdefault(model.name, service)
-        if model.opened > newest.opened:
-            self._newest[model.name], service.opened = service, model.opened
+        if model.opened > newest.model.opened:
+            service.model = model  # of equal weights, but these may lie elsewhere in the store
+            self._newest[model.name] = service
             if newest is not service:
                 self._retire(newest)
         return service

@@ -77,18 +77,13 @@ class Live:
 
 @dataclass(eq=False)
 class Service:
-    """The replicas of one version of a model. `opened` is when it became the newest, as ServedModel counts it;
-    `last_start_s` is what a start took last."""
+    """The replicas of one version of a model; `last_start_s` is what a start took last."""
 
     model: ServedModel
     objectives: Objectives
     replicas: list[Live] = field(default_factory=list)
     held: list[Waiter] = field(default_factory=list)
     last_start_s: float = 5.0
-    opened: int = 0
-
-    def __post_init__(self) -> None:
-        self.opened = self.model.opened
 
     def in_state(self, *states: State) -> list[Live]:
         return [live for live in self.replicas if live.state in states]
