@@ -106,10 +106,10 @@ class LocalStage:
             self.answered.set_result(None)
 
     def attach(self, process: StageProcess) -> None:
-        """`process` has taken the order: they end together. StageFailed if the stage has ended already."""
+        """`process` has taken the order: they end together. StageFailed, with the cause, if the stage has ended already."""
         if self._ending is not None:
             process.kill()
-            raise StageFailed("the group was dissolved while it was formed")
+            raise self.formed.exception() or StageFailed("it was formed, and ended at once")
         self._process = process
         process.ended.add_done_callback(lambda _future: self.lose("its stage process ended"))
 
