@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from cluster.batching import Choice
 from cluster.messages import Sampling
 from cluster.sampling import Sampler
 
@@ -55,13 +56,10 @@ def test_a_penalty_that_overflows_ends_no_stage(penalty: float, top_p: float) ->
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_no_numbers_end_no_stage(value: float, sampling: Sampling, vocabulary: int) -> None:
-    """top_k and top_p found no token that was as likely as the likeliest, and the group ended; JSON knows no NaN."""
-    choice = Sampler(sampling, [], []).choose(torch.full((vocabulary,), value), 0)
-    assert 0 <= choice.token < vocabulary
-    if choice.logprobs is not None:
-        assert all(math.isfinite(logprob) for logprob in (choice.logprobs.logprob, *dict(choice.logprobs.top).values()))
+    """top_k and top_p found no token that was as likely as the likeliest, and the group ended. There is none to be had."""
+    assert Sampler(sampling, [], []).choose(torch.full((vocabulary,), value), 0) == Choice(None)
 
 
-def test_one_logit_that_is_no_number_is_never_drawn() -> None:
-    logits = torch.tensor([math.nan, 1.0, 2.0])
+def test_a_token_that_cannot_come_is_never_drawn() -> None:
+    logits = torch.tensor([-math.inf, 1.0, 2.0])
     assert {Sampler(Sampling(seed=2), [], []).choose(logits, at).token for at in range(50)} == {1, 2}

@@ -49,12 +49,13 @@ def rendezvous() -> Iterator[Rendezvous]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[StagePool]:
     """A pool of one whose agent is this process; at its end nothing of it is left."""
+    others = set(psutil.Process().children())
     made = StagePool(1, "127.0.0.1", 1, "cpu", lambda _idle: None, measure=False)
     made.fill()
     yield made
     await made.close()
-    await until(lambda: not psutil.Process().children())
     parentage._prctl(parentage._SET_CHILD_SUBREAPER, 0)  # other tests look for orphans of theirs
+    await until(lambda: set(psutil.Process().children()) <= others)
 
 
 async def until(condition: Callable[[], Any]) -> None:
