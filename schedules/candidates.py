@@ -118,7 +118,8 @@ def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     """What must cross which links; what is on a node already crosses none."""
     question, found = survey.question, []
     slo_s = question.objectives.ttft_s
-    deadline_s = None if slo_s is None else question.now_s + slo_s - question.waited_s
+    in_time = slo_s is not None and slo_s > question.waited_s  # what is late already is promised nothing
+    deadline_s = question.now_s + slo_s - question.waited_s if slo_s is not None and in_time else None
     for rank, stage in enumerate(stages):
         node = stage.plan.node
         bytes_from: dict[tuple[bool, str], int] = {}

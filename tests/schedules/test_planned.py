@@ -474,3 +474,12 @@ def test_nobody_is_migrated_where_nothing_is_known_of_how_long_that_takes() -> N
     decision = PLANNED.decide(question_of(model, View((full, bare)), goal, running=(running,), may_migrate=True))
     assert isinstance(decision.outcome, NoPlacement)
     assert "nothing is known of how long moving others would take" in decision.outcome.reason
+
+
+def test_a_start_that_is_late_already_is_promised_nothing() -> None:
+    """With no speed known yet it was promised the time that had passed, which others were then held up for."""
+    view = View((replace(_node("a"), rates={}),))
+    question = question_of(_model(), view, Objectives(ttft_s=0.5, max_degree=1, kv_tokens=1), links=Links({}, 0.0))
+    chosen = _taken(PLANNED.decide(replace(question, waited_s=1.0)))
+    assert {transfer.deadline_s for transfer in chosen.transfers} == {None}
+    assert {transfer.deadline_s for transfer in _taken(PLANNED.decide(question)).transfers} != {None}
