@@ -26,10 +26,14 @@ def marked(mark: str) -> dict[int, str]:
 
 
 def listening(pids: Iterable[int]) -> dict[int, list[str]]:
-    """The addresses, without ports, on which these processes listen for TCP or take UDP; those that listen at all."""
+    """The addresses, without ports, on which these processes listen for TCP or take UDP; those that listen at all, and are
+    there still: between a zygote and a stage there is a process for a moment."""
     found = {}
     for pid in pids:
-        sockets = psutil.Process(pid).net_connections(kind="inet")
+        try:
+            sockets = psutil.Process(pid).net_connections(kind="inet")
+        except psutil.NoSuchProcess:
+            continue
         addresses = [
             one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN or one.type == socket.SOCK_DGRAM
         ]
