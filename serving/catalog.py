@@ -154,9 +154,7 @@ class Catalog:
         for name in (await self.names())[:KEPT_MODELS]:
             try:
                 await self.get(name)
-            except (
-                Exception
-            ) as error:  # whatever it is, the other models are opened; it is told to whoever asks for this one
+            except Exception as error:  # whatever it is, the others are opened; it is told to whoever asks for this one
                 if not isinstance(error, ModelNotFound | Unavailable):
                     self._note(name, error)
 
