@@ -20,13 +20,13 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import Result, parser, report
-from schedules.decision import Policy, Question
 from schedules.facts import Model, Node, Placement, Rate, Unit, View
-from schedules.links import Links
+from schedules.ledgers.links import Links
 from schedules.objectives import Objectives
-from schedules.policies import POLICIES
+from schedules.placing.decision import Policy, Question
+from schedules.placing.policies import POLICIES
+from schedules.placing.survey import link_rates
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
-from schedules.survey import link_rates
 
 LAYERS, LAYER_BYTES, END_BYTES = 32, 400 << 20, 500 << 20
 ON_SSD, IN_DRAM, UNDER_WAY = 20, 2, 40

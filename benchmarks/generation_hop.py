@@ -41,7 +41,7 @@ def hop_us(model: MeasuredModel, tokens: int) -> float:
 
 def _play(rank: int, port: int, hidden_size: int, dtype: str, tokens: int, found: Connection) -> None:
     """One end. Both do what neighbours in a group of two do; the first takes the time there and back."""
-    from cluster.rendezvous import interface_of
+    from cluster.node.rendezvous import interface_of
 
     os.environ |= {"GLOO_SOCKET_IFNAME": interface_of(_HOST), "LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
@@ -49,8 +49,8 @@ def _play(rank: int, port: int, hidden_size: int, dtype: str, tokens: int, found
     import torch
     from torch.distributed import TCPStore
 
-    from cluster.batching import Segment
-    from cluster.hop import Header, Neighbours, Op
+    from cluster.stage.batching import Segment
+    from cluster.stage.hop import Header, Neighbours, Op
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled on first use
     timeout = timedelta(seconds=_DEADLINE_S)

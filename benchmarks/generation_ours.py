@@ -12,10 +12,10 @@ from benchmarks.generation_work import Outcome, Request, check
 from benchmarks.running import run_platform
 from cluster.client import ClusterClient
 from cluster.group import Group
-from cluster.messages import Sampling, Submit
 from cluster.model_facts import facts_of
+from cluster.wire.requests import Sampling, Submit
 from schedules.facts import Placement
-from schedules.policies.fixed import place
+from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
 
 KV_TOKENS = 16384

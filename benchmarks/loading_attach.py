@@ -18,7 +18,7 @@ from benchmarks.loading_data import Sample
 from benchmarks.loading_ours import Attachment, Tiers, hand_over
 from benchmarks.loading_runs import ROOT
 from benchmarks.touch import Fingerprint
-from cluster.wire import Channel
+from cluster.wire.codec import Channel
 
 _MESSAGE_BYTES = 1 << 20
 _TIMEOUT_S = 120.0

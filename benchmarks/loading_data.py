@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from benchmarks.loading_ours import fill_ssd, model_store
 from benchmarks.touch import Fingerprint
 from storage_tiers.checkpoint import FORMAT, Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 
 BUCKET = "models"
 FORMS = 4

@@ -10,14 +10,14 @@ import torch
 
 from benchmarks.footprint import memfd_bytes
 from benchmarks.loading_worker import Job, Load
-from cluster.messages import UnitHere
+from cluster.wire.stages import UnitHere
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
-from storage_tiers.device import tensors_of
-from storage_tiers.dram import DramTier
-from storage_tiers.memory import BLOCK_BYTES, map_runs, populate
 from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.ssd import SsdTier
-from storage_tiers.stack import Loaded, Priority, TierStack
+from storage_tiers.tiers.device import tensors_of
+from storage_tiers.tiers.dram import DramTier
+from storage_tiers.tiers.memory import BLOCK_BYTES, map_runs, populate
+from storage_tiers.tiers.ssd import SsdTier
+from storage_tiers.tiers.stack import Loaded, Priority, TierStack
 
 THREADS = 8
 """As many as a node has by default (node.fetch_threads)."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from firsttoken.demo import find_gguf
 from firsttoken.settings import load_settings
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 
 NAME = "smollm2-135m-instruct"

@@ -16,37 +16,38 @@ from typing import Any, Self, TypeVar
 from distributed import Client
 from distributed.comm.core import Comm, CommClosedError, connect
 
-from cluster.encryption import Tls, security
 from cluster.errors import ClusterError, ClusterUnreachable, NodeLost, ProtocolError, Refused, StageFailed
 from cluster.group import Group
-from cluster.messages import (
+from cluster.node.rendezvous import group_secret
+from cluster.wire.encryption import Tls, security
+from cluster.wire.orders import (
     HANDLER,
-    TOPIC,
     AskPhases,
     Dissolve,
-    Done,
     Evict,
     FormStage,
     LimitStore,
+    Peer,
+    Probe,
+    Renew,
+    StageUnits,
+)
+from cluster.wire.phases import timed_phase
+from cluster.wire.reports import (
+    TOPIC,
+    Done,
     NodeReport,
     NotDone,
-    Peer,
     Phase,
     Phases,
-    Probe,
     Probed,
-    Renew,
     StageFormed,
     StageLost,
     StageReport,
-    StageUnits,
-    from_wire,
-    to_wire,
 )
-from cluster.phases import timed_phase
-from cluster.rendezvous import group_secret
+from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.facts import Node, Placement, StagePlan, View
-from schedules.sources import choose_peers, store_first
+from schedules.placing.sources import choose_peers, store_first
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
 
 _log = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ import ssl
 from collections.abc import AsyncGenerator, Callable
 
 from cluster.errors import NoToken, ProtocolError, Refused, StageFailed
-from cluster.messages import Cancel, Event, Failed, Hello, Phase, Rejected, StageFormed, Submit, Tokens
-from cluster.wire import frame, read_frame
+from cluster.wire.codec import frame, read_frame
+from cluster.wire.reports import Phase, StageFormed
+from cluster.wire.requests import Cancel, Event, Failed, Hello, Rejected, Submit, Tokens
 from schedules.facts import Placement
 
 _log = logging.getLogger(__name__)

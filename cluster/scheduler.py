@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 
-from cluster.encryption import Tls, security
+from cluster.wire.encryption import Tls, security
 
 _PAGES = ("scheduler.prometheus", "scheduler.info", "scheduler.json", "health", "statics")
 """Of what Dask's HTTP server has: what only shows. Its proxy, which asks others for whoever comes, is left out."""

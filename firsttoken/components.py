@@ -13,7 +13,7 @@ from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings, environment_name
 
 if TYPE_CHECKING:
-    from cluster.encryption import Tls
+    from cluster.wire.encryption import Tls
     from schedules.objectives import Objectives
 
 FLOW_CONTEXT_FILE = "flow-context.json"
@@ -58,7 +58,7 @@ def run_prefect(settings: Settings) -> None:
 
 def tls_of(settings: Settings) -> "Tls | None":
     """How the parts of the cluster encrypt what they say, if they do. BadCertificate if the files will not do."""
-    from cluster.encryption import Tls
+    from cluster.wire.encryption import Tls
 
     if not settings.cluster.tls_ca:
         return None
@@ -78,7 +78,7 @@ def run_scheduler(settings: Settings) -> None:
 
 def run_node(settings: Settings, name: str) -> None:
     """A node called `name`: its agent, its tiers and its stage processes."""
-    from cluster import node
+    from cluster.node import main as node
 
     _log_to_stderr(settings)
     ssd_dir = settings.home / "nodes" / name / "ssd"
@@ -184,7 +184,7 @@ def run_flows(settings: Settings) -> None:
     """The flow service. It writes a file into the run folder once its flows are registered with Prefect."""
     prepare_flows(settings)
     from flows.service import ServiceConfig, run_service
-    from schedules.cadence import CADENCES, CALIBRATE, PREWARM, with_intervals
+    from schedules.foresight.cadence import CADENCES, CALIBRATE, PREWARM, with_intervals
 
     _log_to_stderr(settings)
     prewarm = settings.prewarm

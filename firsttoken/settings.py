@@ -39,7 +39,7 @@ from firsttoken.setting_types import (
     Timeout,
     Tokens,
 )
-from schedules.cadence import CALIBRATE_EVERY_S, PREWARM_EVERY_S
+from schedules.foresight.cadence import CALIBRATE_EVERY_S, PREWARM_EVERY_S
 
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from firsttoken.client import ColdStart, PhaseOfStart
     from firsttoken.local import Step
     from storage_tiers.checkpoint import Checkpoint
-    from storage_tiers.progress import UnitProgress
+    from storage_tiers.publishing.progress import UnitProgress
     from storage_tiers.remote import ModelStore
 
 
@@ -154,7 +154,7 @@ def publish_with_progress(
 ) -> "Checkpoint":
     """Publish with a bar on `console`; StorageError says what is wrong with the source."""
     with UnitBar("indexing" if in_place else "publishing", name, "reading the source", console) as bar:
-        from storage_tiers.publish import publish
+        from storage_tiers.publishing.publish import publish
 
         checkpoint = publish(source, name, store, dtype=dtype, in_place=in_place, workers=workers, progress=bar.show)
         bar.full(checkpoint.size_bytes)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.client import ClusterClient
-from cluster.encryption import Tls
+from cluster.wire.encryption import Tls
 from flows.errors import NoContext
 from storage_tiers.remote import ModelStore, ObjectStore
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from cluster.messages import StageReport
+from cluster.wire.reports import StageReport
 from flows.artifacts import Row, leave_table
 from flows.context import FlowContext, read_context
 from flows.errors import StagingFailed

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import Row, leave_table
 from flows.context import FlowContext, read_context
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish as publish_model
+from storage_tiers.publishing.publish import publish as publish_model
 
 
 @task(retries=2, retry_delay_seconds=[5, 30], timeout_seconds=6 * 3600, cache_policy=NO_CACHE)

@@ -22,7 +22,7 @@ from prefect.types.entrypoint import EntrypointType
 from flows.calibrate import calibrate
 from flows.prewarm import prewarm
 from flows.publish import publish
-from schedules.cadence import CADENCES, Cadence
+from schedules.foresight.cadence import CADENCES, Cadence
 
 FLOWS: Mapping[str, Flow[..., Any]] = {"publish": publish, "prewarm": prewarm, "calibrate": calibrate}
 DEPLOYMENT = "firsttoken"

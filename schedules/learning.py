@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-from schedules.decision import NETWORK, Corrections
+from schedules.placing.decision import NETWORK, Corrections
 
 KEPT = 16
 BAD_END = 0.9

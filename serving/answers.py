@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.messages import Submit
+from cluster.wire.requests import Submit
 from serving.catalog import ServedModel
 from serving.errors import Broken, Interrupted, ModelFailed, RequestError, TimedOut, error_body
 from serving.logprobs import Entry, InStep, chat_json, completion_json

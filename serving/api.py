@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
-from cluster.phases import unix_s
+from cluster.wire.phases import unix_s
 from serving.answers import Answerer, Ask, ask, timed_out
 from serving.catalog import Catalog
 from serving.cold_start import Ledger

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from cluster.encryption import Tls
+from cluster.wire.encryption import Tls
 from schedules.objectives import Objectives
 from serving.api import Api
 from serving.catalog import Catalog

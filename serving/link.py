@@ -4,8 +4,8 @@ import asyncio
 import logging
 
 from cluster.client import ClusterClient
-from cluster.encryption import Tls
 from cluster.errors import BadCertificate, ClusterUnreachable
+from cluster.wire.encryption import Tls
 
 _log = logging.getLogger(__name__)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0

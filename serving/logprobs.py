@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.messages import TokenLogprobs
+from cluster.wire.requests import TokenLogprobs
 from serving.text import ModelText, TokenText
 
 _LEAST = -9999.0

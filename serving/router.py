@@ -1,7 +1,7 @@
 """Routes each request: to a replica of its model, or into the queue of a cold one that is being started.
 
-The rules are `schedules.lifecycle`, `schedules.scaling` and a policy of `schedules.policies`; this module feeds them what
-happens and carries out what they say. Between reading a replica's state and changing it there is no await.
+The rules are `schedules.lifecycle`, `schedules.scaling` and a policy of `schedules.placing.policies`; this module feeds
+them what happens and carries out what they say. Between reading a replica's state and changing it there is no await.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from typing import Any
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, NoToken, Refused, StageFailed
 from cluster.group import Group
-from cluster.messages import Submit, Tokens
-from schedules.decision import Running
+from cluster.wire.requests import Submit, Tokens
 from schedules.lifecycle import Action, Event, Replica, State, handle
 from schedules.objectives import Objectives
-from schedules.policies import POLICIES
+from schedules.placing.decision import Running
+from schedules.placing.policies import POLICIES
 from schedules.scaling import wanted_replicas
 from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger

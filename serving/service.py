@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass, field
 
 from cluster.group import Group
-from cluster.messages import Phase
-from schedules.decision import Decision, Running
+from cluster.wire.reports import Phase
 from schedules.lifecycle import Replica, State
 from schedules.objectives import Objectives
+from schedules.placing.decision import Decision, Running
 from serving.catalog import ServedModel
 
 

@@ -1,7 +1,7 @@
 """Starts groups for cold models: decides, makes room, forms, and learns from how it came out.
 
-The decision is `schedules.policies`; between it and its entry in the ledger of links there is no await. A node's refusal
-is news, and it is decided again.
+The decision is `schedules.placing.policies`; between it and its entry in the ledger of links there is no await. A node's
+refusal is news, and it is decided again.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from typing import Any
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError
 from cluster.group import Group
-from cluster.phases import timed_phase
-from schedules.decision import NETWORK, Decision, Policy, Question, Running, Wait
+from cluster.wire.phases import timed_phase
 from schedules.facts import NoPlacement, Placement
 from schedules.learning import Learned, Lesson
-from schedules.links import Links
-from schedules.survey import link_rates
+from schedules.ledgers.links import Links
+from schedules.placing.decision import NETWORK, Decision, Policy, Question, Running, Wait
+from schedules.placing.survey import link_rates
 from serving.cold_start import ColdStart, Ledger
 from serving.errors import Unavailable
 from serving.metrics import Metrics

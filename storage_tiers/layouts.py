@@ -2,7 +2,8 @@
 
 A family laid out the standard way (``model.embed_tokens``, ``model.layers.N``, ``model.norm``, ``lm_head``) needs no word
 here but its name. What one needs beyond that is said once, as data, for those who cut its tensors into units and those who
-build its stages. Whether a model is laid out so is read off an empty one when it is published (`storage_tiers.families`).
+build its stages. Whether a model is laid out so is read off an empty one when it is published
+(`storage_tiers.publishing.families`).
 """
 
 from collections.abc import Mapping

@@ -14,13 +14,13 @@ from pathlib import Path
 import httpx
 import psutil
 
-from cluster.encryption import Tls
-from cluster.node_config import NodeConfig
+from cluster.node.config import NodeConfig
+from cluster.wire.encryption import Tls
 from firsttoken.ports import free_port
 from schedules.objectives import Objectives
 
 STOP_DEADLINE_S = 20.0
-_TLS = "from cluster.encryption import Tls; config['tls'] = Tls(**config['tls']) if config['tls'] else None; "
+_TLS = "from cluster.wire.encryption import Tls; config['tls'] = Tls(**config['tls']) if config['tls'] else None; "
 _SCHEDULER = (
     "import json, sys; from cluster.scheduler import run_scheduler; config = json.loads(sys.argv[1]); "
     f"{_TLS}run_scheduler('127.0.0.1', config['port'], 0, config['tls'])"
@@ -33,7 +33,7 @@ _FRONTEND = (
     f"{_TLS}run_frontend(FrontendConfig(**config))"
 )  # fmt: skip
 _NODE = (
-    "import json, sys; from cluster.node import NodeConfig, run_node; config = json.loads(sys.argv[1]); "
+    "import json, sys; from cluster.node.main import NodeConfig, run_node; config = json.loads(sys.argv[1]); "
     f"{_TLS}run_node(NodeConfig(**config))"
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ def verify(model: Model, as_json: AsJson = False, config: Config = None) -> None
     Example: firsttoken verify smollm2
     """
     from firsttoken.view import UnitBar
-    from storage_tiers.verify import verify as verify_model
+    from storage_tiers.publishing.verify import verify as verify_model
 
     store = open_store(load(config))
     with UnitBar("verifying", model, "opening", stderr()) as bar:
@@ -47,7 +47,7 @@ def rm(
 
     Example: firsttoken models rm smollm2
     """
-    from storage_tiers.collect import remove_model
+    from storage_tiers.publishing.collect import remove_model
 
     store = open_store(load(config))
     checkpoint_size = _size_of(model, store)
@@ -74,7 +74,7 @@ def gc(
 
     Example: firsttoken models gc --dry-run
     """
-    from storage_tiers.collect import collect
+    from storage_tiers.publishing.collect import collect
 
     store = open_store(load(config))
     found = collect(store, now_s=time.time(), grace_s=grace, dry_run=dry_run)

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.messages import Fork, NotForked
-from cluster.wire import Channel
+from cluster.wire.codec import Channel
+from cluster.wire.forks import Fork, NotForked
 from serving.prompts.wire import LENGTH, MAX_FRAME_BYTES, Request, frame, unframe
 
 _FORK_TIMEOUT_S = 60.0

@@ -42,8 +42,8 @@ def main() -> None:
 
 
 def _serve(channel_fd: int) -> None:
-    from cluster.messages import Fork, Forked, NotForked
-    from cluster.wire import Channel
+    from cluster.wire.codec import Channel
+    from cluster.wire.forks import Fork, Forked, NotForked
 
     channel = Channel(socket.socket(fileno=channel_fd))
     while True:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.messages import Sampling
+from cluster.wire.requests import Sampling
 from serving.catalog import Catalog, ServedModel
 from serving.errors import BadRequest, ContextTooLong, RequestError
 from serving.requests.sampling_defaults import SamplingDefaults

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from cluster.messages import Sampling
+from cluster.wire.requests import Sampling
 from serving.requests.complaints import refusal
 from serving.requests.conversation import Message, TemplateArguments, TemplateObject
 from serving.requests.sampling_defaults import Sampled, SamplingDefaults

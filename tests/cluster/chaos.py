@@ -18,7 +18,7 @@ from pathlib import Path
 import openai
 import psutil
 
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.reference import greedy, load_reference

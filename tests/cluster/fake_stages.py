@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cluster.batching import Choice, Segment
-from cluster.hop import Header, Op
-from cluster.messages import Submit, Tokens
+from cluster.stage.batching import Choice, Segment
+from cluster.stage.hop import Header, Op
+from cluster.wire.requests import Submit, Tokens
 
 Fed = tuple[int, list[int], int]
 """A slot, what it was fed, and the position of the first of it."""

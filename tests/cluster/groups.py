@@ -10,12 +10,12 @@ import numpy as np
 
 from cluster.client import ClusterClient
 from cluster.group import Group
-from cluster.messages import Sampling, Submit
 from cluster.model_facts import facts_of
+from cluster.wire.requests import Sampling, Submit
 from schedules.facts import Placement, View
-from schedules.policies.fixed import place
+from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny

@@ -8,10 +8,10 @@ import deepspeed
 import torch
 from torch.distributed import FileStore
 
-from cluster.batching import Choice, Segment
-from cluster.hop import Header, Neighbours, Op
-from cluster.membership import join, leave
-from cluster.messages import TokenLogprobs
+from cluster.stage.batching import Choice, Segment
+from cluster.stage.hop import Header, Neighbours, Op
+from cluster.stage.membership import join, leave
+from cluster.wire.requests import TokenLogprobs
 
 HIDDEN = 16
 SIZES = (1, 7, 8, 9, 40, 128, 700)

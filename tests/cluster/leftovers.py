@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from cluster.client import ClusterClient
-from cluster.messages import NodeReport
+from cluster.wire.reports import NodeReport
 from storage_tiers.checkpoint import Checkpoint
 from tests.cluster.groups import TIMEOUT_S
 from tests.real_cluster import RealCluster

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.admission import find_fault
 from cluster.client import ClusterClient
 from cluster.errors import NoToken, Refused
-from cluster.messages import Sampling, Submit
-from cluster.sampling import Sampler
-from storage_tiers.publish import publish
+from cluster.stage.admission import find_fault
+from cluster.stage.sampling import Sampler
+from cluster.wire.requests import Sampling, Submit
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.cluster.groups import form, generate
 from tests.reference import greedy, load_reference

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.attention import Attention, attend
-from cluster.batching import Segment
 from cluster.errors import StageFailed
-from cluster.kv import KvCache
+from cluster.stage.attention import Attention, attend
+from cluster.stage.batching import Segment
+from cluster.stage.kv import KvCache
 
 _DIM = 8
 _SCALE = 0.31

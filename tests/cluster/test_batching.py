@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.batching import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Batching, Choice, room_tokens
-from cluster.messages import Failed, Sampling, Submit, TokenLogprobs, Tokens
+from cluster.stage.batching import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Batching, Choice, room_tokens
+from cluster.wire.requests import Failed, Sampling, Submit, TokenLogprobs, Tokens
 from tests.cluster.played_group import PlayedGroup, ask, expected, text
 
 # ---- rooms

@@ -13,12 +13,13 @@ from distributed.comm import connect
 from torch.distributed import DistStoreError
 
 from cluster.client import ClusterClient
-from cluster.encryption import Tls, security
 from cluster.errors import ClusterUnreachable
-from cluster.meeting import Meeting
-from cluster.messages import Hello, NodeReport
-from cluster.rendezvous import group_secret
-from cluster.wire import frame, read_frame
+from cluster.node.rendezvous import group_secret
+from cluster.stage.meeting import Meeting
+from cluster.wire.codec import frame, read_frame
+from cluster.wire.encryption import Tls, security
+from cluster.wire.reports import NodeReport
+from cluster.wire.requests import Hello
 from firsttoken.credentials import with_certificates
 from firsttoken.settings import load_settings
 from storage_tiers.remote import ModelStore

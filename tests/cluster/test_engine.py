@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.batching import Batching, Choice, Segment, room_tokens
-from cluster.engine import Driver, Fault, Worker, follow
-from cluster.hop import Header, Op
-from cluster.kv import KvCache
-from cluster.messages import Cancel, Rejected, Sampling, Submit, Tokens, to_wire
+from cluster.stage.batching import Batching, Choice, Segment, room_tokens
+from cluster.stage.engine import Driver, Fault, Worker, follow
+from cluster.stage.hop import Header, Op
+from cluster.stage.kv import KvCache
+from cluster.wire.requests import Cancel, Rejected, Sampling, Submit, Tokens
+from cluster.wire.vocabulary import to_wire
 from tests.cluster.fake_stages import FakeNeighbours, FakeWorker, texts_of
 
 _STOP = 99

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.client import ClusterClient
-from cluster.messages import Sampling, Submit
+from cluster.wire.requests import Sampling, Submit
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.cluster.groups import GREEDY, form, generate, prompts_of, tokens_of
 from tests.reference import gaps, greedy, load_reference

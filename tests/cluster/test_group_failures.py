@@ -12,13 +12,14 @@ import pytest_asyncio
 from cluster.client import ClusterClient
 from cluster.errors import StageFailed
 from cluster.group import Group
-from cluster.messages import Dissolve, Done, StageFormed
 from cluster.model_facts import facts_of
+from cluster.wire.orders import Dissolve
+from cluster.wire.reports import Done, StageFormed
 from schedules.facts import Placement
-from schedules.policies.fixed import place
+from schedules.placing.policies.fixed import place
 from schedules.rates import NIC, SSD, STREAM
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.cluster.groups import form, form_on, generate
 from tests.cluster.leftovers import report_of

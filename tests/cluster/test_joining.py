@@ -11,8 +11,8 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.group import Group
-from cluster.messages import Sampling, Submit
-from storage_tiers.publish import publish
+from cluster.wire.requests import Sampling, Submit
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.cluster.groups import GREEDY, TIMEOUT_S, form, generate, prompts_of
 from tests.reference import greedy, load_reference

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.batching import Segment
-from cluster.kv import SLAB_ROWS, KvCache, Slab, StepPlan
+from cluster.stage.batching import Segment
+from cluster.stage.kv import SLAB_ROWS, KvCache, Slab, StepPlan
 
 _CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from cluster.errors import StageFailed
-from cluster.local_stage import LocalStage
-from cluster.messages import FormStage
+from cluster.node.local_stage import LocalStage
+from cluster.wire.orders import FormStage
 
 _DEADLINE_S = 30.0
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.batching import Batching, Choice, Segment, room_tokens
-from cluster.engine import Driver, Worker, follow
-from cluster.hop import Header
-from cluster.kv import KvCache
-from cluster.messages import Cancel, Rejected, Submit, Tokens
 from cluster.model_facts import model_config
-from cluster.stage_model import StageModel
+from cluster.stage.batching import Batching, Choice, Segment, room_tokens
+from cluster.stage.engine import Driver, Worker, follow
+from cluster.stage.hop import Header
+from cluster.stage.kv import KvCache
+from cluster.stage.model import StageModel
+from cluster.wire.requests import Cancel, Rejected, Submit, Tokens
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.cluster.groups import GREEDY, prompts_of
 from tests.published import tensors_by_store

@@ -8,20 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ProtocolError
-from cluster.messages import (
-    Done,
-    Hello,
-    Phase,
-    Sampling,
-    Submit,
-    Tokens,
-    UnitHere,
-    from_wire,
-    load_vocabulary,
-    pack,
-    to_wire,
-    unpack,
-)
+from cluster.wire.reports import Done, Phase
+from cluster.wire.requests import Hello, Sampling, Submit, Tokens
+from cluster.wire.stages import UnitHere
+from cluster.wire.vocabulary import from_wire, load_vocabulary, pack, to_wire, unpack
 from tests.cluster.vocabulary import KINDS, any_message
 from tests.storage_tiers.handmade import unit_of
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from cluster.batching import Choice
-from cluster.messages import Sampling
-from cluster.sampling import Sampler
+from cluster.stage.batching import Choice
+from cluster.stage.sampling import Sampler
+from cluster.wire.requests import Sampling
 
 _SIZE = 12
 _LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=_SIZE, max_size=_SIZE).map(torch.tensor)

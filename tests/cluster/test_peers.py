@@ -14,16 +14,18 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, ProtocolError
-from cluster.messages import FormStage, NodeReport, Peer, from_wire, to_wire
 from cluster.model_facts import facts_of
-from cluster.peers import KEPT_PEERS, Peers
+from cluster.node.peers import KEPT_PEERS, Peers
 from cluster.scheduler import without_contents
+from cluster.wire.orders import FormStage, Peer
+from cluster.wire.reports import NodeReport
+from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.facts import Node, Placement
-from schedules.policies.fixed import place
+from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.dram import DramTier
 from storage_tiers.remote import ModelStore
-from storage_tiers.ssd import SsdTier
+from storage_tiers.tiers.dram import DramTier
+from storage_tiers.tiers.ssd import SsdTier
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
 from tests.real_cluster import RealCluster, run_cluster
 from tests.storage_tiers.handmade import bytes_of, unit_of

@@ -14,14 +14,15 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from cluster import parentage
-from cluster.child import Child
 from cluster.errors import StageFailed
-from cluster.messages import Beat, Build, Formed, FormStage, RowsHere
-from cluster.pool import StagePool
-from cluster.rendezvous import Rendezvous, group_secret
-from cluster.stage_process import StageProcess
-from cluster.wire import Channel
+from cluster.node import parentage
+from cluster.node.child import Child
+from cluster.node.pool import StagePool
+from cluster.node.rendezvous import Rendezvous, group_secret
+from cluster.node.stage_process import StageProcess
+from cluster.wire.codec import Channel
+from cluster.wire.orders import FormStage
+from cluster.wire.stages import Beat, Build, Formed, RowsHere
 from tests.cluster.limits import few_descriptors, few_processes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

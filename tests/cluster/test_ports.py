@@ -11,7 +11,7 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.scheduler import own_pages
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.cluster.groups import PROMPT, form, generate
 from tests.firsttoken.processes import listening

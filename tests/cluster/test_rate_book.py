@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.compute_probe import measure_products
-from cluster.pace import Pace
-from cluster.pulse import Pulse
-from cluster.rate_book import FILE, RateBook
+from cluster.node.rate_book import FILE, RateBook
+from cluster.stage.compute_probe import measure_products
+from cluster.stage.pace import Pace
+from cluster.stage.pulse import Pulse
 from schedules.facts import Rate
 from schedules.rates import DECODE, NIC, PREFILL, PREFILL_TOKENS, STORE, formed
 

@@ -10,12 +10,12 @@ import pytest_asyncio
 
 from cluster.client import ClusterClient
 from cluster.errors import Refused, StageFailed
-from cluster.probe import OF_NODE, OF_STORE
-from cluster.rate_book import FILE
+from cluster.node.probe import OF_NODE, OF_STORE
+from cluster.node.rate_book import FILE
 from schedules.facts import Node
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import form, form_on, generate, prompts_of
 from tests.real_cluster import RealCluster, run_cluster

@@ -13,9 +13,9 @@ from datetime import timedelta
 import pytest
 from torch.distributed import DistStoreError, PrefixStore, Store, TCPStore
 
-from cluster.meeting import Meeting
-from cluster.messages import Hello
-from cluster.rendezvous import MOST_GROUP_BYTES, MOST_VALUE_BYTES, Rendezvous, group_secret
+from cluster.node.rendezvous import MOST_GROUP_BYTES, MOST_VALUE_BYTES, Rendezvous, group_secret
+from cluster.stage.meeting import Meeting
+from cluster.wire.requests import Hello
 from storage_tiers.strangers import MOST_STRANGERS
 
 TIMEOUT_S = 20.0

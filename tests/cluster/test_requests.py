@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from cluster import door as door_module
-from cluster.door import HELLO_BYTES
-from cluster.messages import Cancel, Done, Failed, Hello, Rejected, Submit, Tokens
-from cluster.requests import RequestServer
-from cluster.wire import frame, read_frame
+from cluster.stage.request_server import RequestServer
+from cluster.wire import door as door_module
+from cluster.wire.codec import frame, read_frame
+from cluster.wire.door import HELLO_BYTES
+from cluster.wire.reports import Done
+from cluster.wire.requests import Cancel, Failed, Hello, Rejected, Submit, Tokens
 from storage_tiers.strangers import MOST_STRANGERS
 
 _HELLO = Hello("group", "geheimnis-ß")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.batching import PREFILL_TOKENS, Batching
-from cluster.engine import Driver, Worker
-from cluster.kv import KvCache
-from cluster.messages import Rejected, Submit, Tokens
 from cluster.model_facts import model_config, renewal_border
-from cluster.stage_model import StageModel
+from cluster.stage.batching import PREFILL_TOKENS, Batching
+from cluster.stage.engine import Driver, Worker
+from cluster.stage.kv import KvCache
+from cluster.stage.model import StageModel
+from cluster.wire.requests import Rejected, Submit, Tokens
 from tests.cluster.fake_stages import texts_of
 from tests.cluster.groups import GREEDY, prompts_of
 from tests.reference import greedy, load_reference

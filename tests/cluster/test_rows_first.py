@@ -11,13 +11,13 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.group import Group
-from cluster.lookup import ROWS
-from cluster.messages import Submit
 from cluster.model_facts import facts_of
+from cluster.stage.lookup import ROWS
+from cluster.wire.requests import Submit
 from schedules.facts import Placement, View
-from schedules.policies.fixed import place
+from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import GREEDY, TIMEOUT_S, generate, prompts_of
 from tests.real_cluster import RealCluster, run_cluster

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.client import ClusterClient
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import form, generate
 from tests.real_cluster import run_cluster

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.batching import Choice
-from cluster.messages import Sampling, TokenLogprobs
-from cluster.sampling import Sampler, choose_all, uniform
+from cluster.stage.batching import Choice
+from cluster.stage.sampling import Sampler, choose_all, uniform
+from cluster.wire.requests import Sampling, TokenLogprobs
 
 _GREEDY = Sampling(temperature=0.0)
 _LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=20).map(torch.tensor)

@@ -10,10 +10,10 @@ from benchmarks.bucket_server import serve_buckets
 from benchmarks.loading_runs import Absent
 from benchmarks.shaped_link import shaped_link
 from cluster.client import ClusterClient
-from cluster.rate_book import FILE
+from cluster.node.rate_book import FILE
 from schedules.facts import Rate
 from schedules.rates import NIC
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import form, generate
 from tests.real_cluster import run_cluster

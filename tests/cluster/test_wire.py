@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ProtocolError
-from cluster.messages import Broken, Cancel, Done, Hello
-from cluster.wire import MAX_FRAME_BYTES, Channel, frame, read_frame
+from cluster.wire.codec import MAX_FRAME_BYTES, Channel, frame, read_frame
+from cluster.wire.reports import Done
+from cluster.wire.requests import Cancel, Hello
+from cluster.wire.stages import Broken
 from tests.cluster.vocabulary import KINDS, any_message
 
 _MESSAGES = st.lists(st.sampled_from(KINDS).flatmap(any_message), max_size=5)

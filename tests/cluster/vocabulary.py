@@ -8,18 +8,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cluster import messages
+from cluster.wire import forks, orders, reports, requests, stages, store
 from storage_tiers.checkpoint import Blocks, Extent, TensorSpec, UnitIndex, lay_out
 
-_PARTS_ONLY = {messages.Peer, messages.Phase, messages.Sampling, messages.TokenLogprobs}
+_PARTS_ONLY = {orders.Peer, reports.Phase, requests.Sampling, requests.TokenLogprobs}
 """Travel inside of messages, never alone."""
 
 KINDS: tuple[type, ...] = tuple(
     found
-    for found in vars(messages).values()
+    for module in (orders, reports, forks, stages, requests, store)
+    for found in vars(module).values()
     if isinstance(found, type)
     and dataclasses.is_dataclass(found)
-    and found.__module__ == messages.__name__
+    and found.__module__ == module.__name__
     and found not in _PARTS_ONLY
 )
 
@@ -33,7 +34,7 @@ def any_message(kind: type) -> st.SearchStrategy[Any]:
 def _any(hint: Any) -> st.SearchStrategy[Any]:
     if hint is UnitIndex:
         return _units()
-    if hint == messages.Digest:
+    if hint == orders.Digest:
         return _DIGESTS
     if dataclasses.is_dataclass(hint):
         return any_message(hint)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from firsttoken.cli import app as cli
 from firsttoken.settings import Settings, load_settings, sections, setting_names
 from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
-from schedules.cadence import CADENCES
+from schedules.foresight.cadence import CADENCES
 from schedules.lifecycle import State, draw
 from serving import errors
 from serving.app import FrontendConfig, create_app

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.encryption import Tls
 from cluster.errors import BadCertificate
+from cluster.wire.encryption import Tls
 from firsttoken.components import prefect_environment, run_prefect, tls_of
 from firsttoken.credentials import PREFECT_AUTH_FILE, TLS_FOLDER, with_certificates, with_prefect_auth
 from firsttoken.errors import SettingsError

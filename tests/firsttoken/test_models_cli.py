@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.storage_tiers.handmade import flip
 from tests.tiny import make_tiny

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.encryption import Tls
+from cluster.wire.encryption import Tls
 from firsttoken.components import prefect_environment
 from firsttoken.settings import load_settings
 from flows.artifacts import artifact_key

@@ -15,7 +15,7 @@ from infra.lab import network
 from infra.lab.disks import limit_disks
 from infra.lab.network import LabError, Network
 from infra.lab.platform import parse_rate, run_lab
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.tiny import make_tiny
 

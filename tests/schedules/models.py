@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from schedules.decision import Question
 from schedules.facts import Model, Node, Rate, Unit, View
-from schedules.links import Links
+from schedules.ledgers.links import Links
 from schedules.objectives import Objectives
+from schedules.placing.decision import Question
+from schedules.placing.survey import link_rates
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
-from schedules.survey import link_rates
 
 SIZES = st.integers(1, 60)
 TIERS = ("dram", "ssd")

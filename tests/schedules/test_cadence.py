@@ -2,7 +2,7 @@
 
 import pytest
 
-from schedules.cadence import CADENCES, CALIBRATE, PREWARM, PUBLISH, Cadence, with_intervals
+from schedules.foresight.cadence import CADENCES, CALIBRATE, PREWARM, PUBLISH, Cadence, with_intervals
 
 
 def test_prewarm_runs_every_few_minutes_and_publish_only_when_asked() -> None:

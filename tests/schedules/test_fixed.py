@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.facts import Model, NoPlacement, Placement, View
-from schedules.partition import split_layers, stage_bytes
-from schedules.policies.fixed import place
+from schedules.placing.partition import split_layers, stage_bytes
+from schedules.placing.policies.fixed import place
 from tests.schedules.models import model_of, models, node_of, views
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.decision import IN_DRAM, NETWORK, Corrections
 from schedules.learning import KEPT, Learned, Lesson
+from schedules.placing.decision import IN_DRAM, NETWORK, Corrections
 
 
 def _learned(errors_s: list[float], degree: int = 1) -> Learned:

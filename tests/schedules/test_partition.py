@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.facts import Model
-from schedules.partition import critical_bytes, split_layers, stage_bytes, stage_units
+from schedules.placing.partition import critical_bytes, split_layers, stage_bytes, stage_units
 from tests.schedules.models import model_of, models
 
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.decision import Candidate, Corrections, Decision, Question, Running, Wait
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
-from schedules.links import Links, shares
+from schedules.ledgers.links import Links, shares
 from schedules.objectives import Objectives
-from schedules.policies import POLICIES
-from schedules.policies.planned import AS_FAST
+from schedules.placing.decision import Candidate, Corrections, Decision, Question, Running, Wait
+from schedules.placing.policies import POLICIES
+from schedules.placing.policies.planned import AS_FAST
+from schedules.placing.survey import link_rates
 from schedules.rates import STORE, formed
-from schedules.survey import link_rates
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
 
 PLANNED = POLICIES["planned"]

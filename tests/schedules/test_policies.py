@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.decision import Question
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
-from schedules.links import Links, Transfer
+from schedules.ledgers.links import Links, Transfer
 from schedules.objectives import Objectives
-from schedules.policies import POLICIES
-from schedules.policies.hydraserve import shared
+from schedules.placing.decision import Question
+from schedules.placing.policies import POLICIES
+from schedules.placing.policies.hydraserve import shared
+from schedules.placing.survey import link_rates
 from schedules.rates import BUS, DECODE
-from schedules.survey import link_rates
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
 
 HYDRA, SLLM = POLICIES["hydraserve"], POLICIES["serverlessllm"]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.facts import Node, Rate, View
+from schedules.placing.sources import PEERS_PER_UNIT, TIERS, choose_peers, store_first
 from schedules.rates import NIC, STORE
-from schedules.sources import PEERS_PER_UNIT, TIERS, choose_peers, store_first
 from tests.schedules.models import node_of
 
 DIGESTS = tuple(f"digest{number}" for number in range(5))

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import schedules.survey
-from schedules.candidates import candidate
+import schedules.placing.survey
 from schedules.facts import Model, Rate, View
-from schedules.links import Links, Transfer
+from schedules.ledgers.links import Links, Transfer
 from schedules.objectives import Objectives
-from schedules.partition import split_layers, stage_bytes
+from schedules.placing.candidates import candidate
+from schedules.placing.partition import split_layers, stage_bytes
+from schedules.placing.survey import Survey, link_rates, runs_of
 from schedules.rates import NIC, STORE
-from schedules.survey import Survey, link_rates, runs_of
 from tests.schedules.models import measured_views, model_of, models, node_of, question_of, rates_of, views
 
 
@@ -30,8 +30,8 @@ def test_what_fits_on_any_nodes_fits_on_the_short_list(case: tuple[Model, View, 
     """With so short a list that choosing matters, against trying all."""
     model, view, degree = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedules.survey, "HOLDERS", 1)
-        patch.setattr(schedules.survey, "SPARE", 0)
+        patch.setattr(schedules.placing.survey, "HOLDERS", 1)
+        patch.setattr(schedules.placing.survey, "SPARE", 0)
         survey = Survey(question_of(model, view, Objectives(kv_tokens=kv_tokens)))
         found = candidate(survey, degree)
     bounds, kv_bytes = split_layers(model, degree), model.kv_bytes_per_token * kv_tokens

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.messages import Submit, Tokens
+from cluster.wire.requests import Submit, Tokens
 from serving.answers import Answerer, Ask
 from serving.errors import Interrupted, ModelFailed, RequestError, TimedOut, Unavailable
 from serving.metrics import Metrics

@@ -10,9 +10,9 @@ import httpx
 import openai
 import pytest
 
-from cluster.messages import Phase
+from cluster.wire.reports import Phase
 from serving.cold_start import ColdStart
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.stepped_clock import SteppedClock
@@ -23,9 +23,9 @@ PROMPT, TOKENS = [5, 6, 7], 150
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("schedules", "storage_tiers", "cluster", "serving", "flows", "firsttoken")
 OF_THE_WORLD = {
-    "cluster/encryption.py": "certificates",
+    "cluster/wire/encryption.py": "certificates",
     "firsttoken/local.py": "certificates",
-    "cluster/phases.py": "phases of several machines",
+    "cluster/wire/phases.py": "phases of several machines",
     "serving/answers.py": "`created` of an answer",
     "serving/history.py": "the age of rows",
     "firsttoken/commands/upkeep.py": "the age of objects in the store",

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from storage_tiers.checkpoint import ROOT
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.tiny import make_tiny
 

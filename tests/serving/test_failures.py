@@ -11,7 +11,7 @@ import openai
 import psutil
 import pytest
 
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.reference import greedy, load_reference

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.serving.test_prompts import LOOPS

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.messages import TokenLogprobs
+from cluster.wire.requests import TokenLogprobs
 from serving.logprobs import Entry, InStep, chat_json, completion_json
 from serving.text import StopStrings
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from cluster.messages import Sampling
+from cluster.wire.requests import Sampling
 from schedules.objectives import Objectives
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
@@ -20,7 +20,7 @@ from serving.requests.preparing import Prepared, Preparer
 from serving.requests.sampling_defaults import SamplingDefaults, defaults_of
 from serving.requests.schemas import ChatRequest, CompletionRequest
 from serving.router import Router, RouterLimits
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.serving.tokenizers import CHATML, byte_files, byte_tokenizer, files_of
 from tests.tiny import make_tiny

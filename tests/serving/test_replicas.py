@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.serving.test_failures import DEADLINE_S, PROMPT, replicas, stage_processes, wait_until

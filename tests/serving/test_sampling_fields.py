@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.reference import load_reference
 from tests.serving.tokenizers import LocalText

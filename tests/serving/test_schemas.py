@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.messages import Sampling, Submit, pack, unpack
+from cluster.wire.requests import Sampling, Submit
+from cluster.wire.vocabulary import pack, unpack
 from serving.requests.sampling_defaults import SamplingDefaults
 from serving.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
 

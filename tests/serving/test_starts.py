@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.messages import Phase
+from cluster.wire.reports import Phase
 from schedules.facts import View
-from schedules.policies import POLICIES
+from schedules.placing.policies import POLICIES
 from serving.cold_start import ColdStart
 from serving.service import Start
 from serving.starts import predicted_of

@@ -10,12 +10,12 @@ import pytest
 
 from storage_tiers import s3
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.dram import DramTier
 from storage_tiers.errors import StoreUnavailable
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.ssd import SsdTier
-from storage_tiers.stack import Priority, TierStack
+from storage_tiers.tiers.dram import DramTier
+from storage_tiers.tiers.ssd import SsdTier
+from storage_tiers.tiers.stack import Priority, TierStack
 from tests.s3_server import S3Server
 from tests.storage_tiers.bad_network import proxy, pump, reset
 from tests.tiny import make_tiny

@@ -14,9 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from storage_tiers import memory
-from storage_tiers.dram import DramTier
 from storage_tiers.errors import OutOfSpace
+from storage_tiers.tiers import memory
+from storage_tiers.tiers.dram import DramTier
 from tests.storage_tiers.handmade import open_descriptors
 
 _UNIT = 4096
@@ -45,7 +45,7 @@ def test_what_was_written_is_what_another_process_maps() -> None:
     segment.views(_UNIT - 2, 5)[0][:] = b"hello"
     tier.commit("a")
     code = (
-        "import sys; from storage_tiers.memory import Run, map_runs; "
+        "import sys; from storage_tiers.tiers.memory import Run, map_runs; "
         "runs = [Run(*map(int, pair.split(':'))) for pair in sys.argv[2:]]; "
         "memory = memoryview(map_runs(int(sys.argv[1]), runs)); "
         f"print(bytes(memory[{_UNIT - 2}:{_UNIT + 3}]).decode())"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from storage_tiers.errors import SourceError
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.tiny import make_tiny
 

@@ -14,15 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_tiers import model_folder
 from storage_tiers.bounded_json import parse_json
 from storage_tiers.errors import SourceError
-from storage_tiers.folders import LocalFolder
-from storage_tiers.gguf_header import check_header
-from storage_tiers.plan import make_plan
+from storage_tiers.publishing import model_folder
+from storage_tiers.publishing.folders import LocalFolder
+from storage_tiers.publishing.gguf_header import check_header
+from storage_tiers.publishing.plan import make_plan
+from storage_tiers.publishing.safetensors_source import read_header
+from storage_tiers.publishing.sources import open_source
 from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.safetensors_source import read_header
-from storage_tiers.sources import open_source
 from tests.tiny import make_tiny
 from tests.tiny_gguf import make_tiny_gguf
 

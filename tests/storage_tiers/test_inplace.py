@@ -14,12 +14,12 @@ from zarr.storage import FsspecStore
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import Corrupt, Missing, SourceError
-from storage_tiers.inplace import REFERENCES
-from storage_tiers.origin import RemoteTier
-from storage_tiers.progress import UnitProgress
-from storage_tiers.publish import publish
+from storage_tiers.publishing.inplace import REFERENCES
+from storage_tiers.publishing.progress import UnitProgress
+from storage_tiers.publishing.publish import publish
+from storage_tiers.publishing.verify import verify
 from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.verify import verify
+from storage_tiers.tiers.remote_tier import RemoteTier
 from tests.storage_tiers.handmade import flip
 from tests.tiny import SUPPORTED_FAMILIES, make_tiny
 from tests.tiny_gguf import make_tiny_gguf

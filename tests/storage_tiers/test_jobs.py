@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from storage_tiers.jobs import Jobs, Rank
+from storage_tiers.tiers.jobs import Jobs, Rank
 
 DEADLINE_S = 20.0
 URGENT, LATER, BEHIND = Rank(0), Rank(5, patient=True), Rank(20)
@@ -85,7 +85,7 @@ def test_after_the_end_nothing_begins_and_what_is_left_is_told() -> None:
 
 
 def test_a_job_that_hangs_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage_tiers.jobs.PATIENCE_S", 0.1)
+    monkeypatch.setattr("storage_tiers.tiers.jobs.PATIENCE_S", 0.1)
     jobs, done, began, go_on = Jobs(), list[str](), threading.Event(), threading.Event()
 
     def hang() -> None:

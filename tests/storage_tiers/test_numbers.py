@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from storage_tiers.errors import SourceError
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from tests.published import same_bits, tensors_by_store
 from tests.tiny import make_tiny

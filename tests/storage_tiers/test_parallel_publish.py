@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import SourceError
-from storage_tiers.progress import UnitProgress
-from storage_tiers.publish import publish
+from storage_tiers.publishing.progress import UnitProgress
+from storage_tiers.publishing.publish import publish
+from storage_tiers.publishing.verify import verify
 from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.verify import verify
 from storage_tiers.workers import Stopped, check, run_all
 from tests.storage_tiers.test_publish import _make_large
 from tests.tiny import make_tiny
@@ -53,7 +53,7 @@ def test_units_are_written_at_the_same_time(tmp_path: Path, store: ModelStore) -
 
 _PUBLISH = """
 import sys
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 
 def tell(progress):
@@ -120,7 +120,7 @@ def test_publishers_in_different_processes_end_well(tmp_path: Path, store: Model
 _LIMITED = """
 import resource, sys
 from pathlib import Path
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 
 store = ModelStore(ObjectStore(sys.argv[3]))

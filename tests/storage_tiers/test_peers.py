@@ -11,14 +11,14 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from storage_tiers import peer as peer_module
-from storage_tiers.dram import DramTier
 from storage_tiers.errors import StoreUnavailable
-from storage_tiers.peer import REST_S, PeerServer, PeerTier
 from storage_tiers.remote import ModelStore
-from storage_tiers.ssd import SsdTier
 from storage_tiers.strangers import MOST_STRANGERS
-from storage_tiers.tier import total_bytes
+from storage_tiers.tiers import peer as peer_module
+from storage_tiers.tiers.dram import DramTier
+from storage_tiers.tiers.peer import REST_S, PeerServer, PeerTier
+from storage_tiers.tiers.ssd import SsdTier
+from storage_tiers.tiers.tier import total_bytes
 from tests.storage_tiers.bad_network import Relay, proxy, pump, reset
 from tests.storage_tiers.handmade import CHUNK_BYTES, aligned, bytes_of, open_descriptors, unit_of
 from tests.storage_tiers.stack_node import CHUNKS, UNIT_BYTES, WAIT_S, Node, Units, running

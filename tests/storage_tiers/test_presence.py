@@ -9,9 +9,9 @@ import pytest
 from storage_tiers.checkpoint import ROOT
 from storage_tiers.errors import Corrupt
 from storage_tiers.presence import check_present
-from storage_tiers.probe import find_published
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.tiers.probe import find_published
 from tests.storage_tiers.tokenizers import byte_tokenizer
 from tests.tiny import make_tiny
 

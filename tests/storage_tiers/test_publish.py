@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage_tiers.checkpoint import ROOT
 from storage_tiers.errors import SourceError, StorageError
-from storage_tiers.progress import UnitProgress
-from storage_tiers.publish import publish
+from storage_tiers.publishing.progress import UnitProgress
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.published import files_by_zarr, same_bits, tensors_by_store, tensors_by_zarr
 from tests.tiny import SUPPORTED_FAMILIES, make_tiny
@@ -279,7 +279,7 @@ def test_a_name_that_will_not_do_is_refused_before_anything_is_read(store: Model
 
 _KILLED = """
 import sys
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 
 def wait(progress):
@@ -323,7 +323,7 @@ def test_a_killed_publish_is_invisible_and_is_taken_up_where_it_stopped(tmp_path
 
 _MEASURED = """
 import resource, sys
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 
 def peak_bytes():

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage_tiers import rows as rows_module
 from storage_tiers.checkpoint import ROOT, Blocks, TensorEntry, TensorSpec, UnitIndex, lay_out, shard_index
-from storage_tiers.dram import DramTier
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
-from storage_tiers.fallback import ATTEMPTS
-from storage_tiers.origin import RemoteTier
-from storage_tiers.peer import PeerServer, PeerTier
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.rows import GAP_BLOCKS, RowReader, embedding_of
-from storage_tiers.ssd import SsdTier
-from storage_tiers.tier import Tier, Views, total_bytes
-from storage_tiers.wrappers import Faulty
+from storage_tiers.tiers import rows as rows_module
+from storage_tiers.tiers.dram import DramTier
+from storage_tiers.tiers.fallback import ATTEMPTS
+from storage_tiers.tiers.peer import PeerServer, PeerTier
+from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.rows import GAP_BLOCKS, RowReader, embedding_of
+from storage_tiers.tiers.ssd import SsdTier
+from storage_tiers.tiers.tier import Tier, Views, total_bytes
+from storage_tiers.tiers.wrappers import Faulty
 from tests.storage_tiers.handmade import aligned, bytes_of, digest_of, flip
 from tests.tiny import make_tiny
 

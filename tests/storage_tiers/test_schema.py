@@ -30,7 +30,7 @@ from storage_tiers.checkpoint import (
     unit_digest,
 )
 from storage_tiers.errors import Corrupt, SourceError
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.schema import parse_array, parse_root
 from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer

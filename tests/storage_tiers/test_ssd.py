@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
-from storage_tiers.ssd import SsdTier
+from storage_tiers.tiers.ssd import SsdTier
 from tests.storage_tiers.handmade import CHUNK_BYTES, aligned, bytes_of, unit_of
 
 _UNIT = 2 * CHUNK_BYTES
@@ -253,7 +253,7 @@ def _run(tmp_path: Path, program: str) -> int:
     """Run `program` in a process of its own, with an empty tier and a unit's digest and data at hand."""
     given_first = (
         "import mmap, os, resource, signal, sys\n"
-        "from storage_tiers.ssd import SsdTier\n"
+        "from storage_tiers.tiers.ssd import SsdTier\n"
         "tier, digest, views = SsdTier(sys.argv[1], 1 << 20), sys.argv[2], [memoryview(mmap.mmap(-1, 1 << 20))]\n"
     )
     command = [sys.executable, "-c", given_first + program, str(tmp_path), _DIGESTS[0]]

@@ -11,7 +11,7 @@ import crc32c
 
 from storage_tiers.checkpoint import UnitIndex, UnitLayout, shard_index
 from storage_tiers.remote import ModelStore
-from storage_tiers.ssd import SsdTier
+from storage_tiers.tiers.ssd import SsdTier
 from tests.storage_tiers.handmade import bytes_of, digest_of
 
 _ROOT_FOLDER = Path(__file__).parents[2]
@@ -22,10 +22,10 @@ _LOAD_FOREVER = """
 import sys, time
 from random import Random
 from storage_tiers import ssd as ssd_module
-from storage_tiers.dram import DramTier
+from storage_tiers.tiers.dram import DramTier
 from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.ssd import SsdTier
-from storage_tiers.stack import Priority, TierStack
+from storage_tiers.tiers.ssd import SsdTier
+from storage_tiers.tiers.stack import Priority, TierStack
 from tests.storage_tiers.test_ssd_crash import _KEPT, _UNIT_BYTES, make_units
 
 store, folder, seed = ModelStore(ObjectStore(sys.argv[1])), sys.argv[2], int(sys.argv[3])

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
-from storage_tiers.dram import DramTier
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
-from storage_tiers.origin import RemoteTier
-from storage_tiers.peer import PeerServer, PeerTier
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.ssd import SsdTier
-from storage_tiers.tier import Tier, Views
-from storage_tiers.wrappers import Faulty, Throttled
+from storage_tiers.tiers.dram import DramTier
+from storage_tiers.tiers.peer import PeerServer, PeerTier
+from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.ssd import SsdTier
+from storage_tiers.tiers.tier import Tier, Views
+from storage_tiers.tiers.wrappers import Faulty, Throttled
 from tests.s3_server import S3Server
 from tests.tiny import make_tiny
 

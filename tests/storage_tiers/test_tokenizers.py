@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from transformers import AutoTokenizer
 
 from storage_tiers.errors import SourceError
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore
 from storage_tiers.tokenizers import judge_of, open_tokenizer, settled
 from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer, train_sentencepiece

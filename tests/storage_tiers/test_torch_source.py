@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from storage_tiers.errors import SourceError
-from storage_tiers.publish import publish
+from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.published import same_bits, tensors_by_store
 from tests.tiny import make_tiny

@@ -1,0 +1,249 @@
+"""The stages of a node: memory reserved for each, its start, its units on their way, its end."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+from cluster.errors import Refused, StageFailed
+from cluster.node.config import NodeConfig
+from cluster.node.local_stage import LocalStage
+from cluster.node.peers import Peers
+from cluster.node.pool import StagePool
+from cluster.node.rate_book import RateBook
+from cluster.node.row_service import RowService
+from cluster.node.stage_process import StageProcess
+from cluster.node.tasks import Tasks
+from cluster.wire.orders import FormStage, StageUnits
+from cluster.wire.phases import timed_phase
+from cluster.wire.reports import TAKE_PROCESS, Phase, StageFormed
+from cluster.wire.stages import Build
+from schedules.rates import STORE, formed
+from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.errors import StorageError
+from storage_tiers.tiers.stack import Loaded, Priority, TierStack
+
+_log = logging.getLogger(__name__)
+KEPT_PHASES = 64
+REFILL_AT_LATEST_S = 10.0
+OTHERS_STEP_S = 0.5
+"""So long the other stages of a group may take for their first steps once one has done its own."""
+WATCH_EVERY_S = 0.2
+
+
+def load(
+    tiers: TierStack, peers: Peers, order: FormStage | StageUnits, unit: UnitIndex, priority: Priority, turn: int = 0
+) -> Future[Loaded]:
+    """Have a unit that an order names brought to dram."""
+    late = isinstance(order, FormStage) and unit.digest in order.store_first
+    return tiers.load(order.model, unit, priority, peers.sources(order.peers, unit), turn, peers_last=late)
+
+
+class LocalStages:
+    """Use from the node's event loop. `on_change` is called when a stage comes or goes, `on_lost` with the group and the
+    cause when one cannot go on."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        tiers: TierStack,
+        peers: Peers,
+        rates: RateBook,
+        pool: StagePool,
+        tasks: Tasks,
+        on_change: Callable[[], None],
+        on_lost: Callable[[str, str], None],
+    ) -> None:
+        self._config, self._tiers, self._peers, self._rates, self._pool = config, tiers, peers, rates, pool
+        self._tasks, self._on_change, self._tell_lost = tasks, on_change, on_lost
+        self._rows = RowService(tiers, peers)
+        self._stages: dict[str, LocalStage] = {}
+        self._phases: dict[str, list[Phase]] = {}
+        self._turn = 0
+        self._closing = False
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that have a stage here."""
+        return tuple(self._stages)
+
+    @property
+    def starting(self) -> bool:
+        """From any thread: whether a cold start is under way."""
+        return any(stage.starting for stage in list(self._stages.values()))
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Of the device's memory, what the stages have reserved."""
+        return sum(stage.order.reserve_bytes for stage in self._stages.values())
+
+    @property
+    def sharing(self) -> int:
+        """How many stages of a group share this machine at most; 1 without any."""
+        return max((stage.order.sharing for stage in self._stages.values()), default=1)
+
+    def phases(self, group: str) -> tuple[Phase, ...]:
+        """What was done here for the group; the last KEPT_PHASES groups are remembered."""
+        return tuple(self._phases.get(group, ()))
+
+    async def form(self, order: FormStage) -> StageFormed:
+        """Reserve, start the fetch and a stage process at once, and answer when the stage is in its group."""
+        started_s = time.monotonic()
+        stage = self._reserve(order)
+        here = all(self._tiers.holds(unit) for unit in order.units)
+        secret = secrets.token_hex(16)
+        try:
+            async with asyncio.timeout(order.timeout_s):
+                self._turn += 1
+                turn, later = self._turn, self._held_back(order)
+                now = [unit for unit in order.units if unit not in later]
+                loads = [load(self._tiers, self._peers, order, unit, _priority(order, unit), turn) for unit in now]
+                stage.expect(loads, self._tiers.give_up)
+
+                def give(process: StageProcess) -> None:
+                    stage.phases.append(timed_phase(TAKE_PROCESS, self._config.name, started_s))
+                    process.on_message = stage.hear
+                    for each in loads:
+                        self._spawn(stage, self._deliver(stage, each, process), "deliver")
+
+                bare = replace(order, units=(), peers=())
+                build = Build(bare, secret, self._rows.serves(order), self._config.tls)
+                process = await self._pool.start(build, give)
+                stage.attach(process)
+                if later:
+                    self._spawn(stage, self._load_later(stage, later, turn, process), "later")
+                await stage.formed
+        except BaseException as error:
+            await self.dissolve(order.group)
+            self._pool.fill()
+            if isinstance(error, TimeoutError):
+                raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
+            raise
+        if here or formed(order.degree) not in self._rates:  # else the group was joined over a wire full of units
+            self._rates.observe(formed(order.degree), time.monotonic() - started_s)
+        self._tasks.spawn(self._refill_behind(stage), "refill")
+        return StageFormed(order.group, order.rank, self._config.host, process.idle.result().port, secret)
+
+    def renew(self, groups: Iterable[str], lease_s: float) -> None:
+        """These groups may live so much longer from now."""
+        for group in groups:
+            if group in self._stages:
+                self._stages[group].renew(lease_s)
+
+    async def dissolve(self, group: str) -> None:
+        """End this node's stage of the group, if it has one."""
+        stage = self._stages.get(group)
+        if stage is None:
+            return
+        await stage.end()
+        self._stages.pop(group, None)
+        self._on_change()
+
+    async def watch(self) -> None:
+        """End groups whose lease nobody renewed, and those whose process has fallen silent."""
+        while True:
+            asleep_s = time.monotonic()
+            await asyncio.sleep(WATCH_EVERY_S)
+            late = time.monotonic() - asleep_s > 2 * WATCH_EVERY_S
+            for group, stage in list(self._stages.items()):
+                if late:
+                    stage.forgive()
+                elif stage.silent:
+                    stage.lose("its stage process hangs: it gives no sign of life")
+                if stage.expired:
+                    _log.warning("group %s ends: nobody renewed its lease", group)
+                    self._tasks.spawn(self.dissolve(group), "dissolve")
+
+    async def close(self) -> None:
+        """End all of them; no more are formed."""
+        self._closing = True
+        await asyncio.gather(*(self.dissolve(group) for group in self.groups))
+        await asyncio.get_running_loop().run_in_executor(None, self._rows.close)
+
+    def _reserve(self, order: FormStage) -> LocalStage:
+        """No await between looking and taking: two orders cannot get the same memory."""
+        if self._closing:
+            raise Refused(f"node {self._config.name} is shutting down")
+        if order.group in self._stages:
+            raise Refused(f"node {self._config.name} already runs a stage of group {order.group}")
+        free = self._config.device_bytes - self.reserved_bytes
+        if order.reserve_bytes > free:
+            raise Refused(f"node {self._config.name} has {free:,} bytes free, {order.reserve_bytes:,} asked")
+        stage = LocalStage(order, self._config.name, self._on_lost, self._rates.observe)
+        stage.on_rows_wanted = lambda rows: self._spawn(stage, self._give_rows(stage, rows), "rows")
+        self._stages[order.group] = stage
+        self._phases[order.group] = stage.phases
+        while len(self._phases) > KEPT_PHASES:
+            del self._phases[next(iter(self._phases))]
+        self._on_change()
+        return stage
+
+    async def _refill_behind(self, stage: LocalStage) -> None:
+        """Make the next stage process ready when this one has computed, and those that share its cores have too: until then
+        they are the cold start's."""
+        await asyncio.wait({stage.stepped}, timeout=REFILL_AT_LATEST_S)
+        if stage.order.sharing > 1:
+            await asyncio.wait({stage.answered}, timeout=OTHERS_STEP_S)
+        self._pool.fill()
+
+    def _held_back(self, order: FormStage) -> list[UnitIndex]:
+        """What is not even asked for until the group has answered: where the store limits all nodes together, bytes that no
+        first token waits for are taken from the group's other stages."""
+        missing = sum(unit.size_bytes for unit in order.units if unit.digest not in self._tiers.dram.held())
+        free = self._config.dram_bytes - self._tiers.dram.used_bytes
+        certain = missing <= free  # else it takes its memory now, or there may be none when it is asked for
+        if order.degree == 1 or STORE not in self._rates.rates() or not certain:
+            return []
+        return [unit for unit in order.units if unit.name in order.later and not self._tiers.holds(unit)]
+
+    async def _load_later(
+        self, stage: LocalStage, units: Sequence[UnitIndex], turn: int, process: StageProcess
+    ) -> None:
+        await asyncio.wait({stage.answered}, timeout=stage.order.timeout_s)
+        if stage.ending:
+            return
+        later = Priority.AFTER_FIRST_TOKEN
+        loads = [load(self._tiers, self._peers, stage.order, unit, later, turn) for unit in units]
+        stage.expect(loads, self._tiers.give_up)
+        await asyncio.gather(*(self._deliver(stage, each, process) for each in loads))
+
+    async def _deliver(self, stage: LocalStage, load: Future[Loaded], process: StageProcess) -> None:
+        await stage.deliver(await asyncio.wrap_future(load), process)
+
+    async def _give_rows(self, stage: LocalStage, rows: Sequence[int]) -> None:
+        """Answer a stage that asked for rows; if they cannot be had, its unit may still come."""
+        try:
+            data = await self._rows.read(stage.order, rows)
+            if data is not None:
+                await stage.give_rows(rows, data)
+            else:
+                stage.hurry()
+        except (StorageError, StageFailed) as error:
+            stage.hurry()
+            _log.warning("no rows for group %s: %s", stage.order.group, error)
+
+    def _spawn(self, stage: LocalStage, work: Awaitable[None], name: str) -> None:
+        self._tasks.spawn(self._or_lose(stage, work), name)
+
+    async def _or_lose(self, stage: LocalStage, work: Awaitable[None]) -> None:
+        """Do what the stage waits for; it would wait in vain if that failed."""
+        try:
+            await work
+        except (StorageError, StageFailed) as error:
+            stage.lose(str(error))
+        except Exception as error:
+            _log.exception("group %s cannot be served", stage.order.group)
+            stage.lose(f"{type(error).__name__}: {error}")
+
+    def _on_lost(self, group: str, cause: str) -> None:
+        if group in self._stages and not self._closing:
+            _log.warning("group %s is lost: %s", group, cause)
+            self._tasks.spawn(self.dissolve(group), "dissolve")
+            self._tell_lost(group, cause)
+
+
+def _priority(order: FormStage, unit: UnitIndex) -> Priority:
+    return Priority.AFTER_FIRST_TOKEN if unit.name in order.later else Priority.COLD_START

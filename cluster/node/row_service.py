@@ -1,0 +1,61 @@
+"""A node's answers to first stages that begin with rows of an embedding whose unit is still on its way."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.node.peers import Peers
+from cluster.wire.orders import FormStage
+from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.rows import RowReader, embedding_of
+from storage_tiers.tiers.stack import TierStack
+from storage_tiers.tiers.tier import Tier
+
+ANSWERS_AT_ONCE = 4
+
+
+class RowService:
+    """Reads rows beside the stack's queue, never behind it. Use from the agent's event loop."""
+
+    def __init__(self, tiers: TierStack, peers: Peers) -> None:
+        self._tiers, self._peers, self._remote = tiers, peers, RemoteTier(tiers.models)
+        self._reader = RowReader()
+        self._pool = ThreadPoolExecutor(ANSWERS_AT_ONCE, thread_name_prefix="row-service")
+
+    def serves(self, order: FormStage) -> bool:
+        """Whether the stage that is ordered can begin with rows."""
+        return _embedding(order) is not None
+
+    async def read(self, order: FormStage, rows: Sequence[int]) -> bytes | None:
+        """The rows of the stage's embedding, one after the other; None if its unit is in dram, hence about to be handed
+        over. Missing, Corrupt or StoreUnavailable if no source has them right."""
+        unit = _embedding(order)
+        if unit is None or self._tiers.dram.holds(unit):
+            return None
+        matrix = embedding_of(unit, _family(order))
+        assert matrix is not None
+        near: list[Tier] = [self._tiers.ssd, *self._peers.sources(order.peers, unit)]
+        sources = [*(source for source in near if source.holds(unit)), self._remote]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._pool, self._reader.read, order.model, unit, matrix, tuple(rows), sources
+        )
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._reader.close()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _family(order: FormStage) -> str:
+    family: str = json.loads(order.config_json)["model_type"]
+    return family
+
+
+def _embedding(order: FormStage) -> UnitIndex | None:
+    """The unit of which the stage needs some rows first; None if it needs no unit so."""
+    if order.rank != 0:
+        return None
+    return next((unit for unit in order.units if embedding_of(unit, _family(order)) is not None), None)

@@ -1,0 +1,211 @@
+"""The decode loop of a group: the first stage drives, the others follow, the last chooses tokens.
+
+A step is a batch of requests, each with one new token or a piece of its prompt; as many steps are under way as there
+are stages. What goes into a step is decided in cluster.stage.batching.
+"""
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgpack
+import torch
+
+from cluster.stage.batching import Batching, Choice, Segment, Step
+from cluster.stage.hop import Header, Neighbours, Op
+from cluster.stage.kv import KvCache
+from cluster.stage.model import StageModel
+from cluster.stage.sampling import Sampler, choose_all
+from cluster.wire.reports import FIRST_ANSWER, FIRST_STEP
+from cluster.wire.requests import Cancel, Event, Rejected, Submit
+from cluster.wire.vocabulary import from_wire, to_wire
+
+_log = logging.getLogger(__name__)
+Forward = Callable[[torch.Tensor], torch.Tensor]
+Report = Callable[[str, float], None]
+"""Told of a phase that ends now: its name and when it started (monotonic seconds)."""
+
+
+class Pulse(Protocol):
+    """Told what the loop is at, so that a stage that hangs is noticed."""
+
+    def step(self, tokens: int) -> None:
+        """The layers begin to compute `tokens`."""
+        ...
+
+    def rest(self) -> None:
+        """They are done; what follows waits for others."""
+        ...
+
+
+class Worker:
+    """What every stage does with a step: give its requests room, run its layers; at the last stage, choose tokens."""
+
+    def __init__(self, forward: Forward, model: StageModel, cache: KvCache, report: Report, pulse: Pulse) -> None:
+        self._forward, self._model, self._cache = forward, model, cache
+        self._report: Report | None = report
+        self._pulse = pulse
+        self._samplers: dict[int, Sampler] = {}
+
+    def start(self, slot: int, submit: Submit) -> None:
+        """The last stage learns how a request's tokens are chosen."""
+        prompt, generated = submit.tokens[: submit.prompt_tokens], submit.tokens[submit.prompt_tokens :]
+        stops_from = submit.prompt_tokens + submit.min_tokens
+        self._samplers[slot] = Sampler(submit.sampling, prompt, generated, submit.stop_tokens, stops_from)
+
+    def order(self, segment: Segment) -> tuple[int, int]:
+        """A sort key: requests that are neighbours by it are attended to together."""
+        return self._cache.place(segment.slot, segment.room)
+
+    @torch.inference_mode()
+    def step(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor:
+        """Run this stage's layers on `x`, the segments' tokens (1, T) or hidden states (1, T, hidden) on any device."""
+        plan = self._cache.plan(segments)
+        self._model.turn_to(plan)
+        report, self._report = self._report, None
+        started_s = time.monotonic()
+        self._pulse.step(x.shape[1])
+        try:
+            out = self._forward(x.to(plan.positions.device))
+        finally:
+            self._pulse.rest()
+        if report is not None:
+            if out.is_cuda:
+                torch.cuda.synchronize(out.device)  # the first step is reported when it was computed, not when it began
+            report(FIRST_STEP, started_s)
+        return out
+
+    @torch.inference_mode()
+    def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
+        """The next token of each wanted segment, from the last stage's output (1, wanted segments, vocabulary)."""
+        if not segments:
+            return []
+        samplers = [self._samplers[segment.slot] for segment in segments]
+        return choose_all(samplers, logits[0], [segment.position + segment.tokens for segment in segments])
+
+    @torch.inference_mode()
+    def forget(self, slots: Sequence[int]) -> None:
+        """Free what the requests held."""
+        for slot in slots:
+            self._cache.forget(slot)
+            self._samplers.pop(slot, None)
+
+
+Command = Submit | Cancel | None
+"""What the driver is told; None ends it."""
+Emit = Callable[[Sequence[Event]], None]
+Fault = Callable[[Submit], str | None]
+"""Why a request cannot be run by this model; None if it can."""
+
+
+class Driver:
+    """The first stage. Takes commands from `inbox`, gives events to `emit`, until a None comes."""
+
+    def __init__(
+        self, worker: Worker, neighbours: Neighbours | None, batching: Batching, emit: Emit, alive_every_s: float,
+        fault: Fault = lambda _submit: None, report: Report | None = None,
+    ) -> None:  # fmt: skip
+        self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._worker, self._neighbours, self._batching = worker, neighbours, batching
+        self._emit, self._alive_every_s, self._fault = emit, alive_every_s, fault
+        self._report: Report | None = report
+        self._since_s = 0.0
+        self._steps: list[tuple[Step, list[Choice] | None]] = []
+
+    def run(self) -> None:
+        """Until told to end. RuntimeError if a neighbour is gone, StageFailed if a unit does not come."""
+        while self._take_commands():
+            self._forget()  # before others get the room of those who were cancelled
+            while (step := self._batching.next_step(self._worker.order)) is not None:
+                self._launch(step)
+            if self._steps:
+                self._land(*self._steps.pop(0))
+            self._forget()
+        if self._neighbours is not None:
+            self._neighbours.send(Header(Op.STOP))
+            self._neighbours.drain()
+
+    def _take_commands(self) -> bool:
+        """Handle all that is in the inbox, waiting for something when there is nothing else to do. False: end."""
+        idle = self._batching.idle
+        while True:
+            try:
+                command = self.inbox.get(block=idle, timeout=self._alive_every_s if idle else None)
+            except queue.Empty:
+                if not idle:
+                    return True
+                if self._neighbours is not None:
+                    self._neighbours.send(Header(Op.ALIVE))
+                continue
+            if command is None:
+                return False
+            if isinstance(command, Cancel):
+                self._batching.cancel(command.request)
+            elif (rejected := self._submit(command)) is not None:
+                self._emit([rejected])
+            idle = False
+
+    def _submit(self, submit: Submit) -> Rejected | None:
+        fault = self._fault(submit)
+        rejected = self._batching.submit(submit) if fault is None else Rejected(submit.request, fault)
+        if rejected is None:
+            self._since_s = self._since_s or time.monotonic()
+        return rejected
+
+    def _launch(self, step: Step) -> None:
+        """Run a step through this stage and pass it on."""
+        out = self._worker.step(step.segments, torch.tensor([step.feed]))
+        if self._neighbours is None:
+            for slot, submit in step.started:
+                self._worker.start(slot, submit)
+            self._steps.append((step, self._worker.choose(step.wanted, out)))
+            return
+        extra = msgpack.packb([(slot, to_wire(submit)) for slot, submit in step.started]) if step.started else b""
+        self._neighbours.send(Header(Op.STEP, step.segments, extra_bytes=len(extra)), out, extra)
+        self._steps.append((step, None))
+
+    def _land(self, step: Step, choices: list[Choice] | None) -> None:
+        if choices is None:
+            assert self._neighbours is not None
+            choices = self._neighbours.receive_choices(len(step.wanted))
+        events = self._batching.land(choices)
+        if events:
+            self._emit(events)
+            if self._report is not None:
+                report, self._report = self._report, None
+                report(FIRST_ANSWER, self._since_s)
+
+    def _forget(self) -> None:
+        slots = self._batching.take_ended()
+        if not slots:
+            return
+        self._worker.forget(slots)
+        if self._neighbours is not None:
+            self._neighbours.send(Header(Op.FORGET, slots=tuple(slots)))
+
+
+def follow(worker: Worker, neighbours: Neighbours, last: bool) -> None:
+    """Every stage but the first: do what comes, pass it on, until told to stop. RuntimeError if a neighbour is gone."""
+    while True:
+        header, hidden, extra = neighbours.receive()
+        if header.op is Op.STEP:
+            assert hidden is not None
+            if last and extra:
+                for slot, submit in msgpack.unpackb(extra, use_list=False):
+                    worker.start(slot, from_wire(submit))
+            out = worker.step(header.segments, hidden)
+            if last:
+                wanted = [segment for segment in header.segments if segment.wanted]
+                neighbours.send_choices(worker.choose(wanted, out))
+            else:
+                neighbours.send(header, out, extra)
+            continue
+        if header.op is Op.FORGET:
+            worker.forget(header.slots)
+        if not last:
+            neighbours.send(header)
+        if header.op is Op.STOP:
+            neighbours.drain()
+            return

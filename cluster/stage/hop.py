@@ -1,0 +1,160 @@
+"""What travels between neighbouring stages of a group: a header, hidden states, and once per request its parameters.
+
+Over DeepSpeed's point-to-point calls. Sends are asynchronous; the tensors they read are kept until they are done.
+Headers and tokens are on the CPU whatever the hidden states are on. Over NCCL these follow in the order of the GPU's
+stream: neither sender nor receiver waits for them here.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import msgpack
+import torch
+from deepspeed import comm
+
+from cluster.stage.batching import Choice, Segment
+from cluster.wire.requests import TokenLogprobs
+
+
+class Op(IntEnum):
+    """What a stage is to do with a hop."""
+
+    STEP = 1
+    FORGET = 2
+    ALIVE = 3
+    STOP = 4
+
+
+@dataclass(frozen=True)
+class Header:
+    """What comes: for STEP the segments whose hidden states follow, for FORGET the `slots` that ended.
+
+    `extra_bytes` of parameters follow the hidden states.
+    """
+
+    op: Op
+    segments: tuple[Segment, ...] = ()
+    slots: tuple[int, ...] = ()
+    extra_bytes: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(segment.tokens for segment in self.segments)
+
+
+_SEGMENT_FIELDS = 6
+_INLINE = 8
+"""Segments that travel in a header's first message; more need a second."""
+_HEAD = 3
+_NO_TOKEN = -1
+
+
+class Neighbours:
+    """This stage's two neighbours in the ring: receive from the one before, send to the one after.
+
+    Hidden states travel from and to `device`. Every call raises RuntimeError when the other side is gone, at the latest
+    after the group's timeout.
+    """
+
+    KEPT_SENDS = 16
+
+    def __init__(self, rank: int, degree: int, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._rank, self._before, self._after = rank, (rank - 1) % degree, (rank + 1) % degree
+        self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
+        self._sent: deque[tuple[Any, torch.Tensor]] = deque()
+
+    def connect(self) -> None:
+        """Open the lines that NCCL would else open with the first hidden states; all stages must do so."""
+        if self._device.type == "cpu":
+            return
+        even = self._rank % 2 == 0
+        for onward in (even, not even):  # every second line at once, then the others
+            if onward and self._after:
+                self._send(torch.zeros(1, device=self._device))
+            elif not onward and self._rank:
+                comm.recv(torch.empty(1, device=self._device), self._before)
+
+    def send(self, header: Header, hidden: torch.Tensor | None = None, extra: bytes = b"") -> None:
+        """Pass a hop on; `hidden` is (1, T, hidden), on any device."""
+        fields = list(header.slots)
+        for s in header.segments:
+            fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room, s.whole)
+        room = _INLINE * _SEGMENT_FIELDS
+        first = torch.zeros(_HEAD + room, dtype=torch.int64)
+        first[:_HEAD] = torch.tensor([header.op, len(fields), len(extra)])
+        first[_HEAD : _HEAD + len(fields[:room])] = torch.tensor(fields[:room], dtype=torch.int64)
+        self._send(first)
+        if len(fields) > room:
+            self._send(torch.tensor(fields[room:], dtype=torch.int64))
+        if hidden is not None:
+            self._send(hidden.to(self._device).contiguous())
+        if extra:
+            self._send(torch.frombuffer(bytearray(extra), dtype=torch.uint8))
+
+    def receive(self) -> tuple[Header, torch.Tensor | None, bytes]:
+        """The next hop from the stage before."""
+        room = _INLINE * _SEGMENT_FIELDS
+        first = torch.empty(_HEAD + room, dtype=torch.int64)
+        comm.recv(first, self._before)
+        op, count, extra_bytes, *fields = first.tolist()
+        if count > room:
+            rest = torch.empty(count - room, dtype=torch.int64)
+            comm.recv(rest, self._before)
+            fields += rest.tolist()
+        header = _header(Op(op), fields[:count], extra_bytes)
+        hidden = None
+        if header.op is Op.STEP:
+            hidden = torch.empty(1, header.tokens, self._hidden_size, dtype=self._dtype, device=self._device)
+            comm.recv(hidden, self._before)
+        return header, hidden, self._receive_bytes(extra_bytes)
+
+    def send_choices(self, choices: Sequence[Choice]) -> None:
+        """From the last stage to the first: what a step gave."""
+        known = [None if c.logprobs is None else (c.logprobs.logprob, c.logprobs.top) for c in choices]
+        extra = msgpack.packb(known) if any(k is not None for k in known) else b""
+        tokens = [_NO_TOKEN if choice.token is None else choice.token for choice in choices]
+        self._send(torch.tensor([len(extra), *tokens], dtype=torch.int64))
+        if extra:
+            self._send(torch.frombuffer(bytearray(extra), dtype=torch.uint8))
+
+    def receive_choices(self, count: int) -> list[Choice]:
+        """At the first stage: the `count` choices of the oldest step under way."""
+        fields = torch.empty(1 + count, dtype=torch.int64)
+        comm.recv(fields, self._before)
+        extra_bytes, *tokens = fields.tolist()
+        known = msgpack.unpackb(self._receive_bytes(extra_bytes), use_list=False) if extra_bytes else [None] * count
+        return [
+            Choice(None if token == _NO_TOKEN else token, None if logprobs is None else TokenLogprobs(*logprobs))
+            for token, logprobs in zip(tokens, known, strict=True)
+        ]
+
+    def drain(self) -> None:
+        """Wait until every send is done."""
+        while self._sent:
+            self._sent.popleft()[0].wait()
+
+    def _receive_bytes(self, count: int) -> bytes:
+        if not count:
+            return b""
+        data = torch.empty(count, dtype=torch.uint8)
+        comm.recv(data, self._before)
+        return data.numpy().tobytes()
+
+    def _send(self, tensor: torch.Tensor) -> None:
+        self._sent.append((comm.isend(tensor, self._after), tensor))
+        while len(self._sent) > self.KEPT_SENDS:
+            self._sent.popleft()[0].wait()
+
+
+def _header(op: Op, fields: Sequence[int], extra_bytes: int) -> Header:
+    if op is not Op.STEP:
+        return Header(op, slots=tuple(fields), extra_bytes=extra_bytes)
+    groups = [fields[i : i + _SEGMENT_FIELDS] for i in range(0, len(fields), _SEGMENT_FIELDS)]
+    segments = [
+        Segment(slot, tokens, position, bool(wanted), room, whole)
+        for slot, tokens, position, wanted, room, whole in groups
+    ]
+    return Header(op, tuple(segments), extra_bytes=extra_bytes)

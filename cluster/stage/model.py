@@ -1,0 +1,168 @@
+"""A stage's part of the model: a truncated transformers model on meta, inside DeepSpeed's PipelineModule.
+
+The skeleton has every module of the stage and no weight. A unit's tensors are assigned as soon as its bytes are there;
+until then the forward pass waits in front of the module that needs them, so a stage computes while it loads.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import deepspeed.comm
+import torch
+from deepspeed.pipe import LayerSpec, PipelineModule
+from torch import nn
+from transformers import PretrainedConfig
+
+from cluster.stage.attention import Attention
+from cluster.stage.gate import Gate, WaitForUnit
+from cluster.stage.kv import StepPlan
+from cluster.stage.lookup import AskForRows, Lookup
+from cluster.stage.rotation import Rotation
+from cluster.stage.skeleton import build_skeleton
+from storage_tiers.checkpoint import EMBED
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class StageModel(nn.Module):
+    """Layers [first_layer, end_layer) of a decoder-only transformers model.
+
+    Input: token ids (1, T) int64 at the first stage, hidden states (1, T, hidden) elsewhere. Output: hidden states, at
+    the last stage the logits (1, N, vocabulary) of the N positions whose next token is wanted. What the T tokens are,
+    of which requests and at which positions, is set by `turn_to` before a forward pass.
+
+    With `ask` the first stage begins with the rows of its tokens, for which it asks, before it has the embedding's unit.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        dtype: torch.dtype,
+        first_layer: int,
+        end_layer: int,
+        wait: WaitForUnit,
+        ask: AskForRows | None = None,
+    ) -> None:
+        super().__init__()
+        self.first, self.last = first_layer == 0, end_layer == config.num_hidden_layers
+        self.first_layer, self.end_layer = first_layer, end_layer
+        self._skeleton = build_skeleton(config, dtype, first_layer, end_layer)
+        self.lm = self._skeleton.lm
+        self.on_module: Callable[[], None] = lambda: None  # called before each layer computes
+        self._gates: dict[str, Gate] = {}
+        self._wait = wait
+        self._lookup: Lookup | None = None
+        for part in self._skeleton.parts:
+            gate = self._gates.setdefault(part.unit, Gate())
+            if ask is not None and part.module is self._skeleton.embedding:
+                self._lookup = Lookup(part.module, gate, wait, ask)
+                part.module.register_forward_pre_hook(lambda _module, _inputs: self.on_module())
+            else:
+                part.module.register_forward_pre_hook(self._waiter(part.unit))
+        rotary = getattr(self._skeleton.base, "rotary_emb", None)
+        self._rotation = Rotation(rotary) if rotary is not None else None
+        self._attention = Attention(first_layer)
+        for module in self._skeleton.layers.modules():
+            if hasattr(module, "layer_idx"):
+                module.firsttoken_attention = self._attention
+
+    @property
+    def layers(self) -> int:
+        return self.end_layer - self.first_layer
+
+    def turn_to(self, plan: StepPlan) -> None:
+        """The next forward pass is for the tokens of `plan`."""
+        self._attention.plan = plan
+        if self._rotation is not None:
+            self._rotation.turn_to(plan.segments)
+
+    def assign(self, unit: str, tensors: Tensors) -> None:
+        """Take a unit's tensors, named as in the checkpoint, and let the passes that wait for it go on."""
+        for part in self._skeleton.parts:
+            if part.unit == unit:
+                own = {part.names[name]: tensors[name] for name in part.names}
+                part.module.load_state_dict(own, strict=False, assign=True)
+        self._gates.setdefault(unit, Gate()).open()
+        if self._lookup is not None and unit == EMBED:
+            self._lookup.finish()
+
+    def take_rows(self, rows: Sequence[int], data: bytes) -> None:
+        """Rows that were asked for: their bytes one after the other. RuntimeError if there are more or fewer."""
+        if self._lookup is not None:
+            self._lookup.take(rows, data)
+
+    def fail(self, cause: str) -> None:
+        """No more units will come."""
+        for gate in self._gates.values():
+            gate.fail(cause)
+        if self._lookup is not None:
+            self._lookup.fail(cause)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        plan = self._attention.plan
+        assert plan is not None
+        inputs = {"input_ids": x} if self.first else {"inputs_embeds": x}
+        common = {"position_ids": plan.positions, "use_cache": False, **inputs}
+        if self.last:
+            logits: torch.Tensor = self.lm(**common, logits_to_keep=plan.last).logits
+            return logits
+        hidden: torch.Tensor = self._skeleton.base(**common).last_hidden_state
+        return hidden
+
+    def _waiter(self, unit: str) -> Callable[[nn.Module, Any], None]:
+        def wait(_module: nn.Module, _inputs: Any) -> None:
+            gate = self._gates[unit]
+            self.on_module()
+            if not gate.is_open:
+                self._wait(unit, gate)
+
+        return wait
+
+
+class _MetaPipelineModule(PipelineModule):
+    """DeepSpeed's PipelineModule for parts that are still on meta, one spec a stage."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "nn.Module":
+        meta = any(parameter.is_meta for parameter in self.parameters())
+        return self if meta else super().to(*args, **kwargs)
+
+    def _partition_layers(self, method: str = "uniform") -> None:
+        stage = self._topo.get_coord(self.global_rank).pipe
+        self.parts = list(range(self.num_stages + 1))
+        self._set_bounds(start=stage, stop=stage + 1)
+
+
+@contextlib.contextmanager
+def _one_group() -> Iterator[None]:
+    """DeepSpeed would make a group for each axis of training, about three a stage: each has all ranks wait for one another
+    through the store, over the wires that the units are on. Neighbours talk in the group of all, and in no other."""
+    new_group = deepspeed.comm.new_group
+    deepspeed.comm.new_group = lambda ranks: torch.distributed.group.WORLD
+    try:
+        yield
+    finally:
+        deepspeed.comm.new_group = new_group
+
+
+def build_pipeline(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    bounds: Sequence[int],
+    wait: WaitForUnit,
+    ask: AskForRows | None = None,
+) -> tuple[PipelineModule, StageModel]:
+    """The pipeline whose stage i has layers [bounds[i], bounds[i + 1]); only this rank's part is built.
+
+    The process must be in its group. With `ask` the first stage begins with rows of the embedding, see StageModel.
+    Returns the module to call and the part of it that takes units.
+    """
+    specs = [LayerSpec(StageModel, config, dtype, first, end, wait, ask) for first, end in pairwise(bounds)]
+    with contextlib.redirect_stdout(io.StringIO()), _one_group():  # DeepSpeed prints its layout
+        pipeline = _MetaPipelineModule(specs, num_stages=len(specs))
+    stage = pipeline.forward_funcs[0]
+    for parameter in pipeline.parameters():
+        parameter.requires_grad_(False)
+    return pipeline, stage

@@ -1,0 +1,93 @@
+"""The door of a stage process: the front end's long-lived connection, on a thread beside the decode loop."""
+
+import asyncio
+import hmac
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from cluster.errors import ProtocolError
+from cluster.wire.codec import frame, read_frame
+from cluster.wire.door import Door
+from cluster.wire.requests import Cancel, Event, Hello, Submit, Tokens
+
+Accept = Callable[[Submit | Cancel], None]
+
+
+class RequestServer:
+    """Listens from the start, takes requests once `serve` says for which group and to whom they go.
+
+    A request belongs to the connection it came on: its tokens go back there, and it is cancelled when that closes. Who does
+    not say the group's Hello at once is cut off, see Door.
+    """
+
+    def __init__(self, host: str) -> None:
+        """OSError if nobody can listen there."""
+        self._door = Door("requests", self._knows, self._talk)
+        self._loop = asyncio.new_event_loop()
+        self._owners: dict[str, asyncio.StreamWriter] = {}
+        self._hello: Hello | None = None
+        self._accept: Accept = lambda _command: None
+        port: Future[int] = Future()
+        threading.Thread(target=self._run, args=(host, port), name="requests", daemon=True).start()
+        self.port: int = port.result()
+
+    def serve(self, hello: Hello, accept: Accept, tls: ssl.SSLContext | None = None) -> None:
+        """From now on let in who says `hello`, over `tls` if there is any, and hand over what they send. Thread-safe."""
+        self._door.tls = tls
+        self._accept, self._hello = accept, hello  # in this order: whoever is let in is heard
+
+    def emit(self, events: Sequence[Event]) -> None:
+        """Send each event to whoever submitted its request. Thread-safe; nothing happens if they have left."""
+        self._loop.call_soon_threadsafe(self._deliver_all, events)
+
+    def _run(self, host: str, port: Future[int]) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            server = self._loop.run_until_complete(asyncio.start_server(self._door, host, 0))
+        except OSError as error:
+            port.set_exception(error)
+            return
+        port.set_result(server.sockets[0].getsockname()[1])
+        self._loop.run_forever()
+
+    async def _talk(self, _hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (message := await read_frame(reader)) is not None:
+                self._take(message, writer)
+        finally:
+            for request in [name for name, owner in self._owners.items() if owner is writer]:
+                del self._owners[request]
+                self._accept(Cancel(request))
+
+    def _knows(self, hello: Hello) -> bool:
+        known = self._hello
+        if known is None or hello.group != known.group:
+            return False
+        return hmac.compare_digest(hello.secret.encode(), known.secret.encode())
+
+    def _take(self, message: object, writer: asyncio.StreamWriter) -> None:
+        if isinstance(message, Submit):
+            if message.request in self._owners:
+                raise ProtocolError(f"request {message.request} came twice")
+            self._owners[message.request] = writer
+            self._accept(message)
+        elif isinstance(message, Cancel):
+            self._owners.pop(message.request, None)
+            self._accept(message)
+        else:
+            raise ProtocolError(f"{type(message).__name__} is not for a stage")
+
+    def _deliver_all(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._deliver(event)
+
+    def _deliver(self, event: Event) -> None:
+        writer = self._owners.get(event.request)
+        if writer is None:
+            return
+        if not isinstance(event, Tokens) or event.finish is not None:
+            del self._owners[event.request]
+        if not writer.is_closing():
+            writer.write(frame(event))

@@ -1,0 +1,164 @@
+"""Choosing the next token. A draw is keyed by (seed, position): it depends on nothing that ran before it, so a request
+can be moved, replayed or batched with others and still gets the same text."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cluster.stage.batching import Choice
+from cluster.wire.requests import Sampling, TokenLogprobs
+
+_FIRST_LOOK = 256
+"""Most likely tokens that are sorted to find top_p's set; all of them only when these do not reach it."""
+_LEAST = torch.finfo(torch.float32).min
+_NONE = -1
+
+
+class Sampler:
+    """One request's choice of tokens: its parameters, and counts of its tokens for the penalties.
+
+    At positions before `stops_from` none of the `stops` is chosen, unless the vocabulary has no other token.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int],
+        generated: Sequence[int],
+        stops: Sequence[int] = (),
+        stops_from: int = 0,
+    ) -> None:
+        self._sampling = sampling
+        self._counts = Counter(generated)
+        self._prompt = frozenset(prompt) if sampling.repetition_penalty != 1.0 else frozenset()
+        self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.int64)
+        self._biases = torch.tensor([bias for _, bias in sampling.logit_bias], dtype=torch.float32)
+        self._stops, self._stops_from = torch.tensor(stops, dtype=torch.int64), stops_from
+
+    def greedy(self, position: int) -> bool:
+        """Whether the token is the likeliest one and nothing else is asked: a batch's can be found at once."""
+        sampling = self._sampling
+        plain = sampling.temperature == 0.0 and sampling.logprobs is None and position >= self._stops_from
+        return plain and not (
+            sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
+            or sampling.logit_bias
+        )  # fmt: skip
+
+    def choose(self, logits: torch.Tensor, position: int) -> Choice:
+        """The token at `position`, from `logits` (vocabulary,) of the position before it. Remembers it.
+
+        There is none if the greatest logit is no finite number: NaN counts as greater than any. Others may be -inf.
+        """
+        logits = logits.float()
+        if not math.isfinite(logits.max()):
+            return Choice(None)
+        logits = logits.clamp(min=_LEAST)
+        adjusted = self._adjusted(logits)
+        if position < self._stops_from:
+            adjusted[self._stops[self._stops < len(adjusted)]] = _LEAST
+        token = self._draw(adjusted, position)
+        self.remember(token)
+        return Choice(token, self._logprobs(logits, token))
+
+    def remember(self, token: int) -> None:
+        """The token was chosen."""
+        self._counts[token] += 1
+
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        """Bias, then the penalties: repetition's of prompt and answer (as transformers has it), the others' of the answer."""
+        sampling = self._sampling
+        changed = logits.clone()
+        if len(self._biased):
+            known = self._biased < len(changed)
+            changed.index_add_(0, self._biased[known], self._biases[known])
+        seen = torch.tensor(list(self._prompt | self._counts.keys()), dtype=torch.int64)
+        if sampling.repetition_penalty != 1.0 and len(seen):
+            scores, penalty = changed[seen], sampling.repetition_penalty
+            penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
+            changed[seen] = torch.nan_to_num(penalised)  # a penalty near 0 overflows
+        if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
+            tokens = torch.tensor(list(self._counts))
+            counts = torch.tensor([float(count) for count in self._counts.values()])
+            changed[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+        return changed
+
+    def _draw(self, logits: torch.Tensor, position: int) -> int:
+        sampling = self._sampling
+        if sampling.temperature == 0.0:
+            return int(torch.argmax(logits))
+        scaled = (
+            logits.double() - logits.max()
+        ) / sampling.temperature  # the greatest is 0: no temperature overflows it
+        weights, tokens = scaled.exp_(), None
+        if sampling.top_k or sampling.top_p < 1.0:
+            weights, tokens = self._likeliest(weights)
+        if sampling.min_p > 0.0:
+            weights = torch.where(weights >= sampling.min_p * weights.max(), weights, 0.0)
+        cumulative = weights.cumsum(0)
+        point = uniform(sampling.seed, position) * float(cumulative[-1])
+        index = min(int(torch.searchsorted(cumulative, point, right=True)), len(cumulative) - 1)
+        while index and weights[index] == 0.0:  # rounding brought us past the last that may be drawn
+            index -= 1
+        return index if tokens is None else int(tokens[index])
+
+    def _likeliest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens that top_k, and then top_p, leave, likeliest first; of equals, those of lower number."""
+        top_k, top_p = self._sampling.top_k or len(weights), self._sampling.top_p
+        look = min(len(weights), max(top_k, 1) if top_k < len(weights) else _FIRST_LOOK)
+        while True:
+            kept, tokens = _sorted(weights, look)
+            if top_p >= 1.0:
+                return kept, tokens
+            whole = float(kept.sum() if top_k < len(weights) else weights.sum())
+            cumulative = kept.cumsum(0)
+            reached = int(torch.searchsorted(cumulative, top_p * whole)) + 1
+            if reached <= look or look in (top_k, len(weights)):
+                return kept[:reached], tokens[:reached]
+            look = len(weights)
+
+    def _logprobs(self, logits: torch.Tensor, token: int) -> TokenLogprobs | None:
+        """Of the model's own distribution, before anything is adjusted."""
+        count = self._sampling.logprobs
+        if count is None:
+            return None
+        logprobs = torch.log_softmax(logits, 0)
+        values, tokens = torch.topk(logprobs, min(count, len(logprobs)))
+        top = tuple(zip(tokens.tolist(), (_finite(value) for value in values.tolist()), strict=True))
+        return TokenLogprobs(_finite(float(logprobs[token])), top)
+
+
+def choose_all(samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> list[Choice]:
+    """The next token of each request, from `logits` (requests, vocabulary)."""
+    if all(sampler.greedy(position) for sampler, position in zip(samplers, positions, strict=True)):
+        greatest, tokens = torch.max(logits, -1)
+        known = torch.where(torch.isfinite(greatest), tokens, _NONE).tolist()  # together: a GPU is waited for but once
+        choices = [Choice(None if token == _NONE else token) for token in known]
+        for sampler, choice in zip(samplers, choices, strict=True):
+            if choice.token is not None:
+                sampler.remember(choice.token)
+        return choices
+    rows = logits.cpu()
+    return [sampler.choose(row, position) for sampler, row, position in zip(samplers, rows, positions, strict=True)]
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on (seed, position) alone (Philox, a counter-based generator)."""
+    generator = np.random.Philox(key=seed & (2**64 - 1), counter=position)
+    return float(np.random.Generator(generator).random())
+
+
+def _sorted(weights: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` greatest in falling order; of equals the one of lower number first, also at the cut."""
+    if count == len(weights):
+        return torch.sort(weights, descending=True, stable=True)
+    least = torch.topk(weights, count).values[-1]
+    candidates = torch.nonzero(weights >= least).flatten()
+    values, order = torch.sort(weights[candidates], descending=True, stable=True)
+    return values[:count], candidates[order][:count]
+
+
+def _finite(value: float) -> float:
+    return max(value, -1e9)

@@ -1,0 +1,1 @@
+"""What nodes, stages and the front end say to each other, and how it travels."""

@@ -1,0 +1,22 @@
+"""Phases of cold starts: measured by one machine's monotonic clock, told in unix seconds, for they come from several.
+
+Whatever is reckoned (deadlines, durations, rates) is in seconds of the monotonic clock, which nobody sets. Unix seconds
+are for people and for other machines.
+"""
+
+import time
+
+from cluster.wire.reports import Phase
+
+
+def unix_s(at_s: float) -> float:
+    """What the wall clock, as it stands now, calls the moment `at_s` of the monotonic clock."""
+    return at_s + time.time() - time.monotonic()
+
+
+def timed_phase(name: str, where: str, started_s: float, ended_s: float | None = None, size_bytes: int = 0) -> Phase:
+    """A phase between two moments of the monotonic clock, until now by default. Its length is right whenever the wall
+    clock is set; where it stands is as right as the wall clock is now."""
+    ended_s = time.monotonic() if ended_s is None else ended_s
+    start_s = unix_s(started_s)
+    return Phase(name, where, start_s, start_s + ended_s - started_s, size_bytes)

@@ -1,0 +1,120 @@
+"""Reports: what the agent of a node says to its client, as an answer or of its own accord."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schedules.facts import Rate
+
+TOPIC = "firsttoken"
+"""The Dask event topic that nodes report on."""
+
+TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
+"""The first phase of a stage's forming, at its node, and the last, in its process."""
+FIRST_STEP = "first step"
+"""The phase in which a stage computes for the first time."""
+FIRST_ANSWER = "first token"
+"""The phase at the first stage from its first request's arrival until that has its first token."""
+FETCH = "fetch "
+"""How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
+COPY = "copy "
+"""How the names of phases begin in which a unit is copied to an accelerator."""
+
+
+@dataclass(frozen=True)
+class StageFormed:
+    """The stage is in its group and waits for its units; the first stage takes requests at `host`:`port`."""
+
+    group: str
+    rank: int
+    host: str
+    port: int
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class NotDone:
+    """The order was not carried out; `refused` if deciding again may help."""
+
+    message: str
+    refused: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """The order was carried out."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """Units brought to `tier`: bytes that had to be fetched, bytes that were there."""
+
+    node: str
+    tier: str
+    units: int
+    fetched_bytes: int
+    present_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What was measured, by names and in units of schedules.rates; what could not be is absent."""
+
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a cold start: where it ran, from when to when (unix seconds of that node), and bytes it moved."""
+
+    name: str
+    where: str
+    start_s: float
+    end_s: float
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Phases of one group on one node."""
+
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """A node's state, by its own word. `sequence` grows with every report, since they come by two ways.
+
+    `peer_secret` lets other nodes fetch units at `peer_port`, and goes to nobody but them; from `rendezvous_secret` are made
+    those of the groups that meet at `rendezvous_port`.
+    """
+
+    sequence: int
+    name: str
+    address: str
+    host: str
+    rendezvous_port: int
+    rendezvous_secret: str = field(repr=False)
+    dram_bytes: int
+    dram_used_bytes: int
+    ssd_bytes: int
+    ssd_used_bytes: int
+    device_bytes: int
+    device_reserved_bytes: int
+    idle_stage_processes: int
+    busy_stage_processes: int
+    groups: tuple[str, ...]
+    units: Mapping[str, str]
+    peer_port: int
+    peer_secret: str = field(repr=False)
+    rates: Mapping[str, Rate]
+    machine: str
+
+
+@dataclass(frozen=True)
+class StageLost:
+    """A stage process of the group died or broke; the group is over."""
+
+    group: str
+    node: str
+    cause: str

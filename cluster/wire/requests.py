@@ -1,0 +1,90 @@
+"""What the front end and the first stage of a group say to each other."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First message on a connection, also to a rendezvous: proves that the caller was told of the group."""
+
+    group: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; temperature 0 is greedy. Draws are keyed by (seed, position), never by a running generator."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    """How many of the likeliest tokens to tell with each token; None: no log probabilities at all."""
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural logarithms of the model's own probabilities: of the chosen token, and of the `top` (token, logprob) ones."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Generate after `tokens`, of which the first `prompt_tokens` are the prompt (the rest was generated before).
+
+    None of the `stop_tokens` is chosen before the answer has `min_tokens`, counted from the prompt.
+    """
+
+    request: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    max_tokens: int
+    stop_tokens: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    min_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody wants the request's tokens any more."""
+
+    request: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """New tokens of a request; `finish` is "stop" or "length" with the last."""
+
+    request: str
+    tokens: tuple[int, ...]
+    finish: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, where the request asked for them."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The group will not run the request; `message` says why."""
+
+    request: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The model gave no token for the request, which is over: it would not elsewhere either. `message` says why."""
+
+    request: str
+    message: str
+
+
+Event = Tokens | Rejected | Failed
+"""What a first stage tells of a request."""

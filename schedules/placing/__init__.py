@@ -1,0 +1,1 @@
+"""Which layers of a cold model go to which nodes."""

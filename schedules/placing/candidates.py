@@ -1,0 +1,291 @@
+"""One way to start a model: which node runs which stage, from where its bytes come, and what that would take."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+from schedules.estimates import StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
+from schedules.facts import Model, Node, Placement, StagePlan, Unit
+from schedules.ledgers.links import LATER, Transfer, Verdict, nic_link, out_link
+from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
+from schedules.placing.partition import later_units, split_layers, stage_bytes, stage_units
+from schedules.placing.survey import Site, Survey, runs_of
+from schedules.rates import STORE
+
+MOST_CORRECTED = 0.5
+"""What was learned from other starts takes no more than this share of a prediction away."""
+_Lines = Sequence[StageTimeline]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage and where it would run; `units` are indices of the model's, `peers` name whom a unit's bytes come from.
+    The first token does not wait for those of `later`."""
+
+    site: Site
+    plan: StagePlan
+    units: tuple[int, ...]
+    peers: Mapping[str, str]
+    later: frozenset[int]
+
+
+def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) -> Candidate:
+    """The model over `degree` nodes, each stage on the node that is done with it soonest: of the short list, or `among`.
+
+    Ruled out here if it does not fit into memory or would make a start that was admitted late.
+    """
+    stages = _assign(survey, degree, among)
+    if isinstance(stages, str):
+        return Candidate(degree, (), stages)
+    question = survey.question
+    reasons = _reasons(survey, stages)
+    placement = Placement(
+        question.model.name, tuple(stage.plan for stage in stages), question.objectives.kv_tokens, reasons
+    )
+    transfers = _transfers(survey, stages)
+    verdict = question.links.consider(transfers, question.now_s)
+    late = sorted({name.partition("/")[0] for name in verdict.broken if not name.startswith(f"{question.start}/")})
+    ruled_out = f"it would make the start of {', '.join(late)} later than promised" if late else ""
+    mean, bad = (_timelines(survey, stages, transfers, verdict, bad=bad) for bad in (False, True))
+    prediction = _predict(question, stages, mean, bad, _slowest(question, stages, transfers))
+    if prediction is not None and mean is not None and bad is not None:
+        transfers = _promised(question, transfers, verdict, prediction, mean, bad)
+    nodes = tuple(stage.plan.node for stage in stages)
+    return Candidate(degree, nodes, ruled_out, placement, prediction, (), tuple(transfers))
+
+
+def slower(prediction: Prediction, seconds: float) -> Prediction:
+    """The same after a wait."""
+    parts = {**prediction.parts, "make room": seconds}
+    return replace(
+        prediction, ttft_s=prediction.ttft_s + seconds, ttft_bad_s=prediction.ttft_bad_s + seconds, parts=parts
+    )
+
+
+def _needs(survey: Survey, degree: int) -> list[tuple[int, int, int, int]]:
+    """(first layer, end layer, bytes of weights, bytes of KV cache) of each stage."""
+    model, kv_tokens = survey.question.model, survey.question.objectives.kv_tokens
+    return [
+        (a, b, stage_bytes(model, a, b), -(-model.kv_bytes_per_token * kv_tokens * (b - a) // model.layers))
+        for a, b in pairwise(
+            _bounds(tuple(u.size_bytes for u in model.units), model.tied_embeddings, model.rows_first, degree)
+        )
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _bounds(sizes: tuple[int, ...], tied: bool, rows_first: bool, degree: int) -> tuple[int, ...]:
+    """The split of a model of this shape: fine-tunes share it with what they came from."""
+    units = tuple(Unit("", "", size) for size in sizes)
+    return split_layers(Model("", "", units, tied, 0, rows_first), degree)
+
+
+def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[Stage, ...] | str:
+    """One node per stage, the one that needs most choosing first; or why it does not fit.
+
+    What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
+    """
+    model, needs = survey.question.model, _needs(survey, degree)
+    sites = (
+        survey.shortlist(min(n[2] + n[3] for n in needs), degree)
+        if among is None
+        else [survey.site(node) for node in among]
+    )
+    free = {site.node.name: site for site in sites}
+    found: dict[int, Stage] = {}
+    for index in sorted(range(degree), key=lambda i: -(needs[i][2] + needs[i][3])):
+        first, end, weight, kv_bytes = needs[index]
+        units = stage_units(model, first, end)
+        fitting = [site for site in free.values() if site.free_bytes >= weight + kv_bytes]
+        if not fitting:
+            size = f"{(weight + kv_bytes) / 1e9:.2f} GB"
+            return f"layers {first}-{end - 1} need {size} and no node left has that much free"
+        runs = runs_of(units)
+        site = min(fitting, key=lambda s: (s.done_s(runs, weight), -s.free_bytes, s.node.name))
+        del free[site.node.name]
+        names = tuple(model.units[i].name for i in units)
+        wanted = [model.units[i].digest for i in units if model.units[i].digest not in site.node.units]
+        later = later_units(model, first, end)
+        behind = tuple(model.units[i].name for i in later)
+        plan = StagePlan(site.node.name, first, end, names, weight, kv_bytes, behind)
+        found[index] = Stage(site, plan, units, survey.peer_of(site.node.name, wanted), later)
+    return tuple(found[index] for index in range(degree))
+
+
+def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
+    """What must cross which links; what is on a node already crosses none."""
+    question, found = survey.question, []
+    slo_s = question.objectives.ttft_s
+    in_time = slo_s is not None and slo_s > question.waited_s  # what is late already is promised nothing
+    deadline_s = question.now_s + slo_s - question.waited_s if slo_s is not None and in_time else None
+    for rank, stage in enumerate(stages):
+        node = stage.plan.node
+        bytes_from: dict[tuple[bool, str], int] = {}
+        for index in stage.units:
+            unit = question.model.units[index]
+            if unit.digest not in stage.site.node.units:
+                way = index in stage.later, stage.peers.get(unit.digest, STORE)
+                bytes_from[way] = bytes_from.get(way, 0) + unit.size_bytes
+        for (later, source), size_bytes in bytes_from.items():
+            links = (STORE if source == STORE else out_link(source), nic_link(node))
+            name = f"{question.start}/{rank}/{source}"
+            if later:
+                found.append(Transfer(f"{name}/later", links, size_bytes, LATER, None, node))
+            else:
+                found.append(Transfer(name, links, size_bytes, 0, deadline_s, node))
+    return found
+
+
+def _slowest(question: Question, stages: Sequence[Stage], transfers: Sequence[Transfer]) -> str:
+    """Where the slowest of what the first token needs comes from."""
+    if any(transfer.priority != LATER for transfer in transfers):
+        return NETWORK
+    digests = ((stage, question.model.units[index].digest) for stage in stages for index in stage.units)
+    return ON_SSD if any(stage.site.node.units.get(digest) == "ssd" for stage, digest in digests) else IN_DRAM
+
+
+def _predict(
+    question: Question, stages: Sequence[Stage], mean: _Lines | None, bad: _Lines | None, slowest: str
+) -> Prediction | None:
+    """What the candidate would take; None as long as nobody has measured what that needs."""
+    if mean is None or bad is None:
+        return None
+    forming_s = first_token_s(mean, question.prompt_tokens)
+    correction_s, correction_bad_s = question.corrections.of(len(stages), slowest)
+    correction_s = max(correction_s, -MOST_CORRECTED * forming_s)
+    ttft_s = question.waited_s + forming_s + correction_s
+    ttft_bad_s = question.waited_s + max(0.0, first_token_s(bad, question.prompt_tokens) + correction_bad_s)
+    weights = [stage.plan.weight_bytes for stage in stages]
+    tpot_s, tpot_bad_s = (
+        token_s([(w, t.speeds) for w, t in zip(weights, lines, strict=True)], question.corrections.hop_s)
+        for lines in (mean, bad)
+    )
+    parts = {
+        "waited": question.waited_s,
+        "form group": max(line.formed_s for line in mean),
+        "fetch": max((at_s for line in mean for at_s, _ in line.units), default=0.0),
+        "compute": computing_s(mean, question.prompt_tokens),
+        "correction": correction_s,
+    }
+    reserved = [stage.plan.reserve_bytes for stage in stages]
+    cost = cost_byte_s(reserved, ttft_s - question.waited_s + question.objectives.keep_alive_s)
+    return Prediction(ttft_s, max(ttft_s, ttft_bad_s), tpot_s, max(tpot_s, tpot_bad_s), cost, parts, slowest)
+
+
+def _promised(
+    question: Question,
+    transfers: Sequence[Transfer],
+    verdict: Verdict,
+    prediction: Prediction,
+    mean: _Lines,
+    bad: _Lines,
+) -> list[Transfer]:
+    """The transfers, each with the time until which it may last without the first token being later than it shall be.
+
+    As long as nothing else is held up, a token is late by no more than its latest bytes; and whatever held them up, once
+    all bytes are there only computing is left. What is late anyway is promised nothing.
+    """
+    goal_s = question.objectives.ttft_s
+    if goal_s is None:
+        return list(transfers)
+    kept = prediction.ttft_bad_s <= goal_s
+    spare_s = goal_s - (prediction.ttft_bad_s if kept else prediction.ttft_s)
+    if spare_s < 0:
+        return [replace(transfer, deadline_s=None) for transfer in transfers]
+    stretch = max(m.speeds.nic_bytes_per_s / b.speeds.nic_bytes_per_s for m, b in zip(mean, bad, strict=True))
+    stretch = max(1.0, stretch) if kept else 1.0
+    correction_s = max(0.0, question.corrections.of(len(mean), prediction.slowest)[1 if kept else 0])
+    after_s = computing_s(bad if kept else mean, question.prompt_tokens) + correction_s
+    latest_s = question.now_s + (goal_s - question.waited_s - after_s) / stretch
+    return [
+        transfer
+        if transfer.priority == LATER
+        else replace(transfer, deadline_s=max(latest_s, verdict.finish_s[transfer.name] + spare_s / stretch))
+        for transfer in transfers
+    ]
+
+
+def _timelines(
+    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict, *, bad: bool
+) -> _Lines | None:
+    found = []
+    readers = Counter(
+        stage.site.node.shared_with for stage in stages if not stage.later.issuperset(_on_ssd(survey, stage))
+    )
+    for rank, stage in enumerate(stages):
+        speeds = stage.site.bad if bad else stage.site.mean
+        if speeds is None or stage.site.mean is None:
+            return None
+        stretch = stage.site.mean.nic_bytes_per_s / speeds.nic_bytes_per_s
+        there = _there_s(survey, stage, rank, transfers, verdict, stretch) | _from_ssd(
+            survey, stage, speeds.ssd_bytes_per_s / max(1, readers[stage.site.node.shared_with])
+        )
+        found.append(StageTimeline(speeds, speeds.formed(len(stages)), _in_order(survey, stage, there, speeds.reach_s)))
+    return found
+
+
+def _there_s(
+    survey: Survey, stage: Stage, rank: int, transfers: Sequence[Transfer], verdict: Verdict, stretch: float
+) -> dict[int, float]:
+    """When each unit that comes over the network is there, from the decision on, if that takes `stretch` as long."""
+    question, model = survey.question, survey.question.model
+    begin_s, found = stage.site.busy_s, dict[int, float]()
+    for transfer in transfers:
+        if transfer.priority == LATER or not transfer.name.startswith(f"{question.start}/{rank}/"):
+            continue
+        source = transfer.name.split("/", 2)[2]
+        units = [
+            i
+            for i in stage.units
+            if i not in stage.later
+            and (digest := model.units[i].digest) not in stage.site.node.units
+            and stage.peers.get(digest, STORE) == source
+        ]
+        ends_s = max(begin_s, verdict.finish_s[transfer.name] - question.now_s)
+        sizes = [model.units[i].size_bytes for i in units]
+        found |= dict(zip(units, arrivals_s(begin_s * stretch, ends_s * stretch, sizes), strict=True))
+        begin_s = ends_s
+    return found
+
+
+def _on_ssd(survey: Survey, stage: Stage) -> list[int]:
+    """The stage's units that its node has on ssd."""
+    held, units = stage.site.node.units, survey.question.model.units
+    return [i for i in stage.units if held.get(units[i].digest) == "ssd"]
+
+
+def _from_ssd(survey: Survey, stage: Stage, ssd_bytes_per_s: float) -> dict[int, float]:
+    model, units = survey.question.model, _on_ssd(survey, stage)
+    sizes = [model.units[i].size_bytes for i in units]
+    return dict(zip(units, arrivals_s(0.0, sum(sizes) / ssd_bytes_per_s, sizes), strict=True))
+
+
+def _in_order(survey: Survey, stage: Stage, there_s: Mapping[int, float], rows_s: float) -> list[tuple[float, int]]:
+    """(when it is there, bytes that computing reads) as the first token meets them.
+
+    The embedding is looked up by rows, which may come before the rest of it; at the end it may be the output matrix.
+    """
+    model, plan = survey.question.model, stage.plan
+    found = []
+    if plan.first_layer == 0:
+        whole_s = there_s.get(0, 0.0)
+        found.append((min(rows_s, whole_s) if model.rows_first else whole_s, 0))
+    found += [(there_s.get(i, 0.0), model.units[i].size_bytes) for i in stage.units if i]
+    if plan.end_layer == model.layers and model.tied_embeddings:
+        found.append((there_s.get(0, 0.0), model.units[0].size_bytes))
+    return found
+
+
+def _reasons(survey: Survey, stages: Sequence[Stage]) -> tuple[str, ...]:
+    model = survey.question.model
+    held = sum(model.units[i].size_bytes for s in stages for i in s.units if model.units[i].digest in s.site.node.units)
+    from_peers = sum(model.units[i].size_bytes for s in stages for i in s.units if model.units[i].digest in s.peers)
+    total = sum(stage.plan.weight_bytes for stage in stages)
+    found = [f"{len(stages)} stage(s) of equal bytes, each on the node that is done with it soonest"]
+    if held:
+        found.append(f"{held / total:.0%} of the bytes are on their nodes already")
+    if from_peers:
+        found.append(f"{from_peers / total:.0%} come from other nodes and not from the store")
+    return tuple(found)

@@ -1,0 +1,109 @@
+"""HydraServe's rule (NSDI'26), as its artifact has it: the smallest pipeline that meets the service level.
+
+TTFT(s, w) = M / (s b) + t_p f(s, w) + waited + 2 s and TPOT(s, w) = t_d f(s, w) + 1 ms (s - 1), with
+f(s, w) = (s - w) + w / s, b the least bandwidth that the chosen nodes offer, and w of the s stages on nodes with room for
+the whole model. A node offers B / (N + 1) with N fetches on it, or nothing if that would make one of them late. Cached
+units do not count but on a node that has them all in memory. Our rule is measured against it. Other than theirs, nodes
+reserve what their stages need, for our groups grow when they are consolidated, and `max_degree` binds it too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from schedules.estimates import step_s
+from schedules.facts import Node, NoPlacement
+from schedules.placing.candidates import candidate
+from schedules.placing.decision import Candidate, Decision, Question
+from schedules.placing.policies.fixed import no_room
+from schedules.placing.survey import Site, Survey
+
+AFTER_FETCH_S, HOP_S = 2.0, 1e-3
+"""Their constants: from the last byte to the first token, and for a hop between stages."""
+MOST_STAGES = 4
+
+
+class HydraServe:
+    """See the module. Pure; `prediction`s of its candidates are ours, so that the two can be compared."""
+
+    name = "hydraserve"
+
+    def decide(self, question: Question) -> Decision:
+        """The first (stages, then nodes with room for all) that meets both objectives, else one stage."""
+        survey = Survey(question)
+        nodes, why, tried = chosen_nodes(survey)
+        if not nodes:
+            return Decision(self.name, NoPlacement(no_room(question, survey, tried)), tuple(tried))
+        found = candidate(survey, len(nodes), nodes)
+        if found.placement is None:  # its stages are not of equal bytes, as the rule assumes
+            return Decision(self.name, NoPlacement(found.ruled_out), (*tried, found))
+        placement = replace(found.placement, reasons=(why,))
+        return Decision(self.name, placement, (*tried, replace(found, placement=placement, ruled_out="")))
+
+
+def chosen_nodes(survey: Survey) -> tuple[list[Node], str, list[Candidate]]:
+    """The nodes that the rule takes, none if nothing fits; why; and what it tried before."""
+    question, model, tried = survey.question, survey.question.model, list[Candidate]()
+    whole_bytes = model.size_bytes + model.kv_bytes_per_token * question.objectives.kv_tokens
+    most = min(MOST_STAGES, question.objectives.max_degree, model.layers, len(survey.usable))
+    sites = survey.shortlist(-(-whole_bytes // MOST_STAGES), MOST_STAGES)
+    offers = sorted(((_offered(survey, s), s) for s in sites), key=lambda o: (-o[0], o[1].node.name))
+    roomy = [(b, s) for b, s in offers if s.free_bytes >= whole_bytes]
+    cached = [s.node for _, s in roomy if s.far[-1] == s.near[-1] == 0]
+    if cached:
+        return cached[:1], "one stage where the whole model is cached", tried
+    for stages in range(1, most + 1):
+        needed = -(-whole_bytes // stages)
+        usable = [(b, s) for b, s in offers if b > 0 and s.free_bytes >= needed]
+        full = [(b, s) for b, s in roomy if b > 0]
+        if len(usable) < stages or not full:
+            missing = f"{stages} nodes with room and bandwidth, one for all of it, are not there"
+            tried.append(Candidate(stages, (), missing))
+            continue
+        for whole_workers in range(1, min(stages, len(full)) + 1):
+            chosen = _best(full, usable, stages, whole_workers)
+            refused = _refused(question, chosen, stages, whole_workers)
+            if not refused:
+                why = f"{stages} stage(s), {whole_workers} with room for all: the smallest that meets the service level"
+                return [s.node for _, s in chosen], why, tried
+            tried.append(Candidate(stages, tuple(s.node.name for _, s in chosen), refused))
+    return [s.node for _, s in roomy[:1]], "nothing meets the service level: one stage, as well as can be", tried
+
+
+def shared(stages: int, whole_workers: int) -> float:
+    """f(s, w): a stage with the memory of a share has a share of the compute as well."""
+    return (stages - whole_workers) + whole_workers / stages
+
+
+def _offered(survey: Survey, site: Site) -> float:
+    """Bytes per second that the node's card offers one more fetch; 0 if a fetch on it would be late then."""
+    if site.mean is None:
+        return 0.0
+    there, now_s = survey.queues.get(site.node.name, ()), survey.question.now_s
+    share = site.mean.nic_bytes_per_s / (len(there) + 1)
+    late = any(t.deadline_s is not None and t.remaining_bytes > max(0.0, t.deadline_s - now_s) * share for t in there)
+    return 0.0 if late else share
+
+
+def _best(
+    full: Sequence[tuple[float, Site]], usable: Sequence[tuple[float, Site]], stages: int, whole_workers: int
+) -> list[tuple[float, Site]]:
+    chosen = list(full[:whole_workers])
+    names = {site.node.name for _, site in chosen}
+    return chosen + [(b, s) for b, s in usable if s.node.name not in names][: stages - whole_workers]
+
+
+def _refused(question: Question, chosen: Sequence[tuple[float, Site]], stages: int, whole_workers: int) -> str:
+    goal, model = question.objectives, question.model
+    speeds = chosen[0][1].mean
+    assert speeds is not None
+    factor = shared(stages, whole_workers)
+    tpot_s = step_s(model.size_bytes, 1, speeds) * factor + HOP_S * (stages - 1)
+    if goal.tpot_s is not None and tpot_s > goal.tpot_s:
+        return f"{tpot_s * 1e3:.0f} ms a token by the rule, {goal.tpot_s * 1e3:.0f} ms wanted"
+    bandwidth = min(b for b, _ in chosen)
+    prefill_s = step_s(model.size_bytes, question.prompt_tokens, speeds) * factor
+    ttft_s = model.size_bytes / (stages * bandwidth) + prefill_s + question.waited_s + AFTER_FETCH_S
+    if goal.ttft_s is None or ttft_s >= goal.ttft_s:
+        wanted = "as soon as possible" if goal.ttft_s is None else f"{goal.ttft_s:.2f} s"
+        return f"first token after {ttft_s:.2f} s by the rule, {wanted} wanted"
+    return ""

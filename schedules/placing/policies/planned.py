@@ -1,0 +1,237 @@
+"""Our rule: predict every candidate, take the cheapest that meets the model's service level, else the fastest."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from schedules.estimates import migration_s
+from schedules.facts import NoPlacement, Placement
+from schedules.placing.candidates import candidate, slower
+from schedules.placing.decision import Candidate, Decision, Move, Prediction, Question, Running, Wait
+from schedules.placing.policies import hydraserve, serverlessllm
+from schedules.placing.policies.fixed import no_room
+from schedules.placing.survey import Survey
+
+AS_FAST = 1.05
+"""Candidates that are predicted to take no longer than this times the fastest are taken for equally fast: predictions are no
+better than that."""
+
+
+class Planned:
+    """Looks at every degree up to the model's largest, and beyond it only if the model does not fit else; and at what the
+    anchors' rules would take, so that by its own predictions it is never worse than they are.
+
+    What would make an admitted start late is ruled out; if nothing else fits, the start waits. Where memory is short, or
+    the node that holds the units is taken, idle replicas may go, or running ones be migrated, if that pays.
+    """
+
+    name = "planned"
+
+    def decide(self, question: Question) -> Decision:
+        """See the module."""
+        survey = Survey(question)
+        tried = _tried(question, survey)
+        tried += _as_anchors(survey, tried)
+        tried += _with_moves(question, survey, tried)
+        eligible = [c for c in tried if c.placement is not None and not c.ruled_out]
+        if not eligible:
+            return Decision(self.name, _not_now(question, survey, tried), tuple(tried))
+        chosen, why = _choose(question, eligible)
+        assert chosen.placement is not None
+        placement = replace(chosen.placement, reasons=(why, *chosen.placement.reasons))
+        told = tuple(
+            replace(c, placement=placement)
+            if c is chosen
+            else c
+            if c.ruled_out
+            else replace(c, ruled_out=_beaten(question, c, chosen))
+            for c in tried
+        )
+        return Decision(self.name, placement, told)
+
+
+def _tried(question: Question, survey: Survey) -> list[Candidate]:
+    """A candidate for each degree; beyond the largest that is wanted only until one fits."""
+    most = min(question.model.layers, len(survey.usable))
+    wanted = min(question.objectives.max_degree, most)
+    tried = [candidate(survey, degree) for degree in range(1, wanted + 1)]
+    if all(c.placement is None for c in tried):
+        for degree in filter(survey.could_hold, range(wanted + 1, most + 1)):
+            tried.append(candidate(survey, degree))
+            if tried[-1].placement is not None:
+                break
+    return tried
+
+
+def _as_anchors(survey: Survey, tried: Sequence[Candidate]) -> list[Candidate]:
+    """The nodes that the anchors would take, as far as they were not tried yet and something is known of them."""
+    found: list[Candidate] = []
+    if all(c.prediction is None for c in tried):
+        return found
+    for nodes in (hydraserve.chosen_nodes(survey)[0], serverlessllm.chosen_nodes(survey)):
+        names = {node.name for node in nodes}
+        if nodes and all(names != set(c.nodes) for c in (*tried, *found)):
+            found.append(candidate(survey, len(nodes), nodes))
+    return found
+
+
+def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidate, str]:
+    known = [(c, c.prediction) for c in eligible if c.prediction is not None]
+    if not known:
+        largest = max(eligible, key=lambda c: (not c.moves, c.degree))
+        return largest, f"degree {largest.degree}: nothing is measured yet, so the largest that fits"
+    goal = question.objectives
+    meeting = [(c, p) for c, p in known if _meets(question, p)]
+    if meeting and goal.ttft_s is not None:
+        chosen, prediction = min(meeting, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
+        return chosen, (
+            f"degree {chosen.degree}: the cheapest of {len(meeting)} that meet the service level, "
+            f"{prediction.ttft_bad_s:.2f} s at the bad end of {goal.ttft_s:.2f} s"
+        )
+    within = meeting or known
+    fastest_s = min(p.ttft_s for _, p in within)
+    as_fast = [(c, p) for c, p in within if p.ttft_s <= fastest_s * AS_FAST]
+    chosen, prediction = min(as_fast, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
+    unmet = "" if meeting else "nothing meets the service level; "
+    return chosen, f"degree {chosen.degree}: {unmet}the fastest, {prediction.ttft_s:.2f} s to the first token"
+
+
+def _meets(question: Question, prediction: Prediction) -> bool:
+    goal = question.objectives
+    in_time = goal.ttft_s is None or prediction.ttft_bad_s <= goal.ttft_s
+    return in_time and (goal.tpot_s is None or prediction.tpot_bad_s <= goal.tpot_s)
+
+
+def _beaten(question: Question, loser: Candidate, chosen: Candidate) -> str:
+    """Why a candidate that could have been taken was not."""
+    mine, best, goal = loser.prediction, chosen.prediction, question.objectives
+    if mine is None or best is None:
+        return "nothing is known of how long it would take"
+    if goal.ttft_s is not None and mine.ttft_bad_s > goal.ttft_s:
+        return f"first token after {mine.ttft_bad_s:.2f} s at the bad end, {goal.ttft_s:.2f} s wanted"
+    if goal.tpot_s is not None and mine.tpot_bad_s > goal.tpot_s:
+        return f"{mine.tpot_bad_s * 1e3:.0f} ms a token at the bad end, {goal.tpot_s * 1e3:.0f} ms wanted"
+    if goal.ttft_s is None and mine.ttft_s > best.ttft_s * AS_FAST:
+        return f"slower: {mine.ttft_s:.2f} s to the first token against {best.ttft_s:.2f} s"
+    if loser.moves and not chosen.moves:
+        return "it would end or move another replica for nothing"
+    return f"dearer: {mine.cost_byte_s / 1e9:.2f} GB s against {best.cost_byte_s / 1e9:.2f} GB s"
+
+
+def _not_now(question: Question, survey: Survey, tried: list[Candidate]) -> NoPlacement | Wait:
+    """Memory is short, or promises keep it off the links: then it waits for the first of those to end."""
+    held_off = [c for c in tried if c.placement is not None]
+    if not held_off:
+        return NoPlacement(no_room(question, survey, tried))
+    forecast = question.links.forecast(question.now_s)
+    soonest_s = min((s for s in forecast.values() if s > question.now_s), default=question.now_s)
+    return Wait(soonest_s, held_off[0].ruled_out)
+
+
+# ---- room that others hold
+
+
+def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]) -> list[Candidate]:
+    """What could be had if replicas made room, as far as the nodes differ then; what does not pay is ruled out."""
+    eligible = [c for c in without if c.placement is not None and not c.ruled_out]
+    best = _choose(question, eligible)[0] if eligible else None
+    content = best is not None and best.prediction is not None and _meets(question, best.prediction)
+    if content and question.objectives.ttft_s is not None:
+        return []
+    found: list[Candidate] = []
+    idle = [r for r in question.running if r.idle_since_s is not None and r.priority <= question.objectives.priority]
+    if idle:
+        found += _after(survey, without, best, idle, stop=True)
+    busy = [r for r in question.running if r.idle_since_s is None and len(r.reserved_bytes) == 1]
+    if busy and question.may_migrate:
+        found += _after(survey, without, best, busy, stop=False)
+    return found
+
+
+def _after(
+    survey: Survey, without: Sequence[Candidate], best: Candidate | None, leaving: Sequence[Running], *, stop: bool
+) -> list[Candidate]:
+    question, freed = survey.question, dict[str, int]()
+    for replica in leaving:
+        for node, size_bytes in replica.reserved_bytes.items():
+            freed[node] = freed.get(node, 0) + size_bytes
+    known, found = {c.nodes for c in without}, list[Candidate]()
+    for after in _tried(question, Survey(question, freed)):
+        if after.placement is None or after.nodes in known:
+            continue
+        moves = _needed_moves(survey, after.placement, leaving, stop=stop)
+        if not moves:
+            continue
+        takes_s = max(move.takes_s for move in moves)
+        if takes_s == float("inf"):
+            found.append(Candidate(after.degree, after.nodes, "nothing is known of how long moving others would take"))
+            continue
+        prediction = None if after.prediction is None else slower(after.prediction, takes_s)
+        after = replace(after, moves=moves, prediction=prediction)
+        found.append(after if after.ruled_out else replace(after, ruled_out=_not_worth(question, best, after)))
+    return found
+
+
+def _needed_moves(
+    survey: Survey, placement: Placement, leaving: Sequence[Running], *, stop: bool
+) -> tuple[Move, ...] | None:
+    """Who must go so that each stage fits: the least important first, then the longest idle. None if one has nowhere to."""
+    free = {node.name: survey.free_bytes(node) for node in survey.usable}
+    for stage in placement.stages:
+        free[stage.node] -= stage.reserve_bytes
+    short = {stage.node for stage in placement.stages if free[stage.node] < 0}
+    moves = []
+    in_the_way = [replica for replica in leaving if not short.isdisjoint(replica.reserved_bytes)]
+    for replica in sorted(in_the_way, key=lambda r: (r.priority, r.idle_since_s or 0.0, r.group)):
+        if all(free.get(node, 0) >= 0 for node in replica.reserved_bytes):
+            continue
+        to, takes_s = "", 0.0
+        if not stop:
+            needed_bytes = sum(replica.reserved_bytes.values())
+            roomy = [name for name in free if free[name] >= needed_bytes and name not in replica.reserved_bytes]
+            if not roomy:
+                continue
+            to = min(roomy, key=lambda name: (-free[name], name))
+            free[to] -= needed_bytes
+            takes_s = _migration_s(survey.question, replica, to)
+        for node, size_bytes in replica.reserved_bytes.items():
+            if node in free:
+                free[node] += size_bytes
+        moves.append(Move(replica.group, replica.model.name, to, takes_s))
+    return tuple(moves) if all(free[node] >= 0 for node in short) else None
+
+
+def _migration_s(question: Question, replica: Running, to: str) -> float:
+    """Seconds until the replica goes on at `to`; infinite if nothing is known of the node's speeds."""
+    node = question.view.node(to)
+    assert node is not None
+    site = Survey(replace(question, model=replica.model)).site(node)
+    if site.mean is None:
+        return float("inf")
+    load_s = site.fetch_s([(0, len(replica.model.units))])
+    size_bytes = replica.model.size_bytes
+    prefill, decode = site.mean.prefill_bytes_per_s / size_bytes, site.mean.decode_bytes_per_s / size_bytes
+    return migration_s(load_s, replica.tokens, prefill, decode)
+
+
+def _not_worth(question: Question, best: Candidate | None, after: Candidate) -> str:
+    """Empty if ending or moving others pays: there is nothing without it, or it saves more than their next starts cost."""
+    if best is None:
+        return ""
+    if best.prediction is None or after.prediction is None:
+        return "nothing is known of what it would save"
+    if not _meets(question, best.prediction) and _meets(question, after.prediction):
+        return ""
+    saved_s = best.prediction.ttft_s - after.prediction.ttft_s
+    groups = {move.group for move in after.moves if not move.to}
+    lost_s = sum(_restart_s(question, r) for r in question.running if r.group in groups)
+    return "" if saved_s > lost_s else f"it would save {saved_s:.2f} s and cost others {lost_s:.2f} s"
+
+
+def _restart_s(question: Question, replica: Running) -> float:
+    """What the replica's next cold start will take on the nodes where it is now."""
+    survey = Survey(replace(question, model=replica.model))
+    nodes = [node for name in replica.reserved_bytes if (node := question.view.node(name)) is not None]
+    sites = [site for site in map(survey.site, nodes) if site.mean is not None]
+    degree, units = len(replica.reserved_bytes), [(0, len(replica.model.units))]
+    forming_s = max((site.mean.formed(degree) for site in sites if site.mean is not None), default=float("inf"))
+    return forming_s + max((site.fetch_s(units) for site in sites), default=0.0) / degree

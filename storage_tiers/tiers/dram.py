@@ -1,0 +1,194 @@
+"""The dram tier: units in memory that the agent holds by descriptor and any stage process maps without a copy."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from storage_tiers.checkpoint import ALIGN_BYTES, UnitIndex
+from storage_tiers.errors import OutOfSpace
+from storage_tiers.tiers.memory import BLOCK_BYTES, BlockPool, Pages, Run, map_runs
+
+
+class Segment:
+    """Memory of one unit: runs of a pool, which others map by the pool's `fd`, for reading alone."""
+
+    def __init__(self, pool: BlockPool, size_bytes: int) -> None:
+        self._pool = pool
+        self.size_bytes = size_bytes
+        self.runs: tuple[Run, ...] = pool.allocate(size_bytes)
+
+    @property
+    def fd(self) -> int:
+        return self._pool.read_only_fd
+
+    @property
+    def footprint_bytes(self) -> int:
+        """What the unit takes of the pool."""
+        return sum(run.size_bytes for run in self.runs)
+
+    def views(self, offset_bytes: int = 0, size_bytes: int | None = None) -> list[memoryview]:
+        """Writable views of the unit's bytes, here in the process that holds the pool."""
+        wanted = self.size_bytes - offset_bytes if size_bytes is None else size_bytes
+        return self._pool.views(self.runs, offset_bytes, wanted)
+
+    @cached_property
+    def view(self) -> memoryview:
+        """The unit's bytes in one row, for reading while the unit is pinned."""
+        return memoryview(map_runs(self.fd, self.runs)).cast("B")[: self.size_bytes].toreadonly()
+
+    def close(self) -> None:
+        """Give the memory back to the pool."""
+        runs, self.runs = self.runs, ()
+        self._pool.free(runs)
+
+
+@dataclass
+class _Slot:
+    segment: Segment
+    complete: bool = False
+    pins: int = 0
+    last_used: int = field(default=0)
+
+
+SMALL_BUDGET_BYTES = 64 << 20
+"""Below this a tier is cut into small blocks, so that it is not all rounding."""
+Rank = Callable[[str, int], float]
+"""Worth of keeping a unit: (digest, order of last use, larger is later) -> number; the least is evicted first."""
+
+
+def least_recently_used(_digest: str, last_used: int) -> float:
+    """The default rank."""
+    return float(last_used)
+
+
+class DramTier:
+    """Units of this node in memory, by digest, within a budget in bytes (in whole blocks). Thread-safe.
+
+    `ready_bytes` of free memory are kept real ahead of their use; see storage_tiers.tiers.memory.
+
+    A unit is reserved (room is made, the memory belongs to its writer), then committed or abandoned. Only committed
+    units are handed out; a pinned unit is never evicted.
+    """
+
+    name = "dram"
+
+    def __init__(self, budget_bytes: int, rank: Rank = least_recently_used, ready_bytes: int = 0) -> None:
+        self.budget_bytes = budget_bytes
+        block_bytes = BLOCK_BYTES if budget_bytes >= SMALL_BUDGET_BYTES else ALIGN_BYTES
+        self._pool = BlockPool(budget_bytes, ready_bytes, block_bytes)
+        self._rank = rank
+        self._slots: dict[str, _Slot] = {}
+        self._lock = threading.Lock()
+        self._used = 0
+        self._uses = 0
+
+    @property
+    def huge(self) -> bool:
+        """Whether the memory is made of huge pages."""
+        return self._pool.pages is not Pages.SMALL
+
+    @property
+    def ready_bytes(self) -> int:
+        """Free memory that is real already."""
+        return self._pool.ready_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used
+
+    def holds(self, unit: UnitIndex) -> bool:
+        """Whether the unit is here, complete and with its length."""
+        with self._lock:
+            slot = self._slots.get(unit.digest)
+            return slot is not None and slot.complete and slot.segment.size_bytes == unit.size_bytes
+
+    def held(self) -> frozenset[str]:
+        """Digests of the complete units."""
+        with self._lock:
+            return frozenset(digest for digest, slot in self._slots.items() if slot.complete)
+
+    def reserve(self, digest: str, size_bytes: int) -> Segment:
+        """Memory to write a unit into, pinned until commit's matching `release` or `abandon`.
+
+        Evicts what is not in use, least rank first. OutOfSpace if that is not enough, ValueError if already there.
+        """
+        with self._lock:
+            if digest in self._slots:
+                raise ValueError(f"unit {digest} is already in dram")
+            self._make_room(size_bytes)
+            segment = Segment(self._pool, size_bytes)
+            self._uses += 1
+            self._slots[digest] = _Slot(segment, pins=1, last_used=self._uses)
+            self._used += segment.footprint_bytes
+            return segment
+
+    def commit(self, digest: str) -> None:
+        """The reserved unit is whole and verified; it may be handed out from now on."""
+        with self._lock:
+            self._slots[digest].complete = True
+
+    def abandon(self, digest: str) -> None:
+        """Free a reserved unit that could not be filled."""
+        with self._lock:
+            self._drop(digest)
+
+    def acquire(self, digest: str) -> Segment | None:
+        """The unit's memory, pinned, or None if it is not (wholly) there. Pair with `release`."""
+        with self._lock:
+            slot = self._slots.get(digest)
+            if slot is None or not slot.complete:
+                return None
+            self._uses += 1
+            slot.pins, slot.last_used = slot.pins + 1, self._uses
+            return slot.segment
+
+    def release(self, digest: str) -> None:
+        """Undo one pin."""
+        with self._lock:
+            slot = self._slots[digest]
+            if slot.pins == 0:
+                raise ValueError(f"unit {digest} is not pinned")
+            slot.pins -= 1
+
+    def pins(self, digest: str) -> int:
+        """How often the unit is pinned now; 0 if it is not here."""
+        with self._lock:
+            slot = self._slots.get(digest)
+            return slot.pins if slot is not None else 0
+
+    def drop(self, digest: str) -> bool:
+        """Free the unit unless it is in use; whether it was freed."""
+        with self._lock:
+            slot = self._slots.get(digest)
+            if slot is None or slot.pins or not slot.complete:
+                return False
+            self._drop(digest)
+            return True
+
+    def close(self) -> None:
+        """Free everything. Nothing may be loading."""
+        with self._lock:
+            for digest in list(self._slots):
+                self._drop(digest)
+        self._pool.close()
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Evict until `size_bytes` fit; nothing is evicted if that cannot be reached."""
+        needed = -(-size_bytes // self._pool.block_bytes) * self._pool.block_bytes
+        idle = [(self._rank(d, s.last_used), d) for d, s in self._slots.items() if s.complete and not s.pins]
+        in_use = self._used - sum(self._slots[digest].segment.footprint_bytes for _, digest in idle)
+        if in_use + needed > self._pool.size_bytes:
+            raise OutOfSpace(
+                f"dram: {size_bytes:,} bytes asked, {in_use:,} of {self.budget_bytes:,} are in use; "
+                "raise node.dram_bytes or serve fewer models at once"
+            )
+        for _, digest in sorted(idle):
+            if self._used + needed <= self._pool.size_bytes:
+                return
+            self._drop(digest)
+
+    def _drop(self, digest: str) -> None:
+        slot = self._slots.pop(digest)
+        self._used -= slot.segment.footprint_bytes
+        slot.segment.close()
