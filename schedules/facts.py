@@ -3,6 +3,14 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
+
+
+class ModelKey(NamedTuple):
+    """What a version of a model is known by: whose weights, and which."""
+
+    name: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,10 @@ class Model:
     tied_embeddings: bool
     kv_bytes_per_token: int
     rows_first: bool = False
+
+    @property
+    def key(self) -> ModelKey:
+        return ModelKey(self.name, self.digest)
 
     @property
     def layers(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.wire.requests import Failed, Rejected, Submit, TokenLogprobs, Tokens
+from schedules.requests import room_tokens
 
 PREFILL_TOKENS = 256
 """Prompt tokens in a step that others decode in: more would hold their next token up."""
@@ -18,18 +19,6 @@ PREFILL_TOKENS_ALONE = 2048
 """Prompt tokens in a step that nobody decodes in."""
 MAX_ROWS = 128
 """Requests in one step at most; the logits of all of them stand in memory at once."""
-_SMALLEST_ROOM = 64
-
-
-def room_tokens(tokens: int, most_tokens: int) -> int:
-    """The KV cache that a request of `tokens` is given: the next of 64, 96, 128, 192, 256, ..., at most `most_tokens`.
-
-    Requests with rooms of one size can be attended to together.
-    """
-    room = _SMALLEST_ROOM
-    while room < tokens:
-        room = room * 3 // 2 if room & (room - 1) == 0 else room * 4 // 3
-    return max(tokens, min(room, most_tokens))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.stage.batching import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Batching, Choice, room_tokens
+from cluster.stage.batching import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Batching, Choice
 from cluster.wire.requests import Failed, Sampling, Submit, TokenLogprobs, Tokens
+from schedules.requests import room_tokens
 from tests.cluster.played_group import PlayedGroup, ask, expected, text
 
 # ---- rooms

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from cluster.model_facts import model_config
-from cluster.stage.batching import Batching, Choice, Segment, room_tokens
+from cluster.stage.batching import Batching, Choice, Segment
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.hop import Header
 from cluster.stage.kv import KvCache
 from cluster.stage.model import StageModel
 from cluster.wire.requests import Cancel, Rejected, Submit, Tokens
+from schedules.requests import room_tokens
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore

@@ -1,0 +1,123 @@
+"""What the brain may order: values that whoever owns it carries out, in their order, and decides nothing of its own."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from schedules.facts import ModelKey, Placement
+from schedules.placing.decision import Decision
+
+
+class Why(StrEnum):
+    """Why a request is rejected, which is all that its status depends on."""
+
+    TOO_LONG = "too long"
+    OVERLOADED = "overloaded"
+    UNAVAILABLE = "unavailable"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Assign:
+    """The group has room for the request: it goes, or goes on, there. `waited` if it was held before."""
+
+    request: str
+    group: str
+    waited: bool
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The request waits; an Assign or a Reject follows in time."""
+
+    request: str
+
+
+@dataclass(frozen=True)
+class Reject:
+    """The request is over. `sentence` is for a person; `retry_after_s` says when asking again may help."""
+
+    request: str
+    why: Why
+    sentence: str
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The request lost its group after it had so many tokens; an Assign or a Reject follows."""
+
+    request: str
+    group: str
+    tokens: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Form the group, as its placement says, within `timeout_s`. GroupFormed or GroupFailed answers."""
+
+    group: str
+    key: ModelKey
+    placement: Placement
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the group, whatever it does. GroupStopped answers."""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """The group that was found is ours now: keep its lease. GroupFormed or GroupLost answers."""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class Decided:
+    """It was decided where a replica starts, or that it does not now: for those who count and explain. Nothing is to be
+    carried out."""
+
+    group: str
+    key: ModelKey
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A start came to nothing, and is not tried again for those who wait."""
+
+    group: str
+    key: ModelKey
+    reason: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """The group's start gave its first token: ask its nodes what they did, keep it, and tell StartMeasured.
+
+    Seconds from the arrival of the request that it was for; `text_s` how long after that its tokens were known, if not
+    before.
+    """
+
+    group: str
+    key: ModelKey
+    placement: Placement
+    decision: Decision
+    arrived_s: float
+    decided_s: float
+    ttft_s: float
+    text_s: float
+
+
+@dataclass(frozen=True)
+class WakeAt:
+    """Tell Ticked then, and not by any WakeAt of before."""
+
+    at_s: float
+
+
+Action = Assign | Hold | Reject | Replay | Start | Stop | Adopt | Decided | Failed | Record | WakeAt

@@ -1,0 +1,91 @@
+"""A request as a value: how long it is, how far it has come, where it runs. Whatever moves it makes another one of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from schedules.facts import ModelKey
+
+_SMALLEST_ROOM = 64
+
+
+def room_tokens(tokens: int, most_tokens: int) -> int:
+    """The KV cache that a request of `tokens` is given: the next of 64, 96, 128, 192, 256, ..., at most `most_tokens`.
+
+    Requests with rooms of one size can be attended to together.
+    """
+    room = _SMALLEST_ROOM
+    while room < tokens:
+        room = room * 3 // 2 if room & (room - 1) == 0 else room * 4 // 3
+    return max(tokens, min(room, most_tokens))
+
+
+class Stand(StrEnum):
+    """Where a request stands."""
+
+    HELD = "held"
+    RUNNING = "running"
+    OVER = "over"
+
+
+class Turn(StrEnum):
+    """What may happen to a request."""
+
+    ASSIGNED = "assigned"
+    BROKEN = "broken"
+    ENDED = "ended"
+
+
+TABLE: Mapping[tuple[Stand, Turn], Stand] = {
+    (Stand.HELD, Turn.ASSIGNED): Stand.RUNNING,
+    (Stand.HELD, Turn.ENDED): Stand.OVER,
+    (Stand.RUNNING, Turn.BROKEN): Stand.HELD,
+    (Stand.RUNNING, Turn.ENDED): Stand.OVER,
+}
+
+
+class IllegalTurn(ValueError):
+    """It cannot happen to a request that stands so; nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`prompt_tokens` and `max_tokens` are those that it came with, `generated` of the latter are there. It was assigned
+    `attempts` times, the last time to `group`. `room` is the KV cache that it needs, in tokens, as a replica counts it.
+    """
+
+    name: str
+    key: ModelKey
+    prompt_tokens: int
+    max_tokens: int
+    arrived_s: float
+    deadline_s: float
+    room: int
+    stand: Stand = Stand.HELD
+    generated: int = 0
+    attempts: int = 0
+    group: str = ""
+    waited: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """What its prefill would take now."""
+        return self.prompt_tokens + self.generated
+
+    def assigned(self, group: str) -> "Request":
+        """It runs there from now on."""
+        return replace(self, stand=self._to(Turn.ASSIGNED), group=group, attempts=self.attempts + 1)
+
+    def broken(self) -> "Request":
+        """It waits again, with what it has."""
+        return replace(self, stand=self._to(Turn.BROKEN), group="", waited=True)
+
+    def ended(self) -> "Request":
+        """Whatever it ended by."""
+        return replace(self, stand=self._to(Turn.ENDED))
+
+    def _to(self, turn: Turn) -> Stand:
+        try:
+            return TABLE[self.stand, turn]
+        except KeyError:
+            raise IllegalTurn(f"a request that is {self.stand} cannot be {turn}") from None
