@@ -14,7 +14,8 @@ from typing import Any
 from cluster.client import ClusterClient
 from cluster.wire.encryption import Tls
 from flows.errors import NoContext
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 CONTEXT_VARIABLE = "FLOW_CONTEXT"
 

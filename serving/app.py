@@ -19,9 +19,9 @@ from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.door.bodies import Bodies
 from serving.door.connections import MAX_HEADER_BYTES, most_connections, patient_for
-from serving.door.guard import Guard
 from serving.door.handlers import add_handlers
 from serving.door.methods import Methods
+from serving.door.unexpected import Guard
 from serving.errors import HistoryError
 from serving.history import History
 from serving.link import ClusterLink
@@ -32,7 +32,8 @@ from serving.requests.preparing import Preparer
 from serving.requests.schemas import MAX_CHOICES
 from serving.router import Router, RouterLimits
 from serving.upkeep import Upkeep, warm
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 _log = logging.getLogger(__name__)
 _RECALL_S = 2.0

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from cluster.errors import Refused, StageFailed
 from cluster.node.config import NodeConfig
+from cluster.node.exchange import UnitExchange
 from cluster.node.local_stage import LocalStage
-from cluster.node.peers import Peers
 from cluster.node.pool import StagePool
 from cluster.node.rate_book import RateBook
 from cluster.node.row_service import RowService
@@ -35,7 +35,12 @@ WATCH_EVERY_S = 0.2
 
 
 def load(
-    tiers: TierStack, peers: Peers, order: FormStage | BringUnits, unit: UnitIndex, priority: Priority, turn: int = 0
+    tiers: TierStack,
+    peers: UnitExchange,
+    order: FormStage | BringUnits,
+    unit: UnitIndex,
+    priority: Priority,
+    turn: int = 0,
 ) -> Future[Loaded]:
     """Have a unit that an order names brought to dram."""
     late = isinstance(order, FormStage) and unit.digest in order.store_first
@@ -50,7 +55,7 @@ class LocalStages:
         self,
         config: NodeConfig,
         tiers: TierStack,
-        peers: Peers,
+        peers: UnitExchange,
         rates: RateBook,
         pool: StagePool,
         tasks: Tasks,

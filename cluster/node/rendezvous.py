@@ -17,8 +17,7 @@ import psutil
 from cluster.errors import ProtocolError
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import Door
-from cluster.wire.requests import Hello
-from cluster.wire.store import (
+from cluster.wire.meetings import (
     LONGEST_WAIT_S,
     StoreAdd,
     StoreCount,
@@ -31,6 +30,7 @@ from cluster.wire.store import (
     StoreValues,
     StoreWait,
 )
+from cluster.wire.requests import Hello
 from cluster.wire.vocabulary import load_vocabulary
 
 MOST_VALUE_BYTES = 1 << 20

@@ -51,7 +51,7 @@ from cluster.wire.stages import (
 from schedules.rates import formed
 from storage_tiers.errors import StorageError
 from storage_tiers.tiers.device import DeviceTier
-from storage_tiers.tiers.memory import map_runs, populate
+from storage_tiers.tiers.shared_memory import map_runs, populate
 
 _log = logging.getLogger(__name__)
 _WARM_UP_CONFIG = {

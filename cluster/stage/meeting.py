@@ -10,8 +10,7 @@ from datetime import timedelta
 from torch.distributed import DistStoreError, Store
 
 from cluster.wire.codec import MAX_FRAME_BYTES, frame
-from cluster.wire.requests import Hello
-from cluster.wire.store import (
+from cluster.wire.meetings import (
     LONGEST_WAIT_S,
     StoreAdd,
     StoreCount,
@@ -24,6 +23,7 @@ from cluster.wire.store import (
     StoreValues,
     StoreWait,
 )
+from cluster.wire.requests import Hello
 from cluster.wire.vocabulary import unpack
 
 _LENGTH = struct.Struct(">I")

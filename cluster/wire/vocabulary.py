@@ -12,6 +12,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ProtocolError
 from cluster.wire.forks import Fork, Forked, Imported, NotForked
+from cluster.wire.meetings import (
+    StoreAdd,
+    StoreCount,
+    StoreDelete,
+    StoreFault,
+    StoreLook,
+    StoreNumber,
+    StoreSet,
+    StoreSwap,
+    StoreValues,
+    StoreWait,
+)
 from cluster.wire.orders import AskPhases, BringUnits, Dissolve, Evict, FormStage, LimitStore, Probe, Renew
 from cluster.wire.reports import Done, NodeReport, NotDone, Phases, Probed, StageFormed, StageLost, UnitsBrought
 from cluster.wire.requests import Cancel, Failed, Hello, Rejected, Submit, Tokens
@@ -27,18 +39,6 @@ from cluster.wire.stages import (
     Taken,
     UnitCopied,
     UnitHere,
-)
-from cluster.wire.store import (
-    StoreAdd,
-    StoreCount,
-    StoreDelete,
-    StoreFault,
-    StoreLook,
-    StoreNumber,
-    StoreSet,
-    StoreSwap,
-    StoreValues,
-    StoreWait,
 )
 
 _VOCABULARY = {

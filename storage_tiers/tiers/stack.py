@@ -14,12 +14,12 @@ from enum import IntEnum
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, OutOfSpace, StorageError
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.behind import WriteBehind
 from storage_tiers.tiers.busy import Busy, Timed
 from storage_tiers.tiers.dram import DramTier, Segment
 from storage_tiers.tiers.jobs import Jobs, Rank
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.tier import Tier
 from storage_tiers.tiers.transfer import Loaded, Transfer, Wanted

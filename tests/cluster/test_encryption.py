@@ -22,7 +22,7 @@ from cluster.wire.reports import NodeReport
 from cluster.wire.requests import Hello
 from firsttoken.credentials import with_certificates
 from firsttoken.settings import load_settings
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form, generate
 from tests.real_cluster import RealCluster, run_cluster
 

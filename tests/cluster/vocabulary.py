@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cluster.wire import forks, orders, reports, requests, stages, store
+from cluster.wire import forks, meetings, orders, reports, requests, stages
 from storage_tiers.checkpoint import Blocks, Extent, TensorSpec, UnitIndex, lay_out
 
 _PARTS_ONLY = {orders.Peer, reports.Phase, requests.Sampling, requests.TokenLogprobs}
@@ -16,7 +16,7 @@ _PARTS_ONLY = {orders.Peer, reports.Phase, requests.Sampling, requests.TokenLogp
 
 KINDS: tuple[type, ...] = tuple(
     found
-    for module in (orders, reports, forks, stages, requests, store)
+    for module in (orders, reports, forks, stages, requests, meetings)
     for found in vars(module).values()
     if isinstance(found, type)
     and dataclasses.is_dataclass(found)

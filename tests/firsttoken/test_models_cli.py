@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.storage_tiers.handmade import flip
 from tests.tiny import make_tiny
 

@@ -12,8 +12,9 @@ import pytest
 
 from cluster.wire.reports import Phase
 from serving.cold_start import ColdStart
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.stepped_clock import SteppedClock
 from tests.tiny import make_tiny
@@ -28,7 +29,7 @@ OF_THE_WORLD = {
     "cluster/wire/phases.py": "phases of several machines",
     "serving/answers.py": "`created` of an answer",
     "serving/history.py": "the age of rows",
-    "firsttoken/commands/upkeep.py": "the age of objects in the store",
+    "firsttoken/commands/published.py": "the age of objects in the store",
 }
 
 

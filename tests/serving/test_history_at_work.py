@@ -14,8 +14,8 @@ import pytest
 from firsttoken.ports import free_port
 from serving.history import History
 from serving.history_tables import Arrival
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.real_cluster import RealCluster
 from tests.tiny import make_tiny
 

@@ -20,8 +20,9 @@ from serving.requests.preparing import Prepared, Preparer
 from serving.requests.sampling_defaults import SamplingDefaults, defaults_of
 from serving.requests.schemas import ChatRequest, CompletionRequest
 from serving.router import Router, RouterLimits
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.serving.tokenizers import CHATML, byte_files, byte_tokenizer, files_of
 from tests.tiny import make_tiny
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import run_cluster
 from tests.tiny import make_tiny
 

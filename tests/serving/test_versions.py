@@ -10,8 +10,9 @@ from serving.cold_start import Ledger
 from serving.metrics import Metrics
 from serving.router import Router, RouterLimits
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.tiny import make_tiny
 
 

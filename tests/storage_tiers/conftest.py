@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.tiers import fallback
 from tests.s3_server import S3Server, run_s3_server
 from tests.storage_tiers.handmade import store_units

@@ -1,7 +1,7 @@
 """The remote tier as a source of units: published checkpoints in an object store."""
 
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.tier import Views, scatter, total_bytes
 
 

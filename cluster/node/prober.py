@@ -16,8 +16,8 @@ from cluster.wire.reports import Probed
 from cluster.wire.stages import Idle
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STREAM, formed
 from storage_tiers.errors import StorageError
-from storage_tiers.remote import ModelStore
-from storage_tiers.tiers.probe import Interrupted, find_published, probe_reach, probe_ssd, probe_store
+from storage_tiers.model_store import ModelStore
+from storage_tiers.tiers.trials import Interrupted, find_published, probe_reach, probe_ssd, probe_store
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -22,11 +22,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from firsttoken.client import ColdStart, PhaseOfStart
+    from firsttoken.frontend import ColdStart, PhaseOfStart
     from firsttoken.local import Step
     from storage_tiers.checkpoint import Checkpoint
+    from storage_tiers.model_store import ModelStore
     from storage_tiers.publishing.progress import UnitProgress
-    from storage_tiers.remote import ModelStore
 
 
 class Steps:
