@@ -31,6 +31,16 @@ from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
 LAYERS, LAYER_BYTES, END_BYTES = 32, 400 << 20, 500 << 20
 ON_SSD, IN_DRAM, UNDER_WAY = 20, 2, 40
 GOAL_MS = 5.0
+FASTEST = Objectives(
+    ttft_s=None,
+    tpot_s=None,
+    min_replicas=0,
+    max_replicas=1,
+    keep_alive_s=300.0,
+    priority=0,
+    max_degree=4,
+    kv_tokens=16384,
+)
 
 
 def _models(count: int) -> list[Model]:
@@ -80,7 +90,7 @@ def _busy_links(view: View, models: Sequence[Model], rates: dict[str, float]) ->
     """A ledger with starts under way that the planned policy decided."""
     links, planned = Links(rates, 0.0), POLICIES["planned"]
     for index, model in enumerate(models[-UNDER_WAY:]):
-        decision = planned.decide(Question(f"s{index}", model, Objectives(), view, links, 0.0))
+        decision = planned.decide(Question(f"s{index}", model, FASTEST, view, links, 0.0))
         if isinstance(decision.outcome, Placement) and decision.chosen is not None:
             links.begin(decision.chosen.transfers, 0.0)
     return links
@@ -97,7 +107,7 @@ def measure(nodes: int, models: int, decisions: int) -> list[Result]:
     for name, limits in (("", rates), ("shared_store_", rates | {"store": 20e9})):
         links = _busy_links(view, known, limits)
         questions = [
-            Question(f"q{i}", model, Objectives(ttft_s=10.0), view, links, 0.0, prompt_tokens=500)
+            Question(f"q{i}", model, replace(FASTEST, ttft_s=10.0), view, links, 0.0, prompt_tokens=500)
             for i, model in enumerate(asked)
         ]
         for policy in POLICIES.values():
@@ -114,7 +124,7 @@ def measure(nodes: int, models: int, decisions: int) -> list[Result]:
                     "goal",
                 ),
             ]
-        fastest = [replace(q, objectives=Objectives()) for q in questions[: max(1, decisions // 4)]]
+        fastest = [replace(q, objectives=FASTEST) for q in questions[: max(1, decisions // 4)]]
         taken = sorted(_times_s(POLICIES["planned"], fastest))
         results.append(
             Result(

@@ -63,7 +63,7 @@ async def _run(settings: Settings, console: Console) -> None:
 
 
 def _publish(settings: Settings, console: Console) -> None:
-    store = ModelStore(ObjectStore(settings.store.url, settings.store.options))
+    store = ModelStore(ObjectStore(settings.store.url, settings.store.options, settings.store.reader))
     try:
         store.open(MODEL)
         console.print(f"{MODEL} is published already", highlight=False)

@@ -21,6 +21,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from storage_tiers.threads import WORKERS
+
 if TYPE_CHECKING:
     from firsttoken.frontend import ColdStart, PhaseOfStart
     from firsttoken.local import Step
@@ -150,7 +152,7 @@ def publish_with_progress(
     *,
     dtype: str | None = None,
     in_place: bool = False,
-    workers: int = 4,
+    workers: int = WORKERS,
 ) -> "Checkpoint":
     """Publish with a bar on `console`; StorageError says what is wrong with the source."""
     with UnitBar("indexing" if in_place else "publishing", name, "reading the source", console) as bar:

@@ -26,9 +26,9 @@ class FlowContext:
 
     scheduler_address: str
     store_url: str
-    store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    store_reader: str = "auto"
-    tls: Tls | None = None
+    store_options: Mapping[str, Any] = field(repr=False)
+    store_reader: str
+    tls: Tls | None
 
     def cluster(self) -> ClusterClient:
         """A client of the cluster, to be entered."""

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.client import ClusterClient
@@ -43,7 +43,7 @@ class RouterLimits:
     objectives: Objectives
     start_timeout_s: float
     max_held_requests: int
-    models: Mapping[str, Objectives] = field(default_factory=dict)
+    models: Mapping[str, Objectives]
 
 
 class Router:

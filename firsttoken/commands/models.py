@@ -19,6 +19,7 @@ from firsttoken.commands.options import (
     stderr,
     stdout,
 )
+from storage_tiers.threads import WORKERS
 
 if TYPE_CHECKING:
     from firsttoken.frontend import Frontend, Piece, Sampling
@@ -62,7 +63,7 @@ def publish(
             "--in-place", help="Leave safetensors where they are, where every node must reach them, and store an index."
         ),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Units that are written at once.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Units that are written at once.")] = WORKERS,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:

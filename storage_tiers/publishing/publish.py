@@ -44,10 +44,9 @@ from storage_tiers.publishing.progress import Meter, Report
 from storage_tiers.publishing.source import Source
 from storage_tiers.publishing.tensor_bytes import finite_bytes
 from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_array, parse_root
-from storage_tiers.threads import check, run_all
+from storage_tiers.threads import WORKERS, check, run_all
 
 DTYPES = ("float32", "bfloat16", "float16")
-WORKERS = 4
 
 
 def publish(

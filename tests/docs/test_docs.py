@@ -13,12 +13,13 @@ from firsttoken.cli import app as cli
 from firsttoken.settings import Settings, load_settings, sections, setting_names
 from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
-from schedules.foresight.cadence import CADENCES
+from schedules.foresight.cadence import FLOWS
 from schedules.lifecycle import State, draw
 from serving import errors
-from serving.app import FrontendConfig, create_app
+from serving.app import create_app
 from serving.metrics import Metrics
 from serving.requests.schemas import ChatRequest, CompletionRequest
+from tests.told import frontend_config
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -80,7 +81,7 @@ def _blocks(language: str, text: str = TEXT) -> list[str]:
 
 
 def test_every_route_is_named(tmp_path: Path) -> None:
-    app = create_app(FrontendConfig("127.0.0.1", 0, "tcp://127.0.0.1:1", f"file://{tmp_path}"))
+    app = create_app(frontend_config(store_url=f"file://{tmp_path}"))
     routes = [route for route in _routes(app) if not route.path.startswith(("/docs", "/openapi", "/redoc"))]
     assert len(routes) >= 8
     for route in routes:
@@ -124,7 +125,7 @@ def test_every_metric_is_named() -> None:
 
 def test_every_flow_is_named() -> None:
     named = (ROOT / "docs" / "how-it-works.md").read_text()
-    assert {cadence.flow for cadence in CADENCES} <= set(re.findall(r"`(\w+)`", named))
+    assert set(FLOWS) <= set(re.findall(r"`(\w+)`", named))
     assert all(f"`{path.stem}`" in named for path in (ROOT / "flows").glob("p*.py"))
 
 

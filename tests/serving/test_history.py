@@ -75,9 +75,9 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 
 @asynccontextmanager
-async def writing(url: str, **options: object) -> AsyncIterator[History]:
+async def writing(url: str, keep_days: float = 90.0, **options: object) -> AsyncIterator[History]:
     """A history at work, closed at the end."""
-    history = History(url, **options)  # type: ignore[arg-type]
+    history = History(url, keep_days, **options)  # type: ignore[arg-type]
     history.start()
     try:
         yield history

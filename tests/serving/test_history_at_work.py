@@ -42,7 +42,7 @@ def cold_starts(url: str) -> list[dict[str, object]]:
 
 def arrivals(url: str) -> list[Arrival]:
     async def read() -> list[Arrival]:
-        history = History(url)
+        history = History(url, keep_days=90.0)
         try:
             return [arrival async for batch in history.arrivals(0.0, 1e12) for arrival in batch]
         finally:

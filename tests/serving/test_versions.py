@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.model_facts import facts_of
-from schedules.objectives import Objectives
 from serving.catalog import ServedModel
 from serving.cold_start import Ledger
 from serving.metrics import Metrics
@@ -14,6 +13,7 @@ from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
 from tests.tiny import make_tiny
+from tests.told import objectives_of
 
 
 def described(checkpoint: Checkpoint, opened: int) -> ServedModel:
@@ -31,7 +31,7 @@ def test_a_version_is_known_by_its_weights_and_read_where_they_lie_now(tmp_path:
     )
     assert first.checkpoint.version != again.checkpoint.version
     assert first.checkpoint.digest == again.checkpoint.digest != other.checkpoint.digest
-    router = Router(lambda: None, RouterLimits("planned", Objectives(), 1.0, 1), Metrics(), Ledger())
+    router = Router(lambda: None, RouterLimits("planned", objectives_of(), 1.0, 1, {}), Metrics(), Ledger())
     old = router._service(first)
     assert router._service(again) is old
     assert old.model is again
