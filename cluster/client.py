@@ -18,8 +18,8 @@ from distributed.comm.core import Comm, CommClosedError, connect
 
 from cluster.errors import ClusterError, ClusterUnreachable, NodeLost, ProtocolError, Refused, StageFailed
 from cluster.group import Group
-from cluster.node.rendezvous import group_secret
 from cluster.wire.encryption import Tls, security
+from cluster.wire.hello import group_secret
 from cluster.wire.orders import (
     HANDLER,
     AskPhases,
@@ -32,19 +32,8 @@ from cluster.wire.orders import (
     Probe,
     Renew,
 )
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import (
-    TOPIC,
-    Done,
-    NodeReport,
-    NotDone,
-    Phase,
-    Phases,
-    Probed,
-    StageFormed,
-    StageLost,
-    UnitsBrought,
-)
+from cluster.wire.phases import Phase, timed_phase
+from cluster.wire.reports import TOPIC, Done, NodeReport, NotDone, Phases, Probed, StageFormed, StageLost, UnitsBrought
 from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.facts import Node, Placement, StagePlan, View
 from schedules.placing.sources import choose_peers, store_first

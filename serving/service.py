@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from cluster.group import Group
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase
 from schedules.lifecycle import Replica, State
 from schedules.objectives import Objectives
 from schedules.placing.decision import Decision, Running

@@ -10,8 +10,7 @@ from cluster.errors import StageFailed
 from cluster.node.stage_process import StageProcess
 from cluster.stage.pulse import SILENT_S
 from cluster.wire.orders import FormStage
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase
+from cluster.wire.phases import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, timed_phase
 from cluster.wire.stages import Beat, Broken, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
 from schedules.rates import BUS, DECODE, PREFILL
 from storage_tiers.tiers.stack import Loaded

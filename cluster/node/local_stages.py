@@ -18,8 +18,8 @@ from cluster.node.row_service import RowService
 from cluster.node.stage_process import StageProcess
 from cluster.node.tasks import Tasks
 from cluster.wire.orders import BringUnits, FormStage
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import TAKE_PROCESS, Phase, StageFormed
+from cluster.wire.phases import TAKE_PROCESS, Phase, timed_phase
+from cluster.wire.reports import StageFormed
 from cluster.wire.stages import Build
 from schedules.rates import STORE, formed
 from storage_tiers.checkpoint import UnitIndex

@@ -10,6 +10,7 @@ from datetime import timedelta
 from torch.distributed import DistStoreError, Store
 
 from cluster.wire.codec import MAX_FRAME_BYTES, frame
+from cluster.wire.hello import Hello
 from cluster.wire.meetings import (
     LONGEST_WAIT_S,
     StoreAdd,
@@ -23,7 +24,6 @@ from cluster.wire.meetings import (
     StoreValues,
     StoreWait,
 )
-from cluster.wire.requests import Hello
 from cluster.wire.vocabulary import unpack
 
 _LENGTH = struct.Struct(">I")

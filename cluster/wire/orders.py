@@ -5,12 +5,19 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
+from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STREAM, formed
 from storage_tiers.checkpoint import DIGEST, UnitIndex
 
 Digest = Annotated[str, StringConstraints(pattern=f"^{DIGEST}$")]
 """Of a unit. A node has files that are called so, which is why nothing else may stand for one."""
 HANDLER = "firsttoken"
 """The comm handler that takes orders on a node."""
+OF_STORE = (REACH, STREAM, NIC)
+OF_COMPUTE = (DECODE, PREFILL, formed(1))
+OF_NODE = (SSD, *OF_COMPUTE)
+"""What does not need the store."""
+STORE_S = 0.5
+"""Seconds in which the store shows how fast it is."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,29 @@ are for people and for other machines.
 """
 
 import time
+from dataclasses import dataclass
 
-from cluster.wire.reports import Phase
+TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
+"""The first phase of a stage's forming, at its node, and the last, in its process."""
+FIRST_STEP = "first step"
+"""The phase in which a stage computes for the first time."""
+FIRST_ANSWER = "first token"
+"""The phase at the first stage from its first request's arrival until that has its first token."""
+FETCH = "fetch "
+"""How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
+COPY = "copy "
+"""How the names of phases begin in which a unit is copied to an accelerator."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a cold start: where it ran, from when to when (unix seconds of that node), and bytes it moved."""
+
+    name: str
+    where: str
+    start_s: float
+    end_s: float
+    bytes: int = 0
 
 
 def unix_s(at_s: float) -> float:

@@ -3,21 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.wire.phases import Phase
 from schedules.facts import Rate
 
 TOPIC = "firsttoken"
 """The Dask event topic that nodes report on."""
-
-TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
-"""The first phase of a stage's forming, at its node, and the last, in its process."""
-FIRST_STEP = "first step"
-"""The phase in which a stage computes for the first time."""
-FIRST_ANSWER = "first token"
-"""The phase at the first stage from its first request's arrival until that has its first token."""
-FETCH = "fetch "
-"""How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
-COPY = "copy "
-"""How the names of phases begin in which a unit is copied to an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +51,6 @@ class Probed:
     """What was measured, by names and in units of schedules.rates; what could not be is absent."""
 
     values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a cold start: where it ran, from when to when (unix seconds of that node), and bytes it moved."""
-
-    name: str
-    where: str
-    start_s: float
-    end_s: float
-    bytes: int = 0
 
 
 @dataclass(frozen=True)

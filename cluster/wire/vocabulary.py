@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ProtocolError
 from cluster.wire.forks import Fork, Forked, Imported, NotForked
+from cluster.wire.hello import Hello
 from cluster.wire.meetings import (
     StoreAdd,
     StoreCount,
@@ -26,7 +27,7 @@ from cluster.wire.meetings import (
 )
 from cluster.wire.orders import AskPhases, BringUnits, Dissolve, Evict, FormStage, LimitStore, Probe, Renew
 from cluster.wire.reports import Done, NodeReport, NotDone, Phases, Probed, StageFormed, StageLost, UnitsBrought
-from cluster.wire.requests import Cancel, Failed, Hello, Rejected, Submit, Tokens
+from cluster.wire.requests import Cancel, Failed, Rejected, Submit, Tokens
 from cluster.wire.stages import (
     Beat,
     Broken,

@@ -10,8 +10,8 @@ import pytest_asyncio
 
 from cluster.client import ClusterClient
 from cluster.errors import Refused, StageFailed
-from cluster.node.prober import OF_NODE, OF_STORE
 from cluster.node.rate_book import FILE
+from cluster.wire.orders import OF_NODE, OF_STORE
 from schedules.facts import Node
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
 from storage_tiers.checkpoint import Checkpoint

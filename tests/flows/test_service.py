@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.node.prober import OF_NODE, OF_STORE
+from cluster.wire.orders import OF_NODE, OF_STORE
 from firsttoken import ready
 from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings

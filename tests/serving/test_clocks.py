@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore

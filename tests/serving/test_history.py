@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryRefused
 from serving.history import BATCH_ROWS, DELETED_ROWS, QUEUED_ROWS, READ_ROWS, History

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase
 from schedules.facts import View
 from schedules.placing.policies import POLICIES
 from serving.cold_start import ColdStart
