@@ -228,7 +228,7 @@ class PrefectSettings(Section):
 
 class PrewarmSettings(Section):
     every_s: Interval = Field(default=300.0, gt=0, description="seconds between two runs of the prewarm flow")
-    models: Names = Field(default=(), description="models that the prewarm flow stages onto every node")
+    models: Names = Field(default=(), description="models that the prewarm flow brings to every node")
     tier: Literal["ssd", "dram"] = Field(default="ssd", description="tier that prewarming fills: `ssd` or `dram`")
 
 

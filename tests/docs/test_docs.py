@@ -123,6 +123,18 @@ def test_every_metric_is_named() -> None:
         assert f"`{name}`" in API
 
 
+def test_every_room_of_the_house_is_on_the_map_and_every_file_there_is_one() -> None:
+    """Files moved into rooms and took other names, and the map went on showing them where nobody found them."""
+    rows = re.findall(r"^\| `([a-z_/]+/)` \|(.*)\|$", (ROOT / "docs" / "how-it-works.md").read_text(), re.MULTILINE)
+    packages = {room.partition("/")[0] for room, _ in rows}
+    found = {f"{file.parent.relative_to(ROOT)}/" for name in packages for file in (ROOT / name).rglob("__init__.py")}
+    assert {room for room, _ in rows} == found - {"schedules/placing/policies/"}
+    assert packages == {"firsttoken", "serving", "flows", "cluster", "schedules", "storage_tiers"}
+    for room, row in rows:
+        for file in re.findall(r"`([\w/]+\.py)`", row):
+            assert (ROOT / room / file).is_file(), f"{room}{file}"
+
+
 def test_every_flow_is_named() -> None:
     named = (ROOT / "docs" / "how-it-works.md").read_text()
     assert set(FLOWS) <= set(re.findall(r"`(\w+)`", named))
