@@ -222,3 +222,15 @@ class Links:
         self.advance(now_s)
         if self._transfers.pop(name, None) is not None:
             self._forecast = None
+
+    def end_start(self, start: str, now_s: float, *, later_too: bool) -> None:
+        """What the start's first token waited for is there; with `later_too` all that was under way for it is over."""
+        self.advance(now_s)
+        over = [
+            name
+            for name, transfer in self._transfers.items()
+            if name.startswith(f"{start}/") and (later_too or transfer.priority != LATER)
+        ]
+        for name in over:
+            del self._transfers[name]
+            self._forecast = None

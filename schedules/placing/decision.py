@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from schedules.facts import Model, NoPlacement, Placement, View
 from schedules.ledgers.links import Links, Transfer
+from schedules.ledgers.memory import Memory
 from schedules.objectives import Objectives
 
 
@@ -22,6 +23,7 @@ class Running:
     idle_since_s: float | None
     tokens: int = 0
     priority: int = 0
+    may_stop: bool = False
 
 
 NETWORK, ON_SSD, IN_DRAM = "network", "ssd", "dram"
@@ -64,6 +66,7 @@ class Question:
     waited_s: float = 0.0
     corrections: Corrections = Corrections()
     may_migrate: bool = False
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass(frozen=True)

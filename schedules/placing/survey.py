@@ -90,7 +90,7 @@ class Survey:
         return sorted((node for node in self.question.view.nodes if not node.draining), key=attrgetter("name"))
 
     def free_bytes(self, node: Node) -> int:
-        return node.device_bytes - node.device_reserved_bytes + self._freed.get(node.name, 0)
+        return self.question.memory.free_bytes(node) + self._freed.get(node.name, 0)
 
     @cached_property
     def holders(self) -> View:
@@ -184,9 +184,7 @@ class Survey:
     @cached_property
     def _free(self) -> list[int]:
         """Free bytes of the usable nodes."""
-        if self._freed:
-            return [self.free_bytes(node) for node in self.usable]
-        return [node.device_bytes - node.device_reserved_bytes for node in self.usable]
+        return [self.free_bytes(node) for node in self.usable]
 
     def peer_of(self, target: str, digests: Sequence[str]) -> dict[str, str]:
         """Of whom `target` would ask for each unit first; units that the store is asked for first are absent."""
