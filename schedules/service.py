@@ -26,8 +26,9 @@ class Announced:
 
 @dataclass(eq=False)
 class Cold:
-    """What is known of a replica's start: when the request came that it is for, None if it is for none; when it was wanted and
-    decided, and how; `hop_s` that the decision took a hop for; `text_s` how long after its arrival the request's tokens were known.
+    """A replica's start: when the request came that it is for, None if it is for none; when it was wanted, and when and how
+    it was decided; `hop_s` that the decision took a hop for; `text_s` how long after its arrival the request's tokens were
+    known; and whether it has given its first token.
     """
 
     arrived_s: float | None
