@@ -144,9 +144,9 @@ class GroupFound:
 
 @dataclass(frozen=True)
 class StartMeasured:
-    """What a start that gave its first token was like, in seconds: `formed_s` from the first order at a node to the group being
-    formed, `fetched_s` from the arrival to the last byte before the first token, `ttft_s` and `text_s` as they were to be
-    recorded. Not `sound` if clocks disagree on it."""
+    """What a start that gave its first token was like, in seconds: `formed_s` from the first order at a node to the group
+    being formed, `fetched_s` from the arrival to the last byte before the first token, `ttft_s` and `text_s` as they were
+    to be recorded. Not `sound` if clocks disagree on it."""
 
     group: str
     decision: Decision
