@@ -65,7 +65,12 @@ class Recorder:
         predicted = predicted_of(action.decision, action.text_s)
         arrived_s = unix_s(action.arrived_s)
         happened = ColdStart(action.key.name, action.group, nodes, arrived_s, action.ttft_s, ordered, predicted)
-        self._tell(events.StartMeasured(action.group, happened.formed_s, happened.fetched_s, happened.one_clock))
+        self._tell(
+            events.StartMeasured(
+                action.group, action.decision, action.ttft_s, action.text_s, happened.formed_s, happened.fetched_s,
+                happened.one_clock,
+            )
+        )  # fmt: skip
         if predicted is not None and predicted["ttft_s"] > 0:
             self._metrics.prediction_error.observe(abs(action.ttft_s / predicted["ttft_s"] - 1))
         self._ledger.add(happened)
