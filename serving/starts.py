@@ -19,8 +19,8 @@ from cluster.wire.phases import timed_phase
 from schedules.facts import NoPlacement, Placement
 from schedules.learning import Learned, Lesson
 from schedules.ledgers.links import Links
+from schedules.nodes import link_rates
 from schedules.placing.decision import NETWORK, Decision, Policy, Question, Running, Wait
-from schedules.placing.survey import link_rates
 from serving.cold_start import ColdStart, Ledger
 from serving.errors import Unavailable
 from serving.metrics import Metrics

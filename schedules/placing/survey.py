@@ -16,10 +16,10 @@ from typing import Any, Generic, TypeVar
 
 from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate, View
-from schedules.ledgers.links import LATER, Transfer, nic_link, out_link
+from schedules.ledgers.links import LATER, Transfer
 from schedules.placing.decision import Question
 from schedules.placing.sources import choose_peers, store_first
-from schedules.rates import NIC, STORE
+from schedules.rates import NIC
 
 HOLDERS, SPARE = 16, 12
 """How many nodes are on the short list because they hold units, and how many more than stages for their network."""
@@ -232,19 +232,3 @@ class _Sorted(Generic[_Key]):
 
 def _middle(rates: Sequence[Rate]) -> Rate:
     return Rate(median(r.mean for r in rates), median(r.bad for r in rates), 0)
-
-
-def link_rates(view: View) -> dict[str, float]:
-    """Bytes per second of every node's links, and of the object store if it was seen to limit nodes.
-
-    A node that was not measured yet is taken for the median of those that were: no limit at all would make it the best.
-    """
-    nics = {node.name: node.rates[NIC].mean for node in view.nodes if NIC in node.rates}
-    store = [node.rates[STORE].mean for node in view.nodes if STORE in node.rates]
-    found: dict[str, float] = {STORE: median(store)} if store else {}
-    usual = median(nics.values()) if nics else None
-    for node in view.nodes:
-        rate = nics.get(node.name, usual)
-        if rate is not None:
-            found[nic_link(node.name)] = found[out_link(node.name)] = rate
-    return found

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 import schedules.placing.survey
 from schedules.facts import Model, Rate, View
 from schedules.ledgers.links import Links, Transfer
+from schedules.nodes import link_rates
 from schedules.objectives import Objectives
 from schedules.placing.candidates import candidate
 from schedules.placing.partition import split_layers, stage_bytes
-from schedules.placing.survey import Survey, link_rates, runs_of
+from schedules.placing.survey import Survey, runs_of
 from schedules.rates import NIC, STORE
 from tests.schedules.models import measured_views, model_of, models, node_of, question_of, rates_of, views
 
