@@ -137,8 +137,13 @@ class View:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage of a placement: `node` runs layers [first_layer, end_layer) and needs `units`, in order of use. The first
-    token does not wait for those that `later` names."""
+    """One stage of a placement: `node` runs layers [first_layer, end_layer) and needs `units`, in order of use.
+
+    For each of them `sources` say whence the node asks for it, one after the other until one has it right
+    (schedules.placing.sources has their names); without any if the stage runs already. The first token does not wait for
+    those that `later` names: they come behind what it waits for, and of these `held_back` are not even asked for before the
+    group has answered.
+    """
 
     node: str
     first_layer: int
@@ -147,6 +152,8 @@ class StagePlan:
     weight_bytes: int
     kv_bytes: int
     later: tuple[str, ...] = ()
+    sources: tuple[tuple[str, ...], ...] = ()
+    held_back: tuple[str, ...] = ()
 
     @property
     def reserve_bytes(self) -> int:

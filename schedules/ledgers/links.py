@@ -30,7 +30,8 @@ def out_link(node: str) -> str:
 class Transfer:
     """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.
 
-    Its name begins with that of the start that it is for, and a slash. Of those in one `queue` only one moves: the first of the best priority. Those in none all move.
+    Its name begins with that of the start that it is for, and a slash, if it is for one.
+    Of those in one `queue` only one moves: the first of the best priority. Those in none all move.
     """
 
     name: str
