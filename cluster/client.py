@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -47,8 +47,8 @@ from cluster.wire.reports import (
 )
 from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.facts import Node, Placement, StagePlan, View
-from schedules.placing.sources import choose_peers, store_first
-from storage_tiers.checkpoint import Checkpoint, UnitIndex
+from schedules.placing.sources import Sources, peer_of
+from storage_tiers.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -178,7 +178,11 @@ class ClusterClient:
     ) -> StageReport:
         """Bring units of a model to a tier of a node, behind its cold starts."""
         wanted = tuple(checkpoint.unit(name) for name in units)
-        order = StageUnits(checkpoint.name, wanted, tier, self._peers_of(node, wanted))
+        digests = [unit.digest for unit in wanted]
+        sources = Sources(digests, self.view()).of(self._node(node), digests)
+        order = StageUnits(
+            checkpoint.name, wanted, tier, self._peers(sources), dict(zip(digests, sources, strict=True))
+        )
         return await self._order(node, order, StageReport, timeout_s)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
@@ -235,25 +239,20 @@ class ClusterClient:
                 kv_tokens=placement.kv_tokens,
                 timeout_s=timeout_s,
                 lease_s=max(LEASE_S, timeout_s),
-                peers=self._peers_of(stage.node, units),
-                store_first=store_first([unit.digest for unit in units], stage.node, self.view()),
+                peers=self._peers(stage.sources),
+                sources={unit.digest: asked for unit, asked in zip(units, stage.sources, strict=False)},
                 later=stage.later,
+                held_back=stage.held_back,
                 sharing=machines[self._node(stage.node).shared_with],
             )
 
         return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]
 
-    def _peers_of(self, target: str, units: Sequence[UnitIndex]) -> tuple[Peer, ...]:
-        """Whom the node may ask for the units. In the order of asking, so a peer comes once as first choice for some
-        units, and again as second choice for others."""
-        digests: dict[tuple[int, str], list[str]] = {}
-        for digest, names in choose_peers([unit.digest for unit in units], target, self.view()).items():
-            for choice, name in enumerate(names):
-                digests.setdefault((choice, name), []).append(digest)
-        return tuple(
-            Peer(name, self._nodes[name].host, self._nodes[name].peer_port, self._secrets[name].peer, tuple(held))
-            for (_, name), held in sorted(digests.items())
-        )
+    def _peers(self, sources: Iterable[Sequence[str]]) -> tuple[Peer, ...]:
+        """Where those are that lists of sources name, and what they want to be shown; who is gone by now is left out."""
+        names = dict.fromkeys(peer for asked in sources for source in asked if (peer := peer_of(source)) is not None)
+        nodes = [self._nodes[name] for name in names if name in self._nodes]
+        return tuple(Peer(node.name, node.host, node.peer_port, self._secrets[node.name].peer) for node in nodes)
 
     async def _dissolve_on(self, group: str, nodes: Sequence[str]) -> None:
         async def dissolve(node: str) -> None:

@@ -249,7 +249,7 @@ class Fleet:
             if (
                 other.state is State.DRAINING
                 and not other.service.retired
-                and not self._books.nodes.draining(other.nodes)
+                and not self._books.nodes.drained(other.nodes)
             ):
                 other.let(Turn.KEEP, now_s)
                 self._waiters.serve(other.service, now_s)
@@ -261,7 +261,7 @@ class Fleet:
         if replica is None or replica.state is not State.STARTING:
             return
         replica.let(Turn.FORMED, now_s)
-        if replica.service.retired or self._books.nodes.draining(replica.nodes):
+        if replica.service.retired or self._books.nodes.drained(replica.nodes):
             replica.let(Turn.DRAIN, now_s)
         self._waiters.serve(replica.service, now_s)
         self.rest(replica, now_s)

@@ -21,7 +21,8 @@ from cluster.wire.orders import FormStage, StageUnits
 from cluster.wire.phases import timed_phase
 from cluster.wire.reports import TAKE_PROCESS, Phase, StageFormed
 from cluster.wire.stages import Build
-from schedules.rates import STORE, formed
+from schedules.placing.sources import store_first
+from schedules.rates import formed
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import StorageError
 from storage_tiers.tiers.stack import Loaded, Priority, TierStack
@@ -37,9 +38,12 @@ WATCH_EVERY_S = 0.2
 def load(
     tiers: TierStack, peers: Peers, order: FormStage | StageUnits, unit: UnitIndex, priority: Priority, turn: int = 0
 ) -> Future[Loaded]:
-    """Have a unit that an order names brought to dram."""
-    late = isinstance(order, FormStage) and unit.digest in order.store_first
-    return tiers.load(order.model, unit, priority, peers.sources(order.peers, unit), turn, peers_last=late)
+    """Have a unit that an order names brought to dram, from where the order says. What the node has by now of its own comes
+    before that."""
+    asked = order.sources.get(unit.digest, ())
+    return tiers.load(
+        order.model, unit, priority, peers.sources(order.peers, asked), turn, peers_last=store_first(asked)
+    )
 
 
 class LocalStages:
@@ -98,8 +102,8 @@ class LocalStages:
         try:
             async with asyncio.timeout(order.timeout_s):
                 self._turn += 1
-                turn, later = self._turn, self._held_back(order)
-                now = [unit for unit in order.units if unit not in later]
+                turn, later = self._turn, [unit for unit in order.units if unit.name in order.held_back]
+                now = [unit for unit in order.units if unit.name not in order.held_back]
                 loads = [load(self._tiers, self._peers, order, unit, _priority(order, unit), turn) for unit in now]
                 stage.expect(loads, self._tiers.give_up)
 
@@ -109,7 +113,7 @@ class LocalStages:
                     for each in loads:
                         self._spawn(stage, self._deliver(stage, each, process), "deliver")
 
-                bare = replace(order, units=(), peers=())
+                bare = replace(order, units=(), peers=(), sources={})
                 build = Build(bare, secret, self._rows.serves(order), self._config.tls)
                 process = await self._pool.start(build, give)
                 stage.attach(process)
@@ -188,16 +192,6 @@ class LocalStages:
         if stage.order.sharing > 1:
             await asyncio.wait({stage.answered}, timeout=OTHERS_STEP_S)
         self._pool.fill()
-
-    def _held_back(self, order: FormStage) -> list[UnitIndex]:
-        """What is not even asked for until the group has answered: where the store limits all nodes together, bytes that no
-        first token waits for are taken from the group's other stages."""
-        missing = sum(unit.size_bytes for unit in order.units if unit.digest not in self._tiers.dram.held())
-        free = self._config.dram_bytes - self._tiers.dram.used_bytes
-        certain = missing <= free  # else it takes its memory now, or there may be none when it is asked for
-        if order.degree == 1 or STORE not in self._rates.rates() or not certain:
-            return []
-        return [unit for unit in order.units if unit.name in order.later and not self._tiers.holds(unit)]
 
     async def _load_later(
         self, stage: LocalStage, units: Sequence[UnitIndex], turn: int, process: StageProcess

@@ -1,5 +1,6 @@
 """Orders: what a client says to the agent of a node."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -15,22 +16,22 @@ HANDLER = "firsttoken"
 
 @dataclass(frozen=True)
 class Peer:
-    """Another node, which gives the units called `digests` to whoever knows its secret."""
+    """Another node, which gives units to whoever knows its secret."""
 
     name: str
     host: str
     port: int
     secret: str = field(repr=False)
-    digests: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True)
 class FormStage:
     """Run layers [bounds[rank], bounds[rank + 1]) of a model as stage `rank` of a group.
 
-    Units may be fetched from `peers`, which are tried in their order, before the object store; those whose digests are in
-    `store_first` after it. The first token does not wait for those that `later` names. `sharing` stages of the group, this
-    one among them, have the machine's cores between them.
+    Whence each unit is asked for, and in what order, `sources` say by its digest, in words of schedules.placing.sources; the
+    others that they name are `peers`, without those that are gone. The first token does not wait for those that `later`
+    names, and those of `held_back` are not even asked for before the group has answered. `sharing` stages of the group,
+    this one among them, have the machine's cores between them.
     """
 
     group: str
@@ -48,8 +49,9 @@ class FormStage:
     timeout_s: float
     lease_s: float
     peers: tuple[Peer, ...] = ()
-    store_first: tuple[Digest, ...] = ()
+    sources: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
     later: tuple[str, ...] = ()
+    held_back: tuple[str, ...] = ()
     sharing: int = 1
 
     @property
@@ -74,12 +76,13 @@ class Renew:
 
 @dataclass(frozen=True)
 class StageUnits:
-    """Bring units of a model to a tier of the node ("dram" or "ssd"), `peers` as in FormStage."""
+    """Bring units of a model to a tier of the node ("dram" or "ssd"), `sources` and `peers` as in FormStage."""
 
     model: str
     units: tuple[UnitIndex, ...]
     tier: str
     peers: tuple[Peer, ...] = ()
+    sources: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
