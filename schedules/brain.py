@@ -84,9 +84,9 @@ class Brain:
         newest = self._newest.setdefault(key.name, service)
         if service is not newest and service.opened > newest.opened:
             self._newest[key.name] = service
-            service.retired = False
             self._fleet.retire(newest, now_s)
             self._desk.forget_if_over(newest)
+        service.retired = service is not self._newest[key.name]
         for found in self._found.pop(key, ()):
             self._fleet.found(found, service, now_s)
         self._fleet.keep_up(service, now_s)
@@ -135,9 +135,11 @@ class Brain:
 
     def _scheduler_lost(self, _event: events.SchedulerLost, _now_s: float) -> None:
         self._desk.scheduler_away = True
+        self._watch.scheduler_lost()
 
-    def _scheduler_joined(self, _event: events.SchedulerJoined, _now_s: float) -> None:
+    def _scheduler_joined(self, _event: events.SchedulerJoined, now_s: float) -> None:
         self._desk.scheduler_away = False
+        self._watch.scheduler_joined(now_s)
         self._fleet.stir()
 
     def _ticked(self, _event: events.Ticked, now_s: float) -> None:
@@ -158,7 +160,7 @@ class Brain:
             events.RequestRefused: desk.refused,
             events.RequestBroke: desk.broke,
             events.GroupFormed: lambda event, now_s: fleet.formed(event.group, now_s),
-            events.GroupFailed: lambda event, now_s: fleet.failed(event.group, event.reason, now_s),
+            events.GroupFailed: lambda event, now_s: fleet.failed(event, now_s),
             events.GroupLost: lambda event, now_s: fleet.lost(event.group, event.cause, now_s),
             events.GroupStopped: self._stopped,
             events.GroupFound: self._found_group,

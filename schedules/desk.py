@@ -1,6 +1,7 @@
 """The requests: who waits for which model, who runs where, and what becomes of them when that changes."""
 
 from collections.abc import Callable
+from math import inf
 
 from schedules import events
 from schedules.actions import Action, Assign, Hold, Record, Reject, Replay, Why
@@ -94,6 +95,7 @@ class Desk:
         held = self._requests.get(request.name)
         if held is not None and held.stand is Stand.HELD:
             self._do(Hold(request.name))
+            self._watch_deadline(request)
 
     def _refusal(self, service: Service, request: str, now_s: float) -> Reject | None:
         """Why the request may not even wait."""
@@ -116,7 +118,7 @@ class Desk:
         """When who waits now is likely to be served, in whole seconds."""
         waits_s = service.clearing.takes_s(service.waiting_tokens, now_s) if service.in_state(State.SERVING) else None
         if waits_s is None:
-            waits_s = service.last_start_s
+            waits_s = service.last_ttft_s
         return max(1, min(LONGEST_RETRY_S, round(waits_s)))
 
     def _hold(self, service: Service, request: Request, now_s: float, first: bool = False) -> None:
@@ -165,9 +167,26 @@ class Desk:
             why = reasons[0] if reasons else f"it took longer than {self._limits.start_timeout_s:g} s"
             self._reject_unstarted(request, why)
         self.fleet.unwanted(service, now_s)
+        self.forget_if_over(service)
 
     def _patience_s(self, request: Request) -> float:
-        return min(request.deadline_s, request.held_s + self._limits.start_timeout_s)
+        service = self._services[request.key]
+        return min(request.deadline_s, max(request.held_s, service.served_s) + self._limits.start_timeout_s)
+
+    def _watch_deadline(self, request: Request) -> None:
+        if request.deadline_s != inf:
+            self._wakes.at(request.deadline_s, lambda then_s: self._too_late(request.name, then_s))
+
+    def _too_late(self, name: str, now_s: float) -> None:
+        """Nobody waits for the request any more."""
+        request = self._requests.get(name)
+        if request is None or request.stand is not Stand.HELD:
+            return
+        service = self._services[request.key]
+        self._unhold(service, request)
+        self._reject_unstarted(request, f"nothing could be done for it by {request.deadline_s - request.arrived_s:g} s")
+        self.fleet.unwanted(service, now_s)
+        self.forget_if_over(service)
 
     def _reject(self, request: Request, why: Why, sentence: str, retry_after_s: int | None = RETRY_S) -> None:
         """It is over, and nobody's any more."""
@@ -189,7 +208,7 @@ class Desk:
             return
         replica = self.fleet.replicas[event.group]
         self._requests[event.request] = request.progressed(event.tokens)
-        if not request.generated:
+        if not replica.cold.over:
             self._first_token(replica, request, now_s)
         alone = replica.alone
         if alone is not None:
@@ -200,17 +219,17 @@ class Desk:
 
     def _first_token(self, replica: Replica, request: Request, now_s: float) -> None:
         cold = replica.cold
-        if cold.over:
-            return
         cold.over = True
         self._books.first_token(replica.group, now_s)
-        if cold.arrived_s is None or cold.decision is None or replica.placement is None:
+        if request.generated or cold.arrived_s is None or cold.decision is None or replica.placement is None:
             return
         if _is_cold(request, replica):
-            ttft_s = replica.service.last_start_s = now_s - cold.arrived_s
+            service = replica.service
+            service.last_start_s = now_s - cold.decided_s
+            ttft_s = service.last_ttft_s = now_s - cold.arrived_s
             self._do(
                 Record(
-                    replica.group, replica.service.key, replica.placement, cold.decision, cold.arrived_s,
+                    replica.group, service.key, replica.placement, cold.decision, cold.arrived_s,
                     cold.wanted_s, cold.decided_s, ttft_s, cold.text_s,
                 )
             )  # fmt: skip
@@ -279,7 +298,13 @@ class Desk:
         return first is not None and first.attempts > 0
 
     def serve(self, service: Service, now_s: float) -> None:
-        """Those who wait get replicas that serve, as far as they have room, in the order of their turn."""
+        """Those who wait get replicas that serve, as far as they have room, in the order of their turn. Once nobody waits, what
+        was only wished for is not, and a version that was replaced goes."""
+        self._serve(service)
+        if not service.waiting:
+            self.fleet.unwanted(service, now_s)
+
+    def _serve(self, service: Service) -> None:
         while (request := self._first_held(service)) is not None:
             replica = service.taker(request.room)
             if replica is None:
@@ -299,6 +324,7 @@ class Desk:
             service.held.popleft()
             self._unhold(service, request)
             self._reject_unstarted(request, reason)
+        self.forget_if_over(service)
 
     def replay(self, replica: Replica, cause: str, now_s: float) -> None:
         """What the replica had begun waits again, first of all; who was unlucky too often is told so."""
@@ -315,6 +341,7 @@ class Desk:
             again = self._requests.get(name)
             if again is not None:
                 self._do(Replay(name, replica.group, again.generated, cause))
+                self._watch_deadline(again)
 
     def forget_if_over(self, service: Service) -> None:
         """A version that was replaced is forgotten once nothing of it runs and nobody waits for it."""

@@ -5,13 +5,14 @@ from itertools import count
 from typing import Protocol
 
 from schedules.actions import Action, Adopt, Decided, Failed, Start, Stop
-from schedules.events import GroupFound
+from schedules.events import GroupFailed, GroupFound
 from schedules.facts import NoPlacement, Placement
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State, Turn
 from schedules.limits import (
     KEEP_UP_AFTER_S,
     LONGEST_WAIT_S,
+    REFUSED_AFTER_S,
     RESUME_S,
     SHORTEST_TURN_S,
     SHORTEST_WAIT_S,
@@ -20,7 +21,7 @@ from schedules.limits import (
     TURN_STARTS,
     Limits,
 )
-from schedules.placing.decision import Decision, Running, Wait
+from schedules.placing.decision import Decision, Move, Running, Wait
 from schedules.scaling import wanted_replicas
 from schedules.service import Cold, Replica, Service
 from schedules.wakes import Wakes
@@ -80,40 +81,74 @@ class Fleet:
             needed = max(1, needed)
         if needed > there:
             self._want(service, now_s)
+        elif service.waiting or service.announced:
+            self._ask_for(service, now_s)
+
+    def _ask_for(self, service: Service, now_s: float) -> None:
+        """Replicas that were wanted for nobody are for those who wait now; or for nobody again, if nobody does."""
+        longest = self._waiters.longest(service)
+        for replica in service.in_state(State.WANTED):
+            if (replica.cold.arrived_s is None) == (longest is None) or replica.placement is not None:
+                continue
+            replica.cold = Cold(longest[0] if longest is not None else None, now_s)
+            replica.since_s = now_s
+            self._release_turns(replica, now_s)
+            self._wanted.remove(replica)
+            self._wanted.add(replica)
+            self.stir()
 
     def keep_up(self, service: Service, now_s: float) -> None:
         """Want as many replicas as the model shall at least have."""
-        while not service.retired and len(service.coming) < service.objectives.min_replicas:
-            if self._want(service, now_s).state is State.GONE:
-                self._wakes.at(now_s + KEEP_UP_AFTER_S, lambda then_s: self.keep_up(service, then_s))
-                return
+        while not service.keep_up_wake and self._too_few(service):
+            self._want(service, now_s)
+
+    def _too_few(self, service: Service) -> bool:
+        return not service.retired and len(service.coming) < service.objectives.min_replicas
+
+    def _keep_up_later(self, service: Service, now_s: float) -> None:
+        """It could not start: that it shall be there is no reason to try again at once."""
+        if not service.keep_up_wake and self._too_few(service):
+            service.keep_up_wake = True
+            self._wakes.at(now_s + KEEP_UP_AFTER_S, lambda then_s: self._keep_up_again(service, then_s))
+
+    def _keep_up_again(self, service: Service, now_s: float) -> None:
+        service.keep_up_wake = False
+        self.keep_up(service, now_s)
 
     def unwanted(self, service: Service, now_s: float) -> None:
-        """Nobody waits any more: what is not even ordered is given up, but for those that shall always be there."""
+        """Nobody waits any more: what is not even ordered is given up, but for those that shall always be there; and so is a
+        version that was replaced."""
+        if service.retired and not service.waiting and not service.announced:
+            for replica in service.in_state(State.SERVING):
+                self._drain(replica, now_s)
+        kept = 0 if service.retired else service.objectives.min_replicas
         for replica in service.in_state(State.WANTED):
-            kept = 0 if service.retired else service.objectives.min_replicas
-            if service.waiting or service.announced or len(service.coming) <= kept:
+            if service.waiting or service.announced:
                 return
-            self._give_up(replica, now_s)
+            if len(service.coming) > kept:
+                self._give_up(replica, now_s)
+            else:
+                self._ask_for(service, now_s)
 
     def retire(self, service: Service, now_s: float) -> None:
-        """There is a newer version: the replicas of this one get no new requests, and end when they have none."""
+        """There is a newer version: the replicas of this one end when they have no requests, once nobody waits for them."""
         service.retired = True
         self.unwanted(service, now_s)
-        for replica in service.in_state(State.SERVING):
-            self._drain(replica, now_s)
 
     def _want(self, service: Service, now_s: float, attempts: int = 0) -> Replica:
         """One more replica. Where it starts is decided at once, unless others have waited long for room."""
         longest = self._waiters.longest(service)
         cold = Cold(longest[0] if longest is not None else None, now_s)
-        replica = Replica(f"{self._prefix}{next(self._numbers)}", service, now_s, cold, attempts=attempts)
+        replica = Replica(self._name(), service, now_s, cold, attempts=attempts)
         service.replicas.append(replica)
         self.replicas[replica.group] = replica
         self._wanted.add(replica)
         if not self._wanted.behind(replica, now_s):
             self._place(replica, now_s)
         return replica
+
+    def _name(self) -> str:
+        return f"{self._prefix}{next(self._numbers)}"
 
     # ---- where
 
@@ -162,7 +197,7 @@ class Fleet:
         self._out(Decided(replica.group, service.key, decision))
         match decision.outcome:
             case NoPlacement(reason):
-                replica.reason = reason
+                replica.reason, replica.until_s = reason, 0.0
                 return self._without_room(replica, now_s)
             case Wait(until_s, reason):
                 replica.reason = reason
@@ -203,42 +238,52 @@ class Fleet:
             if now_s >= until_s or not self._waiters.begun(service):
                 self._fail(replica, hopeless, now_s)
                 return True
-            self._wakes.at(until_s, lambda _then_s: self.stir())
+            self._stir_for(replica, until_s)
             return False
         if replica.cold.arrived_s is not None:
-            if now_s - replica.since_s >= TURN_AFTER_S:
+            ask_s = replica.since_s + TURN_AFTER_S
+            if now_s >= ask_s:
                 self._ask_for_turn(replica, now_s)
-            elif not replica.turn_wake:
-                replica.turn_wake = True
-                self._wakes.at(replica.since_s + TURN_AFTER_S, lambda _then_s: self.stir())
+            else:
+                self._stir_for(replica, ask_s)
         return False
+
+    def _stir_for(self, replica: Replica, at_s: float) -> None:
+        if replica.turn_s != at_s:
+            replica.turn_s = at_s
+            self._wakes.at(at_s, lambda _then_s: self.stir())
 
     def _ask_for_turn(self, replica: Replica, now_s: float) -> None:
         """Busy replicas that have had their turn end what they have begun, and make room."""
         if any(other.turn_of is replica for other in self.replicas.values()):
             return
         service = replica.service
-        served = {r.group: r for r in self.replicas.values() if self._had_turn(r, service, now_s)}
-        if not served:
-            return
-        running = [
-            r if r.group not in served else served[r.group].running(may_stop=True) for r in self.running(service, True)
-        ]
-        decision = self.decide(service, replica.group, running, replica.cold, now_s)
-        moves = decision.chosen.moves if decision.chosen is not None else ()
+        over_s = {r.group: self._turn_over_s(r) for r in self.replicas.values() if self._takes_turns(r, service)}
+        had = {group for group, until_s in over_s.items() if until_s <= now_s}
+        moves: tuple[Move, ...] = ()
+        if had:
+            running = [
+                self.replicas[r.group].running(may_stop=True) if r.group in had else r
+                for r in self.running(service, True)
+            ]
+            decision = self.decide(service, replica.group, running, replica.cold, now_s)
+            moves = decision.chosen.moves if decision.chosen is not None else ()
         for leaving in [self.replicas[move.group] for move in moves]:
             leaving.turn_of = replica
             self._drain(leaving, now_s)
+        if not moves and len(had) < len(over_s):
+            self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
 
-    def _had_turn(self, replica: Replica, service: Service, now_s: float) -> bool:
+    def _takes_turns(self, replica: Replica, service: Service) -> bool:
         theirs = replica.service
-        turn_s = max(SHORTEST_TURN_S, TURN_STARTS * theirs.last_start_s)
         return (
             replica.state is State.SERVING
             and theirs is not service
             and theirs.objectives.priority <= service.objectives.priority
-            and now_s - replica.since_s >= turn_s
         )
+
+    def _turn_over_s(self, replica: Replica) -> float:
+        return replica.since_s + max(SHORTEST_TURN_S, TURN_STARTS * replica.service.last_start_s)
 
     def _release_turns(self, replica: Replica, now_s: float) -> None:
         """It needs no room any more: those that still make some for it go on as they were."""
@@ -252,6 +297,7 @@ class Fleet:
                 and not self._books.nodes.drained(other.nodes)
             ):
                 other.let(Turn.KEEP, now_s)
+                self.stir()
                 self._waiters.serve(other.service, now_s)
 
     # ---- what becomes of starts
@@ -261,31 +307,44 @@ class Fleet:
         if replica is None or replica.state is not State.STARTING:
             return
         replica.let(Turn.FORMED, now_s)
-        if replica.service.retired or self._books.nodes.drained(replica.nodes):
-            replica.let(Turn.DRAIN, now_s)
         self._waiters.serve(replica.service, now_s)
+        if self._books.nodes.drained(replica.nodes) and replica.state is State.SERVING:
+            self._drain(replica, now_s)
         self.rest(replica, now_s)
+        self.stir()
 
-    def failed(self, group: str, reason: str, now_s: float) -> None:
+    def failed(self, event: GroupFailed, now_s: float) -> None:
         """The group was not formed: it is decided again, a few times."""
-        replica = self.replicas.get(group)
+        replica = self.replicas.get(event.group)
         if replica is None or replica.state is not State.STARTING:
             return
-        self._books.over(group, now_s)
-        if replica.attempts + 1 < START_ATTEMPTS:
+        self._books.over(event.group, now_s)
+        if event.refused:
+            self._refused(replica, event.reason, now_s)
+        elif replica.attempts + 1 < START_ATTEMPTS:
             replica.let(Turn.FAILED, now_s)
             self._forget(replica)
             self._again(replica, now_s)
         else:
-            self._fail(replica, reason, now_s)
+            self._fail(replica, event.reason, now_s)
         self.stir()
 
+    def _refused(self, replica: Replica, reason: str, now_s: float) -> None:
+        """A node has less room than it had said: it is decided again by what it says next, under another name."""
+        del self.replicas[replica.group]
+        replica.let(Turn.REFUSED, now_s)
+        replica.group, replica.placement, replica.reason = self._name(), None, reason
+        replica.until_s = now_s + REFUSED_AFTER_S
+        self.replicas[replica.group] = replica
+        self._wanted.add(replica)
+        self._wakes.at(replica.until_s, lambda _then_s: self.stir())
+        self.unwanted(replica.service, now_s)
+
     def _again(self, replica: Replica, now_s: float) -> None:
-        """Another in its place, if anybody waits for it."""
+        """Another in its place, if anybody waits for it, or it shall be there."""
         service = replica.service
-        if service.waiting or service.announced:
+        if service.waiting or service.announced or self._too_few(service):
             self._want(service, now_s, replica.attempts + 1)
-        self.keep_up(service, now_s)
 
     def _fail(self, replica: Replica, reason: str, now_s: float) -> None:
         """It is not tried again for those who wait; if another replica comes they wait for that."""
@@ -296,7 +355,7 @@ class Fleet:
             self._waiters.serve(service, now_s)
         else:
             self._waiters.fail(service, reason)
-            self._wakes.at(now_s + KEEP_UP_AFTER_S, lambda then_s: self.keep_up(service, then_s))
+        self._keep_up_later(service, now_s)
 
     def _give_up(self, replica: Replica, now_s: float) -> None:
         """Nobody wants it any more, and nothing of it was ordered."""
@@ -348,15 +407,18 @@ class Fleet:
             self._watch_idle(replica, now_s + max(1.0, service.objectives.keep_alive_s))
 
     def drain_node(self, node: str, now_s: float) -> None:
-        """What runs there ends when it is done; those that shall be there start elsewhere."""
-        for replica in [r for r in self.replicas.values() if node in r.nodes and r.state is State.SERVING]:
-            self._drain(replica, now_s)
+        """What runs there ends when it is done; those that shall be there, or are waited for, start elsewhere."""
+        for replica in [r for r in self.replicas.values() if node in r.nodes]:
+            if replica.state is State.SERVING:
+                self._drain(replica, now_s)
+            elif replica.state is State.WANTED:
+                self._unplace(replica, now_s)
+        self.stir()
 
     def _drain(self, replica: Replica, now_s: float) -> None:
         replica.let(Turn.DRAIN, now_s)
-        service = replica.service
-        if not service.retired:
-            self.keep_up(service, now_s)
+        self.scale(replica.service, now_s)
+        self.keep_up(replica.service, now_s)
         self.rest(replica, now_s)
 
     def _stop(self, replica: Replica, now_s: float) -> None:
@@ -381,7 +443,7 @@ class Fleet:
         if starting and replica.attempts + 1 >= START_ATTEMPTS and not service.coming:
             self._out(Failed(group, service.key, cause))
             self._waiters.fail(service, cause)
-            self._wakes.at(now_s + KEEP_UP_AFTER_S, lambda then_s: self.keep_up(service, then_s))
+            self._keep_up_later(service, now_s)
             return
         if starting:
             self._again(replica, now_s)
@@ -417,6 +479,7 @@ class Fleet:
             waiting.leaving.discard(group)
             if not waiting.leaving:
                 self._start(waiting, now_s)
+        self.keep_up(replica.service, now_s)
         self.stir()
 
     def found(self, event: GroupFound, service: Service, now_s: float) -> None:

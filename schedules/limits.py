@@ -16,6 +16,8 @@ class Limits:
 REPLAYS = 3
 """So often a request goes on elsewhere."""
 START_ATTEMPTS = 3
+REFUSED_AFTER_S = 0.1
+"""What a node refused is decided again after so long, by what it says then."""
 RESUME_S = 15.0
 """So long those that had begun wait for a node that could run their model at all."""
 ANNOUNCED_S = 1.0

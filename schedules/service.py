@@ -55,7 +55,8 @@ class Replica:
     """`group` is what it runs as, another one with each placement; `used_tokens` the rooms of its `requests`.
 
     One that is WANTED waits for `leaving` groups to end if it has a `placement`, else to be decided, not before `until_s`;
-    `reason` says why it was not.
+    `reason` says why it was not. At `turn_s` it asks others for a turn; one that is DRAINING does so for `turn_of`, if that is
+    not None.
     """
 
     group: str
@@ -73,12 +74,14 @@ class Replica:
     leaving: set[str] = field(default_factory=set)
     until_s: float = 0.0
     reason: str = ""
-    turn_wake: bool = False
+    turn_s: float = 0.0
     turn_of: "Replica | None" = None
 
     def let(self, turn: Turn, now_s: float) -> None:
         """It happens to the replica; IllegalTurn if it cannot."""
         state = after(self.state, turn)
+        if self.state is State.SERVING:
+            self.service.served_s = now_s
         if state is not self.state:
             self.state, self.since_s = state, now_s
 
@@ -131,7 +134,8 @@ class Clearing:
 @dataclass(eq=False)
 class Service:
     """One version of a model. `held` are names of requests in the order of their turn, some of which may be over; `waiting`
-    counts those that are not, `waiting_tokens` their rooms."""
+    counts those that are not, `waiting_tokens` their rooms. The last replica that served ceased to at `served_s`.
+    Its last cold start took `last_start_s` from its decision, and `last_ttft_s` from its arrival, to its first token."""
 
     model: Model
     objectives: Objectives
@@ -143,7 +147,10 @@ class Service:
     waiting_tokens: int = 0
     announced: dict[str, Announced] = field(default_factory=dict)
     last_start_s: float = FIRST_GUESS_S
+    last_ttft_s: float = FIRST_GUESS_S
+    served_s: float = 0.0
     held_wake: bool = False
+    keep_up_wake: bool = False
     clearing: Clearing = field(default_factory=Clearing)
 
     @property

@@ -22,9 +22,9 @@ class Wakes:
         heapq.heappush(self._heap, (at_s, next(self._numbers), look))
 
     def due(self, now_s: float) -> Iterator[Look]:
-        """What is due by now, each once."""
+        """What is due by now, each once. Whatever was told is spent, also if it is somewhat early."""
+        self._told_s = None
         while self._heap and self._heap[0][0] <= now_s:
-            self._told_s = None
             yield heapq.heappop(self._heap)[2]
 
     def news(self) -> float | None:

@@ -1,7 +1,7 @@
 """Replicas that are wanted and lack room or links: in which order, and how often, it is decided again where they start."""
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
 from itertools import count
 
 from schedules.limits import FAIR_S, PAUSE_S, TRIES
@@ -22,11 +22,8 @@ class Wanted:
         self._order: list[tuple[_Key, Replica]] = []
         self._keys: dict[str, _Key] = {}
         self._numbers = count()
-        self._left: Iterator[Replica] | None = None
+        self._after: _Key | tuple[()] | None = None
         self._not_before_s, self._woken = 0.0, False
-
-    def __iter__(self) -> Iterator[Replica]:
-        return iter([replica for _, replica in self._order])
 
     def add(self, replica: Replica) -> None:
         """It waits from now on, and the room there is is not its own to be tried for until `stir`."""
@@ -37,13 +34,13 @@ class Wanted:
             next(self._numbers),
         )
         self._keys[replica.group] = key
-        insort(self._order, (key, replica), key=lambda entry: entry[0])
+        insort(self._order, (key, replica), key=_key_of)
 
     def remove(self, replica: Replica) -> None:
         """It waits no more; nothing happens if it does not."""
         key = self._keys.pop(replica.group, None)
         if key is not None:
-            del self._order[bisect_left(self._order, key, key=lambda entry: entry[0])]
+            del self._order[bisect_left(self._order, key, key=_key_of)]
 
     def behind(self, replica: Replica, now_s: float) -> bool:
         """Whether one before it has waited so long that nobody may overtake it."""
@@ -53,18 +50,19 @@ class Wanted:
     def stir(self) -> None:
         """There may be room now: all are to be decided again, from the first on."""
         if self._order:
-            self._left = iter([replica for _, replica in self._order])
+            self._after = ()
 
     def look(self, now_s: float) -> None:
-        """Decide again for some of those that are to be."""
-        if self._left is None:
+        """Decide again for some of those that are to be: those that come after the last that was."""
+        if self._after is None:
             return
         if now_s < self._not_before_s:
             self._wake(self._not_before_s)
             return
         tries = 0
-        for replica in self._left:
-            if replica.group not in self._keys or replica.until_s > now_s:
+        while (index := bisect_right(self._order, self._after, key=_key_of)) < len(self._order):
+            self._after, replica = self._order[index]
+            if replica.until_s > now_s:
                 continue
             tries += 1
             if not self._place(replica, now_s):
@@ -74,7 +72,7 @@ class Wanted:
                 if tries >= TRIES:
                     self._wake(self._not_before_s)
                     return
-        self._left = None
+        self._after = None
 
     def _wake(self, at_s: float) -> None:
         if not self._woken:
@@ -85,5 +83,10 @@ class Wanted:
         self._woken = False
 
 
+def _key_of(entry: tuple[_Key, Replica]) -> _Key:
+    return entry[0]
+
+
 def _long(replica: Replica, now_s: float) -> bool:
-    return replica.cold.arrived_s is not None and now_s - replica.since_s > FAIR_S
+    """Whether it lacks room, and has for long. Who waits for links needs nobody's room."""
+    return replica.cold.arrived_s is not None and replica.until_s <= now_s and now_s - replica.since_s > FAIR_S
