@@ -308,7 +308,7 @@ class Fleet:
             return
         replica.let(Turn.FORMED, now_s)
         self._waiters.serve(replica.service, now_s)
-        if self._books.nodes.drained(replica.nodes) and replica.state is State.SERVING:
+        if self._books.nodes.drained(replica.nodes):
             self._drain(replica, now_s)
         self.rest(replica, now_s)
         self.stir()
