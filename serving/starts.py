@@ -89,7 +89,9 @@ class Starts:
         for attempt in range(START_ATTEMPTS):
             placement = await self._place(service, start)
             try:
-                return await self._client().form(placement, service.model.checkpoint, timeout_s)
+                return await self._client().form(
+                    f"g{uuid.uuid4().hex[:12]}", placement, service.model.checkpoint, timeout_s
+                )
             except BaseException as error:
                 self.over(start)
                 if not isinstance(error, ClusterError) or attempt == START_ATTEMPTS - 1:
