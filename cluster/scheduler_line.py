@@ -18,9 +18,15 @@ CLOSE_WITHIN_S = 5.0
 Hear = Callable[[tuple[float, dict[str, Any]]], None]
 
 
+class _OneSchedulersClient(Client):  # type: ignore[misc]
+    """Ends with its scheduler. Dask's own would look for another one, and say what is wrong when it is closed meanwhile."""
+
+    async def _reconnect(self) -> None:
+        self.scheduler_comm = None
+
+
 class SchedulerLine:
-    """Made by `join`. `gone` returns when just that scheduler is gone, even if another one answers at its address since:
-    Dask's own client goes on with that one as if it were the same."""
+    """Made by `join`. `gone` returns when just that scheduler is gone, even if another one answers at its address since."""
 
     def __init__(self, client: Client, line: Comm, workers: tuple[str, ...]) -> None:
         self._client, self._line, self._workers = client, line, workers
@@ -35,7 +41,9 @@ class SchedulerLine:
             try:
                 line = await reach(address, secured, "client", timeout_s)
                 joined.callback(line.abort)
-                client = Client(address, asynchronous=True, timeout=timeout_s, set_as_default=False, security=secured)
+                client = _OneSchedulersClient(
+                    address, asynchronous=True, timeout=timeout_s, set_as_default=False, security=secured
+                )
                 joined.push_async_callback(_close, client)
                 async with asyncio.timeout(timeout_s):
                     await client
