@@ -11,7 +11,7 @@ from cluster.node.stage_process import StageProcess
 from cluster.stage.pulse import SILENT_S
 from cluster.wire.orders import FormStage
 from cluster.wire.phases import timed_phase
-from cluster.wire.reports import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase
+from cluster.wire.reports import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Beat, Broken, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
 from schedules.rates import BUS, DECODE, PREFILL
 from storage_tiers.tiers.stack import Loaded
@@ -26,7 +26,7 @@ _LEAST_WEIGHT_BYTES = 8 << 20
 class LocalStage:
     """Follows one stage from its order to its end; `on_lost(group, cause)` is called at most once.
 
-    `observe` is told what was measured, by a name of schedules.rates.
+    `observe` is told what was measured, by a name of schedules.rates. `door` is where it takes requests, once it is formed.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class LocalStage:
         self.on_rows_wanted: Callable[[tuple[int, ...]], None] = lambda _rows: None
         self.stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.owner = order.owner
+        self.door: StageFormed | None = None
         self._node, self._on_lost, self._observe = node, on_lost, observe
         self._process: StageProcess | None = None
         self.phases: list[Phase] = []
@@ -72,14 +74,36 @@ class LocalStage:
         unheard_s = time.monotonic() - self._beat_s if self._beat_s is not None else 0.0
         return max(unheard_s, self._process.stopped_s()) > SILENT_S
 
-    def forgive(self) -> None:
-        """The agent itself was held up: what was not heard meanwhile does not count."""
+    @property
+    def unrenewed_s(self) -> float:
+        """How long its owner has not renewed it."""
+        return time.monotonic() - self._renewed_s
+
+    @property
+    def lease(self) -> StageLease:
+        """Whose it is, as reports say it."""
+        order, formed = self.order, self.door is not None
+        return StageLease(order.group, order.rank, order.degree, formed, self.owner, self.unrenewed_s)
+
+    @property
+    def facts(self) -> StageFacts:
+        """What it runs, for whoever has to know it anew."""
+        order, units = self.order, self.order.units
+        return StageFacts(
+            order.group, order.model, order.digest, order.rank, order.bounds, tuple(unit.name for unit in units),
+            order.later, sum(unit.size_bytes for unit in units), order.reserve_bytes, order.kv_tokens,
+        )  # fmt: skip
+
+    def forgive(self, held_up_s: float) -> None:
+        """The agent itself was held up for so long: what was not heard meanwhile does not count."""
+        self._renewed_s += held_up_s
         if self._beat_s is not None:
             self._beat_s = time.monotonic()
 
     def renew(self, lease_s: float) -> None:
         """The stage may live `lease_s` longer from now."""
-        self._lease_until_s = time.monotonic() + lease_s
+        self._renewed_s = time.monotonic()
+        self._lease_until_s = self._renewed_s + lease_s
 
     def expect(self, loads: Sequence[Future[Loaded]], give_up: Callable[[Future[Loaded]], None]) -> None:
         """These loads too are under way for the stage. Each is given up, and its unit no longer pinned, at the stage's

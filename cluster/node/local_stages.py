@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -17,9 +17,9 @@ from cluster.node.rate_book import RateBook
 from cluster.node.row_service import RowService
 from cluster.node.stage_process import StageProcess
 from cluster.node.tasks import Tasks
-from cluster.wire.orders import FormStage, StageUnits
+from cluster.wire.orders import Adopt, FormStage, Renew, StageUnits
 from cluster.wire.phases import timed_phase
-from cluster.wire.reports import TAKE_PROCESS, Phase, StageFormed
+from cluster.wire.reports import ORPHANED_S, TAKE_PROCESS, Phase, StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Build
 from schedules.placing.sources import store_first
 from schedules.rates import formed
@@ -73,6 +73,11 @@ class LocalStages:
     def groups(self) -> tuple[str, ...]:
         """The groups that have a stage here."""
         return tuple(self._stages)
+
+    @property
+    def leases(self) -> tuple[StageLease, ...]:
+        """Whose the stages are, and since when nobody has said so."""
+        return tuple(stage.lease for stage in self._stages.values() if not stage.ending)
 
     @property
     def starting(self) -> bool:
@@ -129,13 +134,44 @@ class LocalStages:
         if here or formed(order.degree) not in self._rates:  # else the group was joined over a wire full of units
             self._rates.observe(formed(order.degree), time.monotonic() - started_s)
         self._tasks.spawn(self._refill_behind(stage), "refill")
-        return StageFormed(order.group, order.rank, self._config.host, process.idle.result().port, secret)
+        stage.door = StageFormed(order.group, order.rank, self._config.host, process.idle.result().port, secret)
+        return stage.door
 
-    def renew(self, groups: Iterable[str], lease_s: float) -> None:
-        """These groups may live so much longer from now."""
-        for group in groups:
-            if group in self._stages:
-                self._stages[group].renew(lease_s)
+    def renew(self, order: Renew) -> tuple[str, ...]:
+        """The groups may live so much longer from now, but for those that are returned: they are not here, or not the
+        caller's."""
+        missing = list[str]()
+        for group in order.groups:
+            stage = self._stages.get(group)
+            if stage is None or stage.ending or stage.owner != order.owner:
+                missing.append(group)
+            else:
+                stage.renew(order.lease_s)
+        return tuple(missing)
+
+    def facts(self, group: str) -> StageFacts:
+        """What this node runs of the group. Refused if that is nothing."""
+        return self._running(group).facts
+
+    def adopt(self, order: Adopt) -> StageFormed:
+        """Give the group to another owner. Refused if it is not here, or if its first stage is and is still renewed.
+
+        The node of the first stage decides for all: no await between looking and giving, so that one of two gets it.
+        """
+        stage = self._running(order.group)
+        if stage.door is None:
+            raise Refused(f"group {order.group} is not formed")
+        if stage.order.rank == 0 and stage.owner != order.owner and stage.unrenewed_s < ORPHANED_S:
+            raise Refused(f"group {order.group} has an owner, who renews it")
+        stage.owner = order.owner
+        stage.renew(order.lease_s)
+        return stage.door
+
+    def _running(self, group: str) -> LocalStage:
+        stage = self._stages.get(group)
+        if stage is None or stage.ending:
+            raise Refused(f"node {self._config.name} runs no stage of group {group}")
+        return stage
 
     async def dissolve(self, group: str) -> None:
         """End this node's stage of the group, if it has one."""
@@ -151,10 +187,10 @@ class LocalStages:
         while True:
             asleep_s = time.monotonic()
             await asyncio.sleep(WATCH_EVERY_S)
-            late = time.monotonic() - asleep_s > 2 * WATCH_EVERY_S
+            held_up_s = time.monotonic() - asleep_s - WATCH_EVERY_S
             for group, stage in list(self._stages.items()):
-                if late:
-                    stage.forgive()
+                if held_up_s > WATCH_EVERY_S:
+                    stage.forgive(held_up_s)
                 elif stage.silent:
                     stage.lose("its stage process hangs: it gives no sign of life")
                 if stage.expired:

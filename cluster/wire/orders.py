@@ -11,7 +11,7 @@ from storage_tiers.checkpoint import DIGEST, UnitIndex
 Digest = Annotated[str, StringConstraints(pattern=f"^{DIGEST}$")]
 """Of a unit. A node has files that are called so, which is why nothing else may stand for one."""
 HANDLER = "firsttoken"
-"""The comm handler that takes orders on a node."""
+"""The comm handler of a node's Dask worker that answers with a report, and what is said at the door where it takes orders."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class FormStage:
     later: tuple[str, ...] = ()
     held_back: tuple[str, ...] = ()
     sharing: int = 1
+    digest: str = ""
+    """The model's."""
+    owner: str = ""
+    """The client whose group it is, by the name that it gives itself."""
 
     @property
     def degree(self) -> int:
@@ -68,10 +72,35 @@ class Dissolve:
 
 @dataclass(frozen=True)
 class Renew:
-    """The caller still wants these groups; those of its own that it does not renew end with their lease."""
+    """`owner` still wants these groups; those of its own that it does not renew end with their lease."""
 
+    owner: str
     groups: tuple[str, ...]
     lease_s: float
+
+
+@dataclass(frozen=True)
+class AskStage:
+    """What stage of the group runs here?"""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """The group is `owner`'s from now on. The node of its first stage refuses while whose it was still renews it."""
+
+    owner: str
+    group: str
+    lease_s: float
+
+
+@dataclass(frozen=True)
+class AskReport:
+    """How does the node stand? The caller has heard of its units up to `version` of the node's `life`; 0 of any: nothing."""
+
+    life: str
+    version: int
 
 
 @dataclass(frozen=True)

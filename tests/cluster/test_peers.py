@@ -18,7 +18,6 @@ from cluster.model_facts import facts_of
 from cluster.node.peers import KEPT_PEERS, Peers
 from cluster.scheduler import without_contents
 from cluster.wire.orders import FormStage, Peer
-from cluster.wire.reports import NodeReport
 from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.facts import Node, Placement
 from schedules.placing.policies.fixed import place
@@ -27,6 +26,7 @@ from storage_tiers.remote import ModelStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
+from tests.cluster.leftovers import report_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.storage_tiers.handmade import bytes_of, unit_of
 
@@ -167,14 +167,16 @@ async def test_no_secret_is_shown(cluster: RealCluster, published: Published) ->
     async with connected(cluster) as client:
         await stage(client, "keeper", published.checkpoint, "dram")
         await served(client, "node-0", published)
-        reports = [await client._order(node.name, None, NodeReport, TIMEOUT_S) for node in client.view().nodes]
+        reports = [await report_of(client, node.name) for node in client.view().nodes]
         shown = [repr(client.view()), repr(reports)]
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
         paths = ("/metrics", "/admin/status", "/admin/cold-starts", "/healthz", "/v1/models", "/openapi.json")
         shown += [(await http.get(path)).text for path in paths]
     shown += [path.read_text() for path in cluster.folder.glob("*.log")]
-    secrets = [secret for report in reports for secret in (report.peer_secret, report.rendezvous_secret)]
-    assert len(set(secrets)) == 6
+    secrets = [
+        secret for report in reports for secret in (report.peer_secret, report.rendezvous_secret, report.orders_secret)
+    ]
+    assert len(set(secrets)) == 9
     assert all(len(secret) >= 32 for secret in secrets)
     assert not [text for text in shown for secret in secrets if secret in text]
 
@@ -188,7 +190,8 @@ async def test_stages_of_a_group_that_share_a_machine_are_told_so(cluster: RealC
             assert isinstance(placement, Placement)
             orders = client._orders("g", placement, published.checkpoint, 1.0)
             assert [order.sharing for _, order in orders] == [degree] * degree
-        client._nodes |= {node.name: replace(node, machine=node.name) for node in nodes}
+        for known in client._hearing.roster.known.values():
+            known.node = replace(known.node, machine=known.node.name)
         assert [order.sharing for _, order in client._orders("g", placement, published.checkpoint, 1.0)] == [1, 1]
 
 
