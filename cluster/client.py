@@ -178,7 +178,7 @@ class ClusterClient:
     ) -> UnitsBrought:
         """Bring units of a model to a tier of a node, behind its cold starts."""
         wanted = tuple(checkpoint.unit(name) for name in units)
-        order = BringUnits(checkpoint.name, wanted, tier, self._peers_of(node, wanted))
+        order = BringUnits(checkpoint.name, wanted, tier, timeout_s, self._peers_of(node, wanted))
         return await self._order(node, order, UnitsBrought, timeout_s)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
@@ -234,7 +234,7 @@ class ClusterClient:
                 reserve_bytes=stage.reserve_bytes,
                 kv_tokens=placement.kv_tokens,
                 timeout_s=timeout_s,
-                lease_s=max(LEASE_S, timeout_s),
+                lease_s=LEASE_S,
                 peers=self._peers_of(stage.node, units),
                 store_first=store_first([unit.digest for unit in units], stage.node, self.view()),
                 later=stage.later,

@@ -14,6 +14,7 @@ from typing import Any
 from distributed import Worker, WorkerPlugin
 
 from cluster.errors import ClusterError, Refused
+from cluster.node.callers import CallerGone, Connection, work_for
 from cluster.node.config import NodeConfig
 from cluster.node.local_stages import LocalStages, load
 from cluster.node.peers import Peers
@@ -31,7 +32,7 @@ from storage_tiers.errors import StorageError
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
-from storage_tiers.tiers.stack import Priority, TierStack
+from storage_tiers.tiers.stack import Loaded, Priority, TierStack
 
 _log = logging.getLogger(__name__)
 
@@ -84,12 +85,17 @@ class NodeAgent(WorkerPlugin):
         await asyncio.get_running_loop().run_in_executor(None, self._rendezvous.close)
         await self._save_rates()
 
-    async def _on_order(self, order: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Carry out an order; without one, report."""
+    async def _on_order(self, comm: Connection, order: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Carry out an order, as long as somebody waits for its answer; without one, report."""
         message: object = None
         try:
             message = None if order is None else from_wire(order)
-            answer = await self._carry_out(message)
+            answer = await work_for(comm, self._carry_out(message))
+        except CallerGone:
+            _log.warning("%s given up: who gave the order has left", type(message).__name__)
+            if isinstance(message, FormStage):  # it may have been formed with nobody to hear of it
+                await self._stages.dissolve(message.group)
+            answer = NotDone("who gave the order has left", refused=False)
         except Refused as error:
             answer = NotDone(str(error), refused=True)
         except (ClusterError, StorageError, TimeoutError) as error:
@@ -143,32 +149,44 @@ class NodeAgent(WorkerPlugin):
         if order.tier not in ("dram", "ssd"):
             raise ClusterError(f"tier {order.tier!r} is not one that units are brought to: 'dram' or 'ssd'")
         fetched = present = 0
-        for unit in order.units:
-            if await self._bring_unit(order, unit):
-                fetched += unit.size_bytes
-            else:
-                present += unit.size_bytes
-            self._changed.set()
+        try:
+            async with asyncio.timeout(order.timeout_s):
+                for unit in order.units:
+                    if await self._bring_unit(order, unit, started_s):
+                        fetched += unit.size_bytes
+                    else:
+                        present += unit.size_bytes
+                    self._changed.set()
+        except TimeoutError as error:
+            done_bytes = fetched + present
+            raise ClusterError(f"{done_bytes:,} bytes were brought in {order.timeout_s:.0f} s, and not all") from error
         seconds = time.monotonic() - started_s
         return UnitsBrought(self._config.name, order.tier, len(order.units), fetched, present, seconds)
 
-    async def _bring_unit(self, order: BringUnits, unit: UnitIndex) -> bool:
+    async def _bring_unit(self, order: BringUnits, unit: UnitIndex, since_s: float) -> bool:
         """Whether anything had to be moved."""
         if order.tier == "ssd" and self._tiers.ssd.holds(unit):
             return False
         in_dram = unit.digest in self._tiers.dram.held()
         if order.tier == "dram" and in_dram:
             return False
-        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM)
+        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM, since_s)
         try:
             loaded = await asyncio.wrap_future(loading)
             if order.tier == "ssd":
-                await asyncio.wrap_future(self._tiers.keep_on_ssd(unit, loaded.segment))
+                await self._keep_on_ssd(loaded)
         finally:
             self._tiers.give_up(loading)
         if order.tier == "ssd" and not in_dram:
             self._tiers.dram.drop(unit.digest)
         return True
+
+    async def _keep_on_ssd(self, loaded: Loaded) -> None:
+        keeping = self._tiers.keep_on_ssd(loaded.unit, loaded.segment)
+        try:
+            await asyncio.wrap_future(keeping)
+        finally:
+            self._tiers.give_up_keeping(keeping)
 
     def _evict(self, digests: Sequence[str]) -> None:
         for digest in digests:

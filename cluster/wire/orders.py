@@ -30,7 +30,8 @@ class FormStage:
 
     Units may be fetched from `peers`, which are tried in their order, before the object store; those whose digests are in
     `store_first` after it. The first token does not wait for those that `later` names. `sharing` stages of the group, this
-    one among them, have the machine's cores between them.
+    one among them, have the machine's cores between them. The stage is to be formed within `timeout_s`, and lives for
+    `lease_s` from then on.
     """
 
     group: str
@@ -74,11 +75,12 @@ class Renew:
 
 @dataclass(frozen=True)
 class BringUnits:
-    """Bring units of a model to a tier of the node ("dram" or "ssd"), `peers` as in FormStage."""
+    """Bring units of a model to a tier of the node ("dram" or "ssd") within `timeout_s`, `peers` as in FormStage."""
 
     model: str
     units: tuple[UnitIndex, ...]
     tier: str
+    timeout_s: float
     peers: tuple[Peer, ...] = ()
 
 
