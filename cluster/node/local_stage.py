@@ -48,6 +48,7 @@ class LocalStage:
         self.phases: list[Phase] = []
         self._loads: list[Future[Loaded]] = []
         self._ending: asyncio.Task[None] | None = None
+        self._lost = False
         self._beat_s: float | None = None
         self.renew(order.timeout_s + order.lease_s)
 
@@ -143,8 +144,9 @@ class LocalStage:
 
     def lose(self, cause: str) -> None:
         """The stage cannot go on."""
-        if self._ending is not None:
+        if self._ending is not None or self._lost:
             return
+        self._lost = True
         self._beat_s = None
         self._fail(cause)
         self._on_lost(self.order.group, cause)

@@ -115,6 +115,8 @@ class LocalStages:
                 now = [unit for unit in order.units if unit not in later]
                 loads = [self._load(stage, unit, _priority(order, unit), started_s, turn) for unit in now]
 
+                self._spawn(stage, _all_of(loads), "units")  # also while there is no process to be given them
+
                 def give(process: StageProcess) -> None:
                     stage.phases.append(timed_phase(TAKE_PROCESS, self._config.name, started_s))
                     process.on_message = stage.hear
@@ -273,6 +275,11 @@ class LocalStages:
             _log.warning("group %s is lost: %s", group, cause)
             self._tasks.spawn(self.dissolve(group), "dissolve")
             self._tell_lost(group, cause)
+
+
+async def _all_of(loads: Sequence[Future[Loaded]]) -> None:
+    """Wait for all; what the first that fails raises."""
+    await asyncio.gather(*(asyncio.wrap_future(each) for each in loads))
 
 
 def _priority(order: FormStage, unit: UnitIndex) -> Priority:
