@@ -21,16 +21,16 @@ from cluster.node.tasks import Tasks
 from cluster.wire.encryption import Tls
 from cluster.wire.orders import (
     AskPhases,
+    BringUnits,
     Dissolve,
     Evict,
     FormStage,
     LimitStore,
     Peer,
     Probe,
-    StageUnits,
 )
 from cluster.wire.phases import in_our_clock, timed_phase
-from cluster.wire.reports import Done, Phase, Phases, Probed, StageFormed, StageLease, StageLost, StageReport
+from cluster.wire.reports import Done, Phase, Phases, Probed, StageFormed, StageLease, StageLost, UnitsBrought
 from schedules.events import Event, GroupLost
 from schedules.facts import Node, Placement, StagePlan, View
 from schedules.placing.sources import Sources, peer_of
@@ -158,17 +158,16 @@ class ClusterClient:
         await group.close()
         await self._dissolve_on(group.name, [stage.node for stage in group.placement.stages])
 
-    async def stage(
+    async def bring(
         self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
-    ) -> StageReport:
+    ) -> UnitsBrought:
         """Bring units of a model to a tier of a node, behind its cold starts."""
         wanted = tuple(checkpoint.unit(name) for name in units)
         digests = [unit.digest for unit in wanted]
         sources = Sources(digests, self.view()).of(self._node(node), digests)
-        order = StageUnits(
-            checkpoint.name, wanted, tier, self._peers(sources), dict(zip(digests, sources, strict=True))
-        )
-        return await self._order(node, order, StageReport, timeout_s)
+        asked = dict(zip(digests, sources, strict=True))
+        order = BringUnits(checkpoint.name, wanted, tier, timeout_s, self._peers(sources), asked)
+        return await self._order(node, order, UnitsBrought, timeout_s)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
         """Drop a model's units from the node's tiers, except those in use."""
@@ -223,7 +222,7 @@ class ClusterClient:
                 reserve_bytes=stage.reserve_bytes,
                 kv_tokens=placement.kv_tokens,
                 timeout_s=timeout_s,
-                lease_s=max(LEASE_S, timeout_s),
+                lease_s=LEASE_S,
                 peers=self._peers(stage.sources),
                 sources={unit.digest: asked for unit, asked in zip(units, stage.sources, strict=False)},
                 later=stage.later,

@@ -31,16 +31,16 @@ from cluster.wire.orders import (
     AskPhases,
     AskReport,
     AskStage,
+    BringUnits,
     Dissolve,
     Evict,
     FormStage,
     LimitStore,
     Probe,
     Renew,
-    StageUnits,
 )
 from cluster.wire.phases import unix_s
-from cluster.wire.reports import TOPIC, Done, NotDone, Phases, Renewed, StageLost, StageReport
+from cluster.wire.reports import TOPIC, Done, NotDone, Phases, Renewed, StageLost, UnitsBrought
 from cluster.wire.vocabulary import to_wire
 from schedules.rates import DECODE
 from storage_tiers.checkpoint import UnitIndex
@@ -48,7 +48,7 @@ from storage_tiers.errors import StorageError
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
-from storage_tiers.tiers.stack import Priority, TierStack
+from storage_tiers.tiers.stack import Loaded, Priority, TierStack
 
 _log = logging.getLogger(__name__)
 
@@ -151,8 +151,8 @@ class NodeAgent:
                 return self._stages.adopt(message)
             case AskReport():
                 return self._reporter.answer(message)
-            case StageUnits():
-                return await self._stage_units(message)
+            case BringUnits():
+                return await self._bring_units(message)
             case Evict():
                 await asyncio.get_running_loop().run_in_executor(None, self._evict, message.digests)
                 self._changed.set()
@@ -180,38 +180,50 @@ class NodeAgent:
 
     # ---- tiers
 
-    async def _stage_units(self, order: StageUnits) -> StageReport:
+    async def _bring_units(self, order: BringUnits) -> UnitsBrought:
         """Bring units to a tier, one after the other, behind every cold start."""
         started_s = time.monotonic()
         if order.tier not in ("dram", "ssd"):
-            raise ClusterError(f"tier {order.tier!r} is not one that can be staged to: 'dram' or 'ssd'")
+            raise ClusterError(f"tier {order.tier!r} is not one that units are brought to: 'dram' or 'ssd'")
         fetched = present = 0
-        for unit in order.units:
-            if await self._stage_unit(order, unit):
-                fetched += unit.size_bytes
-            else:
-                present += unit.size_bytes
-            self._changed.set()
+        try:
+            async with asyncio.timeout(order.timeout_s):
+                for unit in order.units:
+                    if await self._bring_unit(order, unit, started_s):
+                        fetched += unit.size_bytes
+                    else:
+                        present += unit.size_bytes
+                    self._changed.set()
+        except TimeoutError as error:
+            done_bytes = fetched + present
+            raise ClusterError(f"{done_bytes:,} bytes were brought in {order.timeout_s:.0f} s, and not all") from error
         seconds = time.monotonic() - started_s
-        return StageReport(self._config.name, order.tier, len(order.units), fetched, present, seconds)
+        return UnitsBrought(self._config.name, order.tier, len(order.units), fetched, present, seconds)
 
-    async def _stage_unit(self, order: StageUnits, unit: UnitIndex) -> bool:
+    async def _bring_unit(self, order: BringUnits, unit: UnitIndex, since_s: float) -> bool:
         """Whether anything had to be moved."""
         if order.tier == "ssd" and self._tiers.ssd.holds(unit):
             return False
         in_dram = unit.digest in self._tiers.dram.held()
         if order.tier == "dram" and in_dram:
             return False
-        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM)
+        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM, since_s)
         try:
             loaded = await asyncio.wrap_future(loading)
             if order.tier == "ssd":
-                await asyncio.wrap_future(self._tiers.keep_on_ssd(unit, loaded.segment))
+                await self._keep_on_ssd(loaded)
         finally:
             self._tiers.give_up(loading)
         if order.tier == "ssd" and not in_dram:
             self._tiers.dram.drop(unit.digest)
         return True
+
+    async def _keep_on_ssd(self, loaded: Loaded) -> None:
+        keeping = self._tiers.keep_on_ssd(loaded.unit, loaded.segment)
+        try:
+            await asyncio.wrap_future(keeping)
+        finally:
+            self._tiers.give_up_keeping(keeping)
 
     def _evict(self, digests: Sequence[str]) -> None:
         for digest in digests:

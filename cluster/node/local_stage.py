@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -44,12 +44,15 @@ class LocalStage:
         self.owner = order.owner
         self.door: StageFormed | None = None
         self._node, self._on_lost, self._observe = node, on_lost, observe
+        self.on_ended: Callable[[], None] = lambda: None
         self._process: StageProcess | None = None
+        self._taking: asyncio.Task[StageProcess] | None = None
         self.phases: list[Phase] = []
         self._loads: list[Future[Loaded]] = []
         self._ending: asyncio.Task[None] | None = None
+        self._lost = False
         self._beat_s: float | None = None
-        self.renew(order.lease_s)
+        self.renew(order.timeout_s + order.lease_s)
 
     @property
     def expired(self) -> bool:
@@ -116,11 +119,25 @@ class LocalStage:
         if not self.answered.done():
             self.answered.set_result(None)
 
+    async def take(self, start: Callable[[], Awaitable[StageProcess]]) -> StageProcess:
+        """Wait for a process that takes the order, and attach it. That is not waited for beyond the stage's end: StageFailed
+        with the cause then."""
+        self._taking = asyncio.get_running_loop().create_task(self._start(start))
+        await asyncio.wait({self._taking})
+        if self._taking.cancelled():
+            raise self._cause()
+        return self._taking.result()
+
+    async def _start(self, start: Callable[[], Awaitable[StageProcess]]) -> StageProcess:
+        process = await start()
+        self.attach(process)
+        return process
+
     def attach(self, process: StageProcess) -> None:
         """`process` has taken the order: they end together. StageFailed, with the cause, if the stage has ended already."""
         if self._ending is not None:
             process.kill()
-            raise self.formed.exception() or StageFailed("it was formed, and ended at once")
+            raise self._cause()
         self._process = process
         process.ended.add_done_callback(lambda _future: self.lose("its stage process ended"))
 
@@ -151,14 +168,16 @@ class LocalStage:
 
     def lose(self, cause: str) -> None:
         """The stage cannot go on."""
-        if self._ending is not None:
+        if self._ending is not None or self._lost:
             return
+        self._lost = True
         self._beat_s = None
         self._fail(cause)
         self._on_lost(self.order.group, cause)
 
     async def end(self) -> None:
-        """End the process and give up its loads, once however often called; who waits for the stage gets StageFailed."""
+        """End the process, or the wait for one, and give up its loads, once however often called and whoever is cancelled
+        meanwhile; `on_ended` is called then. Who waits for the stage gets StageFailed."""
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end())
             self.hurry()
@@ -170,11 +189,22 @@ class LocalStage:
             self.formed.set_exception(StageFailed(cause))
             self.formed.exception()  # seen by whoever forms the stage, if it still waits
 
+    def _cause(self) -> BaseException:
+        """Why it has ended."""
+        cause = self.formed.exception() if self.formed.done() else None
+        return cause or StageFailed("it was formed, and ended at once")
+
     async def _end(self) -> None:
-        if self._process is not None:
-            await self._process.end()
-        while self._loads:
-            self._give_up(self._loads.pop())
+        try:
+            if self._taking is not None and not self._taking.done():
+                self._taking.cancel()
+                await asyncio.wait({self._taking})
+            if self._process is not None:
+                await self._process.end()
+        finally:
+            while self._loads:
+                self._give_up(self._loads.pop())
+            self.on_ended()
 
     def hear(self, message: object) -> None:
         """What the process says of the stage."""

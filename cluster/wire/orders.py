@@ -31,7 +31,8 @@ class FormStage:
     Whence each unit is asked for, and in what order, `sources` say by its digest, in words of schedules.placing.sources; the
     others that they name are `peers`, without those that are gone. The first token does not wait for those that `later`
     names, and those of `held_back` are not even asked for before the group has answered. `sharing` stages of the group,
-    this one among them, have the machine's cores between them.
+    this one among them, have the machine's cores between them. The stage is to be formed within `timeout_s`, and lives for
+    `lease_s` from then on.
     """
 
     group: str
@@ -104,12 +105,14 @@ class AskReport:
 
 
 @dataclass(frozen=True)
-class StageUnits:
-    """Bring units of a model to a tier of the node ("dram" or "ssd"), `sources` and `peers` as in FormStage."""
+class BringUnits:
+    """Bring units of a model to a tier of the node ("dram" or "ssd") within `timeout_s`; `sources` and `peers` are as in
+    FormStage."""
 
     model: str
     units: tuple[UnitIndex, ...]
     tier: str
+    timeout_s: float
     peers: tuple[Peer, ...] = ()
     sources: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
 

@@ -17,13 +17,13 @@ from cluster.wire.orders import (
     AskPhases,
     AskReport,
     AskStage,
+    BringUnits,
     Dissolve,
     Evict,
     FormStage,
     LimitStore,
     Probe,
     Renew,
-    StageUnits,
 )
 from cluster.wire.reports import (
     Done,
@@ -35,7 +35,7 @@ from cluster.wire.reports import (
     StageFacts,
     StageFormed,
     StageLost,
-    StageReport,
+    UnitsBrought,
 )
 from cluster.wire.requests import Cancel, Failed, Hello, Rejected, Submit, Tokens
 from cluster.wire.stages import (
@@ -67,8 +67,8 @@ from cluster.wire.store import (
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
-        FormStage, Dissolve, Renew, AskStage, Adopt, AskReport, StageUnits, Evict, Probe, LimitStore, AskPhases, StageFormed,
-        NotDone, Done, StageReport, Probed, Phases, Renewed, StageFacts, NodeReport, StageLost, Imported, Fork, Forked,
+        FormStage, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Probe, LimitStore, AskPhases, StageFormed,
+        NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts, NodeReport, StageLost, Imported, Fork, Forked,
         NotForked, Idle, Build, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello,
         Submit, Cancel, Tokens, Rejected, Failed, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete,
         StoreCount, StoreValues, StoreNumber, StoreFault,
