@@ -1,7 +1,7 @@
 """Rotary encodings that change with the length: on both sides of the border what transformers' own `generate` gives."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.cluster.groups import GREEDY, prompts_of
 from tests.reference import greedy, load_reference
 from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 _NEW_TOKENS = 20
 
 
@@ -28,14 +29,6 @@ class _Still:
     def step(self, tokens: int) -> None: ...
 
     def rest(self) -> None: ...
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _answers(source: Path, submits: Sequence[Submit]) -> dict[str, list[int]]:
