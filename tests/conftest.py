@@ -1,6 +1,6 @@
 """What several packages' tests share: a cluster of four real nodes over one store, started once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,14 @@ from tests.smollm2 import smollm2_gguf
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Of several workers each has files of its own, as they share what is started once in a module; and one has all those
+    that look at the shared cluster, wherever they are."""
+    for item in items:
+        shared = "shared_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("shared cluster" if shared else item.location[0]))
 
 
 @pytest.fixture(scope="session")
