@@ -45,6 +45,12 @@ def smollm2(shared_store: ModelStore) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def smollm2_exact(shared_store: ModelStore) -> Checkpoint:
+    """The same in float32: what is greedy is the same whatever the order of sums."""
+    return publish(str(smollm2_gguf()), "smollm2-float32", shared_store, dtype="float32")
+
+
+@pytest.fixture(scope="session")
 def frontend(shared_cluster: RealCluster) -> str:
     """The URL of a front end over the shared cluster."""
     return shared_cluster.start_frontend()

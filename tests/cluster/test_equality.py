@@ -18,7 +18,7 @@ from storage_tiers.remote import ModelStore
 from tests.cluster.groups import GREEDY, form, generate, prompts_of, tokens_of
 from tests.cluster.spoken import NEW_TOKENS, publish_tiny
 from tests.reference import gaps, greedy, load_reference
-from tests.smollm2 import reference_of, smollm2_gguf
+from tests.smollm2 import reference_of
 from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_tiny
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -85,15 +85,14 @@ async def test_every_degree_equals_it_where_rotations_change_with_the_length(
 
 
 async def test_a_real_model_equals_itself_unsplit(
-    client: ClusterClient, shared_store: ModelStore, smollm2: Checkpoint
+    client: ClusterClient, shared_store: ModelStore, smollm2_exact: Checkpoint
 ) -> None:
-    checkpoint = publish(str(smollm2_gguf()), "smollm2-float32", shared_store, dtype="float32")
-    reference = reference_of(shared_store, checkpoint, "float32")
+    reference = reference_of(shared_store, smollm2_exact, "float32")
     reference.generation_config.eos_token_id = None
     prompts = prompts_of(40_000, (3, 40))
     expected = [greedy(reference, prompt, NEW_TOKENS) for prompt in prompts]
     for degree in (1, 2, 3, 4):
-        group = await form(client, checkpoint, degree)
+        group = await form(client, smollm2_exact, degree)
         try:
             got = [await generate(group, f"r{i}", prompt, NEW_TOKENS) for i, prompt in enumerate(prompts)]
         finally:
