@@ -16,6 +16,7 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Of several workers each has files of its own, as they share what is started once in a module; and one has all those
     that look at the shared cluster, wherever they are."""
