@@ -1,28 +1,29 @@
 """What several packages' tests share: a cluster of four real nodes over one store, started once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.smollm2 import smollm2_gguf
+from tests.workers import ByFile, check
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Of several workers each has files of its own, as they share what is started once in a module; and one has all those
-    that look at the shared cluster, wherever they are."""
-    for item in items:
-        shared = "shared_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("shared cluster" if shared else item.location[0]))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    check(items)
 
 
 @pytest.fixture(scope="session")
