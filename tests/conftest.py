@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 
@@ -14,6 +15,7 @@ from tests.real_cluster import RealCluster, run_cluster
 from tests.smollm2 import smollm2_gguf
 from tests.workers import ByFile, check
 
+torch.set_num_threads(1)  # of two that share a core with others, each waits for the other at every layer
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 

@@ -45,4 +45,6 @@ def check(items: list[pytest.Item]) -> None:
         if "shared_cluster" in getattr(item, "fixturenames", ())
     }
     if missing := using - set(SHARING):
-        raise pytest.UsageError(f"these use the shared cluster, and tests/workers.py does not say so: {sorted(missing)}")
+        raise pytest.UsageError(
+            f"these use the shared cluster, and tests/workers.py does not say so: {sorted(missing)}"
+        )

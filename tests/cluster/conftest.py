@@ -1,11 +1,10 @@
 """A client of the shared cluster; a store of a module's own, and what is published there."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import torch
 
 from cluster.client import ClusterClient
 from storage_tiers.remote import ModelStore, ObjectStore
@@ -28,12 +27,3 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 @pytest.fixture
 def published(store: ModelStore, tmp_path: Path) -> Published:
     return Published(store, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Of two that share a core with others, each waits for the other at every layer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

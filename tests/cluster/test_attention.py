@@ -13,7 +13,6 @@ from cluster.stage.attention import Attention, attend
 from cluster.stage.batching import Segment
 from cluster.stage.kv import KvCache
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 _DIM = 8
 _SCALE = 0.31
 

@@ -16,8 +16,6 @@ from tests.cluster.threaded_group import ThreadedGroup
 from tests.published import tensors_by_store
 from tests.tiny import SUPPORTED_FAMILIES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("family", SUPPORTED_FAMILIES)

@@ -28,7 +28,6 @@ from tests.published import tensors_by_store
 from tests.reference import load_reference
 from tests.tiny import make_tiny
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDING = 2e-3
 """Of logits near 6. Float32 was seen to be off by 4e-4; one key of 400 that is missing puts them off by 8, positions
 that are off by one by 17."""

@@ -19,7 +19,6 @@ from tests.cluster.groups import GREEDY, prompts_of
 from tests.reference import greedy, load_reference
 from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_tiny
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 _NEW_TOKENS = 20
 
 
