@@ -1,8 +1,11 @@
-"""A brain against the world: what it is told and what it orders, from a log of arrivals and misfortunes."""
+"""A brain against the world: what it is told and what it orders, from a log of arrivals and misfortunes.
+
+What serving/ does for a live brain is done here by the shortest way: actions are carried out at once, in their order.
+"""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
@@ -10,9 +13,11 @@ from schedules.actions import Action, Adopt, Assign, Record, Reject, Start, Stop
 from schedules.events import (
     Event,
     RequestArrived,
+    RequestBroke,
     RequestEnded,
     RequestLeft,
     RequestProgressed,
+    RequestRefused,
     StartMeasured,
     Ticked,
 )
@@ -53,6 +58,17 @@ class Trouble:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What the brain is told at `at_s` by others than the world: of a model that is published, say, or a node to drain."""
+
+    at_s: float
+    event: Event
+
+
+Input = Arrival | Trouble | Wish
+
+
 class Told(NamedTuple):
     """An event, when it came, and what the brain ordered."""
 
@@ -63,15 +79,27 @@ class Told(NamedTuple):
 
 @dataclass
 class _Open:
-    """A request that is not over, and how many tokens it has."""
+    """A request that is not over: how many tokens it has, and how often it was assigned. To the world each attempt is a
+    request of its own."""
 
     arrival: Arrival
     tokens: int = 0
+    attempts: int = 0
 
     @property
-    def answer_tokens(self) -> int:
+    def left(self) -> int:
         wanted = self.arrival.answer_tokens
-        return self.arrival.max_tokens if wanted is None else wanted
+        return (self.arrival.max_tokens if wanted is None else wanted) - self.tokens
+
+    @property
+    def attempt(self) -> str:
+        return f"{self.arrival.request}.{self.attempts}"
+
+    def ask(self) -> Ask:
+        """One more attempt, with what it has."""
+        self.attempts += 1
+        arrival = self.arrival
+        return Ask(self.attempt, arrival.prompt_tokens + self.tokens, arrival.max_tokens - self.tokens, self.left)
 
 
 @dataclass
@@ -84,33 +112,43 @@ class _Run:
     wake_at_s: float = float("inf")
     told: list[Told] = field(default_factory=list)
 
-    def feed(self, event: Event, now_s: float) -> None:
-        """The event, and then whatever follows from it at the same time."""
-        events = deque(self._with_end(event))
-        while events:
-            event = events.popleft()
+    def feed(self, events: Iterable[Event], now_s: float) -> None:
+        """The events, and then whatever follows from them at the same time."""
+        queue = deque(events)
+        while queue:
+            event = queue.popleft()
             actions = self.brain.handle(event, now_s)
             self.told.append(Told(now_s, event, actions))
             for action in actions:
-                events.extend(self._carry_out(action, now_s))
+                queue.extend(self._carry_out(action, now_s))
+
+    def hear(self, events: Iterable[Event], now_s: float) -> None:
+        """The world tells them."""
+        self.feed([own for event in events for own in self._own(event)], now_s)
 
     def leave(self, request: str, now_s: float) -> None:
         """Whoever waited for it has gone, unless it was over by then."""
-        if self.requests.pop(request, None) is not None:
-            self.world.cancel(request)
-            self.feed(RequestLeft(request), now_s)
+        asked = self.requests.pop(request, None)
+        if asked is not None:
+            self.world.cancel(asked.attempt)
+            self.feed((RequestLeft(request),), now_s)
 
-    def _with_end(self, event: Event) -> Sequence[Event]:
+    def _own(self, event: Event) -> Sequence[Event]:
+        """The event with the request's own name; after its last token it has ended."""
+        if isinstance(event, RequestBroke | RequestRefused):
+            return (replace(event, request=event.request.rpartition(".")[0]),)
         if not isinstance(event, RequestProgressed):
             return (event,)
-        asked = self.requests[event.request]
+        name = event.request.rpartition(".")[0]
+        asked = self.requests[name]
         asked.tokens += event.tokens
-        if asked.tokens < asked.answer_tokens:
-            return (event,)
-        del self.requests[event.request]
-        return event, RequestEnded(event.request)
+        own = replace(event, request=name)
+        if asked.left:
+            return (own,)
+        del self.requests[name]
+        return own, RequestEnded(name)
 
-    def _carry_out(self, action: Action, now_s: float) -> Iterable[Event]:
+    def _carry_out(self, action: Action, now_s: float) -> Sequence[Event]:
         match action:
             case Start(group, key, placement, timeout_s):
                 self.world.form(group, key, placement, timeout_s, now_s)
@@ -119,15 +157,10 @@ class _Run:
             case Adopt(group):
                 self.world.adopt(group, now_s)
             case Assign(request, group):
-                asked = self.requests[request]
-                prompt_tokens, max_tokens = asked.arrival.prompt_tokens, asked.arrival.max_tokens
-                left = asked.answer_tokens - asked.tokens
-                self.world.run(
-                    group, Ask(request, prompt_tokens + asked.tokens, max_tokens - asked.tokens, left), now_s
-                )
+                self.world.run(group, self.requests[request].ask(), now_s)
             case Reject(request):
-                self.requests.pop(request, None)
-                self.world.cancel(request)
+                asked = self.requests.pop(request, None)
+                self.world.cancel(asked.attempt if asked is not None else "")
             case Record():
                 return (measured(self.world, action),)
             case WakeAt(at_s):
@@ -142,61 +175,54 @@ def measured(world: World, record: Record) -> StartMeasured:
     times = world.times(record.group)
     if times is None or times.formed_s is None:
         return StartMeasured(record.group, 0.0, 0.0, False)
-    fetched_s = 0.0 if times.fetched_s is None else max(0.0, times.fetched_s - record.arrived_s)
-    return StartMeasured(record.group, times.formed_s - times.ordered_s, fetched_s, True)
+    fetched_s = -1.0 if times.fetched_s is None else times.fetched_s - record.arrived_s
+    in_time = 0.0 <= fetched_s <= record.ttft_s
+    return StartMeasured(record.group, times.formed_s - times.ordered_s, fetched_s if in_time else 0.0, True)
 
 
-def simulate(
-    brain: Decides,
-    world: World,
-    arrivals: Iterable[Arrival],
-    troubles: Iterable[Trouble] = (),
-    *,
-    until_s: float = float("inf"),
-) -> list[Told]:
-    """All that the brain is told until `until_s`, or until every arrival and trouble has come and every request is over.
+def simulate(brain: Decides, world: World, inputs: Iterable[Input], *, until_s: float = float("inf")) -> list[Told]:
+    """All that the brain is told until `until_s`, or until all inputs have come and every request is over.
 
-    Of what comes at one time arrivals come first, then troubles, then the world's own, then the brain's alarm.
+    Of what comes at one time inputs come first, in their order, then the world's own, then the brain's alarm.
     """
-    run = _Run(brain, world)
-    coming = deque(sorted(_inputs(arrivals, troubles), key=attrgetter("at_s")))
+    run, now_s = _Run(brain, world), float("-inf")
+    coming = deque(sorted(_with_leavings(inputs), key=attrgetter("at_s")))
     while coming or run.requests:
-        now_s = min(coming[0].at_s if coming else float("inf"), world.next_s, run.wake_at_s)
+        input_s = coming[0].at_s if coming else float("inf")
+        now_s = max(now_s, min(input_s, world.next_s, run.wake_at_s))
         if now_s > until_s or now_s == float("inf"):
             break
-        if coming and coming[0].at_s == now_s:
-            _take(run, coming.popleft())
-        elif world.next_s == now_s:
-            _, event = world.happen()
-            if event is not None:
-                run.feed(event, now_s)
+        if input_s <= now_s:
+            _take(run, coming.popleft(), now_s)
+        elif world.next_s <= now_s:
+            run.hear(world.happen()[1], now_s)
         else:
             run.wake_at_s = float("inf")
-            run.feed(Ticked(), now_s)
+            run.feed((Ticked(),), now_s)
     return run.told
 
 
-class _Leaving(NamedTuple):
+@dataclass(frozen=True)
+class _Leaving:
     at_s: float
     request: str
 
 
-def _inputs(arrivals: Iterable[Arrival], troubles: Iterable[Trouble]) -> Iterable[Arrival | Trouble | _Leaving]:
-    arrivals = list(arrivals)
-    yield from arrivals
-    yield from troubles
-    yield from (_Leaving(a.leaves_s, a.request) for a in arrivals if a.leaves_s < float("inf"))
+def _with_leavings(inputs: Iterable[Input]) -> Iterator[Input | _Leaving]:
+    for each in inputs:
+        yield each
+        if isinstance(each, Arrival) and each.leaves_s < float("inf"):
+            yield _Leaving(each.leaves_s, each.request)
 
 
-def _take(run: _Run, what: Arrival | Trouble | _Leaving) -> None:
+def _take(run: _Run, what: Input | _Leaving, now_s: float) -> None:
     match what:
-        case Arrival():
-            run.requests[what.request] = _Open(what)
-            arrived = RequestArrived(
-                what.request, what.key, what.prompt_tokens, what.max_tokens, what.at_s, what.deadline_s
-            )
-            run.feed(arrived, what.at_s)
+        case Arrival(at_s, request, key, prompt_tokens, max_tokens):
+            run.requests[request] = _Open(what)
+            run.feed((RequestArrived(request, key, prompt_tokens, max_tokens, at_s, what.deadline_s),), now_s)
         case Trouble():
-            run.world.befall(what.what, what.name, what.at_s)
+            run.world.befall(what.what, what.name, now_s)
+        case Wish():
+            run.feed((what.event,), now_s)
         case _Leaving():
-            run.leave(what.request, what.at_s)
+            run.leave(what.request, now_s)

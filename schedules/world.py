@@ -7,7 +7,7 @@ the simulator runs against, and what is behind the cluster in memory (`cluster.f
 Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -94,7 +94,7 @@ class World:
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, now_s)
         self._failed: set[str] = set()
         self._refusals = 0
-        self._scheduler_answers = True
+        self._agenda.put(now_s, lambda _: (SchedulerJoined(),))
         for index, node in enumerate(self._nodes.values()):
             self._agenda.put(now_s, self._reporting(node))
             offset_s = self._habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
@@ -107,7 +107,7 @@ class World:
         """When something happens next; infinite if nothing will."""
         return self._agenda.next_s
 
-    def happen(self) -> tuple[float, Event | None]:
+    def happen(self) -> tuple[float, Sequence[Event]]:
         """The next thing happens: when that is, and what is told of it, if anything. IndexError if nothing will."""
         now_s, happening = self._agenda.pop()
         return now_s, happening(now_s)
@@ -124,7 +124,7 @@ class World:
     # ---- orders
 
     def form(self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float) -> None:
-        """GroupFormed or GroupFailed answers."""
+        """GroupFormed or GroupFailed answers, unless it is stopped before."""
         failure = self._refusal(placement)
         if failure is not None:
             self._tell_failed(GroupFailed(name, *failure), now_s + self._habits.answer_after_s)
@@ -143,42 +143,41 @@ class World:
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
 
     def stop(self, name: str, now_s: float) -> None:
-        """GroupStopped answers, whether or not there is such a group."""
+        """GroupStopped answers, whether or not there is such a group. Its requests break at once."""
         group = self._groups.get(name)
         self._failed.discard(name)
-        silent = False
+        takes_s = self._habits.dissolve_s
         if group is not None:
-            silent = not group.answers
-            self._break(group, "the group was dissolved", now_s)
+            takes_s = takes_s if group.answers else self._habits.given_up_after_s
+            broken = self._break(group, "the group was dissolved")
+            self._agenda.put(now_s, lambda _: broken)
             self._release(group, now_s)
-        takes_s = self._habits.given_up_after_s if silent else self._habits.dissolve_s
-        self._agenda.put(now_s + takes_s, lambda _: GroupStopped(name))
+        self._agenda.put(now_s + takes_s, lambda _: (GroupStopped(name),))
 
     def adopt(self, name: str, now_s: float) -> None:
-        """GroupFormed or GroupLost answers."""
+        """GroupFormed or GroupFailed answers."""
         there = name in self._groups
-        answer = GroupFormed(name) if there else GroupLost(name, "it is not there any more")
-        self._agenda.put(now_s + self._habits.answer_after_s, lambda _: answer)
+        answer = GroupFormed(name) if there else GroupFailed(name, "it is not there any more", False)
+        self._agenda.put(now_s + self._habits.answer_after_s, lambda _: (answer,))
 
     def run(self, name: str, ask: Ask, now_s: float) -> None:
-        """The group gives the request its tokens, from when it has them on."""
+        """The group gives the request its tokens, from when it has them on. The names of requests are used once."""
         group = self._groups.get(name)
         if group is None:
-            self._agenda.put(now_s, lambda _: RequestBroke(ask.request, name, "the group is not there any more"))
+            broke = RequestBroke(ask.request, name, "the group is not there any more")
+            self._agenda.put(now_s, lambda _: (broke,))
         elif group.batch.submit(ask):
             self._at[ask.request] = group
             self._kick(group, now_s)
         else:
             wanted = ask.prompt_tokens + ask.max_tokens
             reason = f"it has {group.placement.kv_tokens} tokens of KV cache, and {wanted} are wanted"
-            self._agenda.put(now_s, lambda _: RequestRefused(ask.request, name, reason))
+            self._agenda.put(now_s, lambda _: (RequestRefused(ask.request, name, reason),))
 
-    def cancel(self, request: str, name: str | None = None) -> None:
-        """Nobody wants the request's tokens any more: those of the group called `name`, or of any. One that is over is so
-        already."""
-        group = self._at.get(request)
-        if group is not None and name in (None, group.name):
-            del self._at[request]
+    def cancel(self, request: str) -> None:
+        """Nobody wants the request's tokens any more. One that is over is so already."""
+        group = self._at.pop(request, None)
+        if group is not None:
             group.batch.cancel(request)
 
     def bring(self, node: str, units: Iterable[Unit], now_s: float) -> None:
@@ -196,73 +195,81 @@ class World:
     def befall(self, what: Misfortune, name: str, now_s: float) -> None:
         """It happens to what is called `name`, which is a node's or a group's; "" is the group that is up the longest, and
         none for the others. To what is not there nothing happens."""
+        if what is Misfortune.START_REFUSED:
+            self._refusals += 1
+        else:
+            self._agenda.put(now_s, lambda at_s: self._befall(what, name, at_s))
+
+    def _befall(self, what: Misfortune, name: str, now_s: float) -> Sequence[Event]:
         node, group = self._nodes.get(name), self._groups.get(name) if name else self._oldest()
         match what:
-            case Misfortune.SCHEDULER_LOST | Misfortune.SCHEDULER_BACK:
-                self._scheduler_answers = what is Misfortune.SCHEDULER_BACK
-                self._agenda.put(now_s, _telling(SchedulerJoined() if self._scheduler_answers else SchedulerLost()))
-            case Misfortune.START_REFUSED:
-                self._refusals += 1
+            case Misfortune.SCHEDULER_LOST:
+                return (SchedulerLost(),)
+            case Misfortune.SCHEDULER_BACK:
+                return (SchedulerJoined(),)
             case Misfortune.GROUP_LOST if group is not None:
-                self._lose(group, "a stage process died", now_s)
+                return self._lose([group], "a stage process died", now_s)
             case Misfortune.GROUP_ABANDONED if group is not None:
-                self._abandon(group, now_s)
+                return self._abandon(group, now_s)
             case Misfortune.NODE_BACK if node is not None and not node.answers:
-                self._restore(node, now_s)
+                return self._restore(node, now_s)
             case Misfortune.NODE_SILENT if node is not None and node.answers:
                 node.silent_since_s = now_s
                 self._loads.leave(node, now_s)
             case Misfortune.NODE_LOST if node is not None and not node.gone:
-                self._lose_node(node, now_s)
+                node.end()
+                self._loads.leave(node, now_s)
+                return (NodeLeft(node.name), *self._lose(self._on(node), f"node {node.name} is gone", now_s))
             case _:
                 pass
+        return ()
 
     def _oldest(self) -> WorldGroup | None:
         return next((group for group in self._groups.values() if group.formed_s is not None), None)
 
-    def _lose_node(self, node: WorldNode, now_s: float) -> None:
-        node.end()
-        self._loads.leave(node, now_s)
-        self._agenda.put(now_s, lambda _: NodeLeft(node.name))
-        for group in [group for group in self._groups.values() if node in group.nodes]:
-            self._lose(group, f"node {node.name} is gone", now_s)
+    def _on(self, node: WorldNode) -> list[WorldGroup]:
+        return [group for group in self._groups.values() if node in group.nodes]
 
-    def _lose(self, group: WorldGroup, cause: str, now_s: float) -> None:
-        if group.formed_s is None:
-            self._fail(group, cause, now_s)
-            return
-        self._agenda.put(now_s, lambda _: GroupLost(group.name, cause))
-        self._break(group, cause, now_s)
-        self._release(group, now_s)
+    def _lose(self, groups: Iterable[WorldGroup], cause: str, now_s: float) -> Sequence[Event]:
+        """What is lost is told before what breaks by it."""
+        lost, broken = list[Event](), list[Event]()
+        for group in groups:
+            if group.formed_s is None:
+                self._fail(group, cause, now_s)
+            else:
+                lost.append(GroupLost(group.name, cause))
+                broken += self._break(group, cause)
+                self._release(group, now_s)
+        return (*lost, *broken)
 
-    def _abandon(self, group: WorldGroup, now_s: float) -> None:
-        self._break(group, "the front end that asked is gone", now_s)
+    def _abandon(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
         found = GroupFound(group.name, group.key, group.placement)
         self._agenda.put(
-            now_s + self._habits.found_after_s, lambda _: found if self._groups.get(group.name) is group else None
+            now_s + self._habits.found_after_s, lambda _: (found,) if self._groups.get(group.name) is group else ()
         )
+        cause = "the front end that asked is gone"
+        return (GroupLost(group.name, cause), *self._break(group, cause))
 
-    def _restore(self, node: WorldNode, now_s: float) -> None:
+    def _restore(self, node: WorldNode, now_s: float) -> Sequence[Event]:
         """A node that was silent for longer than its leases has ended what ran there."""
         over = node.silent_since_s is not None and now_s - node.silent_since_s > self._habits.lease_s
         node.begin()
         for name in [name for name in node.reserved if name not in self._groups]:
             node.release(name)
-        self._agenda.put(now_s, self._reporting(node))
-        for group in [group for group in self._groups.values() if node in group.nodes]:
-            if over:
-                self._lose(group, f"node {node.name} was silent for too long", now_s)
-            elif group.answers:
+        report, groups = node.report(), self._on(node)
+        if over:
+            return (report, *self._lose(groups, f"node {node.name} was silent for too long", now_s))
+        for group in groups:
+            if group.answers:
                 stalled, group.stalled = group.stalled, []
                 for happening in stalled:
                     self._agenda.put(now_s, happening)
+        return (report,)
 
     # ---- groups
 
     def _refusal(self, placement: Placement) -> tuple[str, bool] | None:
         """Why it cannot be formed, and whether deciding again may help."""
-        if not self._scheduler_answers:
-            return "the scheduler does not answer", False
         for stage in placement.stages:
             node = self._nodes.get(stage.node)
             if node is None or node.gone:
@@ -276,19 +283,20 @@ class World:
                 return f"node {stage.node} has {free_bytes} bytes free, {stage.reserve_bytes} are wanted", True
         return None
 
-    def _formed(self, group: WorldGroup, now_s: float) -> Event | None:
+    def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
         if self._groups.get(group.name) is not group:
-            return None
+            return ()
         if not group.answers:
             group.stalled.append(lambda at_s: self._formed(group, at_s))
-            return None
+            return ()
         group.formed_s = now_s
         self._kick(group, now_s)
-        return GroupFormed(group.name)
+        return (GroupFormed(group.name),)
 
-    def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> None:
+    def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Event]:
         if self._groups.get(group.name) is group and group.formed_s is None:
             self._fail(group, f"it was not formed within {timeout_s:.0f} s", now_s)
+        return ()
 
     def _fail(self, group: WorldGroup, reason: str, now_s: float) -> None:
         """Its nodes have reported by the time that it is told."""
@@ -296,13 +304,12 @@ class World:
         self._tell_failed(GroupFailed(group.name, reason, False), now_s + 2 * self._habits.report_after_s)
 
     def _tell_failed(self, failed: GroupFailed, at_s: float) -> None:
-        """Unless it is stopped before."""
         self._failed.add(failed.group)
 
-        def tell(_now_s: float) -> Event | None:
+        def tell(_now_s: float) -> Sequence[Event]:
             known = failed.group in self._failed
             self._failed.discard(failed.group)
-            return failed if known else None
+            return (failed,) if known else ()
 
         self._agenda.put(at_s, tell)
 
@@ -315,21 +322,13 @@ class World:
                 node.release(group.name)
                 self._report_soon(node, now_s)
 
-    def _break(self, group: WorldGroup, cause: str, now_s: float) -> None:
-        def telling(request: str) -> Happening:
-            broke = RequestBroke(request, group.name, cause)
-            return lambda _now_s: broke if self._over(request, group) else None
-
-        for ask in group.batch.asks:
-            group.batch.cancel(ask.request)
-            self._agenda.put(now_s, telling(ask.request))
-
-    def _over(self, request: str, group: WorldGroup) -> bool:
-        """The request is the group's no more, if it still was."""
-        there = self._at.get(request) is group
-        if there:
-            del self._at[request]
-        return there
+    def _break(self, group: WorldGroup, cause: str) -> Sequence[Event]:
+        """Its requests are given nothing more, which is to be told."""
+        requests = [ask.request for ask in group.batch.asks if ask.request in self._at]
+        requests += [request for request, at in self._at.items() if at is group and request not in requests]
+        for request in requests:
+            self.cancel(request)
+        return tuple(RequestBroke(request, group.name, cause) for request in requests)
 
     def _arrived(self, load: str, names: Iterable[str], node: WorldNode, now_s: float) -> None:
         """All units of a load, which the groups called `names` want, are in the node's dram."""
@@ -348,44 +347,48 @@ class World:
             group.batch.under_way = True
             self._agenda.put(now_s, lambda at_s: self._step(group, at_s))
 
-    def _step(self, group: WorldGroup, now_s: float) -> None:
+    def _step(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
         takes_s = group.batch.begin()
         if takes_s is not None:
             self._agenda.put(now_s + takes_s, lambda at_s: self._land(group, at_s))
+        return ()
 
-    def _land(self, group: WorldGroup, now_s: float) -> None:
+    def _land(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
+        """Everyone's tokens are told apart from the others', within as many microseconds."""
         if self._groups.get(group.name) is not group:
-            return
+            return ()
         if not group.answers:
             group.stalled.append(lambda at_s: self._land(group, at_s))
-            return
+            return ()
         for index, (ask, tokens) in enumerate(group.batch.land()):
             self._agenda.put(now_s + index * 1e-6, self._progress(group, ask, tokens))
-        self._step(group, now_s)
+        return self._step(group, now_s)
 
     def _progress(self, group: WorldGroup, ask: Ask, tokens: int) -> Happening:
         over = ask.left == 0
 
-        def tell(_now_s: float) -> Event | None:
-            if not (self._over(ask.request, group) if over else self._at.get(ask.request) is group):
-                return None
-            return RequestProgressed(ask.request, group.name, tokens)
+        def tell(_now_s: float) -> Sequence[Event]:
+            if self._at.get(ask.request) is not group:
+                return ()
+            if over:
+                del self._at[ask.request]
+            return (RequestProgressed(ask.request, group.name, tokens),)
 
         return tell
 
     # ---- reports
 
     def _reporting(self, node: WorldNode) -> Happening:
-        def tell(_now_s: float) -> Event | None:
+        def tell(_now_s: float) -> Sequence[Event]:
             node.report_due = False
-            return node.report() if node.answers else None
+            return (node.report(),) if node.answers else ()
 
         return tell
 
     def _reporting_always(self, node: WorldNode) -> Happening:
-        def tell(now_s: float) -> Event | None:
+        def tell(now_s: float) -> Sequence[Event]:
             self._agenda.put(now_s + self._habits.report_every_s, tell)
-            return node.report() if node.answers else None
+            return (node.report(),) if node.answers else ()
 
         return tell
 
@@ -393,7 +396,3 @@ class World:
         if not node.report_due:
             node.report_due = True
             self._agenda.put(now_s + self._habits.report_after_s, self._reporting(node))
-
-
-def _telling(event: Event) -> Happening:
-    return lambda _now_s: event

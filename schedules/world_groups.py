@@ -10,8 +10,8 @@ from schedules.facts import ModelKey, Placement
 from schedules.requests import room_tokens
 from schedules.world_nodes import WorldNode
 
-Happening = Callable[[float], Event | None]
-"""Given the time that it is by then, in seconds, it does its part, and says what is to be told of it."""
+Happening = Callable[[float], Sequence[Event]]
+"""Given the time that it is by then, in seconds, it does its part, and says what is to be told of it, in order."""
 
 
 @dataclass(eq=False)

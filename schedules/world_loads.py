@@ -1,9 +1,10 @@
 """What is on its way to the nodes of the world: over shared wires, and from ssds that those of one machine share."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from schedules.agenda import Agenda
+from schedules.events import Event
 from schedules.facts import Placement, StagePlan, Unit, View
 from schedules.ledgers.links import LATER, Links, Transfer, nic_link, out_link
 from schedules.placing.sources import choose_peers, store_first
@@ -127,8 +128,10 @@ class Loads:
         plan = self._plan
         soonest_s = min(self._links.forecast(now_s).values(), default=float("inf"))
         if soonest_s < float("inf"):
-            self._agenda.put(soonest_s, lambda at_s: self._arrive(at_s) if plan == self._plan else None)
+            self._agenda.put(soonest_s, lambda at_s: self._arrive(plan, at_s))
 
-    def _arrive(self, now_s: float) -> None:
-        self._hand_over(now_s)
-        self._plan_ahead(now_s)
+    def _arrive(self, plan: int, now_s: float) -> Sequence[Event]:
+        if plan == self._plan:
+            self._hand_over(now_s)
+            self._plan_ahead(now_s)
+        return ()
