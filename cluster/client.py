@@ -23,6 +23,7 @@ from cluster.wire.encryption import Tls, security
 from cluster.wire.orders import (
     HANDLER,
     AskPhases,
+    BringUnits,
     Dissolve,
     Evict,
     FormStage,
@@ -30,7 +31,6 @@ from cluster.wire.orders import (
     Peer,
     Probe,
     Renew,
-    StageUnits,
 )
 from cluster.wire.phases import timed_phase
 from cluster.wire.reports import (
@@ -43,7 +43,7 @@ from cluster.wire.reports import (
     Probed,
     StageFormed,
     StageLost,
-    StageReport,
+    UnitsBrought,
 )
 from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.facts import Node, Placement, StagePlan, View
@@ -173,13 +173,13 @@ class ClusterClient:
         await group.close()
         await self._dissolve_on(group.name, [stage.node for stage in group.placement.stages])
 
-    async def stage(
+    async def bring(
         self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
-    ) -> StageReport:
+    ) -> UnitsBrought:
         """Bring units of a model to a tier of a node, behind its cold starts."""
         wanted = tuple(checkpoint.unit(name) for name in units)
-        order = StageUnits(checkpoint.name, wanted, tier, self._peers_of(node, wanted))
-        return await self._order(node, order, StageReport, timeout_s)
+        order = BringUnits(checkpoint.name, wanted, tier, self._peers_of(node, wanted))
+        return await self._order(node, order, UnitsBrought, timeout_s)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
         """Drop a model's units from the node's tiers, except those in use."""

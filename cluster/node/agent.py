@@ -22,8 +22,8 @@ from cluster.node.probe import Prober
 from cluster.node.rate_book import SAVE_EVERY_S, RateBook
 from cluster.node.rendezvous import Rendezvous
 from cluster.node.tasks import Tasks
-from cluster.wire.orders import HANDLER, AskPhases, Dissolve, Evict, FormStage, LimitStore, Probe, Renew, StageUnits
-from cluster.wire.reports import TOPIC, Done, NodeReport, NotDone, Phases, StageLost, StageReport
+from cluster.wire.orders import HANDLER, AskPhases, BringUnits, Dissolve, Evict, FormStage, LimitStore, Probe, Renew
+from cluster.wire.reports import TOPIC, Done, NodeReport, NotDone, Phases, StageLost, UnitsBrought
 from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.rates import DECODE, NIC, SSD, part_bytes, streams
 from storage_tiers.checkpoint import UnitIndex
@@ -110,8 +110,8 @@ class NodeAgent(WorkerPlugin):
             case Renew():
                 self._stages.renew(message.groups, message.lease_s)
                 return Done()
-            case StageUnits():
-                return await self._stage_units(message)
+            case BringUnits():
+                return await self._bring_units(message)
             case Evict():
                 await asyncio.get_running_loop().run_in_executor(None, self._evict, message.digests)
                 self._changed.set()
@@ -137,22 +137,22 @@ class NodeAgent(WorkerPlugin):
 
     # ---- tiers
 
-    async def _stage_units(self, order: StageUnits) -> StageReport:
+    async def _bring_units(self, order: BringUnits) -> UnitsBrought:
         """Bring units to a tier, one after the other, behind every cold start."""
         started_s = time.monotonic()
         if order.tier not in ("dram", "ssd"):
-            raise ClusterError(f"tier {order.tier!r} is not one that can be staged to: 'dram' or 'ssd'")
+            raise ClusterError(f"tier {order.tier!r} is not one that units are brought to: 'dram' or 'ssd'")
         fetched = present = 0
         for unit in order.units:
-            if await self._stage_unit(order, unit):
+            if await self._bring_unit(order, unit):
                 fetched += unit.size_bytes
             else:
                 present += unit.size_bytes
             self._changed.set()
         seconds = time.monotonic() - started_s
-        return StageReport(self._config.name, order.tier, len(order.units), fetched, present, seconds)
+        return UnitsBrought(self._config.name, order.tier, len(order.units), fetched, present, seconds)
 
-    async def _stage_unit(self, order: StageUnits, unit: UnitIndex) -> bool:
+    async def _bring_unit(self, order: BringUnits, unit: UnitIndex) -> bool:
         """Whether anything had to be moved."""
         if order.tier == "ssd" and self._tiers.ssd.holds(unit):
             return False

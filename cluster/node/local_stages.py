@@ -17,7 +17,7 @@ from cluster.node.rate_book import RateBook
 from cluster.node.row_service import RowService
 from cluster.node.stage_process import StageProcess
 from cluster.node.tasks import Tasks
-from cluster.wire.orders import FormStage, StageUnits
+from cluster.wire.orders import BringUnits, FormStage
 from cluster.wire.phases import timed_phase
 from cluster.wire.reports import TAKE_PROCESS, Phase, StageFormed
 from cluster.wire.stages import Build
@@ -35,7 +35,7 @@ WATCH_EVERY_S = 0.2
 
 
 def load(
-    tiers: TierStack, peers: Peers, order: FormStage | StageUnits, unit: UnitIndex, priority: Priority, turn: int = 0
+    tiers: TierStack, peers: Peers, order: FormStage | BringUnits, unit: UnitIndex, priority: Priority, turn: int = 0
 ) -> Future[Loaded]:
     """Have a unit that an order names brought to dram."""
     late = isinstance(order, FormStage) and unit.digest in order.store_first

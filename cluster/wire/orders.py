@@ -73,7 +73,7 @@ class Renew:
 
 
 @dataclass(frozen=True)
-class StageUnits:
+class BringUnits:
     """Bring units of a model to a tier of the node ("dram" or "ssd"), `peers` as in FormStage."""
 
     model: str

@@ -45,7 +45,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class StageReport:
+class UnitsBrought:
     """Units brought to `tier`: bytes that had to be fetched, bytes that were there."""
 
     node: str

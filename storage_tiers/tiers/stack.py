@@ -215,7 +215,7 @@ class TierStack:
         return Rank(wanted.priority, wanted.turn, wire=not self.ssd.holds(wanted.unit), patient=patient)
 
     def _sources(self, wanted: Wanted) -> list[Tier]:
-        """How fast the network is, only what has it to itself tells: what is staged ahead goes unit by unit, and yields."""
+        """How fast the network is, only what has it to itself tells: what is brought ahead goes unit by unit, and yields."""
         found: list[Tier] = [Timed(self.ssd, self.from_ssd)] if self.ssd.holds(wanted.unit) else []
         others = [*(peer for peer in wanted.peers if peer.holds(wanted.unit)), self._remote]
         if wanted.peers_last and len(others) > 1:

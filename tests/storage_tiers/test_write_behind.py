@@ -142,7 +142,7 @@ def test_who_waits_for_room_hears_of_the_end_of_the_stack(
 def test_a_unit_that_is_kept_on_request_is_let_go_by_then(
     store: ModelStore, tmp_path: Path, units: Units, held: HeldWrites
 ) -> None:
-    """The load's own write ended a moment later; a unit that was staged to ssd alone then stayed in dram."""
+    """The load's own write ended a moment later; a unit that was brought to ssd alone then stayed in dram."""
     unit, _ = units[0]
     with running(Node(store, tmp_path / "ssd", threads=2)) as node:
         loaded = node.get(unit)
