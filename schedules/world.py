@@ -20,6 +20,7 @@ from schedules.events import (
     GroupLost,
     GroupStopped,
     NodeLeft,
+    NodeReported,
     RequestBroke,
     RequestProgressed,
     RequestRefused,
@@ -121,6 +122,10 @@ class World:
         there = self._groups.get(group)
         return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s)
 
+    def reports(self) -> list[NodeReported]:
+        """Of all nodes that answer, asked now."""
+        return [node.report() for node in self._nodes.values() if node.answers]
+
     # ---- orders
 
     def form(self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float) -> None:
@@ -180,9 +185,9 @@ class World:
         if group is not None:
             group.batch.cancel(request)
 
-    def bring(self, node: str, units: Iterable[Unit], now_s: float) -> None:
-        """Units are in the node's tiers at once, behind nobody."""
-        self._nodes[node].bring(units)
+    def bring(self, node: str, units: Iterable[Unit], tier: str, now_s: float) -> None:
+        """The units have come to the node's tier by other ways than those of starts."""
+        self._nodes[node].bring(units, tier)
         self._report_soon(self._nodes[node], now_s)
 
     def evict(self, node: str, digests: Iterable[str], now_s: float) -> None:

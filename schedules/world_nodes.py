@@ -62,11 +62,12 @@ class WorldNode:
         """The fastest tier that holds the unit."""
         return "dram" if digest in self._dram else "ssd" if digest in self._ssd else None
 
-    def bring(self, units: Iterable[Unit]) -> None:
-        """They are in dram now."""
+    def bring(self, units: Iterable[Unit], tier: str = "dram") -> None:
+        """They are in the tier now."""
         for unit in units:
-            self._dram.pop(unit.digest, None)
-            self._dram[unit.digest] = unit.size_bytes
+            if tier == "dram":
+                self._dram.pop(unit.digest, None)
+                self._dram[unit.digest] = unit.size_bytes
             self._ssd.pop(unit.digest, None)
             self._ssd[unit.digest] = unit.size_bytes
             self.coming.pop(unit.digest, None)
