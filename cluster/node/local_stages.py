@@ -169,11 +169,13 @@ class LocalStages:
             raise Refused(f"node {self._config.name} runs no stage of group {group}")
         return stage
 
-    async def dissolve(self, group: str) -> None:
-        """End this node's stage of the group, if it has one."""
+    async def dissolve(self, group: str, owner: str = "") -> None:
+        """End this node's stage of the group, if it has one. Refused if it is another's than `owner`'s."""
         stage = self._stages.get(group)
         if stage is None:
             return
+        if owner not in ("", stage.owner):
+            raise Refused(f"group {group} is another owner's by now")
         await stage.end()
         self._stages.pop(group, None)
         self._on_change()

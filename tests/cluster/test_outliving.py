@@ -224,5 +224,5 @@ async def test_an_owner_who_comes_too_late_loses_the_group_and_says_so(
         adopted = await heir.adopt(group.name)
         client._leases._held |= held
         await until(lambda: heard.of(GroupLost), 5.0)
-        await says_what_it_should(adopted, published, "r")
         await client.dissolve(group)
+        await says_what_it_should(adopted, published, "r")
