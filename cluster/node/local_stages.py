@@ -19,7 +19,7 @@ from cluster.node.stage_process import StageProcess
 from cluster.node.tasks import Tasks
 from cluster.wire.orders import Adopt, FormStage, Renew, StageUnits
 from cluster.wire.phases import timed_phase
-from cluster.wire.reports import ORPHANED_S, TAKE_PROCESS, Phase, StageFacts, StageFormed, StageLease
+from cluster.wire.reports import TAKE_PROCESS, Phase, StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Build
 from schedules.rates import STORE, formed
 from storage_tiers.checkpoint import UnitIndex
@@ -157,7 +157,7 @@ class LocalStages:
         stage = self._running(order.group)
         if stage.door is None:
             raise Refused(f"group {order.group} is not formed")
-        if stage.order.rank == 0 and stage.owner != order.owner and stage.unrenewed_s < ORPHANED_S:
+        if stage.order.rank == 0 and stage.owner != order.owner and not stage.lease.orphaned:
             raise Refused(f"group {order.group} has an owner, who renews it")
         stage.owner = order.owner
         stage.renew(order.lease_s)
