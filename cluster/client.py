@@ -250,12 +250,14 @@ class ClusterClient:
 
     async def _dissolve_on(self, group: str, nodes: Sequence[str]) -> None:
         async def dissolve(node: str) -> None:
-            await self._order(node, Dissolve(group), Done, ORDER_TIMEOUT_S)
+            await self._order(node, Dissolve(group, self._owner), Done, ORDER_TIMEOUT_S)
             await self._hearing.refresh(node, ORDER_TIMEOUT_S)
 
         orders = (dissolve(node) for node in nodes if node in self._hearing.roster.known)
         for answer in await asyncio.gather(*orders, return_exceptions=True):
-            if isinstance(answer, ClusterError):
+            if isinstance(answer, Refused):
+                _log.warning("group %s is not ended: %s", group, answer)
+            elif isinstance(answer, ClusterError):
                 _log.warning("group %s: %s; its lease will end it", group, answer)
 
     async def _phases(self, node: str, group: str) -> tuple[Phase, ...]:

@@ -154,6 +154,7 @@ class Hearing:
         """Ask those that are silent, and those that were lost."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            self._lines.tidy()
             now_s = time.monotonic()
             for name, known in list(self._roster.known.items()):
                 unheard_s = now_s - known.heard_s

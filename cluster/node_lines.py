@@ -13,7 +13,7 @@ from cluster.wire.reports import NotDone
 from cluster.wire.requests import Hello
 
 _T = TypeVar("_T")
-MOST_IDLE, IDLE_S = 256, 60.0
+MOST_IDLE, IDLE_S = 256, 5.0
 """So many connections wait for their next order, none of them for longer."""
 
 
@@ -78,6 +78,12 @@ class NodeLines:
             raise ProtocolError(f"node {node} answered {what} with {type(result).__name__}")
         return result
 
+    def tidy(self) -> None:
+        """Give up connections that are not used any more, or cannot be."""
+        old_s = time.monotonic() - IDLE_S
+        for line in [line for line in self._idle if not line.open or line.used_s < old_s]:
+            self._drop(line)
+
     def close(self) -> None:
         """Give up all connections."""
         for line in self._idle:
@@ -90,10 +96,8 @@ class NodeLines:
         return _Line(place, reader, writer, time.monotonic())
 
     def _take(self, place: Place) -> _Line | None:
-        """The one that was used last, if any still can be; those that cannot be used go."""
-        old_s = time.monotonic() - IDLE_S
-        for line in [line for line in self._idle if not line.open or line.used_s < old_s]:
-            self._drop(line)
+        """The one that was used last, if any still can be."""
+        self.tidy()
         for line in reversed(self._idle):
             if line.place == place:
                 self._idle.remove(line)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from cluster.wire.reports import ORPHANED_S, StageLease
+from cluster.wire.reports import StageLease
 
 SEEN_FOR_S = 0.8
 """Two reports have to say so: the first after a node was cut off from everybody says it of groups whose owner lives."""
@@ -55,7 +55,7 @@ class Orphans:
         self._told.pop(group, None)
 
     def _is_orphan(self, stage: StageLease, now_s: float) -> bool:
-        if not stage.formed or stage.owner == self._owner or stage.unrenewed_s < ORPHANED_S:
+        if not stage.orphaned or stage.owner == self._owner:
             self._since_s.pop(stage.group, None)
             self._told.pop(stage.group, None)
             return False

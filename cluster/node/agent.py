@@ -141,7 +141,7 @@ class NodeAgent:
             case FormStage():
                 return await self._stages.form(message)
             case Dissolve():
-                await self._stages.dissolve(message.group)
+                await self._stages.dissolve(message.group, message.owner)
                 return Done()
             case Renew():
                 return Renewed(self._stages.renew(message))

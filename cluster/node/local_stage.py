@@ -12,7 +12,7 @@ from cluster.stage.pulse import SILENT_S
 from cluster.wire.orders import FormStage
 from cluster.wire.phases import timed_phase
 from cluster.wire.reports import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, StageFacts, StageFormed, StageLease
-from cluster.wire.stages import Beat, Broken, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
+from cluster.wire.stages import Beat, Broken, Callers, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
 from schedules.rates import BUS, DECODE, PREFILL
 from storage_tiers.tiers.stack import Loaded
 
@@ -43,6 +43,7 @@ class LocalStage:
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.owner = order.owner
         self.door: StageFormed | None = None
+        self._attended = False
         self._node, self._on_lost, self._observe = node, on_lost, observe
         self.on_ended: Callable[[], None] = lambda: None
         self._process: StageProcess | None = None
@@ -78,15 +79,12 @@ class LocalStage:
         return max(unheard_s, self._process.stopped_s()) > SILENT_S
 
     @property
-    def unrenewed_s(self) -> float:
-        """How long its owner has not renewed it."""
-        return time.monotonic() - self._renewed_s
-
-    @property
     def lease(self) -> StageLease:
         """Whose it is, as reports say it."""
-        order, formed = self.order, self.door is not None
-        return StageLease(order.group, order.rank, order.degree, formed, self.owner, self.unrenewed_s)
+        order, unrenewed_s = self.order, time.monotonic() - self._renewed_s
+        return StageLease(
+            order.group, order.rank, order.degree, self.door is not None, self._attended, self.owner, unrenewed_s
+        )
 
     @property
     def facts(self) -> StageFacts:
@@ -222,6 +220,8 @@ class LocalStage:
                 self.stepped.set_result(None)
             elif message.phase.name == FIRST_ANSWER:
                 self.hurry()
+        elif isinstance(message, Callers):
+            self._attended = message.count > 0
         elif isinstance(message, RowsWanted):
             self.on_rows_wanted(message.rows)
         elif isinstance(message, UnitCopied):

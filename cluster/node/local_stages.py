@@ -19,7 +19,7 @@ from cluster.node.stage_process import StageProcess
 from cluster.node.tasks import Tasks
 from cluster.wire.orders import Adopt, BringUnits, FormStage, Renew
 from cluster.wire.phases import timed_phase
-from cluster.wire.reports import ORPHANED_S, TAKE_PROCESS, Phase, StageFacts, StageFormed, StageLease
+from cluster.wire.reports import TAKE_PROCESS, Phase, StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Build
 from schedules.placing.sources import store_first
 from schedules.rates import formed
@@ -171,7 +171,7 @@ class LocalStages:
         stage = self._running(order.group)
         if stage.door is None:
             raise Refused(f"group {order.group} is not formed")
-        if stage.order.rank == 0 and stage.owner != order.owner and stage.unrenewed_s < ORPHANED_S:
+        if stage.order.rank == 0 and stage.owner != order.owner and not stage.lease.orphaned:
             raise Refused(f"group {order.group} has an owner, who renews it")
         stage.owner = order.owner
         stage.renew(order.lease_s)
@@ -183,8 +183,12 @@ class LocalStages:
             raise Refused(f"node {self._config.name} runs no stage of group {group}")
         return stage
 
-    async def dissolve(self, group: str) -> None:
-        """End this node's stage of the group, if it has one, and form none of it any more."""
+    async def dissolve(self, group: str, owner: str = "") -> None:
+        """End this node's stage of the group, if it has one, and form none of it any more. Refused if it is another's than
+        `owner`'s."""
+        stage = self._stages.get(group)
+        if stage is not None and owner not in ("", stage.owner):
+            raise Refused(f"group {group} is another owner's by now")
         now_s = time.monotonic()
         self._dissolved.pop(group, None)
         self._dissolved[group] = now_s + DISSOLVED_KEPT_S
@@ -192,7 +196,7 @@ class LocalStages:
             if until_s > now_s and len(self._dissolved) <= KEPT_DISSOLVED:
                 break
             del self._dissolved[name]
-        if (stage := self._stages.get(group)) is not None:
+        if stage is not None:
             await stage.end()
 
     async def watch(self) -> None:

@@ -31,13 +31,21 @@ class RequestServer:
         self._callers: dict[asyncio.StreamWriter, str] = {}
         self._hello: Hello | None = None
         self._accept: Accept = lambda _command: None
+        self._count: Callable[[int], None] = lambda _callers: None
         port: Future[int] = Future()
         threading.Thread(target=self._run, args=(host, port), name="requests", daemon=True).start()
         self.port: int = port.result()
 
-    def serve(self, hello: Hello, accept: Accept, tls: ssl.SSLContext | None = None) -> None:
-        """From now on let in who says `hello`, over `tls` if there is any, and hand over what they send. Thread-safe."""
-        self._door.tls = tls
+    def serve(
+        self,
+        hello: Hello,
+        accept: Accept,
+        tls: ssl.SSLContext | None = None,
+        count: Callable[[int], None] = lambda _callers: None,
+    ) -> None:
+        """From now on let in who says `hello`, over `tls` if there is any, and hand over what they send; `count` hears how
+        many are there. Both are called on the server's thread. Thread-safe."""
+        self._door.tls, self._count = tls, count
         self._accept, self._hello = accept, hello  # in this order: whoever is let in is heard
 
     def emit(self, events: Sequence[Event]) -> None:
@@ -59,11 +67,13 @@ class RequestServer:
             if owner != hello.owner:
                 other.transport.abort()
         self._callers[writer] = hello.owner
+        self._count(len(self._callers))
         try:
             while (message := await read_frame(reader)) is not None:
                 self._take(message, writer)
         finally:
             del self._callers[writer]
+            self._count(len(self._callers))
             for request in [name for name, owner in self._owners.items() if owner is writer]:
                 del self._owners[request]
                 self._accept(Cancel(request))

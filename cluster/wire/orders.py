@@ -66,9 +66,10 @@ class FormStage:
 
 @dataclass(frozen=True)
 class Dissolve:
-    """End this node's stage of the group, at once."""
+    """End this node's stage of the group, at once. It is refused if the stage is another owner's; "" is anybody."""
 
     group: str
+    owner: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from schedules.facts import Rate
 TOPIC = "firsttoken"
 """The Dask event topic that nodes report on."""
 
-ORPHANED_S = 2.0
-"""A group is without an owner when that has not renewed it for so long; owners renew about every second."""
+ORPHANED_S, CUT_OFF_S = 2.0, 10.0
+"""A group is without an owner when that has not renewed it for so long, which owners do about every second: the first where
+nobody is connected at its door, the second where somebody is, who may be held up, stopped, or behind a cable that is cut."""
 
 TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
 """The first phase of a stage's forming, at its node, and the last, in its process."""
@@ -95,14 +96,20 @@ class Renewed:
 @dataclass(frozen=True)
 class StageLease:
     """A stage on a node: the one of `rank` among `degree` of its group, formed or not, and whose it is. The owner has not
-    renewed it for `unrenewed_s`."""
+    renewed it for `unrenewed_s`. The first stage is `attended` if somebody is connected at its door."""
 
     group: str
     rank: int
     degree: int
     formed: bool
+    attended: bool
     owner: str
     unrenewed_s: float
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the first stage's owner is gone, and with it the group's."""
+        return self.formed and self.unrenewed_s >= (CUT_OFF_S if self.attended else ORPHANED_S)
 
 
 @dataclass(frozen=True)

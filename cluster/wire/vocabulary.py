@@ -42,6 +42,7 @@ from cluster.wire.stages import (
     Beat,
     Broken,
     Build,
+    Callers,
     Formed,
     Idle,
     PhaseDone,
@@ -69,8 +70,8 @@ _VOCABULARY = {
     for cls in (
         FormStage, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Probe, LimitStore, AskPhases, StageFormed,
         NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts, NodeReport, StageLost, Imported, Fork, Forked,
-        NotForked, Idle, Build, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello,
-        Submit, Cancel, Tokens, Rejected, Failed, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete,
+        NotForked, Idle, Build, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Callers, Beat, Broken,
+        Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete,
         StoreCount, StoreValues, StoreNumber, StoreFault,
     )
 }  # fmt: skip

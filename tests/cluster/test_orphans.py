@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from cluster.orphans import SEEN_FOR_S, Orphans
-from cluster.wire.reports import ORPHANED_S, StageLease
+from cluster.wire.reports import CUT_OFF_S, ORPHANED_S, StageLease
 
-FIRST = StageLease("g", 0, 2, True, "theirs", ORPHANED_S)
+FIRST = StageLease("g", 0, 2, True, False, "theirs", ORPHANED_S)
 SECOND = replace(FIRST, rank=1, unrenewed_s=0.0)
 
 
@@ -32,9 +32,9 @@ def test_a_group_that_nobody_renews_is_found_once_with_its_nodes_by_rank() -> No
     "other",
     [
         replace(FIRST, owner="ours"), replace(FIRST, unrenewed_s=ORPHANED_S / 2), replace(FIRST, formed=False),
-        replace(FIRST, degree=3),
+        replace(FIRST, degree=3), replace(FIRST, attended=True, unrenewed_s=CUT_OFF_S / 2),
     ],
-    ids=["ours", "renewed", "not formed", "not whole"],
+    ids=["ours", "renewed", "not formed", "not whole", "held up"],
 )  # fmt: skip
 def test_others_are_not(other: StageLease) -> None:
     orphans = Orphans("ours")
@@ -67,6 +67,13 @@ def test_what_could_not_be_asked_about_is_found_again() -> None:
     assert told(orphans, 1.0, *BOTH)
     orphans.retry("g")
     assert told(orphans, 2.0, *BOTH) == [("a", "b")]
+
+
+def test_an_owner_who_is_connected_has_longer() -> None:
+    """One whose event loop stood still for three seconds would have lost all it had to its neighbour."""
+    orphans, first = Orphans("ours"), replace(FIRST, attended=True, unrenewed_s=CUT_OFF_S)
+    told(orphans, 0.0, ("b", [SECOND]), ("a", [first]))
+    assert told(orphans, 1.0, ("a", [first])) == [("a", "b")]
 
 
 def test_a_group_of_a_node_that_is_gone_is_not_whole() -> None:

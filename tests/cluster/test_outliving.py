@@ -220,9 +220,9 @@ async def test_an_owner_who_comes_too_late_loses_the_group_and_says_so(
     held = dict(client._leases._held)
     client._leases.release(group.name)
     async with listening(cluster) as (heir, heard_by_heir):
-        await until(lambda: heard_by_heir.of(GroupFound), 10.0)
+        await until(lambda: heard_by_heir.of(GroupFound), 20.0)
         adopted = await heir.adopt(group.name)
         client._leases._held |= held
         await until(lambda: heard.of(GroupLost), 5.0)
-        await says_what_it_should(adopted, published, "r")
         await client.dissolve(group)
+        await says_what_it_should(adopted, published, "r")

@@ -218,3 +218,11 @@ async def test_an_owner_may_have_several_connections(door: _Door) -> None:
             assert await door.next_command() == _submit("b")
             door.server.emit([Tokens("a", (1,), "stop")])
             assert await one.hear() == Tokens("a", (1,), "stop")
+
+
+async def test_who_is_there_is_counted(server: RequestServer) -> None:
+    counted: queue.SimpleQueue[int] = queue.SimpleQueue()
+    server.serve(_HELLO, lambda _command: None, None, counted.put)
+    async with _caller(server, _HELLO), _caller(server, _HELLO):
+        assert [await asyncio.to_thread(counted.get, timeout=_WAIT_S) for _ in range(2)] == [1, 2]
+    assert [await asyncio.to_thread(counted.get, timeout=_WAIT_S) for _ in range(2)] == [1, 0]
