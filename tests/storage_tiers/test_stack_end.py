@@ -77,6 +77,46 @@ def test_one_who_gives_up_takes_nothing_from_the_others(
         assert node.dram.drop(units[0][0].digest)
 
 
+def test_who_gives_up_hears_so_at_once(store: ModelStore, tmp_path: Path, units: Units, gate: Gate) -> None:
+    """A future that was given up was never done: whoever delivered the unit waited for ever, and with it all it held."""
+    with running(Node(store, tmp_path / "ssd", gate, threads=1)) as node:
+        under_way, waiting, late = node.load(units[0][0]), node.load(units[1][0]), node.load(units[0][0])
+        assert gate.reached.wait(WAIT_S)
+        for load in (late, under_way, waiting):
+            node.stack.give_up(load)
+            assert "given up" in str(load.exception(0))
+        successor = node.load(units[0][0])
+        node.stack.give_up(successor)
+        assert "given up" in str(successor.exception(0))
+        for load in (late, under_way, waiting, successor):
+            node.stack.give_up(load)
+        gate.open()
+        node.settle(node.get(units[2][0]))
+        assert node.dram.used_bytes == UNIT_BYTES, "and nothing is held of it"
+
+
+def test_who_waits_for_a_part_of_what_is_given_up_hears_so(
+    store: ModelStore, tmp_path: Path, units: Units, gate: Gate
+) -> None:
+    with running(Node(store, tmp_path / "ssd", gate, threads=1)) as node:
+        load = node.load(units[0][0])
+        assert gate.reached.wait(WAIT_S)
+        transfer, heard = node.stack.transfer(units[0][0]), list[str]()
+        assert transfer is not None
+
+        def wait() -> None:
+            with pytest.raises(StorageError) as failed:
+                transfer.wait_for(1, 10 * WAIT_S)
+            heard.append(str(failed.value))
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        node.stack.give_up(load)
+        waiting.join(WAIT_S)
+        assert heard == ["loading unit unit0 was given up"]
+        gate.open()
+
+
 def test_giving_up_what_is_there_releases_it(node: Node, units: Units) -> None:
     load = node.load(units[0][0])
     node.stack.keep_on_ssd(units[0][0], load.result(WAIT_S).segment).result(WAIT_S)
