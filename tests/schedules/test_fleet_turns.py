@@ -45,6 +45,18 @@ def test_a_report_of_before_the_start_does_not_give_its_room_to_another() -> Non
     assert driven.refused_for_memory == 0
 
 
+def test_the_room_of_a_group_that_is_lost_is_another_s_once_it_has_stopped() -> None:
+    """Its promise ended with it, while its stage was still there and its node had not said so: the next start was refused."""
+    driven = DrivenBrain([node_named("a")])
+    driven.report_s, driven.stop_s = 0.5, 1.0
+    request = driven.ask(driven.know(model_named("m")))
+    driven.run(0.2)
+    driven.lose("g1")
+    driven.run(5.0)
+    assert request in driven.ended
+    assert driven.refused_for_memory == 0
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.floats(0.0, 2.0)), min_size=2, max_size=25),
     st.floats(0.0, 3.0),
