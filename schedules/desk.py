@@ -298,8 +298,8 @@ class Desk:
         return first is not None and first.attempts > 0
 
     def serve(self, service: Service, now_s: float) -> None:
-        """Those who wait get replicas that serve, as far as they have room, in the order of their turn. Once nobody waits, what
-        was only wished for is not, and a version that was replaced goes."""
+        """Those who wait get replicas that serve, as far as they have room, in the order of their turn. Once nobody waits,
+        what was only wished for is not, and a version that was replaced goes."""
         self._serve(service)
         if not service.waiting:
             self.fleet.unwanted(service, now_s)

@@ -1,5 +1,5 @@
-"""Whatever happens in whatever order, the brain keeps its books: a world that loses groups and nodes, refuses starts and answers
-late, and after every step what must hold."""
+"""Whatever happens in whatever order, the brain keeps its books: a world that loses groups and nodes, refuses starts and
+answers late, and after every step what must hold."""
 
 from collections.abc import Callable
 from typing import Any
