@@ -22,10 +22,10 @@ if __package__ in (None, ""):
 from benchmarks.report import Result, parser, report
 from schedules.facts import Model, Node, Placement, Rate, Unit, View
 from schedules.ledgers.links import Links
+from schedules.nodes import link_rates
 from schedules.objectives import Objectives
 from schedules.placing.decision import Policy, Question
 from schedules.placing.policies import POLICIES
-from schedules.placing.survey import link_rates
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
 
 LAYERS, LAYER_BYTES, END_BYTES = 32, 400 << 20, 500 << 20

@@ -100,7 +100,7 @@ class Desk:
     def _refusal(self, service: Service, request: str, now_s: float) -> Reject | None:
         """Why the request may not even wait."""
         name, limits = service.model.name, self._limits
-        if not self._books.nodes.any and not service.coming:
+        if not self._books.nodes.view().nodes and not service.coming:
             what = (
                 "the cluster's scheduler does not answer; the front end keeps trying"
                 if self.scheduler_away

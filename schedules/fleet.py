@@ -296,7 +296,7 @@ class Fleet:
             if (
                 other.state is State.DRAINING
                 and not other.service.retired
-                and not self._books.nodes.draining(other.nodes)
+                and not self._books.nodes.drained(other.nodes)
             ):
                 other.let(Turn.KEEP, now_s)
                 self.stir()
@@ -310,7 +310,7 @@ class Fleet:
             return
         replica.let(Turn.FORMED, now_s)
         self._waiters.serve(replica.service, now_s)
-        if self._books.nodes.draining(replica.nodes) and replica.state is State.SERVING:
+        if self._books.nodes.drained(replica.nodes):
             self._drain(replica, now_s)
         self.rest(replica, now_s)
         self.stir()

@@ -125,7 +125,7 @@ class Api:
         client = self._link.client
         if client is None:
             raise Unavailable("the cluster's scheduler does not answer", retry_after_s=5)
-        return JSONResponse({"status": "ok", "nodes": len(client.view().nodes)})
+        return JSONResponse({"status": "ok" if client.joined else "no scheduler", "nodes": len(client.view().nodes)})
 
     async def metrics(self) -> Response:
         self._router.measure()

@@ -73,7 +73,7 @@ class FrontendConfig:
 
 def create_app(config: FrontendConfig) -> FastAPI:
     """The application; its connections live from startup to shutdown."""
-    link = ClusterLink(config.scheduler_address, config.tls)
+    link = ClusterLink(config.scheduler_address, config.tls, lambda event: router.hear(event))
     texts = TextProcesses(config.text_timeout_s)
     store = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader))
     catalog = Catalog(store, texts, link.holds)

@@ -298,7 +298,6 @@ class Router:
         self._forming.pop(group.name, None)
         self._groups[group.name] = group
         self.tell(events.GroupFormed(group.name))
-        group.watch(lambda: self.tell(events.GroupLost(group.name, group.cause)))
         if group.lost.is_set():
             self.tell(events.GroupLost(group.name, group.cause))
 

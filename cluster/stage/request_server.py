@@ -19,7 +19,8 @@ class RequestServer:
     """Listens from the start, takes requests once `serve` says for which group and to whom they go.
 
     A request belongs to the connection it came on: its tokens go back there, and it is cancelled when that closes. Who does
-    not say the group's Hello at once is cut off, see Door.
+    not say the group's Hello at once is cut off, see Door; and so is whoever is there when somebody comes who says that the
+    group is another's now: the dead close no connection when it was their cable that was cut.
     """
 
     def __init__(self, host: str) -> None:
@@ -27,6 +28,7 @@ class RequestServer:
         self._door = Door("requests", self._knows, self._talk)
         self._loop = asyncio.new_event_loop()
         self._owners: dict[str, asyncio.StreamWriter] = {}
+        self._callers: dict[asyncio.StreamWriter, str] = {}
         self._hello: Hello | None = None
         self._accept: Accept = lambda _command: None
         port: Future[int] = Future()
@@ -52,11 +54,16 @@ class RequestServer:
         port.set_result(server.sockets[0].getsockname()[1])
         self._loop.run_forever()
 
-    async def _talk(self, _hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _talk(self, hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for other, owner in self._callers.items():
+            if owner != hello.owner:
+                other.transport.abort()
+        self._callers[writer] = hello.owner
         try:
             while (message := await read_frame(reader)) is not None:
                 self._take(message, writer)
         finally:
+            del self._callers[writer]
             for request in [name for name, owner in self._owners.items() if owner is writer]:
                 del self._owners[request]
                 self._accept(Cancel(request))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from schedules.facts import Model, ModelKey, NoPlacement
+from schedules.facts import Model, ModelKey, NoPlacement, View
 from schedules.learning import Learned
 from schedules.ledgers.links import Links
 from schedules.ledgers.memory import Memory
@@ -31,7 +31,7 @@ class Books:
         waited_s: float = 0.0,
     ) -> Decision:
         """Where the model would start now. Changes nothing that another decision sees."""
-        self._links.measure(self.nodes.link_rates, now_s)
+        self._links.change(self.nodes.take_changed_links(), now_s)
         return self._policy.decide(
             Question(
                 group, model, objectives, self.nodes.view(), self._links, now_s, tuple(running), prompt_tokens, waited_s,
@@ -43,8 +43,7 @@ class Books:
         """Why the model could not start even if nothing else ran; empty if it could. Found again when nodes come or go."""
         epoch, reason = self._hopes.get(model.key, (-1, ""))
         if epoch != self.nodes.epoch:
-            nodes = tuple(replace(node, device_reserved_bytes=0) for node in self.nodes.view().nodes)
-            view = replace(self.nodes.view(), nodes=nodes)
+            view = View(tuple(replace(node, device_reserved_bytes=0) for node in self.nodes.view().nodes))
             question = Question("", model, objectives, view, Links({}, now_s), now_s, memory=Memory())
             outcome = self._policy.decide(question).outcome
             reason = outcome.reason if isinstance(outcome, NoPlacement) else ""

@@ -28,8 +28,8 @@ class Memory:
             self._count(node)
 
     def report(self, node: Node) -> None:
-        """The node names the groups that its reserved bytes are for. What a group is promised that it named before and does
-        not name now comes on top again: what it says may be older."""
+        """The node names the groups that its reserved bytes are for. A group that it named before and does not name now,
+        since it said so earlier and is heard later, is promised as before."""
         self._named[node.name] = frozenset(node.groups)
         if node.name in self._promised:
             self._count(node.name)

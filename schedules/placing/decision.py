@@ -14,7 +14,8 @@ from schedules.objectives import Objectives
 class Running:
     """A replica that is up: what it has reserved where (bytes by node), and what stopping or moving it would mean.
 
-    `tokens` are those of its requests so far, all together; `idle_since_s` is None while it has requests.
+    `tokens` are those of its requests so far, all together; `idle_since_s` is None while it has requests. `may_stop` if it
+    may be ended for the model that is asked about: of several the longest idle goes first.
     """
 
     model: Model
@@ -50,7 +51,8 @@ class Corrections:
 
 @dataclass(frozen=True)
 class Question:
-    """Where shall this model start? `links` is looked at and not changed; `start` names the start in it.
+    """Where shall this model start? `links` and `memory`, which say what is promised to others, are looked at and not
+    changed; `start` names the start in them.
 
     `prompt_tokens` are those of the request that waits longest, which has waited `waited_s`.
     """

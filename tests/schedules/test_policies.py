@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
 from schedules.ledgers.links import Links, Transfer
+from schedules.nodes import link_rates
 from schedules.objectives import Objectives
 from schedules.placing.decision import Question
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.hydraserve import shared
-from schedules.placing.survey import link_rates
 from schedules.rates import BUS, DECODE
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
 

@@ -10,7 +10,7 @@ import pytest
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
 from storage_tiers.remote import ModelStore
-from storage_tiers.tiers.fallback import ATTEMPTS
+from storage_tiers.retries import ATTEMPTS
 from storage_tiers.tiers.stack import Priority
 from tests.storage_tiers.handmade import CHUNK_BYTES, flip
 from tests.storage_tiers.stack_node import CHUNKS, UNIT_BYTES, WAIT_S, Before, Gate, Node, Units, running

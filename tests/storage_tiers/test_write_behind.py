@@ -119,7 +119,7 @@ def test_who_waits_for_room_may_give_up(store: ModelStore, tmp_path: Path, units
         node.stack.give_up(unwanted)
         held.let_go()
         assert settled(lambda: node.dram.drop(units[0][0].digest))
-        assert not unwanted.done()
+        assert isinstance(unwanted.exception(0), StorageError)
         assert node.dram.used_bytes == 0
 
 
@@ -142,7 +142,7 @@ def test_who_waits_for_room_hears_of_the_end_of_the_stack(
 def test_a_unit_that_is_kept_on_request_is_let_go_by_then(
     store: ModelStore, tmp_path: Path, units: Units, held: HeldWrites
 ) -> None:
-    """The load's own write ended a moment later; a unit that was staged to ssd alone then stayed in dram."""
+    """The load's own write ended a moment later; a unit that was brought to ssd alone then stayed in dram."""
     unit, _ = units[0]
     with running(Node(store, tmp_path / "ssd", threads=2)) as node:
         loaded = node.get(unit)
