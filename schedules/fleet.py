@@ -75,6 +75,8 @@ class Fleet:
 
     def scale(self, service: Service, now_s: float) -> None:
         """Want another replica if the present ones have not the memory for all that is asked for."""
+        if service.retired and not service.waiting and not service.announced:
+            return
         there = len(service.coming)
         needed = wanted_replicas(service.objectives, service.outstanding_tokens)
         if not there and (service.waiting or service.announced):
@@ -436,7 +438,7 @@ class Fleet:
             return
         starting = replica.state is State.STARTING
         replica.let(Turn.LOST, now_s)
-        self._books.over(group, now_s)
+        self._books.lost(group, now_s)
         self._end_group(replica)
         self._waiters.replay(replica, cause, now_s)
         service = replica.service

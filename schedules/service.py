@@ -55,8 +55,8 @@ class Replica:
     """`group` is what it runs as, another one with each placement; `used_tokens` the rooms of its `requests`.
 
     One that is WANTED waits for `leaving` groups to end if it has a `placement`, else to be decided, not before `until_s`;
-    `reason` says why it was not. At `turn_s` it asks others for a turn; one that is DRAINING does so for `turn_of`, if that is
-    not None.
+    `reason` says why it was not. At `turn_s` it is decided again so that others may make room for it. One that is DRAINING
+    makes room for `turn_of`, if that is not None.
     """
 
     group: str

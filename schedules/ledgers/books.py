@@ -62,6 +62,10 @@ class Books:
         """What its first token waited for is there."""
         self._links.end_start(group, now_s, later_too=False)
 
+    def lost(self, group: str, now_s: float) -> None:
+        """Nothing is fetched for the group any more; what it has reserved is free once it has stopped."""
+        self._links.end_start(group, now_s, later_too=True)
+
     def over(self, group: str, now_s: float) -> None:
         """Nothing is fetched or reserved for the group any more, beyond what nodes say. Twice is once."""
         self._links.end_start(group, now_s, later_too=True)

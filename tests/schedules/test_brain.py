@@ -377,7 +377,7 @@ def test_a_group_that_is_lost_thrice_while_it_starts_is_not_started_a_fourth_tim
 
 
 def test_a_start_that_a_node_refuses_is_decided_again_once_the_node_has_said_what_is_there() -> None:
-    """It was decided again at once, by the same report: thrice refused within milliseconds, whoever waited was turned away."""
+    """It was decided again at once, by the same report: refused thrice within milliseconds, who waited was turned away."""
     driven, key = _one()
     driven.answers.extend(["refused"] * (START_ATTEMPTS + 1))
     driven.reserve_s = 0.001

@@ -1,6 +1,7 @@
 """Many models and little room: who makes room for whom, who waits how long, and that nothing is promised twice."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,9 +9,11 @@ from hypothesis import strategies as st
 
 from schedules import events
 from schedules.actions import Assign, Decided, Stop, Why
+from schedules.facts import Rate
 from schedules.lifecycle import State
 from schedules.limits import FAIR_S, SHORTEST_TURN_S, TURN_AFTER_S, Limits
 from schedules.placing.decision import Wait
+from schedules.rates import STORE
 from tests.schedules.driven_brain import SIZE_BYTES, DrivenBrain, model_named, node_named, wanting
 from tests.schedules.models import rates_of
 
@@ -42,6 +45,18 @@ def test_a_report_of_before_the_start_does_not_give_its_room_to_another() -> Non
     assert len(driven.starts()) == 1
     driven.run(1.5)
     assert len(driven.starts()) == 1
+    assert driven.refused_for_memory == 0
+
+
+def test_the_room_of_a_group_that_is_lost_is_another_s_once_it_has_stopped() -> None:
+    """Its promise ended with it, while its stage was still there and its node had not said so: the next start was refused."""
+    driven = DrivenBrain([node_named("a")])
+    driven.report_s, driven.stop_s = 0.5, 1.0
+    request = driven.ask(driven.know(model_named("m")))
+    driven.run(0.2)
+    driven.lose("g1")
+    driven.run(5.0)
+    assert request in driven.ended
     assert driven.refused_for_memory == 0
 
 
@@ -92,14 +107,8 @@ def test_a_waiting_model_is_not_overtaken_for_ever_by_those_who_need_less() -> N
     driven = DrivenBrain([node_named("a", 2 * SIZE_BYTES)])
     driven.run_s = 2.0
     small = [driven.know(model_named(f"s{i}"), wanting(keep_alive_s=0.0)) for i in range(40)]
-    large = model_named("large")
-    large = type(large)(
-        "large",
-        "l",
-        (*large.units, *(type(u)(f"m{u.name}", f"m{u.digest}", u.size_bytes) for u in large.units)),
-        False,
-        0,
-    )
+    units = tuple(replace(unit, size_bytes=2 * unit.size_bytes) for unit in model_named("large").units)
+    large = replace(model_named("large"), units=units)
     driven.ask(small[0])
     driven.run(1.0)
     driven.ask(small[1])
@@ -116,18 +125,38 @@ def test_one_that_waits_for_links_does_not_hold_up_those_who_need_only_room() ->
     """Who had waited long was overtaken by nobody, also while there was room enough and it waited for its wire alone: nothing
     in the cluster was started any more."""
     driven = DrivenBrain(policy="planned")
-    rates = rates_of(nic=1.0)
-    driven.join(node_named("a", 10 * SIZE_BYTES, rates))
-    driven.run_s = 1.0
-    promised = driven.know(model_named("promised"), wanting(ttft_s=60.0))
-    driven.ask(promised)
-    other = driven.know(model_named("other"), wanting(ttft_s=80.0))
-    driven.ask(other)
-    late = driven.know(model_named("late"), wanting(ttft_s=1000.0))
-    driven.ask(late)
-    waits = [a for a in driven.actions(Decided) if isinstance(a.decision.outcome, Wait)]
-    if not waits:
-        pytest.skip("the policy makes nobody wait for links here")
+    rates = rates_of(nic=1.0) | {STORE: Rate(1.0, 1.0, 9)}
+    for name in ("a", "b"):
+        driven.join(node_named(name, SIZE_BYTES, rates))
+    driven.form_s = 50.0
+    driven.ask(driven.know(model_named("promised"), wanting(ttft_s=60.0)))
+    driven.ask(driven.know(model_named("waits")))
+    assert isinstance(driven.actions(Decided)[-1].decision.outcome, Wait)
+    driven.run(FAIR_S + 1.0)
+    there = model_named("there")
+    units = {unit.digest: "ssd" for unit in there.units}
+    driven.join(replace(node_named("c", SIZE_BYTES, rates), units=units))
+    driven.ask(driven.know(there))
+    assert [start.key.name for start in driven.starts()] == ["promised", "there"]
+
+
+def test_a_start_s_links_are_others_as_its_first_token_is_there_and_all_of_them_at_its_end() -> None:
+    driven = DrivenBrain([node_named("a", 10 * SIZE_BYTES, rates_of(nic=1.0))])
+    model = replace(model_named("m"), rows_first=True)
+    driven.run_s = 3.0
+    driven.ask(driven.know(model, wanting(keep_alive_s=1.0)))
+
+    def under_way() -> list[str]:
+        return [transfer.name for transfer in driven.brain._books._links.transfers]
+
+    assert under_way() == ["g1/0/store", "g1/0/store/later"]
+    driven.run(1.05)
+    assert under_way() == ["g1/0/store", "g1/0/store/later"]
+    driven.run(0.1)
+    assert under_way() == ["g1/0/store/later"]
+    driven.run(5.0)
+    assert driven.states() == []
+    assert under_way() == []
 
 
 # ---- turns
@@ -160,8 +189,8 @@ def test_a_busy_model_makes_room_in_its_turn_for_another_that_waits(other_after_
 
 
 def test_each_turn_lasts_a_while_and_no_longer() -> None:
-    """A turn lasts for so many times a model's last start. What it had waited for room counted as its start: each turn was twice
-    as long as the one before, until whoever waited for its end was turned away."""
+    """A turn lasts for so many times a model's last start. What it had waited for room counted as its start: each turn was
+    twice as long as the one before, until whoever waited for its end was turned away."""
     driven, _ = _under_constant_load(60.0, 1.0, other_every=1)
     assigned: dict[str, float] = {}
     for at_s, action in driven.done:
