@@ -88,8 +88,9 @@ class Fleet:
 
     def _ask_for(self, service: Service, now_s: float) -> None:
         """Replicas that were wanted for nobody are for those who wait now; or for nobody again, if nobody does."""
-        longest = self._waiters.longest(service)
-        for replica in service.in_state(State.WANTED):
+        wanted = service.in_state(State.WANTED)
+        longest = self._waiters.longest(service) if wanted else None
+        for replica in wanted:
             if (replica.cold.arrived_s is None) == (longest is None) or replica.placement is not None:
                 continue
             replica.cold = Cold(longest[0] if longest is not None else None, now_s)

@@ -1,6 +1,7 @@
 """A model as the brain knows it: its replicas, who waits for one, and what it is wanted to be."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp
 
@@ -86,10 +87,9 @@ class Replica:
             self.state, self.since_s = state, now_s
 
     @property
-    def reserved_bytes(self) -> dict[str, int]:
+    def reserved_bytes(self) -> Mapping[str, int]:
         """What it reserves where, by node."""
-        stages = self.placement.stages if self.placement is not None else ()
-        return {stage.node: stage.reserve_bytes for stage in stages}
+        return self.placement.reserved_bytes if self.placement is not None else {}
 
     @property
     def nodes(self) -> tuple[str, ...]:
