@@ -10,6 +10,7 @@ from schedules.facts import NoPlacement, Placement
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State, Turn
 from schedules.limits import (
+    FOUND_WITHIN_S,
     KEEP_UP_AFTER_S,
     LONGEST_WAIT_S,
     REFUSED_AFTER_S,
@@ -69,7 +70,14 @@ class Fleet:
         self._prefix, self._numbers = prefix, count(1)
         self._wanted = Wanted(wakes, self._place)
         self._room_for: dict[str, Replica] = {}
+        self._find_until_s: float | None = None
         self.replicas: dict[str, Replica] = {}
+
+    def joined(self, now_s: float) -> None:
+        """Nodes can be given orders. What they run for others that are gone is found soon, the first time."""
+        if self._find_until_s is None:
+            self._find_until_s = now_s + FOUND_WITHIN_S
+        self.stir()
 
     # ---- how many
 
@@ -193,6 +201,10 @@ class Fleet:
 
     def _place(self, replica: Replica, now_s: float) -> bool:
         """Decide where it starts; whether it waits no more."""
+        if self._may_be_found(now_s):
+            replica.until_s = self._find_until_s or 0.0
+            self._stir_for(replica, replica.until_s)
+            return False
         service, cold = replica.service, replica.cold
         running = self.running(service, cold.arrived_s is not None)
         decision = self.decide(service, replica.group, running, cold, now_s)
@@ -213,6 +225,13 @@ class Fleet:
                 self._books.order(replica.group, decision, now_s)
                 self._make_room(replica, [move.group for move in decision.chosen.moves], now_s)  # type: ignore[union-attr]
                 return True
+
+    def _may_be_found(self, now_s: float) -> bool:
+        """Whether nodes run groups of others, so early that they may be without an owner."""
+        if self._find_until_s is None or now_s >= self._find_until_s:
+            return False
+        there = (group for node in self._books.nodes.view().nodes for group in node.groups)
+        return any(group not in self.replicas for group in there)
 
     def _make_room(self, replica: Replica, groups: Iterable[str], now_s: float) -> None:
         for group in groups:
