@@ -1,7 +1,8 @@
 """What the brain costs a request: arrival, assignment, first token and end, with all that follows from them.
 
-A thousand models, of which half find room on five hundred nodes; who is asked for follows Zipf's law. Virtual time; CPU time of
-one thread is counted around each event. What nodes say once a second is counted apart, a report.
+A thousand models, of which about half find room on five hundred nodes; who is asked for follows Zipf's law, and counting
+begins once room is short. Virtual time; CPU time of one thread is counted around each event. What nodes say once a second is
+counted apart, a report.
 """
 
 import heapq

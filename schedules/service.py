@@ -56,7 +56,8 @@ class Replica:
     """`group` is what it runs as, another one with each placement; `used_tokens` the rooms of its `requests`.
 
     One that is WANTED waits for `leaving` groups to end if it has a `placement`, else to be decided, not before `until_s`;
-    `reason` says why it was not. At `turn_s` it is decided again so that others may make room for it. One that is DRAINING
+    `reason` says why it was not. At `turn_s` it is decided again so that others may make room for it; it is `stuck` if
+    nobody will. One that is DRAINING
     makes room for `turn_of`, if that is not None.
     """
 
@@ -76,6 +77,7 @@ class Replica:
     until_s: float = 0.0
     reason: str = ""
     turn_s: float = 0.0
+    stuck: bool = False
     turn_of: "Replica | None" = None
 
     def let(self, turn: Turn, now_s: float) -> None:
