@@ -96,8 +96,9 @@ class Fleet:
 
     def _ask_for(self, service: Service, now_s: float) -> None:
         """Replicas that were wanted for nobody are for those who wait now; or for nobody again, if nobody does."""
-        longest = self._waiters.longest(service)
-        for replica in service.in_state(State.WANTED):
+        wanted = service.in_state(State.WANTED)
+        longest = self._waiters.longest(service) if wanted else None
+        for replica in wanted:
             if (replica.cold.arrived_s is None) == (longest is None) or replica.placement is not None:
                 continue
             replica.cold = Cold(longest[0] if longest is not None else None, now_s)
@@ -169,6 +170,10 @@ class Fleet:
     def stir(self) -> None:
         """Room, links or nodes may be free that were not."""
         self._wanted.stir()
+
+    def links_free(self) -> None:
+        """What a start had under way is there, or over."""
+        self._wanted.hurry()
 
     def decide(self, service: Service, group: str, running: Iterable[Running], cold: Cold, now_s: float) -> Decision:
         """Where the model would start now. Changes nothing."""
@@ -292,8 +297,17 @@ class Fleet:
         for leaving in [self.replicas[move.group] for move in moves]:
             leaving.turn_of = replica
             self._drain(leaving, now_s)
+        replica.stuck = not moves and len(had) == len(over_s) and not self._something_ends(service)
         if not moves and len(had) < len(over_s):
             self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
+
+    def _something_ends(self, service: Service) -> bool:
+        """Whether replicas that are no more important have only begun, or are about to end."""
+        return any(
+            replica.state in (State.STARTING, State.DRAINING, State.STOPPING)
+            and replica.service.objectives.priority <= service.objectives.priority
+            for replica in self.replicas.values()
+        )
 
     def _takes_turns(self, replica: Replica, service: Service) -> bool:
         theirs = replica.service
@@ -340,6 +354,7 @@ class Fleet:
         if replica is None or replica.state is not State.STARTING:
             return
         self._books.over(event.group, now_s)
+        self.links_free()
         if event.refused:
             self._refused(replica, event.reason, now_s)
         elif replica.attempts + 1 < START_ATTEMPTS:
@@ -458,6 +473,7 @@ class Fleet:
         starting = replica.state is State.STARTING
         replica.let(Turn.LOST, now_s)
         self._books.lost(group, now_s)
+        self.links_free()
         self._end_group(replica)
         self._waiters.replay(replica, cause, now_s)
         service = replica.service

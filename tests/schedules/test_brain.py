@@ -11,7 +11,7 @@ from schedules.lifecycle import State
 from schedules.limits import KEEP_UP_AFTER_S, LOST_S, REPLAYS, SILENT_S, START_ATTEMPTS, Limits
 from schedules.objectives import Objectives
 from schedules.requests import Request
-from tests.schedules.driven_brain import SIZE_BYTES, DrivenBrain, model_named, node_named, wanting
+from tests.schedules.driven_brain import SIZE_BYTES, DrivenBrain, Host, model_named, node_named, wanting
 from tests.schedules.models import rates_of
 
 
@@ -758,3 +758,31 @@ def test_a_group_that_cannot_be_adopted_is_replaced_for_who_waits() -> None:
     driven._stopping.add("other1")
     driven.run(5.0)
     assert request in driven.ended
+
+
+def test_a_front_end_that_has_just_come_waits_a_moment_for_groups_that_may_be_found() -> None:
+    """It ended what it might have adopted, or started a second one beside it."""
+    driven = DrivenBrain()
+    placement = _placement_of(driven)
+    key = driven.know(model_named("m"))
+    driven.tell(events.SchedulerJoined())
+    driven.hosts["a"] = host = Host(node_named("a", 2 * SIZE_BYTES), {"other1": SIZE_BYTES})
+    driven.tell(host.reports())
+    driven.groups["other1"] = Start("other1", key, placement, 30.0)
+    first = driven.ask(key)
+    driven.run(0.3)
+    assert not driven.starts()
+    driven.tell(events.GroupFound("other1", key, placement))
+    driven.run(3.0)
+    assert driven.assigned[first] == ["other1"]
+    assert not driven.starts()
+    driven.check()
+
+
+def test_a_front_end_that_has_just_come_waits_for_no_group_where_nothing_runs() -> None:
+    driven = DrivenBrain()
+    key = driven.know(model_named("m"))
+    driven.tell(events.SchedulerJoined())
+    driven.join(node_named("a"))
+    driven.ask(key)
+    assert len(driven.starts()) == 1
