@@ -4,7 +4,7 @@ A node that fell silent is not in the view, one that drains is and says so. Know
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import median
 
@@ -17,7 +17,7 @@ _Keys = tuple[tuple[int, str], tuple[float, int, str]]
 
 
 class Nodes:
-    """See the module. A view is good until the nodes change."""
+    """See the module. A view is good until the nodes change. `epoch` grows whenever there are others that may be used."""
 
     def __init__(self) -> None:
         self._heard: dict[str, Node] = {}
@@ -30,6 +30,15 @@ class Nodes:
         self._by_network: list[tuple[float, int, str]] = []
         self._links = _LinkRates()
         self._view: View | None = None
+        self.epoch = 0
+
+    def node(self, name: str) -> Node | None:
+        """As it was last heard, silent or not; None if it is not there."""
+        return self._heard.get(name)
+
+    def drained(self, names: Iterable[str]) -> bool:
+        """Whether nothing new goes to one of these."""
+        return not self._drained.isdisjoint(names)
 
     @property
     def link_rates(self) -> Mapping[str, float]:
@@ -95,6 +104,8 @@ class Nodes:
         before = self._shown.get(name)
         self._shown[name], self._view = node, None
         place = bisect_left(self._names, name)
+        if before is None or before.draining is not node.draining:
+            self.epoch += 1
         if before is None:
             self._names.insert(place, name)
             self._nodes.insert(place, node)
@@ -108,6 +119,7 @@ class Nodes:
         node = self._shown.pop(name, None)
         if node is not None:
             self._view = None
+            self.epoch += 1
             place = bisect_left(self._names, name)
             del self._names[place], self._nodes[place]
             self._rank(_keys(node), None)

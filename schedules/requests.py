@@ -51,7 +51,8 @@ class IllegalTurn(ValueError):
 @dataclass(frozen=True, slots=True)
 class Request:
     """`prompt_tokens` and `max_tokens` are those that it came with, `generated` of the latter are there. It was assigned
-    `attempts` times, the last time to `group`. `room` is the KV cache that it needs, in tokens, as a replica counts it.
+    `attempts` times, the last time to `group`. `room` is the KV cache that it needs, in tokens, as a replica counts it;
+    since `held_s` it was held, the last time that it was.
     """
 
     name: str
@@ -61,11 +62,13 @@ class Request:
     arrived_s: float
     deadline_s: float
     room: int
+    held_s: float
+    cold: bool = False
+    """Whether it met no replica that served."""
     stand: Stand = Stand.HELD
     generated: int = 0
     attempts: int = 0
     group: str = ""
-    waited: bool = False
 
     @property
     def tokens(self) -> int:
@@ -76,9 +79,16 @@ class Request:
         """It runs there from now on."""
         return replace(self, stand=self._to(Turn.ASSIGNED), group=group, attempts=self.attempts + 1)
 
-    def broken(self) -> "Request":
+    def progressed(self, tokens: int) -> "Request":
+        """So many more of its tokens are there."""
+        return Request(
+            self.name, self.key, self.prompt_tokens, self.max_tokens, self.arrived_s, self.deadline_s, self.room,
+            self.held_s, self.cold, self.stand, self.generated + tokens, self.attempts, self.group,
+        )  # fmt: skip
+
+    def broken(self, now_s: float) -> "Request":
         """It waits again, with what it has."""
-        return replace(self, stand=self._to(Turn.BROKEN), group="", waited=True)
+        return replace(self, stand=self._to(Turn.BROKEN), group="", held_s=now_s)
 
     def ended(self) -> "Request":
         """Whatever it ended by."""

@@ -57,7 +57,8 @@ class FrontendConfig:
     default_max_tokens: int = 1024
     start_timeout_s: float = 120.0
     request_timeout_s: float = 600.0
-    max_held_requests: int = 256
+    max_held_requests: int = 1024
+    max_held_per_model: int = 256
     history_url: str = ""
     history_keep_days: float = 90.0
     allowed_hosts: Sequence[str] = ()
@@ -72,7 +73,7 @@ class FrontendConfig:
 
 def create_app(config: FrontendConfig) -> FastAPI:
     """The application; its connections live from startup to shutdown."""
-    link = ClusterLink(config.scheduler_address, config.tls)
+    link = ClusterLink(config.scheduler_address, config.tls, lambda event: router.hear(event))
     texts = TextProcesses(config.text_timeout_s)
     store = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader))
     catalog = Catalog(store, texts, link.holds)
@@ -80,9 +81,10 @@ def create_app(config: FrontendConfig) -> FastAPI:
     history = _history(config, metrics)
     ledger = Ledger(on_add=history.add_start if history is not None else None)
     limits = RouterLimits(
-        config.policy, config.objectives, config.start_timeout_s, config.max_held_requests, config.models
-    )
-    router = Router(lambda: link.client, limits, metrics, ledger)
+        config.policy, config.objectives, config.start_timeout_s, config.max_held_requests,
+        config.max_held_per_model, config.models,
+    )  # fmt: skip
+    router = Router(lambda: link.client, limits, metrics, ledger, catalog.get)
     upkeep = Upkeep(catalog, router, config.objectives, config.models)
 
     @asynccontextmanager

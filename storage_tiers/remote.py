@@ -18,9 +18,11 @@ import fsspec
 
 from storage_tiers.checkpoint import ROOT, Checkpoint, Extent, UnitIndex, check_model_name, is_model_name
 from storage_tiers.checksums import Checksums
-from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError, StoreUnavailable
+from storage_tiers.errors import Corrupt, Faltering, Missing, OutOfSpace, StorageError, StoreUnavailable
+from storage_tiers.passing import asked_s, passes
 from storage_tiers.ranges import open_range_reader
 from storage_tiers.regular import open_regular, read_range, regular_size
+from storage_tiers.retries import again_after_s
 from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_root
 
 _log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ _T = TypeVar("_T")
 _PARTIAL = ".partial"
 _PART_BYTES = 16 << 20
 _READ_LIMIT_BYTES = 256 << 20
-_AGAIN_AFTER_S = 0.2
+_FILE_WITHIN_S = 5.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _OWN_NAMES = {"local": "file", "s3a": "s3"}
 """Protocols that go by two names."""
@@ -252,13 +254,19 @@ class ObjectStore:
         except PermissionError as error:
             raise StoreUnavailable(f"{where}: permission denied; check the store's credentials ({error})") from error
         except OSError as error:
-            if error.errno == 28:
+            if error.errno == errno.ENOSPC:
                 raise OutOfSpace(f"{where}: no space left on the device") from error
-            raise StoreUnavailable(f"{where}: {type(error).__name__}: {error}") from error
+            raise _unavailable(where, error) from error
         except StorageError:
             raise
         except Exception as error:  # clients below fsspec raise types of their own; they leave here under one name
-            raise StoreUnavailable(f"{where}: {type(error).__name__}: {error}") from error
+            raise _unavailable(where, error) from error
+
+
+def _unavailable(where: str, error: Exception) -> StoreUnavailable:
+    """What its callers are told of an error that is none of ours."""
+    text = f"{where}: {type(error).__name__}: {error}"
+    return Faltering(text, asked_s(error)) if passes(error) else StoreUnavailable(text)
 
 
 def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
@@ -403,14 +411,22 @@ class ModelStore:
     def read_file(self, name: str, file: UnitIndex) -> bytes:
         """A file that travels with the model (its tokenizer, say), proven by its checksums and digest: else Corrupt."""
         buffer = memoryview(bytearray(file.size_bytes))
-        key = self.unit_key(name, file)
-        try:
-            self.objects.read_into(key, 0, buffer)
-        except StoreUnavailable:  # a transfer tries again by itself; who reads a file would have to be asked again
-            time.sleep(_AGAIN_AFTER_S)
-            self.objects.read_into(key, 0, buffer)
+        self._read_in_time(self.unit_key(name, file), buffer)
         sums = Checksums(file.layout)
         sums.update(buffer)
         if sums.chunk_crc32c != file.chunk_crc32c or not sums.holds(file.digest):
             raise Corrupt(f"file {file.name} of model {name} is not what was published: its checksums differ")
         return bytes(buffer[: file.layout.tensors[0].size_bytes])
+
+    def _read_in_time(self, key: str, buffer: memoryview) -> None:
+        """A transfer tries again by itself; who reads a file would have to be asked again."""
+        until_s = time.monotonic() + _FILE_WITHIN_S
+        for tries in itertools.count(1):
+            try:
+                self.objects.read_into(key, 0, buffer)
+                return
+            except StoreUnavailable as error:
+                after_s = again_after_s(error, tries, until_s - time.monotonic())
+                if after_s is None:
+                    raise
+                time.sleep(after_s)

@@ -5,8 +5,9 @@ are for people and for other machines.
 """
 
 import time
+from dataclasses import replace
 
-from cluster.wire.reports import Phase
+from cluster.wire.reports import Phase, Phases
 
 
 def unix_s(at_s: float) -> float:
@@ -20,3 +21,10 @@ def timed_phase(name: str, where: str, started_s: float, ended_s: float | None =
     ended_s = time.monotonic() if ended_s is None else ended_s
     start_s = unix_s(started_s)
     return Phase(name, where, start_s, start_s + ended_s - started_s, size_bytes)
+
+
+def in_our_clock(answer: Phases, asked_s: float, answered_s: float) -> tuple[Phase, ...]:
+    """What another machine told of its phases, in unix seconds of this one: its clock is seen to be off by what it said it
+    was in the middle of the round trip between two moments of our monotonic clock, to half of that."""
+    off_s = answer.now_s - unix_s((asked_s + answered_s) / 2)
+    return tuple(replace(phase, start_s=phase.start_s - off_s, end_s=phase.end_s - off_s) for phase in answer.phases)

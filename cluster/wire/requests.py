@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Hello:
-    """First message on a connection, also to a rendezvous: proves that the caller was told of the group."""
+    """First message on a connection, also to a rendezvous: proves that the caller was told of the group. `owner` is whose
+    the group is, where that matters: what another owner asked of it is over."""
 
     group: str
     secret: str = field(repr=False)
+    owner: str = ""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ class Prediction:
     parts: Mapping[str, float]
     slowest: str = NETWORK
 
+    def held_up(self, text_s: float) -> bool:
+        """Whether the first token had to wait for the request's own text, made into tokens `text_s` after its arrival (0: at
+        once)."""
+        return text_s > 0.0 and text_s + self.parts["compute"] > self.ttft_s
+
 
 @dataclass(frozen=True)
 class Move:

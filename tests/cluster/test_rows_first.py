@@ -19,7 +19,7 @@ from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
-from tests.cluster.groups import GREEDY, TIMEOUT_S, generate, prompts_of
+from tests.cluster.groups import GREEDY, TIMEOUT_S, generate, new_name, prompts_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.reference import greedy, load_reference
 from tests.tiny import SUPPORTED_FAMILIES, make_tiny
@@ -82,7 +82,7 @@ async def formed(client: ClusterClient, checkpoint: Checkpoint, degree: int) -> 
     placement = place(facts_of(checkpoint), View(nodes), degree, 4096)
     assert isinstance(placement, Placement)
     stages = tuple(replace(stage, node=name) for stage, name in zip(placement.stages, names, strict=True))
-    group = await client.form(replace(placement, stages=stages), checkpoint, TIMEOUT_S)
+    group = await client.form(new_name(), replace(placement, stages=stages), checkpoint, TIMEOUT_S)
     try:
         yield group
     finally:

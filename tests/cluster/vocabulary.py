@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster.wire import forks, orders, reports, requests, stages, store
 from storage_tiers.checkpoint import Blocks, Extent, TensorSpec, UnitIndex, lay_out
 
-_PARTS_ONLY = {orders.Peer, reports.Phase, requests.Sampling, requests.TokenLogprobs}
+_PARTS_ONLY = {orders.Peer, reports.Phase, reports.StageLease, requests.Sampling, requests.TokenLogprobs}
 """Travel inside of messages, never alone."""
 
 KINDS: tuple[type, ...] = tuple(

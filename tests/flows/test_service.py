@@ -87,7 +87,7 @@ def test_a_scheduled_run_stages_the_model_on_every_node(
     rows = within(10, prefect.table(ARTIFACT, run))
     assert [row["node"] for row in rows] == list(NODES)
     for row in rows:
-        assert (row["model"], row["tier"], row["outcome"]) == (MODEL, "ssd", "staged")
+        assert (row["model"], row["tier"], row["outcome"]) == (MODEL, "ssd", "brought")
         assert row["units"] == len(checkpoint.units)
         assert row["fetched_bytes"] + row["present_bytes"] == checkpoint.size_bytes
     assert within(30, held(settings, NODES)) == {(node, unit.digest) for node in NODES for unit in checkpoint.units}
@@ -108,7 +108,7 @@ def test_without_models_the_plan_says_so(prefect: PrefectApi) -> None:
     assert within(10, prefect.table("prewarm-plan", run)) == []
 
 
-def test_a_model_that_cannot_be_staged_fails_the_run_and_stands_in_the_table(prefect: PrefectApi) -> None:
+def test_a_model_that_cannot_be_brought_fails_the_run_and_stands_in_the_table(prefect: PrefectApi) -> None:
     run = within(90, prefect.run("prewarm", {"models": ["absent"], "nodes": ["node-1"]}))
     assert run["state_type"] == "FAILED"
     (row,) = within(10, prefect.table("prewarm-absent", run))

@@ -15,9 +15,9 @@ from storage_tiers.checkpoint import ROOT, Blocks, TensorEntry, TensorSpec, Unit
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
 from storage_tiers.publishing.publish import publish
 from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.retries import ATTEMPTS
 from storage_tiers.tiers import rows as rows_module
 from storage_tiers.tiers.dram import DramTier
-from storage_tiers.tiers.fallback import ATTEMPTS
 from storage_tiers.tiers.peer import PeerServer, PeerTier
 from storage_tiers.tiers.remote_tier import RemoteTier
 from storage_tiers.tiers.rows import GAP_BLOCKS, RowReader, embedding_of

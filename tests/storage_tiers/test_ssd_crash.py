@@ -21,7 +21,7 @@ _DEADLINE_S = 60.0
 _LOAD_FOREVER = """
 import sys, time
 from random import Random
-from storage_tiers import ssd as ssd_module
+from storage_tiers.tiers import ssd as ssd_module
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.tiers.ssd import SsdTier

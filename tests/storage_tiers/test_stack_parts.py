@@ -21,7 +21,7 @@ def of(node: Node, name: str) -> list[int]:
     return [chunk for unit, chunk in node.remote.reads if unit == name]
 
 
-def test_what_is_staged_ahead_comes_in_parts_and_what_is_urgent_whole(
+def test_what_is_brought_ahead_comes_in_parts_and_what_is_urgent_whole(
     store: ModelStore, tmp_path: Path, units: Units
 ) -> None:
     with running(Node(store, tmp_path / "ssd")) as node:

@@ -141,7 +141,7 @@ def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]
     idle = [r for r in question.running if r.may_stop]
     if idle:
         found += _after(survey, without, best, idle, stop=True)
-    busy = [r for r in question.running if r.idle_since_s is None and len(r.reserved_bytes) == 1]
+    busy = [r for r in question.running if not r.may_stop and r.idle_since_s is None and len(r.reserved_bytes) == 1]
     if busy and question.may_migrate:
         found += _after(survey, without, best, busy, stop=False)
     return found
