@@ -117,7 +117,7 @@ async def test_an_order_asks_along_the_placements_lists_and_leaves_out_who_is_go
 ) -> None:
     """The client made lists of its own, of other nodes than the decision had reckoned with."""
     async with connected(cluster) as client:
-        await stage(client, "keeper", published.checkpoint, "dram")
+        await bring(client, "keeper", published.checkpoint, "dram")
         node = client.view().node("node-0")
         keeper = client.view().node("keeper")
         assert node is not None
