@@ -13,6 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 SHARED = "the shared cluster"
 SHARING = (
     "tests/cluster/test_admission.py",
+    "tests/cluster/test_contract.py",
     "tests/cluster/test_equality.py",
     "tests/cluster/test_joining.py",
     "tests/cluster/test_ports.py",
