@@ -28,7 +28,7 @@ from schedules.events import (
     SchedulerLost,
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
-from schedules.placing.survey import link_rates
+from schedules.nodes import link_rates
 from schedules.rates import SSD
 from schedules.world_groups import Ask, Batch, Happening, WorldGroup
 from schedules.world_loads import Loads
@@ -138,11 +138,11 @@ class World:
         weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
         batch = Batch(placement.kv_tokens, weights, self._habits.hop_s, self._habits.tokens_at_once)
         group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s)
-        units = {unit.name: unit for unit in self._models[key].units}
+        digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
-            node.use(name, tuple(units[unit].digest for unit in stage.units), stage.reserve_bytes)
+            node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
             self._report_soon(node, now_s)
-        group.waits = self._loads.begin(name, placement, units, now_s)
+        self._fetch(group, now_s, held_back=False)
         formed_s = max(node.speeds.formed(placement.degree) for node in nodes)
         self._agenda.put(now_s + formed_s, lambda at_s: self._formed(group, at_s))
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
@@ -288,6 +288,10 @@ class World:
                 return f"node {stage.node} has {free_bytes} bytes free, {stage.reserve_bytes} are wanted", True
         return None
 
+    def _fetch(self, group: WorldGroup, now_s: float, *, held_back: bool) -> None:
+        units = {unit.name: unit for unit in self._models[group.key].units}
+        group.waits |= self._loads.begin(group.name, group.placement, units, held_back, now_s)
+
     def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
         if self._groups.get(group.name) is not group:
             return ()
@@ -367,6 +371,9 @@ class World:
             return ()
         for index, (ask, tokens) in enumerate(group.batch.land()):
             self._agenda.put(now_s + index * 1e-6, self._progress(group, ask, tokens))
+        if not group.answered:
+            group.answered = True
+            self._fetch(group, now_s, held_back=True)
         return self._step(group, now_s)
 
     def _progress(self, group: WorldGroup, ask: Ask, tokens: int) -> Happening:

@@ -99,6 +99,7 @@ class WorldGroup:
     ordered_s: float
     formed_s: float | None = None
     fetched_s: float | None = None
+    answered: bool = False
     waits: set[str] = field(default_factory=set)
     stalled: list[Happening] = field(default_factory=list)
     """What would have happened while one of its nodes was silent."""
