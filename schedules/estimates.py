@@ -85,9 +85,10 @@ def computing_s(stages: Iterable[StageTimeline], prompt_tokens: int) -> float:
     return last_copy_s + steps_s
 
 
-def token_s(stages: Sequence[tuple[int, Speeds]], hop_s: float) -> float:
-    """Time per output token of one request: each stage in turn reads its weight bytes, and the token goes round."""
-    computing_s = sum(step_s(weight_bytes, 1, speeds) for weight_bytes, speeds in stages)
+def token_s(stages: Sequence[tuple[int, Speeds]], hop_s: float, tokens: int = 1) -> float:
+    """Time per output token of one request: each stage in turn reads its weight bytes, and the token goes round; with
+    `tokens` in the step, those of others among them."""
+    computing_s = sum(step_s(weight_bytes, tokens, speeds) for weight_bytes, speeds in stages)
     return computing_s + (len(stages) * hop_s if len(stages) > 1 else 0.0)
 
 

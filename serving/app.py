@@ -59,6 +59,7 @@ class FrontendConfig:
     start_timeout_s: float
     request_timeout_s: float
     max_held_requests: int
+    max_held_per_model: int
     history_url: str
     history_keep_days: float
     allowed_hosts: Sequence[str]
@@ -73,7 +74,7 @@ class FrontendConfig:
 
 def create_app(config: FrontendConfig) -> FastAPI:
     """The application; its connections live from startup to shutdown."""
-    link = ClusterLink(config.scheduler_address, config.tls)
+    link = ClusterLink(config.scheduler_address, config.tls, lambda event: router.hear(event))
     texts = TextProcesses(config.text_timeout_s)
     store = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader))
     catalog = Catalog(store, texts, link.holds)
@@ -81,9 +82,10 @@ def create_app(config: FrontendConfig) -> FastAPI:
     history = _history(config, metrics)
     ledger = Ledger(on_add=history.add_start if history is not None else None)
     limits = RouterLimits(
-        config.policy, config.objectives, config.start_timeout_s, config.max_held_requests, config.models
-    )
-    router = Router(lambda: link.client, limits, metrics, ledger)
+        config.policy, config.objectives, config.start_timeout_s, config.max_held_requests,
+        config.max_held_per_model, config.models,
+    )  # fmt: skip
+    router = Router(lambda: link.client, limits, metrics, ledger, catalog.get)
     upkeep = Upkeep(catalog, router, config.objectives, config.models)
 
     @asynccontextmanager

@@ -10,10 +10,11 @@ from storage_tiers.checkpoint import ROOT, Checkpoint, Extent, UnitIndex, check_
 from storage_tiers.checksums import Checksums
 from storage_tiers.errors import Corrupt, Missing, StoreUnavailable
 from storage_tiers.object_store import ObjectStore, protocol_of
+from storage_tiers.retries import again_after_s
 from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_root
 
 _log = logging.getLogger(__name__)
-_AGAIN_AFTER_S = 0.2
+_FILE_WITHIN_S = 5.0
 _FOLDERS_KEPT = 64
 
 
@@ -119,14 +120,22 @@ class ModelStore:
     def read_file(self, name: str, file: UnitIndex) -> bytes:
         """A file that travels with the model (its tokenizer, say), proven by its checksums and digest: else Corrupt."""
         buffer = memoryview(bytearray(file.size_bytes))
-        key = self.unit_key(name, file)
-        try:
-            self.objects.read_into(key, 0, buffer)
-        except StoreUnavailable:  # a transfer tries again by itself; who reads a file would have to be asked again
-            time.sleep(_AGAIN_AFTER_S)
-            self.objects.read_into(key, 0, buffer)
+        self._read_in_time(self.unit_key(name, file), buffer)
         sums = Checksums(file.layout)
         sums.update(buffer)
         if sums.chunk_crc32c != file.chunk_crc32c or not sums.holds(file.digest):
             raise Corrupt(f"file {file.name} of model {name} is not what was published: its checksums differ")
         return bytes(buffer[: file.layout.tensors[0].size_bytes])
+
+    def _read_in_time(self, key: str, buffer: memoryview) -> None:
+        """A transfer tries again by itself; who reads a file would have to be asked again."""
+        until_s = time.monotonic() + _FILE_WITHIN_S
+        for tries in itertools.count(1):
+            try:
+                self.objects.read_into(key, 0, buffer)
+                return
+            except StoreUnavailable as error:
+                after_s = again_after_s(error, tries, until_s - time.monotonic())
+                if after_s is None:
+                    raise
+                time.sleep(after_s)

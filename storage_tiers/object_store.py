@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
-from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError, StoreUnavailable
+from storage_tiers.errors import Corrupt, Faltering, Missing, OutOfSpace, StorageError, StoreUnavailable
+from storage_tiers.passing import asked_s, passes
 from storage_tiers.plain_files import open_regular, read_range, regular_size
 from storage_tiers.ranges import open_range_reader
 
@@ -244,13 +245,19 @@ class ObjectStore:
         except PermissionError as error:
             raise StoreUnavailable(f"{where}: permission denied; check the store's credentials ({error})") from error
         except OSError as error:
-            if error.errno == 28:
+            if error.errno == errno.ENOSPC:
                 raise OutOfSpace(f"{where}: no space left on the device") from error
-            raise StoreUnavailable(f"{where}: {type(error).__name__}: {error}") from error
+            raise _unavailable(where, error) from error
         except StorageError:
             raise
         except Exception as error:  # clients below fsspec raise types of their own; they leave here under one name
-            raise StoreUnavailable(f"{where}: {type(error).__name__}: {error}") from error
+            raise _unavailable(where, error) from error
+
+
+def _unavailable(where: str, error: Exception) -> StoreUnavailable:
+    """What its callers are told of an error that is none of ours."""
+    text = f"{where}: {type(error).__name__}: {error}"
+    return Faltering(text, asked_s(error)) if passes(error) else StoreUnavailable(text)
 
 
 def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:

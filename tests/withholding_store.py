@@ -79,7 +79,7 @@ def run_withholding_store(folder: Path, unit: str | None = None) -> Iterator[Wit
     handler = type("Handler", (_Handler,), {"store": store})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         store.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield store

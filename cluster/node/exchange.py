@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 
 from cluster.wire.orders import Peer
-from storage_tiers.checkpoint import UnitIndex
+from schedules.placing.sources import from_peer
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.peer import PeerServer, PeerTier
 from storage_tiers.tiers.ssd import SsdTier
@@ -28,11 +28,12 @@ class UnitExchange:
         """Where this node gives units out."""
         return self._server.port if self._server is not None else 0
 
-    def sources(self, peers: Sequence[Peer], unit: UnitIndex) -> list[PeerTier]:
-        """Those of `peers` that hold the unit, in their order."""
+    def sources(self, peers: Sequence[Peer], asked: Sequence[str]) -> list[PeerTier]:
+        """Those of `peers` that a list of sources names, in its order."""
         if self._server is None:
             return []
-        return [self._tier(peer) for peer in peers if unit.digest in peer.digests]
+        known = {from_peer(peer.name): peer for peer in peers}
+        return [self._tier(known[source]) for source in asked if source in known]
 
     def close_server(self) -> None:
         """Give nothing out any more; when this returns nobody reads the tiers."""

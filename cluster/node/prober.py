@@ -5,7 +5,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from cluster.errors import ClusterError, Refused
 from cluster.node.config import NodeConfig
@@ -17,10 +16,9 @@ from cluster.wire.stages import Idle
 from schedules.rates import NIC, REACH, SSD, STREAM
 from storage_tiers.errors import StorageError
 from storage_tiers.model_store import ModelStore
-from storage_tiers.tiers.trials import Interrupted, find_published, probe_reach, probe_ssd, probe_store
+from storage_tiers.tiers.trials import Interrupted, Stop, find_published, probe_reach, probe_ssd, probe_store
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 STREAM_S = 0.35
 TRY_EVERY_S = 10.0
 _READY_WITHIN_S = 30.0
@@ -92,32 +90,43 @@ class Prober:
             values: dict[str, float] = {}
             try:
                 if SSD in what:
-                    values |= await _in_thread(self._ssd)
+                    values |= await self._in_thread(self._ssd)
                 if set(what) & set(OF_STORE):
-                    values |= await _in_thread(lambda: self._store(what, seconds))
+                    values |= await self._in_thread(lambda stop: self._store(what, seconds, stop))
             except Interrupted as error:
                 raise Refused(f"node {self._config.name}: {error}") from error
             return values
 
-    def _stop(self) -> bool:
-        return self._closing.is_set() or self._busy()
+    async def _in_thread(self, work: Callable[[Stop], Mapping[str, float]]) -> Mapping[str, float]:
+        """Measure beside the event loop; whoever is cancelled has the measurement end soon, and waits for that: the next one
+        would find too little."""
+        unwanted = threading.Event()
 
-    def _ssd(self) -> dict[str, float]:
+        def stop() -> bool:
+            return unwanted.is_set() or self._closing.is_set() or self._busy()
+
+        measuring = asyncio.get_running_loop().run_in_executor(None, work, stop)
         try:
-            found = probe_ssd(Path(self._config.ssd_dir), self._config.fetch_threads, self._stop)
+            await asyncio.wait({measuring})
+        except asyncio.CancelledError:
+            unwanted.set()
+            await asyncio.wait({measuring})
+            measuring.exception()  # seen: nobody wants to hear it
+            raise
+        return measuring.result()
+
+    def _ssd(self, stop: Stop) -> Mapping[str, float]:
+        try:
+            found = probe_ssd(Path(self._config.ssd_dir), self._config.fetch_threads, stop)
         except OSError as error:
             raise StorageError(f"ssd folder {self._config.ssd_dir}: {error.strerror}") from error
         return {} if found is None else {SSD: found}
 
-    def _store(self, what: tuple[str, ...], seconds: float) -> Mapping[str, float]:
+    def _store(self, what: tuple[str, ...], seconds: float, stop: Stop) -> Mapping[str, float]:
         published = find_published(self._models)
         values = {REACH: probe_reach(self._models, published)} if REACH in what else {}
         if STREAM in what:
-            values[STREAM] = probe_store(self._models, published, 1, min(seconds, STREAM_S), self._stop)
+            values[STREAM] = probe_store(self._models, published, 1, min(seconds, STREAM_S), stop)
         if NIC in what:
-            values[NIC] = probe_store(self._models, published, self._config.fetch_threads, seconds, self._stop)
+            values[NIC] = probe_store(self._models, published, self._config.fetch_threads, seconds, stop)
         return values
-
-
-async def _in_thread(work: Callable[[], _T]) -> _T:
-    return await asyncio.get_running_loop().run_in_executor(None, work)

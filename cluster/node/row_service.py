@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from cluster.node.exchange import UnitExchange
 from cluster.wire.orders import FormStage
+from schedules.placing.sources import store_first
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.rows import RowReader, embedding_of
@@ -36,7 +37,10 @@ class RowService:
             return None
         matrix = embedding_of(unit, _family(order))
         assert matrix is not None
-        near: list[Tier] = [self._tiers.ssd, *self._peers.sources(order.peers, unit)]
+        asked = order.sources.get(unit.digest, ())
+        near: list[Tier] = [self._tiers.ssd, *self._peers.sources(order.peers, asked)]
+        if store_first(asked):
+            near.insert(1, self._remote)
         sources = [*(source for source in near if source.holds(unit)), self._remote]
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(

@@ -38,6 +38,7 @@ from cluster.wire.stages import (
     Beat,
     Broken,
     Build,
+    Callers,
     Formed,
     Idle,
     PhaseDone,
@@ -186,7 +187,8 @@ class _Stage:
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             tls = self._tls.server() if self._tls is not None else None
-            self._server.serve(Hello(order.group, self._secret), driver.inbox.put, tls)
+            hello, tell = Hello(order.group, self._secret), lambda count: self._tell(Callers(count))
+            self._server.serve(hello, driver.inbox.put, tls, tell)
         self._tell(
             Formed((
                 timed_phase("join group", self._where, started_s, joined_s),

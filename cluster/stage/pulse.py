@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from cluster.stage.pace import Pace
+if TYPE_CHECKING:
+    from cluster.stage.pace import Pace
 
 BEAT_EVERY_S = 0.3
 SILENT_S = 1.5
@@ -23,7 +25,7 @@ _PATIENCE = 20.0
 class Pulse:
     """Call `step`, `layer` and `rest` from the thread that computes; `beat` and `stuck` are called from another."""
 
-    def __init__(self, beat: Callable[[], None], stuck: Callable[[str], None], first_s: float, pace: Pace) -> None:
+    def __init__(self, beat: Callable[[], None], stuck: Callable[[str], None], first_s: float, pace: "Pace") -> None:
         self._beat, self._stuck, self._first_s, self._pace = beat, stuck, first_s, pace
         self._tokens = 0
         self._since_s: float | None = None

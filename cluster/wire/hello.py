@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Hello:
-    """Proves that the caller was told of the group."""
+    """Proves that the caller was told of the group. `owner` is whose the group is, where that matters: what another owner
+    asked of it is over."""
 
     group: str
     secret: str = field(repr=False)
+    owner: str = ""
 
 
 def group_secret(node_secret: str, group: str) -> str:

@@ -5,7 +5,8 @@ are for people and for other machines.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
 """The first phase of a stage's forming, at its node, and the last, in its process."""
@@ -41,3 +42,10 @@ def timed_phase(name: str, where: str, started_s: float, ended_s: float | None =
     ended_s = time.monotonic() if ended_s is None else ended_s
     start_s = unix_s(started_s)
     return Phase(name, where, start_s, start_s + ended_s - started_s, size_bytes)
+
+
+def in_our_clock(phases: Sequence[Phase], their_now_s: float, asked_s: float, answered_s: float) -> tuple[Phase, ...]:
+    """What another machine told of its phases, in unix seconds of this one: its clock is seen to be off by what it said it
+    was in the middle of the round trip between two moments of our monotonic clock, to half of that."""
+    off_s = their_now_s - unix_s((asked_s + answered_s) / 2)
+    return tuple(replace(phase, start_s=phase.start_s - off_s, end_s=phase.end_s - off_s) for phase in phases)

@@ -83,6 +83,13 @@ class PhaseDone:
 
 
 @dataclass(frozen=True)
+class Callers:
+    """So many connections there are at the first stage's door."""
+
+    count: int
+
+
+@dataclass(frozen=True)
 class Beat:
     """The stage process is alive. Mean seconds of its steps of one token, and mean seconds a token of its long steps, since
     the last beat and without waiting; 0 where there were none."""

@@ -25,13 +25,37 @@ from cluster.wire.meetings import (
     StoreValues,
     StoreWait,
 )
-from cluster.wire.orders import AskPhases, BringUnits, Dissolve, Evict, FormStage, LimitStore, Probe, Renew
-from cluster.wire.reports import Done, NodeReport, NotDone, Phases, Probed, StageFormed, StageLost, UnitsBrought
+from cluster.wire.orders import (
+    Adopt,
+    AskPhases,
+    AskReport,
+    AskStage,
+    BringUnits,
+    Dissolve,
+    Evict,
+    FormStage,
+    LimitStore,
+    Probe,
+    Renew,
+)
+from cluster.wire.reports import (
+    Done,
+    NodeReport,
+    NotDone,
+    Phases,
+    Probed,
+    Renewed,
+    StageFacts,
+    StageFormed,
+    StageLost,
+    UnitsBrought,
+)
 from cluster.wire.requests import Cancel, Failed, Rejected, Submit, Tokens
 from cluster.wire.stages import (
     Beat,
     Broken,
     Build,
+    Callers,
     Formed,
     Idle,
     PhaseDone,
@@ -45,10 +69,11 @@ from cluster.wire.stages import (
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
-        FormStage, Dissolve, Renew, BringUnits, Evict, Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, UnitsBrought,
-        Probed, Phases, NodeReport, StageLost, Imported, Fork, Forked, NotForked, Idle, Build, Taken, UnitHere, RowsWanted,
-        RowsHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet,
-        StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
+        FormStage, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Probe, LimitStore, AskPhases, StageFormed,
+        NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts, NodeReport, StageLost, Imported, Fork, Forked,
+        NotForked, Idle, Build, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Callers, Beat, Broken,
+        Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete,
+        StoreCount, StoreValues, StoreNumber, StoreFault,
     )
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ def out_link(node: str) -> str:
 class Transfer:
     """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.
 
+    Its name begins with that of the start that it is for, and a slash, if it is for one.
     Of those in one `queue` only one moves: the first of the best priority. Those in none all move.
     """
 
@@ -39,6 +40,10 @@ class Transfer:
     priority: int = 0
     deadline_s: float | None = None
     queue: str | None = None
+
+    @property
+    def start(self) -> str:
+        return self.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,20 @@ class Links:
         self.advance(now_s)
         self._rates, self._forecast = dict(rates), None
 
+    def change(self, rates: Mapping[str, float | None], now_s: float) -> None:
+        """As `measure`, of some links alone: None for those that have no limit any more."""
+        if not rates:
+            return
+        for link, bytes_per_s in rates.items():
+            if bytes_per_s is not None and bytes_per_s <= 0:
+                raise ValueError(f"link {link} at {bytes_per_s} bytes/s")
+        self.advance(now_s)
+        self._rates |= {link: bytes_per_s for link, bytes_per_s in rates.items() if bytes_per_s is not None}
+        for link in [link for link, bytes_per_s in rates.items() if bytes_per_s is None]:
+            self._rates.pop(link, None)
+        if any(not rates.keys().isdisjoint(transfer.links) for transfer in self._transfers.values()):
+            self._forecast = None
+
     def advance(self, now_s: float) -> None:
         """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
         while self._transfers and now_s > self._now_s:
@@ -221,4 +240,14 @@ class Links:
         """It is over, however it ended; what is not known is over already."""
         self.advance(now_s)
         if self._transfers.pop(name, None) is not None:
+            self._forecast = None
+
+    def end_start(self, start: str, now_s: float, *, later_too: bool) -> None:
+        """The first token of `start` is out: what it waited for is over, and with `later_too`, since its group has ended or
+        came to nothing, also what was to come behind."""
+        self.advance(now_s)
+        over = [t.name for t in self._transfers.values() if t.start == start and (later_too or t.priority < LATER)]
+        for name in over:
+            del self._transfers[name]
+        if over:
             self._forecast = None

@@ -1,25 +1,27 @@
-"""What one decision looks up about the nodes again and again, found once: O(nodes), then a short list.
+"""What one decision looks up about the nodes again and again, found once: a short list.
 
-A cluster of a thousand nodes is scanned once; degrees and stages are then tried on the few nodes that can be best: those
-that hold units of the model, those with the most spare network, and those with the most memory.
+Degrees and stages are tried on the few nodes that can be best: those that hold units of the model, those with the most
+spare network, and those with the most memory. A view that is kept (schedules.nodes) has all of them in order, so a thousand
+nodes cost no more than twenty.
 """
 
-import heapq
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import merge
 from itertools import accumulate, chain, islice, takewhile
 from operator import attrgetter
 from statistics import median
 from typing import Any, Generic, TypeVar
 
 from schedules.estimates import Speeds, speeds_of, step_s
-from schedules.facts import Node, Rate, View
-from schedules.ledgers.links import LATER, Transfer, nic_link, out_link
+from schedules.facts import Node, Rate
+from schedules.ledgers.links import LATER, Transfer
+from schedules.nodes import ranks_of
 from schedules.placing.decision import Question
-from schedules.placing.sources import choose_peers, store_first
-from schedules.rates import NIC, STORE
+from schedules.placing.partition import Part, parts_of
+from schedules.placing.sources import Sources, holders_of
+from schedules.rates import NIC
 
 HOLDERS, SPARE = 16, 12
 """How many nodes are on the short list because they hold units, and how many more than stages for their network."""
@@ -64,38 +66,40 @@ class Site:
         return self.fetch_s(runs) + weight_bytes * self.step_s_per_byte
 
 
-def runs_of(units: Sequence[int]) -> list[tuple[int, int]]:
-    """Indices as ranges [first, end) that follow one another in them."""
-    found: list[tuple[int, int]] = []
-    for index in units:
-        if found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
-        else:
-            found.append((index, index + 1))
-    return found
-
-
 class Survey:
     """The nodes, as they look to one question. `freed_bytes` counts memory of a node as free that is not yet."""
 
     def __init__(self, question: Question, freed_bytes: Mapping[str, int] | None = None) -> None:
         self.question = question
         self._freed = freed_bytes or {}
-        self._digests = [unit.digest for unit in question.model.units]
+        self._ranks = ranks_of(question.view)
+        units = question.model.units
+        self.names, self.digests = [unit.name for unit in units], [unit.digest for unit in units]
+        self.sizes = tuple([unit.size_bytes for unit in units])
         self._sites: dict[str, Site] = {}
 
-    @cached_property
-    def usable(self) -> list[Node]:
-        """The nodes that may be given stages, by name."""
-        return sorted((node for node in self.question.view.nodes if not node.draining), key=attrgetter("name"))
+    @property
+    def usable(self) -> int:
+        """How many nodes may be given stages."""
+        return len(self._ranks.by_memory)
+
+    @property
+    def usable_nodes(self) -> list[Node]:
+        """All of them: for what is rarely looked for."""
+        return [self._ranks.by_name[name] for _, name in self._ranks.by_memory]
 
     def free_bytes(self, node: Node) -> int:
-        return node.device_bytes - node.device_reserved_bytes + self._freed.get(node.name, 0)
+        return self.question.memory.free_bytes(node) + self._freed.get(node.name, 0)
+
+    @property
+    def store_limits(self) -> bool:
+        """Whether the store was seen to limit all nodes together."""
+        return self._ranks.store_bytes_per_s is not None
 
     @cached_property
-    def holders(self) -> View:
-        """The nodes that hold most of the model's units."""
-        return View(tuple(self._holding[:HOLDERS]))
+    def sources(self) -> Sources:
+        """Whence nodes ask for the model's units."""
+        return Sources(self.digests, self.question.view, self._holding)
 
     @cached_property
     def busy_s(self) -> Mapping[str, float]:
@@ -118,7 +122,8 @@ class Survey:
     @cached_property
     def typical(self) -> Mapping[str, Rate]:
         """What the measured nodes have in common, for what a node has not measured yet itself."""
-        measured = [node.rates for node in self.usable if node.rates][:_TYPICAL_OF]
+        by_name = sorted(self.question.view.nodes, key=attrgetter("name"))
+        measured = list(islice((n.rates for n in by_name if n.rates and not n.draining), _TYPICAL_OF))
         names = {name for rates in measured for name in rates}
         return {name: _middle([rates[name] for rates in measured if name in rates]) for name in names}
 
@@ -128,71 +133,68 @@ class Survey:
         Holders of units, then those with most spare network, then those with most memory: since as many of these are on
         it as there are stages, whatever fits anywhere fits on the short list.
         """
-        holders = [node for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
-        spare = islice((i for *_, free, i in self._by_network if -free >= least_bytes), SPARE + stages)
-        roomy = takewhile(
-            lambda i: self.free_bytes(self.usable[i]) >= least_bytes, (i for _, i in islice(self._by_memory, stages))
-        )
-        nodes = [*holders, *(self.usable[index] for index in (*spare, *roomy))]
-        return [self.site(node) for node in {node.name: node for node in nodes}.values()]
+        holders = [node.name for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
+        spare = islice((name for *_, free, name in self._by_network if -free >= least_bytes), SPARE + stages)
+        roomy = takewhile(lambda ranked: -ranked[0] >= least_bytes, islice(self._by_memory, stages))
+        names = dict.fromkeys(chain(holders, spare, (name for _, name in roomy)))
+        return [self.site(self._ranks.by_name[name]) for name in names]
+
+    def parts(self, degree: int) -> tuple[Part, ...]:
+        """What each of so many stages would run."""
+        return parts_of(self.question.model, degree, self.question.objectives.kv_tokens)
 
     def site(self, node: Node) -> Site:
         """The node as a place for the model's units."""
-        if node.name not in self._sites:
-            self._sites[node.name] = self._site(node)
-        return self._sites[node.name]
+        found = self._sites.get(node.name)
+        if found is None:
+            found = self._sites[node.name] = self._site(node)
+        return found
 
     def could_hold(self, degree: int) -> bool:
         """False if the nodes cannot hold the model in `degree` stages, whatever is tried; without looking at how."""
         model, tokens = self.question.model, self.question.objectives.kv_tokens
-        layer_bytes = min(unit.size_bytes for unit in model.units[1:-1])
-        layer_bytes += model.kv_bytes_per_token * tokens // model.layers
+        layer_bytes = min(self.sizes[1:-1]) + model.kv_bytes_per_token * tokens // model.layers
         free = [max(0, -free) for free, _ in islice(self._by_memory, degree)]
         layers = sum(size // layer_bytes for size in free) if layer_bytes else model.layers
-        return layers >= model.layers and sum(free) >= model.size_bytes + model.kv_bytes_per_token * tokens
+        return layers >= model.layers and sum(free) >= self.whole_bytes
 
     @cached_property
-    def _counts(self) -> Mapping[str, int]:
-        """How many of the model's units each node holds; nodes that hold none are absent."""
-        return Counter(chain.from_iterable(map(self.question.view.holding, self._digests)))
+    def whole_bytes(self) -> int:
+        """What one stage reserves that runs all of the model."""
+        return sum(self.sizes) + self.question.model.kv_bytes_per_token * self.question.objectives.kv_tokens
 
     @cached_property
     def _holding(self) -> list[Node]:
-        """All nodes that may be used and hold units of the model: most units first, and of as many those in dram."""
-        counts = self._counts
-        found = (self.question.view.node(name) for name in counts)
-        nodes = [node for node in found if node is not None and not node.draining]
-        if len(nodes) <= HOLDERS:
-            return sorted(nodes, key=attrgetter("name"))
-        in_dram = {node.name: sum(node.units.get(digest) == "dram" for digest in self._digests) for node in nodes}
-        return sorted(nodes, key=lambda node: (-counts[node.name], -in_dram[node.name], node.name))
+        return holders_of(self.digests, self.question.view)
 
     @cached_property
-    def _by_network(self) -> "_Sorted[tuple[float, float, int, int]]":
-        """(busy seconds, -bytes per second, -free bytes, index) of the usable nodes."""
-        busy_s = self.busy_s
-        return _Sorted([
-            (busy_s.get(node.name, 0.0), -nic.mean if (nic := node.rates.get(NIC)) else 0.0, -free, index)
-            for index, (node, free) in enumerate(zip(self.usable, self._free, strict=True))
-        ])  # fmt: skip
+    def _other_free(self) -> Mapping[str, int]:
+        """Free bytes of the usable nodes of which other bytes are free than they report."""
+        names = self._freed.keys() | self.question.memory.by_node().keys()
+        found = (self.question.view.node(name) for name in sorted(names))
+        return {node.name: self.free_bytes(node) for node in found if node is not None and not node.draining}
 
     @cached_property
-    def _by_memory(self) -> "_Sorted[tuple[int, int]]":
-        """(-free bytes, index) of the usable nodes."""
-        return _Sorted([(-free, index) for index, free in enumerate(self._free)])
+    def _by_network(self) -> "_Lazily[tuple[float, float, int, str]]":
+        """(busy seconds, -bytes per second, -free bytes, name) of the usable nodes, in order: as the view has them ranked
+        but for those that are busy, or have other memory free."""
+        busy_s, others = self.busy_s, list[tuple[float, float, int, str]]()
+        odd = busy_s.keys() | self._other_free.keys()
+        for name in odd:
+            node = self.question.view.node(name)
+            if node is not None and not node.draining:
+                nic = node.rates.get(NIC)
+                card = -nic.mean if nic is not None else 0.0
+                others.append((busy_s.get(name, 0.0), card, -self.free_bytes(node), name))
+        rest = ((0.0, *ranked) for ranked in self._ranks.by_network if ranked[2] not in odd)
+        return _Lazily(merge(sorted(others), rest))
 
     @cached_property
-    def _free(self) -> list[int]:
-        """Free bytes of the usable nodes."""
-        if self._freed:
-            return [self.free_bytes(node) for node in self.usable]
-        return [node.device_bytes - node.device_reserved_bytes for node in self.usable]
-
-    def peer_of(self, target: str, digests: Sequence[str]) -> dict[str, str]:
-        """Of whom `target` would ask for each unit first; units that the store is asked for first are absent."""
-        others = set(store_first(digests, target, self.holders))
-        chosen = choose_peers(digests, target, self.holders)
-        return {digest: names[0] for digest, names in chosen.items() if digest not in others}
+    def _by_memory(self) -> "_Lazily[tuple[int, str]]":
+        """(-free bytes, name) of the usable nodes, in order."""
+        odd = self._other_free
+        rest = (ranked for ranked in self._ranks.by_memory if ranked[1] not in odd)
+        return _Lazily(merge(sorted((-free, name) for name, free in odd.items()), rest) if odd else rest)
 
     def _site(self, node: Node) -> Site:
         mean, rates = speeds_of(node.rates, bad=False), node.rates
@@ -201,50 +203,31 @@ class Survey:
             mean = speeds_of(rates, bad=False)
         step_s_per_byte = step_s(1, self.question.prompt_tokens, mean) if mean is not None else 0.0
         far, near = self._bare
-        if node.name in self._counts:
-            sizes, held = [unit.size_bytes for unit in self.question.model.units], node.units
-            tiers = [held.get(digest) for digest in self._digests]
-            far = (0, *accumulate(0 if tier else size for size, tier in zip(sizes, tiers, strict=True)))
-            near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(sizes, tiers, strict=True)))
+        if node.units and not node.units.keys().isdisjoint(self.digests):
+            held = [node.units.get(digest) for digest in self.digests]
+            far = (0, *accumulate(0 if tier else size for size, tier in zip(self.sizes, held, strict=True)))
+            near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(self.sizes, held, strict=True)))
         busy_s = self.busy_s.get(node.name, 0.0)
         return Site(node, self.free_bytes(node), rates, mean, far, near, busy_s, step_s_per_byte)
 
     @cached_property
     def _bare(self) -> tuple[Sequence[int], Sequence[int]]:
         """`far` and `near` of a node that holds nothing of the model."""
-        sizes = [unit.size_bytes for unit in self.question.model.units]
-        return (0, *accumulate(sizes)), [0] * (len(sizes) + 1)
+        return (0, *accumulate(self.sizes)), [0] * (len(self.sizes) + 1)
 
 
-class _Sorted(Generic[_Key]):
-    """A list that is sorted as far as it is read, and no further."""
+class _Lazily(Generic[_Key]):
+    """What can be read again and again, and is found as far as it is read."""
 
-    def __init__(self, keys: list[_Key]) -> None:
-        heapq.heapify(keys)
-        self._rest, self._found = keys, list[_Key]()
+    def __init__(self, source: Iterator[_Key]) -> None:
+        self._source, self._found = source, list[_Key]()
 
     def __iter__(self) -> Iterator[_Key]:
         yield from self._found
-        while self._rest:
-            self._found.append(heapq.heappop(self._rest))
-            yield self._found[-1]
+        for one in self._source:
+            self._found.append(one)
+            yield one
 
 
 def _middle(rates: Sequence[Rate]) -> Rate:
     return Rate(median(r.mean for r in rates), median(r.bad for r in rates), 0)
-
-
-def link_rates(view: View) -> dict[str, float]:
-    """Bytes per second of every node's links, and of the object store if it was seen to limit nodes.
-
-    A node that was not measured yet is taken for the median of those that were: no limit at all would make it the best.
-    """
-    nics = {node.name: node.rates[NIC].mean for node in view.nodes if NIC in node.rates}
-    store = [node.rates[STORE].mean for node in view.nodes if STORE in node.rates]
-    found: dict[str, float] = {STORE: median(store)} if store else {}
-    usual = median(nics.values()) if nics else None
-    for node in view.nodes:
-        rate = nics.get(node.name, usual)
-        if rate is not None:
-            found[nic_link(node.name)] = found[out_link(node.name)] = rate
-    return found

@@ -1,6 +1,7 @@
 """The remote tier as a source of units: published checkpoints in an object store."""
 
 from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.errors import Faltering
 from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.tier import Views, scatter, total_bytes
 
@@ -22,7 +23,10 @@ class RemoteTier:
                 self._models.read_unit_into(model, unit, offset_bytes, view)
                 offset_bytes += len(view)
             return
-        whole = memoryview(bytearray(total_bytes(views)))  # over a network one request is better than several
+        try:
+            whole = memoryview(bytearray(total_bytes(views)))  # over a network one request is better than several
+        except MemoryError as error:
+            raise Faltering(f"there is no memory to read unit {unit.name} of {model} into") from error
         self._models.read_unit_into(model, unit, offset_bytes, whole)
         scatter(whole, views)
 

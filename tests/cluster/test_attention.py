@@ -1,6 +1,6 @@
 """Attention over slabs, held against the plain formula of every token over all that its request has had."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,15 +15,6 @@ from cluster.stage.kv import KvCache
 
 _DIM = 8
 _SCALE = 0.31
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More threads have nothing to do here but wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Greedy output equals transformers' own `generate`, token for token, for every family and degree."""
+"""Greedy output of groups of processes equals transformers' own `generate`, token for token, at every degree.
+
+Of every family, with stages that are threads: test_families.
+"""
 
 import asyncio
 import itertools
@@ -13,37 +16,38 @@ from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.cluster.groups import GREEDY, form, generate, prompts_of, tokens_of
+from tests.cluster.spoken import NEW_TOKENS, publish_tiny
 from tests.reference import gaps, greedy, load_reference
-from tests.smollm2 import reference_of, smollm2_gguf
-from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, SUPPORTED_FAMILIES, make_tiny
+from tests.smollm2 import reference_of
+from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_tiny
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-NEW_TOKENS = 24
+REAL_GROUPS = (
+    ("llama", False),
+    ("gemma3_text", True),
+    ("mixtral", False),
+    ("gpt2", True),
+    ("falcon", True),
+)
+"""Plain; windows that alternate and a scaled embedding; experts; learned positions; an attention of its own."""
 _numbers = itertools.count()
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("family", SUPPORTED_FAMILIES)
-async def test_every_degree_equals_the_unsplit_model(
+@pytest.mark.parametrize(("family", "tied"), REAL_GROUPS)
+async def test_every_degree_of_processes_equals_the_unsplit_model(
     client: ClusterClient, shared_store: ModelStore, tmp_path: Path, family: str, tied: bool
 ) -> None:
-    """Prompts longer and shorter than the sliding window, several in flight at once."""
-    source = make_tiny(family, tmp_path / "source", tied=tied, seed=3)
-    checkpoint = publish(str(source), f"equal-{family}-{'tied' if tied else 'untied'}", shared_store)
-    prompts = prompts_of(256, (1, 5, 23))
-    reference = load_reference(source)
-    reference.generation_config.eos_token_id = None
-    expected = [greedy(reference, prompt, NEW_TOKENS) for prompt in prompts]
-    assert len({token for tokens in expected for token in tokens}) > 3, "the model says too little to tell anything"
+    """Of families that differ most: weights come as a node's files, and hidden states over DeepSpeed."""
+    tiny = publish_tiny(family, tied, tmp_path, shared_store)
     for degree in (1, 2, 3, 4):
-        group = await form(client, checkpoint, degree)
+        group = await form(client, tiny.checkpoint, degree)
         try:
             got = await asyncio.gather(
-                *(generate(group, f"r{i}", prompt, NEW_TOKENS) for i, prompt in enumerate(prompts))
+                *(generate(group, f"r{i}", prompt, NEW_TOKENS) for i, prompt in enumerate(tiny.prompts))
             )
         finally:
             await client.dissolve(group)
-        assert got == expected, f"degree {degree}"
+        assert got == tiny.expected, f"degree {degree}"
 
 
 @pytest.mark.parametrize(
@@ -81,15 +85,14 @@ async def test_every_degree_equals_it_where_rotations_change_with_the_length(
 
 
 async def test_a_real_model_equals_itself_unsplit(
-    client: ClusterClient, shared_store: ModelStore, smollm2: Checkpoint
+    client: ClusterClient, shared_store: ModelStore, smollm2_exact: Checkpoint
 ) -> None:
-    checkpoint = publish(str(smollm2_gguf()), "smollm2-float32", shared_store, dtype="float32")
-    reference = reference_of(shared_store, checkpoint, "float32")
+    reference = reference_of(shared_store, smollm2_exact, "float32")
     reference.generation_config.eos_token_id = None
     prompts = prompts_of(40_000, (3, 40))
     expected = [greedy(reference, prompt, NEW_TOKENS) for prompt in prompts]
     for degree in (1, 2, 3, 4):
-        group = await form(client, checkpoint, degree)
+        group = await form(client, smollm2_exact, degree)
         try:
             got = [await generate(group, f"r{i}", prompt, NEW_TOKENS) for i, prompt in enumerate(prompts)]
         finally:

@@ -5,27 +5,25 @@ The last bits of a float32 logit depend on what else is in the batch. Where the 
 either is right, and an answer may go on otherwise than alone.
 """
 
-import queue
 import random
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from cluster.model_facts import model_config
-from cluster.stage.batching import Batching, Choice, Segment
-from cluster.stage.engine import Driver, Worker, follow
-from cluster.stage.hop import Header
+from cluster.stage.batching import Choice, Segment
+from cluster.stage.engine import Worker
 from cluster.stage.kv import KvCache
 from cluster.stage.model import StageModel
-from cluster.wire.requests import Cancel, Rejected, Submit, Tokens
+from cluster.wire.requests import Cancel, Submit, Tokens
 from schedules.requests import room_tokens
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.cluster.groups import GREEDY, prompts_of
+from tests.cluster.threaded_group import DEADLINE_S, NoPulse, ThreadedGroup
 from tests.published import tensors_by_store
 from tests.reference import load_reference
 from tests.tiny import make_tiny
@@ -36,49 +34,16 @@ that are off by one by 17."""
 KV_TOKENS = 20_000
 LENGTHS = (500, 511, 512, 513, 576, 640, 700, 720, 768, 769)
 """Of prompt and answer together: around the ends of rooms."""
-DEADLINE_S = 60.0
 Seen = dict[tuple[str, int], torch.Tensor]
 """Logits by request and position of the token that they are for."""
-
-
-class _Ring:
-    """Two stages' lines to each other, in one process."""
-
-    def __init__(self, before: "queue.Queue[object]", after: "queue.Queue[object]") -> None:
-        self._before, self._after = before, after
-
-    def send(self, header: Header, hidden: torch.Tensor | None = None, extra: bytes = b"") -> None:
-        self._after.put((header, hidden, extra))
-
-    def receive(self) -> object:
-        return self._before.get(timeout=DEADLINE_S)
-
-    def send_choices(self, choices: Sequence[Choice]) -> None:
-        self._after.put(list(choices))
-
-    def receive_choices(self, count: int) -> object:
-        return self._before.get(timeout=DEADLINE_S)
-
-    def drain(self) -> None:
-        pass
-
-
-class _NoPulse:
-    """Nobody watches whether these stages hang."""
-
-    def step(self, tokens: int) -> None:
-        pass
-
-    def rest(self) -> None:
-        pass
 
 
 class _Recorder(Worker):
     """A worker that keeps the logits of every token it chooses."""
 
-    def __init__(self, model: StageModel, seen: Seen) -> None:
-        cache = KvCache(model.layers, KV_TOKENS, torch.device("cpu"))
-        super().__init__(model, model, cache, lambda _name, _started_s: None, _NoPulse())
+    def __init__(self, seen: Seen, model: StageModel, kv_tokens: int) -> None:
+        cache = KvCache(model.layers, kv_tokens, torch.device("cpu"))
+        super().__init__(model, model, cache, lambda _name, _started_s: None, NoPulse())
         self._seen, self._names = seen, dict[int, str]()
 
     def start(self, slot: int, submit: Submit) -> None:
@@ -91,38 +56,9 @@ class _Recorder(Worker):
         return super().choose(segments, logits)
 
 
-class _Group:
-    """The real stages of a model, each a thread of this process."""
-
-    def __init__(self, checkpoint: Checkpoint, weights: dict[str, torch.Tensor], degree: int, seen: Seen) -> None:
-        config = model_config(dict(checkpoint.config))
-        layers = config.num_hidden_layers
-        lines = [queue.Queue[object]() for _ in range(degree)]
-        workers = []
-        for rank in range(degree):
-            ends = rank * layers // degree, (rank + 1) * layers // degree
-            model = StageModel(config, torch.float32, *ends, lambda _unit, _gate: None)
-            for unit in checkpoint.units:
-                model.assign(unit.name, weights)
-            workers.append(_Recorder(model.eval(), seen))
-        rings = [_Ring(lines[rank], lines[(rank + 1) % degree]) for rank in range(degree)]
-        self.events: queue.Queue[Sequence[Tokens | Rejected]] = queue.Queue()
-        self.driver = Driver(
-            workers[0], rings[0] if degree > 1 else None, Batching(KV_TOKENS, degree), self.events.put, DEADLINE_S  # type: ignore[arg-type]
-        )  # fmt: skip
-        work = [threading.Thread(target=self.driver.run)]
-        for rank in range(1, degree):
-            last = rank == degree - 1
-            work.append(threading.Thread(target=follow, args=(workers[rank], rings[rank], last)))
-        self._threads = work
-        for thread in work:
-            thread.start()
-
-    def end(self) -> None:
-        self.driver.inbox.put(None)
-        for thread in self._threads:
-            thread.join(DEADLINE_S)
-            assert not thread.is_alive()
+def _group(checkpoint: Checkpoint, weights: dict[str, torch.Tensor], degree: int, seen: Seen) -> ThreadedGroup:
+    bounds = [rank * checkpoint.layers // degree for rank in range(degree + 1)]
+    return ThreadedGroup(checkpoint, weights, bounds, KV_TOKENS, partial(_Recorder, seen))
 
 
 class _Clients:
@@ -134,7 +70,7 @@ class _Clients:
         self._attempts = [0 for _ in prompts]
         self._waiting: dict[str, int] = {}
 
-    def ask(self, group: _Group, client: int) -> None:
+    def ask(self, group: ThreadedGroup, client: int) -> None:
         prompt, had = self.prompts[client], self.answers[client]
         self._attempts[client] += 1
         name = f"r{client}/{self._attempts[client]}"
@@ -142,7 +78,7 @@ class _Clients:
         left = LENGTHS[client] - len(prompt) - len(had)
         group.driver.inbox.put(Submit(name, (*prompt, *had), len(prompt), left, (), GREEDY))
 
-    def take(self, group: _Group) -> int:
+    def take(self, group: ThreadedGroup) -> int:
         """Wait for a step's tokens; how many came."""
         count = 0
         for event in group.events.get(timeout=DEADLINE_S):
@@ -155,14 +91,14 @@ class _Clients:
                     del self._waiting[event.request]
         return count
 
-    def replay_one(self, group: _Group, chance: random.Random) -> None:
+    def replay_one(self, group: ThreadedGroup, chance: random.Random) -> None:
         if self._waiting:
             name, client = chance.choice(sorted(self._waiting.items()))
             del self._waiting[name]
             group.driver.inbox.put(Cancel(name))
             self.ask(group, client)
 
-    def replay_all(self, group: _Group) -> None:
+    def replay_all(self, group: ThreadedGroup) -> None:
         clients = sorted(self._waiting.values())
         self._waiting.clear()
         for client in clients:
@@ -171,15 +107,6 @@ class _Clients:
     @property
     def waiting(self) -> bool:
         return bool(self._waiting)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Of two that share a core with others, each waits for the other at every layer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("degree", [1, 2])
@@ -191,7 +118,7 @@ def test_every_token_is_the_likeliest_up_to_rounding(store: ModelStore, tmp_path
     checkpoint = publish(str(source), "long-answers", store)
     weights, seen, chance = tensors_by_store(store, checkpoint), Seen(), random.Random(degree)
     clients = _Clients(prompts_of(256, [3 + 17 * client for client in range(len(LENGTHS))]))
-    group = _Group(checkpoint, weights, degree, seen)
+    group = _group(checkpoint, weights, degree, seen)
     try:
         for client in range(len(LENGTHS)):
             clients.ask(group, client)
@@ -203,7 +130,7 @@ def test_every_token_is_the_likeliest_up_to_rounding(store: ModelStore, tmp_path
             if came >= lost_at:
                 lost_at *= 2
                 group.end()
-                group = _Group(checkpoint, weights, degree, seen)
+                group = _group(checkpoint, weights, degree, seen)
                 clients.replay_all(group)
     finally:
         group.end()

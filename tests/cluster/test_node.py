@@ -1,6 +1,8 @@
 """A node by itself, in a process of its own."""
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -36,3 +38,12 @@ def test_a_node_that_still_waits_for_its_first_scheduler_ends_when_it_is_told_to
     assert [line for line in cluster.log("node-0").splitlines() if " - INFO - " not in line] == []
     _, alive = psutil.wait_procs(below, timeout=STOP_DEADLINE_S)
     assert not alive
+
+
+def test_an_agent_imports_neither_torch_nor_transformers() -> None:
+    """Each took over a second of its start and 300 MB of its machine, for the name of a class: they are its zygote's."""
+    code = "import sys, cluster.node.agent; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=START_DEADLINE_S, check=True
+    )
+    assert done.stdout == "[]\n"

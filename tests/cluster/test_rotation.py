@@ -1,7 +1,7 @@
 """Rotary encodings that change with the length: on both sides of the border what transformers' own `generate` gives."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,6 @@ class _Still:
     def step(self, tokens: int) -> None: ...
 
     def rest(self) -> None: ...
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _answers(source: Path, submits: Sequence[Submit]) -> dict[str, list[int]]:

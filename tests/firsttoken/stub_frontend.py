@@ -127,7 +127,7 @@ def stub_frontend() -> Iterator[tuple[int, list[dict[str, Any]]]]:
         requests: list[dict[str, Any]] = []
         server.requests = requests  # type: ignore[attr-defined]
         server.hurry = threading.Event()  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield server.server_port, requests

@@ -1,4 +1,5 @@
-"""The command line, each command as a person or a script runs it: a process, its two outputs and its exit status."""
+"""The command line, each command as a person or a script runs it: its two outputs and its exit status. What ends by itself
+is mostly called in this process; what a process adds to that is run in one."""
 
 import json
 import os
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from firsttoken.cli import app
 from firsttoken.commands import options
+from tests.firsttoken.command_line import Done, clean_environment, run_here, run_process
 from tests.firsttoken.stub_frontend import USAGE, stub_frontend
 
 pytestmark = pytest.mark.timeout(60)
@@ -29,25 +31,26 @@ COMMANDS = (
 HELP_WITHIN_S = 0.5
 ROOT = Path(__file__).parents[2]
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Done]
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """A home of its own, and a front end port that nothing listens on."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FIRSTTOKEN_")}
-    return {**inherited, "FIRSTTOKEN_HOME": str(tmp_path), "FIRSTTOKEN_FRONTEND__PORT": "1", "COLUMNS": "200"}
+    own = {"FIRSTTOKEN_HOME": str(tmp_path), "FIRSTTOKEN_FRONTEND__PORT": "1", "COLUMNS": "200"}
+    return {**clean_environment(), **own}
 
 
 @pytest.fixture
 def run(environment: dict[str, str]) -> Run:
-    """Runs a command to its end."""
+    """Runs a command to its end, in this process."""
+    return lambda *arguments, **more: run_here(arguments, {**environment, **more})
 
-    def run_command(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "firsttoken", *arguments]
-        return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=50)
 
-    return run_command
+@pytest.fixture
+def run_alone(environment: dict[str, str]) -> Run:
+    """Runs a command to its end, in a process of its own."""
+    return lambda *arguments, **more: run_process(arguments, {**environment, **more})
 
 
 @pytest.fixture
@@ -58,10 +61,10 @@ def requests(environment: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
         yield bodies
 
 
-def test_every_command_explains_itself(run: Run) -> None:
+def test_every_command_explains_itself(run_alone: Run) -> None:
     commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
     assert [*commands, *(group.typer_instance.info.name for group in app.registered_groups)] == list(COMMANDS)
-    overview = run("--help").stdout
+    overview = run_alone("--help").stdout
     assert all(re.search(rf"│ {command} ", overview) for command in COMMANDS)
 
 
@@ -78,16 +81,16 @@ def test_help_shows_an_example_for(command: str) -> None:
     assert re.search(rf"Example: .*firsttoken {command}\b", result.stdout)
 
 
-def test_help_is_quick(run: Run) -> None:
+def test_help_is_quick(run_alone: Run) -> None:
     """Seconds of processor time: other work on the machine is not ours to judge."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run("--help")
+    run_alone("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < HELP_WITHIN_S
 
 
-def test_version_for_a_script(run: Run) -> None:
-    versions = json.loads(run("version", "--json").stdout)
+def test_version_for_a_script(run_alone: Run) -> None:
+    versions = json.loads(run_alone("version", "--json").stdout)
     assert {"firsttoken", "python", "torch", "prefect"} <= set(versions)
 
 
@@ -116,20 +119,20 @@ def test_numbers_out_of_their_bounds_are_wrong_usage(arguments: list[str], tmp_p
     assert arguments[-2] in result.output
 
 
-def test_an_error_is_one_sentence(run: Run) -> None:
-    result = run("generate", "tiny", "Hello")
+def test_an_error_is_one_sentence(run_alone: Run) -> None:
+    result = run_alone("generate", "tiny", "Hello")
     assert result.returncode == 1
     assert result.stderr == ("firsttoken: no front end answers at http://127.0.0.1:1: start one with `firsttoken up`\n")
 
 
-def test_an_answer_with_separators_of_unicode_is_shown_whole(run: Run, requests: list[dict[str, Any]]) -> None:
+def test_an_answer_with_separators_of_unicode_is_shown_whole(run_alone: Run, requests: list[dict[str, Any]]) -> None:
     """It was taken for the end of an event, and the rest for what no front end of ours says."""
-    assert run("generate", "poet", ">", PYTHONUTF8="1").stdout == "A\u2028B\u0085C\n"
+    assert run_alone("generate", "poet", ">", PYTHONUTF8="1").stdout == "A\u2028B\u0085C\n"
 
 
-def test_a_prompt_that_is_not_utf_8_is_the_persons_to_mend(run: Run, requests: list[dict[str, Any]]) -> None:
+def test_a_prompt_that_is_not_utf_8_is_the_persons_to_mend(run_alone: Run, requests: list[dict[str, Any]]) -> None:
     """The front end was blamed: "is not a firsttoken front end"."""
-    result = run("generate", "tiny", os.fsdecode(b"caf\xe9"), PYTHONUTF8="1")
+    result = run_alone("generate", "tiny", os.fsdecode(b"caf\xe9"), PYTHONUTF8="1")
     assert (result.returncode, requests) == (1, [])
     assert "what was typed is not UTF-8 text" in result.stderr
 
@@ -150,10 +153,10 @@ runpy.run_module("firsttoken", run_name="__main__")
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
-def test_a_traceback_is_shown_on_request_only(run: Run) -> None:
-    assert "Traceback" not in run("models", FIRSTTOKEN_BOGUS="1").stderr
-    assert "Traceback" in run("--debug", "models", FIRSTTOKEN_BOGUS="1").stderr
-    assert "Traceback" in run("generate", "tiny", "Hello", FIRSTTOKEN_LOGGING__LEVEL="debug").stderr
+def test_a_traceback_is_shown_on_request_only(run_alone: Run) -> None:
+    assert "Traceback" not in run_alone("models", FIRSTTOKEN_BOGUS="1").stderr
+    assert "Traceback" in run_alone("--debug", "models", FIRSTTOKEN_BOGUS="1").stderr
+    assert "Traceback" in run_alone("generate", "tiny", "Hello", FIRSTTOKEN_LOGGING__LEVEL="debug").stderr
 
 
 def test_a_settings_file_that_is_not_there_is_named(run: Run) -> None:
@@ -228,10 +231,10 @@ def test_explain_of_a_model_that_is_not_there(run: Run, requests: list[dict[str,
     assert result.stderr == "firsttoken: no model 'absent?' (HTTP 404)\n"
 
 
-def test_generate_streams_the_text_and_nothing_else(run: Run, requests: list[dict[str, Any]]) -> None:
+def test_generate_streams_the_text_and_nothing_else(run_alone: Run, requests: list[dict[str, Any]]) -> None:
     sampling = ["--max-tokens=5", "--temperature=0", "--top-p=0.5", "--top-k=3", "--min-p=0.1", "--seed=7"]
     sampling += ["--stop=a", "--stop=b"]
-    result = run("generate", "tiny", "Hi", *sampling)
+    result = run_alone("generate", "tiny", "Hi", *sampling)
     assert (result.returncode, result.stdout, result.stderr) == (0, "Hello there\n", "")
     expected = {"max_tokens": 5, "temperature": 0, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "seed": 7}
     expected["stop"] = ["a", "b"]

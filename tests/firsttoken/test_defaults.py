@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("schedules", "storage_tiers", "cluster", "serving", "flows", "firsttoken")
 TOLD = (NodeConfig, FrontendConfig, RouterLimits, Objectives, FlowContext, ServiceConfig)
 NO_SETTINGS = {"ServiceConfig.query_interval_s", "ServiceConfig.concurrent_runs"}
-WORDS = {"host", "url", "models", "nodes", "name", "level", "options", "port", "priority"}
+WORDS = {"host", "url", "models", "nodes", "name", "level", "options", "port", "priority", "tier"}
 """Of settings, but said of much else too; values that processes are told have no defaults under any name."""
 OWN = {
     "storage_tiers/object_store.py: reader": "whoever opens a store by itself takes the fastest way there is",
@@ -54,8 +54,8 @@ def test_every_class_whose_values_settings_give_is_looked_at() -> None:
 
 def test_no_default_under_the_name_of_a_setting_stands_a_second_time() -> None:
     """Fields and parameters that are called as a setting is, with a default that says something."""
-    keys = {key for kind in sections().values() for key in kind.model_fields} - WORDS
-    names = keys | {name.replace(".", "_") for name in setting_names()}
+    keys = {key for kind in sections().values() for key in kind.model_fields}
+    names = (keys | {name.replace(".", "_") for name in setting_names()}) - WORDS
     found = {
         f"{path.relative_to(ROOT)}: {name}"
         for package in PACKAGES

@@ -1,9 +1,6 @@
 """Publishing, proving, removing and collecting models, each as a person or a script does it."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +9,13 @@ import pytest
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
+from tests.firsttoken.command_line import Done, clean_environment, run_here
 from tests.storage_tiers.handmade import flip
 from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.timeout(60)
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Done]
 
 
 @pytest.fixture
@@ -30,15 +28,9 @@ def store(tmp_path: Path) -> ModelStore:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Runs a command to its end."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FIRSTTOKEN_")}
-    environment = {**inherited, "FIRSTTOKEN_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
-
-    def run_command(*arguments: str, answer: str = "") -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "firsttoken", *arguments]
-        return subprocess.run(command, env=environment, input=answer, capture_output=True, text=True, timeout=50)
-
-    return run_command
+    """Runs a command to its end, in this process."""
+    environment = {**clean_environment(), "FIRSTTOKEN_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+    return lambda *arguments, answer="": run_here(arguments, environment, answer)
 
 
 def test_a_sound_model_is_verified(run: Run, store: ModelStore) -> None:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schedules.events import NodeReported
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
-from schedules.ledgers.links import Links, shares
+from schedules.ledgers.links import Links, Transfer, shares
+from schedules.ledgers.memory import Memory
+from schedules.nodes import Nodes, link_rates
 from schedules.placing.decision import Candidate, Corrections, Decision, Question, Running, Wait
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.planned import AS_FAST
-from schedules.placing.survey import link_rates
 from schedules.rates import STORE, formed
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
 from tests.told import objectives_of
@@ -32,7 +34,8 @@ def _questions(draw: st.DrawFn) -> Question:
             idle_s = draw(st.none() | st.floats(0.0, 5.0))
             held = {node.name: draw(st.integers(1, node.device_reserved_bytes))}
             other = replace(model, name=f"other-{node.name}")
-            running.append(Running(other, f"group-{node.name}", held, idle_s, 10, draw(st.integers(0, 2))))
+            may_stop = idle_s is not None and draw(st.booleans())
+            running.append(Running(other, f"group-{node.name}", held, idle_s, 10, draw(st.integers(0, 2)), may_stop))
     links = link_rates(view)
     if links and draw(st.booleans()):
         links[STORE] = draw(st.floats(1.0, 100.0))
@@ -82,8 +85,7 @@ def test_only_who_may_be_is_ended_or_moved(question: Question) -> None:
     for candidate in PLANNED.decide(question).candidates:
         for move in candidate.moves:
             replica = running[move.group]
-            assert question.may_migrate if move.to else replica.idle_since_s is not None
-            assert move.to or replica.priority <= question.objectives.priority
+            assert question.may_migrate and replica.idle_since_s is None if move.to else replica.may_stop
 
 
 @given(_questions())
@@ -369,7 +371,7 @@ def test_at_the_bad_end_all_that_is_fetched_takes_as_much_longer() -> None:
 
 def test_nothing_measured_is_the_largest_degree_that_fits_and_ends_nobody() -> None:
     view = View((node_of("a", 100), node_of("b", 100), node_of("c", 100, reserved_bytes=100)))
-    idle = Running(_model(name="other"), "idle", {"c": 100}, 0.0)
+    idle = Running(_model(name="other"), "idle", {"c": 100}, 0.0, may_stop=True)
     chosen = _taken(PLANNED.decide(question_of(_model(), view, running=(idle,))))
     assert (chosen.degree, chosen.moves) == (2, ())
     assert chosen.placement is not None
@@ -379,12 +381,14 @@ def test_nothing_measured_is_the_largest_degree_that_fits_and_ends_nobody() -> N
 # ---- room that others hold
 
 
-def _crowded(idle_since_s: float | None = 0.0, priority: int = 0, **more: object) -> Question:
-    """The only node with the units is full of another's replica; a node without them may be free."""
+def _crowded(idle_since_s: float | None = 0.0, may_stop: bool | None = None, **more: object) -> Question:
+    """The only node with the units is full of another's replica, which may be stopped if it is idle unless something else
+    is said; a node without them may be free."""
+    may_stop = idle_since_s is not None if may_stop is None else may_stop
     model = _model()
     full = replace(_node("full", 100, _held(model)), device_reserved_bytes=100, peer_port=0)
     nodes = (full, *more.pop("others", ()))  # type: ignore[misc]
-    running = Running(_model(2, "other"), "there", {"full": 100}, idle_since_s, 10, priority)
+    running = Running(_model(2, "other"), "there", {"full": 100}, idle_since_s, 10, may_stop=may_stop)
     return question_of(model, View(nodes), running=(running,), **more)
 
 
@@ -394,11 +398,11 @@ def test_idle_replicas_make_room_when_memory_is_short() -> None:
     assert [(move.group, move.to) for move in chosen.moves] == [("there", "")]
 
 
-def test_those_of_a_higher_priority_and_those_that_work_do_not() -> None:
-    assert isinstance(PLANNED.decide(_crowded(priority=1)).outcome, NoPlacement)
+def test_those_that_work_and_those_that_may_not_be_stopped_do_not() -> None:
+    """Whose replica may go for whom is the brain's to say: of a higher priority, kept warm, or needed again at once."""
     assert isinstance(PLANNED.decide(_crowded(idle_since_s=None)).outcome, NoPlacement)
-    above = _crowded(priority=1, objectives=objectives_of(priority=1, kv_tokens=1))
-    assert _taken(PLANNED.decide(above)).moves
+    assert isinstance(PLANNED.decide(_crowded(may_stop=False)).outcome, NoPlacement)
+    assert _taken(PLANNED.decide(_crowded(may_stop=True))).moves
 
 
 def test_nobody_makes_room_for_what_saves_less_than_it_costs() -> None:
@@ -418,7 +422,7 @@ def test_nobody_is_ended_for_a_degree_that_does_not_fit_while_another_does() -> 
     """A degree that needed room was once weighed against nothing at all, and taken as it was a little faster."""
     model = _model(2)
     full = replace(_node("full", 60), device_reserved_bytes=60)
-    running = Running(_model(60, "other"), "there", {"full": 60}, 0.0)
+    running = Running(_model(60, "other"), "there", {"full": 60}, 0.0, may_stop=True)
     decision = PLANNED.decide(question_of(model, View((full, _node("free"))), running=(running,)))
     assert (_taken(decision).nodes, _taken(decision).moves) == (("free",), ())
     assert any(c.degree == 2 and "cost others" in c.ruled_out for c in decision.candidates)
@@ -439,7 +443,7 @@ def test_one_makes_room_where_only_that_meets_the_service_level() -> None:
 def test_of_many_the_least_important_and_longest_idle_make_room_and_no_more_than_must() -> None:
     full = replace(_node("full", 90), device_reserved_bytes=90)
     running = tuple(
-        Running(_model(1, f"m-{group}"), group, {"full": 45}, idle_since_s, 0, priority)
+        Running(_model(1, f"m-{group}"), group, {"full": 45}, idle_since_s, 0, priority, may_stop=True)
         for group, idle_since_s, priority in (("later", 9.0, 0), ("sooner", 1.0, 0), ("important", 0.0, 1))
     )
     full = replace(full, device_bytes=135, device_reserved_bytes=135)
@@ -483,3 +487,55 @@ def test_a_start_that_is_late_already_is_promised_nothing() -> None:
     chosen = _taken(PLANNED.decide(replace(question, waited_s=1.0)))
     assert {transfer.deadline_s for transfer in chosen.transfers} == {None}
     assert {transfer.deadline_s for transfer in _taken(PLANNED.decide(question)).transfers} != {None}
+
+
+# ---- what is promised to others
+
+
+def test_memory_that_is_promised_is_not_promised_again() -> None:
+    """Two starts at once were both sent to a node that had room for one, which refused the second."""
+    view = View((_node("roomy", 100), _node("other", 90)))
+    goal, memory = objectives_of(max_degree=1, kv_tokens=1), Memory()
+    question = question_of(_model(), view, goal, memory=memory)
+    taken = []
+    for name in ("first", "second", "third"):
+        decision = PLANNED.decide(replace(question, start=name))
+        if decision.chosen is None or decision.chosen.placement is None:
+            assert "no room" in decision.as_json()["reason"]
+            continue
+        taken += decision.chosen.nodes
+        memory.promise(name, {stage.node: stage.reserve_bytes for stage in decision.chosen.placement.stages})
+    assert sorted(taken) == ["other", "roomy"]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@given(question=_questions(), data=st.data())
+def test_no_policy_gives_what_is_promised_away_again(policy: str, question: Question, data: st.DataObject) -> None:
+    memory = Memory()
+    for node in question.view.nodes:
+        memory.promise(f"to {node.name}", {node.name: data.draw(st.integers(0, 100))})
+    question = replace(question, memory=memory, running=())
+    chosen = POLICIES[policy].decide(question).chosen
+    for stage in chosen.placement.stages if chosen is not None and chosen.placement is not None else ():
+        node = question.view.node(stage.node)
+        assert node is not None
+        assert stage.reserve_bytes <= memory.free_bytes(node)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@given(question=_questions(), data=st.data())
+def test_nodes_that_are_kept_get_the_same_answer_as_a_look_at_all_of_them(
+    policy: str, question: Question, data: st.DataObject
+) -> None:
+    nodes, memory = Nodes(), Memory()
+    for node in data.draw(st.permutations(question.view.nodes)):
+        nodes.report(NodeReported(replace(node, draining=False), node.units))
+        if node.draining:
+            nodes.drain(node.name)
+        if data.draw(st.booleans()):
+            memory.promise(f"to {node.name}", {node.name: data.draw(st.integers(0, 100))})
+    question = replace(question, memory=memory)
+    question.links.begin([Transfer(f"t/{node.name}", (f"nic:{node.name}",), 50.0, queue=node.name)
+                          for node in question.view.nodes[::2]], 0.0)  # fmt: skip
+    anew, kept = (POLICIES[policy].decide(replace(question, view=view)) for view in (question.view, nodes.view()))
+    assert anew == kept

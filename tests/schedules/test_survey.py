@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 import schedules.placing.survey
 from schedules.facts import Model, Rate, View
 from schedules.ledgers.links import Links, Transfer
+from schedules.nodes import link_rates
 from schedules.placing.candidates import candidate
-from schedules.placing.partition import split_layers, stage_bytes
-from schedules.placing.survey import Survey, link_rates, runs_of
+from schedules.placing.partition import runs_of, split_layers, stage_bytes
+from schedules.placing.survey import Survey
 from schedules.rates import NIC, STORE
 from tests.schedules.models import measured_views, model_of, models, node_of, question_of, rates_of, views
 from tests.told import objectives_of
@@ -82,7 +83,8 @@ def test_a_draining_node_is_neither_used_nor_asked_for_units() -> None:
     leaving = replace(node_of("leaving", 500, units=held), draining=True, peer_port=1)
     survey = Survey(question_of(model, View((leaving, node_of("staying", 100)))))
     assert [site.node.name for site in survey.shortlist(0, 2)] == ["staying"]
-    assert survey.peer_of("staying", list(held)) == {}
+    staying = replace(node_of("staying", 100), peer_port=1)
+    assert set(survey.sources.of(staying, list(held))) == {(STORE,)}
 
 
 def test_a_node_that_was_not_measured_is_taken_for_the_middle_of_the_others() -> None:

@@ -10,7 +10,7 @@ from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.reference import gaps, greedy, load_reference
-from tests.smollm2 import reference_of, smollm2_gguf
+from tests.smollm2 import reference_of
 from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_overflowing, make_tiny
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -35,12 +35,11 @@ def test_a_stream_says_the_same_as_the_whole_answer(api: openai.OpenAI, smollm2:
 
 
 def test_greedy_text_is_what_transformers_generates(
-    api: openai.OpenAI, smollm2: Checkpoint, shared_store: ModelStore
+    api: openai.OpenAI, smollm2: Checkpoint, smollm2_exact: Checkpoint, shared_store: ModelStore
 ) -> None:
     """Token for token in float32; in bfloat16 the likeliest of two that lie a rounding step apart may be the other."""
     prompt = [1, 504, 3575, 282]
-    exact = publish(str(smollm2_gguf()), "smollm2-float32", shared_store, dtype="float32")
-    expected = greedy(reference_of(shared_store, exact, "float32"), prompt, 16)
+    expected = greedy(reference_of(shared_store, smollm2_exact, "float32"), prompt, 16)
     assert tokens_of(api, "smollm2-float32", prompt) == expected
     below = gaps(reference_of(shared_store, smollm2, "bfloat16"), prompt, tokens_of(api, "smollm2", prompt))
     assert len(below) == 16

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -21,6 +22,8 @@ from storage_tiers.publishing.collect import remove_model
 from storage_tiers.publishing.publish import publish
 from tests.storage_tiers.handmade import flip
 from tests.tiny import make_tiny
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class SlowCatalog(Catalog):
@@ -45,7 +48,7 @@ def store(tmp_path: Path) -> ModelStore:
     return found
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def texts() -> AsyncIterator[TextProcesses]:
     texts = TextProcesses(timeout_s=10.0)
     await texts.start()

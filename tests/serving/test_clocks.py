@@ -2,6 +2,7 @@
 
 import ast
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import httpx
 import openai
 import pytest
 
-from cluster.wire.phases import Phase
+from cluster.wire.phases import Phase, in_our_clock, unix_s
+from cluster.wire.reports import Phases
 from serving.cold_start import ColdStart
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
@@ -140,3 +142,14 @@ def test_phases_of_two_clocks_are_not_learned_from(off_s: float) -> None:
     wrong = replace(start, phases=(phases[0], moved))
     assert not wrong.one_clock
     assert wrong.fetched_s == 0.0
+
+
+@pytest.mark.parametrize("off_s", [HOUR_S, -HOUR_S, 0.0])
+def test_phases_of_another_machine_are_told_in_our_clock(off_s: float) -> None:
+    """They came in unix seconds of several machines, and were subtracted from each other: starts lasted hours."""
+    asked_s = time.monotonic()
+    began_s = unix_s(asked_s)
+    told = Phases((Phase("fetch head", "a from ssd", began_s + off_s, began_s + off_s + 2.0),), began_s + 0.1 + off_s)
+    (phase,) = in_our_clock(told.phases, told.now_s, asked_s, asked_s + 0.2)
+    assert phase.start_s == pytest.approx(began_s, abs=0.01)
+    assert phase.end_s - phase.start_s == pytest.approx(2.0, abs=1e-6)

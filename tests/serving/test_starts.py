@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from serving.service import Start
+from serving.starts import predicted_of
 
 from cluster.wire.phases import Phase
 from schedules.facts import View
 from schedules.placing.policies import POLICIES
 from serving.cold_start import ColdStart
-from serving.service import Start
-from serving.starts import predicted_of
 from tests.schedules.models import model_of, node_of, question_of, rates_of
 
 

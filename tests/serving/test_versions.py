@@ -31,7 +31,7 @@ def test_a_version_is_known_by_its_weights_and_read_where_they_lie_now(tmp_path:
     )
     assert first.checkpoint.version != again.checkpoint.version
     assert first.checkpoint.digest == again.checkpoint.digest != other.checkpoint.digest
-    router = Router(lambda: None, RouterLimits("planned", objectives_of(), 1.0, 1, {}), Metrics(), Ledger())
+    router = Router(lambda: None, RouterLimits("planned", objectives_of(), 1.0, 1, 1, {}), Metrics(), Ledger())
     old = router._service(first)
     assert router._service(again) is old
     assert old.model is again

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage_tiers import s3
+from storage_tiers.passing import TryLater
 from storage_tiers.ranges import open_range_reader
 from storage_tiers.s3 import S3Ranges
 from tests.s3_server import S3Server
@@ -86,15 +87,14 @@ def answering(*answers: bytes | None, trickle_s: float = 0.0) -> Iterator[tuple[
     """A server that gives these answers, one a request; None and what is after the last: the connection is closed. With
     `trickle_s` all are parts of one answer, each so long after the other."""
     left = list(answers)
-    connections = 0
+    connections = list[socket.socket]()
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
-        nonlocal connections
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                connections += 1
+                connections.append(client)
                 with client:
                     while (trickle_s and connections and not threading.Event().wait(trickle_s)) or client.recv(65536):
                         answer = left.pop(0) if left else None
@@ -107,12 +107,14 @@ def answering(*answers: bytes | None, trickle_s: float = 0.0) -> Iterator[tuple[
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", lambda: connections
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", lambda: len(connections)
     finally:
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
+        for open_one in (listener, *connections):  # what a reader keeps for its next question is waited at
+            with contextlib.suppress(OSError):
+                open_one.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(10)
+        assert not thread.is_alive()
 
 
 def ranges_of(endpoint: str) -> S3Ranges:
@@ -148,6 +150,22 @@ def test_a_connection_that_was_closed_while_it_was_idle_is_made_again() -> None:
 def test_other_answers_are_errors_that_say_what_came(answer: bytes | None, error: type[Exception], says: str) -> None:
     with answering(answer) as (endpoint, _), pytest.raises(error, match=says):
         read(ranges_of(endpoint), "b", 5, 10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "after_s"),
+    [
+        (http_answer("503 No", b"<Code>SlowDown</Code>"), 0.0),
+        (http_answer("503 No", b"", "Retry-After: 3"), 3.0),
+        (http_answer("429 No", b"", "retry-after: 12"), 12.0),
+        (http_answer("500 No", b"<Code>InternalError</Code>"), 0.0),
+        (http_answer("400 No", b"<Code>RequestTimeout</Code>"), 0.0),
+    ],
+)  # fmt: skip
+def test_trouble_that_passes_is_told_from_what_lasts(answer: bytes, after_s: float) -> None:
+    with answering(answer) as (endpoint, _), pytest.raises(TryLater) as failed:
+        read(ranges_of(endpoint), "b", 5, 10)
+    assert failed.value.after_s == after_s
 
 
 def test_an_object_that_ends_early_gives_what_it_has() -> None:

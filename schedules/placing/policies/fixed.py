@@ -19,7 +19,7 @@ class Fixed:
     def decide(self, question: Question) -> Decision:
         """The first degree that fits, from the largest down."""
         survey, tried = Survey(question), list[Candidate]()
-        for degree in range(min(question.objectives.max_degree, question.model.layers, len(survey.usable)), 0, -1):
+        for degree in range(min(question.objectives.max_degree, question.model.layers, survey.usable), 0, -1):
             found = candidate(survey, degree)
             if found.placement is not None:
                 placement = replace(
@@ -35,7 +35,7 @@ def _why(question: Question, survey: Survey, tried: Sequence[Candidate], degree:
     ruled_out = [f"degree {c.degree} ruled out: {c.ruled_out}" for c in tried]
     if degree == wanted or ruled_out:
         return (*ruled_out, f"degree {degree}, the largest that fits")
-    nodes, layers = len(survey.usable), question.model.layers
+    nodes, layers = survey.usable, question.model.layers
     return (f"degree {degree} of {wanted} wanted: {nodes} nodes connected, {layers} layers to split",)
 
 

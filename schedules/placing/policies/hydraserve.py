@@ -44,7 +44,7 @@ def chosen_nodes(survey: Survey) -> tuple[list[Node], str, list[Candidate]]:
     """The nodes that the rule takes, none if nothing fits; why; and what it tried before."""
     question, model, tried = survey.question, survey.question.model, list[Candidate]()
     whole_bytes = model.size_bytes + model.kv_bytes_per_token * question.objectives.kv_tokens
-    most = min(MOST_STAGES, question.objectives.max_degree, model.layers, len(survey.usable))
+    most = min(MOST_STAGES, question.objectives.max_degree, model.layers, survey.usable)
     sites = survey.shortlist(-(-whole_bytes // MOST_STAGES), MOST_STAGES)
     offers = sorted(((_offered(survey, s), s) for s in sites), key=lambda o: (-o[0], o[1].node.name))
     roomy = [(b, s) for b, s in offers if s.free_bytes >= whole_bytes]

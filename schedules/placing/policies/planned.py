@@ -51,7 +51,7 @@ class Planned:
 
 def _tried(question: Question, survey: Survey) -> list[Candidate]:
     """A candidate for each degree; beyond the largest that is wanted only until one fits."""
-    most = min(question.model.layers, len(survey.usable))
+    most = min(question.model.layers, survey.usable)
     wanted = min(question.objectives.max_degree, most)
     tried = [candidate(survey, degree) for degree in range(1, wanted + 1)]
     if all(c.placement is None for c in tried):
@@ -138,10 +138,10 @@ def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]
     if content and question.objectives.ttft_s is not None:
         return []
     found: list[Candidate] = []
-    idle = [r for r in question.running if r.idle_since_s is not None and r.priority <= question.objectives.priority]
+    idle = [r for r in question.running if r.may_stop]
     if idle:
         found += _after(survey, without, best, idle, stop=True)
-    busy = [r for r in question.running if r.idle_since_s is None and len(r.reserved_bytes) == 1]
+    busy = [r for r in question.running if not r.may_stop and r.idle_since_s is None and len(r.reserved_bytes) == 1]
     if busy and question.may_migrate:
         found += _after(survey, without, best, busy, stop=False)
     return found
@@ -175,7 +175,7 @@ def _needed_moves(
     survey: Survey, placement: Placement, leaving: Sequence[Running], *, stop: bool
 ) -> tuple[Move, ...] | None:
     """Who must go so that each stage fits: the least important first, then the longest idle. None if one has nowhere to."""
-    free = {node.name: survey.free_bytes(node) for node in survey.usable}
+    free = {node.name: survey.free_bytes(node) for node in survey.usable_nodes}
     for stage in placement.stages:
         free[stage.node] -= stage.reserve_bytes
     short = {stage.node for stage in placement.stages if free[stage.node] < 0}
