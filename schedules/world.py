@@ -95,11 +95,11 @@ class World:
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, now_s)
         self._failed: set[str] = set()
         self._refusals = 0
-        self._agenda.put(now_s, lambda _: (SchedulerJoined(),))
+        self._agenda.tell(now_s, lambda _: (SchedulerJoined(),))
         for index, node in enumerate(self._nodes.values()):
-            self._agenda.put(now_s, self._reporting(node))
+            self._agenda.tell(now_s, self._reporting(node))
             offset_s = self._habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
-            self._agenda.put(now_s + offset_s, self._reporting_always(node))
+            self._agenda.tell(now_s + offset_s, self._reporting_always(node))
 
     # ---- what is seen from outside
 
@@ -144,7 +144,7 @@ class World:
             self._report_soon(node, now_s)
         self._fetch(group, now_s, held_back=False)
         formed_s = max(node.speeds.formed(placement.degree) for node in nodes)
-        self._agenda.put(now_s + formed_s, lambda at_s: self._formed(group, at_s))
+        self._agenda.tell(now_s + formed_s, lambda at_s: self._formed(group, at_s))
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
 
     def stop(self, name: str, now_s: float) -> None:
@@ -155,29 +155,29 @@ class World:
         if group is not None:
             takes_s = takes_s if group.answers else self._habits.given_up_after_s
             broken = self._break(group, "the group was dissolved")
-            self._agenda.put(now_s, lambda _: broken)
+            self._agenda.tell(now_s, lambda _: broken)
             self._release(group, now_s)
-        self._agenda.put(now_s + takes_s, lambda _: (GroupStopped(name),))
+        self._agenda.tell(now_s + takes_s, lambda _: (GroupStopped(name),))
 
     def adopt(self, name: str, now_s: float) -> None:
         """GroupFormed or GroupFailed answers."""
         there = name in self._groups
         answer = GroupFormed(name) if there else GroupFailed(name, "it is not there any more", False)
-        self._agenda.put(now_s + self._habits.answer_after_s, lambda _: (answer,))
+        self._agenda.tell(now_s + self._habits.answer_after_s, lambda _: (answer,))
 
     def run(self, name: str, ask: Ask, now_s: float) -> None:
         """The group gives the request its tokens, from when it has them on. The names of requests are used once."""
         group = self._groups.get(name)
         if group is None:
             broke = RequestBroke(ask.request, name, "the group is not there any more")
-            self._agenda.put(now_s, lambda _: (broke,))
+            self._agenda.tell(now_s, lambda _: (broke,))
         elif group.batch.submit(ask):
             self._at[ask.request] = group
             self._kick(group, now_s)
         else:
             wanted = ask.prompt_tokens + ask.max_tokens
             reason = f"it has {group.placement.kv_tokens} tokens of KV cache, and {wanted} are wanted"
-            self._agenda.put(now_s, lambda _: (RequestRefused(ask.request, name, reason),))
+            self._agenda.tell(now_s, lambda _: (RequestRefused(ask.request, name, reason),))
 
     def cancel(self, request: str) -> None:
         """Nobody wants the request's tokens any more. One that is over is so already."""
@@ -203,7 +203,7 @@ class World:
         if what is Misfortune.START_REFUSED:
             self._refusals += 1
         else:
-            self._agenda.put(now_s, lambda at_s: self._befall(what, name, at_s))
+            self._agenda.tell(now_s, lambda at_s: self._befall(what, name, at_s))
 
     def _befall(self, what: Misfortune, name: str, now_s: float) -> Sequence[Event]:
         node, group = self._nodes.get(name), self._groups.get(name) if name else self._oldest()
@@ -249,7 +249,7 @@ class World:
 
     def _abandon(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
         found = GroupFound(group.name, group.key, group.placement)
-        self._agenda.put(
+        self._agenda.tell(
             now_s + self._habits.found_after_s, lambda _: (found,) if self._groups.get(group.name) is group else ()
         )
         cause = "the front end that asked is gone"
@@ -268,7 +268,7 @@ class World:
             if group.answers:
                 stalled, group.stalled = group.stalled, []
                 for happening in stalled:
-                    self._agenda.put(now_s, happening)
+                    self._agenda.tell(now_s, happening)
         return (report,)
 
     # ---- groups
@@ -320,7 +320,7 @@ class World:
             self._failed.discard(failed.group)
             return (failed,) if known else ()
 
-        self._agenda.put(at_s, tell)
+        self._agenda.tell(at_s, tell)
 
     def _release(self, group: WorldGroup, now_s: float) -> None:
         """Nothing is left of it, but on nodes that are silent."""
@@ -370,7 +370,7 @@ class World:
             group.stalled.append(lambda at_s: self._land(group, at_s))
             return ()
         for index, (ask, tokens) in enumerate(group.batch.land()):
-            self._agenda.put(now_s + index * 1e-6, self._progress(group, ask, tokens))
+            self._agenda.tell(now_s + index * 1e-6, self._progress(group, ask, tokens))
         if not group.answered:
             group.answered = True
             self._fetch(group, now_s, held_back=True)
@@ -399,7 +399,7 @@ class World:
 
     def _reporting_always(self, node: WorldNode) -> Happening:
         def tell(now_s: float) -> Sequence[Event]:
-            self._agenda.put(now_s + self._habits.report_every_s, tell)
+            self._agenda.tell(now_s + self._habits.report_every_s, tell)
             return (node.report(),) if node.answers else ()
 
         return tell
@@ -407,4 +407,4 @@ class World:
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
         if not node.report_due:
             node.report_due = True
-            self._agenda.put(now_s + self._habits.report_after_s, self._reporting(node))
+            self._agenda.tell(now_s + self._habits.report_after_s, self._reporting(node))
