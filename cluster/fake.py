@@ -1,7 +1,7 @@
 """A whole cluster in memory, behind the same door as the real one (`cluster.contract`).
 
-It is `schedules.world` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of it
-pass in seconds, and the same program meets the same cluster whenever it runs. No model computes: tokens are made up, and
+It is `schedules.simulation` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of
+it pass in seconds, and the same program meets the same cluster whenever it runs. No model computes: tokens are made up, and
 are the same wherever a request is run. What befalls it is told to it by its methods.
 """
 
@@ -33,8 +33,9 @@ from schedules.events import (
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
 from schedules.rates import NIC
-from schedules.world import Habits, Misfortune, World
-from schedules.world_groups import Ask
+from schedules.simulation.groups import Ask
+from schedules.simulation.habits import Habits, Misfortune
+from schedules.simulation.world import World
 from storage_tiers.checkpoint import Checkpoint
 
 FIRST_REPORTS_WITHIN_S = 10.0

@@ -21,8 +21,9 @@ from schedules.facts import Node
 from schedules.limits import Limits
 from schedules.objectives import Objectives
 from schedules.placing.policies import POLICIES
-from schedules.simulate import Arrival, Input, Told, Trouble, Wish, simulate
-from schedules.world import Habits, Misfortune, World
+from schedules.simulation.habits import Habits, Misfortune
+from schedules.simulation.simulate import Arrival, Input, Told, Trouble, Wish, simulate
+from schedules.simulation.world import World
 from serving.catalog import ServedModel
 from serving.cold_start import Ledger
 from serving.errors import RequestError

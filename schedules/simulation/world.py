@@ -8,10 +8,7 @@ Left out: a unit's bytes count when all that come with it are there; a start com
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
-from schedules.agenda import Agenda
 from schedules.events import (
     Event,
     GroupFailed,
@@ -30,47 +27,11 @@ from schedules.events import (
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
 from schedules.nodes import link_rates
 from schedules.rates import SSD
-from schedules.world_groups import Ask, Batch, Happening, WorldGroup
-from schedules.world_loads import Loads
-from schedules.world_nodes import WorldNode
-
-
-@dataclass(frozen=True)
-class Habits:
-    """Of the clusters that are played: what is no node's measured rate. `tokens_at_once` makes streams coarser, and hence
-    a long run faster."""
-
-    report_every_s: float = 1.0
-    report_after_s: float = 0.01
-    answer_after_s: float = 0.002
-    dissolve_s: float = 0.05
-    given_up_after_s: float = 5.0
-    found_after_s: float = 2.5
-    lease_s: float = 30.0
-    hop_s: float = 0.002
-    tokens_at_once: int = 1
-
-
-class Misfortune(StrEnum):
-    """What may befall a cluster, and how it ends."""
-
-    NODE_LOST = "node lost"
-    NODE_SILENT = "node silent"
-    NODE_BACK = "node back"
-    GROUP_LOST = "group lost"
-    GROUP_ABANDONED = "group abandoned"
-    START_REFUSED = "start refused"
-    SCHEDULER_LOST = "scheduler lost"
-    SCHEDULER_BACK = "scheduler back"
-
-
-@dataclass(frozen=True)
-class Times:
-    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there."""
-
-    ordered_s: float
-    formed_s: float | None
-    fetched_s: float | None
+from schedules.simulation.agenda import Agenda
+from schedules.simulation.groups import Ask, Batch, Happening, WorldGroup
+from schedules.simulation.habits import Habits, Misfortune, Times
+from schedules.simulation.loads import Loads
+from schedules.simulation.nodes import WorldNode
 
 
 class World:
@@ -94,10 +55,11 @@ class World:
         rates = link_rates(View(tuple(facts))) | disks
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, now_s)
         self._failed: set[str] = set()
+        self._changed: set[str] = set()
         self._refusals = 0
         self._agenda.tell(now_s, lambda _: (SchedulerJoined(),))
         for index, node in enumerate(self._nodes.values()):
-            self._agenda.tell(now_s, self._reporting(node))
+            self._report_soon(node, now_s - self._habits.report_after_s)
             offset_s = self._habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
             self._agenda.tell(now_s + offset_s, self._reporting_always(node))
 
@@ -390,13 +352,6 @@ class World:
 
     # ---- reports
 
-    def _reporting(self, node: WorldNode) -> Happening:
-        def tell(_now_s: float) -> Sequence[Event]:
-            node.report_due = False
-            return (node.report(),) if node.answers else ()
-
-        return tell
-
     def _reporting_always(self, node: WorldNode) -> Happening:
         def tell(now_s: float) -> Sequence[Event]:
             self._agenda.tell(now_s + self._habits.report_every_s, tell)
@@ -405,6 +360,11 @@ class World:
         return tell
 
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
-        if not node.report_due:
-            node.report_due = True
-            self._agenda.tell(now_s + self._habits.report_after_s, self._reporting(node))
+        """With all others that change until then."""
+        if not self._changed:
+            self._agenda.tell(now_s + self._habits.report_after_s, lambda _: self._report_changed())
+        self._changed.add(node.name)
+
+    def _report_changed(self) -> Sequence[Event]:
+        changed, self._changed = [self._nodes[name] for name in sorted(self._changed)], set()
+        return [node.report() for node in changed if node.answers]
