@@ -234,7 +234,7 @@ class ClusterClient:
                 reserve_bytes=stage.reserve_bytes,
                 kv_tokens=placement.kv_tokens,
                 timeout_s=timeout_s,
-                lease_s=LEASE_S,
+                lease_s=max(LEASE_S, timeout_s),
                 peers=self._peers_of(stage.node, units),
                 store_first=store_first([unit.digest for unit in units], stage.node, self.view()),
                 later=stage.later,

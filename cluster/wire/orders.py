@@ -30,8 +30,7 @@ class FormStage:
 
     Units may be fetched from `peers`, which are tried in their order, before the object store; those whose digests are in
     `store_first` after it. The first token does not wait for those that `later` names. `sharing` stages of the group, this
-    one among them, have the machine's cores between them. The stage is to be formed within `timeout_s`, and lives for
-    `lease_s` from then on.
+    one among them, have the machine's cores between them. Whoever gives the order waits for `timeout_s`.
     """
 
     group: str
