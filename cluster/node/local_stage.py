@@ -53,7 +53,7 @@ class LocalStage:
         self._ending: asyncio.Task[None] | None = None
         self._lost = False
         self._beat_s: float | None = None
-        self.renew(order.timeout_s + order.lease_s)
+        self.renew(order.lease_s)
 
     @property
     def expired(self) -> bool:
@@ -121,6 +121,7 @@ class LocalStage:
         """Wait for a process that takes the order, and attach it. That is not waited for beyond the stage's end: StageFailed
         with the cause then."""
         self._taking = asyncio.get_running_loop().create_task(self._start(start))
+        self._taking.add_done_callback(lambda taking: taking.cancelled() or taking.exception())  # seen, if nobody waits
         await asyncio.wait({self._taking})
         if self._taking.cancelled():
             raise self._cause()

@@ -134,7 +134,6 @@ class LocalStages:
                 if later:
                     self._spawn(stage, self._load_later(stage, later, turn, process), "later")
                 await stage.formed
-                stage.renew(order.lease_s)
         except BaseException as error:
             await stage.end()
             self._pool.fill()

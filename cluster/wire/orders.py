@@ -38,8 +38,7 @@ class FormStage:
     Whence each unit is asked for, and in what order, `sources` say by its digest, in words of schedules.placing.sources; the
     others that they name are `peers`, without those that are gone. The first token does not wait for those that `later`
     names, and those of `held_back` are not even asked for before the group has answered. `sharing` stages of the group,
-    this one among them, have the machine's cores between them. The stage is to be formed within `timeout_s`, and lives for
-    `lease_s` from then on.
+    this one among them, have the machine's cores between them. Whoever gives the order waits for `timeout_s`.
     """
 
     group: str

@@ -227,7 +227,7 @@ class TierStack:
                 for wanted in waiting:
                     if wanted.future is future:
                         waiting.remove(wanted)
-                        if not transfer.waiters and transfer.error is None:
+                        if not transfer.waiters:
                             self._stop(transfer, _given_up(transfer.unit))
                         return wanted
         for wanted in self._for_room:
@@ -238,6 +238,8 @@ class TierStack:
 
     def _stop(self, transfer: Transfer, error: StorageError) -> None:
         """Under the lock: what is not being read of it is not read any more, and that at once."""
+        if transfer.stopped:
+            return
         transfer.stop(error)
         for chunk in transfer.unclaimed():
             self._put(_TO_END, transfer, chunk)
@@ -345,8 +347,7 @@ class TierStack:
         if transfer.error is not None:
             told = [(one.future, transfer.error) for one in transfer.waiters if transfer.fails(one)]
             transfer.successors += [one for one in transfer.waiters if not transfer.fails(one)]
-            if transfer.waiters:
-                self._stop(transfer, transfer.error)
+            self._stop(transfer, transfer.error)
             transfer.waiters.clear()
         if not last:
             return told

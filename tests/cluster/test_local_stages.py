@@ -187,14 +187,3 @@ async def test_only_so_many_dissolved_groups_are_remembered_for_so_long(
     assert len(played.stages._dissolved) <= 2
     await played.stages.dissolve("g")
     await played.nothing_is_left()
-
-
-async def test_a_lease_begins_when_the_stage_is_formed(played: Played) -> None:
-    """It was as long as the start might take: who died after that left the stage for so long."""
-    await played.come_to("formed")
-    stage = played.stages._stages["g"]
-    assert not stage.expired
-    played.stages.renew(["g"], -1.0)
-    assert stage.expired
-    await played.stages.dissolve("g")
-    await played.nothing_is_left()
