@@ -22,9 +22,10 @@ if __package__ in (None, ""):
 
 from benchmarks.decision_brain import measure_brain
 from benchmarks.report import Result, parser, report
+from schedules.events import NodeReported
 from schedules.facts import Model, Node, Placement, Rate, Unit, View
 from schedules.ledgers.links import Links
-from schedules.nodes import link_rates
+from schedules.nodes import Nodes
 from schedules.objectives import Objectives
 from schedules.placing.decision import Policy, Question
 from schedules.placing.policies import POLICIES
@@ -55,7 +56,7 @@ def _models(count: int) -> list[Model]:
     return [model(f"model-{i}") for i in range(count)]
 
 
-def _nodes(count: int, models: Sequence[Model], chance: random.Random) -> View:
+def _nodes(count: int, models: Sequence[Model], chance: random.Random) -> Nodes:
     def node(index: int) -> Node:
         held = chance.sample(models, ON_SSD)
         units = {unit.digest: "ssd" for model in held for unit in model.units}
@@ -72,12 +73,10 @@ def _nodes(count: int, models: Sequence[Model], chance: random.Random) -> View:
             units=units, peer_port=1, rates={name: Rate(mean, mean * 0.8, 32) for name, mean in rates.items()},
         )  # fmt: skip
 
-    nodes = tuple(node(index) for index in range(count))
-    holders: dict[str, list[str]] = {}
-    for made in nodes:
-        for digest in made.units:
-            holders.setdefault(digest, []).append(made.name)
-    return View(nodes, holders)
+    nodes = Nodes()
+    for made in map(node, range(count)):
+        nodes.report(NodeReported(made, made.units))
+    return nodes
 
 
 def _times_s(policy: Policy, questions: Sequence[Question]) -> list[float]:
@@ -103,8 +102,8 @@ def measure(nodes: int, models: int, decisions: int) -> list[Result]:
     """All figures: milliseconds of one decision."""
     chance = random.Random(1)
     known = _models(models)
-    view = _nodes(nodes, known, chance)
-    rates = link_rates(view)
+    kept = _nodes(nodes, known, chance)
+    view, rates = kept.view(), dict(kept.link_rates)
     asked = [chance.choice(known) for _ in range(decisions)]
     results = []
     for name, limits in (("", rates), ("shared_store_", rates | {"store": 20e9})):
