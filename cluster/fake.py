@@ -281,6 +281,7 @@ class FakeCluster:
                 if name in self._answers and not self._answers[name].done():
                     self._answers[name].set_result(event)
             case GroupStopped(name):
+                self._ordered.pop(name, None)
                 self._stopping.pop(name).set_result(None)
             case RequestProgressed(request, name, tokens) if name in self._groups:
                 self._groups[name].progressed(request, tokens)
