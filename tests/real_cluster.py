@@ -19,7 +19,9 @@ from firsttoken.ports import free_port
 from schedules.objectives import Objectives
 from tests.told import frontend_config, node_config, objectives_of
 
+START_DEADLINE_S = 100.0
 STOP_DEADLINE_S = 20.0
+_END = "import sys; from cluster.node.parentage import end_with; end_with(int(sys.argv[2])); "
 _TLS = "from cluster.wire.encryption import Tls; config['tls'] = Tls(**config['tls']) if config['tls'] else None; "
 _SCHEDULER = (
     "import json, sys; from cluster.scheduler import run_scheduler; config = json.loads(sys.argv[1]); "
@@ -54,6 +56,17 @@ class RealCluster:
         config = {"port": int(self.scheduler_address.rpartition(":")[2]), "tls": self._tls}
         self._start("scheduler", _SCHEDULER, json.dumps(config))
 
+    def await_scheduler(self) -> None:
+        """Wait until it listens: clients give up sooner than a busy machine starts it."""
+        scheduler, port = self.processes["scheduler"], int(self.scheduler_address.rpartition(":")[2])
+        deadline_s = time.monotonic() + START_DEADLINE_S
+        while time.monotonic() < deadline_s and scheduler.poll() is None:
+            sockets = psutil.Process(scheduler.pid).net_connections("tcp")
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"the scheduler does not listen: {self.log('scheduler')}")
+
     def start_node(self, name: str, **overrides: object) -> None:
         """One more node; `overrides` are fields of NodeConfig."""
         config = node_config(
@@ -68,7 +81,7 @@ class RealCluster:
     def start_frontend(
         self,
         name: str = "frontend",
-        timeout_s: float = 100.0,
+        timeout_s: float = START_DEADLINE_S,
         models: Mapping[str, Mapping[str, object]] | None = None,
         policy: str = "fixed",
         **overrides: object,
@@ -127,9 +140,14 @@ class RealCluster:
         return asdict(self.tls) if self.tls is not None else None
 
     def _start(self, name: str, code: str, argument: str) -> None:
+        """A process that does not outlive this one: what ends a test that hangs ends its worker, without any clean-up."""
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", code, argument], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_env()
+                [sys.executable, "-c", f"{_END}{code}", argument, str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_env(),
             )
 
 
@@ -144,6 +162,7 @@ def run_cluster(
         cluster.start_scheduler()
         for index in range(nodes):
             cluster.start_node(f"node-{index}", **overrides)
+        cluster.await_scheduler()
         yield cluster
     finally:
         for process in cluster.processes.values():
