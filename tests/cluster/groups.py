@@ -5,6 +5,7 @@ import itertools
 import shutil
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +84,10 @@ async def tokens_of(group: Group, submit: Submit) -> list[int]:
 
 
 async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Group:
-    """A group of one, on the node called `name`."""
-    node = client.view().node(name)
-    assert node is not None
-    placement = place(facts_of(checkpoint), View((node,)), 1, 4096)
+    """A group of one, on the node called `name`; the others have no room, and give what they hold."""
+    nodes = client.view().nodes
+    others = [node if node.name == name else replace(node, device_bytes=0, device_reserved_bytes=0) for node in nodes]
+    placement = place(facts_of(checkpoint), View(tuple(others)), 1, 4096)
     assert isinstance(placement, Placement)
     return await client.form(new_name(), placement, checkpoint, TIMEOUT_S)
 

@@ -19,7 +19,7 @@ from cluster.node.peers import KEPT_PEERS, Peers
 from cluster.scheduler import without_contents
 from cluster.wire.orders import FormStage, Peer
 from cluster.wire.vocabulary import from_wire, to_wire
-from schedules.facts import Node, Placement
+from schedules.facts import Node, Placement, View
 from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.remote import ModelStore
@@ -28,7 +28,6 @@ from storage_tiers.tiers.ssd import SsdTier
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
 from tests.cluster.leftovers import report_of
 from tests.real_cluster import RealCluster, run_cluster
-from tests.storage_tiers.handmade import bytes_of, unit_of
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +110,27 @@ async def test_units_are_asked_for_at_all_that_hold_them(cluster: RealCluster, p
             await bring(client, node, published.checkpoint, "dram")
         published.lose_the_bytes()
         assert await served(client, "node-0", published) == {"node-0 from peer keeper", "node-0 from peer node-1"}
+
+
+async def test_an_order_asks_along_the_placements_lists_and_leaves_out_who_is_gone(
+    cluster: RealCluster, published: Published
+) -> None:
+    """The client made lists of its own, of other nodes than the decision had reckoned with."""
+    async with connected(cluster) as client:
+        await bring(client, "keeper", published.checkpoint, "dram")
+        node = client.view().node("node-0")
+        keeper = client.view().node("keeper")
+        assert node is not None
+        assert keeper is not None
+        placement = place(facts_of(published.checkpoint), View((node, keeper)), 1, 1024)
+        assert isinstance(placement, Placement)
+        ((_, order),) = client._orders("g", placement, published.checkpoint, 1.0)
+        assert tuple(order.sources[unit.digest] for unit in order.units) == placement.stages[0].sources
+        assert set(placement.stages[0].sources) == {("peer:keeper", "store")}
+        assert [peer.name for peer in order.peers] == ["keeper"]
+        del client._nodes["keeper"]
+        ((_, later),) = client._orders("g", placement, published.checkpoint, 1.0)
+        assert (later.peers, later.sources) == ((), order.sources)
 
 
 # ---- nodes that fail
@@ -210,7 +230,7 @@ def test_what_could_not_be_sent_to_a_client_is_not_in_the_schedulers_log(caplog:
 
 def test_a_message_that_does_not_fit_shows_no_secret() -> None:
     """The fault's own text shows what was said, and that is logged."""
-    peer = Peer("n", "h", 1, "very secret", ("d",))
+    peer = Peer("n", "h", 1, "very secret")
     order = FormStage("g", "m", 0, "{}", "float32", (0, 1), (), "h", 1, "very secret", 0, 0, 1.0, 1.0, (peer,))
     wire = to_wire(order)
     for broken in (
@@ -231,16 +251,16 @@ def test_a_message_that_does_not_fit_shows_no_secret() -> None:
 def test_a_peer_is_known_by_its_secret_and_only_so_many_are_remembered(tmp_path: Path) -> None:
     dram = DramTier(1 << 20)
     peers = Peers(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", taking_part=True)
-    unit, other = unit_of("unit", bytes_of(1, 4096)), unit_of("other", bytes_of(2, 4096))
+    asked = ("ssd", "peer:gone", "peer:n", "store")
     try:
-        peer = Peer("n", "127.0.0.1", peers.port, peers.secret, (unit.digest,))
-        (first,) = peers.sources([peer], unit)
-        assert peers.sources([replace(peer, digests=(other.digest,))], unit) == []
-        assert peers.sources([peer], unit) == [first]
-        assert peers.sources([replace(peer, secret="a new start")], unit) != [first]
+        peer = Peer("n", "127.0.0.1", peers.port, peers.secret)
+        (first,) = peers.sources([peer], asked)
+        assert peers.sources([peer], ("store",)) == []
+        assert peers.sources([peer], asked) == [first]
+        assert peers.sources([replace(peer, secret="a new start")], asked) != [first]
         for number in range(KEPT_PEERS):
-            peers.sources([replace(peer, secret=str(number))], unit)
-        assert peers.sources([peer], unit) != [first]
+            peers.sources([replace(peer, secret=str(number))], asked)
+        assert peers.sources([peer], asked) != [first]
         assert len(peers._tiers) == KEPT_PEERS
     finally:
         peers.close()

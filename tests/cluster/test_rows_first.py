@@ -148,6 +148,7 @@ async def test_where_the_store_limits_the_rest_is_asked_for_after_the_first_toke
     model = Published(withholding, tmp_path, "llama", tied=False)
     withholding.release()
     await client.limit_store("first", 1e9 if limited else None)
+    await client.refresh()
     try:
         before = withholding.units_asked
         async with formed(client, model.checkpoint, 2) as group:
