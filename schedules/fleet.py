@@ -384,7 +384,6 @@ class Fleet:
 
     def _fail(self, replica: Replica, reason: str, now_s: float) -> None:
         """It is not tried again for those who wait; if another replica comes they wait for that."""
-        service = replica.service
         self._end_wanted(replica, Turn.FAILED if replica.state is State.STARTING else Turn.GIVEN_UP, now_s)
         self._tell_failed(replica, reason, now_s)
 

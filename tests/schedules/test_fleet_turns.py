@@ -272,8 +272,8 @@ def test_a_more_important_model_is_not_made_to_wait_and_makes_no_room() -> None:
 
 
 def test_those_who_make_room_together_are_not_made_to_for_another_meanwhile() -> None:
-    """The first had someone waiting, whose next replica ended the second for itself; ending that once more was no legal turn, and
-    the event was lost half done."""
+    """The first had someone waiting, whose next replica ended the second for itself; ending that once more was no legal turn,
+    and the event was lost half done."""
     driven = DrivenBrain([node_named("a", 2 * SIZE_BYTES)])
     busy, idle = driven.know(model_named("busy"), wanting(kv_tokens=64)), driven.know(model_named("idle"))
     driven.ask(idle)
