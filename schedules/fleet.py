@@ -130,7 +130,7 @@ class Fleet:
         """Nobody waits any more: what is not even ordered is given up, but for those that shall always be there; and so is a
         version that was replaced."""
         if service.retired and not service.waiting and not service.announced:
-            self._drain(service.in_state(State.SERVING), now_s)
+            self._drain(service.replicas, now_s)
         kept = 0 if service.retired else service.objectives.min_replicas
         for replica in service.in_state(State.WANTED):
             if service.waiting or service.announced:
@@ -343,7 +343,7 @@ class Fleet:
             return
         replica.let(Turn.FORMED, now_s)
         self._waiters.serve(replica.service, now_s)
-        if self._books.nodes.drained(replica.nodes) and replica.state is State.SERVING:
+        if self._books.nodes.drained(replica.nodes):
             self._drain([replica], now_s)
         self.rest(replica, now_s)
         self.stir()
@@ -451,14 +451,15 @@ class Fleet:
         for replica in there:
             if replica.state is State.WANTED:
                 self._unplace(replica, now_s)
-        self._drain([replica for replica in there if replica.state is State.SERVING], now_s)
+        self._drain(there, now_s)
         self.stir()
 
     def _drain(self, replicas: Sequence[Replica], now_s: float) -> None:
-        """They get nothing new from now on, all of them before others are wanted in their place."""
-        for replica in replicas:
+        """Those that serve get nothing new from now on, all of them before others are wanted in their place."""
+        serving = [replica for replica in replicas if replica.state is State.SERVING]
+        for replica in serving:
             replica.let(Turn.DRAIN, now_s)
-        for replica in replicas:
+        for replica in serving:
             self.scale(replica.service, now_s)
             self.keep_up(replica.service, now_s)
             self.rest(replica, now_s)
