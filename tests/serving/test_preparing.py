@@ -78,7 +78,7 @@ async def prepare(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pre
         publish(str(source), name, store)
     texts = TextProcesses(60)
     await texts.start()
-    limits = RouterLimits("fixed", Objectives(), 60.0, 8, {"narrow": Objectives(kv_tokens=NARROW)})
+    limits = RouterLimits("fixed", Objectives(), 60.0, 8, 8, {"narrow": Objectives(kv_tokens=NARROW)})
     yield Prepare(Catalog(store, texts), Router(lambda: None, limits, Metrics(), Ledger()))
     await texts.close()
 
