@@ -19,6 +19,7 @@ from serving.metrics import Metrics
 _log = logging.getLogger(__name__)
 WAITED_S = 0.001
 """A start that stood back for less did not wait."""
+CLOSED_WITHIN_S = 1.0
 
 
 class Recorder:
@@ -48,6 +49,14 @@ class Recorder:
         task = asyncio.get_running_loop().create_task(self._record(action, group))
         self._at_work.add(task)
         task.add_done_callback(self._finished)
+
+    async def close(self) -> None:
+        """Wait a moment for what is being recorded, and give up the rest."""
+        if self._at_work:
+            await asyncio.wait(self._at_work, timeout=CLOSED_WITHIN_S)
+        for task in self._at_work:
+            task.cancel()
+        await self.settle()
 
     async def settle(self) -> None:
         """Wait until what was to be recorded is."""
