@@ -164,7 +164,7 @@ class ClusterClient:
         """Bring units of a model to a tier of a node, behind its cold starts."""
         wanted = tuple(checkpoint.unit(name) for name in units)
         digests = [unit.digest for unit in wanted]
-        sources = Sources(digests, self.view()).of(self._node(node), digests)
+        sources = Sources(digests, self.view()).of(self._node(node))
         asked = dict(zip(digests, sources, strict=True))
         order = BringUnits(checkpoint.name, wanted, tier, timeout_s, self._peers(sources), asked)
         return await self._order(node, order, UnitsBrought, timeout_s)

@@ -3,7 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from schedules.estimates import KnownSpeeds
 
 
 class ModelKey(NamedTuple):
@@ -100,13 +103,14 @@ class Node:
 @dataclass(frozen=True)
 class Ranks:
     """The nodes of a view by name, and those that may be given stages by (-free bytes, name) and by (-bytes per second of
-    the network card, -free bytes, name), each in order; and what the store gives to all nodes together, None if it was not
-    seen to limit them."""
+    the network card, -free bytes, name), each in order; what the store gives to all nodes together, None if it was not seen
+    to limit them; and the speeds of the nodes, as far as anybody asked for them."""
 
     by_name: Mapping[str, Node]
     by_memory: Sequence[tuple[int, str]]
     by_network: Sequence[tuple[float, int, str]]
     store_bytes_per_s: float | None
+    speeds: "KnownSpeeds"
 
 
 @dataclass(frozen=True)

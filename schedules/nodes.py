@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import median
 
+from schedules.estimates import KnownSpeeds
 from schedules.events import NodeReported
 from schedules.facts import Node, Ranks, View
 from schedules.ledgers.links import nic_link, out_link
@@ -29,6 +30,7 @@ class Nodes:
         self._by_memory: list[tuple[int, str]] = []
         self._by_network: list[tuple[float, int, str]] = []
         self._links = _LinkRates()
+        self._speeds = KnownSpeeds()
         self._view: View | None = None
         self.epoch = 0
 
@@ -52,7 +54,8 @@ class Nodes:
     def view(self) -> View:
         """The nodes that are heard, without copying what is known of them."""
         if self._view is None:
-            ranks = Ranks(self._shown, self._by_memory, self._by_network, self._links.rates.get(STORE))
+            store = self._links.rates.get(STORE)
+            ranks = Ranks(self._shown, self._by_memory, self._by_network, store, self._speeds)
             self._view = View(tuple(self._nodes), self._holders, ranks)
         return self._view
 
@@ -214,6 +217,7 @@ def ranks_of(view: View) -> Ranks:
         sorted(by_memory for by_memory, _ in keys),
         sorted(by_network for _, by_network in keys),
         median(stores) if stores else None,
+        KnownSpeeds(),
     )
 
 

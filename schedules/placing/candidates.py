@@ -45,7 +45,7 @@ def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) 
     transfers = _transfers(survey, stages)
     verdict = question.links.consider(transfers, question.now_s)
     ruled_out = _makes_late(question, verdict) if verdict.broken else ""
-    mean, bad = (_timelines(survey, stages, transfers, verdict, bad=bad) for bad in (False, True))
+    mean, bad = _timelines(survey, stages, transfers, verdict)
     prediction = _predict(question, stages, mean, bad, _slowest(stages, transfers))
     if prediction is not None and mean is not None and bad is not None:
         transfers = _promised(question, transfers, verdict, prediction, mean, bad)
@@ -81,20 +81,21 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
     for index in sorted(range(degree), key=lambda i: -parts[i].reserve_bytes):
         part = parts[index]
         needed = part.reserve_bytes
-        fitting = [site for site in left.values() if site.free_bytes >= needed]
+        fitting = [
+            (site.done_s(part.runs, part.weight_bytes), -site.free_bytes, name)
+            for name, site in left.items()
+            if site.free_bytes >= needed
+        ]
         if not fitting:
             size = f"{needed / 1e9:.2f} GB"
             return f"layers {part.first_layer}-{part.end_layer - 1} need {size} and no node left has that much free"
-        runs, weight = part.runs, part.weight_bytes
-        site = min(fitting, key=lambda s: (s.done_s(runs, weight), -s.free_bytes, s.node.name))
-        del left[site.node.name]
-        found[index] = site
+        found[index] = left.pop(min(fitting)[2])
     return tuple(_stage(survey, parts[index], found[index], degree) for index in range(degree))
 
 
 def _stage(survey: Survey, part: Part, site: Site, degree: int) -> Stage:
-    names, digests = survey.names, survey.digests
-    sources = survey.sources.of(site.node, [digests[i] for i in part.units])
+    names, of_all = survey.names, survey.sources.of(site.node)
+    sources = [of_all[i] for i in part.units]
     later = tuple(names[i] for i in part.later)
     held_back = later if later and degree > 1 and _may_wait(survey, part, site) else ()
     plan = StagePlan(
@@ -196,7 +197,7 @@ def _promised(
     kept = prediction.ttft_bad_s <= goal_s
     spare_s = goal_s - (prediction.ttft_bad_s if kept else prediction.ttft_s)
     if spare_s < 0:
-        return [replace(transfer, deadline_s=None) for transfer in transfers]
+        return [_until(transfer, None) for transfer in transfers]
     stretch = max(m.speeds.nic_bytes_per_s / b.speeds.nic_bytes_per_s for m, b in zip(mean, bad, strict=True))
     stretch = max(1.0, stretch) if kept else 1.0
     correction_s = max(0.0, question.corrections.of(len(mean), prediction.slowest)[1 if kept else 0])
@@ -205,36 +206,48 @@ def _promised(
     return [
         transfer
         if transfer.priority == LATER
-        else replace(transfer, deadline_s=max(latest_s, verdict.finish_s[transfer.name] + spare_s / stretch))
+        else _until(transfer, max(latest_s, verdict.finish_s[transfer.name] + spare_s / stretch))
         for transfer in transfers
     ]
 
 
+def _until(transfer: Transfer, deadline_s: float | None) -> Transfer:
+    return Transfer(
+        transfer.name, transfer.links, transfer.remaining_bytes, transfer.priority, deadline_s, transfer.queue
+    )
+
+
 def _timelines(
-    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict, *, bad: bool
-) -> _Lines | None:
-    found = []
+    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict
+) -> tuple[_Lines, _Lines] | tuple[None, None]:
+    """In the mean and at the bad end; None if a node's speeds are not known."""
+    found, found_bad, degree = list[StageTimeline](), list[StageTimeline](), len(stages)
     readers = Counter(
         stage.site.node.shared_with
         for stage in stages
-        if any(source == "ssd" and i not in stage.part.later for i, source in _asked_first(stage))
+        if "ssd" in stage.first
+        and any(source == "ssd" and i not in stage.part.later for i, source in _asked_first(stage))
     )
     for rank, stage in enumerate(stages):
-        speeds = stage.site.bad if bad else stage.site.mean
-        if speeds is None or stage.site.mean is None:
-            return None
-        stretch = stage.site.mean.nic_bytes_per_s / speeds.nic_bytes_per_s
-        there = _there_s(survey, stage, rank, transfers, verdict, stretch) | _from_ssd(
-            survey, stage, speeds.ssd_bytes_per_s / max(1, readers[stage.site.node.shared_with])
-        )
-        found.append(StageTimeline(speeds, speeds.formed(len(stages)), _in_order(survey, stage, there, speeds.reach_s)))
-    return found
+        mean, bad = stage.site.mean, stage.site.bad
+        if mean is None or bad is None:
+            return None, None
+        network = _there_s(survey, stage, rank, transfers, verdict)
+        share = max(1, readers[stage.site.node.shared_with])
+        ssd = _from_ssd(survey, stage, mean.ssd_bytes_per_s / share)
+        there_s = network | ssd
+        found.append(StageTimeline(mean, mean.formed(degree), _in_order(survey, stage, there_s, mean.reach_s)))
+        longer, longer_ssd = mean.nic_bytes_per_s / bad.nic_bytes_per_s, mean.ssd_bytes_per_s / bad.ssd_bytes_per_s
+        there_s = {i: at_s * longer for i, at_s in network.items()}
+        there_s |= {i: at_s * longer_ssd for i, at_s in ssd.items()}
+        found_bad.append(StageTimeline(bad, bad.formed(degree), _in_order(survey, stage, there_s, bad.reach_s)))
+    return found, found_bad
 
 
 def _there_s(
-    survey: Survey, stage: Stage, rank: int, transfers: Sequence[Transfer], verdict: Verdict, stretch: float
+    survey: Survey, stage: Stage, rank: int, transfers: Sequence[Transfer], verdict: Verdict
 ) -> dict[int, float]:
-    """When each unit that comes over the network is there, from the decision on, if that takes `stretch` as long."""
+    """When each unit that comes over the network is there, from the decision on."""
     question, prefix = survey.question, f"{survey.question.start}/{rank}/"
     begin_s, found = stage.site.busy_s, dict[int, float]()
     for transfer in transfers:
@@ -244,7 +257,7 @@ def _there_s(
         units = [i for i, first in _asked_first(stage) if first == source and i not in stage.part.later]
         ends_s = max(begin_s, verdict.finish_s[transfer.name] - question.now_s)
         sizes = [survey.sizes[i] for i in units]
-        found |= zip(units, arrivals_s(begin_s * stretch, ends_s * stretch, sizes), strict=True)
+        found |= zip(units, arrivals_s(begin_s, ends_s, sizes), strict=True)
         begin_s = ends_s
     return found
 
@@ -255,6 +268,8 @@ def _asked_first(stage: Stage) -> "zip[tuple[int, str]]":
 
 
 def _from_ssd(survey: Survey, stage: Stage, ssd_bytes_per_s: float) -> dict[int, float]:
+    if "ssd" not in stage.first:
+        return {}
     units = [i for i, source in _asked_first(stage) if source == "ssd"]
     sizes = [survey.sizes[i] for i in units]
     return dict(zip(units, arrivals_s(0.0, sum(sizes) / ssd_bytes_per_s, sizes), strict=True))

@@ -70,6 +70,12 @@ class Question:
     may_migrate: bool = False
     memory: Memory = field(default_factory=Memory)
 
+    def met_by(self, prediction: "Prediction") -> bool:
+        """Whether the service level is met, at the bad end."""
+        goal = self.objectives
+        in_time = goal.ttft_s is None or prediction.ttft_bad_s <= goal.ttft_s
+        return in_time and (goal.tpot_s is None or prediction.tpot_bad_s <= goal.tpot_s)
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -8,6 +8,7 @@ import heapq
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain
 
 from schedules.facts import Node, View
@@ -20,7 +21,6 @@ GIVERS = 16
 TIERS = ("dram", "ssd")
 """Tiers that a node gives units out of, the faster first."""
 _PEER = "peer:"
-_FROM_STORE = (STORE,)
 
 
 def from_peer(node: str) -> str:
@@ -43,32 +43,44 @@ class Sources:
     for the same facts."""
 
     def __init__(self, digests: Sequence[str], view: View, holders: Sequence[Node] | None = None) -> None:
-        self._view = view
-        self._store_bytes_per_s = ranks_of(view).store_bytes_per_s
-        givers = [node for node in (holders_of(digests, view) if holders is None else holders) if node.peer_port]
+        self._digests, self._view = digests, view
+        holders = holders_of(digests, view) if holders is None else holders
+        self._holders = {node.name for node in holders}
+        givers = [node for node in holders if node.peer_port]
         self._givers, self._all = givers[:GIVERS], len(givers) <= GIVERS
-        self._ranked: dict[str, tuple[Node, ...]] = {}
+        self._found: dict[str, Sequence[tuple[str, ...]]] = {}
 
-    def of(self, target: Node, digests: Sequence[str]) -> list[tuple[str, ...]]:
-        """For each of `digests` whence `target` asks for it, in this order.
+    def of(self, target: Node) -> Sequence[tuple[str, ...]]:
+        """For each of the units whence `target` asks for it, in this order.
 
         What it has itself it takes from there. Then up to PEERS_PER_UNIT others are asked, and the store at last. Where the
         store limits all nodes both ways are used at once, each for its share of what they give together: the store what it
         was seen to give, the holders what their cards do. Where it was not seen to limit, asking others spares it.
         """
-        if not self._givers:
-            return [(tier, STORE) if (tier := target.units.get(d)) in TIERS else _FROM_STORE for d in digests]
-        store, found = self._store_bytes_per_s, list[tuple[str, ...]]()
+        found = self._found.get(target.name)
+        if found is None:
+            found = self._found[target.name] = self._of(target)
+        return found
+
+    @property
+    def first(self) -> Sequence[set[str]]:
+        """For each of the units the nodes of which whoever asks others asks one first; none if nobody gives it."""
+        return [{node.name for node in best[:2]} for best in self._best]
+
+    def _of(self, target: Node) -> Sequence[tuple[str, ...]]:
+        peers = self._best if target.peer_port and self._givers else None
+        if peers is None and target.units.keys().isdisjoint(self._digests):
+            return self._from_store
+        store, found = ranks_of(self._view).store_bytes_per_s, list[tuple[str, ...]]()
+        if peers is not None and store is None and target.name not in self._holders:
+            return self._from_peers
         owed = zlib.crc32(target.name.encode()) / 2**32  # stages that ask at once do not go in step
-        for digest in digests:
-            peers = self._peers(target, digest)
-            asked = (*(from_peer(peer.name) for peer in peers), STORE)
-            tier = target.units.get(digest)
-            if tier in TIERS:
-                found.append((tier, *asked))
-                continue
-            cards = sum(peer.rates[NIC].mean for peer in peers if NIC in peer.rates) if store is not None else 0.0
-            if store is not None and cards:
+        for index, digest in enumerate(self._digests):
+            others = [node for node in peers[index] if node.name != target.name][:PEERS_PER_UNIT] if peers else []
+            asked = (*[from_peer(node.name) for node in others], STORE)
+            if (tier := target.units.get(digest)) in TIERS:
+                asked = (tier, *asked)
+            elif store is not None and (cards := sum([n.rates[NIC].mean for n in others if NIC in n.rates])):
                 owed += store / (store + cards)
                 if owed >= 1.0:
                     owed -= 1.0
@@ -76,13 +88,18 @@ class Sources:
             found.append(asked)
         return found
 
-    def _peers(self, target: Node, digest: str) -> list[Node]:
-        """Up to PEERS_PER_UNIT others that give the unit, the best first; none if `target` does not ask others."""
-        if not target.peer_port:
-            return []
-        if digest not in self._ranked:
-            self._ranked[digest] = self._rank(digest)
-        return [node for node in self._ranked[digest] if node.name != target.name][:PEERS_PER_UNIT]
+    @cached_property
+    def _from_peers(self) -> Sequence[tuple[str, ...]]:
+        return [(*[from_peer(node.name) for node in best[:PEERS_PER_UNIT]], STORE) for best in self._best]
+
+    @cached_property
+    def _from_store(self) -> Sequence[tuple[str, ...]]:
+        return [(STORE,)] * len(self._digests)
+
+    @cached_property
+    def _best(self) -> Sequence[Sequence[Node]]:
+        """For each of the units who gives it, the best first; one more than are asked, for it may be who asks."""
+        return [self._rank(digest) for digest in self._digests]
 
     def _rank(self, digest: str) -> tuple[Node, ...]:
         """Who has it in dram comes before who has it on ssd. Nodes that are equal take turns from unit to unit, so that a
@@ -91,7 +108,7 @@ class Sources:
         if not holders and not self._all:
             others = filter(None, map(self._view.node, self._view.holding(digest)))
             holders = self._holding(digest, [node for node in others if node.peer_port and not node.draining])
-        best = heapq.nsmallest(PEERS_PER_UNIT + 1, holders, key=lambda held: held[:3])  # one of them may be who asks
+        best = heapq.nsmallest(PEERS_PER_UNIT + 1, holders, key=lambda held: held[:3])
         return tuple(node for *_, node in best)
 
     def _holding(self, digest: str, among: Sequence[Node]) -> list[tuple[int, int, str, Node]]:

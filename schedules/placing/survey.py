@@ -6,48 +6,43 @@ nodes cost no more than twenty.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
-from itertools import accumulate, chain, islice, takewhile
+from itertools import accumulate, islice
 from operator import attrgetter
 from statistics import median
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate
-from schedules.ledgers.links import LATER, Transfer
+from schedules.ledgers.links import Transfer, out_link
 from schedules.nodes import ranks_of
 from schedules.placing.decision import Question
 from schedules.placing.partition import Part, parts_of
 from schedules.placing.sources import Sources, holders_of
 from schedules.rates import NIC
 
-HOLDERS, SPARE = 16, 12
-"""How many nodes are on the short list because they hold units, and how many more than stages for their network."""
+HOLDERS, SPARE, MOST_SPREAD = 16, 12, 4
+"""How many nodes are on the short list because they hold units, and how many more than stages for their network; and
+how many stages are tried on other nodes than those that are done soonest."""
 _TYPICAL_OF = 16
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
 
 
-@dataclass(frozen=True)
-class Site:
-    """A node of the short list. `far` and `near` are sums over the model's units: `far[i]` bytes of the first i units
-    are neither in its dram nor on its ssd, `near[i]` are on its ssd. `busy_s` is when its queue of fetches is empty,
-    `step_s_per_byte` the time that computing the prompt takes there for each byte of weights."""
+class Site(NamedTuple):
+    """A node of the short list, with its speeds in the mean and at their bad end. `far` and `near` are sums over the model's
+    units: `far[i]` bytes of the first i units are neither in its dram nor on its ssd, `near[i]` are on its ssd. `busy_s` is
+    when its queue of fetches is empty, `step_s_per_byte` the time that computing the prompt takes there for each byte of
+    weights."""
 
     node: Node
     free_bytes: int
-    rates: Mapping[str, Rate]
     mean: Speeds | None
+    bad: Speeds | None
     far: Sequence[int]
     near: Sequence[int]
     busy_s: float
     step_s_per_byte: float
-
-    @property
-    def bad(self) -> Speeds | None:
-        """Its speeds at their bad end."""
-        return speeds_of(self.rates, bad=True)
 
     def fetch_s(self, runs: Sequence[tuple[int, int]]) -> float:
         """Seconds until units [a, b) of each of `runs` are in its memory, alone on its links; if its speeds are not known,
@@ -76,7 +71,9 @@ class Survey:
         units = question.model.units
         self.names, self.digests = [unit.name for unit in units], [unit.digest for unit in units]
         self.sizes = tuple([unit.size_bytes for unit in units])
+        self.size_bytes = sum(self.sizes)
         self._sites: dict[str, Site] = {}
+        self._lists: dict[tuple[int, int], list[Site]] = {}
 
     @property
     def usable(self) -> int:
@@ -102,12 +99,21 @@ class Survey:
         return Sources(self.digests, self.question.view, self._holding)
 
     @cached_property
+    def given(self) -> tuple[int, float]:
+        """How many bytes of the model come from other nodes wherever it starts, but for what is there already, and how many
+        a second the cards of those nodes give."""
+        if self.store_limits:
+            return 0, 1.0
+        givers = self.sources.first
+        cards = [self.question.links.rate(out_link(name)) or float("inf") for name in set[str]().union(*givers)]
+        return sum([size for size, names in zip(self.sizes, givers, strict=True) if names]), sum(cards) or 1.0
+
+    @cached_property
     def busy_s(self) -> Mapping[str, float]:
         """By node: seconds until the fetches that stand in its queue before another start's are done; nodes without any
         are absent."""
-        forecast, now_s = self.question.links.forecast(self.question.now_s), self.question.now_s
-        first = {queue: [t for t in there if t.priority < LATER] for queue, there in self.queues.items()}
-        return {queue: max(forecast[t.name] for t in there) - now_s for queue, there in first.items() if there}
+        now_s = self.question.now_s
+        return {queue: end_s - now_s for queue, end_s in self.question.links.queues_end(now_s).items() if end_s > now_s}
 
     @cached_property
     def queues(self) -> Mapping[str, Sequence[Transfer]]:
@@ -127,17 +133,49 @@ class Survey:
         names = {name for rates in measured for name in rates}
         return {name: _middle([rates[name] for rates in measured if name in rates]) for name in names}
 
+    @cached_property
+    def pool(self) -> list[Site]:
+        """The nodes worth trying for up to MOST_SPREAD stages."""
+        return self.shortlist(-(-self.whole_bytes // MOST_SPREAD), MOST_SPREAD)
+
+    @cached_property
+    def sparing(self) -> list[Site]:
+        """Those of the pool whose cards have something to spare, most first."""
+        found = [(-spare, site.node.name, site) for site in self.pool if (spare := self.spare_bytes_per_s(site)) > 0]
+        return [site for *_, site in sorted(found, key=lambda one: one[:2])]
+
+    def spare_bytes_per_s(self, site: Site) -> float:
+        """What the node's card has for one more fetch if all share it equally; 0 if a fetch on it would be late then."""
+        if site.mean is None:
+            return 0.0
+        there, now_s = self.queues.get(site.node.name, ()), self.question.now_s
+        share = site.mean.nic_bytes_per_s / (len(there) + 1)
+        late = any(
+            t.deadline_s is not None and t.remaining_bytes > max(0.0, t.deadline_s - now_s) * share for t in there
+        )
+        return 0.0 if late else share
+
     def shortlist(self, least_bytes: int, stages: int) -> list[Site]:
         """The nodes worth trying for up to `stages` stages of at least `least_bytes` each; others have too little memory.
 
         Holders of units, then those with most spare network, then those with most memory: since as many of these are on
         it as there are stages, whatever fits anywhere fits on the short list.
         """
+        known = self._lists.get((least_bytes, stages))
+        if known is not None:
+            return known
         holders = [node.name for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
-        spare = islice((name for *_, free, name in self._by_network if -free >= least_bytes), SPARE + stages)
-        roomy = takewhile(lambda ranked: -ranked[0] >= least_bytes, islice(self._by_memory, stages))
-        names = dict.fromkeys(chain(holders, spare, (name for _, name in roomy)))
-        return [self.site(self._ranks.by_name[name]) for name in names]
+        spare = list[str]()
+        for _, _, free, name in self._by_network:
+            if -free >= least_bytes:
+                spare.append(name)
+                if len(spare) == SPARE + stages:
+                    break
+        roomy = [name for free, name in islice(self._by_memory, stages) if -free >= least_bytes]
+        by_name = self._ranks.by_name
+        found = [self.site(by_name[name]) for name in dict.fromkeys([*holders, *spare, *roomy])]
+        self._lists[least_bytes, stages] = found
+        return found
 
     def parts(self, degree: int) -> tuple[Part, ...]:
         """What each of so many stages would run."""
@@ -161,11 +199,15 @@ class Survey:
     @cached_property
     def whole_bytes(self) -> int:
         """What one stage reserves that runs all of the model."""
-        return sum(self.sizes) + self.question.model.kv_bytes_per_token * self.question.objectives.kv_tokens
+        return self.size_bytes + self.question.model.kv_bytes_per_token * self.question.objectives.kv_tokens
 
     @cached_property
     def _holding(self) -> list[Node]:
         return holders_of(self.digests, self.question.view)
+
+    @cached_property
+    def _holders(self) -> frozenset[str]:
+        return frozenset([node.name for node in self._holding])
 
     @cached_property
     def _other_free(self) -> Mapping[str, int]:
@@ -178,16 +220,21 @@ class Survey:
     def _by_network(self) -> "_Lazily[tuple[float, float, int, str]]":
         """(busy seconds, -bytes per second, -free bytes, name) of the usable nodes, in order: as the view has them ranked
         but for those that are busy, or have other memory free."""
-        busy_s, others = self.busy_s, list[tuple[float, float, int, str]]()
-        odd = busy_s.keys() | self._other_free.keys()
-        for name in odd:
-            node = self.question.view.node(name)
-            if node is not None and not node.draining:
-                nic = node.rates.get(NIC)
-                card = -nic.mean if nic is not None else 0.0
-                others.append((busy_s.get(name, 0.0), card, -self.free_bytes(node), name))
-        rest = ((0.0, *ranked) for ranked in self._ranks.by_network if ranked[2] not in odd)
-        return _Lazily(merge(sorted(others), rest))
+        return _Lazily(self._rank_by_network())
+
+    def _rank_by_network(self) -> Iterator[tuple[float, float, int, str]]:
+        busy, others = self.busy_s, self._other_free
+        rest = (
+            (0.0, *ranked) for ranked in self._ranks.by_network if ranked[2] not in busy and ranked[2] not in others
+        )
+        yield from merge(sorted(map(self._network_key, others.keys() - busy.keys())), rest) if others else rest
+        usable = (name for name in busy if (node := self._ranks.by_name.get(name)) is not None and not node.draining)
+        yield from sorted(map(self._network_key, usable))
+
+    def _network_key(self, name: str) -> tuple[float, float, int, str]:
+        node = self._ranks.by_name[name]
+        nic = node.rates.get(NIC)
+        return self.busy_s.get(name, 0.0), -nic.mean if nic is not None else 0.0, -self.free_bytes(node), name
 
     @cached_property
     def _by_memory(self) -> "_Lazily[tuple[int, str]]":
@@ -197,18 +244,18 @@ class Survey:
         return _Lazily(merge(sorted((-free, name) for name, free in odd.items()), rest) if odd else rest)
 
     def _site(self, node: Node) -> Site:
-        mean, rates = speeds_of(node.rates, bad=False), node.rates
+        mean, bad = self._ranks.speeds.of(node.name, node.rates)
         if mean is None:
             rates = {**self.typical, **node.rates}
-            mean = speeds_of(rates, bad=False)
+            mean, bad = speeds_of(rates, bad=False), speeds_of(rates, bad=True)
         step_s_per_byte = step_s(1, self.question.prompt_tokens, mean) if mean is not None else 0.0
         far, near = self._bare
-        if node.units and not node.units.keys().isdisjoint(self.digests):
+        if node.name in self._holders:
             held = [node.units.get(digest) for digest in self.digests]
             far = (0, *accumulate(0 if tier else size for size, tier in zip(self.sizes, held, strict=True)))
             near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(self.sizes, held, strict=True)))
         busy_s = self.busy_s.get(node.name, 0.0)
-        return Site(node, self.free_bytes(node), rates, mean, far, near, busy_s, step_s_per_byte)
+        return Site(node, self.free_bytes(node), mean, bad, far, near, busy_s, step_s_per_byte)
 
     @cached_property
     def _bare(self) -> tuple[Sequence[int], Sequence[int]]:

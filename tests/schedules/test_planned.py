@@ -211,9 +211,9 @@ def test_a_node_that_has_all_in_dram_wins_alone() -> None:
 
 
 def test_a_node_that_has_the_bytes_but_forms_groups_slowly_does_not_win() -> None:
-    """Each degree has one candidate, on the nodes that have its bytes soonest; what an anchor takes is looked at as well."""
+    """Each degree had one candidate, on the nodes that have its bytes soonest; who may be better is looked at as well."""
     model = _model()
-    view = View((_node("near", units=_held(model, "ssd"), formed=60.0), _node("far", nic=20.0)))
+    view = View((_node("near", units=_held(model, "ssd"), ssd=25.0, formed=60.0), _node("far", nic=20.0)))
     decision = PLANNED.decide(question_of(model, view, Objectives(max_degree=1, kv_tokens=1)))
     assert _taken(decision).nodes == ("far",)
     assert {c.nodes for c in decision.candidates} == {("near",), ("far",)}

@@ -31,7 +31,7 @@ def views(draw: st.DrawFn) -> View:
 
 
 def asked(view: View, target: Node, digests: tuple[str, ...] = DIGESTS) -> dict[str, tuple[str, ...]]:
-    return dict(zip(digests, Sources(digests, view).of(target, digests), strict=True))
+    return dict(zip(digests, Sources(digests, view).of(target), strict=True))
 
 
 @given(views(), st.integers(0, 8).map("node{}".format))

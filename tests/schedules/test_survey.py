@@ -84,7 +84,7 @@ def test_a_draining_node_is_neither_used_nor_asked_for_units() -> None:
     survey = Survey(question_of(model, View((leaving, node_of("staying", 100)))))
     assert [site.node.name for site in survey.shortlist(0, 2)] == ["staying"]
     staying = replace(node_of("staying", 100), peer_port=1)
-    assert set(survey.sources.of(staying, list(held))) == {(STORE,)}
+    assert set(survey.sources.of(staying)) == {(STORE,)}
 
 
 def test_a_node_that_was_not_measured_is_taken_for_the_middle_of_the_others() -> None:

@@ -27,9 +27,10 @@ from schedules.events import (
     StartMeasured,
 )
 from schedules.facts import Model, Node
-from schedules.simulate import Arrival, Told, Trouble, simulate
-from schedules.world import Habits, Misfortune, World
-from schedules.world_groups import Ask
+from schedules.simulation.groups import Ask
+from schedules.simulation.habits import Habits, Misfortune
+from schedules.simulation.simulate import Arrival, Told, Trouble, simulate
+from schedules.simulation.world import World
 from tests.schedules.models import node_of
 from tests.schedules.worlds import MB, SimpleBrain, placed, world_model, world_node
 
@@ -442,5 +443,5 @@ def test_the_same_log_is_told_the_same_way_and_times_never_run_back() -> None:
     told = _run(seed=2)
     assert told == _run(seed=2)
     assert [t.now_s for t in told] == sorted(t.now_s for t in told)
-    own = [t.now_s for t in told if isinstance(t.event, NodeReported | GroupFormed | RequestProgressed | NodeLeft)]
+    own = [t.now_s for t in told if isinstance(t.event, GroupFormed | RequestProgressed | NodeLeft)]
     assert len(own) == len(set(own)), "two things happened at one moment"

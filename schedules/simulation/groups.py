@@ -8,7 +8,7 @@ from schedules.estimates import Speeds, token_s
 from schedules.events import Event
 from schedules.facts import ModelKey, Placement
 from schedules.requests import room_tokens
-from schedules.world_nodes import WorldNode
+from schedules.simulation.nodes import WorldNode
 
 Happening = Callable[[float], Sequence[Event]]
 """Given the time that it is by then, in seconds, it does its part, and says what is to be told of it, in order."""

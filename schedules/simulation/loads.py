@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
-from schedules.agenda import Agenda
 from schedules.events import Event
 from schedules.facts import Placement, Unit
 from schedules.ledgers.links import LATER, Links, Transfer, nic_link, out_link
 from schedules.placing.sources import peer_of
 from schedules.rates import STORE
-from schedules.world_groups import Happening
-from schedules.world_nodes import WorldNode
+from schedules.simulation.agenda import Agenda
+from schedules.simulation.groups import Happening
+from schedules.simulation.nodes import WorldNode
 
 OnArrival = Callable[[str, Iterable[str], WorldNode, float], None]
 """Told of a load's name, the groups that want it, its node, and what time it is."""

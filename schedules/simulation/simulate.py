@@ -22,8 +22,9 @@ from schedules.events import (
     Ticked,
 )
 from schedules.facts import ModelKey
-from schedules.world import Misfortune, World
-from schedules.world_groups import Ask
+from schedules.simulation.groups import Ask
+from schedules.simulation.habits import Misfortune
+from schedules.simulation.world import World
 
 
 class Decides(Protocol):
