@@ -154,6 +154,7 @@ def run_frontend(settings: Settings) -> None:
             start_timeout_s=frontend.start_timeout_s,
             request_timeout_s=frontend.request_timeout_s,
             max_held_requests=frontend.max_held_requests,
+            max_held_per_model=frontend.max_held_per_model,
             history_url=settings.history.url,
             history_keep_days=settings.history.keep_days,
             allowed_hosts=frontend.allowed_hosts,

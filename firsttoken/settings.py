@@ -167,8 +167,9 @@ class FrontendSettings(Section):
         default=600.0, description="seconds a request may take from arrival to last token"
     )
     max_held_requests: Count = Field(
-        default=256, ge=1, description="requests that may wait for replicas before more are refused"
+        default=1024, ge=1, description="requests that may wait for replicas before more are refused"
     )
+    max_held_per_model: Count = Field(default=256, ge=1, description="how many of them may be of one model")
     max_choices: Count = Field(
         default=128, ge=1, le=10_000, description="answers that one request may ask for, its prompts times its `n`"
     )

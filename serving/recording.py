@@ -93,10 +93,12 @@ class Recorder:
 
     def _own_phases(self, action: Record) -> tuple[Phase, ...]:
         ordered_s = self._ordered_s.pop(action.group, action.decided_s)
+        chosen = action.decision.chosen
+        waited_until_s = ordered_s if chosen is not None and chosen.moves else action.decided_s
         found = [timed_phase("receive and tokenise", "front end", action.arrived_s, action.wanted_s)]
-        if action.decided_s - action.wanted_s > WAITED_S:
-            found.append(timed_phase("wait for room", "front end", action.wanted_s, action.decided_s))
-        return (*found, timed_phase("decide", "front end", action.decided_s, ordered_s))
+        if waited_until_s - action.wanted_s > WAITED_S:
+            found.append(timed_phase("wait for room", "front end", action.wanted_s, waited_until_s))
+        return (*found, timed_phase("decide", "front end", waited_until_s, ordered_s))
 
 
 def predicted_of(decision: Decision, text_s: float) -> dict[str, Any] | None:

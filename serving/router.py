@@ -176,7 +176,7 @@ class Router:
         replicas = self._brain.replicas()
         self._metrics.held.set(self._brain.held)
         self._metrics.running.set(sum(len(replica.requests) for replica in replicas))
-        for state in State:
+        for state in set(State) - {State.GONE}:
             self._metrics.replicas.labels(state).set(sum(replica.state is state for replica in replicas))
         client = self._cluster()
         self._metrics.nodes.set(len(client.view().nodes) if client is not None else 0)

@@ -15,6 +15,7 @@ from schedules import events
 from schedules.facts import Placement
 from schedules.objectives import Objectives
 from schedules.placing.policies.fixed import place
+from schedules.simulation.habits import Habits
 from serving.errors import BadRequest, Interrupted, Overloaded, Unavailable
 from storage_tiers.checkpoint import Checkpoint
 from tests.schedules.worlds import MB, world_node
@@ -64,6 +65,21 @@ def test_a_cold_request_waits_for_its_replica_and_streams_and_is_recorded() -> N
         assert start.predicted is not None
 
     played(test)
+
+
+def test_the_time_that_others_took_to_make_room_is_told_as_that() -> None:
+    """Until they had ended it was deciding, by the ledger."""
+
+    async def test(now: Routed) -> None:
+        await now.answered(MODEL)
+        await now.answered(OTHER)
+        await now.router.settle_ledger()
+        start, _ = now.ledger.latest(None, 9)
+        took_s = {phase.name: phase.end_s - phase.start_s for phase in start.phases}
+        assert took_s["wait for room"] == pytest.approx(Habits().dissolve_s, rel=0.1)
+        assert took_s["decide"] == pytest.approx(0.0, abs=1e-3)
+
+    played(test, world_node("a", 70 * MB))
 
 
 def test_requests_that_come_together_start_one_replica() -> None:
