@@ -346,8 +346,11 @@ class Desk:
 
     def forget_if_over(self, service: Service) -> None:
         """A version that was replaced is forgotten once nothing of it runs and nobody waits for it."""
-        if service.retired and not service.replicas and not service.waiting and not service.announced:
-            self._services.pop(service.key, None)
+        over = service.retired and not service.replicas and not service.waiting and not service.announced
+        if (
+            over and self._services.get(service.key) is service
+        ):  # it may have been asked for again, and be another's now
+            del self._services[service.key]
 
 
 def _is_cold(request: Request, replica: Replica) -> bool:

@@ -18,6 +18,7 @@ from serving.metrics import Metrics
 _log = logging.getLogger(__name__)
 WAITED_S = 0.001
 """A start that stood back for less did not wait."""
+CLOSED_WITHIN_S = 1.0
 
 
 class Recorder:
@@ -47,6 +48,14 @@ class Recorder:
         task = asyncio.get_running_loop().create_task(self._record(action, group))
         self._at_work.add(task)
         task.add_done_callback(self._finished)
+
+    async def close(self) -> None:
+        """Wait a moment for what is being recorded, and give up the rest."""
+        if self._at_work:
+            await asyncio.wait(self._at_work, timeout=CLOSED_WITHIN_S)
+        for task in self._at_work:
+            task.cancel()
+        await self.settle()
 
     async def settle(self) -> None:
         """Wait until what was to be recorded is."""
@@ -83,10 +92,12 @@ class Recorder:
 
     def _own_phases(self, action: Record) -> tuple[Phase, ...]:
         ordered_s = self._ordered_s.pop(action.group, action.decided_s)
+        chosen = action.decision.chosen
+        waited_until_s = ordered_s if chosen is not None and chosen.moves else action.decided_s
         found = [timed_phase("receive and tokenise", "front end", action.arrived_s, action.wanted_s)]
-        if action.decided_s - action.wanted_s > WAITED_S:
-            found.append(timed_phase("wait for room", "front end", action.wanted_s, action.decided_s))
-        return (*found, timed_phase("decide", "front end", action.decided_s, ordered_s))
+        if waited_until_s - action.wanted_s > WAITED_S:
+            found.append(timed_phase("wait for room", "front end", action.wanted_s, waited_until_s))
+        return (*found, timed_phase("decide", "front end", waited_until_s, ordered_s))
 
 
 def predicted_of(decision: Decision, text_s: float) -> dict[str, Any] | None:

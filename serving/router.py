@@ -88,7 +88,7 @@ class Router:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._told: deque[events.Event] = deque()
-        self._telling = False
+        self._telling = self._closed = False
         self._announcements = 0
 
     # ---- models
@@ -101,7 +101,7 @@ class Router:
         """The model can be asked for, and is kept up if it shall be."""
         key = model.facts.key
         known = self._models.get(key)
-        if known is None or model.opened > known.opened:
+        if known is None or model.opened > known.opened or not self._brain.knows(key):
             self._models[key] = model  # of equal weights, but these may lie elsewhere in the store
             self.tell(events.ModelKnown(model.facts, self.objectives(model.name), model.opened))
             for other in [k for k in self._models if k.name == key.name and not self._brain.knows(k)]:
@@ -129,16 +129,19 @@ class Router:
         """The requests, each to be read and closed. BadRequest, Overloaded or Unavailable if one of them may not even wait;
         then none is admitted."""
         key, tickets = self.know(model), list[Ticket]()
-        for submit in submits:
-            ticket = Ticket(model.name, submit, arrived_s, self.tell, self._groups.get, self._note_first)
-            tickets.append(ticket)
-            self._tickets[submit.request] = ticket
-            asked = submit.prompt_tokens, submit.max_tokens
-            self.tell(events.RequestArrived(submit.request, key, *asked, arrived_s, deadline_s))
-            if (error := ticket.rejection()) is not None:
-                for each in tickets:
-                    each.close()
-                raise error
+        try:
+            for submit in submits:
+                ticket = Ticket(model.name, submit, arrived_s, self.tell, self._groups.get, self._note_first)
+                tickets.append(ticket)
+                self._tickets[submit.request] = ticket
+                asked = submit.prompt_tokens, submit.max_tokens
+                self.tell(events.RequestArrived(submit.request, key, *asked, arrived_s, deadline_s))
+                if (error := ticket.rejection()) is not None:
+                    raise error
+        except BaseException:
+            for each in tickets:
+                each.close()
+            raise
         return tickets
 
     def _note_first(self, first: FirstToken) -> None:
@@ -173,7 +176,7 @@ class Router:
         replicas = self._brain.replicas()
         self._metrics.held.set(self._brain.held)
         self._metrics.running.set(sum(len(replica.requests) for replica in replicas))
-        for state in State:
+        for state in set(State) - {State.GONE}:
             self._metrics.replicas.labels(state).set(sum(replica.state is state for replica in replicas))
         client = self._cluster()
         self._metrics.nodes.set(len(client.view().nodes) if client is not None else 0)
@@ -183,18 +186,21 @@ class Router:
         await self._recorder.settle()
 
     async def close(self) -> None:
-        """Give up what is being started. Groups end with the client."""
+        """Give up what is being started. Groups end with the client, and nothing is decided any more."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._recorder.close()
 
     # ---- what happens, and what is to be done
 
     def tell(self, event: events.Event) -> None:
         """It has happened. What follows from it is begun before this returns, unless it follows from something else first."""
-        self._told.append(event)
+        if not self._closed:
+            self._told.append(event)
         if self._telling:
             return
         self._telling = True
@@ -202,16 +208,19 @@ class Router:
             while self._told:
                 next_event = self._told.popleft()
                 for action in self._brain.handle(next_event, asyncio.get_running_loop().time()):
-                    self._carry_out(action)
+                    self._try(action)
                 if isinstance(next_event, events.RequestEnded | events.RequestLeft):
                     self._tickets.pop(next_event.request, None)
         finally:
             self._telling = False
 
     def hear(self, event: events.Event) -> None:
-        """The cluster tells it. A group that is found needs its model to be known."""
-        self.tell(event)
-        if isinstance(event, events.GroupFound) and event.key not in self._models:
+        """The cluster tells it, which goes on whatever is made of it. A group that is found needs its model to be known."""
+        try:
+            self.tell(event)
+        except Exception:
+            _log.exception("nothing could be made of a %s", type(event).__name__)
+        if isinstance(event, events.GroupFound) and event.key not in self._models and not self._closed:
             self._spawn(self._open(event.key.name))
 
     async def _open(self, name: str) -> None:
@@ -219,6 +228,13 @@ class Router:
             self.know(await self._open_model(name))
         except RequestError as error:
             _log.warning("a group of %s was found, which is not adopted: %s", name, error)
+
+    def _try(self, action: Action) -> None:
+        """Whatever becomes of it, those that were decided with it are carried out."""
+        try:
+            self._carry_out(action)
+        except Exception:
+            _log.exception("a %s could not be carried out", type(action).__name__)
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -247,11 +263,12 @@ class Router:
                 pass  # its client is told so by heartbeats
 
     def _replay(self, action: Replay) -> None:
-        model = self._brain.request(action.request)
-        name = model.key.name if model is not None else ""
-        _log.warning("%s: group %s was lost after %d tokens: %s", name, action.group, action.tokens, action.cause)
-        self._metrics.replays.labels(name).inc()
-        self._tickets[action.request].wait()
+        ticket = self._tickets[action.request]
+        _log.warning(
+            "%s: group %s was lost after %d tokens: %s", ticket.model, action.group, action.tokens, action.cause
+        )
+        self._metrics.replays.labels(ticket.model).inc()
+        ticket.wait()
 
     def _note_decision(self, action: Decided) -> None:
         decision = action.decision
@@ -278,21 +295,26 @@ class Router:
                 _log.exception("%s could not be started", model.name)
             text = str(error) or f"it took longer than {action.timeout_s:.0f} s"
             _log.info("%s was not started (%s)", model.name, text)
-            self._forming.pop(group, None)
-            self.tell(events.GroupFailed(group, text, isinstance(error, Refused)))
+            self._not_formed(events.GroupFailed(group, text, isinstance(error, Refused)))
             return
         self._metrics.cold_starts.labels(model.name, "started").inc()
         self._joined(formed)
 
     async def _adopt(self, group: str) -> None:
         try:
-            found = await self._client().adopt(group)
-        except (RequestError, ClusterError, TimeoutError) as error:
-            _log.warning("group %s cannot be adopted: %s", group, error)
-            self._forming.pop(group, None)
-            self.tell(events.GroupFailed(group, str(error), refused=False))
+            async with asyncio.timeout(self._limits.start_timeout_s):
+                found = await self._client().adopt(group)
+        except Exception as error:
+            expected = isinstance(error, RequestError | ClusterError | TimeoutError)
+            _log.warning("group %s cannot be adopted: %s", group, error, exc_info=None if expected else error)
+            self._not_formed(events.GroupFailed(group, str(error) or "it did not answer in time", refused=False))
             return
         self._joined(found)
+
+    def _not_formed(self, event: events.GroupFailed) -> None:
+        self._forming.pop(event.group, None)
+        self._recorder.over(event.group)
+        self.tell(event)
 
     def _joined(self, group: Group) -> None:
         self._forming.pop(group.name, None)
@@ -303,17 +325,19 @@ class Router:
 
     async def _stop(self, name: str) -> None:
         """End the group, or its forming. Its streams break at once."""
-        forming, group = self._forming.pop(name, None), self._groups.pop(name, None)
+        forming = self._forming.pop(name, None)
         try:
             if forming is not None:
                 forming.cancel()
                 await asyncio.gather(forming, return_exceptions=True)
+            group = self._groups.pop(name, None)  # which it may have become before it was cancelled
             if group is not None:
                 group.lose("the group was dissolved")
                 await self._client().dissolve(group)
         except (RequestError, ClusterError, OSError, TimeoutError) as error:
             _log.warning("group %s: %s; its lease will end it", name, error)
         finally:
+            self._recorder.over(name)
             self.tell(events.GroupStopped(name))
 
     def _client(self) -> ClusterClient:

@@ -42,7 +42,7 @@ class Ticket:
         on_first: Callable[[FirstToken], None],
     ) -> None:
         self.name = submit.request
-        self._model, self._submit, self._arrived_s = model, submit, arrived_s
+        self.model, self._submit, self._arrived_s = model, submit, arrived_s
         self._tell, self._group_of, self._on_first = tell, group_of, on_first
         self._done: list[int] = []
         self._attempts = 0
@@ -109,7 +109,7 @@ class Ticket:
             async with aclosing(group.generate(self._now())) as found:
                 async for each in found:
                     if each.tokens and not self._done:
-                        self._on_first(FirstToken(self._model, self._arrived_s, assigned.cold))
+                        self._on_first(FirstToken(self.model, self._arrived_s, assigned.cold))
                     self._done += each.tokens
                     self._tell(events.RequestProgressed(self.name, assigned.group, len(each.tokens)))
                     if each.finish is not None:
@@ -121,8 +121,8 @@ class Ticket:
         except StageFailed as error:
             self._tell(events.RequestBroke(self.name, assigned.group, str(error)))
         except NoToken as error:
-            _log.error("%s failed a request after %d tokens: %s", self._model, len(self._done), error)
-            raise ModelFailed(f"{self._model} failed: {error}. Its weights or their type may be at fault") from error
+            _log.error("%s failed a request after %d tokens: %s", self.model, len(self._done), error)
+            raise ModelFailed(f"{self.model} failed: {error}. Its weights or their type may be at fault") from error
 
     def _now(self) -> Submit:
         """What is still to be asked, with what was answered already."""

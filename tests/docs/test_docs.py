@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer.main
@@ -13,6 +14,8 @@ from firsttoken.cli import app as cli
 from firsttoken.settings import Settings, load_settings, sections, setting_names
 from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
+from schedules.actions import Action
+from schedules.events import Event
 from schedules.foresight.cadence import FLOWS
 from schedules.lifecycle import State, draw
 from serving import errors
@@ -174,6 +177,17 @@ def test_ci_runs_what_the_documents_promise() -> None:
 
 def test_the_diagram_of_states_is_the_table() -> None:
     assert draw() in (ROOT / "docs" / "how-it-works.md").read_text()
+
+
+def test_the_life_of_a_request_is_told_in_the_brains_words() -> None:
+    text = (ROOT / "docs" / "how-it-works.md").read_text()
+    (diagram,) = [block for block in _blocks("mermaid", text) if "participant B as brain" in block]
+    told = set(re.findall(r"R->>B: (\w+)", diagram))
+    ordered = {word for words in re.findall(r"B-->>R: ([^(\n]+)", diagram) for word in words.strip().split(", ")}
+    assert told <= {kind.__name__ for kind in get_args(Event)}
+    assert ordered <= {kind.__name__ for kind in get_args(Action)}
+    assert len(told) >= 6
+    assert len(ordered) >= 8
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

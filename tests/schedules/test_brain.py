@@ -684,6 +684,27 @@ def test_an_older_version_that_is_known_late_is_not_kept_up() -> None:
     assert driven.states() == [State.SERVING]
 
 
+def test_an_older_version_that_is_asked_for_again_outlives_what_was_to_be_looked_at_before() -> None:
+    """Whoever had been held by it was to be looked at 30 s later. By then it had ended and been forgotten, and was there
+    again: that look forgot it under its requests, the end of which found no model."""
+    driven, _ = _one(a=3 * SIZE_BYTES)
+    old = driven.know(model_named("n", "n/1"), opened=1)
+    driven.ask(old)
+    driven.run(3.0)
+    driven.know(model_named("n", "n/2"), opened=2)
+    driven.run(1.0)
+    assert not driven.brain.knows(old)
+    assert driven.know(model_named("n", "n/1"), opened=1) == old
+    driven.run_s = 60.0
+    request = driven.ask(old)
+    driven.run(driven.limits.start_timeout_s)
+    assert driven.brain.knows(old)
+    driven.check()
+    driven.run(60.0)
+    assert request in driven.ended
+    assert not driven.brain.knows(old)
+
+
 def test_a_version_that_is_opened_again_is_the_newest_again() -> None:
     driven, first = _one(objectives=wanting(min_replicas=1, kv_tokens=64))
     driven.run(2.0)

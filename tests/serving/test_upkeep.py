@@ -36,7 +36,7 @@ class _Router:
     def __init__(self) -> None:
         self.kept: list[str] = []
 
-    def keep_up(self, model: Any) -> None:
+    def know(self, model: Any) -> None:
         self.kept.append(model.name)
 
 
