@@ -100,7 +100,8 @@ class Desk:
     def _refusal(self, service: Service, request: str, now_s: float) -> Reject | None:
         """Why the request may not even wait."""
         name, limits = service.model.name, self._limits
-        if not self._books.nodes.view().nodes and not service.coming:
+        nodes = self._books.nodes
+        if not nodes.view().nodes and not nodes.silent and not service.coming:
             what = (
                 "the cluster's scheduler does not answer; the front end keeps trying"
                 if self.scheduler_away
@@ -172,6 +173,10 @@ class Desk:
     def _patience_s(self, request: Request) -> float:
         service = self._services[request.key]
         return min(request.deadline_s, max(request.held_s, service.served_s) + self._limits.start_timeout_s)
+
+    def _out_of_patience(self, request: Request, now_s: float) -> bool:
+        """Whether it has waited for its first token as long as a start may take, with replicas that never came to it."""
+        return request.cold and not request.generated and now_s >= request.held_s + self._limits.start_timeout_s
 
     def _watch_deadline(self, request: Request) -> None:
         if request.deadline_s != inf:
@@ -334,7 +339,7 @@ class Desk:
         replica.used_tokens = 0
         for name in reversed(names):
             request = self._requests[name]
-            if request.attempts <= REPLAYS:
+            if request.attempts <= REPLAYS and not self._out_of_patience(request, now_s):
                 self._hold(service, request.broken(now_s), now_s, first=True)
             else:
                 self._reject_unstarted(request, cause)

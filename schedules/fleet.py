@@ -13,18 +13,19 @@ from schedules.limits import (
     FOUND_WITHIN_S,
     KEEP_UP_AFTER_S,
     LONGEST_WAIT_S,
+    PAUSE_NODES,
+    PAUSE_S,
     REFUSED_AFTER_S,
     RESUME_S,
-    SHORTEST_TURN_S,
     SHORTEST_WAIT_S,
     START_ATTEMPTS,
     TURN_AFTER_S,
-    TURN_STARTS,
     Limits,
 )
 from schedules.placing.decision import Decision, Move, Running, Wait
 from schedules.scaling import wanted_replicas
 from schedules.service import Cold, Replica, Service
+from schedules.turns import Up, something_ends, turns_over_s
 from schedules.wakes import Wakes
 from schedules.wanted import Wanted
 
@@ -68,10 +69,14 @@ class Fleet:
         self._books, self._wakes, self._limits = books, wakes, limits
         self._waiters, self._out = waiters, out
         self._prefix, self._numbers = prefix, count(1)
-        self._wanted = Wanted(wakes, self._place)
+        self._wanted = Wanted(wakes, self._place, self._pause_s)
         self._room_for: dict[str, Replica] = {}
         self._find_until_s: float | None = None
         self.replicas: dict[str, Replica] = {}
+
+    def _pause_s(self) -> float:
+        """Decisions take the longer the more nodes there are."""
+        return PAUSE_S * max(1.0, len(self._books.nodes.view().nodes) / PAUSE_NODES)
 
     def joined(self, now_s: float) -> None:
         """Nodes can be given orders. What they run for others that are gone is found soon, the first time."""
@@ -174,7 +179,7 @@ class Fleet:
         """What a start had under way is there, or over."""
         self._wanted.hurry()
 
-    def decide(self, service: Service, group: str, running: Iterable[Running], cold: Cold, now_s: float) -> Decision:
+    def decide(self, service: Service, group: str, running: Sequence[Running], cold: Cold, now_s: float) -> Decision:
         """Where the model would start now. Changes nothing."""
         longest = self._waiters.longest(service)
         return self._books.decide(
@@ -182,25 +187,14 @@ class Fleet:
             service.model,
             service.objectives,
             now_s,
-            tuple(running),
+            running,
             longest[1] if longest is not None else 1,
             now_s - cold.arrived_s if cold.arrived_s is not None else 0.0,
         )
 
-    def running(self, service: Service, asked_for: bool) -> list[Running]:
-        """The replicas that are up, as a start of `service` sees them: those that are idle may make room, if it is for
-        somebody, or for one that is more important."""
-        return [
-            replica.running(replica.idle and self._may_stop(replica, service, asked_for))
-            for replica in self.replicas.values()
-            if replica.state is State.SERVING
-        ]
-
-    def _may_stop(self, replica: Replica, service: Service, asked_for: bool) -> bool:
-        theirs, ours = replica.service.objectives, service.objectives
-        if asked_for or ours.priority > theirs.priority:
-            return theirs.priority <= ours.priority
-        return False
+    def running(self, service: Service, asked_for: bool) -> Up:
+        """The replicas that are up, as a start of `service` sees them."""
+        return Up(self.replicas.values(), service, asked_for)
 
     def _place(self, replica: Replica, now_s: float) -> bool:
         """Decide where it starts; whether it waits no more."""
@@ -260,7 +254,8 @@ class Fleet:
         if hopeless:
             replica.reason = hopeless
             until_s = replica.since_s + RESUME_S
-            if now_s >= until_s or not self._waiters.begun(service):
+            waits = self._waiters.begun(service) or self._books.nodes.silent
+            if now_s >= until_s or not waits:
                 self._fail(replica, hopeless, now_s)
                 return True
             self._stir_for(replica, until_s)
@@ -283,42 +278,20 @@ class Fleet:
         if any(other.turn_of is replica for other in self.replicas.values()):
             return
         service = replica.service
-        over_s = {r.group: self._turn_over_s(r) for r in self.replicas.values() if self._takes_turns(r, service)}
-        had = {group for group, until_s in over_s.items() if until_s <= now_s}
+        over_s = turns_over_s(self.replicas.values(), service)
+        had = frozenset(group for group, until_s in over_s.items() if until_s <= now_s)
         moves: tuple[Move, ...] = ()
         if had:
-            running = [
-                self.replicas[r.group].running(may_stop=True) if r.group in had else r
-                for r in self.running(service, True)
-            ]
+            running = Up(self.replicas.values(), service, True, had)
             decision = self.decide(service, replica.group, running, replica.cold, now_s)
             moves = decision.chosen.moves if decision.chosen is not None else ()
         leaving = [self.replicas[move.group] for move in moves]
         for other in leaving:
             other.turn_of = replica
         self._drain(leaving, now_s)
-        replica.stuck = not moves and len(had) == len(over_s) and not self._something_ends(service)
+        replica.stuck = not moves and len(had) == len(over_s) and not something_ends(self.replicas.values(), service)
         if not moves and len(had) < len(over_s):
             self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
-
-    def _something_ends(self, service: Service) -> bool:
-        """Whether replicas that are no more important have only begun, or are about to end."""
-        return any(
-            replica.state in (State.STARTING, State.DRAINING, State.STOPPING)
-            and replica.service.objectives.priority <= service.objectives.priority
-            for replica in self.replicas.values()
-        )
-
-    def _takes_turns(self, replica: Replica, service: Service) -> bool:
-        theirs = replica.service
-        return (
-            replica.state is State.SERVING
-            and theirs is not service
-            and theirs.objectives.priority <= service.objectives.priority
-        )
-
-    def _turn_over_s(self, replica: Replica) -> float:
-        return replica.since_s + max(SHORTEST_TURN_S, TURN_STARTS * replica.service.last_start_s)
 
     def _release_turns(self, replica: Replica, now_s: float) -> None:
         """It needs no room any more: those that still make some for it go on as they were."""
@@ -478,6 +451,7 @@ class Fleet:
         if replica is None or replica.state not in (State.STARTING, State.SERVING, State.DRAINING):
             return
         starting = replica.state is State.STARTING
+        short_lived = not replica.requests and now_s - replica.since_s < KEEP_UP_AFTER_S
         replica.let(Turn.LOST, now_s)
         self._books.lost(group, now_s)
         self.links_free()
@@ -489,6 +463,8 @@ class Fleet:
             return
         if starting:
             self._again(replica, now_s)
+        elif short_lived:
+            self._keep_up_later(service, now_s)
         self.scale(service, now_s)
         self.keep_up(service, now_s)
         self._waiters.serve(service, now_s)

@@ -33,8 +33,9 @@ SILENT_S, LOST_S = 3.0, 10.0
 
 LONGEST_WAIT_S, SHORTEST_WAIT_S = 30.0, 0.05
 """A start that waits for the links is decided again at least, and at most, so often."""
-TRIES, PAUSE_S = 4, 0.02
-"""So many starts that lack room are decided again at once, then others have their turn for so long."""
+TRIES, PAUSE_S, PAUSE_NODES = 4, 0.02, 100
+"""So many starts that lack room are decided again at once, then others have their turn for so long; longer in proportion with
+more than so many nodes."""
 FAIR_S = 5.0
 """Who has waited for room so long is not overtaken by those who need less of it."""
 TURN_AFTER_S, SHORTEST_TURN_S, TURN_STARTS = 2.0, 5.0, 2.0

@@ -43,6 +43,11 @@ class Nodes:
         return not self._drained.isdisjoint(names)
 
     @property
+    def silent(self) -> bool:
+        """Whether there are nodes that fell silent, which may be heard again or be gone."""
+        return len(self._shown) < len(self._heard)
+
+    @property
     def link_rates(self) -> Mapping[str, float]:
         """Bytes per second of every node's links, silent ones' too, and of the object store if it was seen to limit nodes."""
         return self._links.rates

@@ -84,8 +84,9 @@ class Request:
         return self._with(self.stand, self.generated + tokens, self.attempts, self.group)
 
     def broken(self, now_s: float) -> "Request":
-        """It waits again, with what it has."""
-        return replace(self, stand=self._to(Turn.BROKEN), group="", held_s=now_s)
+        """It waits again, with what it has; with nothing, as long as it has waited already."""
+        held_s = now_s if self.generated else self.held_s
+        return replace(self, stand=self._to(Turn.BROKEN), group="", held_s=held_s)
 
     def ended(self) -> "Request":
         """Whatever it ended by."""

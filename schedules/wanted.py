@@ -15,11 +15,14 @@ _Key = tuple[int, bool, float, int]
 class Wanted:
     """The more important first, then those that somebody waits for, then who has waited longest.
 
-    Knows no rule of placing: `place` decides again for a replica, and says whether it waits no more.
+    Knows no rule of placing: `place` decides again for a replica, and says whether it waits no more. After some tries in
+    vain others have their turn for `pause_s` seconds.
     """
 
-    def __init__(self, wakes: Wakes, place: Callable[[Replica, float], bool]) -> None:
-        self._wakes, self._place = wakes, place
+    def __init__(
+        self, wakes: Wakes, place: Callable[[Replica, float], bool], pause_s: Callable[[], float] = lambda: PAUSE_S
+    ) -> None:
+        self._wakes, self._place, self._pause_s = wakes, place, pause_s
         self._order: list[tuple[_Key, Replica]] = []
         self._keys: dict[str, _Key] = {}
         self._numbers = count()
@@ -75,7 +78,7 @@ class Wanted:
                 continue
             tries += 1
             if not self._place(replica, now_s):
-                self._not_before_s = now_s + PAUSE_S
+                self._not_before_s = now_s + self._pause_s()
                 if _long(replica, now_s):
                     break
                 if tries >= TRIES:

@@ -34,7 +34,7 @@ class Books:
         self._links.change(self.nodes.take_changed_links(), now_s)
         return self._policy.decide(
             Question(
-                group, model, objectives, self.nodes.view(), self._links, now_s, tuple(running), prompt_tokens, waited_s,
+                group, model, objectives, self.nodes.view(), self._links, now_s, running, prompt_tokens, waited_s,
                 self.learned.corrections, memory=self.memory,
             )
         )  # fmt: skip

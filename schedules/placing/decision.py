@@ -1,6 +1,6 @@
 """What was asked and what was decided, with everything that was considered: values for the router, people and history."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -63,7 +63,7 @@ class Question:
     view: View
     links: Links
     now_s: float
-    running: tuple[Running, ...] = ()
+    running: Sequence[Running] = ()
     prompt_tokens: int = 1
     waited_s: float = 0.0
     corrections: Corrections = Corrections()

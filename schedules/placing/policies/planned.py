@@ -163,7 +163,9 @@ def _needed_moves(
     short = {stage.node for stage in placement.stages if free[stage.node] < 0}
     moves = []
     in_the_way = [replica for replica in leaving if not short.isdisjoint(replica.reserved_bytes)]
-    for replica in sorted(in_the_way, key=lambda r: (r.priority, r.idle_since_s or 0.0, r.group)):
+    for replica in sorted(
+        in_the_way, key=lambda r: (r.priority, r.idle_since_s is None, r.idle_since_s or 0.0, r.group)
+    ):
         if all(free.get(node, 0) >= 0 for node in replica.reserved_bytes):
             continue
         to, takes_s = "", 0.0

@@ -1,0 +1,71 @@
+"""Who may be asked to make room for whom: the idle at once, the busy once they have had their turn."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+from schedules.lifecycle import State
+from schedules.limits import SHORTEST_TURN_S, TURN_STARTS
+from schedules.placing.decision import Running
+from schedules.service import Replica, Service
+
+
+class Up(Sequence[Running]):
+    """The replicas that are up, as a start of `service` sees them; made when it looks, for most starts do not.
+
+    Those that are idle may make room, if the start is `asked_for` by somebody, or more important; and those of `had`.
+    """
+
+    def __init__(
+        self, replicas: Iterable[Replica], service: Service, asked_for: bool, had: frozenset[str] = frozenset()
+    ) -> None:
+        self._replicas, self._service, self._asked_for, self._had = replicas, service, asked_for, had
+        self._made: list[Running] | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Running]:
+        return iter(self._all)
+
+    @overload
+    def __getitem__(self, index: int) -> Running: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Running]: ...
+
+    def __getitem__(self, index: int | slice) -> Running | list[Running]:
+        return self._all[index]
+
+    @property
+    def _all(self) -> list[Running]:
+        if self._made is None:
+            self._made = [
+                replica.running(replica.group in self._had or (replica.idle and self._may_stop(replica)))
+                for replica in self._replicas
+                if replica.state is State.SERVING
+            ]
+        return self._made
+
+    def _may_stop(self, replica: Replica) -> bool:
+        theirs, ours = replica.service.objectives.priority, self._service.objectives.priority
+        return theirs <= ours if self._asked_for else theirs < ours
+
+
+def turns_over_s(replicas: Iterable[Replica], service: Service) -> dict[str, float]:
+    """When those that `service` may ask for their room have had their turn, by group."""
+    return {
+        replica.group: replica.since_s + max(SHORTEST_TURN_S, TURN_STARTS * replica.service.last_start_s)
+        for replica in replicas
+        if replica.state is State.SERVING
+        and replica.service is not service
+        and replica.service.objectives.priority <= service.objectives.priority
+    }
+
+
+def something_ends(replicas: Iterable[Replica], service: Service) -> bool:
+    """Whether replicas that are no more important have only begun, or are about to end."""
+    return any(
+        replica.state in (State.STARTING, State.DRAINING, State.STOPPING)
+        and replica.service.objectives.priority <= service.objectives.priority
+        for replica in replicas
+    )
