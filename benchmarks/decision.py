@@ -1,11 +1,12 @@
 """What a decision costs: where a cold model starts, in a cluster of a thousand nodes and ten thousand models.
 
-    python benchmarks/decision.py [--json] [--nodes 1000] [--models 10000] [--decisions 1000]
+    python benchmarks/decision.py [--json] [--nodes 1000] [--models 10000] [--decisions 1000] [--requests 5000]
 
 One thread, no I/O: what is measured is CPU time, which is all that a decision takes. Every node is measured and holds units
 of twenty models on its ssd, of two of them in dram; forty starts are under way, whose transfers the ledger reckons with,
 once without and once with a limit of the object store that they all share. Each decision is for another model. The
-policies of the anchors are timed on the same questions.
+policies of the anchors are timed on the same questions. What the brain costs a request around its decisions, with a thousand
+models on half as many nodes, is measured by `benchmarks.decision_brain`.
 """
 
 import random
@@ -19,6 +20,7 @@ from statistics import median
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.decision_brain import measure_brain
 from benchmarks.report import Result, parser, report
 from schedules.events import NodeReported
 from schedules.facts import Model, Node, Placement, Rate, Unit, View
@@ -32,6 +34,7 @@ from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
 LAYERS, LAYER_BYTES, END_BYTES = 32, 400 << 20, 500 << 20
 ON_SSD, IN_DRAM, UNDER_WAY = 20, 2, 40
 GOAL_MS = 5.0
+BRAIN_MODELS, BRAIN_NODES = 1000, 500
 
 
 def _models(count: int) -> list[Model]:
@@ -128,13 +131,21 @@ def measure(nodes: int, models: int, decisions: int) -> list[Result]:
     return results
 
 
+def measure_requests(requests: int) -> list[Result]:
+    """What the brain costs."""
+    known = _models(BRAIN_MODELS)
+    return measure_brain(_nodes(BRAIN_NODES, known, random.Random(1)), known, requests)
+
+
 def main() -> None:
     args = parser(__doc__.splitlines()[0])
     args.add_argument("--nodes", type=int, default=1000)
     args.add_argument("--models", type=int, default=10_000)
     args.add_argument("--decisions", type=int, default=1000)
+    args.add_argument("--requests", type=int, default=5000)
     options = args.parse_args()
-    report("decision", measure(options.nodes, options.models, options.decisions), options.json)
+    results = measure(options.nodes, options.models, options.decisions) + measure_requests(options.requests)
+    report("decision", results, options.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A whole cluster in memory, behind the same door as the real one (`cluster.contract`).
 
-It is `schedules.world` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of it
-pass in seconds, and the same program meets the same cluster whenever it runs. No model computes: tokens are made up, and
+It is `schedules.simulation` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of
+it pass in seconds, and the same program meets the same cluster whenever it runs. No model computes: tokens are made up, and
 are the same wherever a request is run. What befalls it is told to it by its methods.
 """
 
@@ -33,8 +33,9 @@ from schedules.events import (
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
 from schedules.rates import NIC
-from schedules.world import Habits, Misfortune, World
-from schedules.world_groups import Ask
+from schedules.simulation.groups import Ask
+from schedules.simulation.habits import Habits, Misfortune
+from schedules.simulation.world import World
 from storage_tiers.checkpoint import Checkpoint
 
 FIRST_REPORTS_WITHIN_S = 10.0
@@ -183,37 +184,38 @@ class FakeCluster:
 
     def lose_node(self, name: str) -> None:
         """Its processes are gone, and what was in its memory."""
-        self._befall(Misfortune.NODE_LOST, name)
+        self.befall(Misfortune.NODE_LOST, name)
 
     def silence(self, name: str) -> None:
         """The node stands still, and says nothing."""
-        self._befall(Misfortune.NODE_SILENT, name)
+        self.befall(Misfortune.NODE_SILENT, name)
 
     def restore(self, name: str) -> None:
         """A node that was lost or silent is there again."""
-        self._befall(Misfortune.NODE_BACK, name)
+        self.befall(Misfortune.NODE_BACK, name)
 
     def lose_group(self, name: str = "") -> None:
         """A process of the group dies; by default of the one that is up the longest."""
-        self._befall(Misfortune.GROUP_LOST, name)
+        self.befall(Misfortune.GROUP_LOST, name)
 
     def abandon_group(self, name: str = "") -> None:
         """The front end that formed the group is gone; the group is found, by whoever listens here."""
-        self._befall(Misfortune.GROUP_ABANDONED, name)
+        self.befall(Misfortune.GROUP_ABANDONED, name)
 
     def refuse_next_start(self) -> None:
         """A node has other things to say of its memory when the next group is to be formed."""
-        self._befall(Misfortune.START_REFUSED, "")
+        self.befall(Misfortune.START_REFUSED, "")
 
     def lose_scheduler(self) -> None:
         """It is away; what is known goes on."""
-        self._befall(Misfortune.SCHEDULER_LOST, "")
+        self.befall(Misfortune.SCHEDULER_LOST, "")
 
     def restore_scheduler(self) -> None:
         """It is there again."""
-        self._befall(Misfortune.SCHEDULER_BACK, "")
+        self.befall(Misfortune.SCHEDULER_BACK, "")
 
-    def _befall(self, what: Misfortune, name: str) -> None:
+    def befall(self, what: Misfortune, name: str = "") -> None:
+        """By its kind, as the world takes it."""
         self._world.befall(what, name, self._now_s)
         self._arm()
 

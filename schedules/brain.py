@@ -135,11 +135,10 @@ class Brain:
 
     def _scheduler_lost(self, _event: events.SchedulerLost, _now_s: float) -> None:
         self._desk.scheduler_away = True
-        self._watch.scheduler_lost()
 
     def _scheduler_joined(self, _event: events.SchedulerJoined, now_s: float) -> None:
         self._desk.scheduler_away = False
-        self._watch.scheduler_joined(now_s)
+        self._fleet.joined(now_s)
         self._fleet.stir()
 
     def _ticked(self, _event: events.Ticked, now_s: float) -> None:

@@ -221,6 +221,7 @@ class Desk:
         cold = replica.cold
         cold.over = True
         self._books.first_token(replica.group, now_s)
+        self.fleet.links_free()
         if request.generated or cold.arrived_s is None or cold.decision is None or replica.placement is None:
             return
         if _is_cold(request, replica):

@@ -177,6 +177,11 @@ class Placement:
     def degree(self) -> int:
         return len(self.stages)
 
+    @cached_property
+    def reserved_bytes(self) -> Mapping[str, int]:
+        """What it reserves where, by node."""
+        return {stage.node: stage.reserve_bytes for stage in self.stages}
+
 
 @dataclass(frozen=True)
 class NoPlacement:

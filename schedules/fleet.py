@@ -10,6 +10,7 @@ from schedules.facts import NoPlacement, Placement
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State, Turn
 from schedules.limits import (
+    FOUND_WITHIN_S,
     KEEP_UP_AFTER_S,
     LONGEST_WAIT_S,
     REFUSED_AFTER_S,
@@ -69,7 +70,14 @@ class Fleet:
         self._prefix, self._numbers = prefix, count(1)
         self._wanted = Wanted(wakes, self._place)
         self._room_for: dict[str, Replica] = {}
+        self._find_until_s: float | None = None
         self.replicas: dict[str, Replica] = {}
+
+    def joined(self, now_s: float) -> None:
+        """Nodes can be given orders. What they run for others that are gone is found soon, the first time."""
+        if self._find_until_s is None:
+            self._find_until_s = now_s + FOUND_WITHIN_S
+        self.stir()
 
     # ---- how many
 
@@ -88,8 +96,9 @@ class Fleet:
 
     def _ask_for(self, service: Service, now_s: float) -> None:
         """Replicas that were wanted for nobody are for those who wait now; or for nobody again, if nobody does."""
-        longest = self._waiters.longest(service)
-        for replica in service.in_state(State.WANTED):
+        wanted = service.in_state(State.WANTED)
+        longest = self._waiters.longest(service) if wanted else None
+        for replica in wanted:
             if (replica.cold.arrived_s is None) == (longest is None) or replica.placement is not None:
                 continue
             replica.cold = Cold(longest[0] if longest is not None else None, now_s)
@@ -162,6 +171,10 @@ class Fleet:
         """Room, links or nodes may be free that were not."""
         self._wanted.stir()
 
+    def links_free(self) -> None:
+        """What a start had under way is there, or over."""
+        self._wanted.hurry()
+
     def decide(self, service: Service, group: str, running: Iterable[Running], cold: Cold, now_s: float) -> Decision:
         """Where the model would start now. Changes nothing."""
         longest = self._waiters.longest(service)
@@ -192,6 +205,10 @@ class Fleet:
 
     def _place(self, replica: Replica, now_s: float) -> bool:
         """Decide where it starts; whether it waits no more."""
+        if self._may_be_found(now_s):
+            replica.until_s = self._find_until_s or 0.0
+            self._stir_for(replica, replica.until_s)
+            return False
         service, cold = replica.service, replica.cold
         running = self.running(service, cold.arrived_s is not None)
         decision = self.decide(service, replica.group, running, cold, now_s)
@@ -212,6 +229,13 @@ class Fleet:
                 self._books.order(replica.group, decision, now_s)
                 self._make_room(replica, [move.group for move in decision.chosen.moves], now_s)  # type: ignore[union-attr]
                 return True
+
+    def _may_be_found(self, now_s: float) -> bool:
+        """Whether nodes run groups of others, so early that they may be without an owner."""
+        if self._find_until_s is None or now_s >= self._find_until_s:
+            return False
+        there = (group for node in self._books.nodes.view().nodes for group in node.groups)
+        return any(group not in self.replicas for group in there)
 
     def _make_room(self, replica: Replica, groups: Iterable[str], now_s: float) -> None:
         for group in groups:
@@ -273,8 +297,17 @@ class Fleet:
         for leaving in [self.replicas[move.group] for move in moves]:
             leaving.turn_of = replica
             self._drain(leaving, now_s)
+        replica.stuck = not moves and len(had) == len(over_s) and not self._something_ends(service)
         if not moves and len(had) < len(over_s):
             self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
+
+    def _something_ends(self, service: Service) -> bool:
+        """Whether replicas that are no more important have only begun, or are about to end."""
+        return any(
+            replica.state in (State.STARTING, State.DRAINING, State.STOPPING)
+            and replica.service.objectives.priority <= service.objectives.priority
+            for replica in self.replicas.values()
+        )
 
     def _takes_turns(self, replica: Replica, service: Service) -> bool:
         theirs = replica.service
@@ -321,6 +354,7 @@ class Fleet:
         if replica is None or replica.state is not State.STARTING:
             return
         self._books.over(event.group, now_s)
+        self.links_free()
         if event.refused:
             self._refused(replica, event.reason, now_s)
         elif replica.attempts + 1 < START_ATTEMPTS:
@@ -439,6 +473,7 @@ class Fleet:
         starting = replica.state is State.STARTING
         replica.let(Turn.LOST, now_s)
         self._books.lost(group, now_s)
+        self.links_free()
         self._end_group(replica)
         self._waiters.replay(replica, cause, now_s)
         service = replica.service

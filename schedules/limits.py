@@ -25,6 +25,9 @@ ANNOUNCED_S = 1.0
 ALONE_TOKENS = 16
 """A request of at least so many tokens that had its replica for itself tells what a token takes."""
 
+FOUND_WITHIN_S = 3.0
+"""So long after its scheduler was joined for the first time starts wait where nodes run groups that nobody knows of: they may
+be found, and be just what is wanted."""
 SILENT_S, LOST_S = 3.0, 10.0
 """Nothing new goes to a node that was not heard for so long; and what it runs is lost."""
 

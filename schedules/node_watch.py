@@ -9,24 +9,13 @@ from schedules.wakes import Wakes
 
 class NodeWatch:
     """A node that is silent for SILENT_S gets nothing new; after LOST_S all that runs there is lost, whatever it does then.
-    It is a node like others again as soon as it is heard. While no scheduler answers nobody can be heard, and nobody is taken
-    for silent."""
+    It is a node like others again as soon as it is heard."""
 
     def __init__(self, books: Books, wakes: Wakes, fleet: Fleet) -> None:
         self._books, self._wakes, self._fleet = books, wakes, fleet
         self._heard_s: dict[str, float] = {}
         self._watched: set[str] = set()
         self._silent: set[str] = set()
-        self._deaf = False
-
-    def scheduler_lost(self) -> None:
-        """Nodes cannot be heard."""
-        self._deaf = True
-
-    def scheduler_joined(self, now_s: float) -> None:
-        """They can: their silence counts from now on."""
-        self._deaf = False
-        self._heard_s = dict.fromkeys(self._heard_s, now_s)
 
     def reported(self, event: NodeReported, now_s: float) -> None:
         """The node as it is now."""
@@ -58,7 +47,7 @@ class NodeWatch:
         if heard_s is None:
             self._watched.discard(name)
             return
-        again_s = now_s + SILENT_S if self._deaf else heard_s + SILENT_S
+        again_s = heard_s + SILENT_S
         if now_s >= again_s:
             if name not in self._silent:
                 self._silent.add(name)

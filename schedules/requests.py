@@ -77,14 +77,11 @@ class Request:
 
     def assigned(self, group: str) -> "Request":
         """It runs there from now on."""
-        return replace(self, stand=self._to(Turn.ASSIGNED), group=group, attempts=self.attempts + 1)
+        return self._with(self._to(Turn.ASSIGNED), self.generated, self.attempts + 1, group)
 
     def progressed(self, tokens: int) -> "Request":
         """So many more of its tokens are there."""
-        return Request(
-            self.name, self.key, self.prompt_tokens, self.max_tokens, self.arrived_s, self.deadline_s, self.room,
-            self.held_s, self.cold, self.stand, self.generated + tokens, self.attempts, self.group,
-        )  # fmt: skip
+        return self._with(self.stand, self.generated + tokens, self.attempts, self.group)
 
     def broken(self, now_s: float) -> "Request":
         """It waits again, with what it has."""
@@ -93,6 +90,13 @@ class Request:
     def ended(self) -> "Request":
         """Whatever it ended by."""
         return replace(self, stand=self._to(Turn.ENDED))
+
+    def _with(self, stand: Stand, generated: int, attempts: int, group: str) -> "Request":
+        """As `replace` would make it, in a third of the time: every request comes through here."""
+        return Request(
+            self.name, self.key, self.prompt_tokens, self.max_tokens, self.arrived_s, self.deadline_s, self.room,
+            self.held_s, self.cold, stand, generated, attempts, group,
+        )  # fmt: skip
 
     def _to(self, turn: Turn) -> Stand:
         try:

@@ -1,6 +1,7 @@
 """A model as the brain knows it: its replicas, who waits for one, and what it is wanted to be."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp
 
@@ -55,7 +56,8 @@ class Replica:
     """`group` is what it runs as, another one with each placement; `used_tokens` the rooms of its `requests`.
 
     One that is WANTED waits for `leaving` groups to end if it has a `placement`, else to be decided, not before `until_s`;
-    `reason` says why it was not. At `turn_s` it is decided again so that others may make room for it. One that is DRAINING
+    `reason` says why it was not. At `turn_s` it is decided again so that others may make room for it; it is `stuck` if
+    nobody will. One that is DRAINING
     makes room for `turn_of`, if that is not None.
     """
 
@@ -75,6 +77,7 @@ class Replica:
     until_s: float = 0.0
     reason: str = ""
     turn_s: float = 0.0
+    stuck: bool = False
     turn_of: "Replica | None" = None
 
     def let(self, turn: Turn, now_s: float) -> None:
@@ -86,10 +89,9 @@ class Replica:
             self.state, self.since_s = state, now_s
 
     @property
-    def reserved_bytes(self) -> dict[str, int]:
+    def reserved_bytes(self) -> Mapping[str, int]:
         """What it reserves where, by node."""
-        stages = self.placement.stages if self.placement is not None else ()
-        return {stage.node: stage.reserve_bytes for stage in stages}
+        return self.placement.reserved_bytes if self.placement is not None else {}
 
     @property
     def nodes(self) -> tuple[str, ...]:

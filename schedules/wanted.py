@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import count
 
 from schedules.limits import FAIR_S, PAUSE_S, TRIES
+from schedules.placing.decision import Wait
 from schedules.service import Replica
 from schedules.wakes import Wakes
 
@@ -52,6 +53,14 @@ class Wanted:
         if self._order:
             self._after = ()
 
+    def hurry(self) -> None:
+        """Links may be free before it was thought: who waits for them is decided again too."""
+        for _, replica in self._order:
+            decision = replica.cold.decision
+            if decision is not None and isinstance(decision.outcome, Wait):
+                replica.until_s = 0.0
+                self.stir()
+
     def look(self, now_s: float) -> None:
         """Decide again for some of those that are to be: those that come after the last that was."""
         if self._after is None:
@@ -88,5 +97,6 @@ def _key_of(entry: tuple[_Key, Replica]) -> _Key:
 
 
 def _long(replica: Replica, now_s: float) -> bool:
-    """Whether it lacks room, and has for long. Who waits for links needs nobody's room."""
-    return replica.cold.arrived_s is not None and replica.until_s <= now_s and now_s - replica.since_s > FAIR_S
+    """Whether it lacks room that it will be given, and has for long. Who waits for links needs nobody's room."""
+    asked_for = replica.cold.arrived_s is not None and not replica.stuck
+    return asked_for and replica.until_s <= now_s and now_s - replica.since_s > FAIR_S

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from cluster.client import ClusterClient
 from cluster.errors import BadCertificate, ClusterUnreachable
 from cluster.wire.encryption import Tls
-from schedules.events import Event
+from schedules.events import Event, SchedulerJoined
 
 _log = logging.getLogger(__name__)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0
@@ -40,12 +40,18 @@ class ClusterLink:
         """Whether a node that we know of holds the unit."""
         return self.client is not None and bool(self.client.view().holding(digest))
 
+    def _hear(self, event: Event) -> None:
+        """Whoever hears of a scheduler may give orders at once."""
+        if isinstance(event, SchedulerJoined):
+            self.client = self._coming
+        self._listener(event)
+
     async def _stay_connected(self) -> None:
         wait_s = FIRST_WAIT_S
         while not self._stopping:  # a Dask client that is closing swallows a cancellation
             try:
-                async with ClusterClient(self._address, self._tls, listener=self._listener) as client:
-                    self.client = client
+                self._coming = ClusterClient(self._address, self._tls, listener=self._hear)
+                async with self._coming:
                     await asyncio.get_running_loop().create_future()
             except (ClusterUnreachable, BadCertificate) as error:
                 _log.warning("%s; trying again in %.1f s", error, wait_s)

@@ -1,32 +1,41 @@
-"""How tests are spread over several workers, as `pytest -n 2` starts them.
+"""How tests are spread over several workers, as `make test` starts them.
 
-A file is one worker's, since its tests share what is started once in a module; and one worker has all files that look at
-the shared cluster, so that there is one of it.
+A file is one worker's, since its tests share what is started once in a module. Files that share more are one worker's too:
+those that look at the shared cluster, so that there is one of it, and those that lay or list what the whole machine has
+one of.
 """
-
-from pathlib import PurePosixPath
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-SHARED = "the shared cluster"
-SHARING = (
-    "tests/cluster/test_admission.py",
-    "tests/cluster/test_equality.py",
-    "tests/cluster/test_joining.py",
-    "tests/cluster/test_ports.py",
-    "tests/serving/test_api.py",
-    "tests/serving/test_damaged_models.py",
-    "tests/serving/test_explain.py",
-    "tests/serving/test_history_at_work.py",
-    "tests/serving/test_sampling_fields.py",
-)
-"""The files whose tests use it."""
+SHARED_CLUSTER = "shared_cluster"
+TOGETHER = {
+    SHARED_CLUSTER: (
+        "tests/cluster/test_admission.py",
+        "tests/cluster/test_contract.py",
+        "tests/cluster/test_equality.py",
+        "tests/cluster/test_joining.py",
+        "tests/cluster/test_ports.py",
+        "tests/serving/test_api.py",
+        "tests/serving/test_damaged_models.py",
+        "tests/serving/test_explain.py",
+        "tests/serving/test_history_at_work.py",
+        "tests/serving/test_sampling_fields.py",
+    ),
+    "network namespaces and control groups": (
+        "tests/cluster/test_shaped_rates.py",
+        "tests/infra/test_disks.py",
+        "tests/infra/test_lab.py",
+        "tests/infra/test_lab_command.py",
+    ),
+}
+"""By what they share, or by the name of the fixture that starts it."""
+_SHARE = {file: share for share, files in TOGETHER.items() for file in files}
 
 
 class ByFile(LoadScopeScheduling):
-    """Whoever is free takes the next file, in the order of their names."""
+    """Whoever is free takes the next file, in the order of their names, and all that share something with it."""
 
     def __init__(self, config: pytest.Config, log: Producer) -> None:
         super().__init__(config, log)
@@ -34,17 +43,11 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return SHARED if file in SHARING else file
+        return _SHARE.get(file, file)
 
 
 def check(items: list[pytest.Item]) -> None:
-    """UsageError if a file uses the shared cluster without being named here."""
-    using = {
-        PurePosixPath(item.location[0]).as_posix()
-        for item in items
-        if "shared_cluster" in getattr(item, "fixturenames", ())
-    }
-    if missing := using - set(SHARING):
-        raise pytest.UsageError(
-            f"these use the shared cluster, and tests/workers.py does not say so: {sorted(missing)}"
-        )
+    """UsageError if a file uses the shared cluster and does not stand here."""
+    using = {item.location[0] for item in items if SHARED_CLUSTER in getattr(item, "fixturenames", ())}
+    if missing := sorted(using - set(TOGETHER[SHARED_CLUSTER])):
+        raise pytest.UsageError(f"{', '.join(missing)}: looks at the shared cluster, add it to tests/workers.py")

@@ -179,6 +179,8 @@ class LocalStage:
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end())
             self.hurry()
+            if not self.stepped.done():  # it computes nothing any more, so others need not wait for it
+                self.stepped.set_result(None)
             self._fail("the group was dissolved while it was formed")
         await asyncio.shield(self._ending)
 

@@ -26,10 +26,11 @@ class Tasks:
         self.spawn(self._again_and_again(work, name), name)
 
     async def close(self) -> None:
-        """End all of them."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """End all of them, and what they begin on their way out."""
+        while self._running:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _again_and_again(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         while True:

@@ -76,7 +76,7 @@ class Played:
         self.pool.may_fork.set()
         await until(lambda: self.pool.alive == 0)
         assert self.pool.idle == 0
-        await until(lambda: not {task.get_name() for task in self.tasks._running} - {"refill"})
+        await until(lambda: not self.tasks._running)
         self.gate.open()
         await until(lambda: not self.node.stack.loading)
         assert all(self.node.dram.pins(unit.digest) == 0 for unit in self.units)

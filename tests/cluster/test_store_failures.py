@@ -20,7 +20,7 @@ from tests.storage_tiers.bad_network import proxy, reset
 
 UNIT = "layer.0002"
 NODE = "node-0"
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 10.0
 """So long a store that may come back is waited for."""
 
 

@@ -31,7 +31,7 @@ if kind == "stubborn":
 again = file.exists()
 if kind != "mute":
     file.touch()
-time.sleep(0.2 if kind == "mortal" or (kind == "brief" and not again) else 600)
+time.sleep(0.5 if kind == "mortal" or (kind == "brief" and not again) else 600)
 """
 
 
@@ -43,7 +43,7 @@ def fake_components(names: list[str], settings: Settings, environment: Mapping[s
             command=(sys.executable, "-S", "-c", SCRIPT, name, str(settings.run_dir / name)),
             environment=environment,
             ready=partial(ready.file_there, settings.run_dir / name),
-            start_timeout_s=2.0,
+            start_timeout_s=2.0 if name == "mute" else 20.0,
             stop_rank=rank,
         )
         for rank, name in enumerate(names)

@@ -11,7 +11,7 @@ from schedules.lifecycle import State
 from schedules.limits import KEEP_UP_AFTER_S, LOST_S, REPLAYS, SILENT_S, START_ATTEMPTS, Limits
 from schedules.objectives import Objectives
 from schedules.requests import Request
-from tests.schedules.driven_brain import SIZE_BYTES, DrivenBrain, model_named, node_named, wanting
+from tests.schedules.driven_brain import SIZE_BYTES, DrivenBrain, Host, model_named, node_named, wanting
 from tests.schedules.models import rates_of
 
 
@@ -436,34 +436,22 @@ def test_what_runs_on_a_node_is_lost_with_its_silence_and_goes_on_elsewhere() ->
     driven.check()
 
 
-def test_while_no_scheduler_answers_silence_of_nodes_is_not_their_end() -> None:
-    """What nodes say comes by way of the scheduler: ten seconds without it, and every replica of the cluster was given up."""
-    driven, key = _one()
+def test_a_node_that_falls_silent_while_no_scheduler_answers_is_lost_as_ever() -> None:
+    """Nodes are heard straight, whether a scheduler is there or not. Who waits, and the other nodes, are none the worse."""
+    driven, key = _one(a=SIZE_BYTES, b=SIZE_BYTES)
     driven.run_s = 60.0
     request = driven.ask(key)
     driven.run(1.5)
+    there = driven.starts("m")[0].placement.stages[0].node
     driven.tell(events.SchedulerLost())
-    driven.hosts["a"].heard = False
     driven.run(20.0)
+    assert not driven.actions(Replay)
+    driven.hosts[there].heard = False
+    driven.run(LOST_S + 1.5)
+    assert [replay.request for replay in driven.actions(Replay)] == [request]
     driven.tell(events.SchedulerJoined())
-    driven.run(SILENT_S - 0.5)
-    driven.hosts["a"].heard = True
     driven.run(60.0)
-    assert driven.assigned[request] == ["g1"]
     assert request in driven.ended
-
-
-def test_who_is_silent_still_after_the_scheduler_is_back_is_lost() -> None:
-    driven, key = _one()
-    driven.run_s = 60.0
-    driven.ask(key)
-    driven.run(1.5)
-    driven.tell(events.SchedulerLost())
-    driven.hosts["a"].heard = False
-    driven.run(20.0)
-    driven.tell(events.SchedulerJoined())
-    driven.run(LOST_S + SILENT_S)
-    assert len(driven.actions(Replay)) == 1
 
 
 def test_a_node_that_leaves_takes_its_groups_and_none_else() -> None:
@@ -770,3 +758,31 @@ def test_a_group_that_cannot_be_adopted_is_replaced_for_who_waits() -> None:
     driven._stopping.add("other1")
     driven.run(5.0)
     assert request in driven.ended
+
+
+def test_a_front_end_that_has_just_come_waits_a_moment_for_groups_that_may_be_found() -> None:
+    """It ended what it might have adopted, or started a second one beside it."""
+    driven = DrivenBrain()
+    placement = _placement_of(driven)
+    key = driven.know(model_named("m"))
+    driven.tell(events.SchedulerJoined())
+    driven.hosts["a"] = host = Host(node_named("a", 2 * SIZE_BYTES), {"other1": SIZE_BYTES})
+    driven.tell(host.reports())
+    driven.groups["other1"] = Start("other1", key, placement, 30.0)
+    first = driven.ask(key)
+    driven.run(0.3)
+    assert not driven.starts()
+    driven.tell(events.GroupFound("other1", key, placement))
+    driven.run(3.0)
+    assert driven.assigned[first] == ["other1"]
+    assert not driven.starts()
+    driven.check()
+
+
+def test_a_front_end_that_has_just_come_waits_for_no_group_where_nothing_runs() -> None:
+    driven = DrivenBrain()
+    key = driven.know(model_named("m"))
+    driven.tell(events.SchedulerJoined())
+    driven.join(node_named("a"))
+    driven.ask(key)
+    assert len(driven.starts()) == 1

@@ -271,6 +271,38 @@ def test_a_more_important_model_is_not_made_to_wait_and_makes_no_room() -> None:
     assert Counter(start.key.name for start in driven.starts()) == {"high": 1}
 
 
+def test_one_that_nobody_makes_room_for_holds_nobody_up() -> None:
+    """Behind one that waited for the room of a more important model nothing was started any more, although there was room."""
+    driven = DrivenBrain([node_named("a", 2 * SIZE_BYTES), node_named("b", 0)])
+    high = driven.know(model_named("high"), wanting(priority=1))
+    driven.run_s = 60.0
+    driven.ask(high)
+    driven.run(2.0)
+    units = tuple(replace(unit, size_bytes=2 * unit.size_bytes) for unit in model_named("large").units)
+    large = driven.know(replace(model_named("large"), units=units))
+    driven.ask(large)
+    driven.run(FAIR_S + 3.0)
+    driven.ask(driven.know(model_named("small")))
+    assert [start.key.name for start in driven.starts()] == ["high", "small"]
+
+
+def test_a_start_that_fails_leaves_its_links_at_once() -> None:
+    driven = DrivenBrain()
+    rates = rates_of(nic=1.0) | {STORE: Rate(1.0, 1.0, 9)}
+    for name in ("a", "b"):
+        driven.join(node_named(name, SIZE_BYTES, rates))
+    driven.form_s = 50.0
+    promised = driven.ask(driven.know(model_named("promised"), wanting(ttft_s=60.0)))
+    driven.ask(driven.know(model_named("waits")))
+    driven.run(1.0)
+    assert [start.key.name for start in driven.starts()] == ["promised"]
+    driven.alive.discard(promised)
+    driven.tell(events.RequestLeft(promised))
+    driven.tell(events.GroupFailed("g1", "it failed", False))
+    driven._stopping.add("g1")
+    assert [start.key.name for start in driven.starts()] == ["promised", "waits"]
+
+
 # ---- kept up
 
 

@@ -1,6 +1,7 @@
 """Replicas that lack room: whose turn it is to be decided again, and how often."""
 
 from schedules.limits import FAIR_S, PAUSE_S, TRIES
+from schedules.placing.decision import Decision, Wait
 from schedules.service import Cold, Replica, Service
 from schedules.wakes import Wakes
 from schedules.wanted import Wanted
@@ -102,6 +103,20 @@ def test_who_has_waited_long_for_links_holds_nobody_up() -> None:
     room.wanted.stir()
     assert room.look(FAIR_S + 2.0) == ["long", "late"]
     assert not room.wanted.behind(late, FAIR_S + 2.0)
+
+
+def test_who_waits_for_links_is_decided_again_as_soon_as_some_are_free() -> None:
+    """A start that failed left its links to nobody until the time at which it would have been done."""
+    room = _Room()
+    waits = room.add("waits")
+    room.until_s = {"waits": 30.0}
+    waits.cold.decision = Decision("", Wait(30.0, ""), ())
+    room.wanted.stir()
+    assert room.look(1.0) == ["waits"]
+    room.wanted.stir()
+    assert room.look(2.0) == []
+    room.wanted.hurry()
+    assert room.look(3.0) == ["waits"]
 
 
 def test_who_comes_while_the_first_is_decided_again_has_its_turn_too() -> None:

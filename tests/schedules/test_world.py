@@ -27,9 +27,10 @@ from schedules.events import (
     StartMeasured,
 )
 from schedules.facts import Model, Node
-from schedules.simulate import Arrival, Told, Trouble, simulate
-from schedules.world import Habits, Misfortune, World
-from schedules.world_groups import Ask
+from schedules.simulation.groups import Ask
+from schedules.simulation.habits import Habits, Misfortune
+from schedules.simulation.simulate import Arrival, Told, Trouble, simulate
+from schedules.simulation.world import World
 from tests.schedules.models import node_of
 from tests.schedules.worlds import MB, SimpleBrain, placed, world_model, world_node
 
@@ -65,8 +66,8 @@ class Seen:
         """As last reported."""
         return [event.node for _, event in self.of(NodeReported) if event.node.name == name][-1]
 
-    def form(self, *nodes: Node, now_s: float = 0.0, name: str = "g", model: Model = MODEL) -> None:
-        self.world.form(name, model.key, placed(model, *nodes), 60.0, now_s)
+    def form(self, *nodes: Node, now_s: float = 0.0, name: str = "g", model: Model = MODEL, peer: str = "") -> None:
+        self.world.form(name, model.key, placed(model, *nodes, peer=peer), 60.0, now_s)
 
     def ask(self, request: str, now_s: float, prompt: int = 1, tokens: int = 4, name: str = "g") -> None:
         self.world.run(name, Ask(request, prompt, tokens, tokens), now_s)
@@ -127,7 +128,7 @@ def test_what_a_node_has_is_not_fetched_again_and_what_another_has_comes_from_th
     seen.world.stop("g", 10.0)
     now_s = seen.until(11.0)
     seen.form(seen.node("a"), now_s=now_s, name="again")
-    seen.form(seen.node("b"), now_s=now_s, name="other")
+    seen.form(seen.node("b"), now_s=now_s, name="other", peer="a")
     seen.ask("r", now_s, name="again")
     seen.until(20.0)
     assert seen.tokens("r")[0] == pytest.approx(11.5 + 0.006, abs=SOON_S)
@@ -136,6 +137,21 @@ def test_what_a_node_has_is_not_fetched_again_and_what_another_has_comes_from_th
     assert again.fetched_s is None
     assert other is not None
     assert other.fetched_s == pytest.approx(11.6, abs=SOON_S)
+
+
+def test_what_is_held_back_comes_after_the_first_answer_and_nobody_waits_for_it() -> None:
+    """The first stage of two keeps its embedding for later: 20 MB are waited for, the last 10 MB come behind them."""
+    seen, placement = Seen(), placed(MODEL, A, B)
+    first = placement.stages[0]
+    behind = replace(first, later=("embed",), held_back=("embed",))
+    seen.world.form("g", MODEL.key, replace(placement, stages=(behind, placement.stages[1])), 60.0, 0.0)
+    seen.until(2.0)
+    assert MODEL.units[0].digest not in seen.node(first.node).units
+    seen.ask("r", 2.0, tokens=200)
+    seen.until(2.05)
+    assert seen.tokens("r")
+    seen.until(3.0)
+    assert seen.node(first.node).units[MODEL.units[0].digest] == "dram"
 
 
 def test_dram_that_is_full_makes_room_to_the_ssd_and_that_is_told() -> None:
@@ -248,17 +264,18 @@ def test_a_node_that_is_lost_takes_its_groups_with_it_and_keeps_its_ssd() -> Non
 
 
 def test_bytes_from_a_peer_that_is_lost_come_from_the_store() -> None:
-    nodes = [world_node("a", nic=20.0 * MB), world_node("b", nic=20.0 * MB)]
+    """A second of 20 MB/s from the other node, then the store's 10 MB/s."""
+    nodes = [world_node(name, nic=20.0 * MB, store_bytes_per_s=10.0 * MB) for name in ("a", "b")]
     seen = Seen(*nodes)
     seen.form(nodes[0])
-    seen.until(5.0)
-    seen.form(nodes[1], now_s=5.0, name="h")
-    seen.until(6.0)
-    seen.world.befall(Misfortune.NODE_LOST, "a", 6.0)
     seen.until(10.0)
+    seen.form(nodes[1], now_s=10.0, name="h", peer="a")
+    seen.until(11.0)
+    seen.world.befall(Misfortune.NODE_LOST, "a", 11.0)
+    seen.until(20.0)
     times = seen.world.times("h")
     assert times is not None
-    assert times.fetched_s == pytest.approx(8.0, abs=SOON_S)
+    assert times.fetched_s == pytest.approx(15.0, abs=SOON_S)
 
 
 @pytest.mark.parametrize(("silent_s", "lives"), [(10.0, True), (40.0, False)])
@@ -426,5 +443,5 @@ def test_the_same_log_is_told_the_same_way_and_times_never_run_back() -> None:
     told = _run(seed=2)
     assert told == _run(seed=2)
     assert [t.now_s for t in told] == sorted(t.now_s for t in told)
-    own = [t.now_s for t in told if isinstance(t.event, NodeReported | GroupFormed | RequestProgressed | NodeLeft)]
+    own = [t.now_s for t in told if isinstance(t.event, GroupFormed | RequestProgressed | NodeLeft)]
     assert len(own) == len(set(own)), "two things happened at one moment"

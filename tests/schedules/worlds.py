@@ -19,6 +19,7 @@ from schedules.events import (
 from schedules.facts import Model, ModelKey, Node, Placement, Rate, Unit, View
 from schedules.placing.decision import Decision
 from schedules.placing.policies.fixed import place
+from schedules.placing.sources import from_peer
 from schedules.rates import STORE, formed
 from tests.schedules.models import node_of, rates_of
 
@@ -45,11 +46,14 @@ def world_node(
     return replace(node, rates=rates)
 
 
-def placed(model: Model, *nodes: Node, kv_tokens: int = KV_TOKENS) -> Placement:
-    """One stage on each of the nodes."""
+def placed(model: Model, *nodes: Node, kv_tokens: int = KV_TOKENS, peer: str = "") -> Placement:
+    """One stage on each of the nodes, which ask `peer` first, if there is one."""
     found = place(model, View(nodes), len(nodes), kv_tokens)
     assert isinstance(found, Placement)
-    return found
+    if not peer:
+        return found
+    asked = (from_peer(peer), STORE)
+    return replace(found, stages=tuple(replace(s, sources=(asked,) * len(s.units)) for s in found.stages))
 
 
 @dataclass
@@ -85,7 +89,7 @@ class SimpleBrain:
             case GroupFormed(group):
                 key = self._key(group)
                 self.up.add(group)
-                return tuple(self._assign(request, key, waited=True) for request in self.held.pop(key))
+                return tuple(self._assign(request, key, cold=True) for request in self.held.pop(key))
             case GroupFailed(group):
                 key = self._key(group)
                 del self.groups[key]
@@ -101,7 +105,7 @@ class SimpleBrain:
     def _wanted(self, request: str, key: ModelKey, now_s: float) -> tuple[Action, ...]:
         self.idle_at_s.pop(key, None)
         if self.groups.get(key) in self.up:
-            return (self._assign(request, key, waited=False),)
+            return (self._assign(request, key, cold=False),)
         self.held.setdefault(key, []).append(request)
         starts = () if key in self.groups else (self._start(key, now_s),)
         return (Hold(request), *starts)
@@ -114,12 +118,12 @@ class SimpleBrain:
         first = group not in self.recorded
         self.recorded.add(group)
         placement = Placement(key.name, (), KV_TOKENS, ())
-        record = Record(group, key, placement, Decision("simple", placement, ()), 0.0, 0.0, 0.0, 0.0)
+        record = Record(group, key, placement, Decision("simple", placement, ()), 0.0, 0.0, 0.0, now_s, 0.0)
         return (*((record,) if first else ()), WakeAt(min(self.idle_at_s.values())))
 
-    def _assign(self, request: str, key: ModelKey, *, waited: bool) -> Action:
+    def _assign(self, request: str, key: ModelKey, *, cold: bool) -> Action:
         self.active[request] = key, self.groups[key]
-        return Assign(request, self.groups[key], waited)
+        return Assign(request, self.groups[key], cold)
 
     def _start(self, key: ModelKey, now_s: float) -> Action:
         roomiest = max(self.nodes.values(), key=lambda node: (node.device_free_bytes, node.name))

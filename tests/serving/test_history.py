@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+import serving.history as history_module
 from cluster.wire.reports import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryRefused
@@ -37,6 +38,12 @@ class Database:
     url: str
     leave: Callable[[], None]
     come_back: Callable[[], None]
+
+
+@pytest.fixture(autouse=True)
+def _flushed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests wait for what was given to be written."""
+    monkeypatch.setattr(history_module, "FLUSH_S", 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +291,8 @@ async def test_what_waits_is_counted_when_the_end_comes_before_the_database(data
     assert sum(dropped) == 300
 
 
-async def test_a_server_that_accepts_and_says_nothing_does_not_hold_up_the_end() -> None:
+async def test_a_server_that_accepts_and_says_nothing_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_module, "CLOSE_S", 1.0)
     dropped: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"postgresql://someone@127.0.0.1:{listener.getsockname()[1]}/history"

@@ -80,7 +80,7 @@ def test_units_that_are_all_small_are_measured_with_all_the_same(store: ModelSto
     checkpoint = publish(str(make_tiny("llama", tmp_path / "small")), "small", store)
     found = find_published(store)
     assert set(found.large) == set(checkpoint.units)
-    assert probe_store(store, found, 2, 0.05, never) > 0
+    assert probe_store(store, found, 2, 0.5, never) > 0
 
 
 def test_a_probe_of_the_store_makes_way(store: ModelStore, tmp_path: Path) -> None:

@@ -87,15 +87,14 @@ def answering(*answers: bytes | None, trickle_s: float = 0.0) -> Iterator[tuple[
     """A server that gives these answers, one a request; None and what is after the last: the connection is closed. With
     `trickle_s` all are parts of one answer, each so long after the other."""
     left = list(answers)
-    connections = 0
+    connections = list[socket.socket]()
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
-        nonlocal connections
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                connections += 1
+                connections.append(client)
                 with client:
                     while (trickle_s and connections and not threading.Event().wait(trickle_s)) or client.recv(65536):
                         answer = left.pop(0) if left else None
@@ -108,12 +107,14 @@ def answering(*answers: bytes | None, trickle_s: float = 0.0) -> Iterator[tuple[
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", lambda: connections
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", lambda: len(connections)
     finally:
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
+        for open_one in (listener, *connections):  # what a reader keeps for its next question is waited at
+            with contextlib.suppress(OSError):
+                open_one.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(10)
+        assert not thread.is_alive()
 
 
 def ranges_of(endpoint: str) -> S3Ranges:

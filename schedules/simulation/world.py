@@ -8,10 +8,7 @@ Left out: a unit's bytes count when all that come with it are there; a start com
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
-from schedules.agenda import Agenda
 from schedules.events import (
     Event,
     GroupFailed,
@@ -28,49 +25,13 @@ from schedules.events import (
     SchedulerLost,
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
-from schedules.placing.survey import link_rates
+from schedules.nodes import link_rates
 from schedules.rates import SSD
-from schedules.world_groups import Ask, Batch, Happening, WorldGroup
-from schedules.world_loads import Loads
-from schedules.world_nodes import WorldNode
-
-
-@dataclass(frozen=True)
-class Habits:
-    """Of the clusters that are played: what is no node's measured rate. `tokens_at_once` makes streams coarser, and hence
-    a long run faster."""
-
-    report_every_s: float = 1.0
-    report_after_s: float = 0.01
-    answer_after_s: float = 0.002
-    dissolve_s: float = 0.05
-    given_up_after_s: float = 5.0
-    found_after_s: float = 2.5
-    lease_s: float = 30.0
-    hop_s: float = 0.002
-    tokens_at_once: int = 1
-
-
-class Misfortune(StrEnum):
-    """What may befall a cluster, and how it ends."""
-
-    NODE_LOST = "node lost"
-    NODE_SILENT = "node silent"
-    NODE_BACK = "node back"
-    GROUP_LOST = "group lost"
-    GROUP_ABANDONED = "group abandoned"
-    START_REFUSED = "start refused"
-    SCHEDULER_LOST = "scheduler lost"
-    SCHEDULER_BACK = "scheduler back"
-
-
-@dataclass(frozen=True)
-class Times:
-    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there."""
-
-    ordered_s: float
-    formed_s: float | None
-    fetched_s: float | None
+from schedules.simulation.agenda import Agenda
+from schedules.simulation.groups import Ask, Batch, Happening, WorldGroup
+from schedules.simulation.habits import Habits, Misfortune, Times
+from schedules.simulation.loads import Loads
+from schedules.simulation.nodes import WorldNode
 
 
 class World:
@@ -94,12 +55,13 @@ class World:
         rates = link_rates(View(tuple(facts))) | disks
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, now_s)
         self._failed: set[str] = set()
+        self._changed: set[str] = set()
         self._refusals = 0
-        self._agenda.put(now_s, lambda _: (SchedulerJoined(),))
+        self._agenda.tell(now_s, lambda _: (SchedulerJoined(),))
         for index, node in enumerate(self._nodes.values()):
-            self._agenda.put(now_s, self._reporting(node))
+            self._report_soon(node, now_s - self._habits.report_after_s)
             offset_s = self._habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
-            self._agenda.put(now_s + offset_s, self._reporting_always(node))
+            self._agenda.tell(now_s + offset_s, self._reporting_always(node))
 
     # ---- what is seen from outside
 
@@ -138,13 +100,13 @@ class World:
         weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
         batch = Batch(placement.kv_tokens, weights, self._habits.hop_s, self._habits.tokens_at_once)
         group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s)
-        units = {unit.name: unit for unit in self._models[key].units}
+        digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
-            node.use(name, tuple(units[unit].digest for unit in stage.units), stage.reserve_bytes)
+            node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
             self._report_soon(node, now_s)
-        group.waits = self._loads.begin(name, placement, units, now_s)
+        self._fetch(group, now_s, held_back=False)
         formed_s = max(node.speeds.formed(placement.degree) for node in nodes)
-        self._agenda.put(now_s + formed_s, lambda at_s: self._formed(group, at_s))
+        self._agenda.tell(now_s + formed_s, lambda at_s: self._formed(group, at_s))
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
 
     def stop(self, name: str, now_s: float) -> None:
@@ -155,29 +117,29 @@ class World:
         if group is not None:
             takes_s = takes_s if group.answers else self._habits.given_up_after_s
             broken = self._break(group, "the group was dissolved")
-            self._agenda.put(now_s, lambda _: broken)
+            self._agenda.tell(now_s, lambda _: broken)
             self._release(group, now_s)
-        self._agenda.put(now_s + takes_s, lambda _: (GroupStopped(name),))
+        self._agenda.tell(now_s + takes_s, lambda _: (GroupStopped(name),))
 
     def adopt(self, name: str, now_s: float) -> None:
         """GroupFormed or GroupFailed answers."""
         there = name in self._groups
         answer = GroupFormed(name) if there else GroupFailed(name, "it is not there any more", False)
-        self._agenda.put(now_s + self._habits.answer_after_s, lambda _: (answer,))
+        self._agenda.tell(now_s + self._habits.answer_after_s, lambda _: (answer,))
 
     def run(self, name: str, ask: Ask, now_s: float) -> None:
         """The group gives the request its tokens, from when it has them on. The names of requests are used once."""
         group = self._groups.get(name)
         if group is None:
             broke = RequestBroke(ask.request, name, "the group is not there any more")
-            self._agenda.put(now_s, lambda _: (broke,))
+            self._agenda.tell(now_s, lambda _: (broke,))
         elif group.batch.submit(ask):
             self._at[ask.request] = group
             self._kick(group, now_s)
         else:
             wanted = ask.prompt_tokens + ask.max_tokens
             reason = f"it has {group.placement.kv_tokens} tokens of KV cache, and {wanted} are wanted"
-            self._agenda.put(now_s, lambda _: (RequestRefused(ask.request, name, reason),))
+            self._agenda.tell(now_s, lambda _: (RequestRefused(ask.request, name, reason),))
 
     def cancel(self, request: str) -> None:
         """Nobody wants the request's tokens any more. One that is over is so already."""
@@ -203,7 +165,7 @@ class World:
         if what is Misfortune.START_REFUSED:
             self._refusals += 1
         else:
-            self._agenda.put(now_s, lambda at_s: self._befall(what, name, at_s))
+            self._agenda.tell(now_s, lambda at_s: self._befall(what, name, at_s))
 
     def _befall(self, what: Misfortune, name: str, now_s: float) -> Sequence[Event]:
         node, group = self._nodes.get(name), self._groups.get(name) if name else self._oldest()
@@ -249,7 +211,7 @@ class World:
 
     def _abandon(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
         found = GroupFound(group.name, group.key, group.placement)
-        self._agenda.put(
+        self._agenda.tell(
             now_s + self._habits.found_after_s, lambda _: (found,) if self._groups.get(group.name) is group else ()
         )
         cause = "the front end that asked is gone"
@@ -268,7 +230,7 @@ class World:
             if group.answers:
                 stalled, group.stalled = group.stalled, []
                 for happening in stalled:
-                    self._agenda.put(now_s, happening)
+                    self._agenda.tell(now_s, happening)
         return (report,)
 
     # ---- groups
@@ -287,6 +249,10 @@ class World:
             if free_bytes < stage.reserve_bytes:
                 return f"node {stage.node} has {free_bytes} bytes free, {stage.reserve_bytes} are wanted", True
         return None
+
+    def _fetch(self, group: WorldGroup, now_s: float, *, held_back: bool) -> None:
+        units = {unit.name: unit for unit in self._models[group.key].units}
+        group.waits |= self._loads.begin(group.name, group.placement, units, held_back, now_s)
 
     def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
         if self._groups.get(group.name) is not group:
@@ -316,7 +282,7 @@ class World:
             self._failed.discard(failed.group)
             return (failed,) if known else ()
 
-        self._agenda.put(at_s, tell)
+        self._agenda.tell(at_s, tell)
 
     def _release(self, group: WorldGroup, now_s: float) -> None:
         """Nothing is left of it, but on nodes that are silent."""
@@ -366,7 +332,10 @@ class World:
             group.stalled.append(lambda at_s: self._land(group, at_s))
             return ()
         for index, (ask, tokens) in enumerate(group.batch.land()):
-            self._agenda.put(now_s + index * 1e-6, self._progress(group, ask, tokens))
+            self._agenda.tell(now_s + index * 1e-6, self._progress(group, ask, tokens))
+        if not group.answered:
+            group.answered = True
+            self._fetch(group, now_s, held_back=True)
         return self._step(group, now_s)
 
     def _progress(self, group: WorldGroup, ask: Ask, tokens: int) -> Happening:
@@ -383,21 +352,19 @@ class World:
 
     # ---- reports
 
-    def _reporting(self, node: WorldNode) -> Happening:
-        def tell(_now_s: float) -> Sequence[Event]:
-            node.report_due = False
-            return (node.report(),) if node.answers else ()
-
-        return tell
-
     def _reporting_always(self, node: WorldNode) -> Happening:
         def tell(now_s: float) -> Sequence[Event]:
-            self._agenda.put(now_s + self._habits.report_every_s, tell)
+            self._agenda.tell(now_s + self._habits.report_every_s, tell)
             return (node.report(),) if node.answers else ()
 
         return tell
 
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
-        if not node.report_due:
-            node.report_due = True
-            self._agenda.put(now_s + self._habits.report_after_s, self._reporting(node))
+        """With all others that change until then."""
+        if not self._changed:
+            self._agenda.tell(now_s + self._habits.report_after_s, lambda _: self._report_changed())
+        self._changed.add(node.name)
+
+    def _report_changed(self) -> Sequence[Event]:
+        changed, self._changed = [self._nodes[name] for name in sorted(self._changed)], set()
+        return [node.report() for node in changed if node.answers]

@@ -8,7 +8,7 @@ from schedules.estimates import Speeds, token_s
 from schedules.events import Event
 from schedules.facts import ModelKey, Placement
 from schedules.requests import room_tokens
-from schedules.world_nodes import WorldNode
+from schedules.simulation.nodes import WorldNode
 
 Happening = Callable[[float], Sequence[Event]]
 """Given the time that it is by then, in seconds, it does its part, and says what is to be told of it, in order."""
@@ -99,6 +99,7 @@ class WorldGroup:
     ordered_s: float
     formed_s: float | None = None
     fetched_s: float | None = None
+    answered: bool = False
     waits: set[str] = field(default_factory=set)
     stalled: list[Happening] = field(default_factory=list)
     """What would have happened while one of its nodes was silent."""

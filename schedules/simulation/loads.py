@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
-from schedules.agenda import Agenda
 from schedules.events import Event
-from schedules.facts import Placement, StagePlan, Unit, View
+from schedules.facts import Placement, Unit
 from schedules.ledgers.links import LATER, Links, Transfer, nic_link, out_link
-from schedules.placing.sources import choose_peers, store_first
+from schedules.placing.sources import peer_of
 from schedules.rates import STORE
-from schedules.world_groups import Happening
-from schedules.world_nodes import WorldNode
+from schedules.simulation.agenda import Agenda
+from schedules.simulation.groups import Happening
+from schedules.simulation.nodes import WorldNode
 
 OnArrival = Callable[[str, Iterable[str], WorldNode, float], None]
 """Told of a load's name, the groups that want it, its node, and what time it is."""
@@ -41,24 +42,31 @@ class Loads:
         self._loads: dict[str, _Load] = {}
         self._plan = 0
 
-    def begin(self, group: str, placement: Placement, units: Mapping[str, Unit], now_s: float) -> set[str]:
-        """What the group's stages miss begins to come; the loads that its first token waits for."""
+    def begin(
+        self, group: str, placement: Placement, units: Mapping[str, Unit], held_back: bool, now_s: float
+    ) -> set[str]:
+        """What the group's stages miss begins to come, or what is `held_back` of it; the loads that its first token waits
+        for."""
         self._hand_over(now_s)
         waits, new = set[str](), list[Transfer]()
         for rank, stage in enumerate(placement.stages):
-            node = self._nodes[stage.node]
-            for name in stage.units:
-                load = node.coming.get(units[name].digest)
-                if load is not None:
+            node, missing = self._nodes[stage.node], dict[tuple[str, bool], list[Unit]]()
+            for name, asked in zip_longest(stage.units, stage.sources, fillvalue=()):
+                unit, later = units[str(name)], name in stage.later
+                load = node.coming.get(unit.digest)
+                if (name in stage.held_back) != held_back or node.tier(unit.digest) == "dram":
+                    continue
+                if load is None:
+                    missing.setdefault((self._source(node, unit, asked), later), []).append(unit)
+                else:
                     self._loads[load].wanted.add(group)
-                    waits |= set() if name in stage.later else {load}
-            for source, missing in self._missing(node, stage, units).items():
-                later = source.endswith("/later")
-                transfer = self._transfer(f"{group}/{rank}/{source}", source.removesuffix("/later"), node, missing)
-                new.append(replace(transfer, priority=LATER if later else 0))
-                self._loads[transfer.name] = _Load(node, tuple(missing), {group})
-                node.coming.update((unit.digest, transfer.name) for unit in missing)
-                waits |= set() if later else {transfer.name}
+                    waits |= set() if later else {load}
+            for (source, later), wanted in missing.items():
+                name = f"{group}/{rank}/{source}{'/later' if later else ''}{'/behind' if held_back else ''}"
+                new.append(self._transfer(name, source, node, wanted, LATER if later else 0))
+                self._loads[name] = _Load(node, tuple(wanted), {group})
+                node.coming.update((unit.digest, name) for unit in wanted)
+                waits |= set() if later else {name}
         self._links.begin(new, now_s)
         self._plan_ahead(now_s)
         return waits
@@ -85,28 +93,22 @@ class Loads:
                 self._links.begin([replace(transfer, links=links)], now_s)
         self._plan_ahead(now_s)
 
-    def _missing(self, node: WorldNode, stage: StagePlan, units: Mapping[str, Unit]) -> dict[str, list[Unit]]:
-        """What neither is in the node's dram nor comes there, by where it is to come from."""
-        wanted = {units[name].digest: name in stage.later for name in stage.units}
-        away = [digest for digest in wanted if node.tier(digest) is None and digest not in node.coming]
-        answering = View(tuple(other.facts for other in self._nodes.values() if other.answers)) if away else View(())
-        peers, first = choose_peers(away, node.name, answering), store_first(away, node.name, answering)
-        found: dict[str, list[Unit]] = {}
-        for unit in {units[name].digest: units[name] for name in stage.units}.values():
-            tier = node.tier(unit.digest)
-            if tier == "dram" or unit.digest in node.coming:
-                continue
-            chosen = None if unit.digest in first else peers.get(unit.digest)
-            source = "ssd" if tier == "ssd" else chosen[0] if chosen else STORE
-            found.setdefault(f"{source}/later" if wanted[unit.digest] else source, []).append(unit)
-        return found
+    def _source(self, node: WorldNode, unit: Unit, asked: Sequence[str]) -> str:
+        """The first that has the unit, of those that the node is told to ask."""
+        if node.tier(unit.digest) == "ssd":
+            return "ssd"
+        for source in asked:
+            peer = self._nodes.get(peer_of(source) or "")
+            if source == STORE or (peer is not None and peer.answers and peer.tier(unit.digest) is not None):
+                return source
+        return STORE
 
-    def _transfer(self, name: str, source: str, node: WorldNode, units: Iterable[Unit]) -> Transfer:
-        size_bytes = sum(unit.size_bytes for unit in units)
+    def _transfer(self, name: str, source: str, node: WorldNode, units: Iterable[Unit], priority: int) -> Transfer:
+        size_bytes, peer = sum(unit.size_bytes for unit in units), peer_of(source)
         if source == "ssd":
-            return Transfer(name, (node.ssd_link,), size_bytes)
-        links = (STORE if source == STORE else out_link(source), nic_link(node.name))
-        return Transfer(name, links, size_bytes, queue=node.name)
+            return Transfer(name, (node.ssd_link,), size_bytes, priority)
+        links = (STORE if peer is None else out_link(peer), nic_link(node.name))
+        return Transfer(name, links, size_bytes, priority, queue=node.name)
 
     def _end(self, name: str, now_s: float) -> None:
         load = self._loads.pop(name)

@@ -26,7 +26,6 @@ class WorldNode:
         """Names of the loads that bring units, by digest."""
         self.gone = False
         self.silent_since_s: float | None = None
-        self.report_due = False
         self._facts = facts
         self._dram: dict[str, int] = {}
         self._ssd: dict[str, int] = {}

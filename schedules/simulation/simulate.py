@@ -22,8 +22,9 @@ from schedules.events import (
     Ticked,
 )
 from schedules.facts import ModelKey
-from schedules.world import Misfortune, World
-from schedules.world_groups import Ask
+from schedules.simulation.groups import Ask
+from schedules.simulation.habits import Misfortune
+from schedules.simulation.world import World
 
 
 class Decides(Protocol):
@@ -173,11 +174,15 @@ class _Run:
 def measured(world: World, record: Record) -> StartMeasured:
     """What its nodes tell of a start."""
     times = world.times(record.group)
-    if times is None or times.formed_s is None:
-        return StartMeasured(record.group, 0.0, 0.0, False)
-    fetched_s = -1.0 if times.fetched_s is None else times.fetched_s - record.arrived_s
-    in_time = 0.0 <= fetched_s <= record.ttft_s
-    return StartMeasured(record.group, times.formed_s - times.ordered_s, fetched_s if in_time else 0.0, True)
+    formed_s, fetched_s, sound = 0.0, 0.0, times is not None and times.formed_s is not None
+    if times is not None and times.formed_s is not None:
+        formed_s = times.formed_s - times.ordered_s
+    if times is not None and times.fetched_s is not None:
+        since_s = times.fetched_s - record.arrived_s
+        fetched_s = since_s if 0.0 <= since_s <= record.ttft_s else 0.0
+    return StartMeasured(
+        record.group, record.decision, record.ttft_s, record.text_s, formed_s, fetched_s, sound
+    )  # fmt: skip
 
 
 def simulate(brain: Decides, world: World, inputs: Iterable[Input], *, until_s: float = float("inf")) -> list[Told]:
