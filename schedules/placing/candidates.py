@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from schedules.estimates import StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
+from schedules.estimates import Speeds, StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
 from schedules.facts import Node, Placement, StagePlan
 from schedules.ledgers.links import LATER, Transfer, Verdict, nic_link, out_link
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
@@ -20,13 +20,13 @@ _Lines = Sequence[StageTimeline]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage and where it would run. `part` is what of the model it runs; of each of its units `first` is the source that
-    is asked first."""
+    """A stage and where it would run. `part` is what of the model it runs; `first` says which of its units (by their places
+    in it) come from which source first, those that the first token waits for apart from the others."""
 
     site: Site
     plan: StagePlan
     part: Part
-    first: Sequence[str]
+    first: Mapping[tuple[bool, str], Sequence[int]]
 
 
 def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) -> Candidate:
@@ -45,7 +45,7 @@ def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) 
     transfers = _transfers(survey, stages)
     verdict = question.links.consider(transfers, question.now_s)
     ruled_out = _makes_late(question, verdict) if verdict.broken else ""
-    mean, bad = _timelines(survey, stages, transfers, verdict)
+    mean, bad = _timelines(survey, stages, verdict)
     prediction = _predict(question, stages, mean, bad, _slowest(stages, transfers))
     if prediction is not None and mean is not None and bad is not None:
         transfers = _promised(question, transfers, verdict, prediction, mean, bad)
@@ -102,7 +102,19 @@ def _stage(survey: Survey, part: Part, site: Site, degree: int) -> Stage:
         site.node.name, part.first_layer, part.end_layer, tuple([names[i] for i in part.units]),
         part.weight_bytes, part.kv_bytes, later, tuple(sources), held_back,
     )  # fmt: skip
-    return Stage(site, plan, part, [asked[0] for asked in sources])
+    first: dict[tuple[bool, str], list[int]] = {}
+    for place, (index, asked) in enumerate(zip(part.units, sources, strict=True)):
+        way = index in part.later, asked[0]
+        if way in first:
+            first[way].append(place)
+        else:
+            first[way] = [place]
+    return Stage(site, plan, part, first)
+
+
+def _sizes(survey: Survey, stage: Stage, places: Sequence[int]) -> list[int]:
+    units, sizes = stage.part.units, survey.sizes
+    return [sizes[units[place]] for place in places]
 
 
 def _may_wait(survey: Survey, part: Part, site: Site) -> bool:
@@ -128,12 +140,10 @@ def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     deadline_s = question.now_s + slo_s - question.waited_s if slo_s is not None and in_time else None
     for rank, stage in enumerate(stages):
         node = stage.plan.node
-        bytes_from: dict[tuple[bool, str], int] = {}
-        for index, source in zip(stage.part.units, stage.first, strict=True):
-            if source not in TIERS:
-                way = index in stage.part.later, source
-                bytes_from[way] = bytes_from.get(way, 0) + survey.sizes[index]
-        for (later, source), size_bytes in bytes_from.items():
+        for (later, source), places in stage.first.items():
+            if source in TIERS:
+                continue
+            size_bytes = sum(_sizes(survey, stage, places))
             links = (STORE if source == STORE else out_link(str(peer_of(source))), nic_link(node))
             name = f"{question.start}/{rank}/{source}"
             if later:
@@ -147,7 +157,7 @@ def _slowest(stages: Sequence[Stage], transfers: Sequence[Transfer]) -> str:
     """Where the slowest of what the first token needs comes from."""
     if any(transfer.priority != LATER for transfer in transfers):
         return NETWORK
-    return ON_SSD if any("ssd" in stage.first for stage in stages) else IN_DRAM
+    return ON_SSD if any(source == "ssd" for stage in stages for _, source in stage.first) else IN_DRAM
 
 
 def _predict(
@@ -217,88 +227,68 @@ def _until(transfer: Transfer, deadline_s: float | None) -> Transfer:
     )
 
 
-def _timelines(
-    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict
-) -> tuple[_Lines, _Lines] | tuple[None, None]:
+def _timelines(survey: Survey, stages: Sequence[Stage], verdict: Verdict) -> tuple[_Lines, _Lines] | tuple[None, None]:
     """In the mean and at the bad end; None if a node's speeds are not known."""
     found, found_bad, degree = list[StageTimeline](), list[StageTimeline](), len(stages)
-    readers = Counter(
-        stage.site.node.shared_with
-        for stage in stages
-        if "ssd" in stage.first
-        and any(source == "ssd" and i not in stage.part.later for i, source in _asked_first(stage))
-    )
+    readers = Counter(stage.site.node.shared_with for stage in stages if (False, "ssd") in stage.first)
     for rank, stage in enumerate(stages):
         mean, bad = stage.site.mean, stage.site.bad
         if mean is None or bad is None:
             return None, None
-        network = _there_s(survey, stage, rank, transfers, verdict)
-        share = max(1, readers[stage.site.node.shared_with])
-        ssd = _from_ssd(survey, stage, mean.ssd_bytes_per_s / share)
-        there_s = network | ssd
+        ssd_bytes_per_s = mean.ssd_bytes_per_s / max(1, readers[stage.site.node.shared_with])
+        there_s, there_bad_s = _there_s(survey, stage, rank, verdict, ssd_bytes_per_s, mean, bad)
         found.append(StageTimeline(mean, mean.formed(degree), _in_order(survey, stage, there_s, mean.reach_s)))
-        longer, longer_ssd = mean.nic_bytes_per_s / bad.nic_bytes_per_s, mean.ssd_bytes_per_s / bad.ssd_bytes_per_s
-        there_s = {i: at_s * longer for i, at_s in network.items()}
-        there_s |= {i: at_s * longer_ssd for i, at_s in ssd.items()}
-        found_bad.append(StageTimeline(bad, bad.formed(degree), _in_order(survey, stage, there_s, bad.reach_s)))
+        found_bad.append(StageTimeline(bad, bad.formed(degree), _in_order(survey, stage, there_bad_s, bad.reach_s)))
     return found, found_bad
 
 
 def _there_s(
-    survey: Survey, stage: Stage, rank: int, transfers: Sequence[Transfer], verdict: Verdict
-) -> dict[int, float]:
-    """When each unit that comes over the network is there, from the decision on."""
-    question, prefix = survey.question, f"{survey.question.start}/{rank}/"
-    begin_s, found = stage.site.busy_s, dict[int, float]()
-    for transfer in transfers:
-        if transfer.priority == LATER or not transfer.name.startswith(prefix):
+    survey: Survey, stage: Stage, rank: int, verdict: Verdict, ssd_bytes_per_s: float, mean: Speeds, bad: Speeds
+) -> tuple[list[float], list[float]]:
+    """When each of the stage's units is there, from the decision on, in the mean and at the bad end: 0 for those that are in
+    memory, or that nobody waits for."""
+    question, there_s = survey.question, [0.0] * len(stage.part.units)
+    there_bad_s, begin_s = there_s.copy(), stage.site.busy_s
+    for (later, source), places in stage.first.items():
+        sizes = _sizes(survey, stage, places)
+        if source == "ssd":
+            longer = mean.ssd_bytes_per_s / bad.ssd_bytes_per_s
+            come_s = arrivals_s(0.0, sum(sizes) / ssd_bytes_per_s, sizes)
+        elif source in TIERS or later:
             continue
-        source = transfer.name[len(prefix) :]
-        units = [i for i, first in _asked_first(stage) if first == source and i not in stage.part.later]
-        ends_s = max(begin_s, verdict.finish_s[transfer.name] - question.now_s)
-        sizes = [survey.sizes[i] for i in units]
-        found |= zip(units, arrivals_s(begin_s, ends_s, sizes), strict=True)
-        begin_s = ends_s
-    return found
+        else:
+            longer = mean.nic_bytes_per_s / bad.nic_bytes_per_s
+            ends_s = max(begin_s, verdict.finish_s[f"{question.start}/{rank}/{source}"] - question.now_s)
+            come_s, begin_s = arrivals_s(begin_s, ends_s, sizes), ends_s
+        for place, at_s in zip(places, come_s, strict=True):
+            there_s[place], there_bad_s[place] = at_s, at_s * longer
+    return there_s, there_bad_s
 
 
-def _asked_first(stage: Stage) -> "zip[tuple[int, str]]":
-    """The stage's units, each with the source that is asked first."""
-    return zip(stage.part.units, stage.first, strict=True)
-
-
-def _from_ssd(survey: Survey, stage: Stage, ssd_bytes_per_s: float) -> dict[int, float]:
-    if "ssd" not in stage.first:
-        return {}
-    units = [i for i, source in _asked_first(stage) if source == "ssd"]
-    sizes = [survey.sizes[i] for i in units]
-    return dict(zip(units, arrivals_s(0.0, sum(sizes) / ssd_bytes_per_s, sizes), strict=True))
-
-
-def _in_order(survey: Survey, stage: Stage, there_s: Mapping[int, float], rows_s: float) -> list[tuple[float, int]]:
+def _in_order(survey: Survey, stage: Stage, there_s: Sequence[float], rows_s: float) -> list[tuple[float, int]]:
     """(when it is there, bytes that computing reads) as the first token meets them.
 
     The embedding is looked up by rows, which may come before the rest of it; at the end it may be the output matrix.
     """
     model, part = survey.question.model, stage.part
-    found = []
+    found, sizes = [], survey.sizes
+    whole_s = there_s[part.units.index(0)] if 0 in part.units else 0.0
     if part.first_layer == 0:
-        whole_s = there_s.get(0, 0.0)
         found.append((min(rows_s, whole_s) if model.rows_first else whole_s, 0))
-    found += [(there_s.get(i, 0.0), survey.sizes[i]) for i in part.units if i]
+    found += [(at_s, sizes[i]) for i, at_s in zip(part.units, there_s, strict=True) if i]
     if part.end_layer == model.layers and model.tied_embeddings:
-        found.append((there_s.get(0, 0.0), survey.sizes[0]))
+        found.append((whole_s, sizes[0]))
     return found
 
 
 def _reasons(survey: Survey, stages: Sequence[Stage]) -> tuple[str, ...]:
     from_store = here = 0
     for stage in stages:
-        for index, source in _asked_first(stage):
+        for (_, source), places in stage.first.items():
             if source == STORE:
-                from_store += survey.sizes[index]
+                from_store += sum(_sizes(survey, stage, places))
             elif source in TIERS:
-                here += survey.sizes[index]
+                here += sum(_sizes(survey, stage, places))
     total = sum(stage.part.weight_bytes for stage in stages)
     found = [f"{len(stages)} stage(s) of equal bytes, each on the node that is done with it soonest"]
     if here:

@@ -1,11 +1,11 @@
-"""Which nodes are worth a prediction beside those that are done soonest: so many that no choice by another rule is better.
+"""Which nodes are worth a prediction beside those that are done soonest: those that rules look for which know one thing.
 
 A candidate's cost and its time go together as long as its degree stays, so of one degree only who may be sooner, or in time
 where nobody is yet, is looked at. That is known by bounds, which cost little: nothing is faster than its links alone.
 
-Beside those that are done soonest one stage may run where the model is loaded soonest, or on the node with most of its card
-to spare. Several run on those with most of their cards to spare, any number of them on nodes that have room for the whole
-model, into which the group may be merged later.
+One stage may run on the node whose own tiers give the model soonest, on the one that forms a group soonest, or on the one
+with most of its card to spare. Several run on those with most of their cards to spare, any number of them on nodes that have
+room for the whole model, into which the group may be merged later.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,8 +64,8 @@ def _may_be_better(survey: Survey, bound: _Bound, best: Candidate | None) -> boo
 
 
 def _single(survey: Survey) -> list[list[Site]]:
-    """Of the nodes that can run all of the model the one that loads it soonest, the one that is formed and done soonest, and
-    of all and of those that have it in memory the one with most of its card to spare."""
+    """Of the nodes that can run all of the model the one whose own tiers give it soonest, the one that is formed and done
+    soonest, and of all and of those that have it in memory the one with most of its card to spare."""
     whole_bytes = survey.whole_bytes
     sites = [site for site in survey.shortlist(whole_bytes, 1) if site.mean is not None]
     roomy = [site for site in survey.pool if site.free_bytes >= whole_bytes and site.mean is not None]
@@ -77,7 +77,7 @@ def _single(survey: Survey) -> list[list[Site]]:
     ]
     if sites:
         everything, bytes_ = [(0, len(survey.sizes))], survey.size_bytes
-        found.append(min(sites, key=lambda site: (site.fetch_s(everything), site.node.name)))
+        found.append(min(sites, key=lambda site: (site.far[-1] > 0, site.whole_s(bytes_), site.node.name)))
         found.append(
             min(sites, key=lambda site: (max(site.done_s(everything, bytes_), _formed_s(site)), site.node.name))
         )

@@ -57,6 +57,17 @@ class Site(NamedTuple):
         fetching_s = self.busy_s + far / self.mean.nic_bytes_per_s if far else 0.0
         return max(fetching_s, near / self.mean.ssd_bytes_per_s)
 
+    def whole_s(self, size_bytes: int) -> float:
+        """Seconds until a model of so many bytes is loaded whole: by the network what is not here, else all of it from the
+        slower of the tiers that have it; if its speeds are not known, bytes to fetch."""
+        if self.mean is None:
+            return self.far[-1] + 0.1 * self.near[-1]
+        if self.far[-1]:
+            return self.busy_s + self.far[-1] / self.mean.nic_bytes_per_s
+        if self.near[-1]:
+            return self.busy_s + size_bytes / self.mean.ssd_bytes_per_s
+        return size_bytes / self.mean.bus_bytes_per_s
+
     def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int) -> float:
         """Seconds until a stage of these units, alone on its links and first in its group, has computed the prompt."""
         if self.bare and self.mean is not None:

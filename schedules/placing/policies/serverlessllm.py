@@ -48,17 +48,6 @@ def chosen_nodes(survey: Survey) -> list[Node]:
 
 def _sites(survey: Survey) -> tuple[list[Site], bool]:
     """The nodes with room, best first, and whether the best has the model."""
-    size_bytes = survey.size_bytes
     sites = survey.shortlist(survey.whole_bytes, 1)
-    ordered = sorted(sites, key=lambda s: (s.far[-1] > 0, _loading_s(s, size_bytes), s.node.name))
+    ordered = sorted(sites, key=lambda s: (s.far[-1] > 0, s.whole_s(survey.size_bytes), s.node.name))
     return ordered, bool(ordered) and ordered[0].far[-1] == 0
-
-
-def _loading_s(site: Site, size_bytes: int) -> float:
-    if site.mean is None:
-        return site.far[-1] + 0.1 * site.near[-1]
-    if site.far[-1]:
-        return site.busy_s + site.far[-1] / site.mean.nic_bytes_per_s
-    if site.near[-1]:
-        return site.busy_s + size_bytes / site.mean.ssd_bytes_per_s
-    return size_bytes / site.mean.bus_bytes_per_s
