@@ -66,7 +66,7 @@ async def _to_tier(platform: Platform, checkpoint: Checkpoint, tier: str) -> Non
             if tier == "remote":
                 await client.evict(node.name, checkpoint)
             else:
-                await client.stage(node.name, checkpoint, [u.name for u in checkpoint.units], tier, SETTLE_S)
+                await client.bring(node.name, checkpoint, [u.name for u in checkpoint.units], tier, SETTLE_S)
 
 
 @dataclass(frozen=True)

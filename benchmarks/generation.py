@@ -15,6 +15,7 @@ import signal
 import statistics
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,7 +151,9 @@ async def measure_ours(home: Path, model: MeasuredModel, figures: Figures, optio
     async with run_nodes(home, model, max(options.degrees)) as client:
         for degree in options.degrees:
             options.say(f"firsttoken at degree {degree}, {model.dtype}")
-            group = await client.form(placed(client, model.checkpoint, degree), model.checkpoint, TIMEOUT_S)
+            group = await client.form(
+                uuid.uuid4().hex, placed(client, model.checkpoint, degree), model.checkpoint, TIMEOUT_S
+            )
             for how, n in options.cells:
                 requests = figures.work((how, n))
                 await generate(group, shortened(requests))

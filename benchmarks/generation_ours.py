@@ -32,7 +32,7 @@ async def run_nodes(home: Path, model: MeasuredModel, nodes: int) -> AsyncIterat
             view = await client.nodes(nodes, TIMEOUT_S)
             units = [unit.name for unit in model.checkpoint.units]
             for node in view.nodes:
-                await client.stage(node.name, model.checkpoint, units, "dram", TIMEOUT_S)
+                await client.bring(node.name, model.checkpoint, units, "dram", TIMEOUT_S)
             await settle(client, nodes)
             yield client
 

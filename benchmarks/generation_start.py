@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,7 @@ async def _formed(home: Path, model: MeasuredModel, forms: int, say: Callable[[s
         for index in range(forms):
             placement = placed(client, model.checkpoint, NODES)
             started_s = time.perf_counter()
-            group = await client.form(placement, model.checkpoint, TIMEOUT_S)
+            group = await client.form(uuid.uuid4().hex, placement, model.checkpoint, TIMEOUT_S)
             found_s.append(time.perf_counter() - started_s)
             say(f"  {index + 1} formed in {found_s[-1] * 1e3:.1f} ms")
             await generate(group, shortened(together(model.text, 1)))  # it must work, and nodes refill behind a step

@@ -96,7 +96,7 @@ def _hold(lab: Lab, subject: Subject, node: str) -> None:
 async def _stage(lab: Lab, subject: Subject, node: str) -> None:
     async with ClusterClient(lab.scheduler_address) as client:
         await client.nodes(len(lab.nodes))
-        await client.stage(node, subject.checkpoint, [u.name for u in subject.checkpoint.units], "dram", SETTLE_S)
+        await client.bring(node, subject.checkpoint, [u.name for u in subject.checkpoint.units], "dram", SETTLE_S)
 
 
 def two(repeats: int, bytes_per_s: float) -> list[Result]:

@@ -46,7 +46,7 @@ async def _stage(lab: Lab, subject: Subject, tier: str) -> None:
     async with ClusterClient(lab.scheduler_address) as client:
         units = [unit.name for unit in subject.checkpoint.units]
         nodes = (await client.nodes(NODES)).nodes
-        await asyncio.gather(*(client.stage(n.name, subject.checkpoint, units, tier, SETTLE_S) for n in nodes))
+        await asyncio.gather(*(client.bring(n.name, subject.checkpoint, units, tier, SETTLE_S) for n in nodes))
 
 
 def _prepare(lab: Lab, both: Sequence[Subject], degree: int, kind: str) -> None:

@@ -17,6 +17,10 @@ class Refused(ClusterError):
     """A node would not do what was asked: no memory, no process, or it is shutting down. Decide again."""
 
 
+class NameTaken(ClusterError):
+    """The scheduler has another node of this name."""
+
+
 class NoDevice(ClusterError):
     """The device that a node was told to compute on is not on its machine."""
 

@@ -8,8 +8,10 @@ from collections.abc import AsyncGenerator, Callable
 
 from cluster.errors import NoToken, ProtocolError, Refused, StageFailed
 from cluster.wire.codec import frame, read_frame
-from cluster.wire.reports import Phase, StageFormed
-from cluster.wire.requests import Cancel, Event, Failed, Hello, Rejected, Submit, Tokens
+from cluster.wire.hello import Hello
+from cluster.wire.phases import Phase
+from cluster.wire.reports import StageFormed
+from cluster.wire.requests import Cancel, Event, Failed, Rejected, Submit, Tokens
 from schedules.facts import Placement
 
 _log = logging.getLogger(__name__)
@@ -23,23 +25,26 @@ class Group:
         self.lost = asyncio.Event()
         self.cause = ""
         self._causes: list[str] = []
-        self._on_lost: Callable[[], None] = lambda: None
+        self._watching: list[Callable[[], None]] = []
         self._streams: dict[str, asyncio.Queue[Event | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    async def connect(self, first: StageFormed, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
-        """Open the connection to the first stage. StageFailed if it does not answer."""
+    async def connect(
+        self, first: StageFormed, timeout_s: float, tls: ssl.SSLContext | None = None, owner: str = ""
+    ) -> None:
+        """Open the connection to the first stage; what another owner asked of it is over then. StageFailed if it does not
+        answer."""
         try:
             async with asyncio.timeout(timeout_s):
                 reader, self._writer = await asyncio.open_connection(first.host, first.port, ssl=tls)
         except (OSError, TimeoutError) as error:
             raise StageFailed(f"the first stage of group {self.name} does not answer: {error}") from error
-        self._writer.write(frame(Hello(self.name, first.secret)))
+        self._writer.write(frame(Hello(self.name, first.secret, owner)))
         self._reading = asyncio.get_running_loop().create_task(self._read(reader))
 
     def watch(self, on_lost: Callable[[], None]) -> None:
-        """Call `on_lost` once when the group is lost."""
-        self._on_lost = on_lost
+        """Call `on_lost` once when the group is lost; others who watch are called too."""
+        self._watching.append(on_lost)
 
     async def generate(self, submit: Submit) -> AsyncGenerator[Tokens]:
         """The request's tokens as they come, the last with its finish. Leaving early cancels the request.
@@ -80,7 +85,8 @@ class Group:
         self.lost.set()
         for stream in self._streams.values():
             stream.put_nowait(None)
-        self._on_lost()
+        for on_lost in self._watching:
+            on_lost()
 
     def explain(self, cause: str) -> None:
         """A node says why the group ends: its own stage's fault, or that of a neighbour, as it looks from there."""

@@ -154,6 +154,7 @@ def run_frontend(settings: Settings) -> None:
             start_timeout_s=frontend.start_timeout_s,
             request_timeout_s=frontend.request_timeout_s,
             max_held_requests=frontend.max_held_requests,
+            max_held_per_model=frontend.max_held_per_model,
             history_url=settings.history.url,
             history_keep_days=settings.history.keep_days,
             allowed_hosts=frontend.allowed_hosts,
@@ -184,14 +185,14 @@ def run_flows(settings: Settings) -> None:
     """The flow service. It writes a file into the run folder once its flows are registered with Prefect."""
     prepare_flows(settings)
     from flows.service import ServiceConfig, run_service
-    from schedules.foresight.cadence import CADENCES, CALIBRATE, PREWARM, with_intervals
+    from schedules.foresight.cadence import CALIBRATE, PREWARM, cadences
 
     _log_to_stderr(settings)
     prewarm = settings.prewarm
-    every_s = {PREWARM.flow: prewarm.every_s, CALIBRATE.flow: settings.calibrate.every_s}
+    every_s = {PREWARM: prewarm.every_s, CALIBRATE: settings.calibrate.every_s}
     config = ServiceConfig(
-        cadences=with_intervals(CADENCES, {flow: seconds for flow, seconds in every_s.items() if seconds}),
-        parameters={PREWARM.flow: {"models": list(prewarm.models), "tier": prewarm.tier}},
+        cadences=cadences({flow: seconds for flow, seconds in every_s.items() if seconds}),
+        parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}},
     )
     ready = settings.run_dir / FLOWS_READY_FILE
     ready.unlink(missing_ok=True)

@@ -9,5 +9,5 @@ class NoContext(FlowError):
     """A flow runs in a process that was not told where cluster and store are."""
 
 
-class StagingFailed(FlowError):
-    """A model could not be staged onto some of the nodes."""
+class UnitsNotBrought(FlowError):
+    """A model could not be brought to some of the nodes."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from cluster.wire.reports import StageReport
+from cluster.wire.reports import UnitsBrought
 from flows.artifacts import Row, leave_table
 from flows.context import FlowContext, read_context
-from flows.errors import StagingFailed
+from flows.errors import UnitsNotBrought
 from storage_tiers.presence import check_present
 
-STAGE_TIMEOUT_S = 1800.0
+BRING_TIMEOUT_S = 1800.0
 NODES_TIMEOUT_S = 30.0
 
 
@@ -24,11 +24,11 @@ async def find_nodes(context: FlowContext) -> list[str]:
         return sorted(node.name for node in client.view().nodes)
 
 
-@task(retries=2, retry_delay_seconds=[1, 5], timeout_seconds=STAGE_TIMEOUT_S + 60, cache_policy=NO_CACHE)
-async def stage_model(
+@task(retries=2, retry_delay_seconds=[1, 5], timeout_seconds=BRING_TIMEOUT_S + 60, cache_policy=NO_CACHE)
+async def bring_model(
     context: FlowContext, model: str, node: str, tier: str, units: Sequence[str] | None
-) -> StageReport:
-    """Stage the model's `units` (all if None) onto one node. What the node holds already is not fetched again.
+) -> UnitsBrought:
+    """Bring the model's `units` (all if None) to a tier of one node. What the node holds already is not fetched again.
 
     Corrupt if the model is not what its root claims.
     """
@@ -39,14 +39,14 @@ async def stage_model(
         view = await client.nodes(minimum=1, timeout_s=NODES_TIMEOUT_S)
         held = {unit.digest for unit in checkpoint.units if view.holding(unit.digest)}
         await asyncio.to_thread(check_present, store, checkpoint, held)
-        return await client.stage(node, checkpoint, names, tier, STAGE_TIMEOUT_S)
+        return await client.bring(node, checkpoint, names, tier, BRING_TIMEOUT_S)
 
 
 @flow(name="prewarm")
 async def prewarm(
-    models: Sequence[str] = (), nodes: Sequence[str] = (), tier: str = "ssd", units: Sequence[str] | None = None
+    models: Sequence[str], tier: str, nodes: Sequence[str] = (), units: Sequence[str] | None = None
 ) -> None:
-    """Stage `models` onto `nodes` (all nodes if empty), into the tier "ssd" or "dram"; only `units` if given."""
+    """Bring `models` to `nodes` (all nodes if empty), into the tier "ssd" or "dram"; only `units` if given."""
     context = read_context()
     if not models:
         await leave_table("prewarm", "plan", [], "No models to prewarm: `prewarm.models` is empty.")
@@ -55,16 +55,16 @@ async def prewarm(
     failed = []
     for model in models:
         outcomes = await asyncio.gather(
-            *(stage_model(context, model, node, tier, units) for node in targets), return_exceptions=True
+            *(bring_model(context, model, node, tier, units) for node in targets), return_exceptions=True
         )
         rows = [_row(model, node, tier, outcome) for node, outcome in zip(targets, outcomes, strict=True)]
-        await leave_table("prewarm", model, rows, f"`{model}` staged into `{tier}` on {len(targets)} node(s)")
-        failed += [f"{model} on {row['node']}: {row['outcome']}" for row in rows if row["outcome"] != "staged"]
+        await leave_table("prewarm", model, rows, f"`{model}` brought to `{tier}` on {len(targets)} node(s)")
+        failed += [f"{model} on {row['node']}: {row['outcome']}" for row in rows if row["outcome"] != "brought"]
     if failed:
-        raise StagingFailed("; ".join(failed))
+        raise UnitsNotBrought("; ".join(failed))
 
 
-def _row(model: str, node: str, tier: str, outcome: StageReport | BaseException) -> Row:
+def _row(model: str, node: str, tier: str, outcome: UnitsBrought | BaseException) -> Row:
     if isinstance(outcome, BaseException):
         if not isinstance(outcome, Exception):
             raise outcome
@@ -73,7 +73,7 @@ def _row(model: str, node: str, tier: str, outcome: StageReport | BaseException)
         "model": model,
         "node": outcome.node,
         "tier": outcome.tier,
-        "outcome": "staged",
+        "outcome": "brought",
         "units": outcome.units,
         "fetched_bytes": outcome.fetched_bytes,
         "present_bytes": outcome.present_bytes,

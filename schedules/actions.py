@@ -18,11 +18,11 @@ class Why(StrEnum):
 
 @dataclass(frozen=True)
 class Assign:
-    """The group has room for the request: it goes, or goes on, there. `waited` if it was held before."""
+    """The group has room for the request: it goes, or goes on, there. It is `cold` if it waited for a replica to start."""
 
     request: str
     group: str
-    waited: bool
+    cold: bool
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Failed:
 class Record:
     """The group's start gave its first token: ask its nodes what they did, keep it, and tell StartMeasured.
 
-    Seconds from the arrival of the request that it was for; `text_s` how long after that its tokens were known, if not
-    before.
+    The request that it was for came at `arrived_s`, the start was wanted at `wanted_s` and decided at `decided_s`. `ttft_s`
+    counts from the arrival; `text_s` too, if the request's tokens were known only then.
     """
 
     group: str
@@ -108,6 +108,7 @@ class Record:
     placement: Placement
     decision: Decision
     arrived_s: float
+    wanted_s: float
     decided_s: float
     ttft_s: float
     text_s: float

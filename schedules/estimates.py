@@ -49,6 +49,20 @@ def speeds_of(rates: Mapping[str, Rate], *, bad: bool) -> Speeds | None:
     )  # fmt: skip
 
 
+class KnownSpeeds:
+    """The speeds of nodes, by name: each found once, and anew when the node's rates are others."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Mapping[str, Rate], Speeds | None, Speeds | None]] = {}
+
+    def of(self, node: str, rates: Mapping[str, Rate]) -> tuple[Speeds | None, Speeds | None]:
+        """In the mean and at their bad end; None as of `speeds_of`."""
+        known = self._found.get(node)
+        if known is None or known[0] is not rates:
+            known = self._found[node] = rates, speeds_of(rates, bad=False), speeds_of(rates, bad=True)
+        return known[1:]
+
+
 @dataclass(frozen=True)
 class StageTimeline:
     """A stage of a cold start: when it is formed, and for each of its units in order of use when its last byte is in
@@ -67,11 +81,14 @@ def step_s(weight_bytes: float, tokens: int, speeds: Speeds) -> float:
 def first_token_s(stages: Iterable[StageTimeline], prompt_tokens: int) -> float:
     """From the decision to the first token: each layer waits for the one before it and for its own bytes."""
     stages = list(stages)
-    done_s = max(stage.formed_s for stage in stages)  # a group is formed when its last stage is
+    done_s = max([stage.formed_s for stage in stages])  # a group is formed when its last stage is
     for stage in stages:
+        bus_bytes_per_s, step_s_per_byte = stage.speeds.bus_bytes_per_s, step_s(1, prompt_tokens, stage.speeds)
         for arrives_s, size_bytes in stage.units:
-            there_s = arrives_s + size_bytes / stage.speeds.bus_bytes_per_s
-            done_s = max(done_s, there_s) + step_s(size_bytes, prompt_tokens, stage.speeds)
+            there_s = arrives_s + size_bytes / bus_bytes_per_s
+            if there_s > done_s:
+                done_s = there_s
+            done_s += size_bytes * step_s_per_byte
     return done_s
 
 
@@ -79,15 +96,16 @@ def computing_s(stages: Iterable[StageTimeline], prompt_tokens: int) -> float:
     """What the first token takes at most once all bytes are on their nodes and the group is formed."""
     last_copy_s, steps_s = 0.0, 0.0
     for stage in stages:
-        for _, size_bytes in stage.units:
-            last_copy_s = max(last_copy_s, size_bytes / stage.speeds.bus_bytes_per_s)
-            steps_s += step_s(size_bytes, prompt_tokens, stage.speeds)
+        sizes = [size_bytes for _, size_bytes in stage.units]
+        last_copy_s = max(last_copy_s, max(sizes, default=0) / stage.speeds.bus_bytes_per_s)
+        steps_s += step_s(sum(sizes), prompt_tokens, stage.speeds)
     return last_copy_s + steps_s
 
 
-def token_s(stages: Sequence[tuple[int, Speeds]], hop_s: float) -> float:
-    """Time per output token of one request: each stage in turn reads its weight bytes, and the token goes round."""
-    computing_s = sum(step_s(weight_bytes, 1, speeds) for weight_bytes, speeds in stages)
+def token_s(stages: Sequence[tuple[int, Speeds]], hop_s: float, tokens: int = 1) -> float:
+    """Time per output token of one request: each stage in turn reads its weight bytes, and the token goes round; with
+    `tokens` in the step, those of others among them."""
+    computing_s = sum(step_s(weight_bytes, tokens, speeds) for weight_bytes, speeds in stages)
     return computing_s + (len(stages) * hop_s if len(stages) > 1 else 0.0)
 
 

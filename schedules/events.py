@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from schedules.facts import Model, ModelKey, Node, Placement
 from schedules.learning import Lesson
 from schedules.objectives import Objectives
+from schedules.placing.decision import Decision
 
 # ---- models
 
@@ -143,10 +144,14 @@ class GroupFound:
 
 @dataclass(frozen=True)
 class StartMeasured:
-    """What a start was like, in seconds: `formed_s` from the first order at a node to the group being formed, `fetched_s`
-    from the arrival to the last byte that the first token waited for. Not `sound` if clocks disagree on it."""
+    """What a start that gave its first token was like, in seconds: `formed_s` from the first order at a node to the group
+    being formed, `fetched_s` from the arrival to the last byte before the first token, `ttft_s` and `text_s` as they were
+    to be recorded. Not `sound` if clocks disagree on it."""
 
     group: str
+    decision: Decision
+    ttft_s: float
+    text_s: float
     formed_s: float
     fetched_s: float
     sound: bool

@@ -1,9 +1,12 @@
 """What a decision may look at: frozen values, the unit in every name."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from schedules.estimates import KnownSpeeds
 
 
 class ModelKey(NamedTuple):
@@ -98,11 +101,26 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """The nodes of a view by name, and those that may be given stages by (-free bytes, name) and by (-bytes per second of
+    the network card, -free bytes, name), each in order; what the store gives to all nodes together, None if it was not seen
+    to limit them; and the speeds of the nodes, as far as anybody asked for them."""
+
+    by_name: Mapping[str, Node]
+    by_memory: Sequence[tuple[int, str]]
+    by_network: Sequence[tuple[float, int, str]]
+    store_bytes_per_s: float | None
+    speeds: "KnownSpeeds"
+
+
+@dataclass(frozen=True)
 class View:
-    """All nodes known, by name order. `holders`, if given, maps a unit's digest to the names of the nodes that hold it."""
+    """All nodes known, by name order. `holders`, if given, maps a unit's digest to the names of the nodes that hold it;
+    `ranks` are kept by whoever hears of many nodes (schedules.nodes)."""
 
     nodes: tuple[Node, ...]
     holders: Mapping[str, Collection[str]] | None = field(default=None, compare=False)
+    ranks: Ranks | None = field(default=None, compare=False, repr=False)
 
     def node(self, name: str) -> Node | None:
         """The node called `name`, None if it is not there."""
@@ -116,13 +134,20 @@ class View:
 
     @cached_property
     def _by_name(self) -> Mapping[str, Node]:
+        if self.ranks is not None:
+            return self.ranks.by_name
         return {node.name: node for node in self.nodes}
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage of a placement: `node` runs layers [first_layer, end_layer) and needs `units`, in order of use. The first
-    token does not wait for those that `later` names."""
+    """One stage of a placement: `node` runs layers [first_layer, end_layer) and needs `units`, in order of use.
+
+    For each of them `sources` say whence the node asks for it, one after the other until one has it right
+    (schedules.placing.sources has their names); without any if the stage runs already. The first token does not wait for
+    those that `later` names: they come behind what it waits for, and of these `held_back` are not even asked for before the
+    group has answered.
+    """
 
     node: str
     first_layer: int
@@ -131,6 +156,8 @@ class StagePlan:
     weight_bytes: int
     kv_bytes: int
     later: tuple[str, ...] = ()
+    sources: tuple[tuple[str, ...], ...] = ()
+    held_back: tuple[str, ...] = ()
 
     @property
     def reserve_bytes(self) -> int:
@@ -149,6 +176,11 @@ class Placement:
     @property
     def degree(self) -> int:
         return len(self.stages)
+
+    @cached_property
+    def reserved_bytes(self) -> Mapping[str, int]:
+        """What it reserves where, by node."""
+        return {stage.node: stage.reserve_bytes for stage in self.stages}
 
 
 @dataclass(frozen=True)

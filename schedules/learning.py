@@ -37,6 +37,22 @@ class Lesson:
         return (self.measured_s - self.ready_measured_s) - (self.predicted_s - self.ready_predicted_s)
 
 
+def lesson(
+    degree: int,
+    uncorrected_s: float,
+    ttft_s: float,
+    slowest: str,
+    parts: Mapping[str, float],
+    formed_s: float,
+    fetched_s: float,
+) -> Lesson:
+    """From a prediction and its parts, and from how it came out, all in seconds: `formed_s` from the first order to the group
+    being formed, `fetched_s` from the arrival to the last byte."""
+    waited_s = parts.get("waited", 0.0)
+    ready_s = waited_s + max(parts.get("form group", 0.0), parts.get("fetch", 0.0))
+    return Lesson(degree, uncorrected_s, ttft_s, slowest, ready_s, max(waited_s + formed_s, fetched_s))
+
+
 @dataclass(frozen=True)
 class Learned:
     """The latest lessons by degree and by where the slowest bytes came from, oldest first, and the latest times of a hop in

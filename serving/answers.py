@@ -17,8 +17,8 @@ from serving.logprobs import Entry, InStep, chat_json, completion_json
 from serving.metrics import Metrics
 from serving.requests.preparing import Prepared
 from serving.requests.schemas import GenerationRequest
-from serving.router import Router
 from serving.text import StopStrings
+from serving.tickets import Ticket
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_S = 5.0
@@ -99,23 +99,21 @@ class Delta:
 
 
 class Answerer:
-    """Runs requests through the router and says what came of them.
+    """Reads requests' tokens and says what came of them.
 
     `on_end` hears of every request that was begun: its outcome, and how many tokens were generated.
     """
 
-    def __init__(
-        self, router: Router, metrics: Metrics, timeout_s: float, on_end: Callable[[Ask, str, int], object]
-    ) -> None:
-        self._router, self._metrics, self._timeout_s, self._on_end = router, metrics, timeout_s, on_end
+    def __init__(self, metrics: Metrics, timeout_s: float, on_end: Callable[[Ask, str, int], object]) -> None:
+        self._metrics, self._timeout_s, self._on_end = metrics, timeout_s, on_end
 
-    async def whole(self, request: Ask) -> dict[str, Any]:
-        """The complete answer."""
+    async def whole(self, request: Ask, tickets: Sequence[Ticket]) -> dict[str, Any]:
+        """The complete answer, from a ticket for each of its submits."""
         texts = [request.echo(index) for index in range(len(request.submits))]
         tokens: list[list[int]] = [[] for _ in request.submits]
         entries: list[list[Entry]] = [[] for _ in request.submits]
         finishes: list[str | None] = [None for _ in request.submits]
-        async with aclosing(self._deltas(request)) as deltas:
+        async with aclosing(self._deltas(request, tickets)) as deltas:
             async for delta in deltas:
                 texts[delta.choice] += delta.text
                 tokens[delta.choice] += delta.tokens
@@ -135,7 +133,7 @@ class Answerer:
             choices.append(choice)
         return {**_head(request, request.kind), "choices": choices, "usage": _usage(request, tokens)}
 
-    async def events(self, request: Ask) -> AsyncGenerator[bytes]:
+    async def events(self, request: Ask, tickets: Sequence[Ticket]) -> AsyncGenerator[bytes]:
         """The answer as server-sent events; comments keep the connection alive while a cold model starts."""
         kind = "chat.completion.chunk" if request.chat else request.kind
         head = _head(request, kind)
@@ -146,7 +144,7 @@ class Answerer:
         for index in range(len(request.submits)) if request.echoes else ():
             yield _event({**head, "choices": [_chunk(request, Delta(index, request.echo(index), ()))]})
         try:
-            async with aclosing(_with_heartbeats(self._deltas(request))) as deltas:
+            async with aclosing(_with_heartbeats(self._deltas(request, tickets))) as deltas:
                 async for delta in deltas:
                     if delta is None:
                         yield f": {request.model.name} is starting\n\n".encode()
@@ -163,13 +161,13 @@ class Answerer:
             yield _event({**head, "choices": [], "usage": _usage(request, tokens)})
         yield b"data: [DONE]\n\n"
 
-    async def _deltas(self, request: Ask) -> AsyncGenerator[Delta]:
+    async def _deltas(self, request: Ask, tickets: Sequence[Ticket]) -> AsyncGenerator[Delta]:
         """What all choices add, in the order in which it comes. The first RequestError ends all: once there was a token it
         is TimedOut, ModelFailed or Interrupted."""
         queue: asyncio.Queue[Delta | RequestError | None] = asyncio.Queue()
         tasks = [
-            asyncio.get_running_loop().create_task(self._run(request, index, queue))
-            for index in range(len(request.submits))
+            asyncio.get_running_loop().create_task(self._run(request, index, ticket, queue))
+            for index, ticket in enumerate(tickets)
         ]
         outcome, generated = "cancelled", 0
         until_s = request.arrived_s + self._timeout_s
@@ -196,9 +194,11 @@ class Answerer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, request: Ask, index: int, queue: "asyncio.Queue[Delta | RequestError | None]") -> None:
+    async def _run(
+        self, request: Ask, index: int, ticket: Ticket, queue: "asyncio.Queue[Delta | RequestError | None]"
+    ) -> None:
         try:
-            async with aclosing(self._choice(request, index)) as deltas:
+            async with aclosing(self._choice(request, index, ticket)) as deltas:
                 async for delta in deltas:
                     queue.put_nowait(delta)
         except RequestError as error:
@@ -208,18 +208,19 @@ class Answerer:
         else:
             queue.put_nowait(None)
 
-    async def _choice(self, request: Ask, choice: int) -> AsyncGenerator[Delta]:
+    async def _choice(self, request: Ask, choice: int, ticket: Ticket) -> AsyncGenerator[Delta]:
         submit = request.submits[choice]
         self._metrics.prompt_tokens.labels(request.model.name).inc(submit.prompt_tokens)
         model_text, decoder = request.model.text, None
         stops = StopStrings(request.stops)
         generated = 0
         in_step = InStep() if submit.sampling.logprobs is not None else None
-        async with aclosing(self._router.generate(request.model, submit, request.arrived_s)) as events:
+        async with aclosing(ticket.tokens()) as events:
             async for event in events:
                 if model_text is not None and decoder is None:
                     decoder = (await model_text.answers()).decoder(submit.tokens)
                 generated += len(event.tokens)
+                self._metrics.generated_tokens.labels(request.model.name).inc(len(event.tokens))
                 ending = len(event.tokens) - (event.finish == "stop")  # what a token that ends it says is no answer
                 texts = [
                     decoder.push(token) if decoder is not None and index < ending else ""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,7 @@ from serving.metrics import Metrics
 from serving.requests.preparing import Prepared, Preparer
 from serving.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from serving.router import Router
+from serving.tickets import Ticket
 
 
 class Api:
@@ -44,7 +45,7 @@ class Api:
         self._metrics, self._ledger = metrics, ledger
         self._preparer, self._request_timeout_s = preparer, request_timeout_s
         self._on_arrival = on_arrival
-        self._answerer = Answerer(router, metrics, request_timeout_s, self._ended)
+        self._answerer = Answerer(metrics, request_timeout_s, self._ended)
         self.routes = APIRouter()
         add = self.routes.add_api_route
         add("/v1/models", self.models, methods=["GET"], summary="Published models")
@@ -97,18 +98,18 @@ class Api:
             return Response(status_code=CLIENT_LEFT)
         asked = ask(kind, prepared, body, arrived_s)
         try:
-            for prompt, limit in zip(prepared.prompts, prepared.limits, strict=True):
-                self._router.check(prepared.model, len(prompt), limit)
+            tickets = self._router.admit(prepared.model, asked.submits, arrived_s, arrived_s + self._request_timeout_s)
         except (Overloaded, Unavailable):
             self._ended(asked, "refused", 0)
             raise
         if body.stream:
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return _EventStream(self._answerer.events(asked), headers)
-        return await self._whole(asked, request)
-
-    async def _whole(self, asked: Ask, request: Request) -> Response:
-        answer = await _unless_left(self._answerer.whole(asked), request)
+            return _EventStream(self._answerer.events(asked, tickets), headers, tickets)
+        try:
+            answer = await _unless_left(self._answerer.whole(asked, tickets), request)
+        finally:
+            for ticket in tickets:
+                ticket.close()
         return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
 
     def _ended(self, asked: Ask, outcome: str, generated_tokens: int) -> None:
@@ -124,7 +125,7 @@ class Api:
         client = self._link.client
         if client is None:
             raise Unavailable("the cluster's scheduler does not answer", retry_after_s=5)
-        return JSONResponse({"status": "ok", "nodes": len(client.view().nodes)})
+        return JSONResponse({"status": "ok" if client.joined else "no scheduler", "nodes": len(client.view().nodes)})
 
     async def metrics(self) -> Response:
         self._router.measure()
@@ -166,15 +167,17 @@ class _EventStream(StreamingResponse):
     Starlette stops iterating when the client leaves; the generator behind would live on until it is collected.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str], tickets: Sequence[Ticket]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events = events
+        self._events, self._tickets = events, tickets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             await self._events.aclose()
+            for ticket in self._tickets:
+                ticket.close()
 
 
 async def _unless_left(work: Coroutine[Any, Any, Any], request: Request) -> Any:

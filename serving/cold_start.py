@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.wire.reports import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase
+from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase
+from schedules.learning import Lesson, lesson
+from schedules.placing.decision import NETWORK
 
+TOKENISE = "tokenise"
+"""The part of a prediction that a request's own text took, where the first token waited for it."""
 CLOCKS_APART_S = 1.0
 ASKED_WITHIN_S = 5.0
 """Nodes are asked for their phases at the first token, and tell what ended before they were asked."""
@@ -71,6 +75,19 @@ class ColdStart:
         if self.predicted is not None and self.predicted["ttft_s"] > 0:
             shown["prediction_error"] = self.ttft_s / self.predicted["ttft_s"] - 1
         return shown
+
+
+def lessons_of(starts: Sequence[ColdStart]) -> tuple[Lesson, ...]:
+    """What starts teach, which come newest first: oldest first. Those that were not predicted teach nothing."""
+    found = []
+    for start in reversed(starts):
+        predicted = start.predicted or {}
+        parts = {name: float(seconds) for name, seconds in predicted.get("parts", {}).items()}
+        if "uncorrected_s" in predicted and TOKENISE not in parts and start.one_clock:
+            uncorrected_s, slowest = float(predicted["uncorrected_s"]), str(predicted.get("slowest", NETWORK))
+            degree, formed_s, fetched_s = len(start.nodes), start.formed_s, start.fetched_s
+            found.append(lesson(degree, uncorrected_s, start.ttft_s, slowest, parts, formed_s, fetched_s))
+    return tuple(found)
 
 
 class Ledger:

@@ -42,7 +42,7 @@ class Upkeep:
         while any(wanted.min_replicas for wanted in (self._objectives, *self._models.values())):
             for name in await self._names():
                 try:
-                    self._router.keep_up(await self._catalog.get(name))
+                    self._router.know(await self._catalog.get(name))
                     self._told.pop(name, None)
                 except Exception as error:  # whatever it is, the other models are kept up
                     self._tell(name, f"{name} has no replica", error)

@@ -17,6 +17,17 @@ class StoreUnavailable(StorageError):
     """The store could not be reached or refused the credentials; trying again may help."""
 
 
+class Faltering(StoreUnavailable):
+    """It did not work for a reason that passes: overload, a connection that broke, no descriptor left on this machine.
+
+    `after_s`: for how long who refused asked not to be asked again.
+    """
+
+    def __init__(self, message: str, after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
 class OutOfSpace(StorageError):
     """A tier's budget or the medium below it cannot hold what was asked."""
 

@@ -23,6 +23,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
+from storage_tiers.passing import TryLater, is_passing, retry_after_s
+
 CONNECT_S, REQUEST_S = 5.0, 60.0
 SILENCE_S = 10.0
 """A server that sends nothing for so long is given up on; one that is slow may take REQUEST_S."""
@@ -33,6 +35,8 @@ _SAID_BYTES = 4096
 _KEPT_S = 20.0
 """A connection that was idle for longer may be dead without saying so."""
 _KEPT_ADDRESSES = 4096
+_BUSY = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "Throttling")
+"""What S3 and its likes call trouble that passes, whatever the status."""
 _ENDED = ("ExpiredToken", "InvalidToken", "RequestExpired")
 _ELSEWHERE = (HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.BAD_REQUEST)
 _STALE = (
@@ -226,4 +230,6 @@ def _refusal(response: http.client.HTTPResponse, path: str) -> OSError:
         return OSError(f"{text}; the bucket is in {region}: set store.options.client_kwargs.region_name")
     if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return PermissionError(text)
+    if is_passing(response.status) or (words and words[0].startswith(_BUSY)):
+        return TryLater(text, retry_after_s(response.getheader("Retry-After")))
     return OSError(text)

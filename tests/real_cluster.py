@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import psutil
 
-from cluster.node.config import NodeConfig
 from cluster.wire.encryption import Tls
 from firsttoken.ports import free_port
 from schedules.objectives import Objectives
+from tests.told import frontend_config, node_config, objectives_of
 
 START_DEADLINE_S = 100.0
 STOP_DEADLINE_S = 20.0
@@ -69,15 +69,11 @@ class RealCluster:
 
     def start_node(self, name: str, **overrides: object) -> None:
         """One more node; `overrides` are fields of NodeConfig."""
-        config = NodeConfig(
+        config = node_config(
             name=name,
             scheduler_address=self.scheduler_address,
             store_url=self.store_url,
             ssd_dir=str(self.folder / name / "ssd"),
-            ssd_bytes=2 << 30,
-            dram_bytes=1 << 30,
-            device_bytes=4 << 30,
-            threads=1,
             tls=self.tls,
         )
         self._start(name, _NODE, json.dumps({**asdict(config), **overrides}))
@@ -94,18 +90,16 @@ class RealCluster:
         for one model alone) and of FrontendConfig."""
         wanted = {field.name: overrides.pop(field.name) for field in fields(Objectives) if field.name in overrides}
         port = free_port()
-        config = {
-            "host": "127.0.0.1",
-            "port": port,
-            "scheduler_address": self.scheduler_address,
-            "store_url": self.store_url,
-            "policy": policy,
-            "objectives": wanted,
-            "tls": self._tls,
-            "models": {model: {**wanted, **own} for model, own in (models or {}).items()},
-            **overrides,
-        }
-        self._start(name, _FRONTEND, json.dumps(config))
+        config = frontend_config(
+            port=port,
+            scheduler_address=self.scheduler_address,
+            store_url=self.store_url,
+            policy=policy,
+            objectives=objectives_of(**wanted),
+            tls=self.tls,
+            models={model: objectives_of(**{**wanted, **own}) for model, own in (models or {}).items()},
+        )
+        self._start(name, _FRONTEND, json.dumps({**asdict(config), **overrides}))
         url = f"http://127.0.0.1:{port}"
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:

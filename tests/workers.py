@@ -13,6 +13,7 @@ SHARED_CLUSTER = "shared_cluster"
 TOGETHER = {
     SHARED_CLUSTER: (
         "tests/cluster/test_admission.py",
+        "tests/cluster/test_contract.py",
         "tests/cluster/test_equality.py",
         "tests/cluster/test_joining.py",
         "tests/cluster/test_ports.py",

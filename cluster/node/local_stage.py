@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -10,9 +10,9 @@ from cluster.errors import StageFailed
 from cluster.node.stage_process import StageProcess
 from cluster.stage.pulse import SILENT_S
 from cluster.wire.orders import FormStage
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase
-from cluster.wire.stages import Beat, Broken, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
+from cluster.wire.phases import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, timed_phase
+from cluster.wire.reports import StageFacts, StageFormed, StageLease
+from cluster.wire.stages import Beat, Broken, Callers, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
 from schedules.rates import BUS, DECODE, PREFILL
 from storage_tiers.tiers.stack import Loaded
 
@@ -26,7 +26,7 @@ _LEAST_WEIGHT_BYTES = 8 << 20
 class LocalStage:
     """Follows one stage from its order to its end; `on_lost(group, cause)` is called at most once.
 
-    `observe` is told what was measured, by a name of schedules.rates.
+    `observe` is told what was measured, by a name of schedules.rates. `door` is where it takes requests, once it is formed.
     """
 
     def __init__(
@@ -41,11 +41,17 @@ class LocalStage:
         self.on_rows_wanted: Callable[[tuple[int, ...]], None] = lambda _rows: None
         self.stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.owner = order.owner
+        self.door: StageFormed | None = None
+        self._attended = False
         self._node, self._on_lost, self._observe = node, on_lost, observe
+        self.on_ended: Callable[[], None] = lambda: None
         self._process: StageProcess | None = None
+        self._taking: asyncio.Task[StageProcess] | None = None
         self.phases: list[Phase] = []
         self._loads: list[Future[Loaded]] = []
         self._ending: asyncio.Task[None] | None = None
+        self._lost = False
         self._beat_s: float | None = None
         self.renew(order.lease_s)
 
@@ -72,14 +78,33 @@ class LocalStage:
         unheard_s = time.monotonic() - self._beat_s if self._beat_s is not None else 0.0
         return max(unheard_s, self._process.stopped_s()) > SILENT_S
 
-    def forgive(self) -> None:
-        """The agent itself was held up: what was not heard meanwhile does not count."""
+    @property
+    def lease(self) -> StageLease:
+        """Whose it is, as reports say it."""
+        order, unrenewed_s = self.order, time.monotonic() - self._renewed_s
+        return StageLease(
+            order.group, order.rank, order.degree, self.door is not None, self._attended, self.owner, unrenewed_s
+        )
+
+    @property
+    def facts(self) -> StageFacts:
+        """What it runs, for whoever has to know it anew."""
+        order, units = self.order, self.order.units
+        return StageFacts(
+            order.group, order.model, order.digest, order.rank, order.bounds, tuple(unit.name for unit in units),
+            order.later, sum(unit.size_bytes for unit in units), order.reserve_bytes, order.kv_tokens,
+        )  # fmt: skip
+
+    def forgive(self, held_up_s: float) -> None:
+        """The agent itself was held up for so long: what was not heard meanwhile does not count."""
+        self._renewed_s += held_up_s
         if self._beat_s is not None:
             self._beat_s = time.monotonic()
 
     def renew(self, lease_s: float) -> None:
         """The stage may live `lease_s` longer from now."""
-        self._lease_until_s = time.monotonic() + lease_s
+        self._renewed_s = time.monotonic()
+        self._lease_until_s = self._renewed_s + lease_s
 
     def expect(self, loads: Sequence[Future[Loaded]], give_up: Callable[[Future[Loaded]], None]) -> None:
         """These loads too are under way for the stage. Each is given up, and its unit no longer pinned, at the stage's
@@ -92,11 +117,26 @@ class LocalStage:
         if not self.answered.done():
             self.answered.set_result(None)
 
+    async def take(self, start: Callable[[], Awaitable[StageProcess]]) -> StageProcess:
+        """Wait for a process that takes the order, and attach it. That is not waited for beyond the stage's end: StageFailed
+        with the cause then."""
+        self._taking = asyncio.get_running_loop().create_task(self._start(start))
+        self._taking.add_done_callback(lambda taking: taking.cancelled() or taking.exception())  # seen, if nobody waits
+        await asyncio.wait({self._taking})
+        if self._taking.cancelled():
+            raise self._cause()
+        return self._taking.result()
+
+    async def _start(self, start: Callable[[], Awaitable[StageProcess]]) -> StageProcess:
+        process = await start()
+        self.attach(process)
+        return process
+
     def attach(self, process: StageProcess) -> None:
         """`process` has taken the order: they end together. StageFailed, with the cause, if the stage has ended already."""
         if self._ending is not None:
             process.kill()
-            raise self.formed.exception() or StageFailed("it was formed, and ended at once")
+            raise self._cause()
         self._process = process
         process.ended.add_done_callback(lambda _future: self.lose("its stage process ended"))
 
@@ -127,17 +167,21 @@ class LocalStage:
 
     def lose(self, cause: str) -> None:
         """The stage cannot go on."""
-        if self._ending is not None:
+        if self._ending is not None or self._lost:
             return
+        self._lost = True
         self._beat_s = None
         self._fail(cause)
         self._on_lost(self.order.group, cause)
 
     async def end(self) -> None:
-        """End the process and give up its loads, once however often called; who waits for the stage gets StageFailed."""
+        """End the process, or the wait for one, and give up its loads, once however often called and whoever is cancelled
+        meanwhile; `on_ended` is called then. Who waits for the stage gets StageFailed."""
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end())
             self.hurry()
+            if not self.stepped.done():  # it computes nothing any more, so others need not wait for it
+                self.stepped.set_result(None)
             self._fail("the group was dissolved while it was formed")
         await asyncio.shield(self._ending)
 
@@ -146,11 +190,22 @@ class LocalStage:
             self.formed.set_exception(StageFailed(cause))
             self.formed.exception()  # seen by whoever forms the stage, if it still waits
 
+    def _cause(self) -> BaseException:
+        """Why it has ended."""
+        cause = self.formed.exception() if self.formed.done() else None
+        return cause or StageFailed("it was formed, and ended at once")
+
     async def _end(self) -> None:
-        if self._process is not None:
-            await self._process.end()
-        while self._loads:
-            self._give_up(self._loads.pop())
+        try:
+            if self._taking is not None and not self._taking.done():
+                self._taking.cancel()
+                await asyncio.wait({self._taking})
+            if self._process is not None:
+                await self._process.end()
+        finally:
+            while self._loads:
+                self._give_up(self._loads.pop())
+            self.on_ended()
 
     def hear(self, message: object) -> None:
         """What the process says of the stage."""
@@ -168,6 +223,8 @@ class LocalStage:
                 self.stepped.set_result(None)
             elif message.phase.name == FIRST_ANSWER:
                 self.hurry()
+        elif isinstance(message, Callers):
+            self._attended = message.count > 0
         elif isinstance(message, RowsWanted):
             self.on_rows_wanted(message.rows)
         elif isinstance(message, UnitCopied):

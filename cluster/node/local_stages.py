@@ -4,24 +4,25 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
 from cluster.errors import Refused, StageFailed
 from cluster.node.config import NodeConfig
+from cluster.node.exchange import UnitExchange
 from cluster.node.local_stage import LocalStage
-from cluster.node.peers import Peers
 from cluster.node.pool import StagePool
 from cluster.node.rate_book import RateBook
 from cluster.node.row_service import RowService
 from cluster.node.stage_process import StageProcess
-from cluster.node.tasks import Tasks
-from cluster.wire.orders import FormStage, StageUnits
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import TAKE_PROCESS, Phase, StageFormed
+from cluster.tasks import Tasks
+from cluster.wire.orders import Adopt, BringUnits, FormStage, Renew
+from cluster.wire.phases import TAKE_PROCESS, Phase, timed_phase
+from cluster.wire.reports import StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Build
-from schedules.rates import STORE, formed
+from schedules.placing.sources import store_first
+from schedules.rates import formed
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import StorageError
 from storage_tiers.tiers.stack import Loaded, Priority, TierStack
@@ -32,14 +33,26 @@ REFILL_AT_LATEST_S = 10.0
 OTHERS_STEP_S = 0.5
 """So long the other stages of a group may take for their first steps once one has done its own."""
 WATCH_EVERY_S = 0.2
+PATIENCE = 0.9
+"""So much of an order's time its units are fetched for, whatever fails meanwhile; the rest is for saying what it was."""
+KEPT_DISSOLVED, DISSOLVED_KEPT_S = 1024, 600.0
+"""So many groups that were dissolved are remembered for so long: an order to form one may still be on its way."""
 
 
 def load(
-    tiers: TierStack, peers: Peers, order: FormStage | StageUnits, unit: UnitIndex, priority: Priority, turn: int = 0
+    tiers: TierStack,
+    peers: UnitExchange,
+    order: FormStage | BringUnits,
+    unit: UnitIndex,
+    priority: Priority,
+    since_s: float,
+    turn: int = 0,
 ) -> Future[Loaded]:
-    """Have a unit that an order names brought to dram."""
-    late = isinstance(order, FormStage) and unit.digest in order.store_first
-    return tiers.load(order.model, unit, priority, peers.sources(order.peers, unit), turn, peers_last=late)
+    """Have a unit that an order names brought to dram, from where the order says, with patience for most of the order's time
+    since `since_s`. What the node has by now of its own comes before that."""
+    asked = order.sources.get(unit.digest, ())
+    sources, until_s = peers.sources(order.peers, asked), since_s + PATIENCE * order.timeout_s
+    return tiers.load(order.model, unit, priority, sources, turn, peers_last=store_first(asked), until_s=until_s)
 
 
 class LocalStages:
@@ -50,7 +63,7 @@ class LocalStages:
         self,
         config: NodeConfig,
         tiers: TierStack,
-        peers: Peers,
+        peers: UnitExchange,
         rates: RateBook,
         pool: StagePool,
         tasks: Tasks,
@@ -62,6 +75,7 @@ class LocalStages:
         self._rows = RowService(tiers, peers)
         self._stages: dict[str, LocalStage] = {}
         self._phases: dict[str, list[Phase]] = {}
+        self._dissolved: dict[str, float] = {}
         self._turn = 0
         self._closing = False
 
@@ -69,6 +83,11 @@ class LocalStages:
     def groups(self) -> tuple[str, ...]:
         """The groups that have a stage here."""
         return tuple(self._stages)
+
+    @property
+    def leases(self) -> tuple[StageLease, ...]:
+        """Whose the stages are, and since when nobody has said so."""
+        return tuple(stage.lease for stage in self._stages.values() if not stage.ending)
 
     @property
     def starting(self) -> bool:
@@ -98,10 +117,10 @@ class LocalStages:
         try:
             async with asyncio.timeout(order.timeout_s):
                 self._turn += 1
-                turn, later = self._turn, self._held_back(order)
-                now = [unit for unit in order.units if unit not in later]
-                loads = [load(self._tiers, self._peers, order, unit, _priority(order, unit), turn) for unit in now]
-                stage.expect(loads, self._tiers.give_up)
+                turn, later = self._turn, [unit for unit in order.units if unit.name in order.held_back]
+                now = [unit for unit in order.units if unit.name not in order.held_back]
+                loads = [self._load(stage, unit, _priority(order, unit), started_s, turn) for unit in now]
+                self._spawn(stage, _all_of(loads), "units")  # also while there is no process to be given them
 
                 def give(process: StageProcess) -> None:
                     stage.phases.append(timed_phase(TAKE_PROCESS, self._config.name, started_s))
@@ -109,15 +128,14 @@ class LocalStages:
                     for each in loads:
                         self._spawn(stage, self._deliver(stage, each, process), "deliver")
 
-                bare = replace(order, units=(), peers=())
+                bare = replace(order, units=(), peers=(), sources={})
                 build = Build(bare, secret, self._rows.serves(order), self._config.tls)
-                process = await self._pool.start(build, give)
-                stage.attach(process)
+                process = await stage.take(lambda: self._pool.start(build, give))
                 if later:
                     self._spawn(stage, self._load_later(stage, later, turn, process), "later")
                 await stage.formed
         except BaseException as error:
-            await self.dissolve(order.group)
+            await stage.end()
             self._pool.fill()
             if isinstance(error, TimeoutError):
                 raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
@@ -125,32 +143,70 @@ class LocalStages:
         if here or formed(order.degree) not in self._rates:  # else the group was joined over a wire full of units
             self._rates.observe(formed(order.degree), time.monotonic() - started_s)
         self._tasks.spawn(self._refill_behind(stage), "refill")
-        return StageFormed(order.group, order.rank, self._config.host, process.idle.result().port, secret)
+        stage.door = StageFormed(order.group, order.rank, self._config.host, process.idle.result().port, secret)
+        return stage.door
 
-    def renew(self, groups: Iterable[str], lease_s: float) -> None:
-        """These groups may live so much longer from now."""
-        for group in groups:
-            if group in self._stages:
-                self._stages[group].renew(lease_s)
+    def renew(self, order: Renew) -> tuple[str, ...]:
+        """The groups may live so much longer from now, but for those that are returned: they are not here, or not the
+        caller's."""
+        missing = list[str]()
+        for group in order.groups:
+            stage = self._stages.get(group)
+            if stage is None or stage.ending or stage.owner != order.owner:
+                missing.append(group)
+            else:
+                stage.renew(order.lease_s)
+        return tuple(missing)
 
-    async def dissolve(self, group: str) -> None:
-        """End this node's stage of the group, if it has one."""
+    def facts(self, group: str) -> StageFacts:
+        """What this node runs of the group. Refused if that is nothing."""
+        return self._running(group).facts
+
+    def adopt(self, order: Adopt) -> StageFormed:
+        """Give the group to another owner. Refused if it is not here, or if its first stage is and is still renewed.
+
+        The node of the first stage decides for all: no await between looking and giving, so that one of two gets it.
+        """
+        stage = self._running(order.group)
+        if stage.door is None:
+            raise Refused(f"group {order.group} is not formed")
+        if stage.order.rank == 0 and stage.owner != order.owner and not stage.lease.orphaned:
+            raise Refused(f"group {order.group} has an owner, who renews it")
+        stage.owner = order.owner
+        stage.renew(order.lease_s)
+        return stage.door
+
+    def _running(self, group: str) -> LocalStage:
         stage = self._stages.get(group)
-        if stage is None:
-            return
-        await stage.end()
-        self._stages.pop(group, None)
-        self._on_change()
+        if stage is None or stage.ending:
+            raise Refused(f"node {self._config.name} runs no stage of group {group}")
+        return stage
+
+    async def dissolve(self, group: str, owner: str = "") -> None:
+        """End this node's stage of the group, if it has one, and form none of it any more. Refused if it is another's than
+        `owner`'s."""
+        stage = self._stages.get(group)
+        if stage is not None and owner not in ("", stage.owner):
+            raise Refused(f"group {group} is another owner's by now")
+        now_s = time.monotonic()
+        self._dissolved.pop(group, None)
+        self._dissolved[group] = now_s + DISSOLVED_KEPT_S
+        for name, until_s in list(self._dissolved.items()):
+            if until_s > now_s and len(self._dissolved) <= KEPT_DISSOLVED:
+                break
+            del self._dissolved[name]
+        if stage is not None:
+            await stage.end()
 
     async def watch(self) -> None:
         """End groups whose lease nobody renewed, and those whose process has fallen silent."""
         while True:
             asleep_s = time.monotonic()
             await asyncio.sleep(WATCH_EVERY_S)
-            late = time.monotonic() - asleep_s > 2 * WATCH_EVERY_S
+            held_up_s = time.monotonic() - asleep_s - WATCH_EVERY_S
             for group, stage in list(self._stages.items()):
-                if late:
-                    stage.forgive()
+                if held_up_s > WATCH_EVERY_S:
+                    stage.forgive(held_up_s)
                 elif stage.silent:
                     stage.lose("its stage process hangs: it gives no sign of life")
                 if stage.expired:
@@ -167,12 +223,15 @@ class LocalStages:
         """No await between looking and taking: two orders cannot get the same memory."""
         if self._closing:
             raise Refused(f"node {self._config.name} is shutting down")
+        if self._dissolved.get(order.group, 0.0) > time.monotonic():
+            raise Refused(f"node {self._config.name} was told to dissolve group {order.group} before it was to form it")
         if order.group in self._stages:
             raise Refused(f"node {self._config.name} already runs a stage of group {order.group}")
         free = self._config.device_bytes - self.reserved_bytes
         if order.reserve_bytes > free:
             raise Refused(f"node {self._config.name} has {free:,} bytes free, {order.reserve_bytes:,} asked")
         stage = LocalStage(order, self._config.name, self._on_lost, self._rates.observe)
+        stage.on_ended = lambda: self._forget(stage)
         stage.on_rows_wanted = lambda rows: self._spawn(stage, self._give_rows(stage, rows), "rows")
         self._stages[order.group] = stage
         self._phases[order.group] = stage.phases
@@ -180,6 +239,19 @@ class LocalStages:
             del self._phases[next(iter(self._phases))]
         self._on_change()
         return stage
+
+    def _forget(self, stage: LocalStage) -> None:
+        """It has ended, and nothing is left of it."""
+        del self._stages[stage.order.group]
+        self._on_change()
+
+    def _load(
+        self, stage: LocalStage, unit: UnitIndex, priority: Priority, since_s: float, turn: int
+    ) -> Future[Loaded]:
+        """Have a unit of the stage brought to dram; it is given up at the stage's end."""
+        loading = load(self._tiers, self._peers, stage.order, unit, priority, since_s, turn)
+        stage.expect([loading], self._tiers.give_up)
+        return loading
 
     async def _refill_behind(self, stage: LocalStage) -> None:
         """Make the next stage process ready when this one has computed, and those that share its cores have too: until then
@@ -189,25 +261,14 @@ class LocalStages:
             await asyncio.wait({stage.answered}, timeout=OTHERS_STEP_S)
         self._pool.fill()
 
-    def _held_back(self, order: FormStage) -> list[UnitIndex]:
-        """What is not even asked for until the group has answered: where the store limits all nodes together, bytes that no
-        first token waits for are taken from the group's other stages."""
-        missing = sum(unit.size_bytes for unit in order.units if unit.digest not in self._tiers.dram.held())
-        free = self._config.dram_bytes - self._tiers.dram.used_bytes
-        certain = missing <= free  # else it takes its memory now, or there may be none when it is asked for
-        if order.degree == 1 or STORE not in self._rates.rates() or not certain:
-            return []
-        return [unit for unit in order.units if unit.name in order.later and not self._tiers.holds(unit)]
-
     async def _load_later(
         self, stage: LocalStage, units: Sequence[UnitIndex], turn: int, process: StageProcess
     ) -> None:
         await asyncio.wait({stage.answered}, timeout=stage.order.timeout_s)
         if stage.ending:
             return
-        later = Priority.AFTER_FIRST_TOKEN
-        loads = [load(self._tiers, self._peers, stage.order, unit, later, turn) for unit in units]
-        stage.expect(loads, self._tiers.give_up)
+        now_s = time.monotonic()
+        loads = [self._load(stage, unit, Priority.AFTER_FIRST_TOKEN, now_s, turn) for unit in units]
         await asyncio.gather(*(self._deliver(stage, each, process) for each in loads))
 
     async def _deliver(self, stage: LocalStage, load: Future[Loaded], process: StageProcess) -> None:
@@ -243,6 +304,11 @@ class LocalStages:
             _log.warning("group %s is lost: %s", group, cause)
             self._tasks.spawn(self.dissolve(group), "dissolve")
             self._tell_lost(group, cause)
+
+
+async def _all_of(loads: Sequence[Future[Loaded]]) -> None:
+    """Wait for all; what the first that fails raises."""
+    await asyncio.gather(*(asyncio.wrap_future(each) for each in loads))
 
 
 def _priority(order: FormStage, unit: UnitIndex) -> Priority:

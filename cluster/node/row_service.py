@@ -5,10 +5,11 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from cluster.node.peers import Peers
+from cluster.node.exchange import UnitExchange
 from cluster.wire.orders import FormStage
+from schedules.placing.sources import store_first
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.rows import RowReader, embedding_of
 from storage_tiers.tiers.stack import TierStack
 from storage_tiers.tiers.tier import Tier
@@ -19,7 +20,7 @@ ANSWERS_AT_ONCE = 4
 class RowService:
     """Reads rows beside the stack's queue, never behind it. Use from the agent's event loop."""
 
-    def __init__(self, tiers: TierStack, peers: Peers) -> None:
+    def __init__(self, tiers: TierStack, peers: UnitExchange) -> None:
         self._tiers, self._peers, self._remote = tiers, peers, RemoteTier(tiers.models)
         self._reader = RowReader()
         self._pool = ThreadPoolExecutor(ANSWERS_AT_ONCE, thread_name_prefix="row-service")
@@ -36,7 +37,10 @@ class RowService:
             return None
         matrix = embedding_of(unit, _family(order))
         assert matrix is not None
-        near: list[Tier] = [self._tiers.ssd, *self._peers.sources(order.peers, unit)]
+        asked = order.sources.get(unit.digest, ())
+        near: list[Tier] = [self._tiers.ssd, *self._peers.sources(order.peers, asked)]
+        if store_first(asked):
+            near.insert(1, self._remote)
         sources = [*(source for source in near if source.holds(unit)), self._remote]
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(

@@ -32,13 +32,13 @@ from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
 from cluster.wire.codec import Channel
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import BUILD_SKELETON, COPY
-from cluster.wire.requests import Hello
+from cluster.wire.hello import Hello
+from cluster.wire.phases import BUILD_SKELETON, COPY, timed_phase
 from cluster.wire.stages import (
     Beat,
     Broken,
     Build,
+    Callers,
     Formed,
     Idle,
     PhaseDone,
@@ -51,7 +51,7 @@ from cluster.wire.stages import (
 from schedules.rates import formed
 from storage_tiers.errors import StorageError
 from storage_tiers.tiers.device import DeviceTier
-from storage_tiers.tiers.memory import map_runs, populate
+from storage_tiers.tiers.shared_memory import map_runs, populate
 
 _log = logging.getLogger(__name__)
 _WARM_UP_CONFIG = {
@@ -187,7 +187,8 @@ class _Stage:
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             tls = self._tls.server() if self._tls is not None else None
-            self._server.serve(Hello(order.group, self._secret), driver.inbox.put, tls)
+            hello, tell = Hello(order.group, self._secret), lambda count: self._tell(Callers(count))
+            self._server.serve(hello, driver.inbox.put, tls, tell)
         self._tell(
             Formed((
                 timed_phase("join group", self._where, started_s, joined_s),

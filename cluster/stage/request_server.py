@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from cluster.errors import ProtocolError
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import Door
-from cluster.wire.requests import Cancel, Event, Hello, Submit, Tokens
+from cluster.wire.hello import Hello
+from cluster.wire.requests import Cancel, Event, Submit, Tokens
 
 Accept = Callable[[Submit | Cancel], None]
 
@@ -19,7 +20,8 @@ class RequestServer:
     """Listens from the start, takes requests once `serve` says for which group and to whom they go.
 
     A request belongs to the connection it came on: its tokens go back there, and it is cancelled when that closes. Who does
-    not say the group's Hello at once is cut off, see Door.
+    not say the group's Hello at once is cut off, see Door; and so is whoever is there when somebody comes who says that the
+    group is another's now: the dead close no connection when it was their cable that was cut.
     """
 
     def __init__(self, host: str) -> None:
@@ -27,15 +29,24 @@ class RequestServer:
         self._door = Door("requests", self._knows, self._talk)
         self._loop = asyncio.new_event_loop()
         self._owners: dict[str, asyncio.StreamWriter] = {}
+        self._callers: dict[asyncio.StreamWriter, str] = {}
         self._hello: Hello | None = None
         self._accept: Accept = lambda _command: None
+        self._count: Callable[[int], None] = lambda _callers: None
         port: Future[int] = Future()
         threading.Thread(target=self._run, args=(host, port), name="requests", daemon=True).start()
         self.port: int = port.result()
 
-    def serve(self, hello: Hello, accept: Accept, tls: ssl.SSLContext | None = None) -> None:
-        """From now on let in who says `hello`, over `tls` if there is any, and hand over what they send. Thread-safe."""
-        self._door.tls = tls
+    def serve(
+        self,
+        hello: Hello,
+        accept: Accept,
+        tls: ssl.SSLContext | None = None,
+        count: Callable[[int], None] = lambda _callers: None,
+    ) -> None:
+        """From now on let in who says `hello`, over `tls` if there is any, and hand over what they send; `count` hears how
+        many are there. Both are called on the server's thread. Thread-safe."""
+        self._door.tls, self._count = tls, count
         self._accept, self._hello = accept, hello  # in this order: whoever is let in is heard
 
     def emit(self, events: Sequence[Event]) -> None:
@@ -52,11 +63,18 @@ class RequestServer:
         port.set_result(server.sockets[0].getsockname()[1])
         self._loop.run_forever()
 
-    async def _talk(self, _hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _talk(self, hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for other, owner in self._callers.items():
+            if owner != hello.owner:
+                other.transport.abort()
+        self._callers[writer] = hello.owner
+        self._count(len(self._callers))
         try:
             while (message := await read_frame(reader)) is not None:
                 self._take(message, writer)
         finally:
+            del self._callers[writer]
+            self._count(len(self._callers))
             for request in [name for name, owner in self._owners.items() if owner is writer]:
                 del self._owners[request]
                 self._accept(Cancel(request))

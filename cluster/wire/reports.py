@@ -3,21 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.wire.phases import Phase
 from schedules.facts import Rate
 
 TOPIC = "firsttoken"
 """The Dask event topic that nodes report on."""
 
-TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
-"""The first phase of a stage's forming, at its node, and the last, in its process."""
-FIRST_STEP = "first step"
-"""The phase in which a stage computes for the first time."""
-FIRST_ANSWER = "first token"
-"""The phase at the first stage from its first request's arrival until that has its first token."""
-FETCH = "fetch "
-"""How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
-COPY = "copy "
-"""How the names of phases begin in which a unit is copied to an accelerator."""
+ORPHANED_S, CUT_OFF_S = 2.0, 10.0
+"""A group is without an owner when that has not renewed it for so long, which owners do about every second: the first where
+nobody is connected at its door, the second where somebody is, who may be held up, stopped, or behind a cable that is cut."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class StageReport:
+class UnitsBrought:
     """Units brought to `tier`: bytes that had to be fetched, bytes that were there."""
 
     node: str
@@ -64,35 +58,73 @@ class Probed:
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A part of a cold start: where it ran, from when to when (unix seconds of that node), and bytes it moved."""
+class Phases:
+    """Phases of one group on one node, and what that node's clock says now, in unix seconds."""
 
-    name: str
-    where: str
-    start_s: float
-    end_s: float
-    bytes: int = 0
+    phases: tuple[Phase, ...]
+    now_s: float
 
 
 @dataclass(frozen=True)
-class Phases:
-    """Phases of one group on one node."""
+class Renewed:
+    """The groups were renewed, but for those `missing`: the node has no stage of them, or they are another owner's."""
 
-    phases: tuple[Phase, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageLease:
+    """A stage on a node: the one of `rank` among `degree` of its group, formed or not, and whose it is. The owner has not
+    renewed it for `unrenewed_s`. The first stage is `attended` if somebody is connected at its door."""
+
+    group: str
+    rank: int
+    degree: int
+    formed: bool
+    attended: bool
+    owner: str
+    unrenewed_s: float
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the first stage's owner is gone, and with it the group's."""
+        return self.formed and self.unrenewed_s >= (CUT_OFF_S if self.attended else ORPHANED_S)
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What a stage on a node runs, as its order said: layers [bounds[rank], bounds[rank + 1]) of the model, by names of
+    units; `weight_bytes` of the bytes reserved are theirs."""
+
+    group: str
+    model: str
+    digest: str
+    rank: int
+    bounds: tuple[int, ...]
+    units: tuple[str, ...]
+    later: tuple[str, ...]
+    weight_bytes: int
+    reserve_bytes: int
+    kv_tokens: int
 
 
 @dataclass(frozen=True)
 class NodeReport:
     """A node's state, by its own word. `sequence` grows with every report, since they come by two ways.
 
-    `peer_secret` lets other nodes fetch units at `peer_port`, and goes to nobody but them; from `rendezvous_secret` are made
-    those of the groups that meet at `rendezvous_port`.
+    The agent names each of its lives anew. `gained` and `lost` say what became of its units between `base` and `version`
+    of them; from base 0 they are all units that there are. At `orders_port` it takes orders from who knows
+    `orders_secret`. `peer_secret` lets other nodes fetch units at `peer_port`, and goes to nobody but them; from
+    `rendezvous_secret` are made those of the groups that meet at `rendezvous_port`.
     """
 
     sequence: int
+    life: str
     name: str
     address: str
     host: str
+    orders_port: int
+    orders_secret: str = field(repr=False)
     rendezvous_port: int
     rendezvous_secret: str = field(repr=False)
     dram_bytes: int
@@ -103,8 +135,11 @@ class NodeReport:
     device_reserved_bytes: int
     idle_stage_processes: int
     busy_stage_processes: int
-    groups: tuple[str, ...]
-    units: Mapping[str, str]
+    stages: tuple[StageLease, ...]
+    base: int
+    version: int
+    gained: Mapping[str, str]
+    lost: tuple[str, ...]
     peer_port: int
     peer_secret: str = field(repr=False)
     rates: Mapping[str, Rate]

@@ -12,23 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ProtocolError
 from cluster.wire.forks import Fork, Forked, Imported, NotForked
-from cluster.wire.orders import AskPhases, Dissolve, Evict, FormStage, LimitStore, Probe, Renew, StageUnits
-from cluster.wire.reports import Done, NodeReport, NotDone, Phases, Probed, StageFormed, StageLost, StageReport
-from cluster.wire.requests import Cancel, Failed, Hello, Rejected, Submit, Tokens
-from cluster.wire.stages import (
-    Beat,
-    Broken,
-    Build,
-    Formed,
-    Idle,
-    PhaseDone,
-    RowsHere,
-    RowsWanted,
-    Taken,
-    UnitCopied,
-    UnitHere,
-)
-from cluster.wire.store import (
+from cluster.wire.hello import Hello
+from cluster.wire.meetings import (
     StoreAdd,
     StoreCount,
     StoreDelete,
@@ -40,14 +25,55 @@ from cluster.wire.store import (
     StoreValues,
     StoreWait,
 )
+from cluster.wire.orders import (
+    Adopt,
+    AskPhases,
+    AskReport,
+    AskStage,
+    BringUnits,
+    Dissolve,
+    Evict,
+    FormStage,
+    LimitStore,
+    Probe,
+    Renew,
+)
+from cluster.wire.reports import (
+    Done,
+    NodeReport,
+    NotDone,
+    Phases,
+    Probed,
+    Renewed,
+    StageFacts,
+    StageFormed,
+    StageLost,
+    UnitsBrought,
+)
+from cluster.wire.requests import Cancel, Failed, Rejected, Submit, Tokens
+from cluster.wire.stages import (
+    Beat,
+    Broken,
+    Build,
+    Callers,
+    Formed,
+    Idle,
+    PhaseDone,
+    RowsHere,
+    RowsWanted,
+    Taken,
+    UnitCopied,
+    UnitHere,
+)
 
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
-        FormStage, Dissolve, Renew, StageUnits, Evict, Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, StageReport,
-        Probed, Phases, NodeReport, StageLost, Imported, Fork, Forked, NotForked, Idle, Build, Taken, UnitHere, RowsWanted,
-        RowsHere, UnitCopied, Formed, PhaseDone, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet,
-        StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
+        FormStage, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Probe, LimitStore, AskPhases, StageFormed,
+        NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts, NodeReport, StageLost, Imported, Fork, Forked,
+        NotForked, Idle, Build, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Callers, Beat, Broken,
+        Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete,
+        StoreCount, StoreValues, StoreNumber, StoreFault,
     )
 }  # fmt: skip
 

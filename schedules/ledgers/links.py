@@ -8,6 +8,7 @@ fetches for one stage after the other, so what it fetches stands in a queue, and
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 _DONE_BYTES = 1e-3
 
@@ -30,6 +31,7 @@ def out_link(node: str) -> str:
 class Transfer:
     """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.
 
+    Its name begins with that of the start that it is for, and a slash, if it is for one.
     Of those in one `queue` only one moves: the first of the best priority. Those in none all move.
     """
 
@@ -39,6 +41,10 @@ class Transfer:
     priority: int = 0
     deadline_s: float | None = None
     queue: str | None = None
+
+    @property
+    def start(self) -> str:
+        return self.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,9 @@ def shares(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> dict[st
     `rates` are the links' bytes per second; a link it does not name is no limit, and a transfer through no link that
     it names is done at once (infinite rate). Progressive filling: all grow alike until a link of theirs is full.
     """
-    left = dict(rates)
     everyone = list(transfers)
     transfers = _moving(everyone)
+    left = {link: rates[link] for transfer in transfers for link in transfer.links if link in rates}
     found = {transfer.name: 0.0 for transfer in everyone}
     for priority in sorted({transfer.priority for transfer in transfers}):
         growing = {
@@ -102,21 +108,67 @@ def _moving(transfers: Sequence[Transfer]) -> list[Transfer]:
 
 def finish_times(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s: float) -> dict[str, float]:
     """When each transfer is done if no other comes, infinite if it gets nothing. Shares change whenever one is done."""
+    if len(transfers) < 2:
+        return _one_by_one(rates, transfers, now_s)
+    found: dict[str, float] = {}
+    for together in _apart(rates, transfers):
+        queues = {transfer.queue for transfer in together}
+        alone = len(together) == 1 or (len(queues) == 1 and None not in queues)
+        found |= (_one_by_one if alone else _side_by_side)(rates, together, now_s)
+    return found
+
+
+def _apart(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> list[list[Transfer]]:
+    """Those that may hold each other up, by however many others in between, together."""
+    groups: list[tuple[set[str], list[Transfer]]] = []
+    for transfer in transfers:
+        ways, members, others = set(_ways(rates, transfer)), [transfer], list[tuple[set[str], list[Transfer]]]()
+        for group in groups:
+            if group[0].isdisjoint(ways):
+                others.append(group)
+            else:
+                ways |= group[0]
+                members[:0] = group[1]
+        others.append((ways, members))
+        groups = others
+    return [members for _, members in groups]
+
+
+def _ways(rates: Mapping[str, float], transfer: Transfer) -> list[str]:
+    """What others may hold the transfer up by: links of a known rate, and its queue."""
+    ways = [link for link in transfer.links if link in rates]
+    if transfer.queue is not None:
+        ways.append(f"queue {transfer.queue}")
+    return ways
+
+
+def _one_by_one(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s: float) -> dict[str, float]:
+    """Of one queue that nobody else is in the way of."""
+    found: dict[str, float] = {}
+    for transfer in sorted(transfers, key=attrgetter("priority")):
+        bytes_per_s = min([rates[link] for link in transfer.links if link in rates], default=float("inf"))
+        now_s += _needed_s(transfer.remaining_bytes, bytes_per_s)
+        found[transfer.name] = now_s
+    return found
+
+
+def _side_by_side(rates: Mapping[str, float], transfers: Iterable[Transfer], now_s: float) -> dict[str, float]:
     waiting = {transfer.name: transfer for transfer in transfers}
+    left = {name: transfer.remaining_bytes for name, transfer in waiting.items()}
     found: dict[str, float] = {}
     while waiting:
         rate = shares(rates, waiting.values())
-        needs = {name: _needed_s(transfer.remaining_bytes, rate[name]) for name, transfer in waiting.items()}
+        needs = {name: _needed_s(left[name], rate[name]) for name in waiting}
         soonest_s = min(needs.values())
         if soonest_s == float("inf"):
             return found | dict.fromkeys(waiting, float("inf"))
         now_s += soonest_s
-        for name, transfer in list(waiting.items()):
+        for name in list(waiting):
             if needs[name] <= soonest_s:
                 found[name] = now_s
                 del waiting[name]
             elif soonest_s > 0:
-                waiting[name] = replace(transfer, remaining_bytes=transfer.remaining_bytes - rate[name] * soonest_s)
+                left[name] -= rate[name] * soonest_s
     return found
 
 
@@ -134,6 +186,9 @@ class Links:
         self._transfers: dict[str, Transfer] = {}
         self._now_s = now_s
         self._forecast: dict[str, float] | None = None
+        self._ends: dict[str, float] | None = None
+        self._queues: dict[str, list[Transfer]] | None = None
+        self._ways: Mapping[str, frozenset[str]] | None = None
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
@@ -150,10 +205,26 @@ class Links:
             if bytes_per_s <= 0:
                 raise ValueError(f"link {link} at {bytes_per_s} bytes/s")
         self.advance(now_s)
-        self._rates, self._forecast = dict(rates), None
+        self._rates, self._forecast, self._ways = dict(rates), None, None
+
+    def change(self, rates: Mapping[str, float | None], now_s: float) -> None:
+        """As `measure`, of some links alone: None for those that have no limit any more."""
+        if not rates:
+            return
+        for link, bytes_per_s in rates.items():
+            if bytes_per_s is not None and bytes_per_s <= 0:
+                raise ValueError(f"link {link} at {bytes_per_s} bytes/s")
+        self.advance(now_s)
+        self._rates |= {link: bytes_per_s for link, bytes_per_s in rates.items() if bytes_per_s is not None}
+        for link in [link for link, bytes_per_s in rates.items() if bytes_per_s is None]:
+            self._rates.pop(link, None)
+        if any(not rates.keys().isdisjoint(transfer.links) for transfer in self._transfers.values()):
+            self._forecast = self._ways = None
 
     def advance(self, now_s: float) -> None:
         """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
+        if self._transfers and now_s > self._now_s:
+            self._queues = None
         while self._transfers and now_s > self._now_s:
             rate = shares(self._rates, self._transfers.values())
             needs = {name: _needed_s(t.remaining_bytes, rate[name]) for name, t in self._transfers.items()}
@@ -171,17 +242,48 @@ class Links:
 
     def forecast(self, now_s: float) -> dict[str, float]:
         """When each transfer under way is done if no other comes, in seconds. It stays so until something changes."""
+        known = self._known(now_s)
+        return {name: known[name] for name in self._transfers}
+
+    def queues_end(self, now_s: float) -> Mapping[str, float]:
+        """When a queue's first fetches are done, before which nobody else's begin, in seconds; those that are empty are
+        absent, or ended before now."""
+        known = self._known(now_s)
+        if self._ends is None:
+            self._ends = {}
+            for name, transfer in self._transfers.items():
+                if transfer.queue is not None and transfer.priority < LATER:
+                    self._ends[transfer.queue] = max(known[name], self._ends.get(transfer.queue, now_s))
+        return self._ends
+
+    def queues(self, now_s: float) -> Mapping[str, Sequence[Transfer]]:
+        """What stands in each queue; those that are empty are absent."""
+        self.advance(now_s)
+        if self._queues is None:
+            self._queues = {}
+            for transfer in self._transfers.values():
+                if transfer.queue is not None:
+                    self._queues.setdefault(transfer.queue, []).append(transfer)
+        return self._queues
+
+    def rate(self, link: str) -> float | None:
+        """Bytes per second of one link; None if it has no limit."""
+        return self._rates.get(link)
+
+    def _known(self, now_s: float) -> Mapping[str, float]:
+        """The forecast, and when those were expected that are done since it was made."""
         self.advance(now_s)
         if self._forecast is None:
             self._forecast = finish_times(self._rates, list(self._transfers.values()), self._now_s)
-        return {name: self._forecast[name] for name in self._transfers}
+            self._ends = None
+        return self._forecast
 
     def consider(self, new: Sequence[Transfer], now_s: float) -> Verdict:
         """What would come of starting `new` now. Whoever is late already without it is not its fault."""
         self.advance(now_s)
         self._check_names(new)
         present = self._touched(new)
-        before = self.forecast(now_s)
+        before = self._known(now_s) if present else {}
         after = finish_times(self._rates, [*present, *new], now_s)
         late = [
             transfer.name
@@ -199,26 +301,33 @@ class Links:
 
     def _touched(self, new: Sequence[Transfer]) -> list[Transfer]:
         """Those under way whose shares `new` may change, by however many others in between."""
-        rest = {name: self._shared(transfer) for name, transfer in self._transfers.items()}
-        reached = set[str]().union(*map(self._shared, new))
-        while near := [name for name, shared in rest.items() if not reached.isdisjoint(shared)]:
-            reached.update(*(rest.pop(name) for name in near))
+        if self._ways is None:
+            self._ways = {name: frozenset(_ways(self._rates, t)) for name, t in self._transfers.items()}
+        reached = {way for transfer in new for way in _ways(self._rates, transfer)}
+        rest = {name: self._ways[name] for name in self._transfers}
+        while near := [name for name, ways in rest.items() if not reached.isdisjoint(ways)]:
+            reached.update(*[rest.pop(name) for name in near])
         return [transfer for name, transfer in self._transfers.items() if name not in rest]
-
-    def _shared(self, transfer: Transfer) -> set[str]:
-        """What others may hold up the transfer by: links of a known rate, and its queue."""
-        shared = {link for link in transfer.links if link in self._rates}
-        return shared if transfer.queue is None else shared | {f"queue {transfer.queue}"}
 
     def begin(self, new: Sequence[Transfer], now_s: float) -> None:
         """They are under way from now on, admitted or not. ValueError if one of that name already is."""
         self.advance(now_s)
         self._check_names(new)
         self._transfers |= {transfer.name: transfer for transfer in new}
-        self._forecast = None
+        self._forecast = self._ways = self._queues = None
 
     def end(self, name: str, now_s: float) -> None:
         """It is over, however it ended; what is not known is over already."""
         self.advance(now_s)
         if self._transfers.pop(name, None) is not None:
-            self._forecast = None
+            self._forecast = self._queues = None
+
+    def end_start(self, start: str, now_s: float, *, later_too: bool) -> None:
+        """The first token of `start` is out: what it waited for is over, and with `later_too`, since its group has ended or
+        came to nothing, also what was to come behind."""
+        self.advance(now_s)
+        over = [t.name for t in self._transfers.values() if t.start == start and (later_too or t.priority < LATER)]
+        for name in over:
+            del self._transfers[name]
+        if over:
+            self._forecast = self._queues = None

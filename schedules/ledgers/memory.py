@@ -1,7 +1,7 @@
 """Device memory that is promised and not yet reported: two starts at once never take the same room.
 
-A node says what is reserved there, and for which groups. What was promised to a group that it does not name yet comes on top
-of that; a group that it names is counted by the node alone from then on.
+A node says what is reserved there, and for which groups. What is promised to a group that it did not name last comes on top
+of that; a group that it names is counted by the node alone.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,13 @@ from schedules.facts import Node
 
 
 class Memory:
-    """Promises by node and group, in bytes. Knows no clock; a promise ends when its node names the group, or with
-    `release`."""
+    """Promises by node and group, in bytes. Knows no clock; a promise ends with `release`."""
 
     def __init__(self) -> None:
         self._promised: dict[str, dict[str, int]] = {}
         self._nodes: dict[str, tuple[str, ...]] = {}
+        self._named: dict[str, frozenset[str]] = {}
+        self._on_top: dict[str, int] = {}
 
     def promise(self, group: str, bytes_by_node: Mapping[str, int]) -> None:
         """The group will reserve so much. ValueError if something is promised to it already."""
@@ -24,32 +25,44 @@ class Memory:
         self._nodes[group] = tuple(bytes_by_node)
         for node, size_bytes in bytes_by_node.items():
             self._promised.setdefault(node, {})[group] = size_bytes
+            self._count(node)
 
     def report(self, node: Node) -> None:
-        """The node names the groups that its reserved bytes are for."""
-        there = self._promised.get(node.name)
-        for group in node.groups if there else ():
-            self._settle(node.name, group)
+        """The node names the groups that its reserved bytes are for. A group that it named before and does not name now,
+        since it said so earlier and is heard later, is promised as before."""
+        self._named[node.name] = frozenset(node.groups)
+        if node.name in self._promised:
+            self._count(node.name)
+
+    def forget(self, node: str) -> None:
+        """The node is gone: what it said last counts for nothing."""
+        self._named.pop(node, None)
+        self._count(node)
 
     def release(self, group: str) -> None:
         """The group will reserve nothing more; what no promise is known of is released already."""
         for node in self._nodes.pop(group, ()):
-            self._settle(node, group)
+            del self._promised[node][group]
+            self._count(node)
 
     def promised_bytes(self, node: str) -> int:
         """What comes on top of what the node reports."""
-        there = self._promised.get(node)
-        return sum(there.values()) if there else 0
+        return self._on_top.get(node, 0)
 
     def free_bytes(self, node: Node) -> int:
         """What a start can still be promised there; negative if a node reports more than was thought."""
-        return node.device_free_bytes - self.promised_bytes(node.name)
+        return node.device_free_bytes - self._on_top.get(node.name, 0)
 
     def by_node(self) -> dict[str, int]:
         """Bytes promised, by the names of the nodes that anything is promised on."""
-        return {node: sum(there.values()) for node, there in self._promised.items()}
+        return dict(self._on_top)
 
-    def _settle(self, node: str, group: str) -> None:
-        there = self._promised.get(node)
-        if there is not None and there.pop(group, None) is not None and not there:
-            del self._promised[node]
+    def _count(self, node: str) -> None:
+        named, there = self._named.get(node, frozenset()), self._promised.get(node, {})
+        on_top = {group: size_bytes for group, size_bytes in there.items() if group not in named}
+        if on_top:
+            self._on_top[node] = sum(on_top.values())
+        else:
+            self._on_top.pop(node, None)
+        if not there:
+            self._promised.pop(node, None)

@@ -3,15 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import pairwise
 
 from schedules.estimates import StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
-from schedules.facts import Model, Node, Placement, StagePlan, Unit
+from schedules.facts import Node, Placement, StagePlan
 from schedules.ledgers.links import LATER, Transfer, Verdict, nic_link, out_link
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
-from schedules.placing.partition import later_units, split_layers, stage_bytes, stage_units
-from schedules.placing.survey import Site, Survey, runs_of
+from schedules.placing.partition import Part
+from schedules.placing.sources import TIERS, peer_of
+from schedules.placing.survey import Site, Survey
 from schedules.rates import STORE
 
 MOST_CORRECTED = 0.5
@@ -21,14 +20,13 @@ _Lines = Sequence[StageTimeline]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage and where it would run; `units` are indices of the model's, `peers` name whom a unit's bytes come from.
-    The first token does not wait for those of `later`."""
+    """A stage and where it would run. `part` is what of the model it runs; of each of its units `first` is the source that
+    is asked first."""
 
     site: Site
     plan: StagePlan
-    units: tuple[int, ...]
-    peers: Mapping[str, str]
-    later: frozenset[int]
+    part: Part
+    first: Sequence[str]
 
 
 def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) -> Candidate:
@@ -46,14 +44,18 @@ def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) 
     )
     transfers = _transfers(survey, stages)
     verdict = question.links.consider(transfers, question.now_s)
-    late = sorted({name.partition("/")[0] for name in verdict.broken if not name.startswith(f"{question.start}/")})
-    ruled_out = f"it would make the start of {', '.join(late)} later than promised" if late else ""
-    mean, bad = (_timelines(survey, stages, transfers, verdict, bad=bad) for bad in (False, True))
-    prediction = _predict(question, stages, mean, bad, _slowest(question, stages, transfers))
+    ruled_out = _makes_late(question, verdict) if verdict.broken else ""
+    mean, bad = _timelines(survey, stages, transfers, verdict)
+    prediction = _predict(question, stages, mean, bad, _slowest(stages, transfers))
     if prediction is not None and mean is not None and bad is not None:
         transfers = _promised(question, transfers, verdict, prediction, mean, bad)
     nodes = tuple(stage.plan.node for stage in stages)
     return Candidate(degree, nodes, ruled_out, placement, prediction, (), tuple(transfers))
+
+
+def _makes_late(question: Question, verdict: Verdict) -> str:
+    late = sorted({start for name in verdict.broken if (start := name.partition("/")[0]) != question.start})
+    return f"it would make the start of {', '.join(late)} later than promised" if late else ""
 
 
 def slower(prediction: Prediction, seconds: float) -> Prediction:
@@ -64,54 +66,58 @@ def slower(prediction: Prediction, seconds: float) -> Prediction:
     )
 
 
-def _needs(survey: Survey, degree: int) -> list[tuple[int, int, int, int]]:
-    """(first layer, end layer, bytes of weights, bytes of KV cache) of each stage."""
-    model, kv_tokens = survey.question.model, survey.question.objectives.kv_tokens
-    return [
-        (a, b, stage_bytes(model, a, b), -(-model.kv_bytes_per_token * kv_tokens * (b - a) // model.layers))
-        for a, b in pairwise(
-            _bounds(tuple(u.size_bytes for u in model.units), model.tied_embeddings, model.rows_first, degree)
-        )
-    ]
-
-
-@lru_cache(maxsize=1024)
-def _bounds(sizes: tuple[int, ...], tied: bool, rows_first: bool, degree: int) -> tuple[int, ...]:
-    """The split of a model of this shape: fine-tunes share it with what they came from."""
-    units = tuple(Unit("", "", size) for size in sizes)
-    return split_layers(Model("", "", units, tied, 0, rows_first), degree)
-
-
 def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[Stage, ...] | str:
     """One node per stage, the one that needs most choosing first; or why it does not fit.
 
     What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
     """
-    model, needs = survey.question.model, _needs(survey, degree)
+    parts = survey.parts(degree)
     sites = (
-        survey.shortlist(min(n[2] + n[3] for n in needs), degree)
+        survey.shortlist(min(part.reserve_bytes for part in parts), degree)
         if among is None
         else [survey.site(node) for node in among]
     )
-    free = {site.node.name: site for site in sites}
-    found: dict[int, Stage] = {}
-    for index in sorted(range(degree), key=lambda i: -(needs[i][2] + needs[i][3])):
-        first, end, weight, kv_bytes = needs[index]
-        units = stage_units(model, first, end)
-        fitting = [site for site in free.values() if site.free_bytes >= weight + kv_bytes]
+    left, found = {site.node.name: site for site in sites}, dict[int, Site]()
+    for index in sorted(range(degree), key=lambda i: -parts[i].reserve_bytes):
+        part = parts[index]
+        needed = part.reserve_bytes
+        fitting = [
+            (site.done_s(part.runs, part.weight_bytes), -site.free_bytes, name)
+            for name, site in left.items()
+            if site.free_bytes >= needed
+        ]
         if not fitting:
-            size = f"{(weight + kv_bytes) / 1e9:.2f} GB"
-            return f"layers {first}-{end - 1} need {size} and no node left has that much free"
-        runs = runs_of(units)
-        site = min(fitting, key=lambda s: (s.done_s(runs, weight), -s.free_bytes, s.node.name))
-        del free[site.node.name]
-        names = tuple(model.units[i].name for i in units)
-        wanted = [model.units[i].digest for i in units if model.units[i].digest not in site.node.units]
-        later = later_units(model, first, end)
-        behind = tuple(model.units[i].name for i in later)
-        plan = StagePlan(site.node.name, first, end, names, weight, kv_bytes, behind)
-        found[index] = Stage(site, plan, units, survey.peer_of(site.node.name, wanted), later)
-    return tuple(found[index] for index in range(degree))
+            size = f"{needed / 1e9:.2f} GB"
+            return f"layers {part.first_layer}-{part.end_layer - 1} need {size} and no node left has that much free"
+        found[index] = left.pop(min(fitting)[2])
+    return tuple(_stage(survey, parts[index], found[index], degree) for index in range(degree))
+
+
+def _stage(survey: Survey, part: Part, site: Site, degree: int) -> Stage:
+    names, of_all = survey.names, survey.sources.of(site.node)
+    sources = [of_all[i] for i in part.units]
+    later = tuple(names[i] for i in part.later)
+    held_back = later if later and degree > 1 and _may_wait(survey, part, site) else ()
+    plan = StagePlan(
+        site.node.name, part.first_layer, part.end_layer, tuple([names[i] for i in part.units]),
+        part.weight_bytes, part.kv_bytes, later, tuple(sources), held_back,
+    )  # fmt: skip
+    return Stage(site, plan, part, [asked[0] for asked in sources])
+
+
+def _may_wait(survey: Survey, part: Part, site: Site) -> bool:
+    """Whether bytes that no first token waits for are not even asked for before the group has answered: where the store
+    limits all nodes together they are taken from the group's other stages.
+
+    Only where memory for all of the stage is certain to be there then: else it is better taken at once.
+    """
+    if not survey.store_limits:
+        return False
+    node = site.node
+    missing = sum(survey.sizes[i] for i in part.units if node.units.get(survey.digests[i]) != "dram")
+    coming = sum(transfer.remaining_bytes for transfer in survey.queues.get(node.name, ()))
+    on_node = all(survey.digests[i] in node.units for i in part.later)
+    return not on_node and missing + coming <= node.dram_bytes - node.dram_used_bytes
 
 
 def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
@@ -123,13 +129,12 @@ def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     for rank, stage in enumerate(stages):
         node = stage.plan.node
         bytes_from: dict[tuple[bool, str], int] = {}
-        for index in stage.units:
-            unit = question.model.units[index]
-            if unit.digest not in stage.site.node.units:
-                way = index in stage.later, stage.peers.get(unit.digest, STORE)
-                bytes_from[way] = bytes_from.get(way, 0) + unit.size_bytes
+        for index, source in zip(stage.part.units, stage.first, strict=True):
+            if source not in TIERS:
+                way = index in stage.part.later, source
+                bytes_from[way] = bytes_from.get(way, 0) + survey.sizes[index]
         for (later, source), size_bytes in bytes_from.items():
-            links = (STORE if source == STORE else out_link(source), nic_link(node))
+            links = (STORE if source == STORE else out_link(str(peer_of(source))), nic_link(node))
             name = f"{question.start}/{rank}/{source}"
             if later:
                 found.append(Transfer(f"{name}/later", links, size_bytes, LATER, None, node))
@@ -138,12 +143,11 @@ def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     return found
 
 
-def _slowest(question: Question, stages: Sequence[Stage], transfers: Sequence[Transfer]) -> str:
+def _slowest(stages: Sequence[Stage], transfers: Sequence[Transfer]) -> str:
     """Where the slowest of what the first token needs comes from."""
     if any(transfer.priority != LATER for transfer in transfers):
         return NETWORK
-    digests = ((stage, question.model.units[index].digest) for stage in stages for index in stage.units)
-    return ON_SSD if any(stage.site.node.units.get(digest) == "ssd" for stage, digest in digests) else IN_DRAM
+    return ON_SSD if any("ssd" in stage.first for stage in stages) else IN_DRAM
 
 
 def _predict(
@@ -193,7 +197,7 @@ def _promised(
     kept = prediction.ttft_bad_s <= goal_s
     spare_s = goal_s - (prediction.ttft_bad_s if kept else prediction.ttft_s)
     if spare_s < 0:
-        return [replace(transfer, deadline_s=None) for transfer in transfers]
+        return [_until(transfer, None) for transfer in transfers]
     stretch = max(m.speeds.nic_bytes_per_s / b.speeds.nic_bytes_per_s for m, b in zip(mean, bad, strict=True))
     stretch = max(1.0, stretch) if kept else 1.0
     correction_s = max(0.0, question.corrections.of(len(mean), prediction.slowest)[1 if kept else 0])
@@ -202,63 +206,72 @@ def _promised(
     return [
         transfer
         if transfer.priority == LATER
-        else replace(transfer, deadline_s=max(latest_s, verdict.finish_s[transfer.name] + spare_s / stretch))
+        else _until(transfer, max(latest_s, verdict.finish_s[transfer.name] + spare_s / stretch))
         for transfer in transfers
     ]
 
 
+def _until(transfer: Transfer, deadline_s: float | None) -> Transfer:
+    return Transfer(
+        transfer.name, transfer.links, transfer.remaining_bytes, transfer.priority, deadline_s, transfer.queue
+    )
+
+
 def _timelines(
-    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict, *, bad: bool
-) -> _Lines | None:
-    found = []
+    survey: Survey, stages: Sequence[Stage], transfers: Sequence[Transfer], verdict: Verdict
+) -> tuple[_Lines, _Lines] | tuple[None, None]:
+    """In the mean and at the bad end; None if a node's speeds are not known."""
+    found, found_bad, degree = list[StageTimeline](), list[StageTimeline](), len(stages)
     readers = Counter(
-        stage.site.node.shared_with for stage in stages if not stage.later.issuperset(_on_ssd(survey, stage))
+        stage.site.node.shared_with
+        for stage in stages
+        if "ssd" in stage.first
+        and any(source == "ssd" and i not in stage.part.later for i, source in _asked_first(stage))
     )
     for rank, stage in enumerate(stages):
-        speeds = stage.site.bad if bad else stage.site.mean
-        if speeds is None or stage.site.mean is None:
-            return None
-        stretch = stage.site.mean.nic_bytes_per_s / speeds.nic_bytes_per_s
-        there = _there_s(survey, stage, rank, transfers, verdict, stretch) | _from_ssd(
-            survey, stage, speeds.ssd_bytes_per_s / max(1, readers[stage.site.node.shared_with])
-        )
-        found.append(StageTimeline(speeds, speeds.formed(len(stages)), _in_order(survey, stage, there, speeds.reach_s)))
-    return found
+        mean, bad = stage.site.mean, stage.site.bad
+        if mean is None or bad is None:
+            return None, None
+        network = _there_s(survey, stage, rank, transfers, verdict)
+        share = max(1, readers[stage.site.node.shared_with])
+        ssd = _from_ssd(survey, stage, mean.ssd_bytes_per_s / share)
+        there_s = network | ssd
+        found.append(StageTimeline(mean, mean.formed(degree), _in_order(survey, stage, there_s, mean.reach_s)))
+        longer, longer_ssd = mean.nic_bytes_per_s / bad.nic_bytes_per_s, mean.ssd_bytes_per_s / bad.ssd_bytes_per_s
+        there_s = {i: at_s * longer for i, at_s in network.items()}
+        there_s |= {i: at_s * longer_ssd for i, at_s in ssd.items()}
+        found_bad.append(StageTimeline(bad, bad.formed(degree), _in_order(survey, stage, there_s, bad.reach_s)))
+    return found, found_bad
 
 
 def _there_s(
-    survey: Survey, stage: Stage, rank: int, transfers: Sequence[Transfer], verdict: Verdict, stretch: float
+    survey: Survey, stage: Stage, rank: int, transfers: Sequence[Transfer], verdict: Verdict
 ) -> dict[int, float]:
-    """When each unit that comes over the network is there, from the decision on, if that takes `stretch` as long."""
-    question, model = survey.question, survey.question.model
+    """When each unit that comes over the network is there, from the decision on."""
+    question, prefix = survey.question, f"{survey.question.start}/{rank}/"
     begin_s, found = stage.site.busy_s, dict[int, float]()
     for transfer in transfers:
-        if transfer.priority == LATER or not transfer.name.startswith(f"{question.start}/{rank}/"):
+        if transfer.priority == LATER or not transfer.name.startswith(prefix):
             continue
-        source = transfer.name.split("/", 2)[2]
-        units = [
-            i
-            for i in stage.units
-            if i not in stage.later
-            and (digest := model.units[i].digest) not in stage.site.node.units
-            and stage.peers.get(digest, STORE) == source
-        ]
+        source = transfer.name[len(prefix) :]
+        units = [i for i, first in _asked_first(stage) if first == source and i not in stage.part.later]
         ends_s = max(begin_s, verdict.finish_s[transfer.name] - question.now_s)
-        sizes = [model.units[i].size_bytes for i in units]
-        found |= dict(zip(units, arrivals_s(begin_s * stretch, ends_s * stretch, sizes), strict=True))
+        sizes = [survey.sizes[i] for i in units]
+        found |= zip(units, arrivals_s(begin_s, ends_s, sizes), strict=True)
         begin_s = ends_s
     return found
 
 
-def _on_ssd(survey: Survey, stage: Stage) -> list[int]:
-    """The stage's units that its node has on ssd."""
-    held, units = stage.site.node.units, survey.question.model.units
-    return [i for i in stage.units if held.get(units[i].digest) == "ssd"]
+def _asked_first(stage: Stage) -> "zip[tuple[int, str]]":
+    """The stage's units, each with the source that is asked first."""
+    return zip(stage.part.units, stage.first, strict=True)
 
 
 def _from_ssd(survey: Survey, stage: Stage, ssd_bytes_per_s: float) -> dict[int, float]:
-    model, units = survey.question.model, _on_ssd(survey, stage)
-    sizes = [model.units[i].size_bytes for i in units]
+    if "ssd" not in stage.first:
+        return {}
+    units = [i for i, source in _asked_first(stage) if source == "ssd"]
+    sizes = [survey.sizes[i] for i in units]
     return dict(zip(units, arrivals_s(0.0, sum(sizes) / ssd_bytes_per_s, sizes), strict=True))
 
 
@@ -267,25 +280,29 @@ def _in_order(survey: Survey, stage: Stage, there_s: Mapping[int, float], rows_s
 
     The embedding is looked up by rows, which may come before the rest of it; at the end it may be the output matrix.
     """
-    model, plan = survey.question.model, stage.plan
+    model, part = survey.question.model, stage.part
     found = []
-    if plan.first_layer == 0:
+    if part.first_layer == 0:
         whole_s = there_s.get(0, 0.0)
         found.append((min(rows_s, whole_s) if model.rows_first else whole_s, 0))
-    found += [(there_s.get(i, 0.0), model.units[i].size_bytes) for i in stage.units if i]
-    if plan.end_layer == model.layers and model.tied_embeddings:
-        found.append((there_s.get(0, 0.0), model.units[0].size_bytes))
+    found += [(there_s.get(i, 0.0), survey.sizes[i]) for i in part.units if i]
+    if part.end_layer == model.layers and model.tied_embeddings:
+        found.append((there_s.get(0, 0.0), survey.sizes[0]))
     return found
 
 
 def _reasons(survey: Survey, stages: Sequence[Stage]) -> tuple[str, ...]:
-    model = survey.question.model
-    held = sum(model.units[i].size_bytes for s in stages for i in s.units if model.units[i].digest in s.site.node.units)
-    from_peers = sum(model.units[i].size_bytes for s in stages for i in s.units if model.units[i].digest in s.peers)
-    total = sum(stage.plan.weight_bytes for stage in stages)
+    from_store = here = 0
+    for stage in stages:
+        for index, source in _asked_first(stage):
+            if source == STORE:
+                from_store += survey.sizes[index]
+            elif source in TIERS:
+                here += survey.sizes[index]
+    total = sum(stage.part.weight_bytes for stage in stages)
     found = [f"{len(stages)} stage(s) of equal bytes, each on the node that is done with it soonest"]
-    if held:
-        found.append(f"{held / total:.0%} of the bytes are on their nodes already")
-    if from_peers:
-        found.append(f"{from_peers / total:.0%} come from other nodes and not from the store")
+    if here:
+        found.append(f"{here / total:.0%} of the bytes are on their nodes already")
+    if total > from_store + here:
+        found.append(f"{(total - from_store - here) / total:.0%} come from other nodes and not from the store")
     return tuple(found)

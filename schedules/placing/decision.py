@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from schedules.facts import Model, NoPlacement, Placement, View
 from schedules.ledgers.links import Links, Transfer
+from schedules.ledgers.memory import Memory
 from schedules.objectives import Objectives
 
 
@@ -13,7 +14,8 @@ from schedules.objectives import Objectives
 class Running:
     """A replica that is up: what it has reserved where (bytes by node), and what stopping or moving it would mean.
 
-    `tokens` are those of its requests so far, all together; `idle_since_s` is None while it has requests.
+    `tokens` are those of its requests so far, all together; `idle_since_s` is None while it has requests. `may_stop` if it
+    may be ended for the model that is asked about: of several the longest idle goes first.
     """
 
     model: Model
@@ -22,6 +24,7 @@ class Running:
     idle_since_s: float | None
     tokens: int = 0
     priority: int = 0
+    may_stop: bool = False
 
 
 NETWORK, ON_SSD, IN_DRAM = "network", "ssd", "dram"
@@ -48,7 +51,8 @@ class Corrections:
 
 @dataclass(frozen=True)
 class Question:
-    """Where shall this model start? `links` is looked at and not changed; `start` names the start in it.
+    """Where shall this model start? `links` and `memory`, which say what is promised to others, are looked at and not
+    changed; `start` names the start in them.
 
     `prompt_tokens` are those of the request that waits longest, which has waited `waited_s`.
     """
@@ -64,6 +68,13 @@ class Question:
     waited_s: float = 0.0
     corrections: Corrections = Corrections()
     may_migrate: bool = False
+    memory: Memory = field(default_factory=Memory)
+
+    def met_by(self, prediction: "Prediction") -> bool:
+        """Whether the service level is met, at the bad end."""
+        goal = self.objectives
+        in_time = goal.ttft_s is None or prediction.ttft_bad_s <= goal.ttft_s
+        return in_time and (goal.tpot_s is None or prediction.tpot_bad_s <= goal.tpot_s)
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,11 @@ class Prediction:
     cost_byte_s: float
     parts: Mapping[str, float]
     slowest: str = NETWORK
+
+    def held_up(self, text_s: float) -> bool:
+        """Whether the first token had to wait for the request's own text, made into tokens `text_s` after its arrival (0: at
+        once)."""
+        return text_s > 0.0 and text_s + self.parts["compute"] > self.ttft_s
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,57 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
 
-from schedules.facts import Model
+from schedules.facts import Model, Unit
+
+
+@dataclass(frozen=True)
+class Part:
+    """Layers [first_layer, end_layer) of a model, and what a stage needs that runs them. `units` are indices of the
+    model's, in order of use; `runs` are the same as ranges; the first token does not wait for those of `later`."""
+
+    first_layer: int
+    end_layer: int
+    units: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
+    later: frozenset[int]
+    weight_bytes: int
+    kv_bytes: int
+
+    @property
+    def reserve_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes
+
+
+def parts_of(model: Model, degree: int, kv_tokens: int) -> tuple[Part, ...]:
+    """The model split over `degree` stages, with room for so many tokens. ValueError as of `split_layers`."""
+    sizes = tuple([unit.size_bytes for unit in model.units])
+    return _parts(sizes, model.tied_embeddings, model.rows_first, degree, model.kv_bytes_per_token * kv_tokens)
+
+
+@lru_cache(maxsize=1024)
+def _parts(sizes: tuple[int, ...], tied: bool, rows_first: bool, degree: int, kv_bytes: int) -> tuple[Part, ...]:
+    """Of a model of this shape: fine-tunes share it with what they came from."""
+    model = Model("", "", tuple(Unit("", "", size) for size in sizes), tied, 0, rows_first)
+    return tuple(
+        Part(a, b, units := stage_units(model, a, b), tuple(runs_of(units)), later_units(model, a, b),
+             stage_bytes(model, a, b), -(-kv_bytes * (b - a) // model.layers))
+        for a, b in pairwise(split_layers(model, degree))
+    )  # fmt: skip
+
+
+def runs_of(units: Sequence[int]) -> list[tuple[int, int]]:
+    """Indices as ranges [first, end) that follow one another in them."""
+    found: list[tuple[int, int]] = []
+    for index in units:
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found
 
 
 def stage_units(model: Model, first_layer: int, end_layer: int) -> tuple[int, ...]:

@@ -1,55 +1,134 @@
-"""From which other nodes a node may fetch a unit, and whether before it asks the object store or after."""
+"""Whence a node asks for each unit, in which order: decided here alone, for cold starts and for what is staged ahead.
 
-import heapq
+A source is named in one word: a tier of the node itself ("dram", "ssd"), "peer:" and another node's name, or "store". A node
+asks for a unit along its list; the store ends every list, and stands at its head as well where it is asked first.
+"""
+
 import zlib
+from collections import Counter
 from collections.abc import Sequence
-from statistics import median
+from functools import cached_property
+from itertools import chain
+from operator import itemgetter
 
-from schedules.facts import View
+from schedules.facts import Node, View
+from schedules.nodes import ranks_of
 from schedules.rates import NIC, STORE
 
 PEERS_PER_UNIT = 3
+GIVERS = 16
+"""So many nodes, those that hold most of a model's units, are looked at for each of them."""
 TIERS = ("dram", "ssd")
 """Tiers that a node gives units out of, the faster first."""
+_PEER = "peer:"
 
 
-def choose_peers(digests: Sequence[str], target: str, view: View) -> dict[str, tuple[str, ...]]:
-    """Names of up to PEERS_PER_UNIT nodes for each unit that others than `target` give out, the best first.
+def from_peer(node: str) -> str:
+    """The source that is another node."""
+    return f"{_PEER}{node}"
 
-    Who has it in dram comes before who has it on ssd. Nodes that are equal take turns from unit to unit, so that a
-    model comes from all that hold it at once; the result is the same for the same facts.
-    """
-    givers = [node for node in view.nodes if node.peer_port and node.name != target]
-    found: dict[str, tuple[str, ...]] = {}
-    for digest in digests:
-        holders = [
-            (TIERS.index(tier), zlib.crc32(f"{digest} {node.name}".encode()), node.name)
-            for node in givers
+
+def peer_of(source: str) -> str | None:
+    """The node that a source is; None for the store and a node's own tiers."""
+    return source[len(_PEER) :] if source.startswith(_PEER) else None
+
+
+def store_first(asked: Sequence[str]) -> bool:
+    """Whether the store is asked before other nodes."""
+    return next((source for source in asked if source not in TIERS), None) == STORE
+
+
+_RANK = itemgetter(0, 1, 2)
+
+
+class Sources:
+    """For the units of one model, whose digests are given; `holders`, if they are known, as `holders_of` has them. The same
+    for the same facts."""
+
+    def __init__(self, digests: Sequence[str], view: View, holders: Sequence[Node] | None = None) -> None:
+        self._digests, self._view = digests, view
+        holders = holders_of(digests, view) if holders is None else holders
+        self._holders = {node.name for node in holders}
+        givers = [node for node in holders if node.peer_port]
+        self._givers, self._all = givers[:GIVERS], len(givers) <= GIVERS
+        self._found: dict[str, Sequence[tuple[str, ...]]] = {}
+
+    def of(self, target: Node) -> Sequence[tuple[str, ...]]:
+        """For each of the units whence `target` asks for it, in this order.
+
+        What it has itself it takes from there. Then up to PEERS_PER_UNIT others are asked, and the store at last. Where the
+        store limits all nodes both ways are used at once, each for its share of what they give together: the store what it
+        was seen to give, the holders what their cards do. Where it was not seen to limit, asking others spares it.
+        """
+        found = self._found.get(target.name)
+        if found is None:
+            found = self._found[target.name] = self._of(target)
+        return found
+
+    @property
+    def first(self) -> Sequence[set[str]]:
+        """For each of the units the nodes of which whoever asks others asks one first; none if nobody gives it."""
+        return [{node.name for node in best[:2]} for best in self._best]
+
+    def _of(self, target: Node) -> Sequence[tuple[str, ...]]:
+        peers = self._best if target.peer_port and self._givers else None
+        if peers is None and target.units.keys().isdisjoint(self._digests):
+            return self._from_store
+        store, found = ranks_of(self._view).store_bytes_per_s, list[tuple[str, ...]]()
+        if peers is not None and store is None and target.name not in self._holders:
+            return self._from_peers
+        owed = zlib.crc32(target.name.encode()) / 2**32  # stages that ask at once do not go in step
+        for index, digest in enumerate(self._digests):
+            others = [node for node in peers[index] if node.name != target.name][:PEERS_PER_UNIT] if peers else []
+            asked = (*[from_peer(node.name) for node in others], STORE)
+            if (tier := target.units.get(digest)) in TIERS:
+                asked = (tier, *asked)
+            elif store is not None and (cards := sum([n.rates[NIC].mean for n in others if NIC in n.rates])):
+                owed += store / (store + cards)
+                if owed >= 1.0:
+                    owed -= 1.0
+                    asked = (STORE, *asked)
+            found.append(asked)
+        return found
+
+    @cached_property
+    def _from_peers(self) -> Sequence[tuple[str, ...]]:
+        return [(*[from_peer(node.name) for node in best[:PEERS_PER_UNIT]], STORE) for best in self._best]
+
+    @cached_property
+    def _from_store(self) -> Sequence[tuple[str, ...]]:
+        return [(STORE,)] * len(self._digests)
+
+    @cached_property
+    def _best(self) -> Sequence[Sequence[Node]]:
+        """For each of the units who gives it, the best first; one more than are asked, for it may be who asks."""
+        return [self._rank(digest) for digest in self._digests]
+
+    def _rank(self, digest: str) -> tuple[Node, ...]:
+        """Who has it in dram comes before who has it on ssd. Nodes that are equal take turns from unit to unit, so that a
+        model comes from all that hold it at once."""
+        holders = self._holding(digest, self._givers)
+        if not holders and not self._all:
+            others = filter(None, map(self._view.node, self._view.holding(digest)))
+            holders = self._holding(digest, [node for node in others if node.peer_port and not node.draining])
+        if len(holders) > 1:
+            holders.sort(key=_RANK)
+        return tuple([node for *_, node in holders[: PEERS_PER_UNIT + 1]])
+
+    def _holding(self, digest: str, among: Sequence[Node]) -> list[tuple[int, int, str, Node]]:
+        return [
+            (TIERS.index(tier), zlib.crc32(f"{digest} {node.name}".encode()), node.name, node)
+            for node in among
             if (tier := node.units.get(digest)) in TIERS
         ]
-        if holders:
-            found[digest] = tuple(name for _, _, name in heapq.nsmallest(PEERS_PER_UNIT, holders))
-    return found
 
 
-def store_first(digests: Sequence[str], target: str, view: View) -> tuple[str, ...]:
-    """The units that `target` asks the object store for before those that `choose_peers` names for them.
-
-    Where the store limits all nodes both ways are used at once, each for its share of what they give together: the store
-    what it was seen to give, the holders what their cards do. Where it was not seen to limit, asking others spares it.
-    """
-    stores = [node.rates[STORE].mean for node in view.nodes if STORE in node.rates]
-    if not stores:
-        return ()
-    found, owed = list[str](), zlib.crc32(target.encode()) / 2**32  # stages that ask at once do not go in step
-    peers = choose_peers(digests, target, view)
-    for digest in digests:
-        nodes = [view.node(name) for name in peers.get(digest, ())]
-        cards = sum(node.rates[NIC].mean for node in nodes if node is not None and NIC in node.rates)
-        if not cards:
-            continue
-        owed += median(stores) / (median(stores) + cards)
-        if owed >= 1.0:
-            owed -= 1.0
-            found.append(digest)
-    return tuple(found)
+def holders_of(digests: Sequence[str], view: View) -> list[Node]:
+    """The nodes that hold some of the units and do not drain. By name, or if they are more than GIVERS, those first that
+    hold most, and of as many those that have more of them in dram."""
+    counts = Counter(chain.from_iterable(map(view.holding, digests)))
+    nodes = [node for name in counts if (node := view.node(name)) is not None and not node.draining]
+    if len(nodes) <= GIVERS:
+        return sorted(nodes, key=lambda node: node.name)
+    in_dram = {node.name: sum(node.units.get(digest) == "dram" for digest in digests) for node in nodes}
+    return sorted(nodes, key=lambda node: (-counts[node.name], -in_dram[node.name], node.name))

@@ -1,51 +1,49 @@
-"""What one decision looks up about the nodes again and again, found once: O(nodes), then a short list.
+"""What one decision looks up about the nodes again and again, found once: a short list.
 
-A cluster of a thousand nodes is scanned once; degrees and stages are then tried on the few nodes that can be best: those
-that hold units of the model, those with the most spare network, and those with the most memory.
+Degrees and stages are tried on the few nodes that can be best: those that hold units of the model, those with the most
+spare network, and those with the most memory. A view that is kept (schedules.nodes) has all of them in order, so a thousand
+nodes cost no more than twenty.
 """
 
-import heapq
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain, islice, takewhile
+from heapq import merge
+from itertools import accumulate, islice
 from operator import attrgetter
 from statistics import median
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from schedules.estimates import Speeds, speeds_of, step_s
-from schedules.facts import Node, Rate, View
-from schedules.ledgers.links import LATER, Transfer, nic_link, out_link
+from schedules.facts import Node, Rate
+from schedules.ledgers.links import Transfer, out_link
+from schedules.nodes import ranks_of
 from schedules.placing.decision import Question
-from schedules.placing.sources import choose_peers, store_first
-from schedules.rates import NIC, STORE
+from schedules.placing.partition import Part, parts_of
+from schedules.placing.sources import Sources, holders_of
+from schedules.rates import NIC
 
-HOLDERS, SPARE = 16, 12
-"""How many nodes are on the short list because they hold units, and how many more than stages for their network."""
+HOLDERS, SPARE, MOST_SPREAD = 16, 12, 4
+"""How many nodes are on the short list because they hold units, and how many more than stages for their network; and
+how many stages are tried on other nodes than those that are done soonest."""
 _TYPICAL_OF = 16
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
 
 
-@dataclass(frozen=True)
-class Site:
-    """A node of the short list. `far` and `near` are sums over the model's units: `far[i]` bytes of the first i units
-    are neither in its dram nor on its ssd, `near[i]` are on its ssd. `busy_s` is when its queue of fetches is empty,
-    `step_s_per_byte` the time that computing the prompt takes there for each byte of weights."""
+class Site(NamedTuple):
+    """A node of the short list, with its speeds in the mean and at their bad end. `far` and `near` are sums over the model's
+    units: `far[i]` bytes of the first i units are neither in its dram nor on its ssd, `near[i]` are on its ssd. `busy_s` is
+    when its queue of fetches is empty, `step_s_per_byte` the time that computing the prompt takes there for each byte of
+    weights; `bare` is one that holds nothing of the model."""
 
     node: Node
     free_bytes: int
-    rates: Mapping[str, Rate]
     mean: Speeds | None
+    bad: Speeds | None
     far: Sequence[int]
     near: Sequence[int]
     busy_s: float
     step_s_per_byte: float
-
-    @property
-    def bad(self) -> Speeds | None:
-        """Its speeds at their bad end."""
-        return speeds_of(self.rates, bad=True)
+    bare: bool
 
     def fetch_s(self, runs: Sequence[tuple[int, int]]) -> float:
         """Seconds until units [a, b) of each of `runs` are in its memory, alone on its links; if its speeds are not known,
@@ -61,18 +59,9 @@ class Site:
 
     def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int) -> float:
         """Seconds until a stage of these units, alone on its links and first in its group, has computed the prompt."""
+        if self.bare and self.mean is not None:
+            return self.busy_s + weight_bytes / self.mean.nic_bytes_per_s + weight_bytes * self.step_s_per_byte
         return self.fetch_s(runs) + weight_bytes * self.step_s_per_byte
-
-
-def runs_of(units: Sequence[int]) -> list[tuple[int, int]]:
-    """Indices as ranges [first, end) that follow one another in them."""
-    found: list[tuple[int, int]] = []
-    for index in units:
-        if found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
-        else:
-            found.append((index, index + 1))
-    return found
 
 
 class Survey:
@@ -81,46 +70,90 @@ class Survey:
     def __init__(self, question: Question, freed_bytes: Mapping[str, int] | None = None) -> None:
         self.question = question
         self._freed = freed_bytes or {}
-        self._digests = [unit.digest for unit in question.model.units]
+        self._ranks = ranks_of(question.view)
+        units = question.model.units
+        self.names, self.digests = [unit.name for unit in units], [unit.digest for unit in units]
+        self.sizes = tuple([unit.size_bytes for unit in units])
+        self.size_bytes = sum(self.sizes)
         self._sites: dict[str, Site] = {}
+        self._lists: dict[tuple[int, int], list[Site]] = {}
 
-    @cached_property
-    def usable(self) -> list[Node]:
-        """The nodes that may be given stages, by name."""
-        return sorted((node for node in self.question.view.nodes if not node.draining), key=attrgetter("name"))
+    @property
+    def usable(self) -> int:
+        """How many nodes may be given stages."""
+        return len(self._ranks.by_memory)
+
+    @property
+    def usable_nodes(self) -> list[Node]:
+        """All of them: for what is rarely looked for."""
+        return [self._ranks.by_name[name] for _, name in self._ranks.by_memory]
 
     def free_bytes(self, node: Node) -> int:
-        return node.device_bytes - node.device_reserved_bytes + self._freed.get(node.name, 0)
+        return self.question.memory.free_bytes(node) + self._freed.get(node.name, 0)
+
+    @property
+    def store_limits(self) -> bool:
+        """Whether the store was seen to limit all nodes together."""
+        return self._ranks.store_bytes_per_s is not None
 
     @cached_property
-    def holders(self) -> View:
-        """The nodes that hold most of the model's units."""
-        return View(tuple(self._holding[:HOLDERS]))
+    def sources(self) -> Sources:
+        """Whence nodes ask for the model's units."""
+        return Sources(self.digests, self.question.view, self._holding)
+
+    @cached_property
+    def given(self) -> tuple[int, float]:
+        """How many bytes of the model come from other nodes wherever it starts, but for what is there already, and how many
+        a second the cards of those nodes give."""
+        if self.store_limits:
+            return 0, 1.0
+        givers = self.sources.first
+        cards = [self.question.links.rate(out_link(name)) or float("inf") for name in set[str]().union(*givers)]
+        return sum([size for size, names in zip(self.sizes, givers, strict=True) if names]), sum(cards) or 1.0
 
     @cached_property
     def busy_s(self) -> Mapping[str, float]:
         """By node: seconds until the fetches that stand in its queue before another start's are done; nodes without any
         are absent."""
-        forecast, now_s = self.question.links.forecast(self.question.now_s), self.question.now_s
-        first = {queue: [t for t in there if t.priority < LATER] for queue, there in self.queues.items()}
-        return {queue: max(forecast[t.name] for t in there) - now_s for queue, there in first.items() if there}
+        now_s = self.question.now_s
+        return {queue: end_s - now_s for queue, end_s in self.question.links.queues_end(now_s).items() if end_s > now_s}
 
     @cached_property
     def queues(self) -> Mapping[str, Sequence[Transfer]]:
         """By node: the fetches that stand in its queue; nodes without any are absent."""
-        found: dict[str, list[Transfer]] = {}
-        self.question.links.advance(self.question.now_s)
-        for transfer in self.question.links.transfers:
-            if transfer.queue is not None:
-                found.setdefault(transfer.queue, []).append(transfer)
-        return found
+        return self.question.links.queues(self.question.now_s)
 
     @cached_property
     def typical(self) -> Mapping[str, Rate]:
         """What the measured nodes have in common, for what a node has not measured yet itself."""
-        measured = [node.rates for node in self.usable if node.rates][:_TYPICAL_OF]
+        by_name = sorted(self.question.view.nodes, key=attrgetter("name"))
+        measured = list(islice((n.rates for n in by_name if n.rates and not n.draining), _TYPICAL_OF))
         names = {name for rates in measured for name in rates}
         return {name: _middle([rates[name] for rates in measured if name in rates]) for name in names}
+
+    @cached_property
+    def pool(self) -> list[Site]:
+        """The nodes worth trying for up to MOST_SPREAD stages."""
+        return self.shortlist(-(-self.whole_bytes // MOST_SPREAD), MOST_SPREAD)
+
+    @cached_property
+    def sparing(self) -> list[Site]:
+        """Those of the pool whose cards have something to spare, most first."""
+        found = [(-spare, site.node.name, site) for site in self.pool if (spare := self.spare_bytes_per_s(site)) > 0]
+        return [site for *_, site in sorted(found, key=lambda one: one[:2])]
+
+    def spare_bytes_per_s(self, site: Site) -> float:
+        """What the node's card has for one more fetch if all share it equally; 0 if a fetch on it would be late then."""
+        if site.mean is None:
+            return 0.0
+        there, now_s = self.queues.get(site.node.name), self.question.now_s
+        if there is None:
+            return site.mean.nic_bytes_per_s
+        share = site.mean.nic_bytes_per_s / (len(there) + 1)
+        late = any(
+            t.deadline_s is not None and t.remaining_bytes > max(0.0, t.deadline_s - now_s) * share for t in there
+        )
+        return 0.0 if late else share
 
     def shortlist(self, least_bytes: int, stages: int) -> list[Site]:
         """The nodes worth trying for up to `stages` stages of at least `least_bytes` each; others have too little memory.
@@ -128,123 +161,121 @@ class Survey:
         Holders of units, then those with most spare network, then those with most memory: since as many of these are on
         it as there are stages, whatever fits anywhere fits on the short list.
         """
-        holders = [node for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
-        spare = islice((i for *_, free, i in self._by_network if -free >= least_bytes), SPARE + stages)
-        roomy = takewhile(
-            lambda i: self.free_bytes(self.usable[i]) >= least_bytes, (i for _, i in islice(self._by_memory, stages))
-        )
-        nodes = [*holders, *(self.usable[index] for index in (*spare, *roomy))]
-        return [self.site(node) for node in {node.name: node for node in nodes}.values()]
+        known = self._lists.get((least_bytes, stages))
+        if known is not None:
+            return known
+        holders = [node.name for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
+        spare = list[str]()
+        for _, _, free, name in self._by_network:
+            if -free >= least_bytes:
+                spare.append(name)
+                if len(spare) == SPARE + stages:
+                    break
+        roomy = [name for free, name in islice(self._by_memory, stages) if -free >= least_bytes]
+        by_name = self._ranks.by_name
+        found = [self.site(by_name[name]) for name in dict.fromkeys([*holders, *spare, *roomy])]
+        self._lists[least_bytes, stages] = found
+        return found
+
+    def parts(self, degree: int) -> tuple[Part, ...]:
+        """What each of so many stages would run."""
+        return parts_of(self.question.model, degree, self.question.objectives.kv_tokens)
 
     def site(self, node: Node) -> Site:
         """The node as a place for the model's units."""
-        if node.name not in self._sites:
-            self._sites[node.name] = self._site(node)
-        return self._sites[node.name]
+        found = self._sites.get(node.name)
+        if found is None:
+            found = self._sites[node.name] = self._site(node)
+        return found
 
     def could_hold(self, degree: int) -> bool:
         """False if the nodes cannot hold the model in `degree` stages, whatever is tried; without looking at how."""
         model, tokens = self.question.model, self.question.objectives.kv_tokens
-        layer_bytes = min(unit.size_bytes for unit in model.units[1:-1])
-        layer_bytes += model.kv_bytes_per_token * tokens // model.layers
+        layer_bytes = min(self.sizes[1:-1]) + model.kv_bytes_per_token * tokens // model.layers
         free = [max(0, -free) for free, _ in islice(self._by_memory, degree)]
         layers = sum(size // layer_bytes for size in free) if layer_bytes else model.layers
-        return layers >= model.layers and sum(free) >= model.size_bytes + model.kv_bytes_per_token * tokens
+        return layers >= model.layers and sum(free) >= self.whole_bytes
 
     @cached_property
-    def _counts(self) -> Mapping[str, int]:
-        """How many of the model's units each node holds; nodes that hold none are absent."""
-        return Counter(chain.from_iterable(map(self.question.view.holding, self._digests)))
+    def whole_bytes(self) -> int:
+        """What one stage reserves that runs all of the model."""
+        return self.size_bytes + self.question.model.kv_bytes_per_token * self.question.objectives.kv_tokens
 
     @cached_property
     def _holding(self) -> list[Node]:
-        """All nodes that may be used and hold units of the model: most units first, and of as many those in dram."""
-        counts = self._counts
-        found = (self.question.view.node(name) for name in counts)
-        nodes = [node for node in found if node is not None and not node.draining]
-        if len(nodes) <= HOLDERS:
-            return sorted(nodes, key=attrgetter("name"))
-        in_dram = {node.name: sum(node.units.get(digest) == "dram" for digest in self._digests) for node in nodes}
-        return sorted(nodes, key=lambda node: (-counts[node.name], -in_dram[node.name], node.name))
+        return holders_of(self.digests, self.question.view)
 
     @cached_property
-    def _by_network(self) -> "_Sorted[tuple[float, float, int, int]]":
-        """(busy seconds, -bytes per second, -free bytes, index) of the usable nodes."""
-        busy_s = self.busy_s
-        return _Sorted([
-            (busy_s.get(node.name, 0.0), -nic.mean if (nic := node.rates.get(NIC)) else 0.0, -free, index)
-            for index, (node, free) in enumerate(zip(self.usable, self._free, strict=True))
-        ])  # fmt: skip
+    def _holders(self) -> frozenset[str]:
+        return frozenset([node.name for node in self._holding])
 
     @cached_property
-    def _by_memory(self) -> "_Sorted[tuple[int, int]]":
-        """(-free bytes, index) of the usable nodes."""
-        return _Sorted([(-free, index) for index, free in enumerate(self._free)])
+    def _other_free(self) -> Mapping[str, int]:
+        """Free bytes of the usable nodes of which other bytes are free than they report."""
+        names = self._freed.keys() | self.question.memory.by_node().keys()
+        found = (self.question.view.node(name) for name in sorted(names))
+        return {node.name: self.free_bytes(node) for node in found if node is not None and not node.draining}
 
     @cached_property
-    def _free(self) -> list[int]:
-        """Free bytes of the usable nodes."""
-        if self._freed:
-            return [self.free_bytes(node) for node in self.usable]
-        return [node.device_bytes - node.device_reserved_bytes for node in self.usable]
+    def _by_network(self) -> "_Lazily[tuple[float, float, int, str]]":
+        """(busy seconds, -bytes per second, -free bytes, name) of the usable nodes, in order: as the view has them ranked
+        but for those that are busy, or have other memory free."""
+        return _Lazily(self._rank_by_network())
 
-    def peer_of(self, target: str, digests: Sequence[str]) -> dict[str, str]:
-        """Of whom `target` would ask for each unit first; units that the store is asked for first are absent."""
-        others = set(store_first(digests, target, self.holders))
-        chosen = choose_peers(digests, target, self.holders)
-        return {digest: names[0] for digest, names in chosen.items() if digest not in others}
+    def _rank_by_network(self) -> Iterator[tuple[float, float, int, str]]:
+        busy, others = self.busy_s, self._other_free
+        rest = (
+            (0.0, *ranked) for ranked in self._ranks.by_network if ranked[2] not in busy and ranked[2] not in others
+        )
+        yield from merge(sorted(map(self._network_key, others.keys() - busy.keys())), rest) if others else rest
+        usable = (name for name in busy if (node := self._ranks.by_name.get(name)) is not None and not node.draining)
+        yield from sorted(map(self._network_key, usable))
+
+    def _network_key(self, name: str) -> tuple[float, float, int, str]:
+        node = self._ranks.by_name[name]
+        nic = node.rates.get(NIC)
+        return self.busy_s.get(name, 0.0), -nic.mean if nic is not None else 0.0, -self.free_bytes(node), name
+
+    @cached_property
+    def _by_memory(self) -> "_Lazily[tuple[int, str]]":
+        """(-free bytes, name) of the usable nodes, in order."""
+        odd = self._other_free
+        rest = (ranked for ranked in self._ranks.by_memory if ranked[1] not in odd)
+        return _Lazily(merge(sorted((-free, name) for name, free in odd.items()), rest) if odd else rest)
 
     def _site(self, node: Node) -> Site:
-        mean, rates = speeds_of(node.rates, bad=False), node.rates
+        mean, bad = self._ranks.speeds.of(node.name, node.rates)
         if mean is None:
             rates = {**self.typical, **node.rates}
-            mean = speeds_of(rates, bad=False)
+            mean, bad = speeds_of(rates, bad=False), speeds_of(rates, bad=True)
         step_s_per_byte = step_s(1, self.question.prompt_tokens, mean) if mean is not None else 0.0
         far, near = self._bare
-        if node.name in self._counts:
-            sizes, held = [unit.size_bytes for unit in self.question.model.units], node.units
-            tiers = [held.get(digest) for digest in self._digests]
-            far = (0, *accumulate(0 if tier else size for size, tier in zip(sizes, tiers, strict=True)))
-            near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(sizes, tiers, strict=True)))
+        bare = node.name not in self._holders
+        if not bare:
+            held = [node.units.get(digest) for digest in self.digests]
+            far = (0, *accumulate(0 if tier else size for size, tier in zip(self.sizes, held, strict=True)))
+            near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(self.sizes, held, strict=True)))
         busy_s = self.busy_s.get(node.name, 0.0)
-        return Site(node, self.free_bytes(node), rates, mean, far, near, busy_s, step_s_per_byte)
+        return Site(node, self.free_bytes(node), mean, bad, far, near, busy_s, step_s_per_byte, bare)
 
     @cached_property
     def _bare(self) -> tuple[Sequence[int], Sequence[int]]:
         """`far` and `near` of a node that holds nothing of the model."""
-        sizes = [unit.size_bytes for unit in self.question.model.units]
-        return (0, *accumulate(sizes)), [0] * (len(sizes) + 1)
+        return (0, *accumulate(self.sizes)), [0] * (len(self.sizes) + 1)
 
 
-class _Sorted(Generic[_Key]):
-    """A list that is sorted as far as it is read, and no further."""
+class _Lazily(Generic[_Key]):
+    """What can be read again and again, and is found as far as it is read."""
 
-    def __init__(self, keys: list[_Key]) -> None:
-        heapq.heapify(keys)
-        self._rest, self._found = keys, list[_Key]()
+    def __init__(self, source: Iterator[_Key]) -> None:
+        self._source, self._found = source, list[_Key]()
 
     def __iter__(self) -> Iterator[_Key]:
         yield from self._found
-        while self._rest:
-            self._found.append(heapq.heappop(self._rest))
-            yield self._found[-1]
+        for one in self._source:
+            self._found.append(one)
+            yield one
 
 
 def _middle(rates: Sequence[Rate]) -> Rate:
     return Rate(median(r.mean for r in rates), median(r.bad for r in rates), 0)
-
-
-def link_rates(view: View) -> dict[str, float]:
-    """Bytes per second of every node's links, and of the object store if it was seen to limit nodes.
-
-    A node that was not measured yet is taken for the median of those that were: no limit at all would make it the best.
-    """
-    nics = {node.name: node.rates[NIC].mean for node in view.nodes if NIC in node.rates}
-    store = [node.rates[STORE].mean for node in view.nodes if STORE in node.rates]
-    found: dict[str, float] = {STORE: median(store)} if store else {}
-    usual = median(nics.values()) if nics else None
-    for node in view.nodes:
-        rate = nics.get(node.name, usual)
-        if rate is not None:
-            found[nic_link(node.name)] = found[out_link(node.name)] = rate
-    return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.wire.requests import Sampling
 from serving.catalog import Catalog, ServedModel
-from serving.errors import BadRequest, ContextTooLong, RequestError
+from serving.errors import BadRequest, ContextTooLong
 from serving.requests.sampling_defaults import SamplingDefaults
 from serving.requests.schemas import COMPLETION_TOKENS, ChatRequest, CompletionRequest, GenerationRequest
 from serving.router import Router
@@ -73,10 +73,6 @@ class Preparer:
         _check_tokens_of(body, model)
         if ready and (model.text is None or model.text.at_hand or not wake):
             return model
-        try:
-            self._router.check(model, 1, 1)
-        except RequestError:
-            return await self._catalog.get(body.model)  # it is refused when it is known whether it was right at all
         with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
             model = await self._catalog.get(body.model)
             if model.text is not None:

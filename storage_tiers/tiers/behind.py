@@ -20,6 +20,7 @@ class _Write:
     unit: UnitIndex
     segment: Segment
     waiters: list[Future[None]] = field(default_factory=list)
+    unasked: bool = False
     begun: bool = False
 
 
@@ -54,6 +55,22 @@ class WriteBehind:
                 self._submit(lambda: self._run(write))
             if waiter is not None:
                 write.waiters.append(waiter)
+            else:
+                write.unasked = True
+
+    def give_up(self, waiter: Future[None]) -> bool:
+        """Nobody waits with this future any more, which fails if it is not done; whether that has ended a write, of which
+        `on_freed` does not hear."""
+        with self._lock:
+            write = next((write for write in self._writes.values() if waiter in write.waiters), None)
+            if write is None:
+                return False
+            write.waiters.remove(waiter)
+            ended = not (write.waiters or write.unasked or write.begun)
+            if ended:
+                self._end(write)
+        waiter.set_exception(StorageError(f"keeping unit {write.unit.name} on ssd was given up"))
+        return ended
 
     def frees_memory(self) -> bool:
         """Whether a write is all that holds some unit. If so, `on_freed` has not been called for it yet."""
@@ -78,7 +95,7 @@ class WriteBehind:
         error = self._failure(write)
         with self._lock:
             self._end(write)
-        for waiter in write.waiters:
+        for waiter in write.waiters:  # no more come, and none goes
             if error is None:
                 waiter.set_result(None)
             else:

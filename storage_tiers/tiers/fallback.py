@@ -1,21 +1,20 @@
 """Where bytes of a unit may come from: sources in order, until one has them right."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
+from storage_tiers.errors import Corrupt, Faltering, Missing, StorageError
+from storage_tiers.retries import again_after_s
 from storage_tiers.tiers.tier import Tier
-
-ATTEMPTS = 4
-FIRST_BACKOFF_S = 0.05
 
 Pause = Callable[[float], bool]
 """Waits so many seconds; whether to give up."""
 
 
 class Fallback:
-    """Sources are tried in order: the last, the origin, several times with growing pauses; any other until its first
-    failure; one may stand at several places. Thread-safe.
+    """Sources are tried in order: the last, the origin, as often as somebody reads; any other until its first failure,
+    unless that passes; one may stand at several places. Thread-safe.
 
     Bytes that do not match their checksum may be a source's fault, or the index is a lie and the source, a cache that others
     use too, was right: who can prove the unit says so with `blame`, and they are discarded there.
@@ -48,35 +47,34 @@ class Fallback:
                 return source
         return self._sources[-1]
 
-    def read(self, attempt: Callable[[Tier], None], pause: Pause) -> Tier:
+    def read(self, attempt: Callable[[Tier], None]) -> Tier:
         """The source from which `attempt`, which reads and checks, came back without Missing, Corrupt or
-        StoreUnavailable; the last of these errors if none had it right."""
+        StoreUnavailable, each asked once; the last of these errors if none had it right."""
         failure: StorageError | None = None
         for place, source in enumerate(self._sources):
-            origin = place == len(self._sources) - 1
-            if place in self._failed or not (origin or source.holds(self._unit)):
+            near = source.name != self.origin.name
+            last = place == len(self._sources) - 1
+            if place in self._failed or not (last or source.holds(self._unit)):
                 continue
             try:
-                _try(source, attempt, ATTEMPTS if origin else 1, pause)
+                attempt(source)
             except StorageError as error:
                 failure = error
-                if not origin:
+                if not last and not (near and isinstance(error, Faltering)):
                     self._failed.add(place)
-                if isinstance(error, Corrupt) and source.name != self.origin.name:
+                if near and isinstance(error, Corrupt):
                     self._wrong[place] = source
             else:
                 return source
         raise failure or Missing(f"unit {self._unit.name} of {self._model} is nowhere")
 
-
-def _try(source: Tier, attempt: Callable[[Tier], None], attempts: int, pause: Pause) -> None:
-    backoff_s = FIRST_BACKOFF_S
-    for number in range(1, attempts + 1):
-        try:
-            attempt(source)
-        except (Corrupt, StoreUnavailable):
-            if number == attempts or pause(backoff_s):
-                raise
-            backoff_s *= 2
-        else:
-            return
+    def read_again_and_again(self, attempt: Callable[[Tier], None], pause: Pause) -> Tier:
+        """The same with some patience, for who can wait."""
+        for tries in itertools.count(1):
+            try:
+                return self.read(attempt)
+            except StorageError as error:
+                after_s = again_after_s(error, tries)
+                if after_s is None or pause(after_s):
+                    raise
+        raise AssertionError("unreachable")

@@ -26,6 +26,11 @@ class Rank:
     turn: int = 0
     wire: bool = field(default=False, compare=False)
     patient: bool = field(default=False, compare=False)
+    behind: bool = field(default=False, compare=False)
+    """One of those that have a thread of their own, and begin only while no other one waits that could begin."""
+
+
+_Entry = tuple[Rank, int, Job]
 
 
 class Jobs:
@@ -36,28 +41,34 @@ class Jobs:
 
     def __init__(self) -> None:
         self.lanes: int | None = None
-        self._waiting: dict[tuple[int, bool], list[tuple[Rank, int, Job]]] = {}
+        self._waiting: dict[tuple[int, bool, bool], list[_Entry]] = {}
+        self._later: list[tuple[float, _Entry]] = []
         self._running: dict[int, tuple[Rank, float]] = {}
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, rank: Rank, job: Job) -> None:
-        """Run the job later."""
+    def put(self, rank: Rank, job: Job, after_s: float = 0.0) -> None:
+        """Run the job later, not before so many seconds have passed. Until then it holds nobody up."""
         with self._changed:
-            waiting = self._waiting.setdefault((rank.priority, rank.wire), [])
-            heapq.heappush(waiting, (rank, next(self._numbers), job))
+            entry = rank, next(self._numbers), job
+            if after_s > 0:
+                heapq.heappush(self._later, (time.monotonic() + after_s, entry))
+            else:
+                self._add(entry)
             self._changed.notify_all()
 
-    def run_next(self) -> bool:
-        """Wait for a job that may begin and run it; False if there will be none any more."""
+    def run_next(self, behind: bool = False) -> bool:
+        """Wait for a job that may begin and run it, one of those `behind` or one of the others; False if there will be none
+        any more."""
         with self._changed:
-            while not self._closed and (waiting := self._next()) is None:
-                self._changed.wait(_LOOK_EVERY_S if any(self._waiting.values()) else None)
+            while not self._closed and (waiting := self._next(behind)) is None:
+                self._changed.wait(self._look_after_s())
             if self._closed or waiting is None:
                 return False
             rank, number, job = heapq.heappop(waiting)
             self._running[number] = rank, time.monotonic()
+            self._changed.notify_all()
         try:
             job()
         finally:
@@ -75,17 +86,32 @@ class Jobs:
     def left(self) -> list[Job]:
         """Those that never began, for whoever closed."""
         with self._changed:
-            entries = sorted(entry for waiting in self._waiting.values() for entry in waiting)
+            entries = [entry for waiting in self._waiting.values() for entry in waiting]
+            entries = sorted(entries + [entry for _, entry in self._later])
             self._waiting.clear()
+            self._later.clear()
         return [job for _, _, job in entries]
 
-    def _next(self) -> list[tuple[Rank, int, Job]] | None:
+    def _add(self, entry: _Entry) -> None:
+        rank = entry[0]
+        heapq.heappush(self._waiting.setdefault((rank.priority, rank.wire, rank.behind), []), entry)
+
+    def _look_after_s(self) -> float | None:
+        """When to look again without being told; None if there is nothing that could change by itself."""
+        found = [_LOOK_EVERY_S] if any(self._waiting.values()) else []
+        if self._later:
+            found.append(max(0.0, self._later[0][0] - time.monotonic()))
+        return min(found, default=None)
+
+    def _next(self, behind: bool) -> list[_Entry] | None:
         """Where the job is that begins next."""
-        since_s = time.monotonic() - PATIENCE_S
-        running = [rank for rank, began_s in self._running.values() if began_s > since_s]
+        now_s = time.monotonic()
+        while self._later and self._later[0][0] <= now_s:
+            self._add(heapq.heappop(self._later)[1])
+        running = [rank for rank, began_s in self._running.values() if began_s > now_s - PATIENCE_S]
         for _, waiting in sorted(self._waiting.items(), key=lambda item: item[0]):
             if waiting and not self._held_up(waiting[0][0], running):
-                return waiting
+                return waiting if waiting[0][0].behind == behind else None
         return None
 
     def _held_up(self, rank: Rank, running: Sequence[Rank]) -> bool:

@@ -18,7 +18,8 @@ from pathlib import Path
 import msgpack
 
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.errors import Missing, StoreUnavailable
+from storage_tiers.errors import Faltering, Missing, StoreUnavailable
+from storage_tiers.passing import exhausted
 from storage_tiers.strangers import INTRODUCE_WITHIN_S, Refusals, Strangers
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
@@ -92,7 +93,11 @@ class PeerServer:
             with self._lock:
                 self._connections[connection] = thread
             self._strangers.admit(connection)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # for want of threads, which will not last either
+                _log.warning("no peer can be answered: %s", error)
+                self._forget(connection)
 
     def _serve(self, connection: socket.socket, host: str) -> None:
         known = False
@@ -109,11 +114,15 @@ class PeerServer:
             else:
                 self._refusals.note(host, "it did not say in time who it is")
         finally:
-            self._strangers.leave(connection)
             with self._lock:
-                del self._connections[connection]
                 self._readers -= known
-            connection.close()
+            self._forget(connection)
+
+    def _forget(self, connection: socket.socket) -> None:
+        self._strangers.leave(connection)
+        with self._lock:
+            del self._connections[connection]
+        connection.close()
 
     def _let_in(self, connection: socket.socket, host: str, request: tuple[str, str, int, int] | None) -> bool:
         if request is None:
@@ -181,6 +190,8 @@ class PeerTier:
                 connection.close()
                 raise
         except OSError as error:
+            if exhausted(error):  # ours is what lacks, and no fault of the peer
+                raise Faltering(f"{self._where} cannot be asked for unit {unit.name} of {model}: {error}") from error
             self._rest(str(error))
             raise StoreUnavailable(f"{self._where} failed for unit {unit.name} of {model}: {error}") from error
         self._keep(connection)

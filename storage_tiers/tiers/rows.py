@@ -124,7 +124,7 @@ def _read_run(
                     f"unit {unit.name} of {model} from {source.name}: block {block} has another crc32c than it should"
                 )
 
-    fallback.read(attempt, pause)
+    fallback.read_again_and_again(attempt, pause)
     return parts
 
 

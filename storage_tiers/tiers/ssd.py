@@ -14,13 +14,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from storage_tiers.checkpoint import UnitIndex, is_digest
-from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
+from storage_tiers.errors import Corrupt, Faltering, Missing, OutOfSpace, StorageError
+from storage_tiers.passing import exhausted
 from storage_tiers.tiers.tier import Views, scatter, total_bytes
 
 _log = logging.getLogger(__name__)
 _Work = Callable[[int], int]
 """What is done with an open file: takes its descriptor, returns how many bytes it moved."""
 _PARTIAL = ".partial"
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_DAMAGED = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA)
+"""The medium has lost what was written there, or the file system knows that it did."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _WRITE_BYTES = 16 << 20
 _BUFFER_BYTES = 4 << 20
 
@@ -88,13 +93,22 @@ class SsdTier:
             return self._file(digest) if digest in self._sizes else None
 
     def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
-        """Fill `views` from the unit's bytes. Missing if it is not here, Corrupt if it is too short."""
+        """Fill `views` from the unit's bytes. Missing if it is not here or cannot be read, Corrupt if it is too short,
+        Faltering if the machine has run out of something.
+
+        Its file is removed only if the medium has lost it: another failure says nothing of the bytes.
+        """
         path = self._file(unit.digest)
         try:
             got = self._with_file(path, os.O_RDONLY, lambda fd: self._fill(fd, views, offset_bytes))
-        except OSError as error:
-            self.drop(unit.digest)
-            raise Missing(f"unit {unit.name} of {model} cannot be read from {path}: {error.strerror}") from error
+        except (OSError, MemoryError) as error:
+            why = error.strerror if isinstance(error, OSError) else "Cannot allocate memory"
+            text = f"unit {unit.name} of {model} cannot be read from {path}: {why}"
+            if exhausted(error):
+                raise Faltering(text) from error
+            if isinstance(error, OSError) and error.errno in (*_GONE, *_DAMAGED):
+                self.drop(unit.digest)
+            raise Missing(text) from error
         if got != total_bytes(views):
             raise Corrupt(f"unit {unit.name} of {model} ends {total_bytes(views) - got} bytes too early in {path}")
         with self._lock:
@@ -106,34 +120,40 @@ class SsdTier:
         self.drop(unit.digest)
 
     def write(self, digest: str, views: Views) -> None:
-        """Keep a unit, evicting others for it. OutOfSpace if the budget or the disk cannot hold it.
+        """Keep a unit, evicting others for it once a file for it could be made. OutOfSpace if the budget or the disk cannot
+        hold it.
 
         Returns when it is here, also if it was, or if somebody else is just writing it.
         """
         path = self._file(digest)
-        if not self._claim(digest, total_bytes(views)):
-            return
-        partial = self._folder / f"{digest}.{uuid.uuid4().hex}{_PARTIAL}"
+        partial = path.with_name(f"{digest}.{uuid.uuid4().hex}{_PARTIAL}")
         try:
-            self._with_file(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, lambda fd: _write_all(fd, views))
-            with self._written:
-                os.replace(partial, path)
-                self._sizes[digest] = self._writing.pop(digest)
-                self._stuck.discard(path)
-                self._written.notify_all()
-        except BaseException as error:
-            with self._written:
+            _open_and(partial, _NEW, lambda _fd: 0)
+            if self._claim(digest, total_bytes(views)):
+                self._write_claimed(digest, partial, views)
+        except OSError as error:
+            raise OutOfSpace(f"ssd folder {self._folder}: {error.strerror}") from error
+        finally:
+            with self._lock:
                 self._remove(partial)
-                del self._writing[digest]
-                self._written.notify_all()
-            if isinstance(error, OSError):
-                raise OutOfSpace(f"ssd folder {self._folder}: {error.strerror}") from error
-            raise
 
     def drop(self, digest: str) -> None:
         """Forget the unit and remove its file."""
         with self._lock:
             self._forget(digest)
+
+    def _write_claimed(self, digest: str, partial: Path, views: Views) -> None:
+        path = self._file(digest)
+        try:
+            self._with_file(partial, _NEW, lambda fd: _write_all(fd, views))
+            with self._written:
+                os.replace(partial, path)
+                self._sizes[digest] = self._writing.pop(digest)
+                self._stuck.discard(path)
+        finally:
+            with self._written:
+                self._writing.pop(digest, None)
+                self._written.notify_all()
 
     def _file(self, digest: str) -> Path:
         """Where the unit lies, or would. ValueError for what is no digest: it could be a way out of the folder."""

@@ -7,19 +7,21 @@ What came over the network is written to ssd behind the load.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from enum import IntEnum
 
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.errors import Corrupt, OutOfSpace, StorageError
-from storage_tiers.remote import ModelStore
+from storage_tiers.errors import Corrupt, Faltering, OutOfSpace, StorageError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.passing import exhausted
 from storage_tiers.tiers.behind import WriteBehind
 from storage_tiers.tiers.busy import Busy, Timed
 from storage_tiers.tiers.dram import DramTier, Segment
 from storage_tiers.tiers.jobs import Jobs, Rank
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.tier import Tier
 from storage_tiers.tiers.transfer import Loaded, Transfer, Wanted
@@ -39,6 +41,11 @@ class Priority(IntEnum):
 
 _TO_END = Rank(Priority.COLD_START)
 """For chunks of a transfer that was given up: they read nothing any more, and others may wait for its end."""
+_BEHIND = Rank(Priority.WRITE_BEHIND, behind=True)
+
+
+def _given_up(unit: UnitIndex) -> StorageError:
+    return StorageError(f"loading unit {unit.name} was given up")
 
 
 def _closed() -> StorageError:
@@ -48,6 +55,7 @@ def _closed() -> StorageError:
 class TierStack:
     """dram over ssd over a load's peers over remote. Thread-safe; `clock` gives seconds, for the ledger only.
 
+    `threads` read; one more writes behind them, so that a slow disk never has the threads that a cold start needs.
     How fast bytes came is measured: over the network (`network`: peers and remote) and from ssd (`from_ssd`).
     """
 
@@ -71,10 +79,9 @@ class TierStack:
         self._jobs = Jobs()
         self._part_bytes: int | None = None
         self._closing = threading.Event()
-        self._behind = WriteBehind(
-            dram, ssd, lambda job: self._jobs.put(Rank(Priority.WRITE_BEHIND), job), self._on_freed, self._closing
-        )
+        self._behind = WriteBehind(dram, ssd, lambda job: self._jobs.put(_BEHIND, job), self._on_freed, self._closing)
         self._threads = [threading.Thread(target=self._work, name=f"tier-{i}", daemon=True) for i in range(threads)]
+        self._threads.append(threading.Thread(target=self._write, name="tier-behind", daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -87,6 +94,7 @@ class TierStack:
         turn: int = 0,
         *,
         peers_last: bool = False,
+        until_s: float = 0.0,
     ) -> Future[Loaded]:
         """Bring a unit to dram; the result is pinned. Pair with `give_up` (or `release` once it is there).
 
@@ -96,8 +104,11 @@ class TierStack:
         transfer has failed, but still has chunks under way, is loaded anew after that. Of one priority those of an earlier
         `turn` have the network to themselves. Writes to ssd that have not begun are given up for the room they hold; one that
         has is waited for.
+
+        Until `until_s`, of the monotonic clock, what fails for a reason that passes is tried again, and no thread waits for
+        that; later only a few times.
         """
-        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn, peers_last)
+        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn, peers_last, until_s)
         wanted.future.set_running_or_notify_cancel()
         with self._lock:
             error = self._begin(wanted)
@@ -126,20 +137,14 @@ class TierStack:
             return self._transfers.get(unit.digest)
 
     def give_up(self, future: Future[Loaded]) -> None:
-        """The caller no longer needs what `load` gave, or will give, it. A transfer that nobody waits for stops."""
+        """The caller no longer needs what `load` gave, or will give, it: a future that has nothing yet fails. A transfer that
+        nobody waits for stops."""
         with self._lock:
-            for transfer in self._transfers.values():
-                others = [one for one in transfer.waiters if one.future is not future]
-                if len(others) < len(transfer.waiters):
-                    transfer.waiters = others
-                    if not others:
-                        transfer.error = StorageError(f"loading unit {transfer.unit.name} was given up")
-                        for chunk in transfer.unclaimed():
-                            self._put(_TO_END, transfer, chunk)
-                    return
-                transfer.successors = [one for one in transfer.successors if one.future is not future]
-            self._for_room = [one for one in self._for_room if one.future is not future]
-        future.add_done_callback(lambda done: None if done.exception() else self.release(done.result().unit))
+            wanted = self._forget(future)
+        if wanted is not None:
+            future.set_exception(_given_up(wanted.unit))
+        else:  # it is there, or has failed, or is about to be told so
+            future.add_done_callback(lambda done: None if done.exception() else self.release(done.result().unit))
 
     def release(self, unit: UnitIndex) -> None:
         """The caller no longer needs the unit that a load handed it."""
@@ -149,7 +154,7 @@ class TierStack:
     def keep_on_ssd(self, unit: UnitIndex, segment: Segment) -> Future[None]:
         """Write a unit that the caller holds in dram to ssd, behind everything else; nothing but its callers hold it then.
 
-        The future fails with OutOfSpace if it cannot be kept there.
+        The future fails with OutOfSpace if it cannot be kept there. Pair with `give_up_keeping` if it may be left alone.
         """
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
@@ -161,10 +166,18 @@ class TierStack:
             future.set_exception(_closed())
         return future
 
+    def give_up_keeping(self, future: Future[None]) -> None:
+        """The caller no longer needs what `keep_on_ssd` promised: a write that has not begun, and that nobody else wants, is
+        none. The future fails, unless it is done."""
+        if self._behind.give_up(future):
+            self._on_freed()
+
     def close(self) -> None:
         """Stop the workers after the chunk each is at; what is unfinished fails; dram is freed."""
         with self._lock:
             self._closing.set()
+            for transfer in self._transfers.values():
+                transfer.stop(_closed())
         self._jobs.close()
         for thread in self._threads:
             thread.join()
@@ -207,15 +220,39 @@ class TierStack:
                 self._put(transfer.rank, transfer, chunk)
         return None
 
+    def _forget(self, future: Future[Loaded]) -> Wanted | None:
+        """Under the lock: whoever waits with this future, who does no more; None if nobody does."""
+        for transfer in self._transfers.values():
+            for waiting in (transfer.waiters, transfer.successors):
+                for wanted in waiting:
+                    if wanted.future is future:
+                        waiting.remove(wanted)
+                        if not transfer.waiters:
+                            self._stop(transfer, _given_up(transfer.unit))
+                        return wanted
+        for wanted in self._for_room:
+            if wanted.future is future:
+                self._for_room.remove(wanted)
+                return wanted
+        return None
+
+    def _stop(self, transfer: Transfer, error: StorageError) -> None:
+        """Under the lock: what is not being read of it is not read any more, and that at once."""
+        if transfer.stopped:
+            return
+        transfer.stop(error)
+        for chunk in transfer.unclaimed():
+            self._put(_TO_END, transfer, chunk)
+
     def _put(self, rank: Rank, transfer: Transfer, chunk: int) -> None:
-        self._jobs.put(rank, lambda: self._fetch(transfer, chunk))
+        self._jobs.put(rank, lambda: self._fetch(transfer, chunk), transfer.delay_s(chunk))
 
     def _rank(self, wanted: Wanted) -> Rank:
         patient = wanted.priority in (Priority.AFTER_FIRST_TOKEN, Priority.PREWARM)
         return Rank(wanted.priority, wanted.turn, wire=not self.ssd.holds(wanted.unit), patient=patient)
 
     def _sources(self, wanted: Wanted) -> list[Tier]:
-        """How fast the network is, only what has it to itself tells: what is staged ahead goes unit by unit, and yields."""
+        """How fast the network is, only what has it to itself tells: what is brought ahead goes unit by unit, and yields."""
         found: list[Tier] = [Timed(self.ssd, self.from_ssd)] if self.ssd.holds(wanted.unit) else []
         others = [*(peer for peer in wanted.peers if peer.holds(wanted.unit)), self._remote]
         if wanted.peers_last and len(others) > 1:
@@ -249,24 +286,18 @@ class TierStack:
         while self._jobs.run_next():
             pass
 
+    def _write(self) -> None:
+        while self._jobs.run_next(behind=True):
+            pass
+
     def _fetch(self, transfer: Transfer, chunk: int) -> None:
-        if not transfer.claim(chunk):
+        if not transfer.claim(chunk) or self._read_part(transfer, chunk):
             return
-        if self._read_part(transfer, chunk):
-            return
-        error = transfer.error
-        if error is None:
-            try:
-                if self._closing.is_set():
-                    raise _closed()
-                transfer.read(chunk, self._closing.wait)
-            except StorageError as caught:
-                error = caught
-                if not self._closing.is_set():
-                    _log.warning("%s", caught)
-            except Exception as caught:  # whatever a tier did wrong, those who wait must hear of it
-                _log.exception("unit %s of %s", transfer.unit.name, transfer.model)
-                error = StorageError(f"unit {transfer.unit.name} of {transfer.model}: {caught!r}")
+        error = transfer.error or self._read(transfer, chunk)
+        if error is not None and transfer.error is None:
+            if self._put_off(transfer, chunk, error):
+                return
+            _log.warning("%s", error)
         last = transfer.settle(chunk, error)
         with self._lock:
             told = self._conclude(transfer, last)
@@ -275,6 +306,29 @@ class TierStack:
                 waiter.set_exception(result)
             else:
                 waiter.set_result(result)
+
+    def _read(self, transfer: Transfer, chunk: int) -> StorageError | None:
+        """Read the chunk, and say what went wrong."""
+        try:
+            transfer.read(chunk)
+        except StorageError as error:
+            return error
+        except Exception as error:  # whatever a tier did wrong, those who wait must hear of it
+            text = f"unit {transfer.unit.name} of {transfer.model}: {error!r}"
+            if exhausted(error):
+                return Faltering(text)
+            _log.exception("unit %s of %s", transfer.unit.name, transfer.model)
+            return StorageError(text)
+        return None
+
+    def _put_off(self, transfer: Transfer, chunk: int, error: StorageError) -> bool:
+        """Whether the chunk, which has failed, is read again later; no thread waits for that."""
+        with self._lock:
+            until_s = max((one.until_s for one in transfer.waiters), default=0.0)
+            if self._closing.is_set() or not transfer.put_off(chunk, error, until_s - time.monotonic()):
+                return False
+            self._put(transfer.rank or _TO_END, transfer, chunk)
+            return True
 
     def _read_part(self, transfer: Transfer, chunk: int) -> bool:
         """Whether the chunk goes on later: it is patient, and there is more of it than is read in one go."""
@@ -293,6 +347,7 @@ class TierStack:
         if transfer.error is not None:
             told = [(one.future, transfer.error) for one in transfer.waiters if transfer.fails(one)]
             transfer.successors += [one for one in transfer.waiters if not transfer.fails(one)]
+            self._stop(transfer, transfer.error)
             transfer.waiters.clear()
         if not last:
             return told

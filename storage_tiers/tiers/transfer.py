@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ import crc32c
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.checksums import Proof
 from storage_tiers.errors import Corrupt, StorageError
+from storage_tiers.retries import again_after_s
 from storage_tiers.tiers.dram import Segment
-from storage_tiers.tiers.fallback import Fallback, Pause
+from storage_tiers.tiers.fallback import Fallback
 from storage_tiers.tiers.jobs import Rank
 from storage_tiers.tiers.tier import Tier
 
 _log = logging.getLogger(__name__)
+_EARLY_S = 0.001
+"""Clocks are read one after the other: a chunk is not too early by less."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,10 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A unit that somebody waits for: `peers` are asked for it in order, before the origin or, if `peers_last`, after it."""
+    """A unit that somebody waits for: `peers` are asked for it in order, before the origin or, if `peers_last`, after it.
+
+    Until `until_s` of the monotonic clock what fails for a reason that passes is tried again.
+    """
 
     future: Future[Loaded]
     model: str
@@ -41,6 +48,7 @@ class Wanted:
     peers: tuple[Tier, ...]
     turn: int = 0
     peers_last: bool = False
+    until_s: float = 0.0
 
 
 class Transfer:
@@ -62,9 +70,12 @@ class Transfer:
         self.successors: list[Wanted] = []
         self.rank: Rank | None = None
         self.error: StorageError | None = None
+        self.stopped = False
         self._fallback = Fallback(model, unit, sources)
         self._condition = threading.Condition()
         self._claimed: set[int] = set()
+        self._tries: dict[int, int] = {}
+        self._not_before_s: dict[int, float] = {}
         self._filled: dict[int, int] = {}
         self._right: set[int] = set()
         self._settled = 0
@@ -89,9 +100,9 @@ class Transfer:
             return " and ".join(self._came_from)
 
     def claim(self, chunk: int) -> bool:
-        """Whether the caller is the one to read the chunk."""
+        """Whether the caller is the one to read the chunk, now."""
         with self._condition:
-            if chunk in self._claimed:
+            if chunk in self._claimed or (self.error is None and self._delay_s(chunk) > _EARLY_S):
                 return False
             self._claimed.add(chunk)
             return True
@@ -100,6 +111,30 @@ class Transfer:
         """Chunks that nobody reads yet, in order of use."""
         with self._condition:
             return [chunk for chunk in range(self.unit.layout.chunks) if chunk not in self._claimed]
+
+    def delay_s(self, chunk: int) -> float:
+        """How long the chunk is to be left alone: it was put off. 0 for a transfer that has failed."""
+        with self._condition:
+            return self._delay_s(chunk) if self.error is None else 0.0
+
+    def put_off(self, chunk: int, error: StorageError, left_s: float) -> bool:
+        """Let go of a chunk that has failed with `error`; False if it is not to be read again in the `left_s` seconds that
+        there are."""
+        with self._condition:
+            tries = self._tries[chunk] = self._tries.get(chunk, 0) + 1
+            after_s = again_after_s(error, tries, left_s)
+            if after_s is None or self.error is not None:
+                return False
+            self._not_before_s[chunk] = time.monotonic() + after_s
+            self._claimed.discard(chunk)
+            return True
+
+    def stop(self, error: StorageError) -> None:
+        """Read nothing more: it has failed with `error`, unless it had before."""
+        with self._condition:
+            self.stopped = True
+            self.error = self.error or error
+            self._condition.notify_all()
 
     def settle(self, chunk: int, error: StorageError | None) -> bool:
         """The chunk was read, or failed with `error`; whether it was the last one. By then the whole is proven, or failed."""
@@ -152,13 +187,12 @@ class Transfer:
             self._claimed.discard(chunk)
         return True
 
-    def read(self, chunk: int, pause: Pause) -> None:
-        """Fill the chunk, or the rest of it, from the first source that has it right. `pause(seconds)` says whether to
-        give up."""
+    def read(self, chunk: int) -> None:
+        """Fill the chunk, or the rest of it, from the first source that has it right."""
         at = self._filled.pop(chunk, 0)
         source = self._fallback.first()
         if not at or not self._read_rest(source, chunk, at):
-            source = self._fallback.read(lambda source: self._read_checked(source, chunk, 0), pause)
+            source = self._fallback.read(lambda source: self._read_checked(source, chunk, 0))
         with self._condition:
             self._came_from[source.name] = None
             self._right.add(chunk)
@@ -208,6 +242,9 @@ class Transfer:
             finally:
                 with self._condition:
                     self._proving, self._proven = False, self._proven + 1
+
+    def _delay_s(self, chunk: int) -> float:
+        return max(0.0, self._not_before_s.get(chunk, 0.0) - time.monotonic())
 
     def _watermark(self) -> int:
         chunk = 0

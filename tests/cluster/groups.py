@@ -3,7 +3,9 @@
 import asyncio
 import itertools
 import shutil
+import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,8 @@ from cluster.wire.requests import Sampling, Submit
 from schedules.facts import Placement, View
 from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny
 
@@ -55,12 +57,17 @@ def prompts_of(vocabulary: int, lengths: Sequence[int], seed: int = 7) -> list[l
     return [rng.integers(3, vocabulary, size=length).tolist() for length in lengths]
 
 
+def new_name() -> str:
+    """A group's name, used once."""
+    return f"g{uuid.uuid4().hex[:12]}"
+
+
 async def form(client: ClusterClient, checkpoint: Checkpoint, degree: int, kv_tokens: int = 4096) -> Group:
     """A group of exactly `degree` stages."""
     placement = place(facts_of(checkpoint), client.view(), degree, kv_tokens)
     assert isinstance(placement, Placement), placement
     assert placement.degree == degree
-    return await client.form(placement, checkpoint, TIMEOUT_S)
+    return await client.form(new_name(), placement, checkpoint, TIMEOUT_S)
 
 
 async def generate(
@@ -77,12 +84,12 @@ async def tokens_of(group: Group, submit: Submit) -> list[int]:
 
 
 async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Group:
-    """A group of one, on the node called `name`."""
-    node = client.view().node(name)
-    assert node is not None
-    placement = place(facts_of(checkpoint), View((node,)), 1, 4096)
+    """A group of one, on the node called `name`; the others have no room, and give what they hold."""
+    nodes = client.view().nodes
+    others = [node if node.name == name else replace(node, device_bytes=0, device_reserved_bytes=0) for node in nodes]
+    placement = place(facts_of(checkpoint), View(tuple(others)), 1, 4096)
     assert isinstance(placement, Placement)
-    return await client.form(placement, checkpoint, TIMEOUT_S)
+    return await client.form(new_name(), placement, checkpoint, TIMEOUT_S)
 
 
 async def sources(client: ClusterClient, group: Group) -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from cluster.client import ClusterClient
+from cluster.wire.orders import AskReport
 from cluster.wire.reports import NodeReport
 from storage_tiers.checkpoint import Checkpoint
 from tests.cluster.groups import TIMEOUT_S
@@ -18,8 +19,8 @@ Memory = frozenset[tuple[int, int]]
 
 
 async def report_of(client: ClusterClient, node: str) -> NodeReport:
-    """What the node says of itself now."""
-    return await client._order(node, None, NodeReport, TIMEOUT_S)
+    """What the node says of itself now, with all its units."""
+    return await client._order(node, AskReport("", 0), NodeReport, TIMEOUT_S)
 
 
 def unit_files(folder: Path) -> dict[str, int]:
@@ -45,12 +46,12 @@ async def _left(
     await client.evict(node, checkpoint)  # each time, as what is just being written to ssd is held for that
     report = await report_of(client, node)
     counted = {
-        "groups": report.groups,
+        "groups": report.stages,
         "busy processes": report.busy_stage_processes,
         "reserved": report.device_reserved_bytes,
         "dram": report.dram_used_bytes,
         "ssd": report.ssd_used_bytes,
-        "units": report.units,
+        "units": report.gained,
         "files": unit_files(ssd),
         "stages": len(cluster.stages(node)) - report.idle_stage_processes,
     }

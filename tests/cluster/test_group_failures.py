@@ -19,8 +19,8 @@ from schedules.facts import Placement
 from schedules.placing.policies.fixed import place
 from schedules.rates import NIC, SSD, STREAM
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import form, form_on, generate
 from tests.cluster.leftovers import report_of
 from tests.real_cluster import RealCluster, run_cluster
@@ -154,7 +154,7 @@ async def test_a_stage_that_is_dissolved_while_it_is_formed_leaves_nothing(
     assert all(isinstance(answer, StageFailed) for answer in answers), answers
     node = orders[0][0]
     assert (await settled([psutil.Process(cluster.processes[node].pid)]))[0]["children"] == 2
-    assert (await report_of(client, node)).groups == ()
+    assert (await report_of(client, node)).stages == ()
 
 
 async def test_a_stage_that_is_stopped_while_it_is_formed_fails_soon(

@@ -15,20 +15,19 @@ import pytest
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, ProtocolError
 from cluster.model_facts import facts_of
-from cluster.node.peers import KEPT_PEERS, Peers
+from cluster.node.exchange import KEPT_PEERS, UnitExchange
 from cluster.scheduler import without_contents
 from cluster.wire.orders import FormStage, Peer
-from cluster.wire.reports import NodeReport
 from cluster.wire.vocabulary import from_wire, to_wire
-from schedules.facts import Node, Placement
+from schedules.facts import Node, Placement, View
 from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
+from tests.cluster.leftovers import report_of
 from tests.real_cluster import RealCluster, run_cluster
-from tests.storage_tiers.handmade import bytes_of, unit_of
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +54,9 @@ async def until(client: ClusterClient, name: str, condition: Callable[[Node], bo
     return node
 
 
-async def stage(client: ClusterClient, node: str, checkpoint: Checkpoint, tier: str) -> int:
+async def bring(client: ClusterClient, node: str, checkpoint: Checkpoint, tier: str) -> int:
     """Have the whole model on a node and be told of it; the bytes that had to be fetched."""
-    report = await client.stage(node, checkpoint, [unit.name for unit in checkpoint.units], tier, TIMEOUT_S)
+    report = await client.bring(node, checkpoint, [unit.name for unit in checkpoint.units], tier, TIMEOUT_S)
     digests = {unit.digest for unit in checkpoint.units}
     await until(client, node, lambda found: {found.units.get(digest) for digest in digests} == {tier})
     return report.fetched_bytes
@@ -71,7 +70,7 @@ async def test_a_request_is_served_from_another_nodes_memory_when_the_store_has_
 ) -> None:
     url = cluster.start_frontend("peers-frontend", max_degree=2)
     async with connected(cluster) as client:
-        assert await stage(client, "keeper", published.checkpoint, "dram") == published.checkpoint.size_bytes
+        assert await bring(client, "keeper", published.checkpoint, "dram") == published.checkpoint.size_bytes
     published.lose_the_bytes()
     body = {"model": published.name, "prompt": PROMPT, "temperature": 0, "max_tokens": TOKENS, "return_token_ids": True}
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
@@ -84,18 +83,18 @@ async def test_a_request_is_served_from_another_nodes_memory_when_the_store_has_
 
 
 async def test_a_cold_start_comes_from_another_nodes_ssd(cluster: RealCluster, published: Published) -> None:
-    """What was staged to ssd alone is in no dram: it is let go when it is written."""
+    """What was brought to ssd alone is in no dram: it is let go when it is written."""
     async with connected(cluster) as client:
-        await stage(client, "keeper", published.checkpoint, "ssd")
+        await bring(client, "keeper", published.checkpoint, "ssd")
         published.lose_the_bytes()
         assert await served(client, "node-0", published) == {"node-0 from peer keeper"}
 
 
-async def test_staging_goes_from_node_to_node(cluster: RealCluster, published: Published) -> None:
+async def test_bringing_goes_from_node_to_node(cluster: RealCluster, published: Published) -> None:
     async with connected(cluster) as client:
-        await stage(client, "keeper", published.checkpoint, "dram")
+        await bring(client, "keeper", published.checkpoint, "dram")
         published.lose_the_bytes()
-        assert await stage(client, "node-1", published.checkpoint, "ssd") == published.checkpoint.size_bytes
+        assert await bring(client, "node-1", published.checkpoint, "ssd") == published.checkpoint.size_bytes
 
 
 async def test_a_model_that_nobody_holds_is_a_clear_error(cluster: RealCluster, published: Published) -> None:
@@ -108,9 +107,30 @@ async def test_a_model_that_nobody_holds_is_a_clear_error(cluster: RealCluster, 
 async def test_units_are_asked_for_at_all_that_hold_them(cluster: RealCluster, published: Published) -> None:
     async with connected(cluster) as client:
         for node in ("keeper", "node-1"):
-            await stage(client, node, published.checkpoint, "dram")
+            await bring(client, node, published.checkpoint, "dram")
         published.lose_the_bytes()
         assert await served(client, "node-0", published) == {"node-0 from peer keeper", "node-0 from peer node-1"}
+
+
+async def test_an_order_asks_along_the_placements_lists_and_leaves_out_who_is_gone(
+    cluster: RealCluster, published: Published
+) -> None:
+    """The client made lists of its own, of other nodes than the decision had reckoned with."""
+    async with connected(cluster) as client:
+        await bring(client, "keeper", published.checkpoint, "dram")
+        node = client.view().node("node-0")
+        keeper = client.view().node("keeper")
+        assert node is not None
+        assert keeper is not None
+        placement = place(facts_of(published.checkpoint), View((node, keeper)), 1, 1024)
+        assert isinstance(placement, Placement)
+        ((_, order),) = client._orders("g", placement, published.checkpoint, 1.0)
+        assert tuple(order.sources[unit.digest] for unit in order.units) == placement.stages[0].sources
+        assert set(placement.stages[0].sources) == {("peer:keeper", "store")}
+        assert [peer.name for peer in order.peers] == ["keeper"]
+        del client._nodes["keeper"]
+        ((_, later),) = client._orders("g", placement, published.checkpoint, 1.0)
+        assert (later.peers, later.sources) == ((), order.sources)
 
 
 # ---- nodes that fail
@@ -120,7 +140,7 @@ async def test_a_peer_that_hangs_costs_a_moment(cluster: RealCluster, published:
     """Its kernel goes on taking connections."""
     keeper = cluster.processes["keeper"]
     async with connected(cluster) as client:
-        await stage(client, "keeper", published.checkpoint, "dram")
+        await bring(client, "keeper", published.checkpoint, "dram")
         keeper.send_signal(signal.SIGSTOP)
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -134,7 +154,7 @@ async def test_a_peer_that_hangs_costs_a_moment(cluster: RealCluster, published:
 async def test_a_peer_that_was_killed_costs_nothing_but_its_units(cluster: RealCluster, published: Published) -> None:
     cluster.start_node("victim", device_bytes=1)
     async with connected(cluster, 4) as client:
-        await stage(client, "victim", published.checkpoint, "dram")
+        await bring(client, "victim", published.checkpoint, "dram")
         cluster.kill("victim")
         assert "victim" in [node.name for node in client.view().nodes], "the order names it as a peer"
         assert await served(client, "node-1", published) == {"node-1 from remote"}
@@ -149,7 +169,7 @@ async def test_a_node_that_shall_not_use_peers_neither_asks_nor_gives(
             loner = client.view().node("loner")
             assert loner is not None
             assert loner.peer_port == 0
-            await stage(client, "keeper", published.checkpoint, "dram")
+            await bring(client, "keeper", published.checkpoint, "dram")
             assert await served(client, "loner", published) == {"loner from remote"}
             published.lose_the_bytes()
             await client.evict("keeper", published.checkpoint)
@@ -165,16 +185,18 @@ async def test_a_node_that_shall_not_use_peers_neither_asks_nor_gives(
 async def test_no_secret_is_shown(cluster: RealCluster, published: Published) -> None:
     url = cluster.start_frontend("secrets-frontend")
     async with connected(cluster) as client:
-        await stage(client, "keeper", published.checkpoint, "dram")
+        await bring(client, "keeper", published.checkpoint, "dram")
         await served(client, "node-0", published)
-        reports = [await client._order(node.name, None, NodeReport, TIMEOUT_S) for node in client.view().nodes]
+        reports = [await report_of(client, node.name) for node in client.view().nodes]
         shown = [repr(client.view()), repr(reports)]
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
         paths = ("/metrics", "/admin/status", "/admin/cold-starts", "/healthz", "/v1/models", "/openapi.json")
         shown += [(await http.get(path)).text for path in paths]
     shown += [path.read_text() for path in cluster.folder.glob("*.log")]
-    secrets = [secret for report in reports for secret in (report.peer_secret, report.rendezvous_secret)]
-    assert len(set(secrets)) == 6
+    secrets = [
+        secret for report in reports for secret in (report.peer_secret, report.rendezvous_secret, report.orders_secret)
+    ]
+    assert len(set(secrets)) == 9
     assert all(len(secret) >= 32 for secret in secrets)
     assert not [text for text in shown for secret in secrets if secret in text]
 
@@ -188,7 +210,8 @@ async def test_stages_of_a_group_that_share_a_machine_are_told_so(cluster: RealC
             assert isinstance(placement, Placement)
             orders = client._orders("g", placement, published.checkpoint, 1.0)
             assert [order.sharing for _, order in orders] == [degree] * degree
-        client._nodes |= {node.name: replace(node, machine=node.name) for node in nodes}
+        for known in client._hearing.roster.known.values():
+            known.node = replace(known.node, machine=known.node.name)
         assert [order.sharing for _, order in client._orders("g", placement, published.checkpoint, 1.0)] == [1, 1]
 
 
@@ -207,7 +230,7 @@ def test_what_could_not_be_sent_to_a_client_is_not_in_the_schedulers_log(caplog:
 
 def test_a_message_that_does_not_fit_shows_no_secret() -> None:
     """The fault's own text shows what was said, and that is logged."""
-    peer = Peer("n", "h", 1, "very secret", ("d",))
+    peer = Peer("n", "h", 1, "very secret")
     order = FormStage("g", "m", 0, "{}", "float32", (0, 1), (), "h", 1, "very secret", 0, 0, 1.0, 1.0, (peer,))
     wire = to_wire(order)
     for broken in (
@@ -227,17 +250,17 @@ def test_a_message_that_does_not_fit_shows_no_secret() -> None:
 
 def test_a_peer_is_known_by_its_secret_and_only_so_many_are_remembered(tmp_path: Path) -> None:
     dram = DramTier(1 << 20)
-    peers = Peers(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", taking_part=True)
-    unit, other = unit_of("unit", bytes_of(1, 4096)), unit_of("other", bytes_of(2, 4096))
+    peers = UnitExchange(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", taking_part=True)
+    asked = ("ssd", "peer:gone", "peer:n", "store")
     try:
-        peer = Peer("n", "127.0.0.1", peers.port, peers.secret, (unit.digest,))
-        (first,) = peers.sources([peer], unit)
-        assert peers.sources([replace(peer, digests=(other.digest,))], unit) == []
-        assert peers.sources([peer], unit) == [first]
-        assert peers.sources([replace(peer, secret="a new start")], unit) != [first]
+        peer = Peer("n", "127.0.0.1", peers.port, peers.secret)
+        (first,) = peers.sources([peer], asked)
+        assert peers.sources([peer], ("store",)) == []
+        assert peers.sources([peer], asked) == [first]
+        assert peers.sources([replace(peer, secret="a new start")], asked) != [first]
         for number in range(KEPT_PEERS):
-            peers.sources([replace(peer, secret=str(number))], unit)
-        assert peers.sources([peer], unit) != [first]
+            peers.sources([replace(peer, secret=str(number))], asked)
+        assert peers.sources([peer], asked) != [first]
         assert len(peers._tiers) == KEPT_PEERS
     finally:
         peers.close()

@@ -8,11 +8,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from distributed import Client
 
 from cluster.client import ClusterClient
 from cluster.scheduler import own_pages
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import PROMPT, form, generate
 from tests.firsttoken.processes import listening
 from tests.real_cluster import RealCluster
@@ -58,7 +59,8 @@ async def test_dasks_http_servers_ask_nobody_for_others_and_show_little(
         assert (await http.get(f"/proxy/{found[1].replace('.', '/')}/health")).status_code == 404
         foreign = _WEBSOCKET | {"Origin": "http://evil.example"}
         assert (await http.get("/eventstream", headers=foreign)).status_code == 403
-        workers = (await client._client.scheduler.identity(n_workers=-1))["workers"].values()
+        async with Client(shared_cluster.scheduler_address, asynchronous=True, set_as_default=False) as dask:
+            workers = (await dask.scheduler.identity(n_workers=-1))["workers"].values()
         ports = [worker["services"]["dashboard"] for worker in workers]
         assert len(ports) == 4
         for port in ports:

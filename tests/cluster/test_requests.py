@@ -5,6 +5,7 @@ import queue
 import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from cluster.stage.request_server import RequestServer
 from cluster.wire import door as door_module
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import HELLO_BYTES
+from cluster.wire.hello import Hello
 from cluster.wire.reports import Done
-from cluster.wire.requests import Cancel, Failed, Hello, Rejected, Submit, Tokens
+from cluster.wire.requests import Cancel, Failed, Rejected, Submit, Tokens
 from storage_tiers.strangers import MOST_STRANGERS
 
 _HELLO = Hello("group", "geheimnis-ß")
@@ -194,3 +196,34 @@ async def test_a_name_that_is_taken_cuts_off_who_used_it_and_leaves_the_first_al
         door.server.emit([Tokens("a", (1,), "stop")])
         assert await first.hear() == Tokens("a", (1,), "stop")
     assert door.commands.empty()
+
+
+async def test_what_a_dead_front_end_asked_for_is_cancelled_when_another_one_adopts_the_group(door: _Door) -> None:
+    """Where it was its cable that was cut, no connection of its closed: its requests went on to their ends, and had the
+    group's memory until then."""
+    dead, heir = replace(_HELLO, owner="dead"), replace(_HELLO, owner="heir")
+    async with _caller(door.server, dead, _submit("theirs")) as before:
+        assert await door.next_command() == _submit("theirs")
+        async with _caller(door.server, heir, _submit("ours")) as after:
+            assert {await door.next_command() for _ in range(2)} == {Cancel("theirs"), _submit("ours")}
+            assert await before.hear() is None
+            door.server.emit([Tokens("theirs", (5,)), Tokens("ours", (6,), "stop")])
+            assert await after.hear() == Tokens("ours", (6,), "stop")
+
+
+async def test_an_owner_may_have_several_connections(door: _Door) -> None:
+    ours = replace(_HELLO, owner="ours")
+    async with _caller(door.server, ours, _submit("a")) as one:
+        assert await door.next_command() == _submit("a")
+        async with _caller(door.server, ours, _submit("b")):
+            assert await door.next_command() == _submit("b")
+            door.server.emit([Tokens("a", (1,), "stop")])
+            assert await one.hear() == Tokens("a", (1,), "stop")
+
+
+async def test_who_is_there_is_counted(server: RequestServer) -> None:
+    counted: queue.SimpleQueue[int] = queue.SimpleQueue()
+    server.serve(_HELLO, lambda _command: None, None, counted.put)
+    async with _caller(server, _HELLO), _caller(server, _HELLO):
+        assert [await asyncio.to_thread(counted.get, timeout=_WAIT_S) for _ in range(2)] == [1, 2]
+    assert [await asyncio.to_thread(counted.get, timeout=_WAIT_S) for _ in range(2)] == [1, 0]

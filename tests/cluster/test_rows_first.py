@@ -17,9 +17,10 @@ from cluster.wire.requests import Submit
 from schedules.facts import Placement, View
 from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
-from tests.cluster.groups import GREEDY, TIMEOUT_S, generate, prompts_of
+from tests.cluster.groups import GREEDY, TIMEOUT_S, generate, new_name, prompts_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.reference import greedy, load_reference
 from tests.tiny import SUPPORTED_FAMILIES, make_tiny
@@ -82,7 +83,7 @@ async def formed(client: ClusterClient, checkpoint: Checkpoint, degree: int) -> 
     placement = place(facts_of(checkpoint), View(nodes), degree, 4096)
     assert isinstance(placement, Placement)
     stages = tuple(replace(stage, node=name) for stage, name in zip(placement.stages, names, strict=True))
-    group = await client.form(replace(placement, stages=stages), checkpoint, TIMEOUT_S)
+    group = await client.form(new_name(), replace(placement, stages=stages), checkpoint, TIMEOUT_S)
     try:
         yield group
     finally:
@@ -148,6 +149,7 @@ async def test_where_the_store_limits_the_rest_is_asked_for_after_the_first_toke
     model = Published(withholding, tmp_path, "llama", tied=False)
     withholding.release()
     await client.limit_store("first", 1e9 if limited else None)
+    await client.refresh()
     try:
         before = withholding.units_asked
         async with formed(client, model.checkpoint, 2) as group:

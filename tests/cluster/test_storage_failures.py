@@ -12,7 +12,7 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form_on, generate, served
 from tests.cluster.leftovers import held_by_anyone, memory_of, nothing_of, report_of, tree, unit_files
 from tests.real_cluster import RealCluster, run_cluster
@@ -92,7 +92,7 @@ async def test_a_node_killed_in_the_middle_of_a_load_finds_its_whole_units_again
     (ssd / f"{digests[LATE]}.0123.partial").write_bytes(b"half")
     async with node(cluster, "victim", ssd) as client:
         report = await report_of(client, "victim")
-        assert report.units == {digest: "ssd" for name, digest in digests.items() if name != LATE}
+        assert report.gained == {digest: "ssd" for name, digest in digests.items() if name != LATE}
         assert report.ssd_used_bytes == sum(unit_files(ssd).values())
         assert digests[LATE] not in unit_files(ssd)
         group = await form_on(client, "victim", published.checkpoint)
@@ -145,8 +145,8 @@ async def account(client: ClusterClient, name: str, ssd: Path) -> set[str]:
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             report, files = await report_of(client, name), unit_files(ssd)
-            of_the_node = {digest for digest, tier in report.units.items() if tier == "ssd"}
-            if report.ssd_used_bytes == sum(files.values()) and of_the_node <= set(files) <= set(report.units):
+            of_the_node = {digest for digest, tier in report.gained.items() if tier == "ssd"}
+            if report.ssd_used_bytes == sum(files.values()) and of_the_node <= set(files) <= set(report.gained):
                 return set(files)
             await asyncio.sleep(0.05)
 

@@ -11,7 +11,8 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.errors import StageFailed
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
 from tests.cluster.leftovers import nothing_of
 from tests.real_cluster import RealCluster, run_cluster
@@ -20,6 +21,8 @@ from tests.storage_tiers.bad_network import proxy, reset
 
 UNIT = "layer.0002"
 NODE = "node-0"
+START_TIMEOUT_S = 10.0
+"""So long a store that may come back is waited for."""
 
 
 class Network:
@@ -64,7 +67,9 @@ def cluster(
     url, folder = store.objects.url, tmp_path_factory.mktemp("cluster")
     with proxy(server.endpoint_url, network) as endpoint, run_cluster(folder, url, nodes=0) as running:
         running.start_node(NODE, store_options={**server.options, "endpoint_url": endpoint})
-        running.url = running.start_frontend(max_degree=1, store_options=server.options, keep_alive_s=0.2)
+        running.url = running.start_frontend(
+            max_degree=1, store_options=server.options, keep_alive_s=0.2, start_timeout_s=START_TIMEOUT_S
+        )
         yield running
 
 

@@ -69,6 +69,23 @@ def all_on_loopback(environment: dict[str, str]) -> None:
     }
 
 
+def component(environment: dict[str, str], name: str) -> set[int]:
+    """The processes of a component itself, not those that it has made."""
+    return {pid for pid, command in marked(environment[MARK]).items() if f"-m firsttoken {name} " in f"{command} "}
+
+
+def kill_the_scheduler(platform: "subprocess.Popen[str]", environment: dict[str, str]) -> None:
+    """It is started again, and nothing else is: nodes ended with it, and came back with empty memories."""
+    (scheduler,), nodes = component(environment, "scheduler"), component(environment, "node")
+    os.kill(scheduler, signal.SIGKILL)
+    assert platform.stderr is not None
+    said = [platform.stderr.readline()]
+    while said[-1] and not said[-1].startswith("scheduler ready"):
+        said.append(platform.stderr.readline())
+    assert not [line for line in said if line.split()[0] in COMPONENTS - {"scheduler"}], said
+    assert component(environment, "node") == nodes
+
+
 def test_up_and_down_and_killed(environment: dict[str, str], tmp_path: Path) -> None:
     """One platform, twice: each start takes many seconds, so this is one test."""
     platform = up(environment)
@@ -86,6 +103,7 @@ def test_up_and_down_and_killed(environment: dict[str, str], tmp_path: Path) -> 
 
     platform = up(environment, "--secure")
     all_on_loopback(environment)
+    kill_the_scheduler(platform, environment)
     measured = json.loads(firsttoken(environment, "calibrate", "--json").stdout)
     assert {row["node"] for row in measured["rates"]} == {"node-1"}, (
         "it found the platform on its ports, and was let in"

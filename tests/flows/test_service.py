@@ -10,13 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.node.probe import OF_NODE, OF_STORE
+from cluster.wire.orders import OF_NODE, OF_STORE
 from firsttoken import ready
 from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.flows.real_service import Components, PrefectApi, held, own_settings, rates, started, within
 from tests.tiny import make_tiny
 
@@ -88,7 +89,7 @@ def test_a_scheduled_run_stages_the_model_on_every_node(
     rows = within(10, prefect.table(ARTIFACT, run))
     assert [row["node"] for row in rows] == list(NODES)
     for row in rows:
-        assert (row["model"], row["tier"], row["outcome"]) == (MODEL, "ssd", "staged")
+        assert (row["model"], row["tier"], row["outcome"]) == (MODEL, "ssd", "brought")
         assert row["units"] == len(checkpoint.units)
         assert row["fetched_bytes"] + row["present_bytes"] == checkpoint.size_bytes
     assert within(30, held(settings, NODES)) == {(node, unit.digest) for node in NODES for unit in checkpoint.units}
@@ -109,7 +110,7 @@ def test_without_models_the_plan_says_so(prefect: PrefectApi) -> None:
     assert within(10, prefect.table("prewarm-plan", run)) == []
 
 
-def test_a_model_that_cannot_be_staged_fails_the_run_and_stands_in_the_table(prefect: PrefectApi) -> None:
+def test_a_model_that_cannot_be_brought_fails_the_run_and_stands_in_the_table(prefect: PrefectApi) -> None:
     run = within(90, prefect.run("prewarm", {"models": ["absent"], "nodes": ["node-1"]}))
     assert run["state_type"] == "FAILED"
     (row,) = within(10, prefect.table("prewarm-absent", run))

@@ -1,4 +1,4 @@
-"""The table of states: every pair is walked, and what is not in it cannot happen."""
+"""The table of a replica's states: every pair is walked, and what is not in it cannot happen."""
 
 from itertools import product
 
@@ -6,110 +6,86 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.lifecycle import TABLE, Action, Event, IllegalMove, Replica, State, draw, handle
+from schedules.lifecycle import TABLE, IllegalTurn, State, Turn, after, draw
+from schedules.service import Cold, Replica, Service
+from tests.schedules.driven_brain import model_named, wanting
 
-_PAIRS = list(product(State, Event))
+_PAIRS = list(product(State, Turn))
 _LEGAL = [pair for pair in _PAIRS if pair in TABLE]
 _ILLEGAL = [pair for pair in _PAIRS if pair not in TABLE]
 
 
-@pytest.mark.parametrize(("state", "event"), _LEGAL)
-def test_a_legal_move_is_as_the_table_says(state: State, event: Event) -> None:
-    to, actions = TABLE[state, event]
-    replica, done = handle(Replica(state, 1.0), event, 2.0)
-    assert replica.state is to
-    assert done == actions
+def _replica(state: State = State.WANTED) -> Replica:
+    return Replica("g1", Service(model_named("m"), wanting(), 0), 1.0, Cold(None, 1.0), state)
 
 
-@pytest.mark.parametrize(("state", "event"), _ILLEGAL)
-def test_an_illegal_move_raises_and_changes_nothing(state: State, event: Event) -> None:
-    replica = Replica(state, 1.0)
-    with pytest.raises(IllegalMove, match=f"{event} cannot happen to a replica that is {state}"):
-        handle(replica, event, 2.0, held=1)
-    assert replica == Replica(state, 1.0)
-
-
-@pytest.mark.parametrize(("state", "event"), _LEGAL)
-def test_since_changes_with_the_state_and_only_then(state: State, event: Event) -> None:
-    replica, _ = handle(Replica(state, 1.0), event, 2.0)
+@pytest.mark.parametrize(("state", "turn"), _LEGAL)
+def test_a_legal_turn_is_as_the_table_says(state: State, turn: Turn) -> None:
+    replica = _replica(state)
+    replica.let(turn, 2.0)
+    assert replica.state is after(state, turn) is TABLE[state, turn]
     assert replica.since_s == (1.0 if replica.state is state else 2.0)
 
 
-def test_the_first_arrival_starts_a_replica_and_the_next_ones_wait() -> None:
-    replica, first = handle(Replica(State.COLD, 0.0), Event.ARRIVED, 1.0)
-    replica, second = handle(replica, Event.ARRIVED, 2.0, held=1)
-    assert Action.START in first
-    assert second == (Action.HOLD,)
-    assert replica == Replica(State.STARTING, 1.0)
+@pytest.mark.parametrize(("state", "turn"), _ILLEGAL)
+def test_an_illegal_turn_raises_and_changes_nothing(state: State, turn: Turn) -> None:
+    replica = _replica(state)
+    with pytest.raises(IllegalTurn, match=f"a replica that is {state} cannot be {turn}"):
+        replica.let(turn, 2.0)
+    assert (replica.state, replica.since_s, replica.service.served_s) == (state, 1.0, 0.0)
 
 
 def test_a_loading_replica_is_never_idle() -> None:
-    with pytest.raises(IllegalMove):
-        handle(Replica(State.STARTING, 0.0), Event.IDLE, 1.0)
+    with pytest.raises(IllegalTurn):
+        after(State.STARTING, Turn.IDLE)
 
 
-def test_requests_held_while_it_stopped_start_it_again() -> None:
-    replica, actions = handle(Replica(State.STOPPING, 0.0), Event.STOPPED, 1.0, held=2)
-    assert replica == Replica(State.STARTING, 1.0)
-    assert actions == (Action.START,)
+def test_what_had_a_group_is_not_gone_before_that_has_stopped() -> None:
+    assert [(state, turn) for (state, turn), to in TABLE.items() if to is State.GONE] == [
+        (State.WANTED, Turn.GIVEN_UP),
+        (State.STARTING, Turn.FAILED),
+        (State.STOPPING, Turn.STOPPED),
+    ]
 
 
-def test_without_held_requests_it_stays_cold() -> None:
-    assert handle(Replica(State.STOPPING, 0.0), Event.STOPPED, 1.0) == (Replica(State.COLD, 1.0), ())
+@pytest.mark.parametrize("state", [State.STARTING, State.SERVING, State.DRAINING])
+def test_a_lost_replica_is_stopped_whatever_it_did(state: State) -> None:
+    assert after(state, Turn.LOST) is State.STOPPING
 
 
-@pytest.mark.parametrize("event", [Event.FAILED, Event.LOST])
-def test_a_start_that_fails_rejects_who_waits_and_does_not_start_over(event: Event) -> None:
-    replica, actions = handle(Replica(State.STARTING, 0.0), event, 1.0, held=3)
-    assert replica.state is State.COLD
-    assert actions == (Action.REJECT,)
+def test_one_that_drains_ends_or_goes_on_as_it_was() -> None:
+    assert {turn: to for (state, turn), to in TABLE.items() if state is State.DRAINING} == {
+        Turn.KEEP: State.SERVING,
+        Turn.IDLE: State.STOPPING,
+        Turn.LOST: State.STOPPING,
+    }
 
 
-def test_a_lost_replica_replays_its_requests_before_it_is_stopped() -> None:
-    replica, actions = handle(Replica(State.SERVING, 0.0), Event.LOST, 1.0)
-    assert replica.state is State.STOPPING
-    assert actions == (Action.REPLAY, Action.STOP)
-
-
-def test_a_replica_that_drains_is_given_nothing_new_and_ends_when_it_is_done() -> None:
-    replica, actions = handle(Replica(State.SERVING, 0.0), Event.DRAIN, 1.0)
-    assert (replica, actions) == (Replica(State.DRAINING, 1.0), ())
-    for event in (Event.ARRIVED, Event.DRAIN):
-        with pytest.raises(IllegalMove):
-            handle(replica, event, 2.0)
-    assert handle(replica, Event.IDLE, 3.0) == (Replica(State.STOPPING, 3.0), (Action.STOP,))
-
-
-def test_what_a_draining_replica_had_begun_is_replayed_if_it_is_lost() -> None:
-    replica, actions = handle(Replica(State.DRAINING, 0.0), Event.LOST, 1.0)
-    assert (replica.state, actions) == (State.STOPPING, (Action.REPLAY, Action.STOP))
-
-
-@given(st.lists(st.tuples(st.sampled_from(Event), st.integers(0, 3))))
-def test_whoever_arrives_is_held_or_forwarded_and_whoever_is_held_has_a_start_coming(
-    events: list[tuple[Event, int]],
-) -> None:
-    """At any time starts and ends match: START only from cold, RELEASE or REJECT end a start, STOP ends a replica."""
-    replica, starts, stops = Replica(State.COLD, 0.0), 0, 0
-    for now, (event, held) in enumerate(events):
-        if (replica.state, event) not in TABLE:
+@given(st.lists(st.sampled_from(Turn)))
+def test_starts_and_ends_match_in_any_life(turns: list[Turn]) -> None:
+    """A replica that was placed is gone by one failed start or one end, and never comes back."""
+    replica, placed, over = _replica(), 0, 0
+    for turn in turns:
+        if (replica.state, turn) not in TABLE:
             continue
-        replica, actions = handle(replica, event, float(now), held)
-        starts += (Action.START in actions) - (Action.RELEASE in actions) - (Action.REJECT in actions)
-        stops += (Action.STOP in actions) - (event is Event.STOPPED)
-        assert starts == (replica.state is State.STARTING)
-        assert stops == (replica.state is State.STOPPING)
-        if event is Event.ARRIVED:
-            assert len({Action.HOLD, Action.FORWARD} & set(actions)) == 1
+        replica.let(turn, 1.0)
+        placed += turn is Turn.PLACED
+        over += turn in (Turn.REFUSED, Turn.FAILED, Turn.STOPPED)
+        has_group = replica.state in (State.STARTING, State.SERVING, State.DRAINING, State.STOPPING)
+        assert placed - over == has_group
 
 
-def test_every_state_can_be_reached_and_left() -> None:
-    assert {to for to, _ in TABLE.values()} == set(State)
-    assert {state for (state, _), (to, _) in TABLE.items() if to is not state} == set(State)
+def test_every_state_can_be_reached_and_all_but_the_last_be_left() -> None:
+    assert set(TABLE.values()) | {State.WANTED} == set(State)
+    assert {state for state, _ in TABLE} == set(State) - {State.GONE}
 
 
-def test_the_diagram_names_every_state_event_and_move() -> None:
+def test_every_turn_can_happen_somewhere() -> None:
+    assert {turn for _, turn in TABLE} == set(Turn)
+
+
+def test_the_diagram_names_every_state_and_turn() -> None:
     drawn = draw()
-    assert drawn.startswith("stateDiagram-v2\n    [*] --> cold")
-    assert all(name in drawn for name in (*State, *Event, *Action))
-    assert all(f"{state} --> {to}: {event}" in drawn for (state, event), (to, _) in TABLE.items())
+    assert drawn.startswith("stateDiagram-v2\n    [*] --> wanted\n    gone --> [*]")
+    assert all(f"{state} --> {to}: {turn}" in drawn for (state, turn), to in TABLE.items())
+    assert len(drawn.splitlines()) == 3 + len(TABLE)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.ledgers.links import Links, Transfer, finish_times, shares
+from schedules.ledgers.links import LATER, Links, Transfer, finish_times, shares
 
 _LINKS = ("store", "nic:a", "nic:b", "nic:c")
 _RATES = st.fixed_dictionaries({link: st.floats(1.0, 1000.0) for link in _LINKS})
@@ -153,3 +153,27 @@ def test_a_link_that_slows_down_makes_everything_on_it_later() -> None:
     assert links.forecast(5.0) == {"a": 15.0}
     with pytest.raises(ValueError, match="0 bytes/s"):
         links.measure({"store": 0}, 6.0)
+
+
+def test_what_comes_behind_a_first_token_stays_in_the_ledger_when_that_is_out() -> None:
+    """All that a start fetched left the ledger with its first token, also an embedding that was still to come: the next
+    start was promised the whole card and got half of it."""
+    links = Links({"nic": 10.0}, 0.0)
+    links.begin([Transfer("s/0/store", ("nic",), 100, queue="n")], 0.0)
+    links.begin(
+        [Transfer("s/0/store/later", ("nic",), 100, LATER, queue="n"), Transfer("st/0/store", ("nic",), 1)], 0.0
+    )
+    links.end_start("s", 4.0, later_too=False)
+    assert {t.name for t in links.transfers} == {"s/0/store/later"}
+    assert links.forecast(4.0) == {"s/0/store/later": 14.0}
+    links.end_start("s", 5.0, later_too=True)
+    assert links.transfers == ()
+
+
+def test_links_hear_of_changes_alone() -> None:
+    links = Links({"a": 10.0, "b": 5.0}, 0.0)
+    links.begin([Transfer("t", ("a", "b"), 100)], 0.0)
+    links.change({"b": None, "c": 1.0}, 10.0)
+    assert (links.rates, links.forecast(10.0)) == ({"a": 10.0, "c": 1.0}, {"t": 15.0})
+    with pytest.raises(ValueError, match="0 bytes/s"):
+        links.change({"a": 0}, 11.0)

@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schedules.events import NodeReported
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
-from schedules.ledgers.links import Links, shares
-from schedules.objectives import Objectives
+from schedules.ledgers.links import Links, Transfer, shares
+from schedules.ledgers.memory import Memory
+from schedules.nodes import Nodes, link_rates
 from schedules.placing.decision import Candidate, Corrections, Decision, Question, Running, Wait
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.planned import AS_FAST
-from schedules.placing.survey import link_rates
 from schedules.rates import STORE, formed
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
+from tests.told import objectives_of
 
 PLANNED = POLICIES["planned"]
 
@@ -32,7 +34,8 @@ def _questions(draw: st.DrawFn) -> Question:
             idle_s = draw(st.none() | st.floats(0.0, 5.0))
             held = {node.name: draw(st.integers(1, node.device_reserved_bytes))}
             other = replace(model, name=f"other-{node.name}")
-            running.append(Running(other, f"group-{node.name}", held, idle_s, 10, draw(st.integers(0, 2))))
+            may_stop = idle_s is not None and draw(st.booleans())
+            running.append(Running(other, f"group-{node.name}", held, idle_s, 10, draw(st.integers(0, 2)), may_stop))
     links = link_rates(view)
     if links and draw(st.booleans()):
         links[STORE] = draw(st.floats(1.0, 100.0))
@@ -43,6 +46,11 @@ def _questions(draw: st.DrawFn) -> Question:
         "new", model, draw(objectives()), view, Links(links, 0.0), 0.0, tuple(running), draw(st.integers(1, 50)),
         draw(st.floats(0.0, 5.0)), corrections, draw(st.booleans()),
     )  # fmt: skip
+
+
+def _fetches() -> st.SearchStrategy[list[tuple[float, float | None, int]]]:
+    """Bytes, deadlines and priorities of what is under way, a fetch for each of the first nodes."""
+    return st.lists(st.tuples(st.floats(1.0, 500.0), st.none() | st.floats(1.0, 60.0), st.integers(0, 1)), max_size=4)
 
 
 def _begun(question: Question) -> Links:
@@ -82,8 +90,7 @@ def test_only_who_may_be_is_ended_or_moved(question: Question) -> None:
     for candidate in PLANNED.decide(question).candidates:
         for move in candidate.moves:
             replica = running[move.group]
-            assert question.may_migrate if move.to else replica.idle_since_s is not None
-            assert move.to or replica.priority <= question.objectives.priority
+            assert question.may_migrate and replica.idle_since_s is None if move.to else replica.may_stop
 
 
 @given(_questions())
@@ -116,9 +123,20 @@ def _misses(question: Question, candidate: Candidate) -> bool:
 
 
 @pytest.mark.parametrize("anchor", ["hydraserve", "serverlessllm"])
-@given(question=_questions())
-def test_by_its_own_predictions_it_is_never_worse_than_an_anchor(anchor: str, question: Question) -> None:
+@given(question=_questions(), under_way=_fetches())
+def test_by_its_own_predictions_it_is_never_worse_than_an_anchor(
+    anchor: str, question: Question, under_way: list[tuple[float, float | None, int]]
+) -> None:
     """Worse is to miss a service level that the other meets; slower where there is none; dearer where both meet it."""
+    question.links.begin(
+        [
+            Transfer(f"t{i}/0/store", (STORE, f"nic:{node.name}"), size_bytes, rank, deadline_s, node.name)
+            for i, (node, (size_bytes, deadline_s, rank)) in enumerate(
+                zip(question.view.nodes, under_way, strict=False)
+            )
+        ],
+        0.0,
+    )
     theirs, ours = POLICIES[anchor].decide(question).chosen, PLANNED.decide(question).chosen
     if theirs is None or not question.links.consider(theirs.transfers, question.now_s).admitted:
         return
@@ -203,16 +221,16 @@ def _ttft_s(candidate: Candidate) -> float:
 def test_a_node_that_has_all_in_dram_wins_alone() -> None:
     model = _model()
     view = View((_node("a"), _node("b"), _node("warm", units=_held(model))))
-    for goal in (Objectives(kv_tokens=1), Objectives(ttft_s=20.0, kv_tokens=1)):
+    for goal in (objectives_of(kv_tokens=1), objectives_of(ttft_s=20.0, kv_tokens=1)):
         chosen = _taken(PLANNED.decide(question_of(model, view, goal)))
         assert (chosen.nodes, chosen.transfers) == (("warm",), ())
 
 
 def test_a_node_that_has_the_bytes_but_forms_groups_slowly_does_not_win() -> None:
-    """Each degree has one candidate, on the nodes that have its bytes soonest; what an anchor takes is looked at as well."""
+    """Each degree had one candidate, on the nodes that have its bytes soonest; who may be better is looked at as well."""
     model = _model()
-    view = View((_node("near", units=_held(model, "ssd"), formed=60.0), _node("far", nic=20.0)))
-    decision = PLANNED.decide(question_of(model, view, Objectives(max_degree=1, kv_tokens=1)))
+    view = View((_node("near", units=_held(model, "ssd"), ssd=25.0, formed=60.0), _node("far", nic=20.0)))
+    decision = PLANNED.decide(question_of(model, view, objectives_of(max_degree=1, kv_tokens=1)))
     assert _taken(decision).nodes == ("far",)
     assert {c.nodes for c in decision.candidates} == {("near",), ("far",)}
 
@@ -250,7 +268,7 @@ def test_nodes_of_one_machine_read_from_one_disk() -> None:
 
 def test_a_token_time_rules_out_pipelines_whose_hops_are_too_slow() -> None:
     view = View(tuple(_node(name) for name in "abcd"))
-    question = question_of(_model(), view, Objectives(tpot_s=0.5, kv_tokens=1), corrections=Corrections(hop_s=0.3))
+    question = question_of(_model(), view, objectives_of(tpot_s=0.5, kv_tokens=1), corrections=Corrections(hop_s=0.3))
     decision = PLANNED.decide(question)
     assert _taken(decision).degree == 1
     assert {c.degree: "ms a token" in c.ruled_out for c in decision.candidates} == {1: False, 2: True, 3: True, 4: True}
@@ -258,7 +276,7 @@ def test_a_token_time_rules_out_pipelines_whose_hops_are_too_slow() -> None:
 
 def test_a_model_larger_than_any_device_gets_the_degree_that_it_needs() -> None:
     view = View(tuple(_node(f"n{i}", device_bytes=25) for i in range(8)))
-    decision = PLANNED.decide(question_of(_model(8), view, Objectives(max_degree=2, kv_tokens=1)))
+    decision = PLANNED.decide(question_of(_model(8), view, objectives_of(max_degree=2, kv_tokens=1)))
     assert _taken(decision).degree == 5
     assert [c.degree for c in decision.candidates][:2] == [1, 2]
     assert all("free" in c.ruled_out for c in decision.candidates[:2])
@@ -296,7 +314,7 @@ def test_peers_that_hold_the_units_help_where_the_store_is_the_limit() -> None:
 def _second_start(names: str, ttft_s: float) -> tuple[Decision, Candidate]:
     """Two of eight units each, over a store as fast as one card, the first admitted; what becomes of the second."""
     view = View(tuple(_node(name) for name in names))
-    goal = Objectives(ttft_s=ttft_s, max_degree=1, kv_tokens=1)
+    goal = objectives_of(ttft_s=ttft_s, max_degree=1, kv_tokens=1)
     question = question_of(_model(), view, goal, links=Links(link_rates(view) | {STORE: 10.0}, 0.0))
     first = _taken(PLANNED.decide(question))
     question.links.begin(first.transfers, 0.0)
@@ -320,7 +338,7 @@ def test_a_start_goes_where_nobody_is_in_its_way() -> None:
     """Behind the other's fetches the faster card is the slower."""
     model = _model()
     view = View((_node("busy", nic=20.0), _node("free", nic=12.0)))
-    question = question_of(model, view, Objectives(ttft_s=10.0, max_degree=1, kv_tokens=1))
+    question = question_of(model, view, objectives_of(ttft_s=10.0, max_degree=1, kv_tokens=1))
     first = _taken(PLANNED.decide(question))
     question.links.begin(first.transfers, 0.0)
     second = _taken(PLANNED.decide(replace(question, start="second")))
@@ -330,7 +348,7 @@ def test_a_start_goes_where_nobody_is_in_its_way() -> None:
 def test_a_promise_leaves_time_for_what_is_computed_after_the_last_byte() -> None:
     """The fetch was allowed all the time to the first token: at 8 s of 12 with 3 to compute, a second start was let in."""
     view = View(tuple(_node(name, decode=80 / 3) for name in "ab"))
-    goal = Objectives(ttft_s=12.0, max_degree=1, kv_tokens=1)
+    goal = objectives_of(ttft_s=12.0, max_degree=1, kv_tokens=1)
     question = question_of(_model(), view, goal, links=Links(link_rates(view) | {STORE: 10.0}, 0.0))
     first = _taken(PLANNED.decide(question))
     assert all(t.deadline_s is not None and 8.0 < t.deadline_s < 12.0 for t in first.transfers)
@@ -345,7 +363,7 @@ def test_who_cannot_be_in_time_any_more_keeps_nobody_off() -> None:
 
 
 def test_the_time_that_a_request_has_waited_counts_but_not_as_cost() -> None:
-    question = question_of(_model(), View((_node("a"),)), Objectives(ttft_s=10.0, kv_tokens=1))
+    question = question_of(_model(), View((_node("a"),)), objectives_of(ttft_s=10.0, kv_tokens=1))
     fresh, late = (_taken(PLANNED.decide(replace(question, waited_s=waited_s))) for waited_s in (0.0, 4.0))
     assert fresh.prediction is not None
     assert late.prediction is not None
@@ -360,7 +378,7 @@ def test_at_the_bad_end_all_that_is_fetched_takes_as_much_longer() -> None:
     target = replace(_node("target"), rates=slow)
     peer = replace(_node("peer", 0, dict(list(_held(model).items())[:3])), rates=rates_of())
     view = View((target, peer))
-    chosen = _taken(PLANNED.decide(question_of(model, view, Objectives(max_degree=1, kv_tokens=1))))
+    chosen = _taken(PLANNED.decide(question_of(model, view, objectives_of(max_degree=1, kv_tokens=1))))
     assert len(chosen.transfers) == 2
     assert chosen.prediction is not None
     assert chosen.prediction.ttft_s == pytest.approx(6.0, abs=0.01)
@@ -369,7 +387,7 @@ def test_at_the_bad_end_all_that_is_fetched_takes_as_much_longer() -> None:
 
 def test_nothing_measured_is_the_largest_degree_that_fits_and_ends_nobody() -> None:
     view = View((node_of("a", 100), node_of("b", 100), node_of("c", 100, reserved_bytes=100)))
-    idle = Running(_model(name="other"), "idle", {"c": 100}, 0.0)
+    idle = Running(_model(name="other"), "idle", {"c": 100}, 0.0, may_stop=True)
     chosen = _taken(PLANNED.decide(question_of(_model(), view, running=(idle,))))
     assert (chosen.degree, chosen.moves) == (2, ())
     assert chosen.placement is not None
@@ -379,12 +397,14 @@ def test_nothing_measured_is_the_largest_degree_that_fits_and_ends_nobody() -> N
 # ---- room that others hold
 
 
-def _crowded(idle_since_s: float | None = 0.0, priority: int = 0, **more: object) -> Question:
-    """The only node with the units is full of another's replica; a node without them may be free."""
+def _crowded(idle_since_s: float | None = 0.0, may_stop: bool | None = None, **more: object) -> Question:
+    """The only node with the units is full of another's replica, which may be stopped if it is idle unless something else
+    is said; a node without them may be free."""
+    may_stop = idle_since_s is not None if may_stop is None else may_stop
     model = _model()
     full = replace(_node("full", 100, _held(model)), device_reserved_bytes=100, peer_port=0)
     nodes = (full, *more.pop("others", ()))  # type: ignore[misc]
-    running = Running(_model(2, "other"), "there", {"full": 100}, idle_since_s, 10, priority)
+    running = Running(_model(2, "other"), "there", {"full": 100}, idle_since_s, 10, may_stop=may_stop)
     return question_of(model, View(nodes), running=(running,), **more)
 
 
@@ -394,11 +414,11 @@ def test_idle_replicas_make_room_when_memory_is_short() -> None:
     assert [(move.group, move.to) for move in chosen.moves] == [("there", "")]
 
 
-def test_those_of_a_higher_priority_and_those_that_work_do_not() -> None:
-    assert isinstance(PLANNED.decide(_crowded(priority=1)).outcome, NoPlacement)
+def test_those_that_work_and_those_that_may_not_be_stopped_do_not() -> None:
+    """Whose replica may go for whom is the brain's to say: of a higher priority, kept warm, or needed again at once."""
     assert isinstance(PLANNED.decide(_crowded(idle_since_s=None)).outcome, NoPlacement)
-    above = _crowded(priority=1, objectives=Objectives(priority=1, kv_tokens=1))
-    assert _taken(PLANNED.decide(above)).moves
+    assert isinstance(PLANNED.decide(_crowded(may_stop=False)).outcome, NoPlacement)
+    assert _taken(PLANNED.decide(_crowded(may_stop=True))).moves
 
 
 def test_nobody_makes_room_for_what_saves_less_than_it_costs() -> None:
@@ -418,32 +438,32 @@ def test_nobody_is_ended_for_a_degree_that_does_not_fit_while_another_does() -> 
     """A degree that needed room was once weighed against nothing at all, and taken as it was a little faster."""
     model = _model(2)
     full = replace(_node("full", 60), device_reserved_bytes=60)
-    running = Running(_model(60, "other"), "there", {"full": 60}, 0.0)
+    running = Running(_model(60, "other"), "there", {"full": 60}, 0.0, may_stop=True)
     decision = PLANNED.decide(question_of(model, View((full, _node("free"))), running=(running,)))
     assert (_taken(decision).nodes, _taken(decision).moves) == (("free",), ())
     assert any(c.degree == 2 and "cost others" in c.ruled_out for c in decision.candidates)
 
 
 def test_nobody_is_ended_where_the_service_level_is_met_without() -> None:
-    question = _crowded(others=(_node("free"),), objectives=Objectives(ttft_s=30.0, kv_tokens=1))
+    question = _crowded(others=(_node("free"),), objectives=objectives_of(ttft_s=30.0, kv_tokens=1))
     decision = PLANNED.decide(question)
     assert _taken(decision).nodes == ("free",)
     assert not any(c.moves for c in decision.candidates)
 
 
 def test_one_makes_room_where_only_that_meets_the_service_level() -> None:
-    question = _crowded(others=(_node("free", nic=60.0),), objectives=Objectives(ttft_s=1.0, kv_tokens=1))
+    question = _crowded(others=(_node("free", nic=60.0),), objectives=objectives_of(ttft_s=1.0, kv_tokens=1))
     assert _taken(PLANNED.decide(question)).moves
 
 
 def test_of_many_the_least_important_and_longest_idle_make_room_and_no_more_than_must() -> None:
     full = replace(_node("full", 90), device_reserved_bytes=90)
     running = tuple(
-        Running(_model(1, f"m-{group}"), group, {"full": 45}, idle_since_s, 0, priority)
+        Running(_model(1, f"m-{group}"), group, {"full": 45}, idle_since_s, 0, priority, may_stop=True)
         for group, idle_since_s, priority in (("later", 9.0, 0), ("sooner", 1.0, 0), ("important", 0.0, 1))
     )
     full = replace(full, device_bytes=135, device_reserved_bytes=135)
-    goal = Objectives(priority=1, kv_tokens=1)
+    goal = objectives_of(priority=1, kv_tokens=1)
     chosen = _taken(PLANNED.decide(question_of(_model(2), View((full,)), goal, running=running)))
     assert [move.group for move in chosen.moves] == ["sooner"]
 
@@ -469,7 +489,7 @@ def test_nobody_is_migrated_to_a_node_that_drains() -> None:
 def test_nobody_is_migrated_where_nothing_is_known_of_how_long_that_takes() -> None:
     full, bare = node_of("full", 100, 60), node_of("bare", 79)
     running = Running(_model(2, "other"), "there", {"full": 60}, None)
-    goal = Objectives(max_degree=1, kv_tokens=1)
+    goal = objectives_of(max_degree=1, kv_tokens=1)
     model = replace(_model(1), units=(replace(_model(1).units[0], size_bytes=80), *_model(1).units[1:]))
     decision = PLANNED.decide(question_of(model, View((full, bare)), goal, running=(running,), may_migrate=True))
     assert isinstance(decision.outcome, NoPlacement)
@@ -479,7 +499,59 @@ def test_nobody_is_migrated_where_nothing_is_known_of_how_long_that_takes() -> N
 def test_a_start_that_is_late_already_is_promised_nothing() -> None:
     """With no speed known yet it was promised the time that had passed, which others were then held up for."""
     view = View((replace(_node("a"), rates={}),))
-    question = question_of(_model(), view, Objectives(ttft_s=0.5, max_degree=1, kv_tokens=1), links=Links({}, 0.0))
+    question = question_of(_model(), view, objectives_of(ttft_s=0.5, max_degree=1, kv_tokens=1), links=Links({}, 0.0))
     chosen = _taken(PLANNED.decide(replace(question, waited_s=1.0)))
     assert {transfer.deadline_s for transfer in chosen.transfers} == {None}
     assert {transfer.deadline_s for transfer in _taken(PLANNED.decide(question)).transfers} != {None}
+
+
+# ---- what is promised to others
+
+
+def test_memory_that_is_promised_is_not_promised_again() -> None:
+    """Two starts at once were both sent to a node that had room for one, which refused the second."""
+    view = View((_node("roomy", 100), _node("other", 90)))
+    goal, memory = objectives_of(max_degree=1, kv_tokens=1), Memory()
+    question = question_of(_model(), view, goal, memory=memory)
+    taken = []
+    for name in ("first", "second", "third"):
+        decision = PLANNED.decide(replace(question, start=name))
+        if decision.chosen is None or decision.chosen.placement is None:
+            assert "no room" in decision.as_json()["reason"]
+            continue
+        taken += decision.chosen.nodes
+        memory.promise(name, {stage.node: stage.reserve_bytes for stage in decision.chosen.placement.stages})
+    assert sorted(taken) == ["other", "roomy"]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@given(question=_questions(), data=st.data())
+def test_no_policy_gives_what_is_promised_away_again(policy: str, question: Question, data: st.DataObject) -> None:
+    memory = Memory()
+    for node in question.view.nodes:
+        memory.promise(f"to {node.name}", {node.name: data.draw(st.integers(0, 100))})
+    question = replace(question, memory=memory, running=())
+    chosen = POLICIES[policy].decide(question).chosen
+    for stage in chosen.placement.stages if chosen is not None and chosen.placement is not None else ():
+        node = question.view.node(stage.node)
+        assert node is not None
+        assert stage.reserve_bytes <= memory.free_bytes(node)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@given(question=_questions(), data=st.data())
+def test_nodes_that_are_kept_get_the_same_answer_as_a_look_at_all_of_them(
+    policy: str, question: Question, data: st.DataObject
+) -> None:
+    nodes, memory = Nodes(), Memory()
+    for node in data.draw(st.permutations(question.view.nodes)):
+        nodes.report(NodeReported(replace(node, draining=False), node.units))
+        if node.draining:
+            nodes.drain(node.name)
+        if data.draw(st.booleans()):
+            memory.promise(f"to {node.name}", {node.name: data.draw(st.integers(0, 100))})
+    question = replace(question, memory=memory)
+    question.links.begin([Transfer(f"t/{node.name}", (f"nic:{node.name}",), 50.0, queue=node.name)
+                          for node in question.view.nodes[::2]], 0.0)  # fmt: skip
+    anew, kept = (POLICIES[policy].decide(replace(question, view=view)) for view in (question.view, nodes.view()))
+    assert anew == kept

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 import schedules.placing.survey
 from schedules.facts import Model, Rate, View
 from schedules.ledgers.links import Links, Transfer
-from schedules.objectives import Objectives
+from schedules.nodes import link_rates
 from schedules.placing.candidates import candidate
-from schedules.placing.partition import split_layers, stage_bytes
-from schedules.placing.survey import Survey, link_rates, runs_of
+from schedules.placing.partition import runs_of, split_layers, stage_bytes
+from schedules.placing.survey import Survey
 from schedules.rates import NIC, STORE
 from tests.schedules.models import measured_views, model_of, models, node_of, question_of, rates_of, views
+from tests.told import objectives_of
 
 
 @st.composite
@@ -32,7 +33,7 @@ def test_what_fits_on_any_nodes_fits_on_the_short_list(case: tuple[Model, View, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedules.placing.survey, "HOLDERS", 1)
         patch.setattr(schedules.placing.survey, "SPARE", 0)
-        survey = Survey(question_of(model, view, Objectives(kv_tokens=kv_tokens)))
+        survey = Survey(question_of(model, view, objectives_of(kv_tokens=kv_tokens)))
         found = candidate(survey, degree)
     bounds, kv_bytes = split_layers(model, degree), model.kv_bytes_per_token * kv_tokens
     needs = [stage_bytes(model, a, b) - (-kv_bytes * (b - a) // model.layers) for a, b in pairwise(bounds)]
@@ -82,7 +83,8 @@ def test_a_draining_node_is_neither_used_nor_asked_for_units() -> None:
     leaving = replace(node_of("leaving", 500, units=held), draining=True, peer_port=1)
     survey = Survey(question_of(model, View((leaving, node_of("staying", 100)))))
     assert [site.node.name for site in survey.shortlist(0, 2)] == ["staying"]
-    assert survey.peer_of("staying", list(held)) == {}
+    staying = replace(node_of("staying", 100), peer_port=1)
+    assert set(survey.sources.of(staying)) == {(STORE,)}
 
 
 def test_a_node_that_was_not_measured_is_taken_for_the_middle_of_the_others() -> None:

@@ -23,15 +23,15 @@ from tests.serving.tokenizers import LocalText, byte_files
 FOREVER_S = 3600.0
 
 
-class _Router:
-    """Gives `tokens` to each request, whatever it asks for; then the error, or nothing for ever without one."""
+class _Ticket:
+    """Gives `tokens`, whatever was asked for; then the error, or nothing for ever without one."""
 
     def __init__(self, tokens: int, error: Exception | None) -> None:
         self._tokens, self._error = tokens, error
 
-    async def generate(self, _model: object, submit: Submit, _arrived_s: float) -> AsyncGenerator[Tokens]:
+    async def tokens(self) -> AsyncGenerator[Tokens]:
         for token in range(self._tokens):
-            yield Tokens(submit.request, (token,))
+            yield Tokens("r.0", (token,))
         if self._error is None:
             await asyncio.sleep(FOREVER_S)
         else:
@@ -46,8 +46,9 @@ def _events(tokens: int, error: Exception | None, timeout_s: float = FOREVER_S) 
         submit = Submit("r.0", (1,), 1, 9, (), GREEDY)
         arrived_s = asyncio.get_running_loop().time()
         asked = Ask("cmpl-1", "text_completion", model, (submit,), 1, (), arrived_s, True, False)  # type: ignore[arg-type]
-        answerer = Answerer(_Router(tokens, error), Metrics(), timeout_s, lambda *_: None)  # type: ignore[arg-type]
-        return [json.loads(event[6:]) async for event in answerer.events(asked) if event.startswith(b"data: {")]
+        answerer = Answerer(Metrics(), timeout_s, lambda *_: None)
+        events = answerer.events(asked, [_Ticket(tokens, error)])  # type: ignore[list-item]
+        return [json.loads(event[6:]) async for event in events if event.startswith(b"data: {")]
 
     return asyncio.run(collect())
 
@@ -94,14 +95,14 @@ def test_a_request_that_takes_too_long_says_so_also_after_tokens(tokens: int) ->
 
 
 class _Saying:
-    """A router whose every request gets these tokens, the last of which ends it so."""
+    """A ticket that has these tokens, the last of which ends it so."""
 
     def __init__(self, tokens: Sequence[int], finish: str) -> None:
         self._tokens, self._finish = tokens, finish
 
-    async def generate(self, _model: object, submit: Submit, _arrived_s: float) -> AsyncGenerator[Tokens]:
+    async def tokens(self) -> AsyncGenerator[Tokens]:
         for index, token in enumerate(self._tokens, 1):
-            yield Tokens(submit.request, (token,), self._finish if index == len(self._tokens) else None)
+            yield Tokens("r.0", (token,), self._finish if index == len(self._tokens) else None)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +134,12 @@ def test_a_text_holds_neither_what_ended_it_nor_stops_before_their_time(
         arrived_s = asyncio.get_running_loop().time()
         asked = Ask("cmpl-1", kind, model, (submit,), 1, (), arrived_s, False, False)  # type: ignore[arg-type]
         asked = replace(asked, **fields)
-        answerer = Answerer(_Saying(text.encode(said), finish), Metrics(), FOREVER_S, lambda *_: None)  # type: ignore[arg-type]
-        (whole,) = (await answerer.whole(asked))["choices"]
-        events = [json.loads(event[6:]) async for event in answerer.events(asked) if event.startswith(b"data: {")]
-        deltas = [event["choices"][0] for event in events]
+        answerer = Answerer(Metrics(), FOREVER_S, lambda *_: None)
+        tickets: Any = [_Saying(text.encode(said), finish)]
+        (whole,) = (await answerer.whole(asked, tickets))["choices"]
+        events = answerer.events(asked, tickets)
+        parsed = [json.loads(event[6:]) async for event in events if event.startswith(b"data: {")]
+        deltas = [event["choices"][0] for event in parsed]
         if asked.chat:
             return whole["message"]["content"], "".join(delta["delta"].get("content", "") for delta in deltas)
         return whole["text"], "".join(delta["text"] for delta in deltas)

@@ -1,45 +1,59 @@
-"""A front end whose Dask scheduler goes away and comes back."""
+"""A front end whose Dask scheduler goes away and comes back: nothing that runs ends, and what is new begins."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
-from tests.real_cluster import run_cluster
+from tests.real_cluster import RealCluster, run_cluster
 from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.timeout(240)
 DEADLINE_S = 60.0
+PROMPT, TOKENS = [5, 6, 7], 600
+STREAMS = 3
 
 
 def make_store(folder: Path, *models: str) -> ModelStore:
+    """Models that never end by themselves."""
     store = ModelStore(ObjectStore(f"file://{folder / 'store'}"))
     for seed, name in enumerate(models):
-        publish(str(make_tiny("llama", folder / name, seed=seed)), name, store)
+        source = make_tiny("llama", folder / name, seed=seed, eos_token_id=None, max_position_embeddings=2048)
+        publish(str(source), name, store)
     return store
 
 
-def health(url: str) -> tuple[int, int | None]:
-    """Status and number of nodes that /healthz gives."""
+def health(url: str) -> tuple[int, str | None, int | None]:
+    """Status, what is said, and number of nodes that /healthz gives."""
     answer = httpx.get(f"{url}/healthz", timeout=DEADLINE_S)
-    return answer.status_code, answer.json().get("nodes")
+    return answer.status_code, answer.json().get("status"), answer.json().get("nodes")
 
 
 def node_names(url: str) -> list[str]:
     return [node["name"] for node in httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]]
 
 
-def tokens_of(url: str, model: str) -> list[int]:
-    body = {"model": model, "prompt": [5, 6, 7], "temperature": 0, "max_tokens": 4, "return_token_ids": True}
-    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
-    assert answer.status_code == 200, answer.text
-    tokens: list[int] = answer.json()["choices"][0]["token_ids"]
-    return tokens
+def streamed(
+    url: str, model: str, tokens: int = TOKENS, at_token: Callable[[int], object] = lambda _n: None
+) -> list[int]:
+    found: list[int] = []
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S) as client:
+        stream = client.completions.create(
+            model=model, prompt=PROMPT, temperature=0, max_tokens=tokens, stream=True,
+            extra_body={"return_token_ids": True},
+        )  # fmt: skip
+        for chunk in stream:
+            found += chunk.choices[0].model_extra["token_ids"]
+            at_token(len(found))
+    return found
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -49,40 +63,69 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def test_nodes_of_a_scheduler_that_was_replaced_are_forgotten_and_those_that_rejoin_serve(tmp_path: Path) -> None:
-    """The Dask client connects to whatever scheduler answers at its address and goes on. The front end so kept the nodes
-    of the one before, at addresses where nobody listened any more: it called itself healthy, and every cold request
-    failed with 503 after about a minute, until somebody started it again.
+def under_load(cluster: RealCluster, harm: Callable[[], object]) -> list[list[int]]:
+    """What streams give during which, well after their beginning, `harm` is done."""
+    begun = threading.Barrier(STREAMS + 1, timeout=DEADLINE_S)
+    results: list[list[int]] = [[] for _ in range(STREAMS)]
 
-    Both nodes end with their scheduler; node-0 rejoins the new one, node-1 never does.
+    def stream(number: int) -> None:
+        results[number] = streamed(cluster.url, "warm", at_token=lambda count: begun.wait() if count == 20 else None)
+
+    threads = [threading.Thread(target=stream, args=(number,)) for number in range(STREAMS)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    harm()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    return results
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped in order"])
+def test_streams_go_on_while_the_scheduler_dies_and_comes_back(tmp_path: Path, signum: signal.Signals) -> None:
+    """Every node ended with its scheduler, and with it every replica: all streams broke, and until somebody had started
+    the nodes again nothing could be served.
+
+    A model that is cold starts also while it is away; nodes join the next scheduler with all they have.
     """
-    store = make_store(tmp_path, "warm", "cold")
+    store = make_store(tmp_path, "warm", "cold", "colder")
+    with run_cluster(tmp_path, store.objects.url, nodes=2) as cluster:
+        url = cluster.url = cluster.start_frontend(max_degree=2)
+        wait_until(lambda: health(url) == (200, "ok", 2), "two nodes")
+        expected = streamed(url, "warm")
+        assert len(expected) == TOKENS
+
+        def harm() -> None:
+            cluster.kill("scheduler", signum)
+            wait_until(lambda: health(url) == (200, "no scheduler", 2), "the front end to notice")
+            assert len(streamed(url, "cold", 4)) == 4
+            cluster.start_scheduler()
+
+        assert under_load(cluster, harm) == [expected] * STREAMS
+        wait_until(lambda: health(url) == (200, "ok", 2), "the next scheduler")
+        assert streamed(url, "warm") == expected
+        assert len(streamed(url, "colder", 4)) == 4
+        starts = httpx.get(f"{url}/admin/cold-starts", params={"model": "warm"}).json()["cold_starts"]
+        assert len(starts) == 1, "no replica was lost"
+
+
+def test_nodes_that_come_and_go_with_another_scheduler_are_known(tmp_path: Path) -> None:
+    """The Dask client connects to whatever scheduler answers at its address and goes on. The front end so kept nodes of the
+    one before, at addresses where nobody listened any more: it called itself healthy, and every cold request failed.
+
+    One node dies while there is no scheduler; another one is new with the next.
+    """
+    store = make_store(tmp_path, "tiny")
     with run_cluster(tmp_path, store.objects.url, nodes=2) as cluster:
         url = cluster.start_frontend()
-        wait_until(lambda: health(url) == (200, 2), "two nodes")
-        first = tokens_of(url, "warm")
+        wait_until(lambda: health(url) == (200, "ok", 2), "two nodes")
         cluster.kill("scheduler")
-        cluster.start_scheduler()
-        assert cluster.ended("node-0") == 0
-        assert cluster.ended("node-1") == 0
-        wait_until(lambda: health(url) == (200, 0), "the dead nodes to be forgotten")
-        cluster.start_node("node-0")
-        wait_until(lambda: node_names(url) == ["node-0"], "the node that rejoins")
-        assert tokens_of(url, "warm") == first
-        assert len(tokens_of(url, "cold")) == 4
-
-
-def test_without_its_scheduler_a_front_end_says_so_and_works_again_with_the_next(tmp_path: Path) -> None:
-    """The scheduler is stopped in order, which the Dask client does not take for a loss, and is away for a while."""
-    store = make_store(tmp_path, "tiny")
-    with run_cluster(tmp_path, store.objects.url, nodes=1) as cluster:
-        url = cluster.start_frontend()
-        wait_until(lambda: health(url) == (200, 1), "the node")
-        first = tokens_of(url, "tiny")
-        cluster.kill("scheduler", signal.SIGTERM)
-        wait_until(lambda: health(url)[0] == 503, "the front end to notice")
-        assert cluster.ended("node-0") == 0
+        cluster.kill("node-1")
+        wait_until(lambda: node_names(url) == ["node-0"], "the dead node to be forgotten")
         cluster.start_scheduler()
         cluster.start_node("node-9")
-        wait_until(lambda: node_names(url) == ["node-9"], "the new node")
-        assert tokens_of(url, "tiny") == first
+        wait_until(lambda: node_names(url) == ["node-0", "node-9"], "the new node")
+        assert len(streamed(url, "tiny", 4)) == 4
+        cluster.kill("node-0", signal.SIGTERM)
+        wait_until(lambda: node_names(url) == ["node-9"], "the node that was stopped to be forgotten")
+        assert len(streamed(url, "tiny", 4)) == 4

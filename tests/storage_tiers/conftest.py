@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.tiers import fallback
+from storage_tiers import retries
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from tests.s3_server import S3Server, run_s3_server
 from tests.storage_tiers.handmade import store_units
 from tests.storage_tiers.stack_node import CHUNKS, Gate, Node, Units, running
@@ -44,7 +45,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 @pytest.fixture
 def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads that fail are tried again at once."""
-    monkeypatch.setattr(fallback, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(retries, "FIRST_BACKOFF_S", 0.001)
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from storage_tiers import s3
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import StoreUnavailable
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.stack import Priority, TierStack
@@ -42,9 +43,10 @@ def stack_over(url: str, endpoint: str, server: S3Server, reader: str, dram: Dra
     return TierStack(dram, SsdTier(folder, 1 << 30), store, 2, time.time)
 
 
-def load_all(stack: TierStack, checkpoint: Checkpoint, server: S3Server, url: str) -> None:
+def load_all(stack: TierStack, checkpoint: Checkpoint, server: S3Server, url: str, within_s: float = 0.0) -> None:
     """Every unit arrives, each byte as it lies in the bucket."""
-    futures = [stack.load("tiny", unit, Priority.COLD_START) for unit in checkpoint.units]
+    until_s = time.monotonic() + within_s
+    futures = [stack.load("tiny", unit, Priority.COLD_START, until_s=until_s) for unit in checkpoint.units]
     for future in futures:
         loaded = future.result(DEADLINE_S)
         path = server.folder / url.removeprefix("s3://") / f"tiny/{loaded.unit.key}"
@@ -164,3 +166,53 @@ def test_bytes_changed_on_the_way_are_fetched_again(
         finally:
             stack.close()
     assert changed
+
+
+def answer(status: str, code: str, *headers: str) -> bytes:
+    body = f"<Error><Code>{code}</Code><Message>wait</Message></Error>"
+    lines = [f"HTTP/1.1 {status}", "Content-Type: application/xml", f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join([*lines, *headers, "", body]).encode()
+
+
+TROUBLE = {
+    "slow down": answer("503 Slow Down", "SlowDown"),
+    "in a second": answer("503 Slow Down", "SlowDown", "Retry-After: 1"),
+    "too many": answer("429 Too Many Requests", "TooManyRequests"),
+    "broken": answer("500 Internal Server Error", "InternalError"),
+    "reset": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("reader", "trouble"),
+    [*(("direct", trouble) for trouble in TROUBLE), ("fsspec", "slow down"), ("fsspec", "too many")],
+)
+def test_a_store_in_trouble_is_waited_for_as_long_as_there_is_time(
+    reader: str, trouble: str, s3_server: S3Server, published: tuple[str, Checkpoint], dram: DramTier, tmp_path: Path
+) -> None:
+    """Three seconds of SlowDown ended a start: four tries took a third of one."""
+    url, checkpoint = published
+    refused: list[float] = []
+
+    def relay(number: int, server: socket.socket, client: socket.socket) -> None:
+        if refused and time.monotonic() > refused[0] + 1.2:
+            pump(number, server, client)
+            return
+        refused.append(time.monotonic())
+        said = TROUBLE[trouble]
+        server.recv(1)  # the question has gone through, and its answer comes to nobody
+        if said is None:
+            reset(client)
+        else:
+            client.sendall(said)
+            client.close()
+
+    with proxy(s3_server.endpoint_url, relay) as endpoint:
+        stack = stack_over(url, endpoint, s3_server, reader, dram, tmp_path / "ssd")
+        try:
+            load_all(stack, checkpoint, s3_server, url, within_s=DEADLINE_S)
+        finally:
+            stack.close()
+    assert len(refused) > 1
+    if trouble == "in a second":
+        assert len(refused) <= 3 * sum(unit.layout.chunks for unit in checkpoint.units)

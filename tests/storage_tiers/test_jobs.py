@@ -1,6 +1,7 @@
 """Who begins when: better classes first, and the patient only while nothing better runs."""
 
 import threading
+import time
 
 import pytest
 
@@ -101,3 +102,49 @@ def test_a_job_that_hangs_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPat
     assert done == ["next"]
     go_on.set()
     thread.join(DEADLINE_S)
+
+
+def test_a_job_for_later_begins_then_and_holds_nobody_up() -> None:
+    jobs, done = Jobs(), list[tuple[str, float]]()
+    since_s = time.monotonic()
+    for name, after_s in (("last", 0.2), ("second", 0.1), ("first", 0.0)):
+        jobs.put(URGENT, lambda name=name: done.append((name, time.monotonic() - since_s)), after_s)  # type: ignore[misc]
+    for _ in range(3):
+        assert jobs.run_next()
+    assert [name for name, _ in done] == ["first", "second", "last"]
+    assert done[1][1] >= 0.1
+    assert done[2][1] >= 0.2
+
+
+def test_jobs_for_later_are_left_too() -> None:
+    jobs = Jobs()
+    jobs.put(URGENT, lambda: None, 100.0)
+    jobs.put(URGENT, lambda: None)
+    jobs.close()
+    assert len(jobs.left()) == 2
+    assert not jobs.left()
+
+
+def test_what_is_behind_begins_on_its_own_thread_when_nobody_else_could() -> None:
+    jobs, done, behind = Jobs(), list[str](), Rank(20, behind=True)
+    jobs.put(behind, lambda: done.append("behind"))
+    jobs.put(LATER, lambda: done.append("before"))
+    writer = threading.Thread(target=jobs.run_next, args=(True,))
+    writer.start()
+    writer.join(0.05)
+    assert not done
+    assert jobs.run_next()
+    writer.join(DEADLINE_S)
+    assert done == ["before", "behind"]
+
+
+def test_what_is_behind_is_no_work_for_other_threads() -> None:
+    jobs = Jobs()
+    jobs.put(Rank(20, behind=True), lambda: None)
+    other = threading.Thread(target=jobs.run_next)
+    other.start()
+    other.join(0.05)
+    assert other.is_alive()
+    jobs.close()
+    other.join(DEADLINE_S)
+    assert not other.is_alive()

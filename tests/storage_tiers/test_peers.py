@@ -1,5 +1,6 @@
 """Units from other nodes: real servers that help, vanish, refuse, stall or send what is wrong."""
 
+import errno
 import gc
 import socket
 import struct
@@ -12,7 +13,7 @@ import msgpack
 import pytest
 
 from storage_tiers.errors import StoreUnavailable
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.strangers import MOST_STRANGERS
 from storage_tiers.tiers import peer as peer_module
 from storage_tiers.tiers.dram import DramTier
@@ -420,6 +421,39 @@ def test_a_server_that_ran_out_of_descriptors_goes_on(other: Other, monkeypatch:
         assert third.recv(1) == b"\1"
         assert not failures
         first.close()
+
+
+def test_a_server_that_can_start_no_thread_goes_on(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never accepted anybody again, and kept the connection open."""
+    start, failures = threading.Thread.start, [RuntimeError("can't start new thread")]
+
+    def failing(thread: threading.Thread) -> None:
+        if thread.name == "peer" and failures:
+            raise failures.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    with connect(other) as first, connect(other) as second:
+        assert first.recv(1) == b""
+        second.sendall(request(SECRET, "nothing", 0, 1))
+        assert second.recv(1) == b"\1"
+        assert not failures
+
+
+def test_a_node_that_is_out_of_descriptors_does_not_blame_its_peers(
+    node: Node, other: Other, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were left alone for half a minute, and the store had to give all."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    peer = other.tier()
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "create_connection", refuse)
+        assert node.get(units[0][0], peer).source == "remote"
+    assert peer.holds(units[1][0])
+    assert node.get(units[1][0], peer).source == "peer other"
 
 
 def test_closing_ends_connections_threads_and_descriptors(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage_tiers import s3
+from storage_tiers.passing import TryLater
 from storage_tiers.ranges import open_range_reader
 from storage_tiers.s3 import S3Ranges
 from tests.s3_server import S3Server
@@ -149,6 +150,22 @@ def test_a_connection_that_was_closed_while_it_was_idle_is_made_again() -> None:
 def test_other_answers_are_errors_that_say_what_came(answer: bytes | None, error: type[Exception], says: str) -> None:
     with answering(answer) as (endpoint, _), pytest.raises(error, match=says):
         read(ranges_of(endpoint), "b", 5, 10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "after_s"),
+    [
+        (http_answer("503 No", b"<Code>SlowDown</Code>"), 0.0),
+        (http_answer("503 No", b"", "Retry-After: 3"), 3.0),
+        (http_answer("429 No", b"", "retry-after: 12"), 12.0),
+        (http_answer("500 No", b"<Code>InternalError</Code>"), 0.0),
+        (http_answer("400 No", b"<Code>RequestTimeout</Code>"), 0.0),
+    ],
+)  # fmt: skip
+def test_trouble_that_passes_is_told_from_what_lasts(answer: bytes, after_s: float) -> None:
+    with answering(answer) as (endpoint, _), pytest.raises(TryLater) as failed:
+        read(ranges_of(endpoint), "b", 5, 10)
+    assert failed.value.after_s == after_s
 
 
 def test_an_object_that_ends_early_gives_what_it_has() -> None:

@@ -1,6 +1,7 @@
 """The ssd tier: a unit is there whole or not at all, also after a crash, within a budget."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError
+from storage_tiers.errors import Corrupt, Faltering, Missing, OutOfSpace, StorageError
 from storage_tiers.tiers.ssd import SsdTier
 from tests.storage_tiers.handmade import CHUNK_BYTES, aligned, bytes_of, unit_of
 
@@ -189,6 +190,64 @@ def test_a_folder_that_cannot_be_used_names_its_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"set node\.ssd_dir"):
         SsdTier(tmp_path / "file", _UNIT)
+
+
+def _refuse(number: int) -> Callable[..., int]:
+    def refuse(*_arguments: object, **_options: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("at", ["open", "preadv"])
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [
+        (errno.EMFILE, Faltering), (errno.ENFILE, Faltering), (errno.ENOMEM, Faltering), (errno.EINTR, Faltering),
+        (errno.EAGAIN, Faltering), (errno.EACCES, Missing), (errno.EPERM, Missing), (errno.ESTALE, Missing),
+        (errno.EINVAL, Missing),
+    ],
+    ids=lambda value: errno.errorcode[value] if isinstance(value, int) else "",
+)  # fmt: skip
+def test_a_failure_that_says_nothing_of_the_bytes_leaves_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, number: int, raised: type[StorageError]
+) -> None:
+    """A node that was out of descriptors deleted every unit that it tried to read."""
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, at, _refuse(number))
+        with pytest.raises(raised, match=os.strerror(number)) as failed:
+            _read(tier, 0)
+    assert type(failed.value) is raised
+    assert _held(tier) == {0}
+    assert _read(tier, 0) == _DATA[0]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN, errno.EBADMSG])
+def test_a_file_that_the_medium_has_lost_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "preadv", _refuse(number))
+        with pytest.raises(Missing):
+            _read(tier, 0)
+    assert (_held(tier), _files(tmp_path)) == (set(), {})
+
+
+def test_nothing_is_evicted_for_a_file_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was out of descriptors could write nothing, and evicted what it had for each unit that it tried."""
+    tier = SsdTier(tmp_path, _UNIT)
+    _write(tier, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", _refuse(errno.EMFILE))
+        with pytest.raises(OutOfSpace, match="Too many open files"):
+            _write(tier, 1)
+    assert (_held(tier), set(_files(tmp_path))) == ({0}, {_DIGESTS[0]})
+    _write(tier, 1)
+    assert _held(tier) == {1}
 
 
 @contextlib.contextmanager

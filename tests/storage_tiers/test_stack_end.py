@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from storage_tiers import retries
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import StorageError, StoreUnavailable
-from storage_tiers.remote import ModelStore
-from storage_tiers.tiers import fallback
+from storage_tiers.model_store import ModelStore
 from tests.storage_tiers.handmade import open_descriptors
 from tests.storage_tiers.stack_node import UNIT_BYTES, WAIT_S, Gate, Node, Units, running
 
@@ -61,7 +61,7 @@ def test_who_asks_again_while_a_load_ends_gets_a_new_one(
         assert not node.dram.drop(unit.digest)
         node.stack.release(unit)
         assert node.dram.drop(unit.digest)
-        assert not unwanted.done()
+        assert isinstance(unwanted.exception(0), StorageError)
 
 
 def test_one_who_gives_up_takes_nothing_from_the_others(
@@ -75,6 +75,46 @@ def test_one_who_gives_up_takes_nothing_from_the_others(
         assert bytes(loaded.segment.view) == units[0][1]
         node.settle(loaded)
         assert node.dram.drop(units[0][0].digest)
+
+
+def test_who_gives_up_hears_so_at_once(store: ModelStore, tmp_path: Path, units: Units, gate: Gate) -> None:
+    """A future that was given up was never done: whoever delivered the unit waited for ever, and with it all it held."""
+    with running(Node(store, tmp_path / "ssd", gate, threads=1)) as node:
+        under_way, waiting, late = node.load(units[0][0]), node.load(units[1][0]), node.load(units[0][0])
+        assert gate.reached.wait(WAIT_S)
+        for load in (late, under_way, waiting):
+            node.stack.give_up(load)
+            assert "given up" in str(load.exception(0))
+        successor = node.load(units[0][0])
+        node.stack.give_up(successor)
+        assert "given up" in str(successor.exception(0))
+        for load in (late, under_way, waiting, successor):
+            node.stack.give_up(load)
+        gate.open()
+        node.settle(node.get(units[2][0]))
+        assert node.dram.used_bytes == UNIT_BYTES, "and nothing is held of it"
+
+
+def test_who_waits_for_a_part_of_what_is_given_up_hears_so(
+    store: ModelStore, tmp_path: Path, units: Units, gate: Gate
+) -> None:
+    with running(Node(store, tmp_path / "ssd", gate, threads=1)) as node:
+        load = node.load(units[0][0])
+        assert gate.reached.wait(WAIT_S)
+        transfer, heard = node.stack.transfer(units[0][0]), list[str]()
+        assert transfer is not None
+
+        def wait() -> None:
+            with pytest.raises(StorageError) as failed:
+                transfer.wait_for(1, 10 * WAIT_S)
+            heard.append(str(failed.value))
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        node.stack.give_up(load)
+        waiting.join(WAIT_S)
+        assert heard == ["loading unit unit0 was given up"]
+        gate.open()
 
 
 def test_giving_up_what_is_there_releases_it(node: Node, units: Units) -> None:
@@ -126,7 +166,7 @@ def test_releasing_after_the_stack_was_closed_is_harmless(store: ModelStore, tmp
 def test_a_pause_before_the_next_attempt_does_not_hold_up_closing(
     store: ModelStore, tmp_path: Path, units: Units, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fallback, "FIRST_BACKOFF_S", 10 * WAIT_S)
+    monkeypatch.setattr(retries, "FIRST_BACKOFF_S", 10 * WAIT_S)
     failed = threading.Event()
 
     def fail(_unit: UnitIndex, _chunk: int) -> None:

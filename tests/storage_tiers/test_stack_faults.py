@@ -1,5 +1,7 @@
 """All tiers as one: bad bytes, bad stores, and everything at once."""
 
+import errno
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -9,8 +11,8 @@ import pytest
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
-from storage_tiers.remote import ModelStore
-from storage_tiers.tiers.fallback import ATTEMPTS
+from storage_tiers.model_store import ModelStore
+from storage_tiers.retries import ATTEMPTS
 from storage_tiers.tiers.stack import Priority
 from tests.storage_tiers.handmade import CHUNK_BYTES, flip
 from tests.storage_tiers.stack_node import CHUNKS, UNIT_BYTES, WAIT_S, Before, Gate, Node, Units, running
@@ -85,6 +87,31 @@ def test_a_file_that_vanished_from_ssd_is_read_from_remote(store: ModelStore, tm
         (tmp_path / "ssd" / unit.digest).unlink()
         loaded = node.get(unit)
         assert (loaded.source, bytes(loaded.segment.view)) == ("remote", data)
+
+
+def test_a_unit_that_cannot_be_opened_for_want_of_descriptors_comes_from_the_store_and_stays(
+    store: ModelStore, tmp_path: Path, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted, and so was every other that was asked for meanwhile."""
+    unit, data = units[0]
+    open_file = os.open
+
+    def few(path: object, *arguments: object) -> int:
+        if str(path).endswith(unit.digest):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_file(path, *arguments)  # type: ignore[arg-type]
+
+    with running(Node(store, tmp_path / "ssd", threads=1)) as node:
+        node.settle(node.get(unit))
+        assert node.dram.drop(unit.digest)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", few)
+            loaded = node.get(unit)
+            assert (loaded.source, bytes(loaded.segment.view)) == ("remote", data)
+        node.settle(loaded)
+        assert node.dram.drop(unit.digest)
+        assert (tmp_path / "ssd" / unit.digest).read_bytes() == data
+        assert node.get(unit).source == "ssd"
 
 
 def test_a_truncated_object_is_corrupt(node: Node, store: ModelStore, units: Units) -> None:

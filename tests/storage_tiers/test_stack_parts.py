@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import Corrupt, StorageError, StoreUnavailable
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.stack import Priority
 from tests.storage_tiers.handmade import CHUNK_BYTES, flip
 from tests.storage_tiers.stack_node import CHUNKS, WAIT_S, Gate, Node, Units, running
@@ -21,7 +21,7 @@ def of(node: Node, name: str) -> list[int]:
     return [chunk for unit, chunk in node.remote.reads if unit == name]
 
 
-def test_what_is_staged_ahead_comes_in_parts_and_what_is_urgent_whole(
+def test_what_is_brought_ahead_comes_in_parts_and_what_is_urgent_whole(
     store: ModelStore, tmp_path: Path, units: Units
 ) -> None:
     with running(Node(store, tmp_path / "ssd")) as node:

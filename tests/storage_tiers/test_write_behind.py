@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import OutOfSpace, StorageError
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.storage_tiers.stack_node import WAIT_S, Gate, Node, Units, running
 
 
@@ -119,7 +119,7 @@ def test_who_waits_for_room_may_give_up(store: ModelStore, tmp_path: Path, units
         node.stack.give_up(unwanted)
         held.let_go()
         assert settled(lambda: node.dram.drop(units[0][0].digest))
-        assert not unwanted.done()
+        assert isinstance(unwanted.exception(0), StorageError)
         assert node.dram.used_bytes == 0
 
 
@@ -139,10 +139,44 @@ def test_who_waits_for_room_hears_of_the_end_of_the_stack(
     assert isinstance(load.exception(0), StorageError)
 
 
+def test_writes_never_take_the_threads_that_a_cold_start_needs(
+    store: ModelStore, tmp_path: Path, units: Units, held: HeldWrites
+) -> None:
+    """A slow disk had all of them, each with a unit, when the next start came."""
+    with running(Node(store, tmp_path / "ssd", threads=2)) as node:
+        for number in range(3):
+            load_and_let_go(node, units, number)
+        assert held.reached.wait(WAIT_S)
+        for number in range(3, 6):
+            assert bytes(node.load(units[number][0]).result(WAIT_S / 3).segment.view) == units[number][1]
+        held.let_go()
+
+
+def test_who_gives_up_a_write_hears_so_and_it_holds_its_unit_no_more(
+    store: ModelStore, tmp_path: Path, units: Units, held: HeldWrites
+) -> None:
+    with running(Node(store, tmp_path / "ssd", write_behind=False)) as node:
+        first, second = node.get(units[0][0]), node.get(units[1][0])
+        begun = node.stack.keep_on_ssd(first.unit, first.segment)
+        assert held.reached.wait(WAIT_S)
+        waiting = [node.stack.keep_on_ssd(second.unit, second.segment) for _ in range(2)]
+        node.stack.give_up_keeping(waiting[0])
+        assert isinstance(waiting[0].exception(0), StorageError)
+        assert node.dram.pins(second.unit.digest) == 2, "somebody else wants it"
+        node.stack.give_up_keeping(waiting[1])
+        assert node.dram.pins(second.unit.digest) == 1
+        node.stack.give_up_keeping(begun)
+        assert isinstance(begun.exception(0), StorageError)
+        held.let_go()
+        assert settled(lambda: node.dram.pins(first.unit.digest) == 1)
+        node.stack.give_up_keeping(begun)
+        assert not node.ssd.holds(second.unit)
+
+
 def test_a_unit_that_is_kept_on_request_is_let_go_by_then(
     store: ModelStore, tmp_path: Path, units: Units, held: HeldWrites
 ) -> None:
-    """The load's own write ended a moment later; a unit that was staged to ssd alone then stayed in dram."""
+    """The load's own write ended a moment later; a unit that was brought to ssd alone then stayed in dram."""
     unit, _ = units[0]
     with running(Node(store, tmp_path / "ssd", threads=2)) as node:
         loaded = node.get(unit)

@@ -19,7 +19,7 @@ class Fixed:
     def decide(self, question: Question) -> Decision:
         """The first degree that fits, from the largest down."""
         survey, tried = Survey(question), list[Candidate]()
-        for degree in range(min(question.objectives.max_degree, question.model.layers, len(survey.usable)), 0, -1):
+        for degree in range(min(question.objectives.max_degree, question.model.layers, survey.usable), 0, -1):
             found = candidate(survey, degree)
             if found.placement is not None:
                 placement = replace(
@@ -35,7 +35,7 @@ def _why(question: Question, survey: Survey, tried: Sequence[Candidate], degree:
     ruled_out = [f"degree {c.degree} ruled out: {c.ruled_out}" for c in tried]
     if degree == wanted or ruled_out:
         return (*ruled_out, f"degree {degree}, the largest that fits")
-    nodes, layers = len(survey.usable), question.model.layers
+    nodes, layers = survey.usable, question.model.layers
     return (f"degree {degree} of {wanted} wanted: {nodes} nodes connected, {layers} layers to split",)
 
 
@@ -49,7 +49,16 @@ def no_room(question: Question, survey: Survey, tried: list[Candidate]) -> str:
 
 def place(model: Model, view: View, degree: int, kv_tokens: int) -> Placement | NoPlacement:
     """A group of up to `degree` stages with room for `kv_tokens` tokens in all, whatever else is under way."""
-    objectives = Objectives(max_degree=degree, kv_tokens=kv_tokens)
+    objectives = Objectives(
+        ttft_s=None,
+        tpot_s=None,
+        min_replicas=0,
+        max_replicas=1,
+        keep_alive_s=0.0,
+        priority=0,
+        max_degree=degree,
+        kv_tokens=kv_tokens,
+    )
     outcome = Fixed().decide(Question("place", model, objectives, view, Links({}, 0.0), 0.0)).outcome
     assert not isinstance(outcome, Wait)
     return outcome

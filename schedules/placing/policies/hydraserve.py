@@ -15,11 +15,10 @@ from schedules.facts import Node, NoPlacement
 from schedules.placing.candidates import candidate
 from schedules.placing.decision import Candidate, Decision, Question
 from schedules.placing.policies.fixed import no_room
-from schedules.placing.survey import Site, Survey
+from schedules.placing.survey import MOST_SPREAD, Site, Survey
 
 AFTER_FETCH_S, HOP_S = 2.0, 1e-3
 """Their constants: from the last byte to the first token, and for a hop between stages."""
-MOST_STAGES = 4
 
 
 class HydraServe:
@@ -43,10 +42,9 @@ class HydraServe:
 def chosen_nodes(survey: Survey) -> tuple[list[Node], str, list[Candidate]]:
     """The nodes that the rule takes, none if nothing fits; why; and what it tried before."""
     question, model, tried = survey.question, survey.question.model, list[Candidate]()
-    whole_bytes = model.size_bytes + model.kv_bytes_per_token * question.objectives.kv_tokens
-    most = min(MOST_STAGES, question.objectives.max_degree, model.layers, len(survey.usable))
-    sites = survey.shortlist(-(-whole_bytes // MOST_STAGES), MOST_STAGES)
-    offers = sorted(((_offered(survey, s), s) for s in sites), key=lambda o: (-o[0], o[1].node.name))
+    whole_bytes = survey.whole_bytes
+    most = min(MOST_SPREAD, question.objectives.max_degree, model.layers, survey.usable)
+    offers = sorted(((survey.spare_bytes_per_s(s), s) for s in survey.pool), key=lambda o: (-o[0], o[1].node.name))
     roomy = [(b, s) for b, s in offers if s.free_bytes >= whole_bytes]
     cached = [s.node for _, s in roomy if s.far[-1] == s.near[-1] == 0]
     if cached:
@@ -72,16 +70,6 @@ def chosen_nodes(survey: Survey) -> tuple[list[Node], str, list[Candidate]]:
 def shared(stages: int, whole_workers: int) -> float:
     """f(s, w): a stage with the memory of a share has a share of the compute as well."""
     return (stages - whole_workers) + whole_workers / stages
-
-
-def _offered(survey: Survey, site: Site) -> float:
-    """Bytes per second that the node's card offers one more fetch; 0 if a fetch on it would be late then."""
-    if site.mean is None:
-        return 0.0
-    there, now_s = survey.queues.get(site.node.name, ()), survey.question.now_s
-    share = site.mean.nic_bytes_per_s / (len(there) + 1)
-    late = any(t.deadline_s is not None and t.remaining_bytes > max(0.0, t.deadline_s - now_s) * share for t in there)
-    return 0.0 if late else share
 
 
 def _best(

@@ -6,8 +6,8 @@ from dataclasses import replace
 from schedules.estimates import migration_s
 from schedules.facts import NoPlacement, Placement
 from schedules.placing.candidates import candidate, slower
-from schedules.placing.decision import Candidate, Decision, Move, Prediction, Question, Running, Wait
-from schedules.placing.policies import hydraserve, serverlessllm
+from schedules.placing.choices import further
+from schedules.placing.decision import Candidate, Decision, Move, Question, Running, Wait
 from schedules.placing.policies.fixed import no_room
 from schedules.placing.survey import Survey
 
@@ -17,8 +17,8 @@ better than that."""
 
 
 class Planned:
-    """Looks at every degree up to the model's largest, and beyond it only if the model does not fit else; and at what the
-    anchors' rules would take, so that by its own predictions it is never worse than they are.
+    """Looks at every degree up to the model's largest, and beyond it only if the model does not fit else; of each on the
+    nodes that are done soonest, and on all others that may be better, so that by its own predictions no rule is.
 
     What would make an admitted start late is ruled out; if nothing else fits, the start waits. Where memory is short, or
     the node that holds the units is taken, idle replicas may go, or running ones be migrated, if that pays.
@@ -30,7 +30,7 @@ class Planned:
         """See the module."""
         survey = Survey(question)
         tried = _tried(question, survey)
-        tried += _as_anchors(survey, tried)
+        tried += further(survey, tried)
         tried += _with_moves(question, survey, tried)
         eligible = [c for c in tried if c.placement is not None and not c.ruled_out]
         if not eligible:
@@ -51,7 +51,7 @@ class Planned:
 
 def _tried(question: Question, survey: Survey) -> list[Candidate]:
     """A candidate for each degree; beyond the largest that is wanted only until one fits."""
-    most = min(question.model.layers, len(survey.usable))
+    most = min(question.model.layers, survey.usable)
     wanted = min(question.objectives.max_degree, most)
     tried = [candidate(survey, degree) for degree in range(1, wanted + 1)]
     if all(c.placement is None for c in tried):
@@ -62,25 +62,13 @@ def _tried(question: Question, survey: Survey) -> list[Candidate]:
     return tried
 
 
-def _as_anchors(survey: Survey, tried: Sequence[Candidate]) -> list[Candidate]:
-    """The nodes that the anchors would take, as far as they were not tried yet and something is known of them."""
-    found: list[Candidate] = []
-    if all(c.prediction is None for c in tried):
-        return found
-    for nodes in (hydraserve.chosen_nodes(survey)[0], serverlessllm.chosen_nodes(survey)):
-        names = {node.name for node in nodes}
-        if nodes and all(names != set(c.nodes) for c in (*tried, *found)):
-            found.append(candidate(survey, len(nodes), nodes))
-    return found
-
-
 def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidate, str]:
     known = [(c, c.prediction) for c in eligible if c.prediction is not None]
     if not known:
         largest = max(eligible, key=lambda c: (not c.moves, c.degree))
         return largest, f"degree {largest.degree}: nothing is measured yet, so the largest that fits"
     goal = question.objectives
-    meeting = [(c, p) for c, p in known if _meets(question, p)]
+    meeting = [(c, p) for c, p in known if question.met_by(p)]
     if meeting and goal.ttft_s is not None:
         chosen, prediction = min(meeting, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
         return chosen, (
@@ -93,12 +81,6 @@ def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidat
     chosen, prediction = min(as_fast, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
     unmet = "" if meeting else "nothing meets the service level; "
     return chosen, f"degree {chosen.degree}: {unmet}the fastest, {prediction.ttft_s:.2f} s to the first token"
-
-
-def _meets(question: Question, prediction: Prediction) -> bool:
-    goal = question.objectives
-    in_time = goal.ttft_s is None or prediction.ttft_bad_s <= goal.ttft_s
-    return in_time and (goal.tpot_s is None or prediction.tpot_bad_s <= goal.tpot_s)
 
 
 def _beaten(question: Question, loser: Candidate, chosen: Candidate) -> str:
@@ -134,14 +116,14 @@ def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]
     """What could be had if replicas made room, as far as the nodes differ then; what does not pay is ruled out."""
     eligible = [c for c in without if c.placement is not None and not c.ruled_out]
     best = _choose(question, eligible)[0] if eligible else None
-    content = best is not None and best.prediction is not None and _meets(question, best.prediction)
+    content = best is not None and best.prediction is not None and question.met_by(best.prediction)
     if content and question.objectives.ttft_s is not None:
         return []
     found: list[Candidate] = []
-    idle = [r for r in question.running if r.idle_since_s is not None and r.priority <= question.objectives.priority]
+    idle = [r for r in question.running if r.may_stop]
     if idle:
         found += _after(survey, without, best, idle, stop=True)
-    busy = [r for r in question.running if r.idle_since_s is None and len(r.reserved_bytes) == 1]
+    busy = [r for r in question.running if not r.may_stop and r.idle_since_s is None and len(r.reserved_bytes) == 1]
     if busy and question.may_migrate:
         found += _after(survey, without, best, busy, stop=False)
     return found
@@ -175,7 +157,7 @@ def _needed_moves(
     survey: Survey, placement: Placement, leaving: Sequence[Running], *, stop: bool
 ) -> tuple[Move, ...] | None:
     """Who must go so that each stage fits: the least important first, then the longest idle. None if one has nowhere to."""
-    free = {node.name: survey.free_bytes(node) for node in survey.usable}
+    free = {node.name: survey.free_bytes(node) for node in survey.usable_nodes}
     for stage in placement.stages:
         free[stage.node] -= stage.reserve_bytes
     short = {stage.node for stage in placement.stages if free[stage.node] < 0}
@@ -219,7 +201,7 @@ def _not_worth(question: Question, best: Candidate | None, after: Candidate) -> 
         return ""
     if best.prediction is None or after.prediction is None:
         return "nothing is known of what it would save"
-    if not _meets(question, best.prediction) and _meets(question, after.prediction):
+    if not question.met_by(best.prediction) and question.met_by(after.prediction):
         return ""
     saved_s = best.prediction.ttft_s - after.prediction.ttft_s
     groups = {move.group for move in after.moves if not move.to}

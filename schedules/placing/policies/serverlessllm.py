@@ -25,7 +25,7 @@ class ServerlessLlm:
         survey = Survey(question)
         sites, local = _sites(survey)
         if not sites:
-            tried = [Candidate(1, (), f"{_needed_bytes(survey) / 1e9:.2f} GB are free on no node")]
+            tried = [Candidate(1, (), f"{survey.whole_bytes / 1e9:.2f} GB are free on no node")]
             return Decision(self.name, NoPlacement(no_room(question, survey, tried)), tuple(tried))
         chosen = sites[0]
         found = candidate(survey, 1, [chosen.node])
@@ -48,15 +48,10 @@ def chosen_nodes(survey: Survey) -> list[Node]:
 
 def _sites(survey: Survey) -> tuple[list[Site], bool]:
     """The nodes with room, best first, and whether the best has the model."""
-    size_bytes = survey.question.model.size_bytes
-    sites = survey.shortlist(_needed_bytes(survey), 1)
+    size_bytes = survey.size_bytes
+    sites = survey.shortlist(survey.whole_bytes, 1)
     ordered = sorted(sites, key=lambda s: (s.far[-1] > 0, _loading_s(s, size_bytes), s.node.name))
     return ordered, bool(ordered) and ordered[0].far[-1] == 0
-
-
-def _needed_bytes(survey: Survey) -> int:
-    model = survey.question.model
-    return model.size_bytes + model.kv_bytes_per_token * survey.question.objectives.kv_tokens
 
 
 def _loading_s(site: Site, size_bytes: int) -> float:

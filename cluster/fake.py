@@ -1,0 +1,325 @@
+"""A whole cluster in memory, behind the same door as the real one (`cluster.contract`).
+
+It is `schedules.simulation` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of
+it pass in seconds, and the same program meets the same cluster whenever it runs. No model computes: tokens are made up, and
+are the same wherever a request is run. What befalls it is told to it by its methods.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from cluster.contract import Listener
+from cluster.errors import NodeLost, Refused, StageFailed
+from cluster.fake_group import FakeGroup
+from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase, unix_s
+from cluster.wire.reports import UnitsBrought
+from cluster.wire.requests import Submit
+from schedules.events import (
+    Event,
+    GroupFailed,
+    GroupFormed,
+    GroupLost,
+    GroupStopped,
+    NodeLeft,
+    NodeReported,
+    RequestBroke,
+    RequestProgressed,
+    RequestRefused,
+    SchedulerJoined,
+    SchedulerLost,
+)
+from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
+from schedules.rates import NIC
+from schedules.simulation.groups import Ask
+from schedules.simulation.habits import Habits, Misfortune
+from schedules.simulation.world import World
+from storage_tiers.checkpoint import Checkpoint
+
+FIRST_REPORTS_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """What is known of a group by those who form it; `vocabulary` is how many tokens its model has."""
+
+    placement: Placement
+    vocabulary: int
+
+
+class FakeCluster:
+    """Use as an async context manager, from one event loop. Nodes are as fast as their rates say."""
+
+    def __init__(
+        self, nodes: Iterable[Node], habits: Habits | None = None, listener: Listener = lambda _event: None
+    ) -> None:
+        self._facts, self._habits, self._listener = tuple(nodes), habits, listener
+        self._nodes: dict[str, Node] = {}
+        self._holders: dict[str, set[str]] = {}
+        self._groups: dict[str, FakeGroup] = {}
+        self._ordered: dict[str, _Ordered] = {}
+        self._answers: dict[str, asyncio.Future[GroupFormed | GroupFailed]] = {}
+        self._stopping: dict[str, asyncio.Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.joined = False
+        self.store_limits: dict[str, float | None] = {}
+        """What nodes were told that the store gives to all of them together, in bytes/s."""
+
+    async def __aenter__(self) -> Self:
+        """Hear every node once."""
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._world = World(self._facts, (), self._habits, self._now_s)
+        self._arm()
+        await self.nodes(len(self._facts), FIRST_REPORTS_WITHIN_S)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Dissolve the groups formed here and disconnect."""
+        await asyncio.gather(*(self.dissolve(group) for group in list(self._groups.values())))
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ---- the contract
+
+    def view(self) -> View:
+        """The nodes as last reported."""
+        return View(tuple(self._nodes[name] for name in sorted(self._nodes)), self._holders)
+
+    async def nodes(self, minimum: int = 1, timeout_s: float = 30.0) -> View:
+        """The view once it has `minimum` nodes. NodeLost if it has not within the timeout."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(self._nodes) < minimum:
+                    await self._changed.wait()
+        except TimeoutError:
+            raise NodeLost(f"{len(self._nodes)} of {minimum} nodes have joined within {timeout_s:.0f} s") from None
+        return self.view()
+
+    async def form(self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float) -> FakeGroup:
+        """Form the group; see the contract."""
+        key = ModelKey(checkpoint.name, checkpoint.digest)
+        units = tuple(Unit(unit.name, unit.digest, unit.size_bytes) for unit in checkpoint.units)
+        self._world.know(Model(*key, units, tied_embeddings=False, kv_bytes_per_token=0))
+        self._ordered[name] = _Ordered(placement, checkpoint.config["vocab_size"])
+        self._world.form(name, key, placement, timeout_s, self._now_s)
+        try:
+            return await self._formed(name)
+        except asyncio.CancelledError:
+            await self._stop(name)
+            raise
+        except StageFailed as error:
+            if any(stage.node not in self._nodes for stage in placement.stages):
+                raise NodeLost(str(error)) from error
+            raise
+
+    async def adopt(self, name: str) -> FakeGroup:
+        """Take over a group that was found. StageFailed if it is not there."""
+        self._world.adopt(name, self._now_s)
+        return await self._formed(name)
+
+    async def dissolve(self, group: FakeGroup) -> None:
+        """End the group on all its nodes and forget it."""
+        self._groups.pop(group.name, None)
+        await group.close()
+        await self._stop(group.name)
+
+    async def phases(self, group: FakeGroup) -> tuple[Phase, ...]:
+        """What its nodes did at its start, by time, in unix seconds: each the same as the others."""
+        times, found = self._world.times(group.name), list[Phase]()
+        for node in (stage.node for stage in group.placement.stages) if times is not None else ():
+            assert times is not None
+            assert times.formed_s is not None
+            begun_s, formed_s = unix_s(times.ordered_s), unix_s(times.formed_s)
+            found.append(Phase(TAKE_PROCESS, node, begun_s, begun_s))
+            found.append(Phase(BUILD_SKELETON, node, formed_s, formed_s))
+            if times.fetched_s is not None:
+                found.append(Phase(f"{FETCH}units", node, begun_s, unix_s(times.fetched_s)))
+        return tuple(sorted(found, key=lambda phase: phase.start_s))
+
+    async def bring(
+        self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
+    ) -> UnitsBrought:
+        """Bring units of a model to a tier of a node, over its card alone, as if nobody else used it."""
+        wanted = [Unit(unit.name, unit.digest, unit.size_bytes) for unit in map(checkpoint.unit, units)]
+        there = self._node(node)
+        missing = [unit for unit in wanted if unit.digest not in there.units]
+        fetched_bytes = sum(unit.size_bytes for unit in missing)
+        seconds = fetched_bytes / there.rates[NIC].mean
+        async with asyncio.timeout(timeout_s):
+            await asyncio.sleep(seconds)
+        self._node(node)
+        self._world.bring(node, wanted, tier, self._now_s)
+        await self.refresh()
+        present_bytes = sum(unit.size_bytes for unit in wanted) - fetched_bytes
+        return UnitsBrought(node, tier, len(wanted), fetched_bytes, present_bytes, seconds)
+
+    async def evict(self, node: str, checkpoint: Checkpoint) -> None:
+        """Drop a model's units from the node's tiers, except those in use."""
+        self._node(node)
+        self._world.evict(node, [unit.digest for unit in checkpoint.units], self._now_s)
+        await self.refresh()
+
+    async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:
+        """What the node's rates are, after `seconds`; they stay so, whatever `keep` says."""
+        await asyncio.sleep(seconds)
+        rates = self._node(node).rates
+        return {name: rates[name].mean for name in what if name in rates}
+
+    async def limit_store(self, node: str, bytes_per_s: float | None) -> None:
+        """Tell a node what the store gives to all nodes together."""
+        self.store_limits[self._node(node).name] = bytes_per_s
+
+    async def refresh(self) -> View:
+        """The view after every node that answers has reported once more."""
+        for report in self._world.reports():
+            self._tell(report)
+        return self.view()
+
+    # ---- what befalls it
+
+    def lose_node(self, name: str) -> None:
+        """Its processes are gone, and what was in its memory."""
+        self.befall(Misfortune.NODE_LOST, name)
+
+    def silence(self, name: str) -> None:
+        """The node stands still, and says nothing."""
+        self.befall(Misfortune.NODE_SILENT, name)
+
+    def restore(self, name: str) -> None:
+        """A node that was lost or silent is there again."""
+        self.befall(Misfortune.NODE_BACK, name)
+
+    def lose_group(self, name: str = "") -> None:
+        """A process of the group dies; by default of the one that is up the longest."""
+        self.befall(Misfortune.GROUP_LOST, name)
+
+    def abandon_group(self, name: str = "") -> None:
+        """The front end that formed the group is gone; the group is found, by whoever listens here."""
+        self.befall(Misfortune.GROUP_ABANDONED, name)
+
+    def refuse_next_start(self) -> None:
+        """A node has other things to say of its memory when the next group is to be formed."""
+        self.befall(Misfortune.START_REFUSED, "")
+
+    def lose_scheduler(self) -> None:
+        """It is away; what is known goes on."""
+        self.befall(Misfortune.SCHEDULER_LOST, "")
+
+    def restore_scheduler(self) -> None:
+        """It is there again."""
+        self.befall(Misfortune.SCHEDULER_BACK, "")
+
+    def befall(self, what: Misfortune, name: str = "") -> None:
+        """By its kind, as the world takes it."""
+        self._world.befall(what, name, self._now_s)
+        self._arm()
+
+    # ---- groups
+
+    async def _formed(self, name: str) -> FakeGroup:
+        """The group once it is formed. Refused or StageFailed if it will not be."""
+        waiting: asyncio.Future[GroupFormed | GroupFailed] = self._loop.create_future()
+        self._answers[name] = waiting
+        self._arm()
+        try:
+            came = await waiting
+        finally:
+            del self._answers[name]
+        if isinstance(came, GroupFailed):
+            raise (Refused if came.refused else StageFailed)(came.reason)
+        ordered = self._ordered[name]
+        group = FakeGroup(name, ordered.placement, ordered.vocabulary, self._run, self._world.cancel)
+        self._groups[name] = group
+        return group
+
+    async def _stop(self, name: str) -> None:
+        if name not in self._stopping:
+            self._stopping[name] = self._loop.create_future()
+            self._world.stop(name, self._now_s)
+            self._arm()
+        await asyncio.shield(self._stopping[name])
+
+    def _run(self, group: str, submit: Submit, tokens: int) -> None:
+        self._world.run(group, Ask(submit.request, len(submit.tokens), submit.max_tokens, tokens), self._now_s)
+        self._arm()
+
+    def _node(self, name: str) -> Node:
+        if name not in self._nodes:
+            raise NodeLost(f"node {name!r} is not connected")
+        return self._nodes[name]
+
+    # ---- what happens
+
+    @property
+    def _now_s(self) -> float:
+        return self._loop.time()
+
+    def _arm(self) -> None:
+        """See to it that the next thing happens in time."""
+        next_s = self._world.next_s
+        if self._timer is not None:
+            if self._timer.when() == next_s:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(next_s, self._happen) if next_s < float("inf") else None
+
+    def _happen(self) -> None:
+        """One thing, so that all that follows from it is done before the next."""
+        self._timer = None
+        for event in self._world.happen()[1]:
+            self._tell(event)
+        self._arm()
+
+    def _tell(self, event: Event) -> None:
+        match event:
+            case GroupFormed(name) | GroupFailed(name):
+                if name in self._answers and not self._answers[name].done():
+                    self._answers[name].set_result(event)
+            case GroupStopped(name):
+                self._ordered.pop(name, None)
+                self._stopping.pop(name).set_result(None)
+            case RequestProgressed(request, name, tokens) if name in self._groups:
+                self._groups[name].progressed(request, tokens)
+            case RequestRefused(request, name, reason) if name in self._groups:
+                self._groups[name].refused(request, reason)
+            case RequestProgressed() | RequestRefused() | RequestBroke():
+                pass  # their streams have ended with their group
+            case _:
+                self._note(event)
+                self._listener(event)
+
+    def _note(self, event: Event) -> None:
+        """What the client knows of it before it tells others."""
+        match event:
+            case NodeReported(node, gained, lost):
+                self._nodes[node.name] = node
+                self._index(node.name, gained, lost)
+                self._wake()
+            case NodeLeft(name):
+                node = self._nodes.pop(name)
+                self._index(name, (), node.units)
+                self._wake()
+            case GroupLost(name, cause):
+                group = self._groups.pop(name, None)
+                if group is not None:
+                    group.lose(cause)
+            case SchedulerJoined() | SchedulerLost():
+                self.joined = isinstance(event, SchedulerJoined)
+            case _:
+                pass
+
+    def _index(self, name: str, gained: Iterable[str], lost: Iterable[str]) -> None:
+        for digest in gained:
+            self._holders.setdefault(digest, set()).add(name)
+        for digest in lost:
+            self._holders[digest].discard(name)
+
+    def _wake(self) -> None:
+        """Those who wait for nodes look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,539 @@
+"""All replicas: which are wanted, where they start, when they end, and who makes room for whom."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from typing import Protocol
+
+from schedules.actions import Action, Adopt, Decided, Failed, Start, Stop
+from schedules.events import GroupFailed, GroupFound
+from schedules.facts import NoPlacement, Placement
+from schedules.ledgers.books import Books
+from schedules.lifecycle import State, Turn
+from schedules.limits import (
+    FOUND_WITHIN_S,
+    KEEP_UP_AFTER_S,
+    LONGEST_WAIT_S,
+    REFUSED_AFTER_S,
+    RESUME_S,
+    SHORTEST_TURN_S,
+    SHORTEST_WAIT_S,
+    START_ATTEMPTS,
+    TURN_AFTER_S,
+    TURN_STARTS,
+    Limits,
+)
+from schedules.placing.decision import Decision, Move, Running, Wait
+from schedules.scaling import wanted_replicas
+from schedules.service import Cold, Replica, Service
+from schedules.wakes import Wakes
+from schedules.wanted import Wanted
+
+
+class Waiters(Protocol):
+    """Those who wait for replicas, as the fleet asks of them, and tells them what became of it."""
+
+    def longest(self, service: Service) -> tuple[float, int] | None:
+        """When who waits longest arrived, and with how many tokens."""
+        ...
+
+    def begun(self, service: Service) -> bool:
+        """Whether who waits first has had a replica before, and lost it."""
+        ...
+
+    def serve(self, service: Service, now_s: float) -> None:
+        """A replica may have room."""
+        ...
+
+    def fail(self, service: Service, reason: str) -> None:
+        """No replica comes for those who wait."""
+        ...
+
+    def replay(self, replica: Replica, cause: str, now_s: float) -> None:
+        """The replica's requests must go on elsewhere."""
+        ...
+
+
+class Fleet:
+    """See the module. `out` takes actions in their order."""
+
+    def __init__(
+        self,
+        books: Books,
+        wakes: Wakes,
+        limits: Limits,
+        prefix: str,
+        waiters: Waiters,
+        out: Callable[[Action], None],
+    ) -> None:
+        self._books, self._wakes, self._limits = books, wakes, limits
+        self._waiters, self._out = waiters, out
+        self._prefix, self._numbers = prefix, count(1)
+        self._wanted = Wanted(wakes, self._place)
+        self._room_for: dict[str, Replica] = {}
+        self._find_until_s: float | None = None
+        self.replicas: dict[str, Replica] = {}
+
+    def joined(self, now_s: float) -> None:
+        """Nodes can be given orders. What they run for others that are gone is found soon, the first time."""
+        if self._find_until_s is None:
+            self._find_until_s = now_s + FOUND_WITHIN_S
+        self.stir()
+
+    # ---- how many
+
+    def scale(self, service: Service, now_s: float) -> None:
+        """Want another replica if the present ones have not the memory for all that is asked for."""
+        if service.retired and not service.waiting and not service.announced:
+            return
+        there = len(service.coming)
+        needed = wanted_replicas(service.objectives, service.outstanding_tokens)
+        if not there and (service.waiting or service.announced):
+            needed = max(1, needed)
+        if needed > there:
+            self._want(service, now_s)
+        elif service.waiting or service.announced:
+            self._ask_for(service, now_s)
+
+    def _ask_for(self, service: Service, now_s: float) -> None:
+        """Replicas that were wanted for nobody are for those who wait now; or for nobody again, if nobody does."""
+        wanted = service.in_state(State.WANTED)
+        longest = self._waiters.longest(service) if wanted else None
+        for replica in wanted:
+            if (replica.cold.arrived_s is None) == (longest is None) or replica.placement is not None:
+                continue
+            replica.cold = Cold(longest[0] if longest is not None else None, now_s)
+            replica.since_s = now_s
+            self._release_turns(replica, now_s)
+            self._wanted.remove(replica)
+            self._wanted.add(replica)
+            self.stir()
+
+    def keep_up(self, service: Service, now_s: float) -> None:
+        """Want as many replicas as the model shall at least have."""
+        while not service.keep_up_wake and self._too_few(service):
+            self._want(service, now_s)
+
+    def _too_few(self, service: Service) -> bool:
+        return not service.retired and len(service.coming) < service.objectives.min_replicas
+
+    def _keep_up_later(self, service: Service, now_s: float) -> None:
+        """It could not start: that it shall be there is no reason to try again at once."""
+        if not service.keep_up_wake and self._too_few(service):
+            service.keep_up_wake = True
+            self._wakes.at(now_s + KEEP_UP_AFTER_S, lambda then_s: self._keep_up_again(service, then_s))
+
+    def _keep_up_again(self, service: Service, now_s: float) -> None:
+        service.keep_up_wake = False
+        self.keep_up(service, now_s)
+
+    def unwanted(self, service: Service, now_s: float) -> None:
+        """Nobody waits any more: what is not even ordered is given up, but for those that shall always be there; and so is a
+        version that was replaced."""
+        if service.retired and not service.waiting and not service.announced:
+            self._drain(service.replicas, now_s)
+        kept = 0 if service.retired else service.objectives.min_replicas
+        for replica in service.in_state(State.WANTED):
+            if service.waiting or service.announced:
+                return
+            if len(service.coming) > kept:
+                self._give_up(replica, now_s)
+            else:
+                self._ask_for(service, now_s)
+
+    def retire(self, service: Service, now_s: float) -> None:
+        """There is a newer version: the replicas of this one end when they have no requests, once nobody waits for them."""
+        service.retired = True
+        self.unwanted(service, now_s)
+
+    def _want(self, service: Service, now_s: float, attempts: int = 0) -> Replica:
+        """One more replica. Where it starts is decided at once, unless others have waited long for room."""
+        longest = self._waiters.longest(service)
+        cold = Cold(longest[0] if longest is not None else None, now_s)
+        replica = Replica(self._name(), service, now_s, cold, attempts=attempts)
+        service.replicas.append(replica)
+        self.replicas[replica.group] = replica
+        self._wanted.add(replica)
+        if not self._wanted.behind(replica, now_s):
+            self._place(replica, now_s)
+        return replica
+
+    def _name(self) -> str:
+        return f"{self._prefix}{next(self._numbers)}"
+
+    # ---- where
+
+    def look(self, now_s: float) -> None:
+        """Decide again for those that are to be decided again."""
+        self._wanted.look(now_s)
+
+    def stir(self) -> None:
+        """Room, links or nodes may be free that were not."""
+        self._wanted.stir()
+
+    def links_free(self) -> None:
+        """What a start had under way is there, or over."""
+        self._wanted.hurry()
+
+    def decide(self, service: Service, group: str, running: Iterable[Running], cold: Cold, now_s: float) -> Decision:
+        """Where the model would start now. Changes nothing."""
+        longest = self._waiters.longest(service)
+        return self._books.decide(
+            group,
+            service.model,
+            service.objectives,
+            now_s,
+            tuple(running),
+            longest[1] if longest is not None else 1,
+            now_s - cold.arrived_s if cold.arrived_s is not None else 0.0,
+        )
+
+    def running(self, service: Service, asked_for: bool) -> list[Running]:
+        """The replicas that are up, as a start of `service` sees them: those that are idle may make room, if it is for
+        somebody, or for one that is more important."""
+        return [
+            replica.running(replica.idle and self._may_stop(replica, service, asked_for))
+            for replica in self.replicas.values()
+            if replica.state is State.SERVING
+        ]
+
+    def _may_stop(self, replica: Replica, service: Service, asked_for: bool) -> bool:
+        theirs, ours = replica.service.objectives, service.objectives
+        if asked_for or ours.priority > theirs.priority:
+            return theirs.priority <= ours.priority
+        return False
+
+    def _place(self, replica: Replica, now_s: float) -> bool:
+        """Decide where it starts; whether it waits no more."""
+        if self._may_be_found(now_s):
+            replica.until_s = self._find_until_s or 0.0
+            self._stir_for(replica, replica.until_s)
+            return False
+        service, cold = replica.service, replica.cold
+        running = self.running(service, cold.arrived_s is not None)
+        decision = self.decide(service, replica.group, running, cold, now_s)
+        cold.decision, cold.decided_s, cold.hop_s = decision, now_s, self._books.learned.corrections.hop_s
+        self._out(Decided(replica.group, service.key, decision))
+        match decision.outcome:
+            case NoPlacement(reason):
+                replica.reason, replica.until_s = reason, 0.0
+                return self._without_room(replica, now_s)
+            case Wait(until_s, reason):
+                replica.reason = reason
+                replica.until_s = min(max(until_s, now_s + SHORTEST_WAIT_S), now_s + LONGEST_WAIT_S)
+                self._wakes.at(replica.until_s, lambda _then_s: self.stir())
+                return False
+            case Placement() as placement:
+                self._wanted.remove(replica)
+                replica.placement = placement
+                self._books.order(replica.group, decision, now_s)
+                self._make_room(replica, [move.group for move in decision.chosen.moves], now_s)  # type: ignore[union-attr]
+                return True
+
+    def _may_be_found(self, now_s: float) -> bool:
+        """Whether nodes run groups of others, so early that they may be without an owner."""
+        if self._find_until_s is None or now_s >= self._find_until_s:
+            return False
+        there = (group for node in self._books.nodes.view().nodes for group in node.groups)
+        return any(group not in self.replicas for group in there)
+
+    def _make_room(self, replica: Replica, groups: Iterable[str], now_s: float) -> None:
+        for group in groups:
+            replica.leaving.add(group)
+            self._room_for[group] = replica
+            self._stop(self.replicas[group], now_s)
+        if not replica.leaving:
+            self._start(replica, now_s)
+
+    def _start(self, replica: Replica, now_s: float) -> None:
+        assert replica.placement is not None
+        replica.let(Turn.PLACED, now_s)
+        self._release_turns(replica, now_s)
+        timeout_s = self._limits.start_timeout_s
+        self._out(Start(replica.group, replica.service.key, replica.placement, timeout_s))
+
+    # ---- room that others hold
+
+    def _without_room(self, replica: Replica, now_s: float) -> bool:
+        """There is none now: it waits if there ever can be, and others make room for it in turn."""
+        service = replica.service
+        hopeless = self._books.hopeless(service.model, service.objectives, now_s)
+        if hopeless:
+            replica.reason = hopeless
+            until_s = replica.since_s + RESUME_S
+            if now_s >= until_s or not self._waiters.begun(service):
+                self._fail(replica, hopeless, now_s)
+                return True
+            self._stir_for(replica, until_s)
+            return False
+        if replica.cold.arrived_s is not None:
+            ask_s = replica.since_s + TURN_AFTER_S
+            if now_s >= ask_s:
+                self._ask_for_turn(replica, now_s)
+            else:
+                self._stir_for(replica, ask_s)
+        return False
+
+    def _stir_for(self, replica: Replica, at_s: float) -> None:
+        if replica.turn_s != at_s:
+            replica.turn_s = at_s
+            self._wakes.at(at_s, lambda _then_s: self.stir())
+
+    def _ask_for_turn(self, replica: Replica, now_s: float) -> None:
+        """Busy replicas that have had their turn end what they have begun, and make room."""
+        if any(other.turn_of is replica for other in self.replicas.values()):
+            return
+        service = replica.service
+        over_s = {r.group: self._turn_over_s(r) for r in self.replicas.values() if self._takes_turns(r, service)}
+        had = {group for group, until_s in over_s.items() if until_s <= now_s}
+        moves: tuple[Move, ...] = ()
+        if had:
+            running = [
+                self.replicas[r.group].running(may_stop=True) if r.group in had else r
+                for r in self.running(service, True)
+            ]
+            decision = self.decide(service, replica.group, running, replica.cold, now_s)
+            moves = decision.chosen.moves if decision.chosen is not None else ()
+        leaving = [self.replicas[move.group] for move in moves]
+        for other in leaving:
+            other.turn_of = replica
+        self._drain(leaving, now_s)
+        replica.stuck = not moves and len(had) == len(over_s) and not self._something_ends(service)
+        if not moves and len(had) < len(over_s):
+            self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
+
+    def _something_ends(self, service: Service) -> bool:
+        """Whether replicas that are no more important have only begun, or are about to end."""
+        return any(
+            replica.state in (State.STARTING, State.DRAINING, State.STOPPING)
+            and replica.service.objectives.priority <= service.objectives.priority
+            for replica in self.replicas.values()
+        )
+
+    def _takes_turns(self, replica: Replica, service: Service) -> bool:
+        theirs = replica.service
+        return (
+            replica.state is State.SERVING
+            and theirs is not service
+            and theirs.objectives.priority <= service.objectives.priority
+        )
+
+    def _turn_over_s(self, replica: Replica) -> float:
+        return replica.since_s + max(SHORTEST_TURN_S, TURN_STARTS * replica.service.last_start_s)
+
+    def _release_turns(self, replica: Replica, now_s: float) -> None:
+        """It needs no room any more: those that still make some for it go on as they were."""
+        for other in list(self.replicas.values()):
+            if other.turn_of is not replica:
+                continue
+            other.turn_of = None
+            if (
+                other.state is State.DRAINING
+                and not other.service.retired
+                and not self._books.nodes.drained(other.nodes)
+            ):
+                other.let(Turn.KEEP, now_s)
+                self.stir()
+                self._waiters.serve(other.service, now_s)
+
+    # ---- what becomes of starts
+
+    def formed(self, group: str, now_s: float) -> None:
+        replica = self.replicas.get(group)
+        if replica is None or replica.state is not State.STARTING:
+            return
+        replica.let(Turn.FORMED, now_s)
+        self._waiters.serve(replica.service, now_s)
+        if self._books.nodes.drained(replica.nodes):
+            self._drain([replica], now_s)
+        self.rest(replica, now_s)
+        self.stir()
+
+    def failed(self, event: GroupFailed, now_s: float) -> None:
+        """The group was not formed: it is decided again, a few times."""
+        replica = self.replicas.get(event.group)
+        if replica is None or replica.state is not State.STARTING:
+            return
+        self._books.over(event.group, now_s)
+        self.links_free()
+        if event.refused:
+            self._refused(replica, event.reason, now_s)
+        elif replica.attempts + 1 < START_ATTEMPTS:
+            replica.let(Turn.FAILED, now_s)
+            self._forget(replica)
+            self._again(replica, now_s)
+        else:
+            self._fail(replica, event.reason, now_s)
+        self.stir()
+
+    def _refused(self, replica: Replica, reason: str, now_s: float) -> None:
+        """A node has less room than it had said: it is decided again by what it says next, under another name."""
+        del self.replicas[replica.group]
+        replica.let(Turn.REFUSED, now_s)
+        replica.group, replica.placement, replica.reason = self._name(), None, reason
+        replica.until_s = now_s + REFUSED_AFTER_S
+        self.replicas[replica.group] = replica
+        self._wanted.add(replica)
+        self._wakes.at(replica.until_s, lambda _then_s: self.stir())
+        self.unwanted(replica.service, now_s)
+
+    def _again(self, replica: Replica, now_s: float) -> None:
+        """Another in its place, if anybody waits for it, or it shall be there."""
+        service = replica.service
+        if service.waiting or service.announced or self._too_few(service):
+            self._want(service, now_s, replica.attempts + 1)
+
+    def _fail(self, replica: Replica, reason: str, now_s: float) -> None:
+        """It is not tried again for those who wait; if another replica comes they wait for that."""
+        self._end_wanted(replica, Turn.FAILED if replica.state is State.STARTING else Turn.GIVEN_UP, now_s)
+        self._tell_failed(replica, reason, now_s)
+
+    def _tell_failed(self, replica: Replica, reason: str, now_s: float) -> None:
+        service = replica.service
+        self._out(Failed(replica.group, service.key, reason))
+        if service.coming:
+            self._waiters.serve(service, now_s)
+        else:
+            self._waiters.fail(service, reason)
+        self._keep_up_later(service, now_s)
+
+    def _give_up(self, replica: Replica, now_s: float) -> None:
+        """Nobody wants it any more, and nothing of it was ordered."""
+        self._end_wanted(replica, Turn.GIVEN_UP, now_s)
+        self.stir()
+
+    def _end_wanted(self, replica: Replica, turn: Turn, now_s: float) -> None:
+        self._wanted.remove(replica)
+        self._books.over(replica.group, now_s)
+        replica.leaving.clear()
+        replica.let(turn, now_s)
+        self._forget(replica)
+        self._release_turns(replica, now_s)
+
+    # ---- ends
+
+    def rest(self, replica: Replica, now_s: float) -> None:
+        """If it has nothing to do it ends after its time to keep alive, or at once if it drains."""
+        if not replica.idle:
+            return
+        if replica.state is State.DRAINING:
+            self._stop(replica, now_s)
+        elif replica.state is State.SERVING:
+            replica.idle_since_s = now_s
+            self._watch_idle(replica, now_s + replica.service.objectives.keep_alive_s)
+            self.stir()
+
+    def busy(self, replica: Replica) -> None:
+        """It has something to do."""
+        replica.idle_since_s = None
+
+    def _watch_idle(self, replica: Replica, at_s: float) -> None:
+        if not replica.idle_wake:
+            replica.idle_wake = True
+            self._wakes.at(at_s, lambda then_s: self._reap(replica, then_s))
+
+    def _reap(self, replica: Replica, now_s: float) -> None:
+        """End it if it was idle for its time, and is not one of those that are kept."""
+        replica.idle_wake = False
+        if replica.state is not State.SERVING or replica.idle_since_s is None or not replica.idle:
+            return
+        service = replica.service
+        end_s = replica.idle_since_s + service.objectives.keep_alive_s
+        if now_s < end_s:
+            self._watch_idle(replica, end_s)
+        elif len(service.coming) > service.objectives.min_replicas:
+            self._stop(replica, now_s)
+        else:
+            self._watch_idle(replica, now_s + max(1.0, service.objectives.keep_alive_s))
+
+    def drain_node(self, node: str, now_s: float) -> None:
+        """What runs there ends when it is done; those that shall be there, or are waited for, start elsewhere."""
+        there = [replica for replica in self.replicas.values() if node in replica.nodes]
+        for replica in there:
+            if replica.state is State.WANTED:
+                self._unplace(replica, now_s)
+        self._drain(there, now_s)
+        self.stir()
+
+    def _drain(self, replicas: Sequence[Replica], now_s: float) -> None:
+        """Those that serve get nothing new from now on, all of them before others are wanted in their place."""
+        serving = [replica for replica in replicas if replica.state is State.SERVING]
+        for replica in serving:
+            replica.let(Turn.DRAIN, now_s)
+        for replica in serving:
+            self.scale(replica.service, now_s)
+            self.keep_up(replica.service, now_s)
+            self.rest(replica, now_s)
+
+    def _stop(self, replica: Replica, now_s: float) -> None:
+        replica.let(Turn.IDLE, now_s)
+        self._end_group(replica)
+
+    def _end_group(self, replica: Replica) -> None:
+        replica.idle_since_s, replica.alone = None, None
+        self._out(Stop(replica.group))
+
+    def lost(self, group: str, cause: str, now_s: float) -> None:
+        """The group can serve no more: its requests go on elsewhere, its start is tried again."""
+        replica = self.replicas.get(group)
+        if replica is None or replica.state not in (State.STARTING, State.SERVING, State.DRAINING):
+            return
+        starting = replica.state is State.STARTING
+        replica.let(Turn.LOST, now_s)
+        self._books.lost(group, now_s)
+        self.links_free()
+        self._end_group(replica)
+        self._waiters.replay(replica, cause, now_s)
+        service = replica.service
+        if starting and replica.attempts + 1 >= START_ATTEMPTS:
+            self._tell_failed(replica, cause, now_s)
+            return
+        if starting:
+            self._again(replica, now_s)
+        self.scale(service, now_s)
+        self.keep_up(service, now_s)
+        self._waiters.serve(service, now_s)
+
+    def lose_node(self, node: str, cause: str, now_s: float) -> None:
+        """All that has a stage there is lost."""
+        for replica in [r for r in self.replicas.values() if node in r.nodes]:
+            if replica.state is State.WANTED:
+                self._unplace(replica, now_s)
+            self.lost(replica.group, cause, now_s)
+        self.stir()
+
+    def _unplace(self, replica: Replica, now_s: float) -> None:
+        """Where it was to start once there is room, it cannot any more: it is decided again."""
+        self._books.over(replica.group, now_s)
+        replica.placement = None
+        replica.leaving.clear()
+        self._wanted.add(replica)
+
+    def stopped(self, group: str, now_s: float) -> None:
+        """Nothing is left of the group: who waits for its room starts."""
+        replica = self.replicas.get(group)
+        if replica is None or replica.state is not State.STOPPING:
+            return
+        self._books.over(group, now_s)
+        replica.let(Turn.STOPPED, now_s)
+        self._forget(replica)
+        waiting = self._room_for.pop(group, None)
+        if waiting is not None and group in waiting.leaving:
+            waiting.leaving.discard(group)
+            if not waiting.leaving:
+                self._start(waiting, now_s)
+        self.keep_up(replica.service, now_s)
+        self.stir()
+
+    def found(self, event: GroupFound, service: Service, now_s: float) -> None:
+        """A group of a front end that is gone is ours from now on."""
+        if event.group in self.replicas or service.retired:
+            return
+        replica = Replica(event.group, service, now_s, Cold(None, now_s, over=True), placement=event.placement)
+        service.replicas.append(replica)
+        self.replicas[event.group] = replica
+        replica.let(Turn.PLACED, now_s)
+        self._out(Adopt(event.group))
+
+    def _forget(self, replica: Replica) -> None:
+        del self.replicas[replica.group]
+        replica.service.replicas.remove(replica)

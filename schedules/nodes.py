@@ -1,0 +1,237 @@
+"""All nodes as they are heard, kept as decisions look them up: what a report costs goes by what it changes.
+
+A node that fell silent is not in the view, one that drains is and says so. Knows no clock: whoever has one tells of silence.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from statistics import median
+
+from schedules.estimates import KnownSpeeds
+from schedules.events import NodeReported
+from schedules.facts import Node, Ranks, View
+from schedules.ledgers.links import nic_link, out_link
+from schedules.rates import NIC, STORE
+
+_Keys = tuple[tuple[int, str], tuple[float, int, str]]
+
+
+class Nodes:
+    """See the module. A view is good until the nodes change. `epoch` grows whenever there are others that may be used."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, Node] = {}
+        self._shown: dict[str, Node] = {}
+        self._names: list[str] = []
+        self._nodes: list[Node] = []
+        self._drained: set[str] = set()
+        self._holders: dict[str, set[str]] = {}
+        self._by_memory: list[tuple[int, str]] = []
+        self._by_network: list[tuple[float, int, str]] = []
+        self._links = _LinkRates()
+        self._speeds = KnownSpeeds()
+        self._view: View | None = None
+        self.epoch = 0
+
+    def node(self, name: str) -> Node | None:
+        """As it was last heard, silent or not; None if it is not there."""
+        return self._heard.get(name)
+
+    def drained(self, names: Iterable[str]) -> bool:
+        """Whether nothing new goes to one of these."""
+        return not self._drained.isdisjoint(names)
+
+    @property
+    def link_rates(self) -> Mapping[str, float]:
+        """Bytes per second of every node's links, silent ones' too, and of the object store if it was seen to limit nodes."""
+        return self._links.rates
+
+    def take_changed_links(self) -> dict[str, float | None]:
+        """The links whose rates are others than when this was asked last; None for those without a rate now."""
+        return self._links.take_changed()
+
+    def view(self) -> View:
+        """The nodes that are heard, without copying what is known of them."""
+        if self._view is None:
+            store = self._links.rates.get(STORE)
+            ranks = Ranks(self._shown, self._by_memory, self._by_network, store, self._speeds)
+            self._view = View(tuple(self._nodes), self._holders, ranks)
+        return self._view
+
+    def report(self, reported: NodeReported) -> None:
+        """The node is heard, and is so from now on. Of one that is new all units are gained, whatever is said."""
+        node = reported.node
+        known = self._heard.get(node.name)
+        gained = reported.gained if known is not None else node.units
+        for digest in gained:
+            self._holders.setdefault(digest, set()).add(node.name)
+        self._forget_units(node.name, reported.lost)
+        self._heard[node.name] = node
+        if known is None or known.rates is not node.rates:
+            self._links.report(node)
+        self._show(node)
+
+    def leave(self, name: str) -> None:
+        """The node is gone; one that is not known is gone already."""
+        node = self._heard.pop(name, None)
+        if node is not None:
+            self._hide(name)
+            self._forget_units(name, node.units)
+            self._links.leave(name)
+
+    def silence(self, name: str) -> None:
+        """The node was not heard for too long to be asked for anything. Its links keep their rates."""
+        self._hide(name)
+
+    def hear(self, name: str) -> None:
+        """The node is heard again, as it was."""
+        if name in self._heard and name not in self._shown:
+            self._show(self._heard[name])
+
+    def drain(self, name: str) -> None:
+        """Nothing new goes to the node, known or not."""
+        self._drained.add(name)
+        if name in self._shown:
+            self._show(self._heard[name])
+
+    def undrain(self, name: str) -> None:
+        """It is a node like others again."""
+        self._drained.discard(name)
+        if name in self._shown:
+            self._show(self._heard[name])
+
+    def _show(self, heard: Node) -> None:
+        name = heard.name
+        node = replace(heard, draining=True) if name in self._drained else heard
+        before = self._shown.get(name)
+        self._shown[name], self._view = node, None
+        place = bisect_left(self._names, name)
+        if before is None or before.draining is not node.draining:
+            self.epoch += 1
+        if before is None:
+            self._names.insert(place, name)
+            self._nodes.insert(place, node)
+        else:
+            self._nodes[place] = node
+        old, new = _keys(before) if before is not None else None, _keys(node)
+        if old != new:
+            self._rank(old, new)
+
+    def _hide(self, name: str) -> None:
+        node = self._shown.pop(name, None)
+        if node is not None:
+            self._view = None
+            self.epoch += 1
+            place = bisect_left(self._names, name)
+            del self._names[place], self._nodes[place]
+            self._rank(_keys(node), None)
+
+    def _rank(self, old: _Keys | None, new: _Keys | None) -> None:
+        if old is not None:
+            del self._by_memory[bisect_left(self._by_memory, old[0])]
+            del self._by_network[bisect_left(self._by_network, old[1])]
+        if new is not None:
+            insort(self._by_memory, new[0])
+            insort(self._by_network, new[1])
+
+    def _forget_units(self, name: str, digests: Mapping[str, str] | tuple[str, ...]) -> None:
+        for digest in digests:
+            there = self._holders.get(digest)
+            if there is not None:
+                there.discard(name)
+                if not there:
+                    del self._holders[digest]
+
+
+class _LinkRates:
+    """A node that was not measured yet is taken for the median of those that were: no limit at all would make it the
+    best."""
+
+    def __init__(self) -> None:
+        self.rates: dict[str, float] = {}
+        self._changed: dict[str, float | None] = {}
+        self._nics: dict[str, float] = {}
+        self._stores: dict[str, float] = {}
+        self._unmeasured: set[str] = set()
+        self._usual: float | None = None
+        self._stale = False
+
+    def take_changed(self) -> dict[str, float | None]:
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def report(self, node: Node) -> None:
+        name, nic, store = node.name, node.rates.get(NIC), node.rates.get(STORE)
+        if nic is None:
+            self._unmeasured.add(name)
+        else:
+            self._unmeasured.discard(name)
+            self._set_card(name, nic.mean)
+        self._note(name, nic.mean if nic is not None else None, store.mean if store is not None else None)
+        if nic is None:
+            self._set_card(name, self._usual)
+
+    def leave(self, name: str) -> None:
+        self._unmeasured.discard(name)
+        self._set_card(name, None)
+        self._note(name, None, None)
+
+    def _note(self, name: str, nic: float | None, store: float | None) -> None:
+        self._stale = _set(self._nics, name, nic) or self._stale
+        if self._stale and self._unmeasured:
+            self._usual, self._stale = median(self._nics.values()) if self._nics else None, False
+            for other in self._unmeasured:
+                self._set_card(other, self._usual)
+        if _set(self._stores, name, store):
+            self._set_link(STORE, median(self._stores.values()) if self._stores else None)
+
+    def _set_card(self, name: str, bytes_per_s: float | None) -> None:
+        self._set_link(nic_link(name), bytes_per_s)
+        self._set_link(out_link(name), bytes_per_s)
+
+    def _set_link(self, link: str, bytes_per_s: float | None) -> None:
+        if _set(self.rates, link, bytes_per_s):
+            self._changed[link] = bytes_per_s
+
+
+def _set(known: dict[str, float], name: str, value: float | None) -> bool:
+    """Whether that is news."""
+    if known.get(name) == value:
+        return False
+    if value is None:
+        del known[name]
+    else:
+        known[name] = value
+    return True
+
+
+def ranks_of(view: View) -> Ranks:
+    """What Nodes keeps of its view, for one that somebody else has made."""
+    if view.ranks is not None:
+        return view.ranks
+    keys = [found for node in view.nodes if (found := _keys(node)) is not None]
+    stores = [node.rates[STORE].mean for node in view.nodes if STORE in node.rates]
+    return Ranks(
+        {node.name: node for node in view.nodes},
+        sorted(by_memory for by_memory, _ in keys),
+        sorted(by_network for _, by_network in keys),
+        median(stores) if stores else None,
+        KnownSpeeds(),
+    )
+
+
+def link_rates(view: View) -> dict[str, float]:
+    """Bytes per second of the links of every node of a view, as Nodes has them."""
+    found = _LinkRates()
+    for node in sorted(view.nodes, key=lambda node: NIC not in node.rates):  # the usual rate is taken once
+        found.report(node)
+    return found.rates
+
+
+def _keys(node: Node) -> _Keys | None:
+    """What the node is ranked by; None if it may not be given stages."""
+    if node.draining:
+        return None
+    nic, free_bytes = node.rates.get(NIC), node.device_free_bytes
+    return (-free_bytes, node.name), (-nic.mean if nic is not None else 0.0, -free_bytes, node.name)

@@ -1,0 +1,190 @@
+"""A model as the brain knows it: its replicas, who waits for one, and what it is wanted to be."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp
+
+from schedules.facts import Model, ModelKey, Placement
+from schedules.lifecycle import State, Turn, after
+from schedules.objectives import Objectives
+from schedules.placing.decision import Decision, Running
+
+FIRST_GUESS_S = 5.0
+"""What a start is said to take before any was seen."""
+CLEARED_OVER_S = 10.0
+"""The rate at which a model's requests end is reckoned over about so long."""
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A request that will come, or turn out to be wrong."""
+
+    request: str
+    prompt_tokens: int
+    arrived_s: float
+
+
+@dataclass(eq=False)
+class Cold:
+    """A replica's start: when the request came that it is for, None if it is for none; when it was wanted, and when and how
+    it was decided; `hop_s` that the decision took a hop for; `text_s` how long after its arrival the request's tokens were
+    known; and whether it has given its first token.
+    """
+
+    arrived_s: float | None
+    wanted_s: float
+    decided_s: float = 0.0
+    decision: Decision | None = None
+    hop_s: float = 0.0
+    text_s: float = 0.0
+    over: bool = False
+
+
+@dataclass(eq=False)
+class Alone:
+    """A request that has its replica for itself, and what its tokens took so far."""
+
+    request: str
+    first_s: float
+    last_s: float
+    tokens: int
+
+
+@dataclass(eq=False)
+class Replica:
+    """`group` is what it runs as, another one with each placement; `used_tokens` the rooms of its `requests`.
+
+    One that is WANTED waits for `leaving` groups to end if it has a `placement`, else to be decided, not before `until_s`;
+    `reason` says why it was not. At `turn_s` it is decided again so that others may make room for it; it is `stuck` if
+    nobody will. One that is DRAINING
+    makes room for `turn_of`, if that is not None.
+    """
+
+    group: str
+    service: "Service"
+    since_s: float
+    cold: Cold
+    state: State = State.WANTED
+    placement: Placement | None = None
+    attempts: int = 0
+    requests: dict[str, None] = field(default_factory=dict)
+    used_tokens: int = 0
+    idle_since_s: float | None = None
+    idle_wake: bool = False
+    alone: Alone | None = None
+    leaving: set[str] = field(default_factory=set)
+    until_s: float = 0.0
+    reason: str = ""
+    turn_s: float = 0.0
+    stuck: bool = False
+    turn_of: "Replica | None" = None
+
+    def let(self, turn: Turn, now_s: float) -> None:
+        """It happens to the replica; IllegalTurn if it cannot."""
+        state = after(self.state, turn)
+        if self.state is State.SERVING:
+            self.service.served_s = now_s
+        if state is not self.state:
+            self.state, self.since_s = state, now_s
+
+    @property
+    def reserved_bytes(self) -> Mapping[str, int]:
+        """What it reserves where, by node."""
+        return self.placement.reserved_bytes if self.placement is not None else {}
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(stage.node for stage in self.placement.stages) if self.placement is not None else ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it serves nobody, and nobody is about to come."""
+        return not self.requests and not self.service.announced
+
+    def running(self, may_stop: bool) -> Running:
+        """As decisions see it."""
+        return Running(
+            self.service.model, self.group, self.reserved_bytes, self.idle_since_s, self.used_tokens,
+            self.service.objectives.priority, may_stop,
+        )  # fmt: skip
+
+
+@dataclass(eq=False)
+class Clearing:
+    """How fast rooms become free as requests end."""
+
+    first_s: float | None = None
+    last_s: float = 0.0
+    recent_tokens: float = 0.0
+
+    def add(self, room: int, now_s: float) -> None:
+        """A request with such a room is over."""
+        self.first_s = now_s if self.first_s is None else self.first_s
+        self.recent_tokens = self.recent_tokens * exp((self.last_s - now_s) / CLEARED_OVER_S) + room
+        self.last_s = now_s
+
+    def takes_s(self, tokens: int, now_s: float) -> float | None:
+        """Until so many more tokens of rooms are free; None if nothing is known of it."""
+        if self.first_s is None:
+            return None
+        recent = self.recent_tokens * exp((self.last_s - now_s) / CLEARED_OVER_S)
+        over_s = min(CLEARED_OVER_S, max(now_s - self.first_s, 0.1))
+        return tokens * over_s / recent if recent >= 1.0 else None
+
+
+@dataclass(eq=False)
+class Service:
+    """One version of a model. `held` are names of requests in the order of their turn, some of which may be over; `waiting`
+    counts those that are not, `waiting_tokens` their rooms. The last replica that served ceased to at `served_s`.
+    Its last cold start took `last_start_s` from its decision, and `last_ttft_s` from its arrival, to its first token."""
+
+    model: Model
+    objectives: Objectives
+    opened: int
+    retired: bool = False
+    replicas: list[Replica] = field(default_factory=list)
+    held: deque[str] = field(default_factory=deque)
+    waiting: int = 0
+    waiting_tokens: int = 0
+    announced: dict[str, Announced] = field(default_factory=dict)
+    last_start_s: float = FIRST_GUESS_S
+    last_ttft_s: float = FIRST_GUESS_S
+    served_s: float = 0.0
+    held_wake: bool = False
+    keep_up_wake: bool = False
+    clearing: Clearing = field(default_factory=Clearing)
+
+    @property
+    def key(self) -> ModelKey:
+        return self.model.key
+
+    def in_state(self, *states: State) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.state in states]
+
+    @property
+    def coming(self) -> list[Replica]:
+        """The replicas that serve or will."""
+        return self.in_state(State.WANTED, State.STARTING, State.SERVING)
+
+    @property
+    def outstanding_tokens(self) -> int:
+        """Rooms that are asked for, in tokens."""
+        return self.waiting_tokens + sum(replica.used_tokens for replica in self.coming)
+
+    def taker(self, room: int) -> Replica | None:
+        """The replica that gets a request with such a room now, the one with least to do; None if it has to wait.
+
+        Where no other replica is coming one request may wait at a replica that is full, so that its room is taken as soon
+        as it is free.
+        """
+        best, others = None, False
+        for replica in self.replicas:
+            if replica.state is State.SERVING:
+                if best is None or replica.used_tokens < best.used_tokens:
+                    best = replica
+            elif replica.state is not State.DRAINING and replica.state is not State.STOPPING:
+                others = True
+        if best is None or best.used_tokens + room <= self.objectives.kv_tokens:
+            return best
+        return None if others or best.used_tokens > self.objectives.kv_tokens else best

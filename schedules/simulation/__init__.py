@@ -1,0 +1,1 @@
+"""A cluster under virtual time, for a brain to be tried on."""

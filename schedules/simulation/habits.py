@@ -1,0 +1,42 @@
+"""What a world is like beyond what its nodes say of themselves, what may befall it, and what it tells of a start."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True)
+class Habits:
+    """Of the clusters that are played: what is no node's measured rate. `tokens_at_once` makes streams coarser, and hence
+    a long run faster."""
+
+    report_every_s: float = 1.0
+    report_after_s: float = 0.01
+    answer_after_s: float = 0.002
+    dissolve_s: float = 0.05
+    given_up_after_s: float = 5.0
+    found_after_s: float = 2.5
+    lease_s: float = 30.0
+    hop_s: float = 0.002
+    tokens_at_once: int = 1
+
+
+class Misfortune(StrEnum):
+    """What may befall a cluster, and how it ends."""
+
+    NODE_LOST = "node lost"
+    NODE_SILENT = "node silent"
+    NODE_BACK = "node back"
+    GROUP_LOST = "group lost"
+    GROUP_ABANDONED = "group abandoned"
+    START_REFUSED = "start refused"
+    SCHEDULER_LOST = "scheduler lost"
+    SCHEDULER_BACK = "scheduler back"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there."""
+
+    ordered_s: float
+    formed_s: float | None
+    fetched_s: float | None

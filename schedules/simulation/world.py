@@ -1,0 +1,370 @@
+"""A cluster as it would behave, under virtual time: it is given orders and misfortunes at a time, and tells events.
+
+It does what nodes, wires and stages do, as `estimates` and `ledgers.links` have it and at the speeds that nodes report, and
+decides nothing. It holds no clock and no chance: the same orders at the same times are followed by the same events. What
+the simulator runs against, and what is behind the cluster in memory (`cluster.fake`).
+
+Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from schedules.events import (
+    Event,
+    GroupFailed,
+    GroupFormed,
+    GroupFound,
+    GroupLost,
+    GroupStopped,
+    NodeLeft,
+    NodeReported,
+    RequestBroke,
+    RequestProgressed,
+    RequestRefused,
+    SchedulerJoined,
+    SchedulerLost,
+)
+from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
+from schedules.nodes import link_rates
+from schedules.rates import SSD
+from schedules.simulation.agenda import Agenda
+from schedules.simulation.groups import Ask, Batch, Happening, WorldGroup
+from schedules.simulation.habits import Habits, Misfortune, Times
+from schedules.simulation.loads import Loads
+from schedules.simulation.nodes import WorldNode
+
+
+class World:
+    """`next_s` is when something happens next, and `happen` lets it. Orders and misfortunes come with the time that it is,
+    which is never before what has happened."""
+
+    def __init__(
+        self, nodes: Iterable[Node], models: Iterable[Model] = (), habits: Habits | None = None, now_s: float = 0.0
+    ) -> None:
+        self._habits = habits or Habits()
+        self._models: dict[ModelKey, Model] = {}
+        for model in models:
+            self.know(model)
+        sizes = {unit.digest: unit.size_bytes for model in self._models.values() for unit in model.units}
+        facts = sorted(nodes, key=lambda node: node.name)
+        self._nodes = {node.name: WorldNode(node, sizes) for node in facts}
+        self._groups: dict[str, WorldGroup] = {}
+        self._at: dict[str, WorldGroup] = {}
+        self._agenda: Agenda[Happening] = Agenda(now_s)
+        disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
+        rates = link_rates(View(tuple(facts))) | disks
+        self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, now_s)
+        self._failed: set[str] = set()
+        self._changed: set[str] = set()
+        self._refusals = 0
+        self._agenda.tell(now_s, lambda _: (SchedulerJoined(),))
+        for index, node in enumerate(self._nodes.values()):
+            self._report_soon(node, now_s - self._habits.report_after_s)
+            offset_s = self._habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
+            self._agenda.tell(now_s + offset_s, self._reporting_always(node))
+
+    # ---- what is seen from outside
+
+    @property
+    def next_s(self) -> float:
+        """When something happens next; infinite if nothing will."""
+        return self._agenda.next_s
+
+    def happen(self) -> tuple[float, Sequence[Event]]:
+        """The next thing happens: when that is, and what is told of it, if anything. IndexError if nothing will."""
+        now_s, happening = self._agenda.pop()
+        return now_s, happening(now_s)
+
+    def know(self, model: Model) -> None:
+        """It can be ordered from now on."""
+        self._models[model.key] = model
+
+    def times(self, group: str) -> Times | None:
+        """Of the group's start; None if it is not there any more."""
+        there = self._groups.get(group)
+        return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s)
+
+    def reports(self) -> list[NodeReported]:
+        """Of all nodes that answer, asked now."""
+        return [node.report() for node in self._nodes.values() if node.answers]
+
+    # ---- orders
+
+    def form(self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float) -> None:
+        """GroupFormed or GroupFailed answers, unless it is stopped before."""
+        failure = self._refusal(placement)
+        if failure is not None:
+            self._tell_failed(GroupFailed(name, *failure), now_s + self._habits.answer_after_s)
+            return
+        nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
+        weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
+        batch = Batch(placement.kv_tokens, weights, self._habits.hop_s, self._habits.tokens_at_once)
+        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s)
+        digests = {unit.name: unit.digest for unit in self._models[key].units}
+        for stage, node in zip(placement.stages, nodes, strict=True):
+            node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
+            self._report_soon(node, now_s)
+        self._fetch(group, now_s, held_back=False)
+        formed_s = max(node.speeds.formed(placement.degree) for node in nodes)
+        self._agenda.tell(now_s + formed_s, lambda at_s: self._formed(group, at_s))
+        self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
+
+    def stop(self, name: str, now_s: float) -> None:
+        """GroupStopped answers, whether or not there is such a group. Its requests break at once."""
+        group = self._groups.get(name)
+        self._failed.discard(name)
+        takes_s = self._habits.dissolve_s
+        if group is not None:
+            takes_s = takes_s if group.answers else self._habits.given_up_after_s
+            broken = self._break(group, "the group was dissolved")
+            self._agenda.tell(now_s, lambda _: broken)
+            self._release(group, now_s)
+        self._agenda.tell(now_s + takes_s, lambda _: (GroupStopped(name),))
+
+    def adopt(self, name: str, now_s: float) -> None:
+        """GroupFormed or GroupFailed answers."""
+        there = name in self._groups
+        answer = GroupFormed(name) if there else GroupFailed(name, "it is not there any more", False)
+        self._agenda.tell(now_s + self._habits.answer_after_s, lambda _: (answer,))
+
+    def run(self, name: str, ask: Ask, now_s: float) -> None:
+        """The group gives the request its tokens, from when it has them on. The names of requests are used once."""
+        group = self._groups.get(name)
+        if group is None:
+            broke = RequestBroke(ask.request, name, "the group is not there any more")
+            self._agenda.tell(now_s, lambda _: (broke,))
+        elif group.batch.submit(ask):
+            self._at[ask.request] = group
+            self._kick(group, now_s)
+        else:
+            wanted = ask.prompt_tokens + ask.max_tokens
+            reason = f"it has {group.placement.kv_tokens} tokens of KV cache, and {wanted} are wanted"
+            self._agenda.tell(now_s, lambda _: (RequestRefused(ask.request, name, reason),))
+
+    def cancel(self, request: str) -> None:
+        """Nobody wants the request's tokens any more. One that is over is so already."""
+        group = self._at.pop(request, None)
+        if group is not None:
+            group.batch.cancel(request)
+
+    def bring(self, node: str, units: Iterable[Unit], tier: str, now_s: float) -> None:
+        """The units have come to the node's tier by other ways than those of starts."""
+        self._nodes[node].bring(units, tier)
+        self._report_soon(self._nodes[node], now_s)
+
+    def evict(self, node: str, digests: Iterable[str], now_s: float) -> None:
+        """Units that nobody uses leave the node's tiers."""
+        self._nodes[node].evict(digests)
+        self._report_soon(self._nodes[node], now_s)
+
+    # ---- misfortunes
+
+    def befall(self, what: Misfortune, name: str, now_s: float) -> None:
+        """It happens to what is called `name`, which is a node's or a group's; "" is the group that is up the longest, and
+        none for the others. To what is not there nothing happens."""
+        if what is Misfortune.START_REFUSED:
+            self._refusals += 1
+        else:
+            self._agenda.tell(now_s, lambda at_s: self._befall(what, name, at_s))
+
+    def _befall(self, what: Misfortune, name: str, now_s: float) -> Sequence[Event]:
+        node, group = self._nodes.get(name), self._groups.get(name) if name else self._oldest()
+        match what:
+            case Misfortune.SCHEDULER_LOST:
+                return (SchedulerLost(),)
+            case Misfortune.SCHEDULER_BACK:
+                return (SchedulerJoined(),)
+            case Misfortune.GROUP_LOST if group is not None:
+                return self._lose([group], "a stage process died", now_s)
+            case Misfortune.GROUP_ABANDONED if group is not None:
+                return self._abandon(group, now_s)
+            case Misfortune.NODE_BACK if node is not None and not node.answers:
+                return self._restore(node, now_s)
+            case Misfortune.NODE_SILENT if node is not None and node.answers:
+                node.silent_since_s = now_s
+                self._loads.leave(node, now_s)
+            case Misfortune.NODE_LOST if node is not None and not node.gone:
+                node.end()
+                self._loads.leave(node, now_s)
+                return (NodeLeft(node.name), *self._lose(self._on(node), f"node {node.name} is gone", now_s))
+            case _:
+                pass
+        return ()
+
+    def _oldest(self) -> WorldGroup | None:
+        return next((group for group in self._groups.values() if group.formed_s is not None), None)
+
+    def _on(self, node: WorldNode) -> list[WorldGroup]:
+        return [group for group in self._groups.values() if node in group.nodes]
+
+    def _lose(self, groups: Iterable[WorldGroup], cause: str, now_s: float) -> Sequence[Event]:
+        """What is lost is told before what breaks by it."""
+        lost, broken = list[Event](), list[Event]()
+        for group in groups:
+            if group.formed_s is None:
+                self._fail(group, cause, now_s)
+            else:
+                lost.append(GroupLost(group.name, cause))
+                broken += self._break(group, cause)
+                self._release(group, now_s)
+        return (*lost, *broken)
+
+    def _abandon(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
+        found = GroupFound(group.name, group.key, group.placement)
+        self._agenda.tell(
+            now_s + self._habits.found_after_s, lambda _: (found,) if self._groups.get(group.name) is group else ()
+        )
+        cause = "the front end that asked is gone"
+        return (GroupLost(group.name, cause), *self._break(group, cause))
+
+    def _restore(self, node: WorldNode, now_s: float) -> Sequence[Event]:
+        """A node that was silent for longer than its leases has ended what ran there."""
+        over = node.silent_since_s is not None and now_s - node.silent_since_s > self._habits.lease_s
+        node.begin()
+        for name in [name for name in node.reserved if name not in self._groups]:
+            node.release(name)
+        report, groups = node.report(), self._on(node)
+        if over:
+            return (report, *self._lose(groups, f"node {node.name} was silent for too long", now_s))
+        for group in groups:
+            if group.answers:
+                stalled, group.stalled = group.stalled, []
+                for happening in stalled:
+                    self._agenda.tell(now_s, happening)
+        return (report,)
+
+    # ---- groups
+
+    def _refusal(self, placement: Placement) -> tuple[str, bool] | None:
+        """Why it cannot be formed, and whether deciding again may help."""
+        for stage in placement.stages:
+            node = self._nodes.get(stage.node)
+            if node is None or node.gone:
+                return f"node {stage.node} is not connected", False
+        if self._refusals:
+            self._refusals -= 1
+            return f"node {placement.stages[0].node} takes no stages now", True
+        for stage in placement.stages:
+            free_bytes = self._nodes[stage.node].free_bytes
+            if free_bytes < stage.reserve_bytes:
+                return f"node {stage.node} has {free_bytes} bytes free, {stage.reserve_bytes} are wanted", True
+        return None
+
+    def _fetch(self, group: WorldGroup, now_s: float, *, held_back: bool) -> None:
+        units = {unit.name: unit for unit in self._models[group.key].units}
+        group.waits |= self._loads.begin(group.name, group.placement, units, held_back, now_s)
+
+    def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
+        if self._groups.get(group.name) is not group:
+            return ()
+        if not group.answers:
+            group.stalled.append(lambda at_s: self._formed(group, at_s))
+            return ()
+        group.formed_s = now_s
+        self._kick(group, now_s)
+        return (GroupFormed(group.name),)
+
+    def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Event]:
+        if self._groups.get(group.name) is group and group.formed_s is None:
+            self._fail(group, f"it was not formed within {timeout_s:.0f} s", now_s)
+        return ()
+
+    def _fail(self, group: WorldGroup, reason: str, now_s: float) -> None:
+        """Its nodes have reported by the time that it is told."""
+        self._release(group, now_s)
+        self._tell_failed(GroupFailed(group.name, reason, False), now_s + 2 * self._habits.report_after_s)
+
+    def _tell_failed(self, failed: GroupFailed, at_s: float) -> None:
+        self._failed.add(failed.group)
+
+        def tell(_now_s: float) -> Sequence[Event]:
+            known = failed.group in self._failed
+            self._failed.discard(failed.group)
+            return (failed,) if known else ()
+
+        self._agenda.tell(at_s, tell)
+
+    def _release(self, group: WorldGroup, now_s: float) -> None:
+        """Nothing is left of it, but on nodes that are silent."""
+        del self._groups[group.name]
+        self._loads.give_up(group.name, now_s)
+        for node in group.nodes:
+            if node.answers:
+                node.release(group.name)
+                self._report_soon(node, now_s)
+
+    def _break(self, group: WorldGroup, cause: str) -> Sequence[Event]:
+        """Its requests are given nothing more, which is to be told."""
+        requests = [ask.request for ask in group.batch.asks if ask.request in self._at]
+        requests += [request for request, at in self._at.items() if at is group and request not in requests]
+        for request in requests:
+            self.cancel(request)
+        return tuple(RequestBroke(request, group.name, cause) for request in requests)
+
+    def _arrived(self, load: str, names: Iterable[str], node: WorldNode, now_s: float) -> None:
+        """All units of a load, which the groups called `names` want, are in the node's dram."""
+        self._report_soon(node, now_s)
+        for group in [self._groups[name] for name in names if name in self._groups]:
+            if load in group.waits:
+                group.waits.remove(load)
+                group.fetched_s = now_s
+                self._kick(group, now_s)
+
+    # ---- steps
+
+    def _kick(self, group: WorldGroup, now_s: float) -> None:
+        """Its next step begins, if it is at none: after all that happens now."""
+        if group.ready and not group.batch.under_way:
+            group.batch.under_way = True
+            self._agenda.put(now_s, lambda at_s: self._step(group, at_s))
+
+    def _step(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
+        takes_s = group.batch.begin()
+        if takes_s is not None:
+            self._agenda.put(now_s + takes_s, lambda at_s: self._land(group, at_s))
+        return ()
+
+    def _land(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
+        """Everyone's tokens are told apart from the others', within as many microseconds."""
+        if self._groups.get(group.name) is not group:
+            return ()
+        if not group.answers:
+            group.stalled.append(lambda at_s: self._land(group, at_s))
+            return ()
+        for index, (ask, tokens) in enumerate(group.batch.land()):
+            self._agenda.tell(now_s + index * 1e-6, self._progress(group, ask, tokens))
+        if not group.answered:
+            group.answered = True
+            self._fetch(group, now_s, held_back=True)
+        return self._step(group, now_s)
+
+    def _progress(self, group: WorldGroup, ask: Ask, tokens: int) -> Happening:
+        over = ask.left == 0
+
+        def tell(_now_s: float) -> Sequence[Event]:
+            if self._at.get(ask.request) is not group:
+                return ()
+            if over:
+                del self._at[ask.request]
+            return (RequestProgressed(ask.request, group.name, tokens),)
+
+        return tell
+
+    # ---- reports
+
+    def _reporting_always(self, node: WorldNode) -> Happening:
+        def tell(now_s: float) -> Sequence[Event]:
+            self._agenda.tell(now_s + self._habits.report_every_s, tell)
+            return (node.report(),) if node.answers else ()
+
+        return tell
+
+    def _report_soon(self, node: WorldNode, now_s: float) -> None:
+        """With all others that change until then."""
+        if not self._changed:
+            self._agenda.tell(now_s + self._habits.report_after_s, lambda _: self._report_changed())
+        self._changed.add(node.name)
+
+    def _report_changed(self) -> Sequence[Event]:
+        changed, self._changed = [self._nodes[name] for name in sorted(self._changed)], set()
+        return [node.report() for node in changed if node.answers]

@@ -1,0 +1,292 @@
+"""What holds of every cluster, with nodes or without: one suite on the real client and on the cluster in memory."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from cluster.client import ClusterClient
+from cluster.contract import Cluster, FormedGroup
+from cluster.errors import ClusterError, NodeLost, Refused, StageFailed
+from cluster.fake import FakeCluster
+from cluster.model_facts import facts_of
+from cluster.virtual_time import run_virtual
+from cluster.wire.phases import BUILD_SKELETON, TAKE_PROCESS
+from cluster.wire.requests import Sampling, Submit
+from schedules.events import Event, NodeReported, SchedulerJoined
+from schedules.facts import Model, Placement, View
+from schedules.placing.policies.fixed import place
+from schedules.rates import NIC
+from storage_tiers.checkpoint import Checkpoint
+from tests.cluster.groups import Published
+from tests.cluster.unpublished import described, facts
+from tests.real_cluster import RealCluster
+from tests.schedules.worlds import world_node
+
+KV_TOKENS = 256
+WITHIN_S = 60.0
+PROMPT = (7, 8, 9)
+GREEDY = Sampling(temperature=0.0)
+_names = itertools.count()
+
+
+class Heard:
+    """What a cluster told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._more = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self._more.set()
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """It is so by the time that something is told."""
+        async with asyncio.timeout(WITHIN_S):
+            while not holds():
+                self._more.clear()
+                await self._more.wait()
+
+
+@dataclass
+class Played:
+    """A cluster of at least two nodes, what it told, and a model that it can run."""
+
+    cluster: Any
+    heard: Heard
+    checkpoint: Checkpoint
+    model: Model
+
+    @property
+    def names(self) -> list[str]:
+        """Those of the nodes."""
+        return [node.name for node in self.cluster.view().nodes]
+
+    def placement(self, *nodes: str, kv_tokens: int = KV_TOKENS) -> Placement:
+        """One stage on each of the nodes called so."""
+        view = View(tuple(node for node in self.cluster.view().nodes if node.name in nodes))
+        found = place(self.model, view, len(nodes), kv_tokens)
+        assert isinstance(found, Placement)
+        return found
+
+    async def form(self, *nodes: str) -> FormedGroup:
+        """On the nodes called so."""
+        found: FormedGroup = await self.order(self.placement(*nodes))
+        return found
+
+    async def order(self, placement: Placement) -> Any:
+        name = f"contract-{next(_names)}"
+        async with asyncio.timeout(WITHIN_S):
+            return await self.cluster.form(name, placement, self.checkpoint, WITHIN_S)
+
+    def groups(self, node: str) -> tuple[str, ...]:
+        """That are on the node, as last reported."""
+        return next(known.groups for known in self.cluster.view().nodes if known.name == node)
+
+
+def _ask(tokens: int = 8, stop_tokens: tuple[int, ...] = ()) -> Submit:
+    return Submit(f"contract-{next(_names)}", PROMPT, len(PROMPT), tokens, stop_tokens, GREEDY)
+
+
+def _rest(submit: Submit, done: Sequence[int]) -> Submit:
+    tokens = (*submit.tokens, *done)
+    return replace(_ask(submit.max_tokens - len(done), submit.stop_tokens), tokens=tokens)
+
+
+async def _tokens(group: FormedGroup, submit: Submit) -> tuple[list[int], str | None]:
+    """All tokens of a request, and why there are no more."""
+    async with asyncio.timeout(WITHIN_S):
+        events = [event async for event in group.generate(submit)]
+    assert [event.finish for event in events[:-1]] == [None] * (len(events) - 1)
+    return [token for event in events for token in event.tokens], events[-1].finish
+
+
+# ---- what holds
+
+
+async def gives_as_many_tokens_as_are_asked_for(played: Played) -> None:
+    group = await played.form(played.names[0])
+    tokens, finish = await _tokens(group, _ask(8))
+    assert (len(tokens), finish) == (8, "length")
+    await played.cluster.dissolve(group)
+
+
+async def goes_on_elsewhere_with_the_same_tokens(played: Played) -> None:
+    asked = _ask(8)
+    pipeline, alone = await played.form(*played.names[:2]), await played.form(played.names[0])
+    whole, _ = await _tokens(pipeline, asked)
+    assert await _tokens(alone, _rest(asked, whole[:3])) == (whole[3:], "length")
+    await asyncio.gather(played.cluster.dissolve(pipeline), played.cluster.dissolve(alone))
+
+
+async def ends_with_a_stop_token(played: Played) -> None:
+    group = await played.form(played.names[0])
+    whole, _ = await _tokens(group, _ask(8))
+    stop = whole[3]
+    assert await _tokens(group, _ask(8, (stop,))) == (whole[: whole.index(stop) + 1], "stop")
+    await played.cluster.dissolve(group)
+
+
+async def makes_room_for_others_when_somebody_leaves(played: Played) -> None:
+    group = await played.form(played.names[0])
+    async with aclosing(group.generate(_ask(KV_TOKENS - len(PROMPT)))) as stream:
+        await anext(stream)
+    assert len((await _tokens(group, _ask(8)))[0]) == 8
+    await played.cluster.dissolve(group)
+
+
+async def refuses_a_request_that_will_never_fit(played: Played) -> None:
+    group = await played.form(played.names[0])
+    with pytest.raises(Refused):
+        await _tokens(group, _ask(KV_TOKENS))
+    await _tokens(group, _ask(1))
+    await played.cluster.dissolve(group)
+
+
+async def ends_every_stream_of_a_group_that_is_lost(played: Played) -> None:
+    group = await played.form(played.names[0])
+    causes: list[str] = []
+    group.watch(lambda: causes.append(group.cause))
+    stream = group.generate(_ask(KV_TOKENS - len(PROMPT)))
+    await anext(stream)
+    group.lose("for a test")
+    group.lose("once more")
+    with pytest.raises(StageFailed, match="for a test"):
+        [event async for event in stream]
+    with pytest.raises(StageFailed, match="for a test"):
+        await _tokens(group, _ask())
+    assert causes == ["for a test"]
+    assert group.lost.is_set()
+    await played.cluster.dissolve(group)
+
+
+async def frees_what_was_reserved(played: Played) -> None:
+    group = await played.form(*played.names[:2])
+    await played.heard.until(lambda: all(group.name in played.groups(name) for name in played.names[:2]))
+    await played.cluster.dissolve(group)
+    await played.heard.until(lambda: not any(group.name in played.groups(name) for name in played.names[:2]))
+
+
+async def refuses_more_than_there_is(played: Played) -> None:
+    node = played.cluster.view().nodes[0]
+    placement = played.placement(node.name)
+    stage = replace(placement.stages[0], kv_bytes=2 * node.device_bytes)
+    with pytest.raises(Refused):
+        await played.order(replace(placement, stages=(stage,)))
+    await played.cluster.dissolve(await played.form(node.name))
+
+
+async def knows_no_node_that_is_not_there(played: Played) -> None:
+    placement = played.placement(played.names[0])
+    stage = replace(placement.stages[0], node="nobody")
+    with pytest.raises(NodeLost):
+        await played.order(replace(placement, stages=(stage,)))
+    with pytest.raises(NodeLost):
+        await played.cluster.nodes(1000, 0.05)
+    with pytest.raises(NodeLost):
+        await played.cluster.probe("nobody", [NIC], 0.01, keep=False)
+
+
+async def leaves_nothing_of_what_is_given_up(played: Played) -> None:
+    name = played.names[0]
+    before = played.groups(name)
+    forming = asyncio.ensure_future(played.form(name))
+    await asyncio.sleep(0.01)
+    forming.cancel()
+    await asyncio.gather(forming, return_exceptions=True)
+    await played.cluster.refresh()
+    assert played.groups(name) == before
+
+
+async def adopts_nothing_that_is_not_there(played: Played) -> None:
+    with pytest.raises(ClusterError):
+        await played.cluster.adopt("nobody's")
+
+
+async def brings_units_and_drops_them(played: Played) -> None:
+    name, units = played.names[0], [unit.name for unit in played.checkpoint.units]
+    brought = await played.cluster.bring(name, played.checkpoint, units, "dram", WITHIN_S)
+    assert (brought.node, brought.tier, brought.units) == (name, "dram", len(units))
+    assert brought.fetched_bytes + brought.present_bytes == played.checkpoint.size_bytes
+    view = await played.cluster.refresh()
+    assert all(name in view.holding(unit.digest) for unit in played.checkpoint.units)
+    await played.cluster.evict(name, played.checkpoint)
+    view = await played.cluster.refresh()
+    assert not any(name in view.holding(unit.digest) for unit in played.checkpoint.units)
+
+
+async def tells_what_a_start_was_like(played: Played) -> None:
+    group = await played.form(played.names[0])
+    await _tokens(group, _ask(1))
+    phases = await played.cluster.phases(group)
+    starts_s = [phase.start_s for phase in phases]
+    assert starts_s == sorted(starts_s)
+    assert {TAKE_PROCESS, BUILD_SKELETON} <= {phase.name for phase in phases}
+    assert played.names[0] in {phase.where for phase in phases}
+    assert all(phase.start_s <= phase.end_s for phase in phases)
+    await played.cluster.dissolve(group)
+
+
+async def tells_its_listener_of_scheduler_and_nodes(played: Played) -> None:
+    assert isinstance(played.heard.events[0], SchedulerJoined)
+    told = {event.node.name for event in played.heard.events if isinstance(event, NodeReported)}
+    assert told == set(played.names)
+    count = len(played.heard.events)
+    await played.heard.until(lambda: any(isinstance(event, NodeReported) for event in played.heard.events[count:]))
+
+
+CONTRACT = (
+    gives_as_many_tokens_as_are_asked_for,
+    goes_on_elsewhere_with_the_same_tokens,
+    ends_with_a_stop_token,
+    makes_room_for_others_when_somebody_leaves,
+    refuses_a_request_that_will_never_fit,
+    ends_every_stream_of_a_group_that_is_lost,
+    frees_what_was_reserved,
+    refuses_more_than_there_is,
+    knows_no_node_that_is_not_there,
+    leaves_nothing_of_what_is_given_up,
+    adopts_nothing_that_is_not_there,
+    brings_units_and_drops_them,
+    tells_what_a_start_was_like,
+    tells_its_listener_of_scheduler_and_nodes,
+)
+_holds = pytest.mark.parametrize("holds", CONTRACT, ids=lambda holds: holds.__name__)
+
+
+@_holds
+def test_a_cluster_in_memory(holds: Callable[[Played], Awaitable[None]]) -> None:
+    async def main() -> None:
+        checkpoint, heard = described("m"), Heard()
+        async with FakeCluster([world_node("a"), world_node("b")], listener=heard) as cluster:
+            _obeys(cluster)
+            await holds(Played(cluster, heard, checkpoint, facts(checkpoint)))
+
+    run_virtual(main())
+
+
+@_holds
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_real_cluster(
+    holds: Callable[[Played], Awaitable[None]], shared_cluster: RealCluster, model: Checkpoint
+) -> None:
+    heard = Heard()
+    async with ClusterClient(shared_cluster.scheduler_address, listener=heard) as client:
+        _obeys(client)
+        await client.nodes(4, 90)
+        await holds(Played(client, heard, model, facts_of(model)))
+
+
+@pytest.fixture(scope="module")
+def model(shared_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """In the store that the shared cluster reads from."""
+    return Published(shared_store, tmp_path_factory.mktemp("contract")).checkpoint
+
+
+def _obeys(cluster: Cluster) -> None:
+    """Checked by whoever reads the types."""
