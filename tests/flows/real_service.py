@@ -22,6 +22,7 @@ from schedules.facts import Rate
 _T = TypeVar("_T")
 _STOP_WITHIN_S = 20.0
 _ASK_EVERY_S = 0.3
+_ANSWERS_WITHIN_S = 60.0
 
 
 def own_settings(home: Path, **environment: str) -> Settings:
@@ -118,7 +119,7 @@ class PrefectApi:
 
     async def run(self, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Run the flow's deployment now, and return the run once it is over, whatever became of it."""
-        async with httpx.AsyncClient(trust_env=False, auth=self.auth) as client:
+        async with httpx.AsyncClient(trust_env=False, auth=self.auth, timeout=_ANSWERS_WITHIN_S) as client:
             found = (await client.get(f"{self.url}/deployments/name/{flow}/firsttoken")).raise_for_status().json()
         run = await self._post(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
@@ -136,7 +137,7 @@ class PrefectApi:
         return list(json.loads(artifact["data"]))
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        async with httpx.AsyncClient(trust_env=False, auth=self.auth) as client:
+        async with httpx.AsyncClient(trust_env=False, auth=self.auth, timeout=_ANSWERS_WITHIN_S) as client:
             answer = await client.post(self.url + path, json=body)
             while answer.status_code == 503:  # SQLite is locked: Prefect's own client asks again too
                 await asyncio.sleep(_ASK_EVERY_S)

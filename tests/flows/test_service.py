@@ -25,7 +25,8 @@ pytestmark = pytest.mark.timeout(300)
 
 MODEL, ARTIFACT = "tiny/Llama-1.0", "prewarm-tiny-llama-1-0"
 NODES = ("node-1", "node-2")
-EVERY_S = 4.0
+EVERY_S = 12.0
+"""One run is waited for; those that follow take cores from the other tests, some seconds each."""
 AUTH = ("firsttoken", "a-password")
 
 
@@ -168,7 +169,7 @@ _WEBSOCKET = {
 def test_foreign_pages_get_nothing_from_prefect(prefect: PrefectApi, foreign: dict[str, str]) -> None:
     """Any web page could make a deployment with a shell step: every origin was allowed, and a POST that says nothing of its
     content, which browsers send without asking, was taken for JSON."""
-    with httpx.Client(trust_env=False, auth=AUTH) as client:
+    with httpx.Client(trust_env=False, auth=AUTH, timeout=60) as client:
         asked = [
             client.post(f"{prefect.url}/flows/", json={"name": "evil"}, headers=foreign),
             client.post(f"{prefect.url}/flows/", content=b'{"name": "evil"}', headers=foreign),
@@ -182,7 +183,7 @@ def test_foreign_pages_get_nothing_from_prefect(prefect: PrefectApi, foreign: di
 
 
 def test_prefect_tells_nothing_to_who_does_not_know_the_password(settings: Settings, prefect: PrefectApi) -> None:
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=60) as client:
         for auth in (None, ("firsttoken", "a guess")):
             assert client.post(f"{prefect.url}/flows/filter", json={}, auth=auth).status_code == 401
     logs = [path.read_text() for path in settings.logs_dir.glob("*.log")]
