@@ -14,7 +14,7 @@ from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages
 from cluster.node.rate_book import RateBook
 from cluster.tasks import Tasks
-from cluster.wire.orders import FormStage
+from cluster.wire.orders import FormStage, Renew
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Missing
 from storage_tiers.model_store import ModelStore
@@ -194,7 +194,7 @@ async def test_a_lease_begins_when_the_stage_is_formed(played: Played) -> None:
     await played.come_to("formed")
     stage = played.stages._stages["g"]
     assert not stage.expired
-    played.stages.renew(["g"], -1.0)
+    played.stages.renew(Renew("", ("g",), -1.0))
     assert stage.expired
     await played.stages.dissolve("g")
     await played.nothing_is_left()
