@@ -34,7 +34,7 @@ def _asked(
     gigabytes: int, ttft_s: float | None, *nodes: Node, tpot_s: float | None = None, waited_s: float = 0.0
 ) -> Question:
     view = View(nodes or tuple(_node(name) for name in "abcd"))
-    goal = objectives_of(ttft_s, tpot_s, kv_tokens=1)
+    goal = objectives_of(ttft_s=ttft_s, tpot_s=tpot_s, kv_tokens=1)
     return question_of(_llama(gigabytes), view, goal, waited_s=waited_s)
 
 

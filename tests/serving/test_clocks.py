@@ -32,6 +32,7 @@ OF_THE_WORLD = {
     "serving/answers.py": "`created` of an answer",
     "serving/history.py": "the age of rows",
     "firsttoken/commands/published.py": "the age of objects in the store",
+    "storage_tiers/passing.py": "when a server asks to be asked again",
 }
 
 

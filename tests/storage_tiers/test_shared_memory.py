@@ -104,7 +104,7 @@ def test_threads_that_write_into_one_block_at_once_all_find_it_real() -> None:
 
 _WITHOUT_HUGE_PAGES = f"""
 import ctypes, logging
-from storage_tiers.tiers import memory
+from storage_tiers.tiers import shared_memory as memory
 logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
 assert ctypes.CDLL(None).prctl({_PR_SET_THP_DISABLE}, 1, 0, 0, 0) == 0
 memory._free_huge_bytes = lambda: 0
