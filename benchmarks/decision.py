@@ -22,9 +22,10 @@ if __package__ in (None, ""):
 
 from benchmarks.decision_brain import measure_brain
 from benchmarks.report import Result, parser, report
+from schedules.events import NodeReported
 from schedules.facts import Model, Node, Placement, Rate, Unit, View
 from schedules.ledgers.links import Links
-from schedules.nodes import link_rates
+from schedules.nodes import Nodes
 from schedules.objectives import Objectives
 from schedules.placing.decision import Policy, Question
 from schedules.placing.policies import POLICIES
@@ -33,6 +34,16 @@ from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
 LAYERS, LAYER_BYTES, END_BYTES = 32, 400 << 20, 500 << 20
 ON_SSD, IN_DRAM, UNDER_WAY = 20, 2, 40
 GOAL_MS = 5.0
+FASTEST = Objectives(
+    ttft_s=None,
+    tpot_s=None,
+    min_replicas=0,
+    max_replicas=1,
+    keep_alive_s=300.0,
+    priority=0,
+    max_degree=4,
+    kv_tokens=16384,
+)
 BRAIN_MODELS, BRAIN_NODES = 1000, 500
 
 
@@ -45,7 +56,7 @@ def _models(count: int) -> list[Model]:
     return [model(f"model-{i}") for i in range(count)]
 
 
-def _nodes(count: int, models: Sequence[Model], chance: random.Random) -> View:
+def _nodes(count: int, models: Sequence[Model], chance: random.Random) -> Nodes:
     def node(index: int) -> Node:
         held = chance.sample(models, ON_SSD)
         units = {unit.digest: "ssd" for model in held for unit in model.units}
@@ -62,12 +73,10 @@ def _nodes(count: int, models: Sequence[Model], chance: random.Random) -> View:
             units=units, peer_port=1, rates={name: Rate(mean, mean * 0.8, 32) for name, mean in rates.items()},
         )  # fmt: skip
 
-    nodes = tuple(node(index) for index in range(count))
-    holders: dict[str, list[str]] = {}
-    for made in nodes:
-        for digest in made.units:
-            holders.setdefault(digest, []).append(made.name)
-    return View(nodes, holders)
+    nodes = Nodes()
+    for made in map(node, range(count)):
+        nodes.report(NodeReported(made, made.units))
+    return nodes
 
 
 def _times_s(policy: Policy, questions: Sequence[Question]) -> list[float]:
@@ -83,7 +92,7 @@ def _busy_links(view: View, models: Sequence[Model], rates: dict[str, float]) ->
     """A ledger with starts under way that the planned policy decided."""
     links, planned = Links(rates, 0.0), POLICIES["planned"]
     for index, model in enumerate(models[-UNDER_WAY:]):
-        decision = planned.decide(Question(f"s{index}", model, Objectives(), view, links, 0.0))
+        decision = planned.decide(Question(f"s{index}", model, FASTEST, view, links, 0.0))
         if isinstance(decision.outcome, Placement) and decision.chosen is not None:
             links.begin(decision.chosen.transfers, 0.0)
     return links
@@ -93,14 +102,14 @@ def measure(nodes: int, models: int, decisions: int) -> list[Result]:
     """All figures: milliseconds of one decision."""
     chance = random.Random(1)
     known = _models(models)
-    view = _nodes(nodes, known, chance)
-    rates = link_rates(view)
+    kept = _nodes(nodes, known, chance)
+    view, rates = kept.view(), dict(kept.link_rates)
     asked = [chance.choice(known) for _ in range(decisions)]
     results = []
     for name, limits in (("", rates), ("shared_store_", rates | {"store": 20e9})):
         links = _busy_links(view, known, limits)
         questions = [
-            Question(f"q{i}", model, Objectives(ttft_s=10.0), view, links, 0.0, prompt_tokens=500)
+            Question(f"q{i}", model, replace(FASTEST, ttft_s=10.0), view, links, 0.0, prompt_tokens=500)
             for i, model in enumerate(asked)
         ]
         for policy in POLICIES.values():
@@ -117,7 +126,7 @@ def measure(nodes: int, models: int, decisions: int) -> list[Result]:
                     "goal",
                 ),
             ]
-        fastest = [replace(q, objectives=Objectives()) for q in questions[: max(1, decisions // 4)]]
+        fastest = [replace(q, objectives=FASTEST) for q in questions[: max(1, decisions // 4)]]
         taken = sorted(_times_s(POLICIES["planned"], fastest))
         results.append(
             Result(

@@ -130,7 +130,16 @@ def _us(world: _World, requests: int) -> float:
 def measure_brain(view: View, models: Sequence[Model], requests: int) -> list[Result]:
     """Microseconds of CPU a request: the mixture, and requests that all find a replica; and of a node's report."""
     nodes = tuple(replace(node, device_bytes=DEVICE_BYTES, device_reserved_bytes=0) for node in view.nodes)
-    objectives = Objectives(ttft_s=20.0, max_replicas=8)
+    objectives = Objectives(
+        ttft_s=20.0,
+        tpot_s=None,
+        min_replicas=0,
+        max_replicas=8,
+        keep_alive_s=300.0,
+        priority=0,
+        max_degree=4,
+        kv_tokens=16384,
+    )
     world = _World(View(nodes, view.holders), models, objectives)
     weights = list(accumulate(1.0 / rank**ZIPF for rank in range(1, len(models) + 1)))
     asked = 0

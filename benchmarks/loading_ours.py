@@ -12,10 +12,11 @@ from benchmarks.footprint import memfd_bytes
 from benchmarks.loading_worker import Job, Load
 from cluster.wire.stages import UnitHere
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.tiers.device import tensors_of
 from storage_tiers.tiers.dram import DramTier
-from storage_tiers.tiers.memory import BLOCK_BYTES, map_runs, populate
+from storage_tiers.tiers.shared_memory import BLOCK_BYTES, map_runs, populate
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.stack import Loaded, Priority, TierStack
 

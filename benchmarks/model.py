@@ -5,8 +5,9 @@ from pathlib import Path
 from firsttoken.demo import find_gguf
 from firsttoken.settings import load_settings
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 
 NAME = "smollm2-135m-instruct"
 

@@ -10,8 +10,9 @@ from benchmarks.generation_model import measured_model
 from benchmarks.model import published_smollm2
 from infra.lab.platform import BUCKET, Lab
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from cluster.errors import ClusterError, Refused, StageFailed
 from cluster.hearing import Hearing
 from cluster.leases import LEASE_S
-from cluster.node.tasks import Tasks
 from cluster.orphans import Orphans
+from cluster.tasks import Tasks
 from cluster.wire.orders import Adopt, AskStage
 from cluster.wire.reports import StageFacts, StageFormed, StageLease
 from schedules.events import Event, GroupFound

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, Refused
-from cluster.node.probe import OF_NODE, OF_STORE, STORE_S
+from cluster.wire.orders import OF_NODE, OF_STORE, STORE_S
 from schedules.facts import Rate
 from schedules.rates import NIC, store_limit
 

@@ -16,9 +16,9 @@ from cluster.errors import ClusterError, NodeLost, Refused
 from cluster.group import Group
 from cluster.hearing import Hearing, Listeners
 from cluster.leases import LEASE_S, Leases
-from cluster.node.rendezvous import group_secret
-from cluster.node.tasks import Tasks
+from cluster.tasks import Tasks
 from cluster.wire.encryption import Tls
+from cluster.wire.hello import group_secret
 from cluster.wire.orders import (
     AskPhases,
     BringUnits,
@@ -29,8 +29,8 @@ from cluster.wire.orders import (
     Peer,
     Probe,
 )
-from cluster.wire.phases import in_our_clock, timed_phase
-from cluster.wire.reports import Done, Phase, Phases, Probed, StageFormed, StageLease, StageLost, UnitsBrought
+from cluster.wire.phases import Phase, in_our_clock, timed_phase
+from cluster.wire.reports import Done, Phases, Probed, StageFormed, StageLease, StageLost, UnitsBrought
 from schedules.events import Event, GroupLost
 from schedules.facts import Node, Placement, StagePlan, View
 from schedules.placing.sources import Sources, peer_of
@@ -263,7 +263,7 @@ class ClusterClient:
     async def _phases(self, node: str, group: str) -> tuple[Phase, ...]:
         asked_s = time.monotonic()
         answer = await self._order(node, AskPhases(group), Phases, PHASES_WITHIN_S)
-        return in_our_clock(answer, asked_s, time.monotonic())
+        return in_our_clock(answer.phases, answer.now_s, asked_s, time.monotonic())
 
     def _node(self, name: str) -> Node:
         return self._hearing.known(name).node

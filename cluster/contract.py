@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
-from cluster.wire.reports import Phase, UnitsBrought
+from cluster.wire.phases import Phase
+from cluster.wire.reports import UnitsBrought
 from cluster.wire.requests import Submit, Tokens
 from schedules.events import Event
 from schedules.facts import Placement, View

@@ -14,8 +14,8 @@ from typing import Self
 from cluster.contract import Listener
 from cluster.errors import NodeLost, Refused, StageFailed
 from cluster.fake_group import FakeGroup
-from cluster.wire.phases import unix_s
-from cluster.wire.reports import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase, UnitsBrought
+from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase, unix_s
+from cluster.wire.reports import UnitsBrought
 from cluster.wire.requests import Submit
 from schedules.events import (
     Event,
@@ -281,6 +281,7 @@ class FakeCluster:
                 if name in self._answers and not self._answers[name].done():
                     self._answers[name].set_result(event)
             case GroupStopped(name):
+                self._ordered.pop(name, None)
                 self._stopping.pop(name).set_result(None)
             case RequestProgressed(request, name, tokens) if name in self._groups:
                 self._groups[name].progressed(request, tokens)

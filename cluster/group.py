@@ -8,8 +8,10 @@ from collections.abc import AsyncGenerator, Callable
 
 from cluster.errors import NoToken, ProtocolError, Refused, StageFailed
 from cluster.wire.codec import frame, read_frame
-from cluster.wire.reports import Phase, StageFormed
-from cluster.wire.requests import Cancel, Event, Failed, Hello, Rejected, Submit, Tokens
+from cluster.wire.hello import Hello
+from cluster.wire.phases import Phase
+from cluster.wire.reports import StageFormed
+from cluster.wire.requests import Cancel, Event, Failed, Rejected, Submit, Tokens
 from schedules.facts import Placement
 
 _log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cluster.errors import BadCertificate, ClusterUnreachable, NodeLost, ProtocolError
-from cluster.node.tasks import Tasks
 from cluster.node_lines import NodeLines
 from cluster.roster import Known, Missed, Roster
 from cluster.scheduler_line import SchedulerLine
+from cluster.tasks import Tasks
 from cluster.wire.encryption import Tls, security
 from cluster.wire.orders import AskReport
 from cluster.wire.reports import NodeReport, StageLease, StageLost

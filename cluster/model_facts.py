@@ -7,9 +7,9 @@ from transformers import AutoConfig, PretrainedConfig
 
 from schedules.facts import Model, Unit
 from storage_tiers.checkpoint import DTYPE_BYTES, EMBED, Checkpoint
-from storage_tiers.configs import without_code
 from storage_tiers.errors import Corrupt
 from storage_tiers.layouts import layout_of
+from storage_tiers.model_configs import without_code
 from storage_tiers.tiers.rows import embedding_of
 
 _COUNTS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings")

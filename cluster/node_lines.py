@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from cluster.errors import NodeLost, ProtocolError, Refused, StageFailed
 from cluster.wire.codec import frame, read_frame
+from cluster.wire.hello import Hello
 from cluster.wire.orders import HANDLER
 from cluster.wire.reports import NotDone
-from cluster.wire.requests import Hello
 
 _T = TypeVar("_T")
 MOST_IDLE, IDLE_S = 256, 5.0

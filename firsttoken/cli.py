@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from firsttoken.commands import calibrate, components, explain, models, platform, upkeep
+from firsttoken.commands import calibrate, components, explain, models, platform, published
 from firsttoken.errors import is_expected
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         calibrate.calibrate,
         platform.version,
     ),
-    "Models": (models.publish, upkeep.verify, models.chat, models.generate, explain.explain),
+    "Models": (models.publish, published.verify, models.chat, models.generate, explain.explain),
     "Components, alone in the foreground": (
         components.scheduler,
         components.node,
@@ -47,8 +47,8 @@ for _panel, _commands in _COMMANDS.items():
         app.command(rich_help_panel=_panel, context_settings=_CONTEXT.get(_command))(_command)
 
 _models = typer.Typer(name="models", invoke_without_command=True, callback=models.models)
-_models.command()(upkeep.rm)
-_models.command()(upkeep.gc)
+_models.command()(published.rm)
+_models.command()(published.gc)
 app.add_typer(_models, rich_help_panel="Models")
 
 

@@ -185,14 +185,14 @@ def run_flows(settings: Settings) -> None:
     """The flow service. It writes a file into the run folder once its flows are registered with Prefect."""
     prepare_flows(settings)
     from flows.service import ServiceConfig, run_service
-    from schedules.foresight.cadence import CADENCES, CALIBRATE, PREWARM, with_intervals
+    from schedules.foresight.cadence import CALIBRATE, PREWARM, cadences
 
     _log_to_stderr(settings)
     prewarm = settings.prewarm
-    every_s = {PREWARM.flow: prewarm.every_s, CALIBRATE.flow: settings.calibrate.every_s}
+    every_s = {PREWARM: prewarm.every_s, CALIBRATE: settings.calibrate.every_s}
     config = ServiceConfig(
-        cadences=with_intervals(CADENCES, {flow: seconds for flow, seconds in every_s.items() if seconds}),
-        parameters={PREWARM.flow: {"models": list(prewarm.models), "tier": prewarm.tier}},
+        cadences=cadences({flow: seconds for flow, seconds in every_s.items() if seconds}),
+        parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}},
     )
     ready = settings.run_dir / FLOWS_READY_FILE
     ready.unlink(missing_ok=True)

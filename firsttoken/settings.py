@@ -39,7 +39,6 @@ from firsttoken.setting_types import (
     Timeout,
     Tokens,
 )
-from schedules.foresight.cadence import CALIBRATE_EVERY_S, PREWARM_EVERY_S
 
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
@@ -229,14 +228,14 @@ class PrefectSettings(Section):
 
 
 class PrewarmSettings(Section):
-    every_s: Interval = Field(default=PREWARM_EVERY_S, gt=0, description="seconds between two runs of the prewarm flow")
-    models: Names = Field(default=(), description="models that the prewarm flow stages onto every node")
+    every_s: Interval = Field(default=300.0, gt=0, description="seconds between two runs of the prewarm flow")
+    models: Names = Field(default=(), description="models that the prewarm flow brings to every node")
     tier: Literal["ssd", "dram"] = Field(default="ssd", description="tier that prewarming fills: `ssd` or `dram`")
 
 
 class CalibrateSettings(Section):
     every_s: Interval = Field(
-        default=CALIBRATE_EVERY_S, description="seconds between two runs of the calibrate flow; 0 means only when asked"
+        default=86400.0, description="seconds between two runs of the calibrate flow; 0 means only when asked"
     )
 
 

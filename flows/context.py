@@ -14,7 +14,8 @@ from typing import Any
 from cluster.client import ClusterClient
 from cluster.wire.encryption import Tls
 from flows.errors import NoContext
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 CONTEXT_VARIABLE = "FLOW_CONTEXT"
 
@@ -25,9 +26,9 @@ class FlowContext:
 
     scheduler_address: str
     store_url: str
-    store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    store_reader: str = "auto"
-    tls: Tls | None = None
+    store_options: Mapping[str, Any] = field(repr=False)
+    store_reader: str
+    tls: Tls | None
 
     def cluster(self) -> ClusterClient:
         """A client of the cluster, to be entered."""

@@ -44,7 +44,7 @@ async def bring_model(
 
 @flow(name="prewarm")
 async def prewarm(
-    models: Sequence[str] = (), nodes: Sequence[str] = (), tier: str = "ssd", units: Sequence[str] | None = None
+    models: Sequence[str], tier: str, nodes: Sequence[str] = (), units: Sequence[str] | None = None
 ) -> None:
     """Bring `models` to `nodes` (all nodes if empty), into the tier "ssd" or "dram"; only `units` if given."""
     context = read_context()

@@ -9,7 +9,7 @@ import datetime
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -22,7 +22,7 @@ from prefect.types.entrypoint import EntrypointType
 from flows.calibrate import calibrate
 from flows.prewarm import prewarm
 from flows.publish import publish
-from schedules.foresight.cadence import CADENCES, Cadence
+from schedules.foresight.cadence import Cadence
 
 FLOWS: Mapping[str, Flow[..., Any]] = {"publish": publish, "prewarm": prewarm, "calibrate": calibrate}
 DEPLOYMENT = "firsttoken"
@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 class ServiceConfig:
     """When flows run, the parameters of their scheduled runs by flow, and how often due runs are looked for."""
 
-    cadences: Sequence[Cadence] = CADENCES
-    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cadences: Sequence[Cadence]
+    parameters: Mapping[str, Mapping[str, Any]]
     query_interval_s: float = 2.0
     concurrent_runs: int = 4
 

@@ -1,6 +1,6 @@
 """All replicas: which are wanted, where they start, when they end, and who makes room for whom."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Protocol
 
@@ -130,8 +130,7 @@ class Fleet:
         """Nobody waits any more: what is not even ordered is given up, but for those that shall always be there; and so is a
         version that was replaced."""
         if service.retired and not service.waiting and not service.announced:
-            for replica in service.in_state(State.SERVING):
-                self._drain(replica, now_s)
+            self._drain(service.replicas, now_s)
         kept = 0 if service.retired else service.objectives.min_replicas
         for replica in service.in_state(State.WANTED):
             if service.waiting or service.announced:
@@ -294,9 +293,10 @@ class Fleet:
             ]
             decision = self.decide(service, replica.group, running, replica.cold, now_s)
             moves = decision.chosen.moves if decision.chosen is not None else ()
-        for leaving in [self.replicas[move.group] for move in moves]:
-            leaving.turn_of = replica
-            self._drain(leaving, now_s)
+        leaving = [self.replicas[move.group] for move in moves]
+        for other in leaving:
+            other.turn_of = replica
+        self._drain(leaving, now_s)
         replica.stuck = not moves and len(had) == len(over_s) and not self._something_ends(service)
         if not moves and len(had) < len(over_s):
             self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
@@ -344,7 +344,7 @@ class Fleet:
         replica.let(Turn.FORMED, now_s)
         self._waiters.serve(replica.service, now_s)
         if self._books.nodes.drained(replica.nodes):
-            self._drain(replica, now_s)
+            self._drain([replica], now_s)
         self.rest(replica, now_s)
         self.stir()
 
@@ -384,8 +384,11 @@ class Fleet:
 
     def _fail(self, replica: Replica, reason: str, now_s: float) -> None:
         """It is not tried again for those who wait; if another replica comes they wait for that."""
-        service = replica.service
         self._end_wanted(replica, Turn.FAILED if replica.state is State.STARTING else Turn.GIVEN_UP, now_s)
+        self._tell_failed(replica, reason, now_s)
+
+    def _tell_failed(self, replica: Replica, reason: str, now_s: float) -> None:
+        service = replica.service
         self._out(Failed(replica.group, service.key, reason))
         if service.coming:
             self._waiters.serve(service, now_s)
@@ -444,18 +447,22 @@ class Fleet:
 
     def drain_node(self, node: str, now_s: float) -> None:
         """What runs there ends when it is done; those that shall be there, or are waited for, start elsewhere."""
-        for replica in [r for r in self.replicas.values() if node in r.nodes]:
-            if replica.state is State.SERVING:
-                self._drain(replica, now_s)
-            elif replica.state is State.WANTED:
+        there = [replica for replica in self.replicas.values() if node in replica.nodes]
+        for replica in there:
+            if replica.state is State.WANTED:
                 self._unplace(replica, now_s)
+        self._drain(there, now_s)
         self.stir()
 
-    def _drain(self, replica: Replica, now_s: float) -> None:
-        replica.let(Turn.DRAIN, now_s)
-        self.scale(replica.service, now_s)
-        self.keep_up(replica.service, now_s)
-        self.rest(replica, now_s)
+    def _drain(self, replicas: Sequence[Replica], now_s: float) -> None:
+        """Those that serve get nothing new from now on, all of them before others are wanted in their place."""
+        serving = [replica for replica in replicas if replica.state is State.SERVING]
+        for replica in serving:
+            replica.let(Turn.DRAIN, now_s)
+        for replica in serving:
+            self.scale(replica.service, now_s)
+            self.keep_up(replica.service, now_s)
+            self.rest(replica, now_s)
 
     def _stop(self, replica: Replica, now_s: float) -> None:
         replica.let(Turn.IDLE, now_s)
@@ -477,10 +484,8 @@ class Fleet:
         self._end_group(replica)
         self._waiters.replay(replica, cause, now_s)
         service = replica.service
-        if starting and replica.attempts + 1 >= START_ATTEMPTS and not service.coming:
-            self._out(Failed(group, service.key, cause))
-            self._waiters.fail(service, cause)
-            self._keep_up_later(service, now_s)
+        if starting and replica.attempts + 1 >= START_ATTEMPTS:
+            self._tell_failed(replica, cause, now_s)
             return
         if starting:
             self._again(replica, now_s)

@@ -12,14 +12,14 @@ class Objectives:
     of the higher `priority` may make the other's idle replicas go. `max_degree` bounds the stages of a cold start.
     """
 
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    min_replicas: int = 0
-    max_replicas: int = 1
-    keep_alive_s: float = 300.0
-    priority: int = 0
-    max_degree: int = 4
-    kv_tokens: int = 16384
+    ttft_s: float | None
+    tpot_s: float | None
+    min_replicas: int
+    max_replicas: int
+    keep_alive_s: float
+    priority: int
+    max_degree: int
+    kv_tokens: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -19,9 +19,9 @@ from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.door.bodies import Bodies
 from serving.door.connections import MAX_HEADER_BYTES, most_connections, patient_for
-from serving.door.guard import Guard
 from serving.door.handlers import add_handlers
 from serving.door.methods import Methods
+from serving.door.unexpected import Guard
 from serving.errors import HistoryError
 from serving.history import History
 from serving.link import ClusterLink
@@ -32,7 +32,8 @@ from serving.requests.preparing import Preparer
 from serving.requests.schemas import MAX_CHOICES
 from serving.router import Router, RouterLimits
 from serving.upkeep import Upkeep, warm
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 _log = logging.getLogger(__name__)
 _RECALL_S = 2.0
@@ -49,26 +50,26 @@ class FrontendConfig:
     port: int
     scheduler_address: str
     store_url: str
-    store_options: Mapping[str, Any] = field(default_factory=dict)
-    store_reader: str = "auto"
-    policy: str = "planned"
-    objectives: Objectives = field(default_factory=Objectives)
-    models: Mapping[str, Objectives] = field(default_factory=dict)
-    default_max_tokens: int = 1024
-    start_timeout_s: float = 120.0
-    request_timeout_s: float = 600.0
-    max_held_requests: int = 1024
-    max_held_per_model: int = 256
-    history_url: str = ""
-    history_keep_days: float = 90.0
-    allowed_hosts: Sequence[str] = ()
-    tls: Tls | None = None
-    max_choices: int = 128
-    max_body_bytes: int = 8 << 20
-    client_timeout_s: float = 20.0
-    text_timeout_s: float = 10.0
-    generation_config: str = "model"
-    cors_origins: Sequence[str] = ()
+    store_options: Mapping[str, Any]
+    store_reader: str
+    policy: str
+    objectives: Objectives
+    models: Mapping[str, Objectives]
+    default_max_tokens: int
+    start_timeout_s: float
+    request_timeout_s: float
+    max_held_requests: int
+    max_held_per_model: int
+    history_url: str
+    history_keep_days: float
+    allowed_hosts: Sequence[str]
+    tls: Tls | None
+    max_choices: int
+    max_body_bytes: int
+    client_timeout_s: float
+    text_timeout_s: float
+    generation_config: str
+    cors_origins: Sequence[str]
 
 
 def create_app(config: FrontendConfig) -> FastAPI:

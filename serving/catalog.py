@@ -20,8 +20,8 @@ from serving.requests.sampling_defaults import SamplingDefaults, defaults_of
 from serving.text import ModelText
 from storage_tiers.checkpoint import Checkpoint, is_model_name
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
+from storage_tiers.model_store import ModelStore
 from storage_tiers.presence import check_present
-from storage_tiers.remote import ModelStore
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.wire.reports import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase
+from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase
 from schedules.learning import Lesson, lesson
 from schedules.placing.decision import NETWORK
 

@@ -57,7 +57,7 @@ class History:
     version's.
     """
 
-    def __init__(self, url: str, keep_days: float = 90.0, on_dropped: Callable[[int], object] = _ignore) -> None:
+    def __init__(self, url: str, keep_days: float, on_dropped: Callable[[int], object] = _ignore) -> None:
         self._engine = history_engine(url)
         self._file = (
             HistoryFile(Path(str(self._engine.url.database))) if self._engine.dialect.name == "sqlite" else None

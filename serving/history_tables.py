@@ -29,7 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryRefused
 

@@ -8,8 +8,7 @@ from typing import Any
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError
 from cluster.group import Group
-from cluster.wire.phases import timed_phase, unix_s
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase, timed_phase, unix_s
 from schedules import events
 from schedules.actions import Record
 from schedules.placing.decision import Decision

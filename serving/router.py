@@ -9,7 +9,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.client import ClusterClient
@@ -58,7 +58,7 @@ class RouterLimits:
     start_timeout_s: float
     max_held_requests: int
     max_held_per_model: int
-    models: Mapping[str, Objectives] = field(default_factory=dict)
+    models: Mapping[str, Objectives]
 
 
 async def _unknown(name: str) -> ServedModel:

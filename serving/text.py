@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 
 from serving.decoding import Decoding, TokenDecoder, letters_bytes, spelled_byte
 from serving.prompts.processes import ModelProcess
-from serving.prompts.wire import Encode, EncodeChat, Export, Exported
+from serving.prompts.questions import Encode, EncodeChat, Export, Exported
 
 _BEFORE = "a"
 """Stands before a token that is decoded by itself: some decoders drop the space at the start of a text."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import Corrupt, StoreUnavailable
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 
 _log = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from storage_tiers.checkpoint import (
     model_digest,
     unit_names,
 )
-from storage_tiers.configs import MOST_LAYERS, check_sizes, check_stops, check_supported
 from storage_tiers.errors import Corrupt, SourceError
+from storage_tiers.model_configs import MOST_LAYERS, check_sizes, check_stops, check_supported
 
 ROOT_LIMIT_BYTES = 16 << 20
 """A model of a terabyte in a thousand layers has a root of a tenth of this."""

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.smollm2 import smollm2_gguf
 from tests.workers import ByFile, check

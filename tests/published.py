@@ -8,7 +8,7 @@ import torch
 import zarr
 
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 
 
 def tensors_by_zarr(folder: Path, *, consolidated: bool) -> dict[str, torch.Tensor]:

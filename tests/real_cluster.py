@@ -14,12 +14,14 @@ from pathlib import Path
 import httpx
 import psutil
 
-from cluster.node.config import NodeConfig
 from cluster.wire.encryption import Tls
 from firsttoken.ports import free_port
 from schedules.objectives import Objectives
+from tests.told import frontend_config, node_config, objectives_of
 
+START_DEADLINE_S = 100.0
 STOP_DEADLINE_S = 20.0
+_END = "import sys; from cluster.node.parentage import end_with; end_with(int(sys.argv[2])); "
 _TLS = "from cluster.wire.encryption import Tls; config['tls'] = Tls(**config['tls']) if config['tls'] else None; "
 _SCHEDULER = (
     "import json, sys; from cluster.scheduler import run_scheduler; config = json.loads(sys.argv[1]); "
@@ -54,17 +56,24 @@ class RealCluster:
         config = {"port": int(self.scheduler_address.rpartition(":")[2]), "tls": self._tls}
         self._start("scheduler", _SCHEDULER, json.dumps(config))
 
+    def await_scheduler(self) -> None:
+        """Wait until it listens: clients give up sooner than a busy machine starts it."""
+        scheduler, port = self.processes["scheduler"], int(self.scheduler_address.rpartition(":")[2])
+        deadline_s = time.monotonic() + START_DEADLINE_S
+        while time.monotonic() < deadline_s and scheduler.poll() is None:
+            sockets = psutil.Process(scheduler.pid).net_connections("tcp")
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"the scheduler does not listen: {self.log('scheduler')}")
+
     def start_node(self, name: str, **overrides: object) -> None:
         """One more node; `overrides` are fields of NodeConfig."""
-        config = NodeConfig(
+        config = node_config(
             name=name,
             scheduler_address=self.scheduler_address,
             store_url=self.store_url,
             ssd_dir=str(self.folder / name / "ssd"),
-            ssd_bytes=2 << 30,
-            dram_bytes=1 << 30,
-            device_bytes=4 << 30,
-            threads=1,
             tls=self.tls,
         )
         self._start(name, _NODE, json.dumps({**asdict(config), **overrides}))
@@ -72,7 +81,7 @@ class RealCluster:
     def start_frontend(
         self,
         name: str = "frontend",
-        timeout_s: float = 100.0,
+        timeout_s: float = START_DEADLINE_S,
         models: Mapping[str, Mapping[str, object]] | None = None,
         policy: str = "fixed",
         **overrides: object,
@@ -81,18 +90,16 @@ class RealCluster:
         for one model alone) and of FrontendConfig."""
         wanted = {field.name: overrides.pop(field.name) for field in fields(Objectives) if field.name in overrides}
         port = free_port()
-        config = {
-            "host": "127.0.0.1",
-            "port": port,
-            "scheduler_address": self.scheduler_address,
-            "store_url": self.store_url,
-            "policy": policy,
-            "objectives": wanted,
-            "tls": self._tls,
-            "models": {model: {**wanted, **own} for model, own in (models or {}).items()},
-            **overrides,
-        }
-        self._start(name, _FRONTEND, json.dumps(config))
+        config = frontend_config(
+            port=port,
+            scheduler_address=self.scheduler_address,
+            store_url=self.store_url,
+            policy=policy,
+            objectives=objectives_of(**wanted),
+            tls=self.tls,
+            models={model: objectives_of(**{**wanted, **own}) for model, own in (models or {}).items()},
+        )
+        self._start(name, _FRONTEND, json.dumps({**asdict(config), **overrides}))
         url = f"http://127.0.0.1:{port}"
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
@@ -133,9 +140,14 @@ class RealCluster:
         return asdict(self.tls) if self.tls is not None else None
 
     def _start(self, name: str, code: str, argument: str) -> None:
+        """A process that does not outlive this one: what ends a test that hangs ends its worker, without any clean-up."""
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", code, argument], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_env()
+                [sys.executable, "-c", f"{_END}{code}", argument, str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_env(),
             )
 
 
@@ -150,6 +162,7 @@ def run_cluster(
         cluster.start_scheduler()
         for index in range(nodes):
             cluster.start_node(f"node-{index}", **overrides)
+        cluster.await_scheduler()
         yield cluster
     finally:
         for process in cluster.processes.values():

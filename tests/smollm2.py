@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.published import tensors_by_store
 
 

@@ -16,15 +16,15 @@ from distributed import Worker
 
 from cluster.errors import ClusterError, Refused
 from cluster.node.config import NodeConfig
+from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages, load
 from cluster.node.order_door import OrderDoor
-from cluster.node.peers import Peers
 from cluster.node.pool import StagePool
-from cluster.node.probe import Prober
+from cluster.node.prober import Prober
 from cluster.node.rate_book import SAVE_EVERY_S, RateBook
 from cluster.node.rendezvous import Rendezvous
 from cluster.node.reporting import Reporter
-from cluster.node.tasks import Tasks
+from cluster.tasks import Tasks
 from cluster.wire.orders import (
     HANDLER,
     Adopt,
@@ -45,7 +45,8 @@ from cluster.wire.vocabulary import to_wire
 from schedules.rates import DECODE
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import StorageError
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.stack import Loaded, Priority, TierStack
@@ -62,7 +63,7 @@ class NodeAgent:
         dram = DramTier(config.dram_bytes, ready_bytes=config.dram_ready_bytes)
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.monotonic)
-        self._peers = Peers(dram, ssd, config.host, config.use_peers)
+        self._peers = UnitExchange(dram, ssd, config.host, config.use_peers)
         self._rates = RateBook(Path(config.ssd_dir))
         self._prober = Prober(config, models, self._rates, self._busy)
         self._pool = StagePool(

@@ -1,7 +1,7 @@
 """What a node is told at its start."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.wire.encryption import Tls
@@ -21,14 +21,14 @@ class NodeConfig:
     ssd_bytes: int
     dram_bytes: int
     device_bytes: int
-    device: str = "cpu"
-    host: str = "127.0.0.1"
-    store_options: Mapping[str, Any] = field(default_factory=dict)
-    store_reader: str = "auto"
-    pool_size: int = 1
-    threads: int = 2
-    fetch_threads: int = 8
-    dram_ready_bytes: int = 256 << 20
-    report_interval_s: float = 1.0
-    use_peers: bool = True
-    tls: Tls | None = None
+    device: str
+    host: str
+    store_options: Mapping[str, Any]
+    store_reader: str
+    pool_size: int
+    threads: int
+    fetch_threads: int
+    dram_ready_bytes: int
+    report_interval_s: float
+    use_peers: bool
+    tls: Tls | None

@@ -10,8 +10,8 @@ from cluster.errors import StageFailed
 from cluster.node.stage_process import StageProcess
 from cluster.stage.pulse import SILENT_S
 from cluster.wire.orders import FormStage
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, StageFacts, StageFormed, StageLease
+from cluster.wire.phases import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, timed_phase
+from cluster.wire.reports import StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Beat, Broken, Callers, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
 from schedules.rates import BUS, DECODE, PREFILL
 from storage_tiers.tiers.stack import Loaded
@@ -53,7 +53,7 @@ class LocalStage:
         self._ending: asyncio.Task[None] | None = None
         self._lost = False
         self._beat_s: float | None = None
-        self.renew(order.timeout_s + order.lease_s)
+        self.renew(order.lease_s)
 
     @property
     def expired(self) -> bool:
@@ -121,6 +121,7 @@ class LocalStage:
         """Wait for a process that takes the order, and attach it. That is not waited for beyond the stage's end: StageFailed
         with the cause then."""
         self._taking = asyncio.get_running_loop().create_task(self._start(start))
+        self._taking.add_done_callback(lambda taking: taking.cancelled() or taking.exception())  # seen, if nobody waits
         await asyncio.wait({self._taking})
         if self._taking.cancelled():
             raise self._cause()

@@ -10,16 +10,16 @@ from dataclasses import replace
 
 from cluster.errors import Refused, StageFailed
 from cluster.node.config import NodeConfig
+from cluster.node.exchange import UnitExchange
 from cluster.node.local_stage import LocalStage
-from cluster.node.peers import Peers
 from cluster.node.pool import StagePool
 from cluster.node.rate_book import RateBook
 from cluster.node.row_service import RowService
 from cluster.node.stage_process import StageProcess
-from cluster.node.tasks import Tasks
+from cluster.tasks import Tasks
 from cluster.wire.orders import Adopt, BringUnits, FormStage, Renew
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import TAKE_PROCESS, Phase, StageFacts, StageFormed, StageLease
+from cluster.wire.phases import TAKE_PROCESS, Phase, timed_phase
+from cluster.wire.reports import StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Build
 from schedules.placing.sources import store_first
 from schedules.rates import formed
@@ -41,7 +41,7 @@ KEPT_DISSOLVED, DISSOLVED_KEPT_S = 1024, 600.0
 
 def load(
     tiers: TierStack,
-    peers: Peers,
+    peers: UnitExchange,
     order: FormStage | BringUnits,
     unit: UnitIndex,
     priority: Priority,
@@ -63,7 +63,7 @@ class LocalStages:
         self,
         config: NodeConfig,
         tiers: TierStack,
-        peers: Peers,
+        peers: UnitExchange,
         rates: RateBook,
         pool: StagePool,
         tasks: Tasks,
@@ -134,7 +134,6 @@ class LocalStages:
                 if later:
                     self._spawn(stage, self._load_later(stage, later, turn, process), "later")
                 await stage.formed
-                stage.renew(order.lease_s)
         except BaseException as error:
             await stage.end()
             self._pool.fill()

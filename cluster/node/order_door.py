@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from cluster.errors import ProtocolError
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import Door
+from cluster.wire.hello import Hello
 from cluster.wire.orders import HANDLER
-from cluster.wire.requests import Hello
 
 IDLE_S = 300.0
 """A connection on which no order comes for so long is closed; callers keep none for that long."""

@@ -17,8 +17,8 @@ import psutil
 from cluster.errors import ProtocolError
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import Door
-from cluster.wire.requests import Hello
-from cluster.wire.store import (
+from cluster.wire.hello import Hello, group_secret
+from cluster.wire.meetings import (
     LONGEST_WAIT_S,
     StoreAdd,
     StoreCount,
@@ -38,11 +38,6 @@ MOST_GROUP_BYTES = 4 << 20
 MOST_CONNECTIONS = 256
 _ENTRY_BYTES = 256
 _FRAME_BYTES = MOST_VALUE_BYTES + (64 << 10)
-
-
-def group_secret(node_secret: str, group: str) -> str:
-    """What the stages of a group show at a node; who knows it knows nothing of the node's other groups."""
-    return hmac.new(node_secret.encode(), group.encode(), "sha256").hexdigest()
 
 
 @dataclass

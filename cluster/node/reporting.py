@@ -4,9 +4,9 @@ import secrets
 from pathlib import Path
 
 from cluster.node.config import NodeConfig
+from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages
 from cluster.node.order_door import OrderDoor
-from cluster.node.peers import Peers
 from cluster.node.pool import StagePool
 from cluster.node.rate_book import RateBook
 from cluster.node.rendezvous import Rendezvous
@@ -27,7 +27,7 @@ class Reporter:
         stages: LocalStages,
         pool: StagePool,
         rates: RateBook,
-        peers: Peers,
+        peers: UnitExchange,
         rendezvous: Rendezvous,
         orders: OrderDoor,
     ) -> None:

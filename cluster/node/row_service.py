@@ -5,11 +5,11 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from cluster.node.peers import Peers
+from cluster.node.exchange import UnitExchange
 from cluster.wire.orders import FormStage
 from schedules.placing.sources import store_first
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.rows import RowReader, embedding_of
 from storage_tiers.tiers.stack import TierStack
 from storage_tiers.tiers.tier import Tier
@@ -20,7 +20,7 @@ ANSWERS_AT_ONCE = 4
 class RowService:
     """Reads rows beside the stack's queue, never behind it. Use from the agent's event loop."""
 
-    def __init__(self, tiers: TierStack, peers: Peers) -> None:
+    def __init__(self, tiers: TierStack, peers: UnitExchange) -> None:
         self._tiers, self._peers, self._remote = tiers, peers, RemoteTier(tiers.models)
         self._reader = RowReader()
         self._pool = ThreadPoolExecutor(ANSWERS_AT_ONCE, thread_name_prefix="row-service")

@@ -18,7 +18,7 @@ from cluster.stage.hop import Header, Neighbours, Op
 from cluster.stage.kv import KvCache
 from cluster.stage.model import StageModel
 from cluster.stage.sampling import Sampler, choose_all
-from cluster.wire.reports import FIRST_ANSWER, FIRST_STEP
+from cluster.wire.phases import FIRST_ANSWER, FIRST_STEP
 from cluster.wire.requests import Cancel, Event, Rejected, Submit
 from cluster.wire.vocabulary import from_wire, to_wire
 

@@ -32,9 +32,8 @@ from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
 from cluster.wire.codec import Channel
-from cluster.wire.phases import timed_phase
-from cluster.wire.reports import BUILD_SKELETON, COPY
-from cluster.wire.requests import Hello
+from cluster.wire.hello import Hello
+from cluster.wire.phases import BUILD_SKELETON, COPY, timed_phase
 from cluster.wire.stages import (
     Beat,
     Broken,
@@ -52,7 +51,7 @@ from cluster.wire.stages import (
 from schedules.rates import formed
 from storage_tiers.errors import StorageError
 from storage_tiers.tiers.device import DeviceTier
-from storage_tiers.tiers.memory import map_runs, populate
+from storage_tiers.tiers.shared_memory import map_runs, populate
 
 _log = logging.getLogger(__name__)
 _WARM_UP_CONFIG = {

@@ -10,8 +10,8 @@ from datetime import timedelta
 from torch.distributed import DistStoreError, Store
 
 from cluster.wire.codec import MAX_FRAME_BYTES, frame
-from cluster.wire.requests import Hello
-from cluster.wire.store import (
+from cluster.wire.hello import Hello
+from cluster.wire.meetings import (
     LONGEST_WAIT_S,
     StoreAdd,
     StoreCount,

@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from cluster.errors import ProtocolError
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import Door
-from cluster.wire.requests import Cancel, Event, Hello, Submit, Tokens
+from cluster.wire.hello import Hello
+from cluster.wire.requests import Cancel, Event, Submit, Tokens
 
 Accept = Callable[[Submit | Cancel], None]
 

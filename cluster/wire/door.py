@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from cluster.errors import ProtocolError
 from cluster.wire.codec import read_frame
-from cluster.wire.requests import Hello
+from cluster.wire.hello import Hello
 from storage_tiers.strangers import INTRODUCE_WITHIN_S, Refusals, Strangers
 
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What an agent and its zygote say to each other."""
+"""What a zygote and whoever started it say to each other: a node's agent, or the front end with its text processes."""
 
 from dataclasses import dataclass
 

@@ -6,12 +6,19 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
+from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STREAM, formed
 from storage_tiers.checkpoint import DIGEST, UnitIndex
 
 Digest = Annotated[str, StringConstraints(pattern=f"^{DIGEST}$")]
 """Of a unit. A node has files that are called so, which is why nothing else may stand for one."""
 HANDLER = "firsttoken"
 """The comm handler of a node's Dask worker that answers with a report, and what is said at the door where it takes orders."""
+OF_STORE = (REACH, STREAM, NIC)
+OF_COMPUTE = (DECODE, PREFILL, formed(1))
+OF_NODE = (SSD, *OF_COMPUTE)
+"""What does not need the store."""
+STORE_S = 0.5
+"""Seconds in which the store shows how fast it is."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,7 @@ class FormStage:
     Whence each unit is asked for, and in what order, `sources` say by its digest, in words of schedules.placing.sources; the
     others that they name are `peers`, without those that are gone. The first token does not wait for those that `later`
     names, and those of `held_back` are not even asked for before the group has answered. `sharing` stages of the group,
-    this one among them, have the machine's cores between them. The stage is to be formed within `timeout_s`, and lives for
-    `lease_s` from then on.
+    this one among them, have the machine's cores between them. Whoever gives the order waits for `timeout_s`.
     """
 
     group: str

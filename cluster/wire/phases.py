@@ -5,9 +5,30 @@ are for people and for other machines.
 """
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from cluster.wire.reports import Phase, Phases
+TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
+"""The first phase of a stage's forming, at its node, and the last, in its process."""
+FIRST_STEP = "first step"
+"""The phase in which a stage computes for the first time."""
+FIRST_ANSWER = "first token"
+"""The phase at the first stage from its first request's arrival until that has its first token."""
+FETCH = "fetch "
+"""How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
+COPY = "copy "
+"""How the names of phases begin in which a unit is copied to an accelerator."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a cold start: where it ran, from when to when (unix seconds of that node), and bytes it moved."""
+
+    name: str
+    where: str
+    start_s: float
+    end_s: float
+    bytes: int = 0
 
 
 def unix_s(at_s: float) -> float:
@@ -23,8 +44,8 @@ def timed_phase(name: str, where: str, started_s: float, ended_s: float | None =
     return Phase(name, where, start_s, start_s + ended_s - started_s, size_bytes)
 
 
-def in_our_clock(answer: Phases, asked_s: float, answered_s: float) -> tuple[Phase, ...]:
+def in_our_clock(phases: Sequence[Phase], their_now_s: float, asked_s: float, answered_s: float) -> tuple[Phase, ...]:
     """What another machine told of its phases, in unix seconds of this one: its clock is seen to be off by what it said it
     was in the middle of the round trip between two moments of our monotonic clock, to half of that."""
-    off_s = answer.now_s - unix_s((asked_s + answered_s) / 2)
-    return tuple(replace(phase, start_s=phase.start_s - off_s, end_s=phase.end_s - off_s) for phase in answer.phases)
+    off_s = their_now_s - unix_s((asked_s + answered_s) / 2)
+    return tuple(replace(phase, start_s=phase.start_s - off_s, end_s=phase.end_s - off_s) for phase in phases)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.wire.phases import Phase
 from schedules.facts import Rate
 
 TOPIC = "firsttoken"
@@ -11,17 +12,6 @@ TOPIC = "firsttoken"
 ORPHANED_S, CUT_OFF_S = 2.0, 10.0
 """A group is without an owner when that has not renewed it for so long, which owners do about every second: the first where
 nobody is connected at its door, the second where somebody is, who may be held up, stopped, or behind a cable that is cut."""
-
-TAKE_PROCESS, BUILD_SKELETON = "take process", "build skeleton"
-"""The first phase of a stage's forming, at its node, and the last, in its process."""
-FIRST_STEP = "first step"
-"""The phase in which a stage computes for the first time."""
-FIRST_ANSWER = "first token"
-"""The phase at the first stage from its first request's arrival until that has its first token."""
-FETCH = "fetch "
-"""How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
-COPY = "copy "
-"""How the names of phases begin in which a unit is copied to an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +55,6 @@ class Probed:
     """What was measured, by names and in units of schedules.rates; what could not be is absent."""
 
     values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a cold start: where it ran, from when to when (unix seconds of that node), and bytes it moved."""
-
-    name: str
-    where: str
-    start_s: float
-    end_s: float
-    bytes: int = 0
 
 
 @dataclass(frozen=True)

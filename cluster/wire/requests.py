@@ -4,16 +4,6 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Hello:
-    """First message on a connection, also to a rendezvous: proves that the caller was told of the group. `owner` is whose
-    the group is, where that matters: what another owner asked of it is over."""
-
-    group: str
-    secret: str = field(repr=False)
-    owner: str = ""
-
-
-@dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen; temperature 0 is greedy. Draws are keyed by (seed, position), never by a running generator."""
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from cluster.wire.encryption import Tls
 from cluster.wire.orders import Digest, FormStage
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.tiers.memory import Run
+from storage_tiers.tiers.shared_memory import Run
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ProtocolError
 from cluster.wire.forks import Fork, Forked, Imported, NotForked
+from cluster.wire.hello import Hello
+from cluster.wire.meetings import (
+    StoreAdd,
+    StoreCount,
+    StoreDelete,
+    StoreFault,
+    StoreLook,
+    StoreNumber,
+    StoreSet,
+    StoreSwap,
+    StoreValues,
+    StoreWait,
+)
 from cluster.wire.orders import (
     Adopt,
     AskPhases,
@@ -37,7 +50,7 @@ from cluster.wire.reports import (
     StageLost,
     UnitsBrought,
 )
-from cluster.wire.requests import Cancel, Failed, Hello, Rejected, Submit, Tokens
+from cluster.wire.requests import Cancel, Failed, Rejected, Submit, Tokens
 from cluster.wire.stages import (
     Beat,
     Broken,
@@ -51,18 +64,6 @@ from cluster.wire.stages import (
     Taken,
     UnitCopied,
     UnitHere,
-)
-from cluster.wire.store import (
-    StoreAdd,
-    StoreCount,
-    StoreDelete,
-    StoreFault,
-    StoreLook,
-    StoreNumber,
-    StoreSet,
-    StoreSwap,
-    StoreValues,
-    StoreWait,
 )
 
 _VOCABULARY = {

@@ -24,7 +24,7 @@ def calibrate(as_json: AsJson = False, config: Config = None) -> None:
     Example: firsttoken calibrate --json
     """
     from firsttoken.local import running_settings
-    from firsttoken.view import rates_table
+    from firsttoken.terminal import rates_table
 
     found = asyncio.run(_calibrate(running_settings(load(config))))
     if as_json:

@@ -28,14 +28,14 @@ def explain(
     if as_json:
         print_json(report)
         return
-    from firsttoken.client import starts_of
     from firsttoken.explanation import explanation
+    from firsttoken.frontend import starts_of
 
     stdout().print(explanation(report, starts_of(report)))
 
 
 async def _explain(settings: "Settings", model: str, limit: int) -> dict[str, Any]:
-    from firsttoken.client import Frontend
+    from firsttoken.frontend import Frontend
     from firsttoken.home import frontend_url
 
     async with Frontend(frontend_url(settings), request_timeout_s=10.0) as frontend:

@@ -19,11 +19,12 @@ from firsttoken.commands.options import (
     stderr,
     stdout,
 )
+from storage_tiers.threads import WORKERS
 
 if TYPE_CHECKING:
-    from firsttoken.client import Frontend, Piece, Sampling
+    from firsttoken.frontend import Frontend, Piece, Sampling
     from firsttoken.settings import Settings
-    from storage_tiers.remote import ModelStore
+    from storage_tiers.model_store import ModelStore
 
 MaxTokens = Annotated[int | None, typer.Option(min=1, max=MOST_TOKENS, help="Stop after that many tokens.")]
 Temperature = Annotated[
@@ -62,7 +63,7 @@ def publish(
             "--in-place", help="Leave safetensors where they are, where every node must reach them, and store an index."
         ),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Units that are written at once.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Units that are written at once.")] = WORKERS,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -72,7 +73,7 @@ def publish(
 
     Example: firsttoken publish ./SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2
     """
-    from firsttoken.view import publish_with_progress
+    from firsttoken.terminal import publish_with_progress
 
     settings = load(config)
     store = open_store(settings)
@@ -96,7 +97,7 @@ def models(context: typer.Context, as_json: AsJson = False, config: Config = Non
     """
     if context.invoked_subcommand is not None:
         return
-    from firsttoken.view import model_table
+    from firsttoken.terminal import model_table
 
     settings = load(config)
     store = open_store(settings)
@@ -148,7 +149,7 @@ def generate(
 
     Example: firsttoken generate smollm2 "Once upon a time" --max-tokens 32 --temperature 0
     """
-    from firsttoken.client import Sampling
+    from firsttoken.frontend import Sampling
 
     settings = load(config)
     sampling = Sampling(max_tokens, temperature, top_p, top_k, min_p, seed, tuple(stop) if stop else None)
@@ -180,7 +181,7 @@ def chat(
 
     Example: firsttoken chat smollm2 -m "What is the capital of France?"
     """
-    from firsttoken.client import Sampling
+    from firsttoken.frontend import Sampling
 
     settings = load(config)
     sampling = Sampling(max_tokens, temperature, top_p, top_k, min_p, seed, tuple(stop) if stop else None)
@@ -232,9 +233,9 @@ class Answer:
 
 async def _show(settings: "Settings", ask: Any, *, quiet: bool) -> Answer:
     """Stream an answer to standard output (unless `quiet`), with notes on a cold start while it lasts."""
-    from firsttoken.client import Frontend
+    from firsttoken.frontend import Frontend
     from firsttoken.home import frontend_url
-    from firsttoken.view import Waiting
+    from firsttoken.terminal import Waiting
 
     texts: list[str] = []
     finish_reason, usage, ttft_s = None, None, None

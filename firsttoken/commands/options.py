@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from firsttoken.settings import Settings
-    from storage_tiers.remote import ModelStore
+    from storage_tiers.model_store import ModelStore
 
 Config = Annotated[
     Path | None,
@@ -49,7 +49,8 @@ def load(config: Path | None) -> "Settings":
 
 def open_store(settings: "Settings") -> "ModelStore":
     """The store that the settings name."""
-    from storage_tiers.remote import ModelStore, ObjectStore
+    from storage_tiers.model_store import ModelStore
+    from storage_tiers.object_store import ObjectStore
 
     return ModelStore(ObjectStore(settings.store.url, settings.store.options, settings.store.reader))
 

@@ -29,7 +29,7 @@ def up(
 async def _up(settings: "Settings", secure: bool) -> None:
     from firsttoken.credentials import PREFECT_AUTH_FILE
     from firsttoken.local import Platform, platform, urls
-    from firsttoken.view import Steps, url_table
+    from firsttoken.terminal import Steps, url_table
 
     async def stay(running: Platform) -> None:
         await running.ready()
@@ -63,7 +63,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
     """Show the nodes, their tiers and the replicas that are up."""
     from firsttoken.errors import NotUp
     from firsttoken.home import read_state
-    from firsttoken.view import status_tables, url_table
+    from firsttoken.terminal import status_tables, url_table
 
     settings = load(config)
     state = read_state(settings.run_dir)
@@ -88,7 +88,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
 
 
 async def _status(settings: "Settings") -> dict[str, Any]:
-    from firsttoken.client import Frontend
+    from firsttoken.frontend import Frontend
     from firsttoken.home import frontend_url
 
     async with Frontend(frontend_url(settings), request_timeout_s=10.0) as frontend:

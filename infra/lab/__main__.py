@@ -19,8 +19,9 @@ from infra.lab.console import converse
 from infra.lab.network import LabError
 from infra.lab.platform import Lab, parse_rate, run_lab
 from storage_tiers.errors import StorageError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 
 MOST_NODES, MOST_S = 64, 86_400.0
 

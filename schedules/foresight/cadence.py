@@ -1,7 +1,7 @@
 """When each flow runs, as data. It knows no clock and no Prefect; the flow service turns it into deployments."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,13 @@ class Cadence:
             raise ValueError(f"flow {self.flow!r} cannot run every {self.every_s} s")
 
 
-PREWARM_EVERY_S = 300.0
-CALIBRATE_EVERY_S = 86400.0
-PUBLISH = Cadence("publish", None)
-PREWARM = Cadence("prewarm", PREWARM_EVERY_S)
-CALIBRATE = Cadence("calibrate", None)
-CADENCES = (PUBLISH, PREWARM, CALIBRATE)
+PUBLISH, PREWARM, CALIBRATE = "publish", "prewarm", "calibrate"
+FLOWS = (PUBLISH, PREWARM, CALIBRATE)
 
 
-def with_intervals(cadences: Sequence[Cadence], every_s: Mapping[str, float]) -> tuple[Cadence, ...]:
-    """`cadences` with the intervals of the named flows replaced; KeyError for a flow that is not among them."""
-    known = {cadence.flow for cadence in cadences}
+def cadences(every_s: Mapping[str, float]) -> tuple[Cadence, ...]:
+    """Every flow with its interval; one that `every_s` does not name runs only when asked. KeyError for an unknown flow."""
     for flow in every_s:
-        if flow not in known:
+        if flow not in FLOWS:
             raise KeyError(flow)
-    return tuple(replace(c, every_s=every_s.get(c.flow, c.every_s)) for c in cadences)
+    return tuple(Cadence(flow, every_s.get(flow)) for flow in FLOWS)

@@ -65,9 +65,9 @@ def shares(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> dict[st
     `rates` are the links' bytes per second; a link it does not name is no limit, and a transfer through no link that
     it names is done at once (infinite rate). Progressive filling: all grow alike until a link of theirs is full.
     """
-    left = dict(rates)
     everyone = list(transfers)
     transfers = _moving(everyone)
+    left = {link: rates[link] for transfer in transfers for link in transfer.links if link in rates}
     found = {transfer.name: 0.0 for transfer in everyone}
     for priority in sorted({transfer.priority for transfer in transfers}):
         growing = {
@@ -154,20 +154,21 @@ def _one_by_one(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s
 
 def _side_by_side(rates: Mapping[str, float], transfers: Iterable[Transfer], now_s: float) -> dict[str, float]:
     waiting = {transfer.name: transfer for transfer in transfers}
+    left = {name: transfer.remaining_bytes for name, transfer in waiting.items()}
     found: dict[str, float] = {}
     while waiting:
         rate = shares(rates, waiting.values())
-        needs = {name: _needed_s(transfer.remaining_bytes, rate[name]) for name, transfer in waiting.items()}
+        needs = {name: _needed_s(left[name], rate[name]) for name in waiting}
         soonest_s = min(needs.values())
         if soonest_s == float("inf"):
             return found | dict.fromkeys(waiting, float("inf"))
         now_s += soonest_s
-        for name, transfer in list(waiting.items()):
+        for name in list(waiting):
             if needs[name] <= soonest_s:
                 found[name] = now_s
                 del waiting[name]
             elif soonest_s > 0:
-                waiting[name] = replace(transfer, remaining_bytes=transfer.remaining_bytes - rate[name] * soonest_s)
+                left[name] -= rate[name] * soonest_s
     return found
 
 
@@ -185,7 +186,8 @@ class Links:
         self._transfers: dict[str, Transfer] = {}
         self._now_s = now_s
         self._forecast: dict[str, float] | None = None
-        self._queues: dict[str, float] | None = None
+        self._ends: dict[str, float] | None = None
+        self._queues: dict[str, list[Transfer]] | None = None
         self._ways: Mapping[str, frozenset[str]] | None = None
 
     @property
@@ -221,6 +223,8 @@ class Links:
 
     def advance(self, now_s: float) -> None:
         """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
+        if self._transfers and now_s > self._now_s:
+            self._queues = None
         while self._transfers and now_s > self._now_s:
             rate = shares(self._rates, self._transfers.values())
             needs = {name: _needed_s(t.remaining_bytes, rate[name]) for name, t in self._transfers.items()}
@@ -245,11 +249,21 @@ class Links:
         """When a queue's first fetches are done, before which nobody else's begin, in seconds; those that are empty are
         absent, or ended before now."""
         known = self._known(now_s)
-        if self._queues is None:
-            self._queues = {}
+        if self._ends is None:
+            self._ends = {}
             for name, transfer in self._transfers.items():
                 if transfer.queue is not None and transfer.priority < LATER:
-                    self._queues[transfer.queue] = max(known[name], self._queues.get(transfer.queue, now_s))
+                    self._ends[transfer.queue] = max(known[name], self._ends.get(transfer.queue, now_s))
+        return self._ends
+
+    def queues(self, now_s: float) -> Mapping[str, Sequence[Transfer]]:
+        """What stands in each queue; those that are empty are absent."""
+        self.advance(now_s)
+        if self._queues is None:
+            self._queues = {}
+            for transfer in self._transfers.values():
+                if transfer.queue is not None:
+                    self._queues.setdefault(transfer.queue, []).append(transfer)
         return self._queues
 
     def rate(self, link: str) -> float | None:
@@ -261,7 +275,7 @@ class Links:
         self.advance(now_s)
         if self._forecast is None:
             self._forecast = finish_times(self._rates, list(self._transfers.values()), self._now_s)
-            self._queues = None
+            self._ends = None
         return self._forecast
 
     def consider(self, new: Sequence[Transfer], now_s: float) -> Verdict:
@@ -300,13 +314,13 @@ class Links:
         self.advance(now_s)
         self._check_names(new)
         self._transfers |= {transfer.name: transfer for transfer in new}
-        self._forecast = self._ways = None
+        self._forecast = self._ways = self._queues = None
 
     def end(self, name: str, now_s: float) -> None:
         """It is over, however it ended; what is not known is over already."""
         self.advance(now_s)
         if self._transfers.pop(name, None) is not None:
-            self._forecast = None
+            self._forecast = self._queues = None
 
     def end_start(self, start: str, now_s: float, *, later_too: bool) -> None:
         """The first token of `start` is out: what it waited for is over, and with `later_too`, since its group has ended or
@@ -316,4 +330,4 @@ class Links:
         for name in over:
             del self._transfers[name]
         if over:
-            self._forecast = None
+            self._forecast = self._queues = None

@@ -3,8 +3,9 @@
 A candidate's cost and its time go together as long as its degree stays, so of one degree only who may be sooner, or in time
 where nobody is yet, is looked at. That is known by bounds, which cost little: nothing is faster than its links alone.
 
-One stage may run on any node of the short list. Several run on those with most of their cards to spare, with any number of
-them on nodes that have room for the whole model, into which the group may be merged later.
+Beside those that are done soonest one stage may run where the model is loaded soonest, or on the node with most of its card
+to spare. Several run on those with most of their cards to spare, any number of them on nodes that have room for the whole
+model, into which the group may be merged later.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,17 +64,28 @@ def _may_be_better(survey: Survey, bound: _Bound, best: Candidate | None) -> boo
 
 
 def _single(survey: Survey) -> list[list[Site]]:
-    """Nodes that can run all of the model, the likely best first. Who would fetch where others are in time by a hair is
-    left to wait, unless nobody is better."""
-    roomy = [site for site in survey.pool if site.free_bytes >= survey.whole_bytes]
-    listed = [site for site in (*roomy, *survey.shortlist(survey.whole_bytes, 1)) if site.mean is not None]
-    if not listed:
-        return []
-    everything = [(0, len(survey.sizes))]
-    soonest = min(listed, key=lambda site: (site.fetch_s(everything), site.node.name))
-    free = [site for site in listed if not site.far[-1] or survey.spare_bytes_per_s(site) > 0]
-    found = {site.node.name: [site] for site in (soonest, *(free or listed))}
-    return sorted(found.values(), key=lambda one: (_bound(survey, 1, one).ttft_s, one[0].node.name))
+    """Of the nodes that can run all of the model the one that loads it soonest, the one that is formed and done soonest, and
+    of all and of those that have it in memory the one with most of its card to spare."""
+    whole_bytes = survey.whole_bytes
+    sites = [site for site in survey.shortlist(whole_bytes, 1) if site.mean is not None]
+    roomy = [site for site in survey.pool if site.free_bytes >= whole_bytes and site.mean is not None]
+    cached = [site for site in roomy if site.far[-1] == site.near[-1] == 0]
+    found = [
+        min(some, key=lambda site: (-survey.spare_bytes_per_s(site), site.node.name))
+        for some in (cached, roomy)
+        if some
+    ]
+    if sites:
+        everything, bytes_ = [(0, len(survey.sizes))], survey.size_bytes
+        found.append(min(sites, key=lambda site: (site.fetch_s(everything), site.node.name)))
+        found.append(
+            min(sites, key=lambda site: (max(site.done_s(everything, bytes_), _formed_s(site)), site.node.name))
+        )
+    return [[site] for site in found]
+
+
+def _formed_s(site: Site) -> float:
+    return site.mean.formed(1) if site.mean is not None else float("inf")
 
 
 def _several(survey: Survey, degree: int) -> Iterator[list[Site]]:
@@ -89,7 +101,7 @@ def _several(survey: Survey, degree: int) -> Iterator[list[Site]]:
 
 def _bound(survey: Survey, degree: int, sites: Sequence[Site]) -> _Bound:
     question, sizes = survey.question, survey.sizes
-    computed_bytes, total_bytes = sum(sizes[1:]), sum(sizes)
+    computed_bytes, total_bytes = survey.size_bytes - sizes[0], survey.size_bytes
     late_bytes = sizes[0] if question.model.rows_first else 0
     held_bytes = sum([total_bytes - site.far[-1] for site in sites])
     fetched_bytes = max(0, total_bytes - late_bytes - held_bytes)
@@ -122,5 +134,5 @@ def _corrected(survey: Survey, degree: int, mean_s: float, bad_s: float, sites: 
     kinds = [question.corrections.of(degree, kind) for kind in (NETWORK, ON_SSD, IN_DRAM)]
     more_s, more_bad_s = min([kind[0] for kind in kinds]), min([kind[1] for kind in kinds])
     ttft_s = question.waited_s + mean_s + max(more_s, -MOST_CORRECTED * mean_s)
-    token = min([token_s([(sum(survey.sizes), site.bad)], 0.0) for site in sites if site.bad is not None])
+    token = min([token_s([(survey.size_bytes, site.bad)], 0.0) for site in sites if site.bad is not None])
     return _Bound(ttft_s, max(ttft_s, question.waited_s + bad_s + more_bad_s), token)

@@ -4,12 +4,12 @@ A source is named in one word: a tier of the node itself ("dram", "ssd"), "peer:
 asks for a unit along its list; the store ends every list, and stands at its head as well where it is asked first.
 """
 
-import heapq
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
+from operator import itemgetter
 
 from schedules.facts import Node, View
 from schedules.nodes import ranks_of
@@ -36,6 +36,9 @@ def peer_of(source: str) -> str | None:
 def store_first(asked: Sequence[str]) -> bool:
     """Whether the store is asked before other nodes."""
     return next((source for source in asked if source not in TIERS), None) == STORE
+
+
+_RANK = itemgetter(0, 1, 2)
 
 
 class Sources:
@@ -108,8 +111,9 @@ class Sources:
         if not holders and not self._all:
             others = filter(None, map(self._view.node, self._view.holding(digest)))
             holders = self._holding(digest, [node for node in others if node.peer_port and not node.draining])
-        best = heapq.nsmallest(PEERS_PER_UNIT + 1, holders, key=lambda held: held[:3])
-        return tuple(node for *_, node in best)
+        if len(holders) > 1:
+            holders.sort(key=_RANK)
+        return tuple([node for *_, node in holders[: PEERS_PER_UNIT + 1]])
 
     def _holding(self, digest: str, among: Sequence[Node]) -> list[tuple[int, int, str, Node]]:
         return [

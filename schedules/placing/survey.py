@@ -33,7 +33,7 @@ class Site(NamedTuple):
     """A node of the short list, with its speeds in the mean and at their bad end. `far` and `near` are sums over the model's
     units: `far[i]` bytes of the first i units are neither in its dram nor on its ssd, `near[i]` are on its ssd. `busy_s` is
     when its queue of fetches is empty, `step_s_per_byte` the time that computing the prompt takes there for each byte of
-    weights."""
+    weights; `bare` is one that holds nothing of the model."""
 
     node: Node
     free_bytes: int
@@ -43,6 +43,7 @@ class Site(NamedTuple):
     near: Sequence[int]
     busy_s: float
     step_s_per_byte: float
+    bare: bool
 
     def fetch_s(self, runs: Sequence[tuple[int, int]]) -> float:
         """Seconds until units [a, b) of each of `runs` are in its memory, alone on its links; if its speeds are not known,
@@ -58,6 +59,8 @@ class Site(NamedTuple):
 
     def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int) -> float:
         """Seconds until a stage of these units, alone on its links and first in its group, has computed the prompt."""
+        if self.bare and self.mean is not None:
+            return self.busy_s + weight_bytes / self.mean.nic_bytes_per_s + weight_bytes * self.step_s_per_byte
         return self.fetch_s(runs) + weight_bytes * self.step_s_per_byte
 
 
@@ -118,12 +121,7 @@ class Survey:
     @cached_property
     def queues(self) -> Mapping[str, Sequence[Transfer]]:
         """By node: the fetches that stand in its queue; nodes without any are absent."""
-        found: dict[str, list[Transfer]] = {}
-        self.question.links.advance(self.question.now_s)
-        for transfer in self.question.links.transfers:
-            if transfer.queue is not None:
-                found.setdefault(transfer.queue, []).append(transfer)
-        return found
+        return self.question.links.queues(self.question.now_s)
 
     @cached_property
     def typical(self) -> Mapping[str, Rate]:
@@ -148,7 +146,9 @@ class Survey:
         """What the node's card has for one more fetch if all share it equally; 0 if a fetch on it would be late then."""
         if site.mean is None:
             return 0.0
-        there, now_s = self.queues.get(site.node.name, ()), self.question.now_s
+        there, now_s = self.queues.get(site.node.name), self.question.now_s
+        if there is None:
+            return site.mean.nic_bytes_per_s
         share = site.mean.nic_bytes_per_s / (len(there) + 1)
         late = any(
             t.deadline_s is not None and t.remaining_bytes > max(0.0, t.deadline_s - now_s) * share for t in there
@@ -250,12 +250,13 @@ class Survey:
             mean, bad = speeds_of(rates, bad=False), speeds_of(rates, bad=True)
         step_s_per_byte = step_s(1, self.question.prompt_tokens, mean) if mean is not None else 0.0
         far, near = self._bare
-        if node.name in self._holders:
+        bare = node.name not in self._holders
+        if not bare:
             held = [node.units.get(digest) for digest in self.digests]
             far = (0, *accumulate(0 if tier else size for size, tier in zip(self.sizes, held, strict=True)))
             near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(self.sizes, held, strict=True)))
         busy_s = self.busy_s.get(node.name, 0.0)
-        return Site(node, self.free_bytes(node), mean, bad, far, near, busy_s, step_s_per_byte)
+        return Site(node, self.free_bytes(node), mean, bad, far, near, busy_s, step_s_per_byte, bare)
 
     @cached_property
     def _bare(self) -> tuple[Sequence[int], Sequence[int]]:

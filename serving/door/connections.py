@@ -34,76 +34,87 @@ def patient_for(
     read no answer before they have sent all, and lose it if the connection closes before. With more than `most`
     connections the one goes that has waited longest for its client.
     """
+    limits = {"client_timeout_s": client_timeout_s, "max_body_bytes": max_body_bytes, "most": most}
+    return type("Connection", (_Patient, protocol), limits)
 
-    class Connection(protocol):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._due: asyncio.TimerHandle | None = None
-            self._stalled: asyncio.TimerHandle | None = None
-            self._unasked_bytes = 0
 
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)
-            self._wait()
-            if len(self.connections) > most:
-                _drop_longest_waiting(self.connections)
+class _Patient(asyncio.Protocol):
+    """Goes before a protocol of uvicorn's, whose connections, cycles and transport it sees."""
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if not self._waits:
-                self._stop_waiting()
-                return
-            self._unasked_bytes += len(data)
-            rest = max_body_bytes if self.cycle is not None and self.cycle.more_body else 0
-            if self._unasked_bytes > MAX_HEADER_BYTES + rest:
-                self.transport.abort()
-            elif self._due is None:
-                self._wait()
+    client_timeout_s: float
+    max_body_bytes: int
+    most: int
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    connections: set[Any]
+    cycle: Any
 
-        def connection_lost(self, exc: Exception | None) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._due: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._unasked_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._wait()
+        if len(self.connections) > self.most:
+            _drop_longest_waiting(self.connections)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._waits:
             self._stop_waiting()
-            self._resume()
-            super().connection_lost(exc)
+            return
+        self._unasked_bytes += len(data)
+        rest = self.max_body_bytes if self.cycle is not None and self.cycle.more_body else 0
+        if self._unasked_bytes > MAX_HEADER_BYTES + rest:
+            self.transport.abort()
+        elif self._due is None:
+            self._wait()
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            if self._stalled is None:
-                self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._resume()
+        super().connection_lost(exc)
 
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._resume()
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
 
-        @property
-        def due_s(self) -> float | None:
-            """When, by the loop's clock, the client's time is over; None while it is not waited for."""
-            return self._due.when() if self._due is not None else None
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._resume()
 
-        @property
-        def _waits(self) -> bool:
-            """Whether the client has yet to ask for something."""
-            return self.cycle is None or self.cycle.response_complete
+    @property
+    def due_s(self) -> float | None:
+        """When, by the loop's clock, the client's time is over; None while it is not waited for."""
+        return self._due.when() if self._due is not None else None
 
-        def _wait(self) -> None:
-            self._due = self.loop.call_later(client_timeout_s, self._give_up)
+    @property
+    def _waits(self) -> bool:
+        """Whether the client has yet to ask for something."""
+        return self.cycle is None or self.cycle.response_complete
 
-        def _stop_waiting(self) -> None:
-            self._unasked_bytes = 0
-            if self._due is not None:
-                self._due.cancel()
-                self._due = None
+    def _wait(self) -> None:
+        self._due = self.loop.call_later(self.client_timeout_s, self._give_up)
 
-        def _give_up(self) -> None:
+    def _stop_waiting(self) -> None:
+        self._unasked_bytes = 0
+        if self._due is not None:
+            self._due.cancel()
             self._due = None
-            if self._waits:
-                self.transport.abort()
 
-        def _resume(self) -> None:
-            if self._stalled is not None:
-                self._stalled.cancel()
-                self._stalled = None
+    def _give_up(self) -> None:
+        self._due = None
+        if self._waits:
+            self.transport.abort()
 
-    return Connection
+    def _resume(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
 
 def _drop_longest_waiting(connections: Any) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import BadRequest, ContextTooLong, Overloaded, Unavailable
-from serving.prompts.forks import ProcessGone, TextProcess, TextZygote
-from serving.prompts.wire import Encode, EncodeChat, Load, Ready, Refused, Rendered, Request, TooLong
+from serving.prompts.forked import ProcessGone, TextProcess, TextZygote
+from serving.prompts.questions import Encode, EncodeChat, Load, Ready, Refused, Rendered, Request, TooLong
 from storage_tiers.tokenizers import write_tokenizer
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 from jinja2.exceptions import TemplateError
 
-from serving.prompts.wire import Exported
+from serving.prompts.questions import Exported
 from serving.requests.conversation import with_arguments_as_objects
 from storage_tiers.errors import SourceError
 from storage_tiers.layouts import SUPPORTED

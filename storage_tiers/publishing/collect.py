@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from storage_tiers.checkpoint import ROOT, check_model_name, is_model_name
 from storage_tiers.errors import Corrupt, Missing, StoreUnavailable
-from storage_tiers.remote import ModelStore, ObjectFact
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectFact
 
 GRACE_S = 3600.0
 _VERSION = re.compile(r"_[0-9A-Za-z]{1,64}")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage_tiers.checkpoint import WEIGHT_DTYPES, TensorSpec, unit_names
-from storage_tiers.configs import without_code
 from storage_tiers.errors import SourceError, StorageError, UnsupportedModel
 from storage_tiers.layouts import Layout, layout_of
+from storage_tiers.model_configs import without_code
 
 _RECOMPUTED = re.compile(
     r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
@@ -48,7 +48,7 @@ class Skeleton:
 
 
 def build_skeleton(config: Mapping[str, Any]) -> Skeleton:
-    """The empty model of a configuration that storage_tiers.configs has found supported and of a size that there can be.
+    """The empty model of a configuration that model_configs has found supported and of a size that there can be.
 
     SourceError if transformers cannot build it, UnsupportedModel if it is not laid out as its family is.
     """

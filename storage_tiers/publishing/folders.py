@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from storage_tiers.errors import Corrupt, Missing, SourceError
-from storage_tiers.remote import ObjectFact, ObjectStore
+from storage_tiers.object_store import ObjectFact, ObjectStore
 
 REMOTE_PIECE_BYTES = 8 << 20
 

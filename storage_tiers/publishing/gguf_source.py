@@ -12,6 +12,7 @@ from typing import Any
 
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError, UnsupportedModel
+from storage_tiers.object_store import ObjectFact
 from storage_tiers.publishing.families import Skeleton
 from storage_tiers.publishing.folders import Folder
 from storage_tiers.publishing.gguf_header import check_header
@@ -20,7 +21,6 @@ from storage_tiers.publishing.gguf_tokens import GgufTokens
 from storage_tiers.publishing.pointers import check_pointer_file
 from storage_tiers.publishing.source import Stretch
 from storage_tiers.publishing.tensor_bytes import float_bytes
-from storage_tiers.remote import ObjectFact
 from storage_tiers.tokenizers import plain_tokenizer, settled
 
 _EMBEDDING = "token_embd.weight"

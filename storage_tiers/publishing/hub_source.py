@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from storage_tiers.errors import SourceError, StorageError, StoreUnavailable
+from storage_tiers.object_store import ObjectFact
 from storage_tiers.publishing.folders import REMOTE_PIECE_BYTES, downloaded
-from storage_tiers.remote import ObjectFact
 
 _T = TypeVar("_T")
 _TIMEOUT_S = 60.0

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from storage_tiers.checkpoint import Extent, TensorSpec, UnitLayout, lay_out
-from storage_tiers.configs import check_sizes, check_stops, check_supported
+from storage_tiers.model_configs import check_sizes, check_stops, check_supported
 from storage_tiers.publishing.families import (
     Skeleton,
     build_skeleton,
@@ -15,7 +15,7 @@ from storage_tiers.publishing.families import (
     cut_into_units,
     prevailing_dtype,
 )
-from storage_tiers.publishing.generation import check_generation
+from storage_tiers.publishing.generation_config import check_generation
 from storage_tiers.publishing.inplace import check_in_place, extents_of
 from storage_tiers.publishing.source import Source
 

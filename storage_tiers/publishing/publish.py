@@ -34,19 +34,19 @@ from storage_tiers.checkpoint import (
     root_metadata,
 )
 from storage_tiers.errors import Corrupt, Missing, SourceError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
+from storage_tiers.publishing.choice import open_source
 from storage_tiers.publishing.data_area import DataArea
 from storage_tiers.publishing.inplace import REFERENCES, check_reached, references
 from storage_tiers.publishing.plan import Plan, make_plan
 from storage_tiers.publishing.progress import Meter, Report
 from storage_tiers.publishing.source import Source
-from storage_tiers.publishing.sources import open_source
 from storage_tiers.publishing.tensor_bytes import finite_bytes
-from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_array, parse_root
-from storage_tiers.workers import check, run_all
+from storage_tiers.threads import WORKERS, check, run_all
 
 DTYPES = ("float32", "bfloat16", "float16")
-WORKERS = 4
 
 
 def publish(

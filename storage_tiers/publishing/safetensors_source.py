@@ -7,6 +7,7 @@ from typing import Any
 from storage_tiers.bounded_json import parse_json
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError, UnsupportedModel
+from storage_tiers.object_store import ObjectFact
 from storage_tiers.publishing.assemble import StoredTensor, assemble
 from storage_tiers.publishing.families import Skeleton, is_recomputed
 from storage_tiers.publishing.folders import Folder
@@ -14,7 +15,6 @@ from storage_tiers.publishing.model_folder import ModelFolder
 from storage_tiers.publishing.pointers import check_pointer_file
 from storage_tiers.publishing.source import Stretch
 from storage_tiers.publishing.tensor_bytes import float_bytes
-from storage_tiers.remote import ObjectFact
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from storage_tiers.checkpoint import TensorSpec
+from storage_tiers.object_store import ObjectFact
 from storage_tiers.publishing.families import Skeleton
-from storage_tiers.remote import ObjectFact
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError
+from storage_tiers.object_store import ObjectFact
 from storage_tiers.publishing.assemble import StoredTensor, assemble
 from storage_tiers.publishing.families import Skeleton, is_recomputed
 from storage_tiers.publishing.folders import Folder
@@ -19,7 +20,6 @@ from storage_tiers.publishing.pointers import check_pointer_file
 from storage_tiers.publishing.source import Stretch
 from storage_tiers.publishing.tensor_bytes import float_bytes
 from storage_tiers.publishing.torch_archive import check_archive
-from storage_tiers.remote import ObjectFact
 
 SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _OPEN_FILES = 2

@@ -14,12 +14,11 @@ from storage_tiers.checkpoint import (
 )
 from storage_tiers.checksums import Checksums
 from storage_tiers.errors import Corrupt, Missing
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.progress import Meter, Report
-from storage_tiers.remote import ModelStore
 from storage_tiers.schema import ROOT_LIMIT_BYTES
-from storage_tiers.workers import check, run_all
+from storage_tiers.threads import WORKERS, check, run_all
 
-WORKERS = 4
 _READ_BYTES = 8 << 20
 
 

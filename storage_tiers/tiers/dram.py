@@ -7,7 +7,7 @@ from functools import cached_property
 
 from storage_tiers.checkpoint import ALIGN_BYTES, UnitIndex
 from storage_tiers.errors import OutOfSpace
-from storage_tiers.tiers.memory import BLOCK_BYTES, BlockPool, Pages, Run, map_runs
+from storage_tiers.tiers.shared_memory import BLOCK_BYTES, BlockPool, Pages, Run, map_runs
 
 
 class Segment:
@@ -65,7 +65,7 @@ def least_recently_used(_digest: str, last_used: int) -> float:
 class DramTier:
     """Units of this node in memory, by digest, within a budget in bytes (in whole blocks). Thread-safe.
 
-    `ready_bytes` of free memory are kept real ahead of their use; see storage_tiers.tiers.memory.
+    `ready_bytes` of free memory are kept real ahead of their use; see storage_tiers.tiers.shared_memory.
 
     A unit is reserved (room is made, the memory belongs to its writer), then committed or abandoned. Only committed
     units are handed out; a pinned unit is never evicted.

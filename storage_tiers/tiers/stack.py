@@ -15,13 +15,13 @@ from enum import IntEnum
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, Faltering, OutOfSpace, StorageError
+from storage_tiers.model_store import ModelStore
 from storage_tiers.passing import exhausted
-from storage_tiers.remote import ModelStore
 from storage_tiers.tiers.behind import WriteBehind
 from storage_tiers.tiers.busy import Busy, Timed
 from storage_tiers.tiers.dram import DramTier, Segment
 from storage_tiers.tiers.jobs import Jobs, Rank
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.tier import Tier
 from storage_tiers.tiers.transfer import Loaded, Transfer, Wanted
@@ -227,7 +227,7 @@ class TierStack:
                 for wanted in waiting:
                     if wanted.future is future:
                         waiting.remove(wanted)
-                        if not transfer.waiters and transfer.error is None:
+                        if not transfer.waiters:
                             self._stop(transfer, _given_up(transfer.unit))
                         return wanted
         for wanted in self._for_room:
@@ -238,6 +238,8 @@ class TierStack:
 
     def _stop(self, transfer: Transfer, error: StorageError) -> None:
         """Under the lock: what is not being read of it is not read any more, and that at once."""
+        if transfer.stopped:
+            return
         transfer.stop(error)
         for chunk in transfer.unclaimed():
             self._put(_TO_END, transfer, chunk)
@@ -345,8 +347,7 @@ class TierStack:
         if transfer.error is not None:
             told = [(one.future, transfer.error) for one in transfer.waiters if transfer.fails(one)]
             transfer.successors += [one for one in transfer.waiters if not transfer.fails(one)]
-            if transfer.waiters:
-                self._stop(transfer, transfer.error)
+            self._stop(transfer, transfer.error)
             transfer.waiters.clear()
         if not last:
             return told

@@ -70,6 +70,7 @@ class Transfer:
         self.successors: list[Wanted] = []
         self.rank: Rank | None = None
         self.error: StorageError | None = None
+        self.stopped = False
         self._fallback = Fallback(model, unit, sources)
         self._condition = threading.Condition()
         self._claimed: set[int] = set()
@@ -131,6 +132,7 @@ class Transfer:
     def stop(self, error: StorageError) -> None:
         """Read nothing more: it has failed with `error`, unless it had before."""
         with self._condition:
+            self.stopped = True
             self.error = self.error or error
             self._condition.notify_all()
 

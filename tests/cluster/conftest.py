@@ -7,7 +7,8 @@ import pytest
 import pytest_asyncio
 
 from cluster.client import ClusterClient
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from tests.cluster.groups import Published
 from tests.real_cluster import RealCluster
 

@@ -17,8 +17,8 @@ from cluster.wire.requests import Sampling, Submit
 from schedules.facts import Placement, View
 from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny
 

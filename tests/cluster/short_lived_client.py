@@ -8,7 +8,8 @@ import sys
 
 from cluster.client import ClusterClient
 from cluster.wire.requests import Submit
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from tests.cluster.groups import GREEDY, PROMPT, form
 
 

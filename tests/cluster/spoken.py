@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import prompts_of
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny

@@ -15,8 +15,8 @@ from cluster.errors import NoToken, Refused
 from cluster.stage.admission import find_fault
 from cluster.stage.sampling import Sampler
 from cluster.wire.requests import Sampling, Submit
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import form, generate
 from tests.reference import greedy, load_reference
 from tests.tiny import make_overflowing, make_tiny

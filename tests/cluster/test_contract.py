@@ -15,7 +15,7 @@ from cluster.errors import ClusterError, NodeLost, Refused, StageFailed
 from cluster.fake import FakeCluster
 from cluster.model_facts import facts_of
 from cluster.virtual_time import run_virtual
-from cluster.wire.reports import BUILD_SKELETON, TAKE_PROCESS
+from cluster.wire.phases import BUILD_SKELETON, TAKE_PROCESS
 from cluster.wire.requests import Sampling, Submit
 from schedules.events import Event, NodeReported, SchedulerJoined
 from schedules.facts import Model, Placement, View
@@ -226,7 +226,8 @@ async def tells_what_a_start_was_like(played: Played) -> None:
     phases = await played.cluster.phases(group)
     starts_s = [phase.start_s for phase in phases]
     assert starts_s == sorted(starts_s)
-    assert {TAKE_PROCESS, BUILD_SKELETON} <= {phase.name for phase in phases if phase.where == played.names[0]}
+    assert {TAKE_PROCESS, BUILD_SKELETON} <= {phase.name for phase in phases}
+    assert played.names[0] in {phase.where for phase in phases}
     assert all(phase.start_s <= phase.end_s for phase in phases)
     await played.cluster.dissolve(group)
 

@@ -14,16 +14,15 @@ from torch.distributed import DistStoreError
 
 from cluster.client import ClusterClient
 from cluster.errors import ClusterUnreachable
-from cluster.node.rendezvous import group_secret
 from cluster.stage.meeting import Meeting
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.encryption import Tls, security
+from cluster.wire.hello import Hello, group_secret
 from cluster.wire.orders import AskReport
 from cluster.wire.reports import NodeReport
-from cluster.wire.requests import Hello
 from firsttoken.credentials import with_certificates
 from firsttoken.settings import load_settings
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form, generate
 from tests.real_cluster import RealCluster, run_cluster
 

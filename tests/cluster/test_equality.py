@@ -13,8 +13,8 @@ import pytest
 from cluster.client import ClusterClient
 from cluster.wire.requests import Sampling, Submit
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import GREEDY, form, generate, prompts_of, tokens_of
 from tests.cluster.spoken import NEW_TOKENS, publish_tiny
 from tests.reference import gaps, greedy, load_reference

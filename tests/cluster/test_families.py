@@ -9,7 +9,7 @@ import pytest
 from cluster.model_facts import facts_of
 from cluster.wire.requests import Submit
 from schedules.placing.partition import split_layers
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.cluster.groups import GREEDY
 from tests.cluster.spoken import NEW_TOKENS, publish_tiny
 from tests.cluster.threaded_group import ThreadedGroup

@@ -19,8 +19,8 @@ from schedules.facts import Placement
 from schedules.placing.policies.fixed import place
 from schedules.rates import NIC, SSD, STREAM
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import form, form_on, generate
 from tests.cluster.leftovers import report_of
 from tests.real_cluster import RealCluster, run_cluster

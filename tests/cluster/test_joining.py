@@ -12,8 +12,8 @@ import pytest
 from cluster.client import ClusterClient
 from cluster.group import Group
 from cluster.wire.requests import Sampling, Submit
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import GREEDY, TIMEOUT_S, form, generate, prompts_of
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny

@@ -10,18 +10,19 @@ import pytest_asyncio
 
 from cluster.errors import Refused, StageFailed
 from cluster.node import local_stages
-from cluster.node.config import NodeConfig
+from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages
-from cluster.node.peers import Peers
 from cluster.node.rate_book import RateBook
-from cluster.node.tasks import Tasks
+from cluster.tasks import Tasks
 from cluster.wire.orders import FormStage
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Missing
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from tests.cluster.played_pool import PlayedPool, until
 from tests.storage_tiers.handmade import store_units
 from tests.storage_tiers.stack_node import Gate, Node
+from tests.told import node_config
 
 DEADLINE_S = 20.0
 MOMENTS = ("nothing", "forked", "ready", "taken", "formed")
@@ -39,10 +40,10 @@ class Played:
         self.node = Node(store, folder / "ssd", self.gate)
         self.pool, self.tasks = PlayedPool(), Tasks()
         self.lost: list[tuple[str, str]] = []
-        config = NodeConfig(
-            "node", "", store.objects.url, str(folder / "ssd"), 1 << 20, 1 << 20, RESERVED_BYTES, use_peers=False
+        config = node_config(
+            store_url=store.objects.url, ssd_dir=str(folder / "ssd"), device_bytes=RESERVED_BYTES, use_peers=False
         )
-        peers = Peers(self.node.dram, self.node.ssd, "127.0.0.1", taking_part=False)
+        peers = UnitExchange(self.node.dram, self.node.ssd, "127.0.0.1", taking_part=False)
         self.stages = LocalStages(
             config, self.node.stack, peers, RateBook(folder), self.pool, self.tasks, lambda: None,
             lambda group, cause: self.lost.append((group, cause)),
@@ -184,16 +185,5 @@ async def test_only_so_many_dissolved_groups_are_remembered_for_so_long(
     played.pool.may_fork.set()
     await played.stages.form(played.order())
     assert len(played.stages._dissolved) <= 2
-    await played.stages.dissolve("g")
-    await played.nothing_is_left()
-
-
-async def test_a_lease_begins_when_the_stage_is_formed(played: Played) -> None:
-    """It was as long as the start might take: who died after that left the stage for so long."""
-    await played.come_to("formed")
-    stage = played.stages._stages["g"]
-    assert not stage.expired
-    played.stages.renew(["g"], -1.0)
-    assert stage.expired
     await played.stages.dissolve("g")
     await played.nothing_is_left()

@@ -20,8 +20,8 @@ from cluster.stage.model import StageModel
 from cluster.wire.requests import Cancel, Submit, Tokens
 from schedules.requests import room_tokens
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import GREEDY, prompts_of
 from tests.cluster.threaded_group import DEADLINE_S, NoPulse, ThreadedGroup
 from tests.published import tensors_by_store

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ProtocolError
-from cluster.wire.reports import Done, Phase
-from cluster.wire.requests import Hello, Sampling, Submit, Tokens
+from cluster.wire.hello import Hello
+from cluster.wire.phases import Phase
+from cluster.wire.reports import Done
+from cluster.wire.requests import Sampling, Submit, Tokens
 from cluster.wire.stages import UnitHere
 from cluster.wire.vocabulary import from_wire, load_vocabulary, pack, to_wire, unpack
 from tests.cluster.vocabulary import KINDS, any_message

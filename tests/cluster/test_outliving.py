@@ -27,7 +27,7 @@ from schedules.events import (
     SchedulerJoined,
     SchedulerLost,
 )
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form, generate
 from tests.real_cluster import RealCluster, run_cluster
 

@@ -15,14 +15,14 @@ import pytest
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError, ProtocolError
 from cluster.model_facts import facts_of
-from cluster.node.peers import KEPT_PEERS, Peers
+from cluster.node.exchange import KEPT_PEERS, UnitExchange
 from cluster.scheduler import without_contents
 from cluster.wire.orders import FormStage, Peer
 from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.facts import Node, Placement, View
 from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
@@ -250,7 +250,7 @@ def test_a_message_that_does_not_fit_shows_no_secret() -> None:
 
 def test_a_peer_is_known_by_its_secret_and_only_so_many_are_remembered(tmp_path: Path) -> None:
     dram = DramTier(1 << 20)
-    peers = Peers(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", taking_part=True)
+    peers = UnitExchange(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", taking_part=True)
     asked = ("ssd", "peer:gone", "peer:n", "store")
     try:
         peer = Peer("n", "127.0.0.1", peers.port, peers.secret)

@@ -18,9 +18,10 @@ from cluster.errors import StageFailed
 from cluster.node import parentage
 from cluster.node.child import Child
 from cluster.node.pool import StagePool
-from cluster.node.rendezvous import Rendezvous, group_secret
+from cluster.node.rendezvous import Rendezvous
 from cluster.node.stage_process import StageProcess
 from cluster.wire.codec import Channel
+from cluster.wire.hello import group_secret
 from cluster.wire.orders import FormStage
 from cluster.wire.stages import Beat, Build, Formed, RowsHere
 from tests.cluster.limits import few_descriptors, few_processes

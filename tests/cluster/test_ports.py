@@ -12,8 +12,8 @@ from distributed import Client
 
 from cluster.client import ClusterClient
 from cluster.scheduler import own_pages
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.cluster.groups import PROMPT, form, generate
 from tests.firsttoken.processes import listening
 from tests.real_cluster import RealCluster

@@ -10,13 +10,14 @@ import pytest_asyncio
 
 from cluster.client import ClusterClient
 from cluster.errors import Refused, StageFailed
-from cluster.node.probe import OF_NODE, OF_STORE
 from cluster.node.rate_book import FILE
+from cluster.wire.orders import OF_NODE, OF_STORE
 from schedules.facts import Node
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import form, form_on, generate, prompts_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.tiny import make_tiny

@@ -13,9 +13,9 @@ from datetime import timedelta
 import pytest
 from torch.distributed import DistStoreError, PrefixStore, Store, TCPStore
 
-from cluster.node.rendezvous import MOST_GROUP_BYTES, MOST_VALUE_BYTES, Rendezvous, group_secret
+from cluster.node.rendezvous import MOST_GROUP_BYTES, MOST_VALUE_BYTES, Rendezvous
 from cluster.stage.meeting import Meeting
-from cluster.wire.requests import Hello
+from cluster.wire.hello import Hello, group_secret
 from storage_tiers.strangers import MOST_STRANGERS
 
 TIMEOUT_S = 20.0

@@ -14,8 +14,9 @@ from cluster.stage.request_server import RequestServer
 from cluster.wire import door as door_module
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import HELLO_BYTES
+from cluster.wire.hello import Hello
 from cluster.wire.reports import Done
-from cluster.wire.requests import Cancel, Failed, Hello, Rejected, Submit, Tokens
+from cluster.wire.requests import Cancel, Failed, Rejected, Submit, Tokens
 from storage_tiers.strangers import MOST_STRANGERS
 
 _HELLO = Hello("group", "geheimnis-ß")

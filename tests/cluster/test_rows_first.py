@@ -17,8 +17,9 @@ from cluster.wire.requests import Submit
 from schedules.facts import Placement, View
 from schedules.placing.policies.fixed import place
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import GREEDY, TIMEOUT_S, generate, new_name, prompts_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.reference import greedy, load_reference

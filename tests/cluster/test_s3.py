@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from cluster.client import ClusterClient
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import form, generate
 from tests.real_cluster import run_cluster
 from tests.reference import greedy, load_reference

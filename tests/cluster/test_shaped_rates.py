@@ -13,8 +13,9 @@ from cluster.client import ClusterClient
 from cluster.node.rate_book import FILE
 from schedules.facts import Rate
 from schedules.rates import NIC
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.cluster.groups import form, generate
 from tests.real_cluster import run_cluster
 from tests.tiny import make_tiny

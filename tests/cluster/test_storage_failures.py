@@ -12,7 +12,7 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form_on, generate, served
 from tests.cluster.leftovers import held_by_anyone, memory_of, nothing_of, report_of, tree, unit_files
 from tests.real_cluster import RealCluster, run_cluster

@@ -11,7 +11,8 @@ import pytest
 
 from cluster.client import ClusterClient
 from cluster.errors import StageFailed
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, served
 from tests.cluster.leftovers import nothing_of
 from tests.real_cluster import RealCluster, run_cluster

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cluster.node.tasks import Tasks
+from cluster.tasks import Tasks
 
 DEADLINE_S = 20.0
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from cluster.errors import ProtocolError
 from cluster.wire.codec import MAX_FRAME_BYTES, Channel, frame, read_frame
+from cluster.wire.hello import Hello
 from cluster.wire.reports import Done
-from cluster.wire.requests import Cancel, Hello
+from cluster.wire.requests import Cancel
 from cluster.wire.stages import Broken
 from tests.cluster.vocabulary import KINDS, any_message
 

@@ -16,12 +16,13 @@ from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
 from schedules.actions import Action
 from schedules.events import Event
-from schedules.foresight.cadence import CADENCES
+from schedules.foresight.cadence import FLOWS
 from schedules.lifecycle import State, draw
 from serving import errors
-from serving.app import FrontendConfig, create_app
+from serving.app import create_app
 from serving.metrics import Metrics
 from serving.requests.schemas import ChatRequest, CompletionRequest
+from tests.told import frontend_config
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -83,7 +84,7 @@ def _blocks(language: str, text: str = TEXT) -> list[str]:
 
 
 def test_every_route_is_named(tmp_path: Path) -> None:
-    app = create_app(FrontendConfig("127.0.0.1", 0, "tcp://127.0.0.1:1", f"file://{tmp_path}"))
+    app = create_app(frontend_config(store_url=f"file://{tmp_path}"))
     routes = [route for route in _routes(app) if not route.path.startswith(("/docs", "/openapi", "/redoc"))]
     assert len(routes) >= 8
     for route in routes:
@@ -125,9 +126,21 @@ def test_every_metric_is_named() -> None:
         assert f"`{name}`" in API
 
 
+def test_every_room_of_the_house_is_on_the_map_and_every_file_there_is_one() -> None:
+    """Files moved into rooms and took other names, and the map went on showing them where nobody found them."""
+    rows = re.findall(r"^\| `([a-z_/]+/)` \|(.*)\|$", (ROOT / "docs" / "how-it-works.md").read_text(), re.MULTILINE)
+    packages = {room.partition("/")[0] for room, _ in rows}
+    found = {f"{file.parent.relative_to(ROOT)}/" for name in packages for file in (ROOT / name).rglob("__init__.py")}
+    assert {room for room, _ in rows} == found - {"schedules/placing/policies/"}
+    assert packages == {"firsttoken", "serving", "flows", "cluster", "schedules", "storage_tiers"}
+    for room, row in rows:
+        for file in re.findall(r"`([\w/]+\.py)`", row):
+            assert (ROOT / room / file).is_file(), f"{room}{file}"
+
+
 def test_every_flow_is_named() -> None:
     named = (ROOT / "docs" / "how-it-works.md").read_text()
-    assert {cadence.flow for cadence in CADENCES} <= set(re.findall(r"`(\w+)`", named))
+    assert set(FLOWS) <= set(re.findall(r"`(\w+)`", named))
     assert all(f"`{path.stem}`" in named for path in (ROOT / "flows").glob("p*.py"))
 
 

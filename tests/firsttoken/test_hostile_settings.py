@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 from firsttoken.errors import SettingsError
 from firsttoken.settings import ModelSettings, Settings, environment_name, load_settings, sections, setting_names
 from storage_tiers.errors import StorageError
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 BAD_NUMBERS = [
     "inf",

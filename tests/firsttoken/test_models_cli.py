@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.firsttoken.command_line import Done, clean_environment, run_here
 from tests.storage_tiers.handmade import flip
 from tests.tiny import make_tiny

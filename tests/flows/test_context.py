@@ -12,7 +12,8 @@ from flows.artifacts import artifact_key
 from flows.context import CONTEXT_VARIABLE, FlowContext, read_context, write_context
 from flows.errors import NoContext
 
-CONTEXT = FlowContext("tls://127.0.0.1:1", "s3://models", {"secret": "hush"}, tls=Tls("ca.pem", "cert.pem", "key.pem"))
+TLS = Tls("ca.pem", "cert.pem", "key.pem")
+CONTEXT = FlowContext("tls://127.0.0.1:1", "s3://models", {"secret": "hush"}, "auto", TLS)
 
 
 def test_a_context_reads_back_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

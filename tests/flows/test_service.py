@@ -10,13 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.node.probe import OF_NODE, OF_STORE
+from cluster.wire.orders import OF_NODE, OF_STORE
 from firsttoken import ready
 from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.flows.real_service import Components, PrefectApi, held, own_settings, rates, started, within
 from tests.tiny import make_tiny
 

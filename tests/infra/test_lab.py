@@ -15,8 +15,9 @@ from infra.lab import network
 from infra.lab.disks import limit_disks
 from infra.lab.network import LabError, Network
 from infra.lab.platform import parse_rate, run_lab
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.timeout(300)

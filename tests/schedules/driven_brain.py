@@ -16,6 +16,7 @@ from schedules.limits import Limits
 from schedules.objectives import Objectives
 from schedules.placing.policies import POLICIES
 from schedules.requests import Stand
+from tests.told import objectives_of
 
 UNIT_BYTES = 10
 SIZE_BYTES = 4 * UNIT_BYTES
@@ -32,7 +33,7 @@ def model_named(name: str, digest: str = "") -> Model:
 
 def wanting(**more: float) -> Objectives:
     """What is wanted of a model: one stage, and a KV cache for many requests, unless `more` says otherwise."""
-    return Objectives(**{"kv_tokens": 1024, "max_degree": 1, **more})  # type: ignore[arg-type]
+    return objectives_of(**{"kv_tokens": 1024, "max_degree": 1, **more})  # type: ignore[arg-type]
 
 
 def node_named(name: str, device_bytes: int = SIZE_BYTES, rates: Mapping[str, Rate] | None = None) -> Node:

@@ -10,6 +10,7 @@ from schedules.nodes import link_rates
 from schedules.objectives import Objectives
 from schedules.placing.decision import Question
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
+from tests.told import objectives_of
 
 SIZES = st.integers(1, 60)
 TIERS = ("dram", "ssd")
@@ -70,7 +71,7 @@ def rates_of(**speeds: float) -> dict[str, Rate]:
 def question_of(model: Model, view: View, objectives: Objectives | None = None, **more: object) -> Question:
     """Where shall it start, on links as fast as the nodes say and nothing under way?"""
     links = more.pop("links", None) or Links(link_rates(view), 0.0)
-    objectives = objectives or Objectives(kv_tokens=1)
+    objectives = objectives or objectives_of(kv_tokens=1)
     return Question("new", model, objectives, view, links, 0.0, **more)  # type: ignore[arg-type]
 
 
@@ -104,9 +105,9 @@ def measured_views(draw: st.DrawFn, model: Model, most: int = 6) -> View:
 def objectives(draw: st.DrawFn) -> Objectives:
     """Any service level, and none."""
     ttft_s, tpot_s = draw(st.none() | st.floats(0.5, 60.0)), draw(st.none() | st.floats(0.001, 30.0))
-    return Objectives(
-        ttft_s,
-        tpot_s,
+    return objectives_of(
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
         priority=draw(st.integers(0, 2)),
         max_degree=draw(st.integers(1, 4)),
         kv_tokens=draw(st.integers(1, 30)),

@@ -376,6 +376,22 @@ def test_a_group_that_is_lost_thrice_while_it_starts_is_not_started_a_fourth_tim
     driven.check()
 
 
+def test_a_group_that_is_lost_again_and_again_while_it_starts_is_given_up_although_another_serves() -> None:
+    """Only where no other replica served was it ever given up."""
+    driven, key = _one(objectives=wanting(kv_tokens=64, max_replicas=2), a=10 * SIZE_BYTES)
+    driven.run_s = 20.0
+    requests = [driven.ask(key) for _ in range(3)]
+    for _ in range(20):
+        driven.run(1.5 if len(driven.starts()) == 1 else 0.2)
+        for replica in driven.brain.replicas():
+            if replica.state is State.STARTING and replica.group != "g1":
+                driven.lose(replica.group)
+    assert len(driven.starts()) <= 1 + START_ATTEMPTS
+    assert len(driven.actions(Failed)) == 1
+    driven.run(60.0)
+    assert set(requests) == set(driven.ended)
+
+
 def test_a_start_that_a_node_refuses_is_decided_again_once_the_node_has_said_what_is_there() -> None:
     """It was decided again at once, by the same report: refused thrice within milliseconds, who waited was turned away."""
     driven, key = _one()
@@ -639,6 +655,17 @@ def test_those_who_wait_for_an_older_version_are_still_served_by_it() -> None:
     assert all(name in driven.ended for name in requests)
     assert driven.states() == []
     assert not driven.brain.knows(old)
+
+
+def test_a_start_of_an_older_version_that_nobody_waits_for_ends_once_on_a_node_that_drains() -> None:
+    """It was ended for being old, and then drained for its node's sake: no legal turn."""
+    kept = wanting(min_replicas=1)
+    driven, _ = _one(objectives=kept)
+    driven.know(model_named("m", "m/2"), kept, opened=1)
+    driven.tell(events.NodeDrained("a"))
+    driven.run(5.0)
+    assert driven.actions(Stop) == [Stop("g1")]
+    driven.check()
 
 
 def test_an_older_version_that_is_known_late_is_not_kept_up() -> None:

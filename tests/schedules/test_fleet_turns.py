@@ -271,6 +271,26 @@ def test_a_more_important_model_is_not_made_to_wait_and_makes_no_room() -> None:
     assert Counter(start.key.name for start in driven.starts()) == {"high": 1}
 
 
+def test_those_who_make_room_together_are_not_made_to_for_another_meanwhile() -> None:
+    """The first had someone waiting, whose next replica ended the second for itself; ending that once more was no legal turn,
+    and the event was lost half done."""
+    driven = DrivenBrain([node_named("a", 2 * SIZE_BYTES)])
+    busy, idle = driven.know(model_named("busy"), wanting(kv_tokens=64)), driven.know(model_named("idle"))
+    driven.ask(idle)
+    driven.run(3.0)
+    driven.run_s = 10.0
+    requests = [driven.ask(busy) for _ in range(4)]
+    driven.run(8.0)
+    units = tuple(replace(unit, size_bytes=2 * unit.size_bytes) for unit in model_named("large").units)
+    last = driven.ask(driven.know(replace(model_named("large"), units=units)))
+    driven.run(TURN_AFTER_S + 0.1)
+    driven.check()
+    assert driven.states("busy")[0] is State.DRAINING
+    assert driven.states("idle") == []
+    driven.run(90.0)
+    assert {*requests, last} <= set(driven.ended)
+
+
 def test_one_that_nobody_makes_room_for_holds_nobody_up() -> None:
     """Behind one that waited for the room of a more important model nothing was started any more, although there was room."""
     driven = DrivenBrain([node_named("a", 2 * SIZE_BYTES), node_named("b", 0)])

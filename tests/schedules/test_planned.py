@@ -13,12 +13,12 @@ from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
 from schedules.ledgers.links import Links, Transfer, shares
 from schedules.ledgers.memory import Memory
 from schedules.nodes import Nodes, link_rates
-from schedules.objectives import Objectives
 from schedules.placing.decision import Candidate, Corrections, Decision, Question, Running, Wait
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.planned import AS_FAST
 from schedules.rates import STORE, formed
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
+from tests.told import objectives_of
 
 PLANNED = POLICIES["planned"]
 
@@ -46,6 +46,11 @@ def _questions(draw: st.DrawFn) -> Question:
         "new", model, draw(objectives()), view, Links(links, 0.0), 0.0, tuple(running), draw(st.integers(1, 50)),
         draw(st.floats(0.0, 5.0)), corrections, draw(st.booleans()),
     )  # fmt: skip
+
+
+def _fetches() -> st.SearchStrategy[list[tuple[float, float | None, int]]]:
+    """Bytes, deadlines and priorities of what is under way, a fetch for each of the first nodes."""
+    return st.lists(st.tuples(st.floats(1.0, 500.0), st.none() | st.floats(1.0, 60.0), st.integers(0, 1)), max_size=4)
 
 
 def _begun(question: Question) -> Links:
@@ -118,9 +123,20 @@ def _misses(question: Question, candidate: Candidate) -> bool:
 
 
 @pytest.mark.parametrize("anchor", ["hydraserve", "serverlessllm"])
-@given(question=_questions())
-def test_by_its_own_predictions_it_is_never_worse_than_an_anchor(anchor: str, question: Question) -> None:
+@given(question=_questions(), under_way=_fetches())
+def test_by_its_own_predictions_it_is_never_worse_than_an_anchor(
+    anchor: str, question: Question, under_way: list[tuple[float, float | None, int]]
+) -> None:
     """Worse is to miss a service level that the other meets; slower where there is none; dearer where both meet it."""
+    question.links.begin(
+        [
+            Transfer(f"t{i}/0/store", (STORE, f"nic:{node.name}"), size_bytes, rank, deadline_s, node.name)
+            for i, (node, (size_bytes, deadline_s, rank)) in enumerate(
+                zip(question.view.nodes, under_way, strict=False)
+            )
+        ],
+        0.0,
+    )
     theirs, ours = POLICIES[anchor].decide(question).chosen, PLANNED.decide(question).chosen
     if theirs is None or not question.links.consider(theirs.transfers, question.now_s).admitted:
         return
@@ -205,7 +221,7 @@ def _ttft_s(candidate: Candidate) -> float:
 def test_a_node_that_has_all_in_dram_wins_alone() -> None:
     model = _model()
     view = View((_node("a"), _node("b"), _node("warm", units=_held(model))))
-    for goal in (Objectives(kv_tokens=1), Objectives(ttft_s=20.0, kv_tokens=1)):
+    for goal in (objectives_of(kv_tokens=1), objectives_of(ttft_s=20.0, kv_tokens=1)):
         chosen = _taken(PLANNED.decide(question_of(model, view, goal)))
         assert (chosen.nodes, chosen.transfers) == (("warm",), ())
 
@@ -214,7 +230,7 @@ def test_a_node_that_has_the_bytes_but_forms_groups_slowly_does_not_win() -> Non
     """Each degree had one candidate, on the nodes that have its bytes soonest; who may be better is looked at as well."""
     model = _model()
     view = View((_node("near", units=_held(model, "ssd"), ssd=25.0, formed=60.0), _node("far", nic=20.0)))
-    decision = PLANNED.decide(question_of(model, view, Objectives(max_degree=1, kv_tokens=1)))
+    decision = PLANNED.decide(question_of(model, view, objectives_of(max_degree=1, kv_tokens=1)))
     assert _taken(decision).nodes == ("far",)
     assert {c.nodes for c in decision.candidates} == {("near",), ("far",)}
 
@@ -252,7 +268,7 @@ def test_nodes_of_one_machine_read_from_one_disk() -> None:
 
 def test_a_token_time_rules_out_pipelines_whose_hops_are_too_slow() -> None:
     view = View(tuple(_node(name) for name in "abcd"))
-    question = question_of(_model(), view, Objectives(tpot_s=0.5, kv_tokens=1), corrections=Corrections(hop_s=0.3))
+    question = question_of(_model(), view, objectives_of(tpot_s=0.5, kv_tokens=1), corrections=Corrections(hop_s=0.3))
     decision = PLANNED.decide(question)
     assert _taken(decision).degree == 1
     assert {c.degree: "ms a token" in c.ruled_out for c in decision.candidates} == {1: False, 2: True, 3: True, 4: True}
@@ -260,7 +276,7 @@ def test_a_token_time_rules_out_pipelines_whose_hops_are_too_slow() -> None:
 
 def test_a_model_larger_than_any_device_gets_the_degree_that_it_needs() -> None:
     view = View(tuple(_node(f"n{i}", device_bytes=25) for i in range(8)))
-    decision = PLANNED.decide(question_of(_model(8), view, Objectives(max_degree=2, kv_tokens=1)))
+    decision = PLANNED.decide(question_of(_model(8), view, objectives_of(max_degree=2, kv_tokens=1)))
     assert _taken(decision).degree == 5
     assert [c.degree for c in decision.candidates][:2] == [1, 2]
     assert all("free" in c.ruled_out for c in decision.candidates[:2])
@@ -298,7 +314,7 @@ def test_peers_that_hold_the_units_help_where_the_store_is_the_limit() -> None:
 def _second_start(names: str, ttft_s: float) -> tuple[Decision, Candidate]:
     """Two of eight units each, over a store as fast as one card, the first admitted; what becomes of the second."""
     view = View(tuple(_node(name) for name in names))
-    goal = Objectives(ttft_s=ttft_s, max_degree=1, kv_tokens=1)
+    goal = objectives_of(ttft_s=ttft_s, max_degree=1, kv_tokens=1)
     question = question_of(_model(), view, goal, links=Links(link_rates(view) | {STORE: 10.0}, 0.0))
     first = _taken(PLANNED.decide(question))
     question.links.begin(first.transfers, 0.0)
@@ -322,7 +338,7 @@ def test_a_start_goes_where_nobody_is_in_its_way() -> None:
     """Behind the other's fetches the faster card is the slower."""
     model = _model()
     view = View((_node("busy", nic=20.0), _node("free", nic=12.0)))
-    question = question_of(model, view, Objectives(ttft_s=10.0, max_degree=1, kv_tokens=1))
+    question = question_of(model, view, objectives_of(ttft_s=10.0, max_degree=1, kv_tokens=1))
     first = _taken(PLANNED.decide(question))
     question.links.begin(first.transfers, 0.0)
     second = _taken(PLANNED.decide(replace(question, start="second")))
@@ -332,7 +348,7 @@ def test_a_start_goes_where_nobody_is_in_its_way() -> None:
 def test_a_promise_leaves_time_for_what_is_computed_after_the_last_byte() -> None:
     """The fetch was allowed all the time to the first token: at 8 s of 12 with 3 to compute, a second start was let in."""
     view = View(tuple(_node(name, decode=80 / 3) for name in "ab"))
-    goal = Objectives(ttft_s=12.0, max_degree=1, kv_tokens=1)
+    goal = objectives_of(ttft_s=12.0, max_degree=1, kv_tokens=1)
     question = question_of(_model(), view, goal, links=Links(link_rates(view) | {STORE: 10.0}, 0.0))
     first = _taken(PLANNED.decide(question))
     assert all(t.deadline_s is not None and 8.0 < t.deadline_s < 12.0 for t in first.transfers)
@@ -347,7 +363,7 @@ def test_who_cannot_be_in_time_any_more_keeps_nobody_off() -> None:
 
 
 def test_the_time_that_a_request_has_waited_counts_but_not_as_cost() -> None:
-    question = question_of(_model(), View((_node("a"),)), Objectives(ttft_s=10.0, kv_tokens=1))
+    question = question_of(_model(), View((_node("a"),)), objectives_of(ttft_s=10.0, kv_tokens=1))
     fresh, late = (_taken(PLANNED.decide(replace(question, waited_s=waited_s))) for waited_s in (0.0, 4.0))
     assert fresh.prediction is not None
     assert late.prediction is not None
@@ -362,7 +378,7 @@ def test_at_the_bad_end_all_that_is_fetched_takes_as_much_longer() -> None:
     target = replace(_node("target"), rates=slow)
     peer = replace(_node("peer", 0, dict(list(_held(model).items())[:3])), rates=rates_of())
     view = View((target, peer))
-    chosen = _taken(PLANNED.decide(question_of(model, view, Objectives(max_degree=1, kv_tokens=1))))
+    chosen = _taken(PLANNED.decide(question_of(model, view, objectives_of(max_degree=1, kv_tokens=1))))
     assert len(chosen.transfers) == 2
     assert chosen.prediction is not None
     assert chosen.prediction.ttft_s == pytest.approx(6.0, abs=0.01)
@@ -429,14 +445,14 @@ def test_nobody_is_ended_for_a_degree_that_does_not_fit_while_another_does() -> 
 
 
 def test_nobody_is_ended_where_the_service_level_is_met_without() -> None:
-    question = _crowded(others=(_node("free"),), objectives=Objectives(ttft_s=30.0, kv_tokens=1))
+    question = _crowded(others=(_node("free"),), objectives=objectives_of(ttft_s=30.0, kv_tokens=1))
     decision = PLANNED.decide(question)
     assert _taken(decision).nodes == ("free",)
     assert not any(c.moves for c in decision.candidates)
 
 
 def test_one_makes_room_where_only_that_meets_the_service_level() -> None:
-    question = _crowded(others=(_node("free", nic=60.0),), objectives=Objectives(ttft_s=1.0, kv_tokens=1))
+    question = _crowded(others=(_node("free", nic=60.0),), objectives=objectives_of(ttft_s=1.0, kv_tokens=1))
     assert _taken(PLANNED.decide(question)).moves
 
 
@@ -447,7 +463,7 @@ def test_of_many_the_least_important_and_longest_idle_make_room_and_no_more_than
         for group, idle_since_s, priority in (("later", 9.0, 0), ("sooner", 1.0, 0), ("important", 0.0, 1))
     )
     full = replace(full, device_bytes=135, device_reserved_bytes=135)
-    goal = Objectives(priority=1, kv_tokens=1)
+    goal = objectives_of(priority=1, kv_tokens=1)
     chosen = _taken(PLANNED.decide(question_of(_model(2), View((full,)), goal, running=running)))
     assert [move.group for move in chosen.moves] == ["sooner"]
 
@@ -473,7 +489,7 @@ def test_nobody_is_migrated_to_a_node_that_drains() -> None:
 def test_nobody_is_migrated_where_nothing_is_known_of_how_long_that_takes() -> None:
     full, bare = node_of("full", 100, 60), node_of("bare", 79)
     running = Running(_model(2, "other"), "there", {"full": 60}, None)
-    goal = Objectives(max_degree=1, kv_tokens=1)
+    goal = objectives_of(max_degree=1, kv_tokens=1)
     model = replace(_model(1), units=(replace(_model(1).units[0], size_bytes=80), *_model(1).units[1:]))
     decision = PLANNED.decide(question_of(model, View((full, bare)), goal, running=(running,), may_migrate=True))
     assert isinstance(decision.outcome, NoPlacement)
@@ -483,7 +499,7 @@ def test_nobody_is_migrated_where_nothing_is_known_of_how_long_that_takes() -> N
 def test_a_start_that_is_late_already_is_promised_nothing() -> None:
     """With no speed known yet it was promised the time that had passed, which others were then held up for."""
     view = View((replace(_node("a"), rates={}),))
-    question = question_of(_model(), view, Objectives(ttft_s=0.5, max_degree=1, kv_tokens=1), links=Links({}, 0.0))
+    question = question_of(_model(), view, objectives_of(ttft_s=0.5, max_degree=1, kv_tokens=1), links=Links({}, 0.0))
     chosen = _taken(PLANNED.decide(replace(question, waited_s=1.0)))
     assert {transfer.deadline_s for transfer in chosen.transfers} == {None}
     assert {transfer.deadline_s for transfer in _taken(PLANNED.decide(question)).transfers} != {None}
@@ -495,7 +511,7 @@ def test_a_start_that_is_late_already_is_promised_nothing() -> None:
 def test_memory_that_is_promised_is_not_promised_again() -> None:
     """Two starts at once were both sent to a node that had room for one, which refused the second."""
     view = View((_node("roomy", 100), _node("other", 90)))
-    goal, memory = Objectives(max_degree=1, kv_tokens=1), Memory()
+    goal, memory = objectives_of(max_degree=1, kv_tokens=1), Memory()
     question = question_of(_model(), view, goal, memory=memory)
     taken = []
     for name in ("first", "second", "third"):

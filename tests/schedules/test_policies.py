@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
 from schedules.ledgers.links import Links, Transfer
 from schedules.nodes import link_rates
-from schedules.objectives import Objectives
 from schedules.placing.decision import Question
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.hydraserve import shared
 from schedules.rates import BUS, DECODE
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
+from tests.told import objectives_of
 
 HYDRA, SLLM = POLICIES["hydraserve"], POLICIES["serverlessllm"]
 GIB, CARD = 10**9, 2e9  # 16 Gbit/s
@@ -34,7 +34,7 @@ def _asked(
     gigabytes: int, ttft_s: float | None, *nodes: Node, tpot_s: float | None = None, waited_s: float = 0.0
 ) -> Question:
     view = View(nodes or tuple(_node(name) for name in "abcd"))
-    goal = Objectives(ttft_s, tpot_s, kv_tokens=1)
+    goal = objectives_of(ttft_s, tpot_s, kv_tokens=1)
     return question_of(_llama(gigabytes), view, goal, waited_s=waited_s)
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from schedules.facts import Model, Node, Placement, Rate, View
 from schedules.ledgers.links import Links, Transfer
-from schedules.objectives import Objectives
 from schedules.placing.policies import POLICIES
 from schedules.placing.sources import GIVERS, PEERS_PER_UNIT, TIERS, Sources, from_peer, peer_of, store_first
 from schedules.rates import NIC, STORE
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
+from tests.told import objectives_of
 
 DIGESTS = tuple(f"digest{number}" for number in range(5))
 _HELD = st.dictionaries(st.sampled_from(DIGESTS), st.sampled_from(("dram", "ssd", "device")))
@@ -161,7 +161,7 @@ def _rows_first(store: float | None, dram_bytes: int, degree: int = 2, links: Li
     model: Model = model_of([20, 10, 10, 10, 10], rows_first=True)
     limit = {} if store is None else {STORE: Rate(store, store, 1)}
     nodes = [replace(node_of(name, 40), rates=rates_of() | limit, dram_bytes=dram_bytes) for name in "ab"]
-    question = question_of(model, View(tuple(nodes)), Objectives(max_degree=degree, kv_tokens=1), links=links)
+    question = question_of(model, View(tuple(nodes)), objectives_of(max_degree=degree, kv_tokens=1), links=links)
     found = POLICIES["fixed"].decide(question).outcome
     assert isinstance(found, Placement)
     return found

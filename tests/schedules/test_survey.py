@@ -12,12 +12,12 @@ import schedules.placing.survey
 from schedules.facts import Model, Rate, View
 from schedules.ledgers.links import Links, Transfer
 from schedules.nodes import link_rates
-from schedules.objectives import Objectives
 from schedules.placing.candidates import candidate
 from schedules.placing.partition import runs_of, split_layers, stage_bytes
 from schedules.placing.survey import Survey
 from schedules.rates import NIC, STORE
 from tests.schedules.models import measured_views, model_of, models, node_of, question_of, rates_of, views
+from tests.told import objectives_of
 
 
 @st.composite
@@ -33,7 +33,7 @@ def test_what_fits_on_any_nodes_fits_on_the_short_list(case: tuple[Model, View, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedules.placing.survey, "HOLDERS", 1)
         patch.setattr(schedules.placing.survey, "SPARE", 0)
-        survey = Survey(question_of(model, view, Objectives(kv_tokens=kv_tokens)))
+        survey = Survey(question_of(model, view, objectives_of(kv_tokens=kv_tokens)))
         found = candidate(survey, degree)
     bounds, kv_bytes = split_layers(model, degree), model.kv_bytes_per_token * kv_tokens
     needs = [stage_bytes(model, a, b) - (-kv_bytes * (b - a) // model.layers) for a, b in pairwise(bounds)]

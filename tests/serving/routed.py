@@ -13,7 +13,6 @@ from cluster.fake import FakeCluster
 from cluster.fake_group import answer
 from cluster.wire.requests import Sampling, Submit
 from schedules.facts import Node
-from schedules.objectives import Objectives
 from serving.catalog import ServedModel
 from serving.cold_start import Ledger
 from serving.errors import RequestError, Unavailable
@@ -22,10 +21,11 @@ from serving.router import Router, RouterLimits
 from serving.tickets import Ticket
 from tests.cluster.unpublished import VOCABULARY, described, facts
 from tests.schedules.worlds import world_node
+from tests.told import objectives_of
 
 PROMPT = (7, 8, 9)
 START_TIMEOUT_S = 30.0
-WANTED = Objectives(kv_tokens=1024, max_degree=1, keep_alive_s=60.0)
+WANTED = objectives_of(kv_tokens=1024, max_degree=1, keep_alive_s=60.0)
 FOREVER_S = 1e9
 
 
@@ -134,6 +134,7 @@ async def routed(
 ) -> AsyncIterator[Routed]:
     """What is in `catalog` can be opened by name; `limits` are those of the router, where they are others than here."""
     bounds = {
+        "models": {},
         "policy": "planned",
         "objectives": WANTED,
         "start_timeout_s": START_TIMEOUT_S,

@@ -7,8 +7,8 @@ import openai
 import pytest
 
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.reference import gaps, greedy, load_reference
 from tests.smollm2 import reference_of
 from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_overflowing, make_tiny

@@ -16,9 +16,10 @@ from serving.catalog import Catalog
 from serving.errors import ModelDamaged, ModelNotFound, Unavailable
 from serving.prompts.processes import TextProcesses
 from storage_tiers.checkpoint import ROOT, Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.collect import remove_model
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.storage_tiers.handmade import flip
 from tests.tiny import make_tiny
 

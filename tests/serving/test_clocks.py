@@ -11,11 +11,12 @@ import httpx
 import openai
 import pytest
 
-from cluster.wire.phases import in_our_clock, unix_s
-from cluster.wire.reports import Phase, Phases
+from cluster.wire.phases import Phase, in_our_clock, unix_s
+from cluster.wire.reports import Phases
 from serving.cold_start import ColdStart
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.stepped_clock import SteppedClock
 from tests.tiny import make_tiny
@@ -30,7 +31,7 @@ OF_THE_WORLD = {
     "cluster/wire/phases.py": "phases of several machines",
     "serving/answers.py": "`created` of an answer",
     "serving/history.py": "the age of rows",
-    "firsttoken/commands/upkeep.py": "the age of objects in the store",
+    "firsttoken/commands/published.py": "the age of objects in the store",
 }
 
 
@@ -149,6 +150,6 @@ def test_phases_of_another_machine_are_told_in_our_clock(off_s: float) -> None:
     asked_s = time.monotonic()
     began_s = unix_s(asked_s)
     told = Phases((Phase("fetch head", "a from ssd", began_s + off_s, began_s + off_s + 2.0),), began_s + 0.1 + off_s)
-    (phase,) = in_our_clock(told, asked_s, asked_s + 0.2)
+    (phase,) = in_our_clock(told.phases, told.now_s, asked_s, asked_s + 0.2)
     assert phase.start_s == pytest.approx(began_s, abs=0.01)
     assert phase.end_s - phase.start_s == pytest.approx(2.0, abs=1e-6)

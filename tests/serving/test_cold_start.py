@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart, Ledger
 
 START = ColdStart("llama", "g0", ("node-1",), 100.0, 1.5, (Phase("decide", "front end", 100.25, 100.5),))

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.door import connections
-from serving.door.guard import Guard
+from serving.door.unexpected import Guard
 from tests.serving.local_server import connection, ended, served
 
 pytestmark = pytest.mark.parametrize("protocol", [H11Protocol, HttpToolsProtocol])
@@ -135,7 +135,7 @@ async def test_what_nobody_expected_is_told_with_an_identifier_that_the_log_has(
 ) -> None:
     """It was a bare text, and the connection ended with it."""
     async with served(_app(), protocol=protocol) as port, connection(port) as (reader, writer):
-        with caplog.at_level(logging.ERROR, "serving.door.guard"):
+        with caplog.at_level(logging.ERROR, "serving.door.unexpected"):
             writer.write(GET.replace(b"hello", b"fails"))
             answer = (await reader.readuntil(b"}}")).decode()
         assert "500 Internal Server Error" in answer

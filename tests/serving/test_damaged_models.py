@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from storage_tiers.checkpoint import ROOT
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.tiny import make_tiny
 
 GOOD = "honest"

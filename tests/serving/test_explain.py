@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.real_cluster import RealCluster
 from tests.serving.test_failures import replicas, wait_until
 from tests.tiny import make_tiny

@@ -11,8 +11,9 @@ import openai
 import psutil
 import pytest
 
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny

@@ -11,8 +11,9 @@ import httpx
 import psutil
 import pytest
 
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.serving.test_prompts import LOOPS
 from tests.serving.tokenizers import CHATML, byte_files

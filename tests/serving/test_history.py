@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import update
 
 import serving.history as history_module
-from cluster.wire.reports import Phase
+from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryRefused
 from serving.history import BATCH_ROWS, DELETED_ROWS, QUEUED_ROWS, READ_ROWS, History
@@ -82,9 +82,9 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 
 @asynccontextmanager
-async def writing(url: str, **options: object) -> AsyncIterator[History]:
+async def writing(url: str, keep_days: float = 90.0, **options: object) -> AsyncIterator[History]:
     """A history at work, closed at the end."""
-    history = History(url, **options)  # type: ignore[arg-type]
+    history = History(url, keep_days, **options)  # type: ignore[arg-type]
     history.start()
     try:
         yield history

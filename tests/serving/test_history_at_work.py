@@ -14,8 +14,8 @@ import pytest
 from firsttoken.ports import free_port
 from serving.history import History
 from serving.history_tables import Arrival
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.real_cluster import RealCluster
 from tests.tiny import make_tiny
 
@@ -42,7 +42,7 @@ def cold_starts(url: str) -> list[dict[str, object]]:
 
 def arrivals(url: str) -> list[Arrival]:
     async def read() -> list[Arrival]:
-        history = History(url)
+        history = History(url, keep_days=90.0)
         try:
             return [arrival async for batch in history.arrivals(0.0, 1e12) for arrival in batch]
         finally:

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.app import FrontendConfig, create_app
+from serving.app import create_app
 from tests.serving.local_server import served
+from tests.told import frontend_config
 
 APP = "https://app.example"
 PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, x-stainless-os"}
@@ -22,10 +23,7 @@ def client(tmp_path: Path) -> Client:
 
     @asynccontextmanager
     async def opened(cors_origins: Sequence[str] = (), **config: Any) -> AsyncIterator[httpx.AsyncClient]:
-        store = f"file://{tmp_path}"
-        app = create_app(
-            FrontendConfig("127.0.0.1", 0, "tcp://127.0.0.1:1", store, cors_origins=cors_origins, **config)
-        )
+        app = create_app(frontend_config(store_url=f"file://{tmp_path}", cors_origins=cors_origins, **config))
         async with served(app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             yield client
 

@@ -7,8 +7,9 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.app import FrontendConfig, create_app
+from serving.app import create_app
 from serving.origins import OwnPagesOnly, is_loopback
+from tests.told import frontend_config
 
 URL = "http://127.0.0.1:8000"
 
@@ -118,7 +119,7 @@ async def test_a_foreign_pages_websocket_is_closed_before_it_opens() -> None:
 
 
 async def test_the_front_end_refuses_in_openais_shape(tmp_path: Path) -> None:
-    app = create_app(FrontendConfig("127.0.0.1", 8000, "tcp://127.0.0.1:1", f"file://{tmp_path}"))
+    app = create_app(frontend_config(port=8000, store_url=f"file://{tmp_path}"))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
         for path in ("/v1/completions", "/admin/status"):
             refused = await client.request("POST", path, headers={"Origin": "http://evil.example"}, content=b"{}")

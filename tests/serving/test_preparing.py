@@ -10,7 +10,6 @@ import pytest
 import pytest_asyncio
 
 from cluster.wire.requests import Sampling
-from schedules.objectives import Objectives
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.errors import BadRequest, ContextTooLong
@@ -20,10 +19,12 @@ from serving.requests.preparing import Prepared, Preparer
 from serving.requests.sampling_defaults import SamplingDefaults, defaults_of
 from serving.requests.schemas import ChatRequest, CompletionRequest
 from serving.router import Router, RouterLimits
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.serving.tokenizers import CHATML, byte_files, byte_tokenizer, files_of
 from tests.tiny import make_tiny
+from tests.told import objectives_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -78,7 +79,7 @@ async def prepare(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pre
         publish(str(source), name, store)
     texts = TextProcesses(60)
     await texts.start()
-    limits = RouterLimits("fixed", Objectives(), 60.0, 8, 8, {"narrow": Objectives(kv_tokens=NARROW)})
+    limits = RouterLimits("fixed", objectives_of(), 60.0, 8, 8, {"narrow": objectives_of(kv_tokens=NARROW)})
     yield Prepare(Catalog(store, texts), Router(lambda: None, limits, Metrics(), Ledger()))
     await texts.close()
 

@@ -10,8 +10,9 @@ import httpx
 import openai
 import pytest
 
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.real_cluster import RealCluster, run_cluster
 from tests.serving.test_failures import DEADLINE_S, PROMPT, replicas, stage_processes, wait_until
 from tests.tiny import make_tiny

@@ -13,13 +13,13 @@ from cluster.fake_group import FakeGroup
 from cluster.virtual_time import run_virtual
 from schedules import events
 from schedules.facts import Placement
-from schedules.objectives import Objectives
 from schedules.placing.policies.fixed import place
 from schedules.simulation.habits import Habits
 from serving.errors import BadRequest, Interrupted, Overloaded, Unavailable
 from storage_tiers.checkpoint import Checkpoint
 from tests.schedules.worlds import MB, world_node
 from tests.serving.routed import START_TIMEOUT_S, WANTED, Routed, routed, said, served, until
+from tests.told import objectives_of
 
 MODEL, OTHER = served("m"), served("n")
 LONG = 200
@@ -299,7 +299,7 @@ def test_who_is_held_for_room_is_told_so_by_the_deadline_of_a_start() -> None:
         assert START_TIMEOUT_S <= now_s() - begun_s < START_TIMEOUT_S + 1.0
         await busy.leave()
 
-    important = Objectives(kv_tokens=1024, max_degree=1, priority=1)
+    important = objectives_of(kv_tokens=1024, max_degree=1, priority=1)
     played(test, world_node("a", 70 * MB, decode=1e9), models={"m": important})
 
 

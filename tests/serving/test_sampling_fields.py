@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.reference import load_reference
 from tests.serving.tokenizers import LocalText
 from tests.smollm2 import reference_of

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from schedules.objectives import Objectives
 from serving import upkeep
 from serving.errors import ModelDamaged, Unavailable
 from serving.upkeep import Upkeep, warm
+from tests.told import objectives_of
 
-ALWAYS = Objectives(min_replicas=1)
+ALWAYS = objectives_of(min_replicas=1)
 
 
 class _Catalog:

@@ -14,8 +14,9 @@ from cluster.virtual_time import run_virtual
 from schedules.facts import Placement
 from serving.catalog import ServedModel
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.schedules.worlds import world_node
 from tests.serving.routed import WANTED, routed, until
 from tests.tiny import make_tiny

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from storage_tiers import retries
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from tests.s3_server import S3Server, run_s3_server
 from tests.storage_tiers.handmade import store_units
 from tests.storage_tiers.stack_node import CHUNKS, Gate, Node, Units, running

@@ -9,7 +9,7 @@ import crc32c
 from blake3 import blake3
 
 from storage_tiers.checkpoint import UnitIndex, UnitLayout, shard_index, unit_digest
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 
 CHUNK_BYTES = 4096
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.dram import DramTier
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.stack import Loaded, Priority, TierStack
 from storage_tiers.tiers.tier import Tier, Views

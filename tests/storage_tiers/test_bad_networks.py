@@ -11,8 +11,9 @@ import pytest
 from storage_tiers import s3
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import StoreUnavailable
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.stack import Priority, TierStack

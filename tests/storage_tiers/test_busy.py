@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.busy import GAP_S, WINDOW_S, Busy
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.stack import Priority, TierStack
 from storage_tiers.tiers.wrappers import Throttled
 from tests.storage_tiers.handmade import store_units

@@ -9,10 +9,11 @@ import pytest
 
 from storage_tiers.checkpoint import ROOT
 from storage_tiers.errors import Missing
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.collect import collect, remove_model
 from storage_tiers.publishing.publish import publish
 from storage_tiers.publishing.verify import verify
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.tiny import make_tiny
 
 _LATER_S = 10_000.0

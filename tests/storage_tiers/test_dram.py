@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from storage_tiers.errors import OutOfSpace
-from storage_tiers.tiers import memory
+from storage_tiers.tiers import shared_memory
 from storage_tiers.tiers.dram import DramTier
 from tests.storage_tiers.handmade import open_descriptors
 
@@ -45,7 +45,7 @@ def test_what_was_written_is_what_another_process_maps() -> None:
     segment.views(_UNIT - 2, 5)[0][:] = b"hello"
     tier.commit("a")
     code = (
-        "import sys; from storage_tiers.tiers.memory import Run, map_runs; "
+        "import sys; from storage_tiers.tiers.shared_memory import Run, map_runs; "
         "runs = [Run(*map(int, pair.split(':'))) for pair in sys.argv[2:]]; "
         "memory = memoryview(map_runs(int(sys.argv[1]), runs)); "
         f"print(bytes(memory[{_UNIT - 2}:{_UNIT + 3}]).decode())"
@@ -94,14 +94,14 @@ def test_memory_is_made_real_ahead_of_its_use() -> None:
 
 def test_a_block_that_is_being_made_real_is_free_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was in neither list of free blocks: who asked for all there is was told that there is no room."""
-    making, go_on, madvise = threading.Event(), threading.Event(), memory._libc.madvise
+    making, go_on, madvise = threading.Event(), threading.Event(), shared_memory._libc.madvise
 
     def slow(*arguments: int) -> int:
         making.set()
         assert go_on.wait(30)
         return int(madvise(*arguments))
 
-    monkeypatch.setattr(memory._libc, "madvise", slow)
+    monkeypatch.setattr(shared_memory._libc, "madvise", slow)
     tier = DramTier(4 * _UNIT, ready_bytes=_UNIT)
     try:
         assert making.wait(30)

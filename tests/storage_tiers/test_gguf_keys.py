@@ -11,8 +11,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import SourceError, UnsupportedModel
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.gguf_export import export_gguf, logits
 from tests.published import tensors_by_store
 from tests.tiny import make_tiny

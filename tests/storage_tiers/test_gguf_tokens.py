@@ -11,8 +11,8 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import SourceError, UnsupportedModel
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from storage_tiers.tokenizers import open_tokenizer
 from tests.storage_tiers.tokenizers import byte_tokenizer, train_sentencepiece
 from tests.tiny_gguf import make_tiny_gguf

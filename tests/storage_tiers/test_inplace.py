@@ -14,12 +14,13 @@ from zarr.storage import FsspecStore
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import Corrupt, Missing, SourceError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.inplace import REFERENCES
 from storage_tiers.publishing.progress import UnitProgress
 from storage_tiers.publishing.publish import publish
 from storage_tiers.publishing.verify import verify
-from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from tests.storage_tiers.handmade import flip
 from tests.tiny import SUPPORTED_FAMILIES, make_tiny
 from tests.tiny_gguf import make_tiny_gguf

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from storage_tiers.errors import SourceError
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.published import same_bits, tensors_by_store
 from tests.tiny import make_tiny
 from tests.tiny_gguf import make_tiny_gguf

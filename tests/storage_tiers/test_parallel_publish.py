@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import SourceError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.progress import UnitProgress
 from storage_tiers.publishing.publish import publish
 from storage_tiers.publishing.verify import verify
-from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.workers import Stopped, check, run_all
+from storage_tiers.threads import Stopped, check, run_all
 from tests.storage_tiers.test_publish import _make_large
 from tests.tiny import make_tiny
 
@@ -54,7 +55,8 @@ def test_units_are_written_at_the_same_time(tmp_path: Path, store: ModelStore) -
 _PUBLISH = """
 import sys
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 def tell(progress):
     print(progress.bytes_done, flush=True)
@@ -121,7 +123,8 @@ _LIMITED = """
 import resource, sys
 from pathlib import Path
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 store = ModelStore(ObjectStore(sys.argv[3]))
 publish(sys.argv[1], "small", store, dtype="float16")

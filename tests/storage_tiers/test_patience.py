@@ -15,8 +15,9 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from storage_tiers import retries
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, Faltering, Missing, StorageError, StoreUnavailable
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.passing import TryLater, asked_s, exhausted, passes, retry_after_s
-from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.retries import ATTEMPTS, MOST_BACKOFF_S, again_after_s
 from storage_tiers.tiers.fallback import Fallback
 from storage_tiers.tiers.stack import Priority

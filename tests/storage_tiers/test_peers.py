@@ -13,7 +13,7 @@ import msgpack
 import pytest
 
 from storage_tiers.errors import StoreUnavailable
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.strangers import MOST_STRANGERS
 from storage_tiers.tiers import peer as peer_module
 from storage_tiers.tiers.dram import DramTier

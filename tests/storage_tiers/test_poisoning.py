@@ -9,7 +9,7 @@ import pytest
 from storage_tiers.checkpoint import TensorSpec, UnitIndex, UnitLayout, lay_out, shard_index
 from storage_tiers.checksums import Checksums
 from storage_tiers.errors import Corrupt
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.peer import PeerServer, PeerTier
 from storage_tiers.tiers.stack import Priority
 from tests.storage_tiers.handmade import CHUNK_BYTES, bytes_of, flip, store_units

@@ -8,10 +8,11 @@ import pytest
 
 from storage_tiers.checkpoint import ROOT
 from storage_tiers.errors import Corrupt
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.presence import check_present
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
-from storage_tiers.tiers.probe import find_published
+from storage_tiers.tiers.trials import find_published
 from tests.storage_tiers.tokenizers import byte_tokenizer
 from tests.tiny import make_tiny
 

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage_tiers.checkpoint import ROOT
 from storage_tiers.errors import SourceError, StorageError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.progress import UnitProgress
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.published import files_by_zarr, same_bits, tensors_by_store, tensors_by_zarr
 from tests.tiny import SUPPORTED_FAMILIES, make_tiny
 
@@ -280,7 +281,8 @@ def test_a_name_that_will_not_do_is_refused_before_anything_is_read(store: Model
 _KILLED = """
 import sys
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 def wait(progress):
     if progress.unit == "layer.0002":
@@ -324,7 +326,8 @@ def test_a_killed_publish_is_invisible_and_is_taken_up_where_it_stopped(tmp_path
 _MEASURED = """
 import resource, sys
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

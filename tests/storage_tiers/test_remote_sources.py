@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import SourceError, StoreUnavailable
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.folders import REMOTE_PIECE_BYTES
 from storage_tiers.publishing.progress import UnitProgress
 from storage_tiers.publishing.publish import publish
 from storage_tiers.publishing.verify import verify
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.fake_hub import FakeHub, run_fake_hub
 from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer
 from tests.tiny import make_tiny

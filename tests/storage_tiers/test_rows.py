@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from storage_tiers.checkpoint import ROOT, Blocks, TensorEntry, TensorSpec, UnitIndex, lay_out, shard_index
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.retries import ATTEMPTS
 from storage_tiers.tiers import rows as rows_module
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.peer import PeerServer, PeerTier
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.rows import GAP_BLOCKS, RowReader, embedding_of
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.tier import Tier, Views, total_bytes

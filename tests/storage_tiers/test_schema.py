@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.model_facts import context_tokens, facts_of, model_config
-from storage_tiers import remote, schema
+from storage_tiers import model_store, schema
 from storage_tiers.checkpoint import (
     FORMAT,
     ROOT,
@@ -30,8 +30,9 @@ from storage_tiers.checkpoint import (
     unit_digest,
 )
 from storage_tiers.errors import Corrupt, SourceError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.schema import parse_array, parse_root
 from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer
 from tests.tiny import make_tiny
@@ -244,7 +245,7 @@ def test_a_copied_folder_says_whose_it_is(store: ModelStore, tmp_path: Path) -> 
 
 
 def test_a_root_is_not_read_if_it_is_too_large(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "ROOT_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(model_store, "ROOT_LIMIT_BYTES", 1000)
     store.objects.write(f"model/{ROOT}", b" " * 1001)
     with pytest.raises(Corrupt, match="1,001 bytes, 1,000 at most"):
         store.open("model")

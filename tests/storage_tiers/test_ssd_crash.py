@@ -10,7 +10,7 @@ from random import Random
 import crc32c
 
 from storage_tiers.checkpoint import UnitIndex, UnitLayout, shard_index
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.ssd import SsdTier
 from tests.storage_tiers.handmade import bytes_of, digest_of
 
@@ -23,7 +23,8 @@ import sys, time
 from random import Random
 from storage_tiers.tiers import ssd as ssd_module
 from storage_tiers.tiers.dram import DramTier
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.stack import Priority, TierStack
 from tests.storage_tiers.test_ssd_crash import _KEPT, _UNIT_BYTES, make_units

@@ -9,9 +9,9 @@ import pytest
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Missing, OutOfSpace, StoreUnavailable
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.stack import Loaded, Priority
 from tests.storage_tiers.handmade import CHUNK_BYTES, store_unit
 from tests.storage_tiers.stack_node import CHUNKS, UNIT_BYTES, WAIT_S, Gate, Node, Units, Watched, running

@@ -10,7 +10,7 @@ import pytest
 from storage_tiers import retries
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import StorageError, StoreUnavailable
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.storage_tiers.handmade import open_descriptors
 from tests.storage_tiers.stack_node import UNIT_BYTES, WAIT_S, Gate, Node, Units, running
 

@@ -11,7 +11,7 @@ import pytest
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.retries import ATTEMPTS
 from storage_tiers.tiers.stack import Priority
 from tests.storage_tiers.handmade import CHUNK_BYTES, flip

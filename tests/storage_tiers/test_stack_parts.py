@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import Corrupt, StorageError, StoreUnavailable
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.stack import Priority
 from tests.storage_tiers.handmade import CHUNK_BYTES, flip
 from tests.storage_tiers.stack_node import CHUNKS, WAIT_S, Gate, Node, Units, running

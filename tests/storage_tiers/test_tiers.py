@@ -9,11 +9,12 @@ import pytest
 
 from storage_tiers.checkpoint import Checkpoint, UnitIndex
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.peer import PeerServer, PeerTier
-from storage_tiers.tiers.remote_tier import RemoteTier
+from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.tier import Tier, Views
 from storage_tiers.tiers.wrappers import Faulty, Throttled

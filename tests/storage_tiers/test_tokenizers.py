@@ -10,8 +10,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from transformers import AutoTokenizer
 
 from storage_tiers.errors import SourceError
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from storage_tiers.tokenizers import judge_of, open_tokenizer, settled
 from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer, train_sentencepiece
 from tests.tiny import make_tiny

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from storage_tiers.errors import SourceError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.published import same_bits, tensors_by_store
 from tests.tiny import make_tiny
 

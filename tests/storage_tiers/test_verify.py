@@ -9,10 +9,11 @@ import pytest
 
 from storage_tiers.checkpoint import ROOT, Blocks, Checkpoint, root_metadata
 from storage_tiers.errors import Corrupt, Missing
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.progress import UnitProgress
 from storage_tiers.publishing.publish import publish
 from storage_tiers.publishing.verify import Damage, verify
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.storage_tiers.handmade import flip
 from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer
 from tests.tiny import make_tiny

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from storage_tiers.errors import SourceError
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore, ObjectStore
 from tests.fake_hub import FakeHub
 from tests.storage_tiers.test_remote_sources import hub as hub
 from tests.storage_tiers.test_torch_source import pickle_weights

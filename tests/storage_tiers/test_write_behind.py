@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import OutOfSpace, StorageError
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from tests.storage_tiers.stack_node import WAIT_S, Gate, Node, Units, running
 
 

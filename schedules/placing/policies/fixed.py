@@ -49,7 +49,16 @@ def no_room(question: Question, survey: Survey, tried: list[Candidate]) -> str:
 
 def place(model: Model, view: View, degree: int, kv_tokens: int) -> Placement | NoPlacement:
     """A group of up to `degree` stages with room for `kv_tokens` tokens in all, whatever else is under way."""
-    objectives = Objectives(max_degree=degree, kv_tokens=kv_tokens)
+    objectives = Objectives(
+        ttft_s=None,
+        tpot_s=None,
+        min_replicas=0,
+        max_replicas=1,
+        keep_alive_s=0.0,
+        priority=0,
+        max_degree=degree,
+        kv_tokens=kv_tokens,
+    )
     outcome = Fixed().decide(Question("place", model, objectives, view, Links({}, 0.0), 0.0)).outcome
     assert not isinstance(outcome, Wait)
     return outcome

@@ -9,7 +9,7 @@ from firsttoken.commands.models import Model
 from firsttoken.commands.options import AsJson, Config, finite, load, open_store, print_json, stderr
 
 if TYPE_CHECKING:
-    from storage_tiers.remote import ModelStore
+    from storage_tiers.model_store import ModelStore
 
 
 def verify(model: Model, as_json: AsJson = False, config: Config = None) -> None:
@@ -17,7 +17,7 @@ def verify(model: Model, as_json: AsJson = False, config: Config = None) -> None
 
     Example: firsttoken verify smollm2
     """
-    from firsttoken.view import UnitBar
+    from firsttoken.terminal import UnitBar
     from storage_tiers.publishing.verify import verify as verify_model
 
     store = open_store(load(config))

@@ -1,8 +1,8 @@
 """The zygote of text processes: imports once what tokenizers and chat templates need, then forks a process on demand.
 
-Run as ``python -m serving.prompts.zygote FD FOLDER`` by the front end, FD being its end of a packet channel. A `Fork` that
-comes with a descriptor makes a child that talks on it; the answer carries a pidfd. When the channel closes, the front end
-is gone or closes: then the zygote removes FOLDER and ends, and the kernel ends its children, whatever they are at.
+Run as ``python -m serving.prompts.text_zygote FD FOLDER`` by the front end, FD being its end of a packet channel. A `Fork`
+that comes with a descriptor makes a child that talks on it; the answer carries a pidfd. When the channel closes, the front
+end is gone or closes: then the zygote removes FOLDER and ends, and the kernel ends its children, whatever they are at.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ def preload() -> None:
     """Import what every child needs, without torch: three times as fast, and half the memory."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
-    from serving.prompts import child, tokenizing  # noqa: F401
+    from serving.prompts import text_process, tokenizing  # noqa: F401
 
     tokenizing.preload()
     gc.collect()
@@ -75,7 +75,7 @@ def _serve(channel_fd: int) -> None:
 
 def _be_child(fd: int, zygote: int) -> None:
     """In the child: answer requests until the socket closes, and never return into the zygote's loop."""
-    from serving.prompts.child import answer
+    from serving.prompts.text_process import answer
 
     code = 1
     try:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from firsttoken.errors import NotUp, RequestFailed
-from firsttoken.events import EventReader
+from firsttoken.event_stream import EventReader
 
 _CONNECT_TIMEOUT_S = 5.0
 

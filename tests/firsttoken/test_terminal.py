@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from firsttoken.client import ColdStart, PhaseOfStart
+from firsttoken.frontend import ColdStart, PhaseOfStart
 from firsttoken.local import Phase, Step
-from firsttoken.view import Steps, Waiting, ledger_table, summarise
+from firsttoken.terminal import Steps, Waiting, ledger_table, summarise
 
 
 def shown(steps: Sequence[Step], *, terminal: bool) -> str:

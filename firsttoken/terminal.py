@@ -21,12 +21,14 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from storage_tiers.threads import WORKERS
+
 if TYPE_CHECKING:
-    from firsttoken.client import ColdStart, PhaseOfStart
+    from firsttoken.frontend import ColdStart, PhaseOfStart
     from firsttoken.local import Step
     from storage_tiers.checkpoint import Checkpoint
+    from storage_tiers.model_store import ModelStore
     from storage_tiers.publishing.progress import UnitProgress
-    from storage_tiers.remote import ModelStore
 
 
 class Steps:
@@ -150,7 +152,7 @@ def publish_with_progress(
     *,
     dtype: str | None = None,
     in_place: bool = False,
-    workers: int = 4,
+    workers: int = WORKERS,
 ) -> "Checkpoint":
     """Publish with a bar on `console`; StorageError says what is wrong with the source."""
     with UnitBar("indexing" if in_place else "publishing", name, "reading the source", console) as bar:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firsttoken.events import Event, EventReader
+from firsttoken.event_stream import Event, EventReader
 
 _STREAM = (
     "\ufeff: a comment\r\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import Missing
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
-from storage_tiers.tiers.probe import Interrupted, _turn, find_published, probe_reach, probe_ssd, probe_store
+from storage_tiers.tiers.trials import Interrupted, _turn, find_published, probe_reach, probe_ssd, probe_store
 from tests.tiny import make_tiny
 
 

@@ -10,20 +10,16 @@ from cluster.errors import ClusterError, Refused
 from cluster.node.config import NodeConfig
 from cluster.node.pool import StagePool
 from cluster.node.rate_book import RateBook
-from cluster.wire.orders import Probe
+from cluster.wire.orders import OF_COMPUTE, OF_NODE, OF_STORE, STORE_S, Probe
 from cluster.wire.reports import Probed
 from cluster.wire.stages import Idle
-from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STREAM, formed
+from schedules.rates import NIC, REACH, SSD, STREAM
 from storage_tiers.errors import StorageError
-from storage_tiers.remote import ModelStore
-from storage_tiers.tiers.probe import Interrupted, Stop, find_published, probe_reach, probe_ssd, probe_store
+from storage_tiers.model_store import ModelStore
+from storage_tiers.tiers.trials import Interrupted, Stop, find_published, probe_reach, probe_ssd, probe_store
 
 _log = logging.getLogger(__name__)
-OF_STORE = (REACH, STREAM, NIC)
-OF_COMPUTE = (DECODE, PREFILL, formed(1))
-OF_NODE = (SSD, *OF_COMPUTE)
-"""What does not need the store."""
-STORE_S, STREAM_S = 0.5, 0.35
+STREAM_S = 0.35
 TRY_EVERY_S = 10.0
 _READY_WITHIN_S = 30.0
 

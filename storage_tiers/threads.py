@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 _T = TypeVar("_T")
+WORKERS = 4
+"""Units that are worked on at once where nobody says otherwise."""
 Job = Callable[[threading.Event], _T]
 """Does one thing and returns its result; calls `check` with the event now and then, and lets Stopped through."""
 

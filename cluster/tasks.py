@@ -1,4 +1,4 @@
-"""What a node does beside its orders: tasks that are kept, logged if they fail, and ended with the node."""
+"""What is done beside all else: tasks that are kept, logged if they fail, and ended with whoever keeps them."""
 
 import asyncio
 import logging

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Missing, StorageError
+from storage_tiers.model_store import ModelStore
 from storage_tiers.presence import check_present
-from storage_tiers.remote import ModelStore
+from storage_tiers.threads import run_all
 from storage_tiers.tiers.busy import Moved
-from storage_tiers.workers import run_all
 
 Stop = Callable[[], bool]
 """Asked now and then: whether something more important has come up."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from storage_tiers.errors import Corrupt, Missing, OutOfSpace, StorageError, StoreUnavailable
-from storage_tiers.remote import ModelStore, ObjectStore
+from storage_tiers.model_store import ModelStore
+from storage_tiers.object_store import ObjectStore
 from tests.s3_server import S3Server
 
 

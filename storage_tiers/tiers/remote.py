@@ -2,7 +2,7 @@
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Faltering
-from storage_tiers.remote import ModelStore
+from storage_tiers.model_store import ModelStore
 from storage_tiers.tiers.tier import Views, scatter, total_bytes
 
 

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from storage_tiers.errors import SourceError
+from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.folders import Folder, LocalFolder, RemoteFolder
 from storage_tiers.publishing.source import Source
-from storage_tiers.remote import ObjectStore
 
 HUB = "hf://"
 _WEIGHTS = re.compile(r"\.(safetensors|bin|gguf)(\.index(\.[^.]+)?\.json)?$")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_tiers.tiers.memory import BLOCK_BYTES, BlockPool, Pages, map_runs, populate
+from storage_tiers.tiers.shared_memory import BLOCK_BYTES, BlockPool, Pages, map_runs, populate
 
 _HUGE_PAGES_AT_WILL = (6, 1)
 _PR_SET_THP_DISABLE = 41

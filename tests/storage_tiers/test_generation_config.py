@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from storage_tiers.errors import SourceError
+from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
-from storage_tiers.remote import ModelStore
 from tests.tiny import make_tiny
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.wire.codec import Channel
 from cluster.wire.forks import Fork, NotForked
-from serving.prompts.wire import LENGTH, MAX_FRAME_BYTES, Request, frame, unframe
+from serving.prompts.questions import LENGTH, MAX_FRAME_BYTES, Request, frame, unframe
 
 _FORK_TIMEOUT_S = 60.0
 """A fork takes milliseconds; the first one waits until the zygote has everything imported."""
@@ -128,7 +128,7 @@ class TextZygote:
         ours, theirs = Channel.pair()
         ours.settimeout(_FORK_TIMEOUT_S)
         with theirs:
-            command = [sys.executable, "-m", "serving.prompts.zygote", str(theirs.fileno()), str(self.folder)]
+            command = [sys.executable, "-m", "serving.prompts.text_zygote", str(theirs.fileno()), str(self.folder)]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self._channel = Channel(ours)
 

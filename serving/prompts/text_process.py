@@ -4,8 +4,7 @@ import resource
 import socket
 from pathlib import Path
 
-from serving.prompts.tokenizing import ContextExceeded, PromptTokenizer, Refusal
-from serving.prompts.wire import (
+from serving.prompts.questions import (
     Answer,
     Encode,
     EncodeChat,
@@ -19,6 +18,7 @@ from serving.prompts.wire import (
     frame,
     read_frame,
 )
+from serving.prompts.tokenizing import ContextExceeded, PromptTokenizer, Refusal
 
 _LOAD_BYTES = 1 << 30
 _WORK_BYTES = 512 << 20

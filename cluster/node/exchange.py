@@ -12,7 +12,7 @@ from storage_tiers.tiers.ssd import SsdTier
 KEPT_PEERS = 256
 
 
-class Peers:
+class UnitExchange:
     """Use from one thread. Whoever is not `taking_part` neither gives nor takes, and has port 0.
 
     `secret` is made anew at every start: only whom the cluster's client has told it is let in.
