@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from cluster.errors import StageFailed
+from cluster.errors import NoToken, Refused, StageFailed
 from cluster.fake import FakeCluster
 from cluster.fake_group import FakeGroup
 from cluster.virtual_time import run_virtual
+from cluster.wire.requests import Submit, Tokens
 from schedules import events
 from schedules.facts import Placement
 from schedules.placing.policies.fixed import place
 from schedules.simulation.habits import Habits
-from serving.errors import BadRequest, Interrupted, Overloaded, Unavailable
+from serving.errors import BadRequest, Interrupted, ModelFailed, Overloaded, Unavailable
 from storage_tiers.checkpoint import Checkpoint
 from tests.schedules.worlds import MB, world_node
 from tests.serving.routed import START_TIMEOUT_S, WANTED, Routed, routed, said, served, until
@@ -301,6 +302,38 @@ def test_who_is_held_for_room_is_told_so_by_the_deadline_of_a_start() -> None:
 
     important = objectives_of(kv_tokens=1024, max_degree=1, priority=1)
     played(test, world_node("a", 70 * MB, decode=1e9), models={"m": important})
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Refused("it has no room for it"), Unavailable),
+        (NoToken("no finite numbers"), ModelFailed),
+        (OSError("odd"), OSError),
+    ],
+)
+def test_what_a_group_will_not_answer_ends_alone(error: Exception, kind: type[Exception]) -> None:
+    """The request is nobody's from then on, whatever ended it, and the replica serves others."""
+
+    async def test(now: Routed) -> None:
+        await now.answered(MODEL)
+        (group,) = [now.router._groups[name] for name in now.groups()]
+
+        async def generate(submit: Submit) -> AsyncGenerator[Tokens]:
+            yield Tokens(submit.request, (1,))
+            raise error
+
+        whole, group.generate = group.generate, generate  # type: ignore[assignment, method-assign]
+        (ticket,) = now.admit(MODEL)
+        with pytest.raises(kind, match=str(error)):
+            [each async for each in ticket.tokens()]
+        assert now.measured("firsttoken_running_requests") == now.measured("firsttoken_held_requests") == 0.0
+        assert now.router._tickets == {}
+        group.generate = whole  # type: ignore[method-assign]
+        assert (await now.answered(MODEL)).tokens == said("m", 8)
+        assert now.groups() == [group.name]
+
+    played(test)
 
 
 # ---- what goes wrong beside requests
