@@ -145,7 +145,7 @@ class FrontendSettings(Section):
         description="most replicas of a model; another is started when the others' KV cache is short",
     )
     priority: Priority = Field(
-        default=0, description="idle replicas of models of lower or equal priority make room for a model"
+        default=0, description="replicas of models of lower or equal priority make room for a model"
     )
     kv_tokens: Tokens = Field(
         default=16384, ge=16, description="tokens of KV cache that a replica has for all its requests together"

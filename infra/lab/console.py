@@ -3,7 +3,8 @@
 import os
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import httpx
 
@@ -74,8 +75,13 @@ def _status(lab: Lab) -> str:
             stages = node["stage_processes"]
             held = f"dram {node['dram_used_bytes'] / 1e6:.0f} MB, ssd {node['ssd_used_bytes'] / 1e6:.0f} MB"
             lines.append(f"  {node['name']:8} {held}, stage processes: {stages['idle']} idle, {stages['busy']} busy")
-        lines += [f"  {up['model']} is {up['state']} on {', '.join(up['nodes'])}" for up in report["replicas"]]
+        lines += [_told(replica) for replica in report["replicas"]]
     return "\n".join(lines)
+
+
+def _told(replica: Mapping[str, Any]) -> str:
+    where = f" on {', '.join(replica['nodes'])}" if replica["nodes"] else ""
+    return f"  {replica['model']} is {replica['state']}{where}"
 
 
 def _rate(lab: Lab, host: str) -> str:

@@ -21,7 +21,8 @@ STATUS = {
         }
     ],
     "replicas": [
-        {"model": "tiny", "group": "g1", "state": "serving", "degree": 1, "nodes": ["node-1"], "requests": 3}
+        {"model": "tiny", "group": "g1", "state": "serving", "degree": 1, "nodes": ["node-1"], "requests": 3},
+        {"model": "other", "group": None, "state": "wanted", "degree": None, "nodes": [], "requests": 2},
     ],
 }  # fmt: skip
 COLD_STARTS = {

@@ -207,6 +207,7 @@ def test_status_shows_nodes_and_replicas(run: Run, requests: list[dict[str, Any]
     shown = run("status").stdout
     assert re.search(r"node-1 .* 1 idle, 2 busy", shown)
     assert re.search(r"tiny .* serving", shown)
+    assert re.search(r"other .* wanted .* 2 ", shown)
     assert re.search(r"node-1 .* 25\.0 MB/s .* 1\.5 ms", shown)
 
 

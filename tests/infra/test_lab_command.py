@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 
@@ -18,6 +20,7 @@ from infra.lab.__main__ import parser
 from infra.lab.console import converse, obey
 from infra.lab.network import Network
 from infra.lab.platform import Lab
+from tests.firsttoken.stub_frontend import STATUS
 from tests.infra.test_lab import DEADLINE_S, _possible, names, shaped, wait_until
 from tests.tiny import make_tiny
 
@@ -156,3 +159,21 @@ def test_it_ends_by_itself(tmp_path: Path) -> None:
     with command(tmp_path / "log", "infra.lab", "--nodes", "1", "--degree", "1", "--seconds", "0.1") as lab:
         assert lab.wait(DEADLINE_S) == 0, (tmp_path / "log").read_text()
         assert f"{network.PREFIX}{lab.pid}x" not in names()
+
+
+def test_a_status_tells_where_replicas_are_and_of_those_that_are_nowhere_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = SimpleNamespace(network=SimpleNamespace(addresses={}, rates={}), urls={1: "http://front"})
+    monkeypatch.setattr("infra.lab.console.httpx.get", lambda *_args, **_more: _Answer())
+    assert obey(lab, ["status"]).splitlines()[1:] == [  # type: ignore[arg-type]
+        "  node-1   dram 0 MB, ssd 0 MB, stage processes: 1 idle, 2 busy",
+        "  tiny is serving on node-1",
+        "  other is wanted",
+    ]
+
+
+class _Answer:
+    def raise_for_status(self) -> Self:
+        return self
+
+    def json(self) -> dict[str, Any]:
+        return STATUS

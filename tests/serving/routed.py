@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 
 from cluster.fake import FakeCluster
 from cluster.fake_group import answer
+from cluster.virtual_time import run_virtual
 from cluster.wire.requests import Sampling, Submit
 from schedules.facts import Node
 from serving.catalog import ServedModel
@@ -158,3 +159,17 @@ async def routed(
             yield Routed(router, cluster, metrics, ledger, opened)
         finally:
             await router.close()
+
+
+def played(test: Callable[[Routed], Awaitable[None]], *nodes: Any, **more: Any) -> None:
+    """The test under virtual time. At its end no task is left, and no timer that would be called."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with routed(nodes, **more) as now:
+            await test(now)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+        assert timers == []
+
+    run_virtual(main())
