@@ -25,7 +25,7 @@ from benchmarks.report import Result, parser, report
 from schedules.events import NodeReported
 from schedules.facts import Model, Node, Placement, Rate, Unit, View
 from schedules.ledgers.links import Links
-from schedules.nodes import Nodes
+from schedules.ledgers.nodes import Nodes
 from schedules.objectives import Objectives
 from schedules.placing.decision import Policy, Question
 from schedules.placing.policies import POLICIES

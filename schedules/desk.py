@@ -6,10 +6,10 @@ from math import inf
 from schedules import events
 from schedules.actions import Action, Assign, Hold, Record, Reject, Replay, Why
 from schedules.facts import ModelKey
-from schedules.fleet import Fleet
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State
 from schedules.limits import ALONE_TOKENS, ANNOUNCED_S, REPLAYS, Limits
+from schedules.replicas.fleet import Fleet
 from schedules.requests import Request, Stand, room_tokens
 from schedules.service import Alone, Announced, Replica, Service
 from schedules.wakes import Wakes

@@ -116,7 +116,7 @@ class Ranks:
 @dataclass(frozen=True)
 class View:
     """All nodes known, by name order. `holders`, if given, maps a unit's digest to the names of the nodes that hold it;
-    `ranks` are kept by whoever hears of many nodes (schedules.nodes)."""
+    `ranks` are kept by whoever hears of many nodes (schedules.ledgers.nodes)."""
 
     nodes: tuple[Node, ...]
     holders: Mapping[str, Collection[str]] | None = field(default=None, compare=False)

@@ -1,9 +1,9 @@
 """Which nodes are there, and which have not been heard for too long."""
 
 from schedules.events import NodeReported
-from schedules.fleet import Fleet
 from schedules.ledgers.books import Books
 from schedules.limits import LOST_S, SILENT_S
+from schedules.replicas.fleet import Fleet
 from schedules.wakes import Wakes
 
 

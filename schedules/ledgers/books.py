@@ -7,7 +7,7 @@ from schedules.facts import Model, ModelKey, NoPlacement, View
 from schedules.learning import Learned
 from schedules.ledgers.links import Links
 from schedules.ledgers.memory import Memory
-from schedules.nodes import Nodes
+from schedules.ledgers.nodes import Nodes
 from schedules.objectives import Objectives
 from schedules.placing.decision import Decision, Policy, Question, Running
 

@@ -12,7 +12,7 @@ from itertools import chain
 from operator import itemgetter
 
 from schedules.facts import Node, View
-from schedules.nodes import ranks_of
+from schedules.ledgers.nodes import ranks_of
 from schedules.rates import NIC, STORE
 
 PEERS_PER_UNIT = 3

@@ -1,8 +1,8 @@
 """What one decision looks up about the nodes again and again, found once: a short list.
 
 Degrees and stages are tried on the few nodes that can be best: those that hold units of the model, those with the most
-spare network, and those with the most memory. A view that is kept (schedules.nodes) has all of them in order, so a thousand
-nodes cost no more than twenty.
+spare network, and those with the most memory. A view that is kept (schedules.ledgers.nodes) has all of them in order, so a
+thousand nodes cost no more than twenty.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate
 from schedules.ledgers.links import Transfer, out_link
-from schedules.nodes import ranks_of
+from schedules.ledgers.nodes import ranks_of
 from schedules.placing.decision import Question
 from schedules.placing.partition import Part, parts_of
 from schedules.placing.sources import Sources, holders_of

@@ -25,7 +25,7 @@ from schedules.events import (
     SchedulerLost,
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
-from schedules.nodes import link_rates
+from schedules.ledgers.nodes import link_rates
 from schedules.rates import SSD
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.groups import Ask, Batch, Happening, WorldGroup

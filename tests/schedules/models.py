@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from schedules.facts import Model, Node, Rate, Unit, View
 from schedules.ledgers.links import Links
-from schedules.nodes import link_rates
+from schedules.ledgers.nodes import link_rates
 from schedules.objectives import Objectives
 from schedules.placing.decision import Question
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from schedules.events import NodeReported
 from schedules.facts import Node, Rate, View
 from schedules.ledgers.links import Links
-from schedules.nodes import Nodes, link_rates, ranks_of
+from schedules.ledgers.nodes import Nodes, link_rates, ranks_of
 from schedules.rates import NIC, STORE
 from tests.schedules.models import node_of
 

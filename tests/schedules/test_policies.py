@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
 from schedules.ledgers.links import Links, Transfer
-from schedules.nodes import link_rates
+from schedules.ledgers.nodes import link_rates
 from schedules.placing.decision import Question
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.hydraserve import shared

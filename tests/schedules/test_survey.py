@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import schedules.placing.survey
 from schedules.facts import Model, Rate, View
 from schedules.ledgers.links import Links, Transfer
-from schedules.nodes import link_rates
+from schedules.ledgers.nodes import link_rates
 from schedules.placing.candidates import candidate
 from schedules.placing.partition import runs_of, split_layers, stage_bytes
 from schedules.placing.survey import Survey

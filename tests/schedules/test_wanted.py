@@ -2,9 +2,9 @@
 
 from schedules.limits import FAIR_S, PAUSE_S, TRIES
 from schedules.placing.decision import Decision, Wait
+from schedules.replicas.wanted import Wanted
 from schedules.service import Cold, Replica, Service
 from schedules.wakes import Wakes
-from schedules.wanted import Wanted
 from tests.schedules.driven_brain import model_named, wanting
 
 

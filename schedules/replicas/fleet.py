@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import Protocol
 
 from schedules.actions import Action, Adopt, Decided, Failed, Start, Stop
 from schedules.events import GroupFailed, GroupFound
@@ -23,35 +22,13 @@ from schedules.limits import (
     Limits,
 )
 from schedules.placing.decision import Decision, Move, Running, Wait
+from schedules.replicas.resting import Resting
+from schedules.replicas.turns import Up, something_ends, turns_over_s
+from schedules.replicas.waiters import Waiters
+from schedules.replicas.wanted import Wanted
 from schedules.scaling import wanted_replicas
 from schedules.service import Cold, Replica, Service
-from schedules.turns import Up, something_ends, turns_over_s
 from schedules.wakes import Wakes
-from schedules.wanted import Wanted
-
-
-class Waiters(Protocol):
-    """Those who wait for replicas, as the fleet asks of them, and tells them what became of it."""
-
-    def longest(self, service: Service) -> tuple[float, int] | None:
-        """When who waits longest arrived, and with how many tokens."""
-        ...
-
-    def begun(self, service: Service) -> bool:
-        """Whether who waits first has had a replica before, and lost it."""
-        ...
-
-    def serve(self, service: Service, now_s: float) -> None:
-        """A replica may have room."""
-        ...
-
-    def fail(self, service: Service, reason: str) -> None:
-        """No replica comes for those who wait."""
-        ...
-
-    def replay(self, replica: Replica, cause: str, now_s: float) -> None:
-        """The replica's requests must go on elsewhere."""
-        ...
 
 
 class Fleet:
@@ -70,6 +47,7 @@ class Fleet:
         self._waiters, self._out = waiters, out
         self._prefix, self._numbers = prefix, count(1)
         self._wanted = Wanted(wakes, self._place, self._pause_s)
+        self._resting = Resting(wakes, self._stop)
         self._room_for: dict[str, Replica] = {}
         self._find_until_s: float | None = None
         self.replicas: dict[str, Replica] = {}
@@ -391,32 +369,12 @@ class Fleet:
         if replica.state is State.DRAINING:
             self._stop(replica, now_s)
         elif replica.state is State.SERVING:
-            replica.idle_since_s = now_s
-            self._watch_idle(replica, now_s + replica.service.objectives.keep_alive_s)
+            self._resting.begin(replica, now_s)
             self.stir()
 
     def busy(self, replica: Replica) -> None:
         """It has something to do."""
         replica.idle_since_s = None
-
-    def _watch_idle(self, replica: Replica, at_s: float) -> None:
-        if not replica.idle_wake:
-            replica.idle_wake = True
-            self._wakes.at(at_s, lambda then_s: self._reap(replica, then_s))
-
-    def _reap(self, replica: Replica, now_s: float) -> None:
-        """End it if it was idle for its time, and is not one of those that are kept."""
-        replica.idle_wake = False
-        if replica.state is not State.SERVING or replica.idle_since_s is None or not replica.idle:
-            return
-        service = replica.service
-        end_s = replica.idle_since_s + service.objectives.keep_alive_s
-        if now_s < end_s:
-            self._watch_idle(replica, end_s)
-        elif len(service.coming) > service.objectives.min_replicas:
-            self._stop(replica, now_s)
-        else:
-            self._watch_idle(replica, now_s + max(1.0, service.objectives.keep_alive_s))
 
     def drain_node(self, node: str, now_s: float) -> None:
         """What runs there ends when it is done; those that shall be there, or are waited for, start elsewhere."""

@@ -1,0 +1,1 @@
+"""The replicas of all models: wanted, started, resting, ended."""

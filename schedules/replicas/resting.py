@@ -1,0 +1,38 @@
+"""How long replicas that have nothing to do are kept."""
+
+from collections.abc import Callable
+
+from schedules.lifecycle import State
+from schedules.service import Replica
+from schedules.wakes import Wakes
+
+
+class Resting:
+    """Ends those that were idle for their model's time to keep alive, but for as many as it shall at least have. One wake a
+    replica, however often it rests."""
+
+    def __init__(self, wakes: Wakes, stop: Callable[[Replica, float], None]) -> None:
+        self._wakes, self._stop = wakes, stop
+
+    def begin(self, replica: Replica, now_s: float) -> None:
+        """It has nothing to do from now on."""
+        replica.idle_since_s = now_s
+        self._watch(replica, now_s + replica.service.objectives.keep_alive_s)
+
+    def _watch(self, replica: Replica, at_s: float) -> None:
+        if not replica.idle_wake:
+            replica.idle_wake = True
+            self._wakes.at(at_s, lambda then_s: self._reap(replica, then_s))
+
+    def _reap(self, replica: Replica, now_s: float) -> None:
+        replica.idle_wake = False
+        if replica.state is not State.SERVING or replica.idle_since_s is None or not replica.idle:
+            return
+        objectives = replica.service.objectives
+        end_s = replica.idle_since_s + objectives.keep_alive_s
+        if now_s < end_s:
+            self._watch(replica, end_s)
+        elif len(replica.service.coming) > objectives.min_replicas:
+            self._stop(replica, now_s)
+        else:
+            self._watch(replica, now_s + max(1.0, objectives.keep_alive_s))

@@ -1,0 +1,29 @@
+"""Those who wait for replicas, as the fleet knows them."""
+
+from typing import Protocol
+
+from schedules.service import Replica, Service
+
+
+class Waiters(Protocol):
+    """Those who wait for replicas, as the fleet asks of them, and tells them what became of it."""
+
+    def longest(self, service: Service) -> tuple[float, int] | None:
+        """When who waits longest arrived, and with how many tokens."""
+        ...
+
+    def begun(self, service: Service) -> bool:
+        """Whether who waits first has had a replica before, and lost it."""
+        ...
+
+    def serve(self, service: Service, now_s: float) -> None:
+        """A replica may have room."""
+        ...
+
+    def fail(self, service: Service, reason: str) -> None:
+        """No replica comes for those who wait."""
+        ...
+
+    def replay(self, replica: Replica, cause: str, now_s: float) -> None:
+        """The replica's requests must go on elsewhere."""
+        ...
