@@ -100,7 +100,7 @@ class ClusterClient:
         """The view once it has `minimum` nodes. NodeLost if it has not within the timeout."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._hearing.until_there(minimum)
+                await self._hearing.until(lambda: len(self._hearing.roster.known) >= minimum)
         except TimeoutError:
             there = len(self._hearing.roster.known)
             raise NodeLost(f"{there} of {minimum} nodes have joined within {timeout_s:.0f} s") from None

@@ -101,9 +101,9 @@ class Hearing:
         known = self.known(node)
         self._hear(await self.order(node, AskReport(known.life, known.version), NodeReport, timeout_s), asked=True)
 
-    async def until_there(self, minimum: int) -> None:
-        """Wait until so many nodes are known."""
-        while len(self._roster.known) < minimum:
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds, which is looked at whenever a node was heard or is gone."""
+        while not condition():
             await self._changed.wait()
 
     # ---- the scheduler

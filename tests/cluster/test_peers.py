@@ -47,8 +47,8 @@ async def connected(cluster: RealCluster, nodes: int = 3) -> AsyncIterator[Clust
 
 async def until(client: ClusterClient, name: str, condition: Callable[[Node], bool]) -> Node:
     """The node once its report is as wanted."""
-    async with asyncio.timeout(TIMEOUT_S), client._changed:
-        await client._changed.wait_for(lambda: (node := client.view().node(name)) is not None and condition(node))
+    async with asyncio.timeout(TIMEOUT_S):
+        await client._hearing.until(lambda: (node := client.view().node(name)) is not None and condition(node))
     node = client.view().node(name)
     assert node is not None
     return node

@@ -103,8 +103,8 @@ async def until_in_dram(client: ClusterClient, checkpoint: Checkpoint) -> None:
         node = client.view().node("first")
         return node is not None and node.units.get(digest) == "dram"
 
-    async with asyncio.timeout(TIMEOUT_S), client._changed:
-        await client._changed.wait_for(there)
+    async with asyncio.timeout(TIMEOUT_S):
+        await client._hearing.until(there)
 
 
 @pytest.mark.parametrize(
