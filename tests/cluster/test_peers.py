@@ -128,7 +128,7 @@ async def test_an_order_asks_along_the_placements_lists_and_leaves_out_who_is_go
         assert tuple(order.sources[unit.digest] for unit in order.units) == placement.stages[0].sources
         assert set(placement.stages[0].sources) == {("peer:keeper", "store")}
         assert [peer.name for peer in order.peers] == ["keeper"]
-        del client._nodes["keeper"]
+        del client._hearing.roster.known["keeper"]
         ((_, later),) = client._orders("g", placement, published.checkpoint, 1.0)
         assert (later.peers, later.sources) == ((), order.sources)
 
