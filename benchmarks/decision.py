@@ -144,7 +144,7 @@ def measure(nodes: int, models: int, decisions: int) -> list[Result]:
 def measure_requests(requests: int) -> list[Result]:
     """What the brain costs."""
     known = _models(BRAIN_MODELS)
-    return measure_brain(_nodes(BRAIN_NODES, known, random.Random(1)), known, requests)
+    return measure_brain(_nodes(BRAIN_NODES, known, random.Random(1)).view(), known, requests)
 
 
 def main() -> None:
