@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from cluster.adoption import Adoption
+from cluster.contract import FormedGroup
 from cluster.errors import ClusterError, NodeLost, Refused
 from cluster.group import Group
 from cluster.hearing import Hearing, Listeners
@@ -143,7 +144,7 @@ class ClusterClient:
                 await self._dissolve_on(name, nodes)
                 raise
 
-    async def phases(self, group: Group) -> tuple[Phase, ...]:
+    async def phases(self, group: FormedGroup) -> tuple[Phase, ...]:
         """What the nodes and stages of the group did at its start, by time, in unix seconds of our own clock; nodes that do
         not answer are left out."""
         asked = (self._phases(stage.node, group.name) for stage in group.placement.stages)
@@ -151,7 +152,7 @@ class ClusterClient:
         found = [phase for answer in answers if not isinstance(answer, BaseException) for phase in answer]
         return tuple(sorted((*group.phases, *found), key=lambda phase: phase.start_s))
 
-    async def dissolve(self, group: Group) -> None:
+    async def dissolve(self, group: FormedGroup) -> None:
         """End the group on all its nodes and forget it."""
         self._groups.pop(group.name, None)
         self._leases.release(group.name)

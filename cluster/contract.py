@@ -19,10 +19,12 @@ Listener = Callable[[Event], None]
 
 
 class FormedGroup(Protocol):
-    """A group that takes requests. `lost` is set, with `cause`, when it can serve no more."""
+    """A group that takes requests. `phases` are what whoever formed it did for that, and `lost` is set, with `cause`, when it
+    can serve no more."""
 
     name: str
     placement: Placement
+    phases: tuple[Phase, ...]
     lost: asyncio.Event
     cause: str
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from cluster.contract import Listener
+from cluster.contract import FormedGroup, Listener
 from cluster.errors import NodeLost, Refused, StageFailed
 from cluster.fake_group import FakeGroup
 from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase, unix_s
@@ -122,13 +122,13 @@ class FakeCluster:
         self._world.adopt(name, self._now_s)
         return await self._formed(name)
 
-    async def dissolve(self, group: FakeGroup) -> None:
+    async def dissolve(self, group: FormedGroup) -> None:
         """End the group on all its nodes and forget it."""
         self._groups.pop(group.name, None)
         await group.close()
         await self._stop(group.name)
 
-    async def phases(self, group: FakeGroup) -> tuple[Phase, ...]:
+    async def phases(self, group: FormedGroup) -> tuple[Phase, ...]:
         """What its nodes did at its start, by time, in unix seconds: each the same as the others."""
         times, found = self._world.times(group.name), list[Phase]()
         for node in (stage.node for stage in group.placement.stages) if times is not None else ():

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from cluster.errors import Refused, StageFailed
+from cluster.wire.phases import Phase
 from cluster.wire.requests import Submit, TokenLogprobs, Tokens
 from schedules.facts import Placement
 
@@ -73,6 +74,7 @@ class FakeGroup:
         cancel: Callable[[str], None],
     ) -> None:
         self.name, self.placement = name, placement
+        self.phases: tuple[Phase, ...] = ()
         self.lost = asyncio.Event()
         self.cause = ""
         self._vocabulary, self._run, self._cancel = vocabulary, run, cancel

@@ -5,9 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from cluster.client import ClusterClient
+from cluster.contract import Cluster, FormedGroup
 from cluster.errors import ClusterError
-from cluster.group import Group
 from cluster.wire.phases import Phase, timed_phase, unix_s
 from schedules import events
 from schedules.actions import Record
@@ -26,7 +25,7 @@ class Recorder:
 
     def __init__(
         self,
-        cluster: Callable[[], ClusterClient | None],
+        cluster: Callable[[], Cluster | None],
         metrics: Metrics,
         ledger: Ledger,
         tell: Callable[[events.Event], None],
@@ -43,7 +42,7 @@ class Recorder:
         """Nothing more will be recorded of the group."""
         self._ordered_s.pop(group, None)
 
-    def record(self, action: Record, group: Group) -> None:
+    def record(self, action: Record, group: FormedGroup) -> None:
         """The group's start gave its first token. Returns at once."""
         task = asyncio.get_running_loop().create_task(self._record(action, group))
         self._at_work.add(task)
@@ -66,7 +65,7 @@ class Recorder:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a cold start could not be recorded", exc_info=error)
 
-    async def _record(self, action: Record, group: Group) -> None:
+    async def _record(self, action: Record, group: FormedGroup) -> None:
         phases = (*self._own_phases(action), *await self._phases(group))
         ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
         nodes = tuple(stage.node for stage in action.placement.stages)
@@ -83,7 +82,7 @@ class Recorder:
             self._metrics.prediction_error.observe(abs(action.ttft_s / predicted["ttft_s"] - 1))
         self._ledger.add(happened)
 
-    async def _phases(self, group: Group) -> tuple[Phase, ...]:
+    async def _phases(self, group: FormedGroup) -> tuple[Phase, ...]:
         client = self._cluster()
         try:
             return await client.phases(group) if client is not None else ()

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.client import ClusterClient
+from cluster.contract import Cluster, FormedGroup
 from cluster.errors import ClusterError, Refused
-from cluster.group import Group
 from cluster.wire.requests import Submit
 from schedules import events
 from schedules.actions import (
@@ -71,7 +70,7 @@ class Router:
 
     def __init__(
         self,
-        cluster: Callable[[], ClusterClient | None],
+        cluster: Callable[[], Cluster | None],
         limits: RouterLimits,
         metrics: Metrics,
         ledger: Ledger,
@@ -83,7 +82,7 @@ class Router:
         self._brain = Brain(POLICIES[limits.policy], bounds, f"g{secrets.token_hex(5)}", 0.0)
         self._models: dict[ModelKey, ServedModel] = {}
         self._tickets: dict[str, Ticket] = {}
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, FormedGroup] = {}
         self._forming: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -316,7 +315,7 @@ class Router:
         self._recorder.over(event.group)
         self.tell(event)
 
-    def _joined(self, group: Group) -> None:
+    def _joined(self, group: FormedGroup) -> None:
         self._forming.pop(group.name, None)
         self._groups[group.name] = group
         self.tell(events.GroupFormed(group.name))
@@ -340,7 +339,7 @@ class Router:
             self._recorder.over(name)
             self.tell(events.GroupStopped(name))
 
-    def _client(self) -> ClusterClient:
+    def _client(self) -> Cluster:
         client = self._cluster()
         if client is None:
             raise Unavailable("the cluster's scheduler does not answer", retry_after_s=5)

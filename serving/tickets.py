@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from cluster.contract import FormedGroup
 from cluster.errors import NoToken, Refused, StageFailed
-from cluster.group import Group
 from cluster.wire.requests import Submit, Tokens
 from schedules import events
 from schedules.actions import Assign
@@ -38,7 +38,7 @@ class Ticket:
         submit: Submit,
         arrived_s: float,
         tell: Callable[[events.Event], None],
-        group_of: Callable[[str], Group | None],
+        group_of: Callable[[str], FormedGroup | None],
         on_first: Callable[[FirstToken], None],
     ) -> None:
         self.name = submit.request

@@ -153,7 +153,7 @@ async def routed(
         return names[name]
 
     cluster = kind(tuple(nodes) or (world_node("a"), world_node("b")), listener=lambda event: router.hear(event))
-    router = Router(lambda: cluster, RouterLimits(**bounds), metrics, ledger, open_model)  # type: ignore[arg-type, return-value]
+    router = Router(lambda: cluster, RouterLimits(**bounds), metrics, ledger, open_model)
     async with cluster:
         try:
             yield Routed(router, cluster, metrics, ledger, opened)
