@@ -85,8 +85,9 @@ class Desk:
             event.request, event.key, event.prompt_tokens, event.max_tokens, event.arrived_s, event.deadline_s,
             room_tokens(tokens, most), now_s, not service.in_state(State.SERVING),
         )  # fmt: skip
-        replica = service.taker(request.room) if not service.waiting else None
-        if replica is None and (refusal := self._refusal(service, event.request, now_s)) is not None:
+        must_wait = bool(service.waiting) or service.taker(request.room) is None
+        refusal = self._refusal(service, event.request, now_s) if must_wait and not event.more else None
+        if refusal is not None:
             self._do(refusal)
             return
         self._hold(service, request, now_s)

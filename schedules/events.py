@@ -47,7 +47,7 @@ class AnnouncementOver:
 @dataclass(frozen=True)
 class RequestArrived:
     """A request wants an answer of up to `max_tokens` tokens; it arrived at `arrived_s`, and nobody waits for it after
-    `deadline_s`."""
+    `deadline_s`. With `more` it is one more choice of one that was admitted, and no bound refuses it."""
 
     request: str
     key: ModelKey
@@ -55,6 +55,7 @@ class RequestArrived:
     max_tokens: int
     arrived_s: float
     deadline_s: float = float("inf")
+    more: bool = False
 
 
 @dataclass(frozen=True)

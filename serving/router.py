@@ -133,8 +133,8 @@ class Router:
                 ticket = Ticket(model.name, submit, arrived_s, self.tell, self._groups.get, self._note_first)
                 tickets.append(ticket)
                 self._tickets[submit.request] = ticket
-                asked = submit.prompt_tokens, submit.max_tokens
-                self.tell(events.RequestArrived(submit.request, key, *asked, arrived_s, deadline_s))
+                asked, more = (submit.prompt_tokens, submit.max_tokens), len(tickets) > 1
+                self.tell(events.RequestArrived(submit.request, key, *asked, arrived_s, deadline_s, more))
                 if (error := ticket.rejection()) is not None:
                     raise error
         except BaseException:

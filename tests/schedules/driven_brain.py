@@ -143,12 +143,17 @@ class DrivenBrain:
         self.tell(events.NodeLeft(name))
 
     def ask(
-        self, key: ModelKey, name: str = "", deadline_s: float = float("inf"), tokens: tuple[int, int] = (24, 8)
+        self,
+        key: ModelKey,
+        name: str = "",
+        deadline_s: float = float("inf"),
+        tokens: tuple[int, int] = (24, 8),
+        more: bool = False,
     ) -> str:
         """A request arrives; its name."""
         name = name or f"r{next(self._names)}"
         self.alive.add(name)
-        self.tell(events.RequestArrived(name, key, *tokens, self.now_s, deadline_s))
+        self.tell(events.RequestArrived(name, key, *tokens, self.now_s, deadline_s, more))
         return name
 
     def leave(self, name: str) -> None:

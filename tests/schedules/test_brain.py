@@ -834,3 +834,14 @@ def test_a_front_end_that_has_just_come_waits_for_no_group_where_nothing_runs() 
     driven.join(node_named("a"))
     driven.ask(key)
     assert len(driven.starts()) == 1
+
+
+def test_a_request_is_taken_with_all_its_choices_or_not_at_all() -> None:
+    """The second choice met a bound that the first had reached: what asked for two answers got 429 from an idle front end."""
+    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 1, 1))
+    key = driven.know(model_named("m"))
+    first, second = (driven.ask(key, more=more) for more in (False, True))
+    assert not driven.rejected
+    assert driven.ask(key) in driven.rejected
+    driven.run(10.0)
+    assert {first, second} <= set(driven.ended)
