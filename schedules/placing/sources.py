@@ -1,4 +1,4 @@
-"""Whence a node asks for each unit, in which order: decided here alone, for cold starts and for what is staged ahead.
+"""Whence a node asks for each unit, in which order: decided here alone, for cold starts and for what is brought ahead.
 
 A source is named in one word: a tier of the node itself ("dram", "ssd"), "peer:" and another node's name, or "store". A node
 asks for a unit along its list; the store ends every list, and stands at its head as well where it is asked first.
