@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.contract import Cluster, FormedGroup
 from cluster.errors import ClusterError
-from cluster.wire.phases import Phase, timed_phase, unix_s
+from cluster.wire.phases import Phase, timed_phase
 from schedules import events
 from schedules.actions import Record
 from schedules.placing.decision import Decision
@@ -66,11 +66,11 @@ class Recorder:
             _log.error("a cold start could not be recorded", exc_info=error)
 
     async def _record(self, action: Record, group: FormedGroup) -> None:
-        phases = (*self._own_phases(action), *await self._phases(group))
-        ordered = tuple(sorted(phases, key=lambda phase: phase.start_s))
+        own = self._own_phases(action)
+        arrived_s = own[0].start_s  # in the unix seconds that the phases are in
+        ordered = tuple(sorted((*own, *await self._phases(group)), key=lambda phase: phase.start_s))
         nodes = tuple(stage.node for stage in action.placement.stages)
         predicted = predicted_of(action.decision, action.text_s)
-        arrived_s = unix_s(action.arrived_s)
         happened = ColdStart(action.key.name, action.group, nodes, arrived_s, action.ttft_s, ordered, predicted)
         self._tell(
             events.StartMeasured(
