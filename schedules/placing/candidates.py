@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from schedules.estimates import Speeds, StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
 from schedules.facts import Node, Placement, StagePlan
-from schedules.ledgers.links import LATER, Transfer, Verdict, nic_link, out_link
+from schedules.ledgers.links import Verdict, nic_link, out_link
+from schedules.ledgers.shares import LATER, Transfer
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
 from schedules.placing.partition import Part
 from schedules.placing.sources import TIERS, peer_of

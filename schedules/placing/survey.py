@@ -15,8 +15,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate
-from schedules.ledgers.links import Transfer, out_link
+from schedules.ledgers.links import out_link
 from schedules.ledgers.nodes import ranks_of
+from schedules.ledgers.shares import Transfer
 from schedules.placing.decision import Question
 from schedules.placing.partition import Part, parts_of
 from schedules.placing.sources import Sources, holders_of

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.ledgers.links import LATER, Links, Transfer, finish_times, shares
+from schedules.ledgers.links import Links
+from schedules.ledgers.shares import LATER, Transfer, finish_times, shares
 
 _LINKS = ("store", "nic:a", "nic:b", "nic:c")
 _RATES = st.fixed_dictionaries({link: st.floats(1.0, 1000.0) for link in _LINKS})
