@@ -205,7 +205,7 @@ def _filled(rates: Mapping[str, float], moving: Sequence[_Moving]) -> list[float
                 left[link] = max(0.0, left[link] - step * count)
             left[full] = 0.0
             empty = {link for link in users if left[link] <= rates[link] * 1e-12}
-            for index, links in growing:
+            for index, _ in growing:
                 found[index] = level
             growing = [(index, links) for index, links in growing if empty.isdisjoint(links)]
     return found

@@ -5,10 +5,10 @@ spare network, and those with the most memory. A view that is kept (schedules.le
 thousand nodes cost no more than twenty.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from heapq import merge
-from itertools import accumulate, islice
+from heapq import merge, nsmallest
+from itertools import accumulate, islice, takewhile
 from operator import attrgetter
 from statistics import median
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -26,7 +26,11 @@ from schedules.rates import NIC
 HOLDERS, SPARE, MOST_SPREAD = 16, 12, 4
 """How many nodes are on the short list because they hold units, and how many more than stages for their network; and
 how many stages are tried on other nodes than those that are done soonest."""
+FEW = 4
+"""So many times as many nodes as are looked for are few."""
 _TYPICAL_OF = 16
+_OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_holding", "_holders", "_bare")
+"""What is the same however much memory is free."""
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
 
 
@@ -90,15 +94,23 @@ class Survey:
         self._sites: dict[str, Site] = {}
         self._lists: dict[tuple[int, int], list[Site]] = {}
 
+    def freed(self, freed_bytes: Mapping[str, int]) -> "Survey":
+        """The same, but for such memory of nodes being free that is not yet."""
+        other = Survey(self.question, freed_bytes)
+        other.__dict__ |= {name: self.__dict__[name] for name in _OF_ALL if name in self.__dict__}
+        return other
+
     @property
     def usable(self) -> int:
         """How many nodes may be given stages."""
         return len(self._ranks.by_memory)
 
-    @property
-    def usable_nodes(self) -> list[Node]:
-        """All of them: for what is rarely looked for."""
-        return [self._ranks.by_name[name] for _, name in self._ranks.by_memory]
+    def usable_free_bytes(self, names: Iterable[str] | None) -> dict[str, int]:
+        """Free bytes of those of the named nodes that may be given stages; of all if none are named, which takes long."""
+        by_name = self._ranks.by_name
+        among = [name for _, name in self._ranks.by_memory] if names is None else names
+        nodes = [node for name in among if (node := by_name.get(name)) is not None and not node.draining]
+        return {node.name: self.free_bytes(node) for node in nodes}
 
     def free_bytes(self, node: Node) -> int:
         return self.question.memory.free_bytes(node) + self._freed.get(node.name, 0)
@@ -177,17 +189,21 @@ class Survey:
         if known is not None:
             return known
         holders = [node.name for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
-        spare = list[str]()
-        for _, _, free, name in self._by_network:
-            if -free >= least_bytes:
-                spare.append(name)
-                if len(spare) == SPARE + stages:
-                    break
+        spare = self._sparest(least_bytes, SPARE + stages)
         roomy = [name for free, name in islice(self._by_memory, stages) if -free >= least_bytes]
         by_name = self._ranks.by_name
         found = [self.site(by_name[name]) for name in dict.fromkeys([*holders, *spare, *roomy])]
         self._lists[least_bytes, stages] = found
         return found
+
+    def _sparest(self, least_bytes: int, most: int) -> list[str]:
+        """The nodes with most spare network of those with so much memory. Where these are few they are looked for by their
+        memory, for they would be far between by their network."""
+        few = list(islice(takewhile(lambda ranked: -ranked[0] >= least_bytes, self._by_memory), FEW * most))
+        if len(few) < FEW * most:
+            return [name for *_, name in nsmallest(most, [self._network_key(name) for _, name in few])]
+        roomy = (name for _, _, free, name in self._by_network if -free >= least_bytes)
+        return list(islice(roomy, most))
 
     def parts(self, degree: int) -> tuple[Part, ...]:
         """What each of so many stages would run."""
@@ -224,9 +240,9 @@ class Survey:
     @cached_property
     def _other_free(self) -> Mapping[str, int]:
         """Free bytes of the usable nodes of which other bytes are free than they report."""
-        names = self._freed.keys() | self.question.memory.by_node().keys()
-        found = (self.question.view.node(name) for name in sorted(names))
-        return {node.name: self.free_bytes(node) for node in found if node is not None and not node.draining}
+        names, by_name = self._freed.keys() | self.question.memory.by_node().keys(), self._ranks.by_name
+        found = [node for name in names if (node := by_name.get(name)) is not None and not node.draining]
+        return {node.name: self.free_bytes(node) for node in found}
 
     @cached_property
     def _by_network(self) -> "_Lazily[tuple[float, float, int, str]]":
@@ -236,10 +252,15 @@ class Survey:
 
     def _rank_by_network(self) -> Iterator[tuple[float, float, int, str]]:
         busy, others = self.busy_s, self._other_free
-        rest = (
-            (0.0, *ranked) for ranked in self._ranks.by_network if ranked[2] not in busy and ranked[2] not in others
-        )
-        yield from merge(sorted(map(self._network_key, others.keys() - busy.keys())), rest) if others else rest
+        alike = list[tuple[float, float, int, str]]()
+        for speed, free, name in self._ranks.by_network:
+            if name in busy:
+                continue
+            if alike and alike[0][1] != speed:
+                yield from sorted(alike)
+                alike.clear()
+            alike.append((0.0, speed, -others[name] if name in others else free, name))
+        yield from sorted(alike)
         usable = (name for name in busy if (node := self._ranks.by_name.get(name)) is not None and not node.draining)
         yield from sorted(map(self._network_key, usable))
 
