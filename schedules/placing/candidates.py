@@ -73,6 +73,9 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
     What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
     """
     parts = survey.parts(degree)
+    largest = max(parts, key=lambda part: part.reserve_bytes)
+    if among is None and survey.most_bytes < largest.reserve_bytes:
+        return _too_large(largest)
     sites = (
         survey.shortlist(min(part.reserve_bytes for part in parts), degree)
         if among is None
@@ -88,10 +91,14 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
             if site.free_bytes >= needed
         ]
         if not fitting:
-            size = f"{needed / 1e9:.2f} GB"
-            return f"layers {part.first_layer}-{part.end_layer - 1} need {size} and no node left has that much free"
+            return _too_large(part)
         found[index] = left.pop(min(fitting)[2])
     return tuple(_stage(survey, parts[index], found[index], degree) for index in range(degree))
+
+
+def _too_large(part: Part) -> str:
+    size = f"{part.reserve_bytes / 1e9:.2f} GB"
+    return f"layers {part.first_layer}-{part.end_layer - 1} need {size} and no node left has that much free"
 
 
 def _stage(survey: Survey, part: Part, site: Site, degree: int) -> Stage:

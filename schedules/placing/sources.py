@@ -116,8 +116,9 @@ class Sources:
         return tuple([node for *_, node in holders[: PEERS_PER_UNIT + 1]])
 
     def _holding(self, digest: str, among: Sequence[Node]) -> list[tuple[int, int, str, Node]]:
+        begun = zlib.crc32(f"{digest} ".encode())
         return [
-            (TIERS.index(tier), zlib.crc32(f"{digest} {node.name}".encode()), node.name, node)
+            (TIERS.index(tier), zlib.crc32(node.name.encode(), begun), node.name, node)
             for node in among
             if (tier := node.units.get(digest)) in TIERS
         ]

@@ -26,7 +26,7 @@ from schedules.rates import NIC
 HOLDERS, SPARE, MOST_SPREAD = 16, 12, 4
 """How many nodes are on the short list because they hold units, and how many more than stages for their network; and
 how many stages are tried on other nodes than those that are done soonest."""
-FEW = 4
+FEW = 2
 """So many times as many nodes as are looked for are few."""
 _TYPICAL_OF = 16
 _OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_holding", "_holders", "_bare")
@@ -156,6 +156,11 @@ class Survey:
         return {name: _middle([rates[name] for rates in measured if name in rates]) for name in names}
 
     @cached_property
+    def most_bytes(self) -> int:
+        """Free bytes of the node that has most of them; 0 if there is none."""
+        return next((-free for free, _ in self._by_memory), 0)
+
+    @cached_property
     def pool(self) -> list[Site]:
         """The nodes worth trying for up to MOST_SPREAD stages."""
         return self.shortlist(-(-self.whole_bytes // MOST_SPREAD), MOST_SPREAD)
@@ -201,7 +206,7 @@ class Survey:
         memory, for they would be far between by their network."""
         few = list(islice(takewhile(lambda ranked: -ranked[0] >= least_bytes, self._by_memory), FEW * most))
         if len(few) < FEW * most:
-            return [name for *_, name in nsmallest(most, [self._network_key(name) for _, name in few])]
+            return [name for *_, name in nsmallest(most, [self._network_key(name, free) for free, name in few])]
         roomy = (name for _, _, free, name in self._by_network if -free >= least_bytes)
         return list(islice(roomy, most))
 
@@ -262,12 +267,12 @@ class Survey:
             alike.append((0.0, speed, -others[name] if name in others else free, name))
         yield from sorted(alike)
         usable = (name for name in busy if (node := self._ranks.by_name.get(name)) is not None and not node.draining)
-        yield from sorted(map(self._network_key, usable))
+        by_name = self._ranks.by_name
+        yield from sorted([self._network_key(name, -self.free_bytes(by_name[name])) for name in usable])
 
-    def _network_key(self, name: str) -> tuple[float, float, int, str]:
-        node = self._ranks.by_name[name]
-        nic = node.rates.get(NIC)
-        return self.busy_s.get(name, 0.0), -nic.mean if nic is not None else 0.0, -self.free_bytes(node), name
+    def _network_key(self, name: str, free: int) -> tuple[float, float, int, str]:
+        nic = self._ranks.by_name[name].rates.get(NIC)
+        return self.busy_s.get(name, 0.0), -nic.mean if nic is not None else 0.0, free, name
 
     @cached_property
     def _by_memory(self) -> "_Lazily[tuple[int, str]]":
