@@ -39,6 +39,7 @@ class Links:
         self._users: dict[str, set[str]] = {}
         self._forecast: dict[str, float] = {}
         self._unsure: set[str] = set()
+        self._considered: list[tuple[Sequence[Transfer], Mapping[str, float]]] = []
         self._ends: dict[str, float] | None = None
         self._queues: dict[str, list[Transfer]] | None = None
 
@@ -71,6 +72,7 @@ class Links:
         self._rates |= {link: bytes_per_s for link, bytes_per_s in rates.items() if bytes_per_s is not None}
         for link in [link for link, bytes_per_s in rates.items() if bytes_per_s is None]:
             self._rates.pop(link, None)
+        self._considered.clear()
         if any(not rates.keys().isdisjoint(transfer.links) for transfer in self._transfers.values()):
             self._begin_anew()
 
@@ -78,6 +80,7 @@ class Links:
         """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
         if now_s <= self._now_s:
             return
+        self._considered.clear()
         if self._transfers:
             if self._flow is None:
                 self._flow = Flow(self._rates, self._transfers.values(), self._now_s)
@@ -135,6 +138,7 @@ class Links:
         present = [transfer for name, transfer in self._transfers.items() if name in touched] if touched else []
         before = self._known(now_s) if present else {}
         after = finish_times(self._rates, [*present, *new], now_s)
+        self._considered.append((new, after))
         late = [
             transfer.name
             for transfer in (*present, *new)
@@ -148,11 +152,17 @@ class Links:
         """They are under way from now on, admitted or not. ValueError if one of that name already is."""
         self.advance(now_s)
         self._check_names(new)
-        self._unsure |= self._touched(new)
-        self._unsure.update([transfer.name for transfer in new])
+        foreseen = next((after for considered, after in self._considered if _same(considered, new)), None)
+        if foreseen is None:
+            self._unsure |= self._touched(new)
+            self._unsure.update([transfer.name for transfer in new])
+        else:
+            self._forecast |= foreseen
+            self._unsure.difference_update(foreseen)
         self._transfers |= {transfer.name: transfer for transfer in new}
         self._note_users(new)
-        self._flow = self._queues = None
+        self._considered.clear()
+        self._flow = self._queues = self._ends = None
 
     def end(self, name: str, now_s: float) -> None:
         """It is over, however it ended; what is not known is over already."""
@@ -172,6 +182,7 @@ class Links:
         if over:
             self._unsure |= self._touched(over)
             self._forget([transfer.name for transfer in over])
+            self._considered.clear()
             self._flow = self._queues = self._ends = None
 
     def _check_names(self, new: Sequence[Transfer]) -> None:
@@ -182,6 +193,7 @@ class Links:
     def _begin_anew(self) -> None:
         """Shares are others from now on."""
         self._flow, self._users = None, {}
+        self._considered.clear()
         self._note_users(self._transfers.values())
         self._unsure = set(self._transfers)
 
@@ -216,3 +228,10 @@ class Links:
             seen |= ways
             todo |= ways
         return found
+
+
+def _same(some: Sequence[Transfer], others: Sequence[Transfer]) -> bool:
+    """Whether they are the same but for their deadlines."""
+    return len(some) == len(others) and all(
+        one is other or one.until(None) == other.until(None) for one, other in zip(some, others, strict=True)
+    )

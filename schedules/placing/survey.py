@@ -86,6 +86,7 @@ class Survey:
     def __init__(self, question: Question, freed_bytes: Mapping[str, int] | None = None) -> None:
         self.question = question
         self._freed = freed_bytes or {}
+        self._memory = question.memory
         self._ranks = ranks_of(question.view)
         units = question.model.units
         self.names, self.digests = [unit.name for unit in units], [unit.digest for unit in units]
@@ -113,7 +114,7 @@ class Survey:
         return {node.name: self.free_bytes(node) for node in nodes}
 
     def free_bytes(self, node: Node) -> int:
-        return self.question.memory.free_bytes(node) + self._freed.get(node.name, 0)
+        return self._memory.free_bytes(node) + (self._freed.get(node.name, 0) if self._freed else 0)
 
     @property
     def store_limits(self) -> bool:
@@ -245,7 +246,7 @@ class Survey:
     @cached_property
     def _other_free(self) -> Mapping[str, int]:
         """Free bytes of the usable nodes of which other bytes are free than they report."""
-        names, by_name = self._freed.keys() | self.question.memory.by_node().keys(), self._ranks.by_name
+        names, by_name = self._freed.keys() | self._memory.by_node().keys(), self._ranks.by_name
         found = [node for name in names if (node := by_name.get(name)) is not None and not node.draining]
         return {node.name: self.free_bytes(node) for node in found}
 
