@@ -77,13 +77,14 @@ class Sources:
         store, found = ranks_of(self._view).store_bytes_per_s, list[tuple[str, ...]]()
         if peers is not None and store is None and target.name not in self._holders:
             return self._from_peers
+        mine, ours = from_peer(target.name), self._peers if peers is not None else ()
         owed = zlib.crc32(target.name.encode()) / 2**32  # stages that ask at once do not go in step
         for index, digest in enumerate(self._digests):
-            others = [node for node in peers[index] if node.name != target.name][:PEERS_PER_UNIT] if peers else []
-            asked = (*[from_peer(node.name) for node in others], STORE)
+            others = [peer for peer in ours[index] if peer != mine][:PEERS_PER_UNIT] if ours else []
+            asked = (*others, STORE)
             if (tier := target.units.get(digest)) in TIERS:
                 asked = (tier, *asked)
-            elif store is not None and (cards := sum([n.rates[NIC].mean for n in others if NIC in n.rates])):
+            elif store is not None and peers and (cards := _cards_bytes_per_s(peers[index], others)):
                 owed += store / (store + cards)
                 if owed >= 1.0:
                     owed -= 1.0
@@ -93,7 +94,12 @@ class Sources:
 
     @cached_property
     def _from_peers(self) -> Sequence[tuple[str, ...]]:
-        return [(*[from_peer(node.name) for node in best[:PEERS_PER_UNIT]], STORE) for best in self._best]
+        return [(*peers[:PEERS_PER_UNIT], STORE) for peers in self._peers]
+
+    @cached_property
+    def _peers(self) -> Sequence[Sequence[str]]:
+        """`_best` as sources."""
+        return [[from_peer(node.name) for node in best] for best in self._best]
 
     @cached_property
     def _from_store(self) -> Sequence[tuple[str, ...]]:
@@ -122,6 +128,11 @@ class Sources:
             for node in among
             if (tier := node.units.get(digest)) in TIERS
         ]
+
+
+def _cards_bytes_per_s(nodes: Sequence[Node], among: Sequence[str]) -> float:
+    """What the cards of those nodes give together that are `among` the sources."""
+    return sum([node.rates[NIC].mean for node in nodes if NIC in node.rates and from_peer(node.name) in among])
 
 
 def holders_of(digests: Sequence[str], view: View) -> list[Node]:

@@ -7,7 +7,7 @@ thousand nodes cost no more than twenty.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from heapq import merge, nsmallest
+from heapq import merge
 from itertools import accumulate, islice, takewhile
 from operator import attrgetter
 from statistics import median
@@ -29,7 +29,7 @@ how many stages are tried on other nodes than those that are done soonest."""
 FEW = 2
 """So many times as many nodes as are looked for are few."""
 _TYPICAL_OF = 16
-_OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_holding", "_holders", "_bare")
+_OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_parts", "_holding", "_holders", "_bare")
 """What is the same however much memory is free."""
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
 
@@ -93,6 +93,7 @@ class Survey:
         self.sizes = tuple([unit.size_bytes for unit in units])
         self.size_bytes = sum(self.sizes)
         self._sites: dict[str, Site] = {}
+        self._parts: dict[int, tuple[Part, ...]] = {}
         self._lists: dict[tuple[int, int], list[Site]] = {}
 
     def freed(self, freed_bytes: Mapping[str, int]) -> "Survey":
@@ -194,7 +195,7 @@ class Survey:
         known = self._lists.get((least_bytes, stages))
         if known is not None:
             return known
-        holders = [node.name for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
+        holders = [name for name, free in self._holders_free if free >= least_bytes][:HOLDERS]
         spare = self._sparest(least_bytes, SPARE + stages)
         roomy = [name for free, name in islice(self._by_memory, stages) if -free >= least_bytes]
         by_name = self._ranks.by_name
@@ -207,13 +208,17 @@ class Survey:
         memory, for they would be far between by their network."""
         few = list(islice(takewhile(lambda ranked: -ranked[0] >= least_bytes, self._by_memory), FEW * most))
         if len(few) < FEW * most:
-            return [name for *_, name in nsmallest(most, [self._network_key(name, free) for free, name in few])]
+            return [name for *_, name in sorted([self._network_key(name, free) for free, name in few])[:most]]
         roomy = (name for _, _, free, name in self._by_network if -free >= least_bytes)
         return list(islice(roomy, most))
 
     def parts(self, degree: int) -> tuple[Part, ...]:
         """What each of so many stages would run."""
-        return parts_of(self.question.model, degree, self.question.objectives.kv_tokens)
+        found = self._parts.get(degree)
+        if found is None:
+            model, tokens = self.question.model, self.question.objectives.kv_tokens
+            found = self._parts[degree] = parts_of(model, degree, tokens)
+        return found
 
     def site(self, node: Node) -> Site:
         """The node as a place for the model's units."""
@@ -242,6 +247,11 @@ class Survey:
     @cached_property
     def _holders(self) -> frozenset[str]:
         return frozenset([node.name for node in self._holding])
+
+    @cached_property
+    def _holders_free(self) -> list[tuple[str, int]]:
+        """Free bytes of the nodes that hold units, most units first."""
+        return [(node.name, self.free_bytes(node)) for node in self._holding]
 
     @cached_property
     def _other_free(self) -> Mapping[str, int]:
