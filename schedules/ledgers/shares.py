@@ -121,7 +121,9 @@ class Flow:
         todo += [self._moving[name] for name in begun]
         done = set[str]()
         for first in todo:
-            if first.transfer.name not in done:
+            if all(len(self._users[link]) == 1 for link in first.links):
+                first.go_on(_alone(self._rates, first), self._now_s)
+            elif first.transfer.name not in done:
                 together = self._together(first)
                 done.update(together)
                 for each, share in zip(together.values(), _filled(self._rates, [*together.values()]), strict=True):
@@ -181,10 +183,15 @@ def _heads(transfers: Iterable[Transfer]) -> tuple[list[Transfer], dict[str | No
     return heads, queues
 
 
+def _alone(rates: Mapping[str, float], moving: _Moving) -> float:
+    """What it gets whom nobody holds up."""
+    return min([rates[link] for link in moving.links], default=inf)
+
+
 def _filled(rates: Mapping[str, float], moving: Sequence[_Moving]) -> list[float]:
     """The share of each. Progressive filling: all of a priority grow alike until a link of theirs is full."""
     if len(moving) == 1:
-        return [min([rates[link] for link in moving[0].links], default=inf)]
+        return [_alone(rates, moving[0])]
     left = {link: rates[link] for each in moving for link in each.links}
     found = [0.0 if each.links else inf for each in moving]
     for priority in sorted({each.transfer.priority for each in moving}):

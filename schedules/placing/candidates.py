@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from schedules.estimates import Speeds, StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
 from schedules.facts import Node, Placement, StagePlan
@@ -73,16 +74,18 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
     What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
     """
     parts = survey.parts(degree)
-    largest = max(parts, key=lambda part: part.reserve_bytes)
-    if among is None and survey.most_bytes < largest.reserve_bytes:
-        return _too_large(largest)
+    order = sorted(range(degree), key=lambda i: -parts[i].reserve_bytes)
+    if among is None:
+        for index, free_bytes in zip_longest(order, survey.roomiest(degree), fillvalue=0):
+            if free_bytes < parts[index].reserve_bytes:
+                return _too_large(parts[index])
     sites = (
         survey.shortlist(min(part.reserve_bytes for part in parts), degree)
         if among is None
         else [survey.site(node) for node in among]
     )
     left, found = {site.node.name: site for site in sites}, dict[int, Site]()
-    for index in sorted(range(degree), key=lambda i: -parts[i].reserve_bytes):
+    for index in order:
         part = parts[index]
         needed = part.reserve_bytes
         fitting = [

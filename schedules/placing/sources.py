@@ -6,7 +6,7 @@ asks for a unit along its list; the store ends every list, and stands at its hea
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import itemgetter
@@ -39,6 +39,8 @@ def store_first(asked: Sequence[str]) -> bool:
 
 
 _RANK = itemgetter(0, 1, 2)
+_PLACES = {tier: place for place, tier in enumerate(TIERS)}
+_Giver = tuple[Mapping[str, str], bytes, Node]
 
 
 class Sources:
@@ -50,7 +52,7 @@ class Sources:
         holders = holders_of(digests, view) if holders is None else holders
         self._holders = {node.name for node in holders}
         givers = [node for node in holders if node.peer_port]
-        self._givers, self._all = givers[:GIVERS], len(givers) <= GIVERS
+        self._givers, self._all = list(map(_giver, givers[:GIVERS])), len(givers) <= GIVERS
         self._found: dict[str, Sequence[tuple[str, ...]]] = {}
 
     def of(self, target: Node) -> Sequence[tuple[str, ...]]:
@@ -116,18 +118,24 @@ class Sources:
         holders = self._holding(digest, self._givers)
         if not holders and not self._all:
             others = filter(None, map(self._view.node, self._view.holding(digest)))
-            holders = self._holding(digest, [node for node in others if node.peer_port and not node.draining])
+            givers = [_giver(node) for node in others if node.peer_port and not node.draining]
+            holders = self._holding(digest, givers)
         if len(holders) > 1:
             holders.sort(key=_RANK)
         return tuple([node for *_, node in holders[: PEERS_PER_UNIT + 1]])
 
-    def _holding(self, digest: str, among: Sequence[Node]) -> list[tuple[int, int, str, Node]]:
+    def _holding(self, digest: str, among: Sequence[_Giver]) -> list[tuple[int, int, str, Node]]:
         begun = zlib.crc32(f"{digest} ".encode())
         return [
-            (TIERS.index(tier), zlib.crc32(node.name.encode(), begun), node.name, node)
-            for node in among
-            if (tier := node.units.get(digest)) in TIERS
+            (place, zlib.crc32(name, begun), node.name, node)
+            for units, name, node in among
+            if (place := _PLACES.get(units.get(digest, ""))) is not None
         ]
+
+
+def _giver(node: Node) -> _Giver:
+    """What is looked at of a node for each unit."""
+    return node.units, node.name.encode(), node
 
 
 def _cards_bytes_per_s(nodes: Sequence[Node], among: Sequence[str]) -> float:

@@ -157,10 +157,9 @@ class Survey:
         names = {name for rates in measured for name in rates}
         return {name: _middle([rates[name] for rates in measured if name in rates]) for name in names}
 
-    @cached_property
-    def most_bytes(self) -> int:
-        """Free bytes of the node that has most of them; 0 if there is none."""
-        return next((-free for free, _ in self._by_memory), 0)
+    def roomiest(self, nodes: int) -> list[int]:
+        """Free bytes of so many nodes, or all there are, that have most of them."""
+        return [-free for free, _ in islice(self._by_memory, nodes)]
 
     @cached_property
     def pool(self) -> list[Site]:
@@ -231,7 +230,7 @@ class Survey:
         """False if the nodes cannot hold the model in `degree` stages, whatever is tried; without looking at how."""
         model, tokens = self.question.model, self.question.objectives.kv_tokens
         layer_bytes = min(self.sizes[1:-1]) + model.kv_bytes_per_token * tokens // model.layers
-        free = [max(0, -free) for free, _ in islice(self._by_memory, degree)]
+        free = [max(0, free) for free in self.roomiest(degree)]
         layers = sum(size // layer_bytes for size in free) if layer_bytes else model.layers
         return layers >= model.layers and sum(free) >= self.whole_bytes
 

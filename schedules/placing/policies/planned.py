@@ -135,8 +135,11 @@ def _after(
     question, freed, there = survey.question, dict[str, int](), dict[str, list[Running]]()
     for replica in leaving:
         for node, size_bytes in replica.reserved_bytes.items():
-            freed[node] = freed.get(node, 0) + size_bytes
-            there.setdefault(node, []).append(replica)
+            if node in there:
+                there[node].append(replica)
+                freed[node] += size_bytes
+            else:
+                there[node], freed[node] = [replica], size_bytes
     known, found = {c.nodes for c in without}, list[Candidate]()
     for after in _tried(question, survey.freed(freed)):
         if after.placement is None or after.nodes in known:
