@@ -115,11 +115,10 @@ class Flow:
 
     def _share(self, begun: Iterable[str], freed: Iterable[str]) -> None:
         """Shares anew for those that have begun, those on the links that are free, and whom that touches."""
-        seen, todo = set[str](freed), list[_Moving]()
-        for link in list(seen):
-            todo += self._users[link].values()
-        todo += [self._moving[name] for name in begun]
-        done = set[str]()
+        todo, done = [self._moving[name] for name in begun], set[str]()
+        for link in freed:
+            if users := self._users[link]:
+                todo += users.values()
         for first in todo:
             if all(len(self._users[link]) == 1 for link in first.links):
                 first.go_on(_alone(self._rates, first), self._now_s)
