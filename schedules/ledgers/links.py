@@ -206,7 +206,10 @@ class Links:
         """They are done or over."""
         for name in names:
             for way in self._ways(self._transfers.pop(name)):
-                self._users[way].discard(name)
+                users = self._users[way]
+                users.discard(name)
+                if not users:
+                    del self._users[way]
             self._forecast.pop(name, None)
             self._unsure.discard(name)
 

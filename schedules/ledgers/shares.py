@@ -120,7 +120,7 @@ class Flow:
             if users := self._users[link]:
                 todo += users.values()
         for first in todo:
-            if all(len(self._users[link]) == 1 for link in first.links):
+            if not [link for link in first.links if len(self._users[link]) > 1]:
                 first.go_on(_alone(self._rates, first), self._now_s)
             elif first.transfer.name not in done:
                 together = self._together(first)
