@@ -5,11 +5,12 @@ spare network, and those with the most memory. A view that is kept (schedules.le
 thousand nodes cost no more than twenty.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from heapq import merge
 from itertools import accumulate, islice, takewhile
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from statistics import median
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -205,8 +206,9 @@ class Survey:
     def _sparest(self, least_bytes: int, most: int) -> list[str]:
         """The nodes with most spare network of those with so much memory. Where these are few they are looked for by their
         memory, for they would be far between by their network."""
-        few = list(islice(takewhile(lambda ranked: -ranked[0] >= least_bytes, self._by_memory), FEW * most))
-        if len(few) < FEW * most:
+        at_most = bisect_right(self._ranks.by_memory, -least_bytes, key=itemgetter(0)) + len(self._freed)
+        if at_most <= FEW * most:
+            few = takewhile(lambda ranked: -ranked[0] >= least_bytes, self._by_memory)
             return [name for *_, name in sorted([self._network_key(name, free) for free, name in few])[:most]]
         roomy = (name for _, _, free, name in self._by_network if -free >= least_bytes)
         return list(islice(roomy, most))
