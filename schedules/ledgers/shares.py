@@ -62,8 +62,21 @@ def shares(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> dict[st
 
 def finish_times(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s: float) -> dict[str, float]:
     """When each transfer is done if no other comes, infinite if it gets nothing."""
+    queues = {transfer.queue for transfer in transfers}
+    if len(transfers) == 1 or (len(queues) == 1 and None not in queues):
+        return _one_by_one(rates, transfers, now_s)
     found = dict.fromkeys([transfer.name for transfer in transfers], inf)
     return found | Flow(rates, transfers, now_s).run(inf)
+
+
+def _one_by_one(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s: float) -> dict[str, float]:
+    """Of one queue that nobody else is in the way of."""
+    found: dict[str, float] = {}
+    for transfer in sorted(transfers, key=_PRIORITY):
+        bytes_per_s = min([rates[link] for link in transfer.links if link in rates], default=inf)
+        now_s += _needed_s(transfer.remaining_bytes, bytes_per_s)
+        found[transfer.name] = now_s
+    return found
 
 
 class Flow:
