@@ -9,6 +9,7 @@ says nothing of the next.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 
 from schedules.placing.decision import NETWORK, Corrections
@@ -71,7 +72,7 @@ class Learned:
         """One more time of a hop."""
         return Learned(self.lessons, (*self.hops_s, hop_s)[-KEPT:])
 
-    @property
+    @cached_property
     def corrections(self) -> Corrections:
         """Medians, so that one odd start teaches nothing; at the bad end what nine of ten starts stayed below.
 

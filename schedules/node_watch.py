@@ -13,9 +13,9 @@ class NodeWatch:
 
     def __init__(self, books: Books, wakes: Wakes, fleet: Fleet) -> None:
         self._books, self._wakes, self._fleet = books, wakes, fleet
-        self._heard_s: dict[str, float] = {}
-        self._watched: set[str] = set()
-        self._silent: set[str] = set()
+        self._heard_s: dict[str, float] = {}  # the last that was heard is last; those that fell silent are in the other
+        self._silent: dict[str, float] = {}
+        self._woken = False
 
     def reported(self, event: NodeReported, now_s: float) -> None:
         """The node as it is now."""
@@ -23,37 +23,46 @@ class NodeWatch:
         known = nodes.node(node.name)
         nodes.report(event)
         self._books.memory.report(node)
+        self._heard_s.pop(node.name, None)
         self._heard_s[node.name] = now_s
-        if node.name in self._silent:
-            self._silent.discard(node.name)
+        if self._silent.pop(node.name, None) is not None:
             nodes.hear(node.name)
             known = None
         if known is None or node.device_free_bytes > known.device_free_bytes:
             self._fleet.stir()
-        if node.name not in self._watched:
-            self._watched.add(node.name)
-            self._wakes.at(now_s + SILENT_S, lambda then_s: self._look(node.name, then_s))
+        self._watch(now_s + SILENT_S)
 
     def left(self, name: str, now_s: float) -> None:
         """It is gone."""
         self._heard_s.pop(name, None)
-        self._silent.discard(name)
+        self._silent.pop(name, None)
         self._books.nodes.leave(name)
         self._books.memory.forget(name)
         self._fleet.lose_node(name, f"node {name} is gone", now_s)
 
-    def _look(self, name: str, now_s: float) -> None:
-        heard_s = self._heard_s.get(name)
-        if heard_s is None:
-            self._watched.discard(name)
+    def _watch(self, at_s: float) -> None:
+        """Look then at who was not heard for longest, of all nodes."""
+        if not self._woken:
+            self._woken = True
+            self._wakes.at(at_s, self._look)
+
+    def _look(self, now_s: float) -> None:
+        self._woken = False
+        while self._heard_s:
+            name, heard_s = next(iter(self._heard_s.items()))
+            if now_s < heard_s + SILENT_S:
+                self._watch(heard_s + SILENT_S)
+                return
+            self._silent[name] = self._heard_s.pop(name)
+            self._books.nodes.silence(name)
+            self._lose_at(heard_s + LOST_S, name, heard_s)
+
+    def _lose_at(self, at_s: float, name: str, heard_s: float) -> None:
+        self._wakes.at(at_s, lambda then_s: self._lose(name, heard_s, then_s))
+
+    def _lose(self, name: str, heard_s: float, now_s: float) -> None:
+        """All that runs there is lost, unless it was heard again; later on what was ordered there before, too."""
+        if self._silent.get(name) != heard_s:
             return
-        again_s = heard_s + SILENT_S
-        if now_s >= again_s:
-            if name not in self._silent:
-                self._silent.add(name)
-                self._books.nodes.silence(name)
-            again_s = heard_s + LOST_S
-            if now_s >= again_s:
-                again_s = now_s + LOST_S
-                self._fleet.lose_node(name, f"node {name} was not heard for {LOST_S:g} s", now_s)
-        self._wakes.at(again_s, lambda then_s: self._look(name, then_s))
+        self._fleet.lose_node(name, f"node {name} was not heard for {LOST_S:g} s", now_s)
+        self._lose_at(now_s + LOST_S, name, heard_s)

@@ -79,6 +79,7 @@ class Replica:
     turn_s: float = 0.0
     stuck: bool = False
     turn_of: "Replica | None" = None
+    _running: Running | None = None
 
     def let(self, turn: Turn, now_s: float) -> None:
         """It happens to the replica; IllegalTurn if it cannot."""
@@ -103,11 +104,21 @@ class Replica:
         return not self.requests and not self.service.announced
 
     def running(self, may_stop: bool) -> Running:
-        """As decisions see it."""
-        return Running(
-            self.service.model, self.group, self.reserved_bytes, self.idle_since_s, self.used_tokens,
-            self.service.objectives.priority, may_stop,
-        )  # fmt: skip
+        """As decisions see it; made anew when it is another."""
+        made, reserved_bytes = self._running, self.reserved_bytes
+        if (
+            made is None
+            or made.may_stop is not may_stop
+            or made.idle_since_s != self.idle_since_s
+            or made.tokens != self.used_tokens
+            or made.reserved_bytes is not reserved_bytes
+            or made.group != self.group
+        ):
+            made = self._running = Running(
+                self.service.model, self.group, reserved_bytes, self.idle_since_s, self.used_tokens,
+                self.service.objectives.priority, may_stop,
+            )  # fmt: skip
+        return made
 
 
 @dataclass(eq=False)

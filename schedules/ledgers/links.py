@@ -1,20 +1,9 @@
-"""Who uses which link until when: max-min fair shares, and admission by deadline.
-
-A link is anything that bytes squeeze through: the object store's egress, a node's network card, its SSD, its bus. A
-transfer goes through all its links at once and gets one rate. HydraServe counts network cards alone and splits each
-equally, so that a transfer held up elsewhere keeps a share it cannot use; here what one cannot use the others get. A node
-fetches for one stage after the other, so what it fetches stands in a queue, and only the first of a queue moves.
-"""
+"""Who uses which link until when, and admission by deadline. What is a link, and who gets how much of it: see `shares`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from dataclasses import dataclass
 
-_DONE_BYTES = 1e-3
-
-
-LATER = 1
-"""Priority of what no first token waits for."""
+from schedules.ledgers.shares import LATER, Flow, Transfer, finish_times
 
 
 def nic_link(node: str) -> str:
@@ -25,26 +14,6 @@ def nic_link(node: str) -> str:
 def out_link(node: str) -> str:
     """A node's network card, outwards: what it gives to peers."""
     return f"out:{node}"
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.
-
-    Its name begins with that of the start that it is for, and a slash, if it is for one.
-    Of those in one `queue` only one moves: the first of the best priority. Those in none all move.
-    """
-
-    name: str
-    links: tuple[str, ...]
-    remaining_bytes: float
-    priority: int = 0
-    deadline_s: float | None = None
-    queue: str | None = None
-
-    @property
-    def start(self) -> str:
-        return self.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -59,125 +28,6 @@ class Verdict:
         return not self.broken
 
 
-def shares(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> dict[str, float]:
-    """Bytes per second of each transfer, max-min fair within a priority; later priorities share what is left.
-
-    `rates` are the links' bytes per second; a link it does not name is no limit, and a transfer through no link that
-    it names is done at once (infinite rate). Progressive filling: all grow alike until a link of theirs is full.
-    """
-    everyone = list(transfers)
-    transfers = _moving(everyone)
-    left = {link: rates[link] for transfer in transfers for link in transfer.links if link in rates}
-    found = {transfer.name: 0.0 for transfer in everyone}
-    for priority in sorted({transfer.priority for transfer in transfers}):
-        growing = {
-            transfer.name: tuple(link for link in transfer.links if link in left)
-            for transfer in transfers
-            if transfer.priority == priority
-        }
-        found |= {name: float("inf") for name, links in growing.items() if not links}
-        growing = {name: links for name, links in growing.items() if links}
-        level = dict.fromkeys(growing, 0.0)
-        while growing:
-            users: dict[str, int] = {}
-            for links in growing.values():
-                for link in links:
-                    users[link] = users.get(link, 0) + 1
-            step, full = min((left[link] / count, link) for link, count in users.items())
-            for name, links in growing.items():
-                level[name] += step
-                for link in links:
-                    left[link] = max(0.0, left[link] - step)
-            left[full] = 0.0
-            empty = {link for link in users if left[link] <= rates[link] * 1e-12}
-            growing = {name: links for name, links in growing.items() if not empty.intersection(links)}
-        found |= level
-    return found
-
-
-def _moving(transfers: Sequence[Transfer]) -> list[Transfer]:
-    """All but those that stand behind another one in their queue."""
-    first: dict[str, Transfer] = {}
-    for transfer in transfers:
-        if transfer.queue is not None:
-            best = first.setdefault(transfer.queue, transfer)
-            if transfer.priority < best.priority:
-                first[transfer.queue] = transfer
-    return [transfer for transfer in transfers if transfer.queue is None or first[transfer.queue] is transfer]
-
-
-def finish_times(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s: float) -> dict[str, float]:
-    """When each transfer is done if no other comes, infinite if it gets nothing. Shares change whenever one is done."""
-    if len(transfers) < 2:
-        return _one_by_one(rates, transfers, now_s)
-    found: dict[str, float] = {}
-    for together in _apart(rates, transfers):
-        queues = {transfer.queue for transfer in together}
-        alone = len(together) == 1 or (len(queues) == 1 and None not in queues)
-        found |= (_one_by_one if alone else _side_by_side)(rates, together, now_s)
-    return found
-
-
-def _apart(rates: Mapping[str, float], transfers: Iterable[Transfer]) -> list[list[Transfer]]:
-    """Those that may hold each other up, by however many others in between, together."""
-    groups: list[tuple[set[str], list[Transfer]]] = []
-    for transfer in transfers:
-        ways, members, others = set(_ways(rates, transfer)), [transfer], list[tuple[set[str], list[Transfer]]]()
-        for group in groups:
-            if group[0].isdisjoint(ways):
-                others.append(group)
-            else:
-                ways |= group[0]
-                members[:0] = group[1]
-        others.append((ways, members))
-        groups = others
-    return [members for _, members in groups]
-
-
-def _ways(rates: Mapping[str, float], transfer: Transfer) -> list[str]:
-    """What others may hold the transfer up by: links of a known rate, and its queue."""
-    ways = [link for link in transfer.links if link in rates]
-    if transfer.queue is not None:
-        ways.append(f"queue {transfer.queue}")
-    return ways
-
-
-def _one_by_one(rates: Mapping[str, float], transfers: Sequence[Transfer], now_s: float) -> dict[str, float]:
-    """Of one queue that nobody else is in the way of."""
-    found: dict[str, float] = {}
-    for transfer in sorted(transfers, key=attrgetter("priority")):
-        bytes_per_s = min([rates[link] for link in transfer.links if link in rates], default=float("inf"))
-        now_s += _needed_s(transfer.remaining_bytes, bytes_per_s)
-        found[transfer.name] = now_s
-    return found
-
-
-def _side_by_side(rates: Mapping[str, float], transfers: Iterable[Transfer], now_s: float) -> dict[str, float]:
-    waiting = {transfer.name: transfer for transfer in transfers}
-    left = {name: transfer.remaining_bytes for name, transfer in waiting.items()}
-    found: dict[str, float] = {}
-    while waiting:
-        rate = shares(rates, waiting.values())
-        needs = {name: _needed_s(left[name], rate[name]) for name in waiting}
-        soonest_s = min(needs.values())
-        if soonest_s == float("inf"):
-            return found | dict.fromkeys(waiting, float("inf"))
-        now_s += soonest_s
-        for name in list(waiting):
-            if needs[name] <= soonest_s:
-                found[name] = now_s
-                del waiting[name]
-            elif soonest_s > 0:
-                left[name] -= rate[name] * soonest_s
-    return found
-
-
-def _needed_s(size_bytes: float, bytes_per_s: float) -> float:
-    if size_bytes <= _DONE_BYTES or bytes_per_s == float("inf"):
-        return 0.0
-    return size_bytes / bytes_per_s if bytes_per_s > 0 else float("inf")
-
-
 class Links:
     """The transfers under way over links of known rates. Knows no clock: every call says what time it is."""
 
@@ -185,10 +35,13 @@ class Links:
         self._rates = dict(rates)
         self._transfers: dict[str, Transfer] = {}
         self._now_s = now_s
-        self._forecast: dict[str, float] | None = None
+        self._flow: Flow | None = None
+        self._users: dict[str, set[str]] = {}
+        self._forecast: dict[str, float] = {}
+        self._unsure: set[str] = set()
+        self._considered: list[tuple[Sequence[Transfer], Mapping[str, float]]] = []
         self._ends: dict[str, float] | None = None
         self._queues: dict[str, list[Transfer]] | None = None
-        self._ways: Mapping[str, frozenset[str]] | None = None
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
@@ -205,7 +58,8 @@ class Links:
             if bytes_per_s <= 0:
                 raise ValueError(f"link {link} at {bytes_per_s} bytes/s")
         self.advance(now_s)
-        self._rates, self._forecast, self._ways = dict(rates), None, None
+        self._rates = dict(rates)
+        self._begin_anew()
 
     def change(self, rates: Mapping[str, float | None], now_s: float) -> None:
         """As `measure`, of some links alone: None for those that have no limit any more."""
@@ -218,27 +72,23 @@ class Links:
         self._rates |= {link: bytes_per_s for link, bytes_per_s in rates.items() if bytes_per_s is not None}
         for link in [link for link, bytes_per_s in rates.items() if bytes_per_s is None]:
             self._rates.pop(link, None)
+        self._considered.clear()
         if any(not rates.keys().isdisjoint(transfer.links) for transfer in self._transfers.values()):
-            self._forecast = self._ways = None
+            self._begin_anew()
 
     def advance(self, now_s: float) -> None:
         """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
-        if self._transfers and now_s > self._now_s:
+        if now_s <= self._now_s:
+            return
+        self._considered.clear()
+        if self._transfers:
+            if self._flow is None:
+                self._flow = Flow(self._rates, self._transfers.values(), self._now_s)
+            self._forget(list(self._flow.run(now_s)))
+            for name, left_bytes in self._flow.moved().items():
+                self._transfers[name] = self._transfers[name].with_remaining(left_bytes)
             self._queues = None
-        while self._transfers and now_s > self._now_s:
-            rate = shares(self._rates, self._transfers.values())
-            needs = {name: _needed_s(t.remaining_bytes, rate[name]) for name, t in self._transfers.items()}
-            step_s = min(now_s - self._now_s, *needs.values())
-            for name, transfer in list(self._transfers.items()):
-                if needs[name] <= step_s:
-                    del self._transfers[name]
-                else:
-                    moved = rate[name] * step_s
-                    self._transfers[name] = replace(transfer, remaining_bytes=transfer.remaining_bytes - moved)
-            self._now_s += step_s
-            if step_s == 0.0 and not any(need == 0.0 for need in needs.values()):
-                break
-        self._now_s = max(self._now_s, now_s)
+        self._now_s = now_s
 
     def forecast(self, now_s: float) -> dict[str, float]:
         """When each transfer under way is done if no other comes, in seconds. It stays so until something changes."""
@@ -271,10 +121,12 @@ class Links:
         return self._rates.get(link)
 
     def _known(self, now_s: float) -> Mapping[str, float]:
-        """The forecast, and when those were expected that are done since it was made."""
+        """The forecast, found anew for those whose shares are others than when it was made."""
         self.advance(now_s)
-        if self._forecast is None:
-            self._forecast = finish_times(self._rates, list(self._transfers.values()), self._now_s)
+        if self._unsure:
+            unsure = [transfer for name, transfer in self._transfers.items() if name in self._unsure]
+            self._forecast |= finish_times(self._rates, unsure, self._now_s)
+            self._unsure.clear()
             self._ends = None
         return self._forecast
 
@@ -282,9 +134,11 @@ class Links:
         """What would come of starting `new` now. Whoever is late already without it is not its fault."""
         self.advance(now_s)
         self._check_names(new)
-        present = self._touched(new)
+        touched = self._touched(new)
+        present = [transfer for name, transfer in self._transfers.items() if name in touched] if touched else []
         before = self._known(now_s) if present else {}
         after = finish_times(self._rates, [*present, *new], now_s)
+        self._considered.append((new, after))
         late = [
             transfer.name
             for transfer in (*present, *new)
@@ -294,40 +148,93 @@ class Links:
         ]
         return Verdict(after, tuple(late))
 
-    def _check_names(self, new: Sequence[Transfer]) -> None:
-        names = [transfer.name for transfer in new]
-        if len({*names, *self._transfers}) != len(names) + len(self._transfers):
-            raise ValueError("a transfer of that name is under way")
-
-    def _touched(self, new: Sequence[Transfer]) -> list[Transfer]:
-        """Those under way whose shares `new` may change, by however many others in between."""
-        if self._ways is None:
-            self._ways = {name: frozenset(_ways(self._rates, t)) for name, t in self._transfers.items()}
-        reached = {way for transfer in new for way in _ways(self._rates, transfer)}
-        rest = {name: self._ways[name] for name in self._transfers}
-        while near := [name for name, ways in rest.items() if not reached.isdisjoint(ways)]:
-            reached.update(*[rest.pop(name) for name in near])
-        return [transfer for name, transfer in self._transfers.items() if name not in rest]
-
     def begin(self, new: Sequence[Transfer], now_s: float) -> None:
         """They are under way from now on, admitted or not. ValueError if one of that name already is."""
         self.advance(now_s)
         self._check_names(new)
+        foreseen = next((after for considered, after in self._considered if _same(considered, new)), None)
+        if foreseen is None:
+            self._unsure |= self._touched(new)
+            self._unsure.update([transfer.name for transfer in new])
+        else:
+            self._forecast |= foreseen
+            self._unsure.difference_update(foreseen)
         self._transfers |= {transfer.name: transfer for transfer in new}
-        self._forecast = self._ways = self._queues = None
+        self._note_users(new)
+        self._considered.clear()
+        self._flow = self._queues = self._ends = None
 
     def end(self, name: str, now_s: float) -> None:
         """It is over, however it ended; what is not known is over already."""
         self.advance(now_s)
-        if self._transfers.pop(name, None) is not None:
-            self._forecast = self._queues = None
+        if name in self._transfers:
+            self._end([self._transfers[name]])
 
     def end_start(self, start: str, now_s: float, *, later_too: bool) -> None:
         """The first token of `start` is out: what it waited for is over, and with `later_too`, since its group has ended or
         came to nothing, also what was to come behind."""
         self.advance(now_s)
-        over = [t.name for t in self._transfers.values() if t.start == start and (later_too or t.priority < LATER)]
-        for name in over:
-            del self._transfers[name]
+        prefix = f"{start}/"
+        of_start = [t for name, t in self._transfers.items() if name.startswith(prefix) or name == start]
+        self._end([transfer for transfer in of_start if later_too or transfer.priority < LATER])
+
+    def _end(self, over: Sequence[Transfer]) -> None:
         if over:
-            self._forecast = self._queues = None
+            self._unsure |= self._touched(over)
+            self._forget([transfer.name for transfer in over])
+            self._considered.clear()
+            self._flow = self._queues = self._ends = None
+
+    def _check_names(self, new: Sequence[Transfer]) -> None:
+        names = {transfer.name for transfer in new}
+        if len(names) < len(new) or not names.isdisjoint(self._transfers):
+            raise ValueError("a transfer of that name is under way")
+
+    def _begin_anew(self) -> None:
+        """Shares are others from now on."""
+        self._flow, self._users = None, {}
+        self._considered.clear()
+        self._note_users(self._transfers.values())
+        self._unsure = set(self._transfers)
+
+    def _note_users(self, transfers: Iterable[Transfer]) -> None:
+        for transfer in transfers:
+            for way in self._ways(transfer):
+                self._users.setdefault(way, set()).add(transfer.name)
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """They are done or over."""
+        for name in names:
+            for way in self._ways(self._transfers.pop(name)):
+                users = self._users[way]
+                users.discard(name)
+                if not users:
+                    del self._users[way]
+            self._forecast.pop(name, None)
+            self._unsure.discard(name)
+
+    def _ways(self, transfer: Transfer) -> list[str]:
+        """What others may hold the transfer up by: links of a known rate, and its queue."""
+        ways = [link for link in transfer.links if link in self._rates]
+        if transfer.queue is not None:
+            ways.append(f"queue {transfer.queue}")
+        return ways
+
+    def _touched(self, new: Sequence[Transfer]) -> set[str]:
+        """Those under way whose shares `new` may change, by however many others in between."""
+        todo, found = {way for transfer in new for way in self._ways(transfer)}, set[str]()
+        seen = set(todo)
+        while todo:
+            near = self._users.get(todo.pop(), set()) - found
+            found |= near
+            ways = {way for name in near for way in self._ways(self._transfers[name])} - seen
+            seen |= ways
+            todo |= ways
+        return found
+
+
+def _same(some: Sequence[Transfer], others: Sequence[Transfer]) -> bool:
+    """Whether they are the same but for their deadlines."""
+    return len(some) == len(others) and all(
+        one is other or one.until(None) == other.until(None) for one, other in zip(some, others, strict=True)
+    )

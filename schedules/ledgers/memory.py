@@ -51,11 +51,11 @@ class Memory:
 
     def free_bytes(self, node: Node) -> int:
         """What a start can still be promised there; negative if a node reports more than was thought."""
-        return node.device_free_bytes - self._on_top.get(node.name, 0)
+        return node.device_bytes - node.device_reserved_bytes - self._on_top.get(node.name, 0)
 
-    def by_node(self) -> dict[str, int]:
-        """Bytes promised, by the names of the nodes that anything is promised on."""
-        return dict(self._on_top)
+    def by_node(self) -> Mapping[str, int]:
+        """Bytes promised, by the names of the nodes that anything is promised on. To be read, and not kept."""
+        return self._on_top
 
     def _count(self, node: str) -> None:
         named, there = self._named.get(node, frozenset()), self._promised.get(node, {})

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from schedules.estimates import Speeds, StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
 from schedules.facts import Node, Placement, StagePlan
-from schedules.ledgers.links import LATER, Transfer, Verdict, nic_link, out_link
+from schedules.ledgers.links import Verdict, nic_link, out_link
+from schedules.ledgers.shares import LATER, Transfer
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
 from schedules.placing.partition import Part
 from schedules.placing.sources import TIERS, peer_of
@@ -72,13 +74,18 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
     What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
     """
     parts = survey.parts(degree)
+    order = sorted(range(degree), key=lambda i: -parts[i].reserve_bytes)
+    if among is None:
+        for index, free_bytes in zip_longest(order, survey.roomiest(degree), fillvalue=0):
+            if free_bytes < parts[index].reserve_bytes:
+                return _too_large(parts[index])
     sites = (
         survey.shortlist(min(part.reserve_bytes for part in parts), degree)
         if among is None
         else [survey.site(node) for node in among]
     )
     left, found = {site.node.name: site for site in sites}, dict[int, Site]()
-    for index in sorted(range(degree), key=lambda i: -parts[i].reserve_bytes):
+    for index in order:
         part = parts[index]
         needed = part.reserve_bytes
         fitting = [
@@ -87,10 +94,14 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
             if site.free_bytes >= needed
         ]
         if not fitting:
-            size = f"{needed / 1e9:.2f} GB"
-            return f"layers {part.first_layer}-{part.end_layer - 1} need {size} and no node left has that much free"
+            return _too_large(part)
         found[index] = left.pop(min(fitting)[2])
     return tuple(_stage(survey, parts[index], found[index], degree) for index in range(degree))
+
+
+def _too_large(part: Part) -> str:
+    size = f"{part.reserve_bytes / 1e9:.2f} GB"
+    return f"layers {part.first_layer}-{part.end_layer - 1} need {size} and no node left has that much free"
 
 
 def _stage(survey: Survey, part: Part, site: Site, degree: int) -> Stage:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from schedules.facts import Model, NoPlacement, Placement, View
-from schedules.ledgers.links import Links, Transfer
+from schedules.ledgers.links import Links
 from schedules.ledgers.memory import Memory
+from schedules.ledgers.shares import Transfer
 from schedules.objectives import Objectives
 
 

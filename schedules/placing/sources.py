@@ -6,7 +6,7 @@ asks for a unit along its list; the store ends every list, and stands at its hea
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import itemgetter
@@ -39,6 +39,8 @@ def store_first(asked: Sequence[str]) -> bool:
 
 
 _RANK = itemgetter(0, 1, 2)
+_PLACES = {tier: place for place, tier in enumerate(TIERS)}
+_Giver = tuple[Mapping[str, str], bytes, Node]
 
 
 class Sources:
@@ -50,7 +52,7 @@ class Sources:
         holders = holders_of(digests, view) if holders is None else holders
         self._holders = {node.name for node in holders}
         givers = [node for node in holders if node.peer_port]
-        self._givers, self._all = givers[:GIVERS], len(givers) <= GIVERS
+        self._givers, self._all = list(map(_giver, givers[:GIVERS])), len(givers) <= GIVERS
         self._found: dict[str, Sequence[tuple[str, ...]]] = {}
 
     def of(self, target: Node) -> Sequence[tuple[str, ...]]:
@@ -77,13 +79,14 @@ class Sources:
         store, found = ranks_of(self._view).store_bytes_per_s, list[tuple[str, ...]]()
         if peers is not None and store is None and target.name not in self._holders:
             return self._from_peers
+        mine, ours = from_peer(target.name), self._peers if peers is not None else ()
         owed = zlib.crc32(target.name.encode()) / 2**32  # stages that ask at once do not go in step
         for index, digest in enumerate(self._digests):
-            others = [node for node in peers[index] if node.name != target.name][:PEERS_PER_UNIT] if peers else []
-            asked = (*[from_peer(node.name) for node in others], STORE)
+            others = [peer for peer in ours[index] if peer != mine][:PEERS_PER_UNIT] if ours else []
+            asked = (*others, STORE)
             if (tier := target.units.get(digest)) in TIERS:
                 asked = (tier, *asked)
-            elif store is not None and (cards := sum([n.rates[NIC].mean for n in others if NIC in n.rates])):
+            elif store is not None and peers and (cards := _cards_bytes_per_s(peers[index], others)):
                 owed += store / (store + cards)
                 if owed >= 1.0:
                     owed -= 1.0
@@ -93,7 +96,12 @@ class Sources:
 
     @cached_property
     def _from_peers(self) -> Sequence[tuple[str, ...]]:
-        return [(*[from_peer(node.name) for node in best[:PEERS_PER_UNIT]], STORE) for best in self._best]
+        return [(*peers[:PEERS_PER_UNIT], STORE) for peers in self._peers]
+
+    @cached_property
+    def _peers(self) -> Sequence[Sequence[str]]:
+        """`_best` as sources."""
+        return [[from_peer(node.name) for node in best] for best in self._best]
 
     @cached_property
     def _from_store(self) -> Sequence[tuple[str, ...]]:
@@ -110,17 +118,29 @@ class Sources:
         holders = self._holding(digest, self._givers)
         if not holders and not self._all:
             others = filter(None, map(self._view.node, self._view.holding(digest)))
-            holders = self._holding(digest, [node for node in others if node.peer_port and not node.draining])
+            givers = [_giver(node) for node in others if node.peer_port and not node.draining]
+            holders = self._holding(digest, givers)
         if len(holders) > 1:
             holders.sort(key=_RANK)
         return tuple([node for *_, node in holders[: PEERS_PER_UNIT + 1]])
 
-    def _holding(self, digest: str, among: Sequence[Node]) -> list[tuple[int, int, str, Node]]:
+    def _holding(self, digest: str, among: Sequence[_Giver]) -> list[tuple[int, int, str, Node]]:
+        begun = zlib.crc32(f"{digest} ".encode())
         return [
-            (TIERS.index(tier), zlib.crc32(f"{digest} {node.name}".encode()), node.name, node)
-            for node in among
-            if (tier := node.units.get(digest)) in TIERS
+            (place, zlib.crc32(name, begun), node.name, node)
+            for units, name, node in among
+            if (place := _PLACES.get(units.get(digest, ""))) is not None
         ]
+
+
+def _giver(node: Node) -> _Giver:
+    """What is looked at of a node for each unit."""
+    return node.units, node.name.encode(), node
+
+
+def _cards_bytes_per_s(nodes: Sequence[Node], among: Sequence[str]) -> float:
+    """What the cards of those nodes give together that are `among` the sources."""
+    return sum([node.rates[NIC].mean for node in nodes if NIC in node.rates and from_peer(node.name) in among])
 
 
 def holders_of(digests: Sequence[str], view: View) -> list[Node]:

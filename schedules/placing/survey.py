@@ -5,18 +5,20 @@ spare network, and those with the most memory. A view that is kept (schedules.le
 thousand nodes cost no more than twenty.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from heapq import merge
-from itertools import accumulate, islice
-from operator import attrgetter
+from itertools import accumulate, islice, takewhile
+from operator import attrgetter, itemgetter
 from statistics import median
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate
-from schedules.ledgers.links import Transfer, out_link
+from schedules.ledgers.links import out_link
 from schedules.ledgers.nodes import ranks_of
+from schedules.ledgers.shares import Transfer
 from schedules.placing.decision import Question
 from schedules.placing.partition import Part, parts_of
 from schedules.placing.sources import Sources, holders_of
@@ -25,7 +27,11 @@ from schedules.rates import NIC
 HOLDERS, SPARE, MOST_SPREAD = 16, 12, 4
 """How many nodes are on the short list because they hold units, and how many more than stages for their network; and
 how many stages are tried on other nodes than those that are done soonest."""
+FEW = 2
+"""So many times as many nodes as are looked for are few."""
 _TYPICAL_OF = 16
+_OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_parts", "_holding", "_holders", "_bare")
+"""What is the same however much memory is free."""
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
 
 
@@ -81,26 +87,36 @@ class Survey:
     def __init__(self, question: Question, freed_bytes: Mapping[str, int] | None = None) -> None:
         self.question = question
         self._freed = freed_bytes or {}
+        self._memory = question.memory
         self._ranks = ranks_of(question.view)
         units = question.model.units
         self.names, self.digests = [unit.name for unit in units], [unit.digest for unit in units]
         self.sizes = tuple([unit.size_bytes for unit in units])
         self.size_bytes = sum(self.sizes)
         self._sites: dict[str, Site] = {}
+        self._parts: dict[int, tuple[Part, ...]] = {}
         self._lists: dict[tuple[int, int], list[Site]] = {}
+
+    def freed(self, freed_bytes: Mapping[str, int]) -> "Survey":
+        """The same, but for such memory of nodes being free that is not yet."""
+        other = Survey(self.question, freed_bytes)
+        other.__dict__ |= {name: self.__dict__[name] for name in _OF_ALL if name in self.__dict__}
+        return other
 
     @property
     def usable(self) -> int:
         """How many nodes may be given stages."""
         return len(self._ranks.by_memory)
 
-    @property
-    def usable_nodes(self) -> list[Node]:
-        """All of them: for what is rarely looked for."""
-        return [self._ranks.by_name[name] for _, name in self._ranks.by_memory]
+    def usable_free_bytes(self, names: Iterable[str] | None) -> dict[str, int]:
+        """Free bytes of those of the named nodes that may be given stages; of all if none are named, which takes long."""
+        by_name = self._ranks.by_name
+        among = [name for _, name in self._ranks.by_memory] if names is None else names
+        nodes = [node for name in among if (node := by_name.get(name)) is not None and not node.draining]
+        return {node.name: self.free_bytes(node) for node in nodes}
 
     def free_bytes(self, node: Node) -> int:
-        return self.question.memory.free_bytes(node) + self._freed.get(node.name, 0)
+        return self._memory.free_bytes(node) + (self._freed.get(node.name, 0) if self._freed else 0)
 
     @property
     def store_limits(self) -> bool:
@@ -142,6 +158,10 @@ class Survey:
         names = {name for rates in measured for name in rates}
         return {name: _middle([rates[name] for rates in measured if name in rates]) for name in names}
 
+    def roomiest(self, nodes: int) -> list[int]:
+        """Free bytes of so many nodes, or all there are, that have most of them."""
+        return [-free for free, _ in islice(self._by_memory, nodes)]
+
     @cached_property
     def pool(self) -> list[Site]:
         """The nodes worth trying for up to MOST_SPREAD stages."""
@@ -175,22 +195,31 @@ class Survey:
         known = self._lists.get((least_bytes, stages))
         if known is not None:
             return known
-        holders = [node.name for node in self._holding if self.free_bytes(node) >= least_bytes][:HOLDERS]
-        spare = list[str]()
-        for _, _, free, name in self._by_network:
-            if -free >= least_bytes:
-                spare.append(name)
-                if len(spare) == SPARE + stages:
-                    break
+        holders = [name for name, free in self._holders_free if free >= least_bytes][:HOLDERS]
+        spare = self._sparest(least_bytes, SPARE + stages)
         roomy = [name for free, name in islice(self._by_memory, stages) if -free >= least_bytes]
         by_name = self._ranks.by_name
         found = [self.site(by_name[name]) for name in dict.fromkeys([*holders, *spare, *roomy])]
         self._lists[least_bytes, stages] = found
         return found
 
+    def _sparest(self, least_bytes: int, most: int) -> list[str]:
+        """The nodes with most spare network of those with so much memory. Where these are few they are looked for by their
+        memory, for they would be far between by their network."""
+        at_most = bisect_right(self._ranks.by_memory, -least_bytes, key=itemgetter(0)) + len(self._freed)
+        if at_most <= FEW * most:
+            few = takewhile(lambda ranked: -ranked[0] >= least_bytes, self._by_memory)
+            return [name for *_, name in sorted([self._network_key(name, free) for free, name in few])[:most]]
+        roomy = (name for _, _, free, name in self._by_network if -free >= least_bytes)
+        return list(islice(roomy, most))
+
     def parts(self, degree: int) -> tuple[Part, ...]:
         """What each of so many stages would run."""
-        return parts_of(self.question.model, degree, self.question.objectives.kv_tokens)
+        found = self._parts.get(degree)
+        if found is None:
+            model, tokens = self.question.model, self.question.objectives.kv_tokens
+            found = self._parts[degree] = parts_of(model, degree, tokens)
+        return found
 
     def site(self, node: Node) -> Site:
         """The node as a place for the model's units."""
@@ -203,7 +232,7 @@ class Survey:
         """False if the nodes cannot hold the model in `degree` stages, whatever is tried; without looking at how."""
         model, tokens = self.question.model, self.question.objectives.kv_tokens
         layer_bytes = min(self.sizes[1:-1]) + model.kv_bytes_per_token * tokens // model.layers
-        free = [max(0, -free) for free, _ in islice(self._by_memory, degree)]
+        free = [max(0, free) for free in self.roomiest(degree)]
         layers = sum(size // layer_bytes for size in free) if layer_bytes else model.layers
         return layers >= model.layers and sum(free) >= self.whole_bytes
 
@@ -221,11 +250,16 @@ class Survey:
         return frozenset([node.name for node in self._holding])
 
     @cached_property
+    def _holders_free(self) -> list[tuple[str, int]]:
+        """Free bytes of the nodes that hold units, most units first."""
+        return [(node.name, self.free_bytes(node)) for node in self._holding]
+
+    @cached_property
     def _other_free(self) -> Mapping[str, int]:
         """Free bytes of the usable nodes of which other bytes are free than they report."""
-        names = self._freed.keys() | self.question.memory.by_node().keys()
-        found = (self.question.view.node(name) for name in sorted(names))
-        return {node.name: self.free_bytes(node) for node in found if node is not None and not node.draining}
+        names, by_name = self._freed.keys() | self._memory.by_node().keys(), self._ranks.by_name
+        found = [node for name in names if (node := by_name.get(name)) is not None and not node.draining]
+        return {node.name: self.free_bytes(node) for node in found}
 
     @cached_property
     def _by_network(self) -> "_Lazily[tuple[float, float, int, str]]":
@@ -235,17 +269,22 @@ class Survey:
 
     def _rank_by_network(self) -> Iterator[tuple[float, float, int, str]]:
         busy, others = self.busy_s, self._other_free
-        rest = (
-            (0.0, *ranked) for ranked in self._ranks.by_network if ranked[2] not in busy and ranked[2] not in others
-        )
-        yield from merge(sorted(map(self._network_key, others.keys() - busy.keys())), rest) if others else rest
+        alike = list[tuple[float, float, int, str]]()
+        for speed, free, name in self._ranks.by_network:
+            if name in busy:
+                continue
+            if alike and alike[0][1] != speed:
+                yield from sorted(alike)
+                alike.clear()
+            alike.append((0.0, speed, -others[name] if name in others else free, name))
+        yield from sorted(alike)
         usable = (name for name in busy if (node := self._ranks.by_name.get(name)) is not None and not node.draining)
-        yield from sorted(map(self._network_key, usable))
+        by_name = self._ranks.by_name
+        yield from sorted([self._network_key(name, -self.free_bytes(by_name[name])) for name in usable])
 
-    def _network_key(self, name: str) -> tuple[float, float, int, str]:
-        node = self._ranks.by_name[name]
-        nic = node.rates.get(NIC)
-        return self.busy_s.get(name, 0.0), -nic.mean if nic is not None else 0.0, -self.free_bytes(node), name
+    def _network_key(self, name: str, free: int) -> tuple[float, float, int, str]:
+        nic = self._ranks.by_name[name].rates.get(NIC)
+        return self.busy_s.get(name, 0.0), -nic.mean if nic is not None else 0.0, free, name
 
     @cached_property
     def _by_memory(self) -> "_Lazily[tuple[int, str]]":

@@ -49,6 +49,7 @@ class Fleet:
         self._wanted = Wanted(wakes, self._place, self._pause_s)
         self._resting = Resting(wakes, self._stop)
         self._room_for: dict[str, Replica] = {}
+        self._making_room: set[Replica] = set()
         self._find_until_s: float | None = None
         self.replicas: dict[str, Replica] = {}
 
@@ -253,7 +254,7 @@ class Fleet:
 
     def _ask_for_turn(self, replica: Replica, now_s: float) -> None:
         """Busy replicas that have had their turn end what they have begun, and make room."""
-        if any(other.turn_of is replica for other in self.replicas.values()):
+        if any(other.turn_of is replica for other in self._making_room):
             return
         service = replica.service
         over_s = turns_over_s(self.replicas.values(), service)
@@ -264,6 +265,7 @@ class Fleet:
             decision = self.decide(service, replica.group, running, replica.cold, now_s)
             moves = decision.chosen.moves if decision.chosen is not None else ()
         leaving = [self.replicas[move.group] for move in moves]
+        self._making_room.update(leaving)
         for other in leaving:
             other.turn_of = replica
         self._drain(leaving, now_s)
@@ -273,10 +275,13 @@ class Fleet:
 
     def _release_turns(self, replica: Replica, now_s: float) -> None:
         """It needs no room any more: those that still make some for it go on as they were."""
+        if not self._making_room:
+            return
         for other in list(self.replicas.values()):
             if other.turn_of is not replica:
                 continue
             other.turn_of = None
+            self._making_room.discard(other)
             if (
                 other.state is State.DRAINING
                 and not other.service.retired
@@ -469,5 +474,6 @@ class Fleet:
         self._out(Adopt(event.group))
 
     def _forget(self, replica: Replica) -> None:
+        self._making_room.discard(replica)
         del self.replicas[replica.group]
         replica.service.replicas.remove(replica)

@@ -39,16 +39,14 @@ class Up(Sequence[Running]):
     @property
     def _all(self) -> list[Running]:
         if self._made is None:
+            ours, had = self._service.objectives.priority, self._had
+            most = ours if self._asked_for else ours - 1
             self._made = [
-                replica.running(replica.group in self._had or (replica.idle and self._may_stop(replica)))
+                replica.running((replica.service.objectives.priority <= most and replica.idle) or replica.group in had)
                 for replica in self._replicas
                 if replica.state is State.SERVING
             ]
         return self._made
-
-    def _may_stop(self, replica: Replica) -> bool:
-        theirs, ours = replica.service.objectives.priority, self._service.objectives.priority
-        return theirs <= ours if self._asked_for else theirs < ours
 
 
 def turns_over_s(replicas: Iterable[Replica], service: Service) -> dict[str, float]:

@@ -6,7 +6,8 @@ from itertools import zip_longest
 
 from schedules.events import Event
 from schedules.facts import Placement, Unit
-from schedules.ledgers.links import LATER, Links, Transfer, nic_link, out_link
+from schedules.ledgers.links import Links, nic_link, out_link
+from schedules.ledgers.shares import LATER, Transfer
 from schedules.placing.sources import peer_of
 from schedules.rates import STORE
 from schedules.simulation.agenda import Agenda

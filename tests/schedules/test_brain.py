@@ -433,6 +433,24 @@ def test_a_node_that_is_silent_gets_nothing_new_and_is_used_again_once_it_is_hea
     assert driven.running(second) is not None
 
 
+def test_a_silence_that_ended_does_not_count_for_the_next() -> None:
+    """Silent for a while, heard, and silent again: what runs there is lost LOST_S after it was heard last."""
+    driven, key = _one(a=SIZE_BYTES, b=SIZE_BYTES)
+    driven.run_s = 60.0
+    driven.ask(key)
+    driven.run(1.5)
+    there = driven.hosts[driven.starts()[0].placement.stages[0].node]
+    there.heard = False
+    driven.run(SILENT_S + 3.0)
+    there.heard = True
+    driven.run(1.5)
+    there.heard = False
+    driven.run(LOST_S - 1.5)
+    assert not driven.actions(Replay)
+    driven.run(2.5)
+    assert len(driven.actions(Replay)) == 1
+
+
 def test_what_runs_on_a_node_is_lost_with_its_silence_and_goes_on_elsewhere() -> None:
     driven, key = _one(a=SIZE_BYTES, b=SIZE_BYTES)
     driven.run_s = 30.0

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.ledgers.links import LATER, Links, Transfer, finish_times, shares
+from schedules.ledgers.links import Links
+from schedules.ledgers.shares import LATER, Transfer, finish_times, shares
 
 _LINKS = ("store", "nic:a", "nic:b", "nic:c")
 _RATES = st.fixed_dictionaries({link: st.floats(1.0, 1000.0) for link in _LINKS})
@@ -177,3 +178,43 @@ def test_links_hear_of_changes_alone() -> None:
     assert (links.rates, links.forecast(10.0)) == ({"a": 10.0, "c": 1.0}, {"t": 15.0})
     with pytest.raises(ValueError, match="0 bytes/s"):
         links.change({"a": 0}, 11.0)
+
+
+_QUEUED = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(_LINKS), min_size=1, max_size=2, unique=True),
+        st.floats(1.0, 1e5),
+        st.integers(0, 2),
+        st.sampled_from((None, "a", "b")),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(_RATES, st.lists(st.tuples(_QUEUED, st.floats(0.0, 50.0), st.booleans(), st.booleans()), min_size=1, max_size=5))
+def test_a_forecast_that_is_kept_is_what_it_would_be_if_it_was_made_anew(
+    rates: dict[str, float],
+    starts: list[tuple[list[tuple[list[str], float, int, str | None]], float, bool, bool]],
+) -> None:
+    """However starts come, with or without having been considered, and go: of others only those are looked at again whose
+    shares change."""
+    links, now_s = Links(rates, 0.0), 0.0
+    for number, (fetches, after_s, considered, ends) in enumerate(starts):
+        new = [
+            Transfer(f"s{number}/{i}", tuple(through), size, rank, None, queue)
+            for i, (through, size, rank, queue) in enumerate(fetches)
+        ]
+        if considered:
+            links.consider([transfer.until(1.0) for transfer in new], now_s)
+        links.begin(new, now_s)
+        _assert_as_made_anew(links, rates, now_s)
+        now_s += after_s
+        if ends:
+            links.end_start(f"s{number // 2}", now_s, later_too=considered)
+        _assert_as_made_anew(links, rates, now_s)
+
+
+def _assert_as_made_anew(links: Links, rates: dict[str, float], now_s: float) -> None:
+    kept = links.forecast(now_s)
+    assert kept == pytest.approx(finish_times(rates, links.transfers, now_s), rel=1e-6, abs=2e-3)

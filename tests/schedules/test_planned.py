@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from schedules.events import NodeReported
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
-from schedules.ledgers.links import Links, Transfer, shares
+from schedules.ledgers.links import Links
 from schedules.ledgers.memory import Memory
 from schedules.ledgers.nodes import Nodes, link_rates
+from schedules.ledgers.shares import Transfer, shares
 from schedules.placing.decision import Candidate, Corrections, Decision, Question, Running, Wait
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.planned import AS_FAST

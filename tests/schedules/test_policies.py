@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
-from schedules.ledgers.links import Links, Transfer
+from schedules.ledgers.links import Links
 from schedules.ledgers.nodes import link_rates
+from schedules.ledgers.shares import Transfer
 from schedules.placing.decision import Question
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.hydraserve import shared

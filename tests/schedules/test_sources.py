@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.facts import Model, Node, Placement, Rate, View
-from schedules.ledgers.links import Links, Transfer
+from schedules.ledgers.links import Links
+from schedules.ledgers.shares import Transfer
 from schedules.placing.policies import POLICIES
 from schedules.placing.sources import GIVERS, PEERS_PER_UNIT, TIERS, Sources, from_peer, peer_of, store_first
 from schedules.rates import NIC, STORE

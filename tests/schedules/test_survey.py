@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import schedules.placing.survey
 from schedules.facts import Model, Rate, View
-from schedules.ledgers.links import Links, Transfer
+from schedules.ledgers.links import Links
 from schedules.ledgers.nodes import link_rates
+from schedules.ledgers.shares import Transfer
 from schedules.placing.candidates import candidate
 from schedules.placing.partition import runs_of, split_layers, stage_bytes
 from schedules.placing.survey import Survey

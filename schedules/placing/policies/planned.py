@@ -1,6 +1,6 @@
 """Our rule: predict every candidate, take the cheapest that meets the model's service level, else the fastest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from schedules.estimates import migration_s
@@ -132,15 +132,19 @@ def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]
 def _after(
     survey: Survey, without: Sequence[Candidate], best: Candidate | None, leaving: Sequence[Running], *, stop: bool
 ) -> list[Candidate]:
-    question, freed = survey.question, dict[str, int]()
+    question, freed, there = survey.question, dict[str, int](), dict[str, list[Running]]()
     for replica in leaving:
         for node, size_bytes in replica.reserved_bytes.items():
-            freed[node] = freed.get(node, 0) + size_bytes
+            if node in there:
+                there[node].append(replica)
+                freed[node] += size_bytes
+            else:
+                there[node], freed[node] = [replica], size_bytes
     known, found = {c.nodes for c in without}, list[Candidate]()
-    for after in _tried(question, Survey(question, freed)):
+    for after in _tried(question, survey.freed(freed)):
         if after.placement is None or after.nodes in known:
             continue
-        moves = _needed_moves(survey, after.placement, leaving, stop=stop)
+        moves = _needed_moves(survey, after.placement, there, stop=stop)
         if not moves:
             continue
         takes_s = max(move.takes_s for move in moves)
@@ -154,17 +158,20 @@ def _after(
 
 
 def _needed_moves(
-    survey: Survey, placement: Placement, leaving: Sequence[Running], *, stop: bool
+    survey: Survey, placement: Placement, there: Mapping[str, Sequence[Running]], *, stop: bool
 ) -> tuple[Move, ...] | None:
-    """Who must go so that each stage fits: the least important first, then the longest idle. None if one has nowhere to."""
-    free = {node.name: survey.free_bytes(node) for node in survey.usable_nodes}
-    for stage in placement.stages:
-        free[stage.node] -= stage.reserve_bytes
-    short = {stage.node for stage in placement.stages if free[stage.node] < 0}
+    """Who must go of those that are `there`, by node, so that each stage fits: the least important first, then the longest
+    idle. None if one has nowhere to."""
+    needed = {stage.node: stage.reserve_bytes for stage in placement.stages}
+    short = [node for node in needed if survey.usable_free_bytes([node])[node] < needed[node]]
+    in_the_way = {replica.group: replica for node in short for replica in there.get(node, ())}
+    touched = {node for replica in in_the_way.values() for node in replica.reserved_bytes}
+    free = survey.usable_free_bytes({*needed, *touched} if stop else None)
+    for node, size_bytes in needed.items():
+        free[node] -= size_bytes
     moves = []
-    in_the_way = [replica for replica in leaving if not short.isdisjoint(replica.reserved_bytes)]
     for replica in sorted(
-        in_the_way, key=lambda r: (r.priority, r.idle_since_s is None, r.idle_since_s or 0.0, r.group)
+        in_the_way.values(), key=lambda r: (r.priority, r.idle_since_s is None, r.idle_since_s or 0.0, r.group)
     ):
         if all(free.get(node, 0) >= 0 for node in replica.reserved_bytes):
             continue
