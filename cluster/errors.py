@@ -10,7 +10,11 @@ class ClusterUnreachable(ClusterError):
 
 
 class NodeLost(ClusterError):
-    """A node left or does not answer in time."""
+    """A node left or does not answer in time: `node`, if it is one."""
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class Refused(ClusterError):

@@ -90,7 +90,7 @@ class Hearing:
         try:
             return self._roster.known[node]
         except KeyError:
-            raise NodeLost(f"node {node!r} is not connected") from None
+            raise NodeLost(f"node {node!r} is not connected", node) from None
 
     async def order(self, node: str, order: object, answer: type[_T], timeout_s: float) -> _T:
         """Give a node an order, see NodeLines.order. NodeLost if it is not there."""

@@ -69,9 +69,9 @@ class NodeLines:
             async with asyncio.timeout(timeout_s):
                 result = await self.ask(place, order)
         except TimeoutError as error:
-            raise NodeLost(f"node {node} did not answer {what} within {timeout_s:.0f} s") from error
+            raise NodeLost(f"node {node} did not answer {what} within {timeout_s:.0f} s", node) from error
         except OSError as error:
-            raise NodeLost(f"node {node} is gone: {error}") from error
+            raise NodeLost(f"node {node} is gone: {error}", node) from error
         if isinstance(result, NotDone):
             raise (Refused if result.refused else StageFailed)(result.message)
         if not isinstance(result, answer):

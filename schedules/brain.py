@@ -91,6 +91,11 @@ class Brain:
             self._fleet.found(found, service, now_s)
         self._fleet.keep_up(service, now_s)
 
+    def _failed(self, event: events.GroupFailed, now_s: float) -> None:
+        if event.unheard:
+            self._watch.unheard(event.unheard)
+        self._fleet.failed(event, now_s)
+
     def _stopped(self, event: events.GroupStopped, now_s: float) -> None:
         replica = self._fleet.replicas.get(event.group)
         self._fleet.stopped(event.group, now_s)
@@ -159,7 +164,7 @@ class Brain:
             events.RequestRefused: desk.refused,
             events.RequestBroke: desk.broke,
             events.GroupFormed: lambda event, now_s: fleet.formed(event.group, now_s),
-            events.GroupFailed: lambda event, now_s: fleet.failed(event, now_s),
+            events.GroupFailed: self._failed,
             events.GroupLost: lambda event, now_s: fleet.lost(event.group, event.cause, now_s),
             events.GroupStopped: self._stopped,
             events.GroupFound: self._found_group,

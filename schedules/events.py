@@ -112,11 +112,12 @@ class GroupFormed:
 @dataclass(frozen=True)
 class GroupFailed:
     """The group could not be formed, and nothing is left of it. `refused` if a node had other things to say of its memory,
-    so that deciding again may help."""
+    so that deciding again may help; `unheard` is a node that did not answer, if that was it."""
 
     group: str
     reason: str
     refused: bool
+    unheard: str = ""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ class NodeWatch:
         self._books.memory.forget(name)
         self._fleet.lose_node(name, f"node {name} is gone", now_s)
 
+    def unheard(self, name: str) -> None:
+        """It did not answer: nothing new goes there until it is heard, however lately that was."""
+        if name in self._heard_s:
+            self._fall_silent(name, self._heard_s.pop(name))
+            self._fleet.stir()
+
     def _watch(self, at_s: float) -> None:
         """Look then at who was not heard for longest, of all nodes."""
         if not self._woken:
@@ -53,9 +59,12 @@ class NodeWatch:
             if now_s < heard_s + SILENT_S:
                 self._watch(heard_s + SILENT_S)
                 return
-            self._silent[name] = self._heard_s.pop(name)
-            self._books.nodes.silence(name)
-            self._lose_at(heard_s + LOST_S, name, heard_s)
+            self._fall_silent(name, self._heard_s.pop(name))
+
+    def _fall_silent(self, name: str, heard_s: float) -> None:
+        self._silent[name] = heard_s
+        self._books.nodes.silence(name)
+        self._lose_at(heard_s + LOST_S, name, heard_s)
 
     def _lose_at(self, at_s: float, name: str, heard_s: float) -> None:
         self._wakes.at(at_s, lambda then_s: self._lose(name, heard_s, then_s))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.contract import Cluster, FormedGroup
-from cluster.errors import ClusterError, Refused
+from cluster.errors import ClusterError, NodeLost, Refused
 from cluster.wire.requests import Submit
 from schedules import events
 from schedules.actions import (
@@ -294,7 +294,8 @@ class Router:
                 _log.exception("%s could not be started", model.name)
             text = str(error) or f"it took longer than {action.timeout_s:.0f} s"
             _log.info("%s was not started (%s)", model.name, text)
-            self._not_formed(events.GroupFailed(group, text, isinstance(error, Refused)))
+            unheard = error.node if isinstance(error, NodeLost) else ""
+            self._not_formed(events.GroupFailed(group, text, isinstance(error, Refused), unheard))
             return
         self._metrics.cold_starts.labels(model.name, "started").inc()
         self._joined(formed)

@@ -41,7 +41,9 @@ def timed_phase(name: str, where: str, started_s: float, ended_s: float | None =
     clock is set; where it stands is as right as the wall clock is now."""
     ended_s = time.monotonic() if ended_s is None else ended_s
     start_s = unix_s(started_s)
-    return Phase(name, where, start_s, start_s + ended_s - started_s, size_bytes)
+    return Phase(
+        name, where, start_s, start_s + (ended_s - started_s), size_bytes
+    )  # never before it began, by rounding
 
 
 def in_our_clock(phases: Sequence[Phase], their_now_s: float, asked_s: float, answered_s: float) -> tuple[Phase, ...]:

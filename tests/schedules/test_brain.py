@@ -863,3 +863,18 @@ def test_a_request_is_taken_with_all_its_choices_or_not_at_all() -> None:
     assert driven.ask(key) in driven.rejected
     driven.run(10.0)
     assert {first, second} <= set(driven.ended)
+
+
+def test_a_start_goes_nowhere_near_a_node_that_has_just_not_answered() -> None:
+    """A node died, and until it was known to be gone every start was tried there again: thrice within milliseconds, and a
+    stream that another node could have gone on with was broken off."""
+    driven, key = _one(a=SIZE_BYTES, b=SIZE_BYTES)
+    request = driven.ask(key)
+    (start,) = driven.starts("m")
+    there = start.placement.stages[0].node
+    driven.hosts[there].heard = False
+    driven.tell(events.GroupFailed(start.group, f"node {there} is gone", False, there))
+    (_, again) = driven.starts("m")
+    assert again.placement.stages[0].node != there
+    driven.run(5.0)
+    assert request in driven.ended
