@@ -127,12 +127,16 @@ def test_a_stack_measures_a_link_of_a_set_rate(store: ModelStore, tmp_path: Path
     slow = Throttled(RemoteTier(store), rate)
     stack = TierStack(node.dram, node.ssd, store, 4, lambda: 0.0, slow)
     with running(node):
+        began_s = time.monotonic()
         loads = [stack.load("model", unit, Priority.COLD_START) for unit, _ in units]
         for load in loads:
             load.result(WAIT_S)
+        took_s = time.monotonic() - began_s
         samples = stack.network.take()
         stack.close()
-    assert sum(samples) / len(samples) == pytest.approx(rate, rel=0.15)
+    was = sum(unit.size_bytes for unit, _ in units) / took_s  # the set rate, unless the machine has other things to do
+    assert was <= 1.15 * rate
+    assert sum(samples) / len(samples) == pytest.approx(was, rel=0.15)
     assert stack.from_ssd.take() == []
 
 
