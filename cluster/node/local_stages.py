@@ -140,8 +140,11 @@ class LocalStages:
             if isinstance(error, TimeoutError):
                 raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
             raise
-        if here or formed(order.degree) not in self._rates:  # else the group was joined over a wire full of units
-            self._rates.observe(formed(order.degree), time.monotonic() - started_s)
+        took_s = time.monotonic() - started_s
+        if here:
+            self._rates.observe(formed(order.degree), took_s)
+        else:  # the group was joined over a wire full of units
+            self._rates.observe_makeshift(formed(order.degree), took_s)
         self._tasks.spawn(self._refill_behind(stage), "refill")
         stage.door = StageFormed(order.group, order.rank, self._config.host, process.idle.result().port, secret)
         return stage.door

@@ -24,6 +24,7 @@ class RateBook:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         self._measured: dict[str, Measured] = {}
+        self._makeshift: set[str] = set()
         self._store: float | None = None
         self._changed = self._failed = False
         self._read()
@@ -33,8 +34,18 @@ class RateBook:
 
     def observe(self, name: str, value: float) -> None:
         """One more sample; what cannot be a measurement (zero, negative) is left out."""
+        if name in self._makeshift and value > 0:
+            self._makeshift.discard(name)
+            del self._measured[name]
         self._measured = observe(self._measured, name, value)
         self._changed = True
+
+    def observe_makeshift(self, name: str, value: float) -> None:
+        """A sample that was held up by other things: better than none, until there is one that was not."""
+        if name not in self._measured:
+            self.observe(name, value)
+            if name in self._measured:
+                self._makeshift.add(name)
 
     def observe_all(self, name: str, values: Iterable[float]) -> None:
         """More samples of one quantity, oldest first."""

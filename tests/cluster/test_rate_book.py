@@ -22,6 +22,20 @@ def test_a_speed_is_told_with_its_slow_end_and_a_duration_with_its_long_one(tmp_
     assert (rates[NIC].bad, rates[formed(2)].bad, rates[NIC].samples) == (1.0, 5.0, 4)
 
 
+def test_a_sample_that_was_held_up_counts_until_there_is_one_that_was_not(tmp_path: Path) -> None:
+    """The first group of its degree was joined over a wire full of units: for eight more starts each was predicted to take
+    as long, three times of what it took."""
+    book = RateBook(tmp_path)
+    book.observe_makeshift(formed(2), 0.3)
+    book.observe_makeshift(formed(2), 0.4)
+    assert book.rates()[formed(2)] == Rate(0.3, 0.3, 1)
+    book.observe(formed(2), 0.1)
+    assert book.rates()[formed(2)] == Rate(0.1, 0.1, 1)
+    book.observe_makeshift(formed(2), 0.4)
+    book.observe(formed(2), 0.2)
+    assert book.rates()[formed(2)].samples == 2
+
+
 def test_what_the_store_gives_is_told_only_if_it_limits(tmp_path: Path) -> None:
     book = RateBook(tmp_path)
     book.limit_store(7.0)
