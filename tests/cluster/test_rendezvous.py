@@ -108,6 +108,7 @@ def test_torch_can_take_its_own_connection(rendezvous: Rendezvous) -> None:
 def test_a_group_is_forgotten_with_its_last_connection(rendezvous: Rendezvous) -> None:
     one, other = meeting(rendezvous, "gone"), meeting(rendezvous, "gone")
     one.set("key", "value")
+    assert other.check(["key"])  # it is connected only once it has asked for something
     one.close()
     assert other.get("key") == b"value"
     other.close()
