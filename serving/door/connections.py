@@ -24,13 +24,17 @@ def most_connections() -> int:
     return wanted // 2
 
 
+READ_ON = 2
+"""So many times what a body may have is read of one that is refused for its size: who sends a little too much reads why."""
+
+
 def patient_for(
     client_timeout_s: float, max_body_bytes: int, most: int, protocol: Any = AutoHTTPProtocol
 ) -> type[asyncio.Protocol]:
     """A protocol for uvicorn that closes a connection when its client takes longer than `client_timeout_s` for the headers
     of a request, or sends more than MAX_HEADER_BYTES of them.
 
-    After an early answer the rest of a body is read and dropped for as long, and up to `max_body_bytes`: many clients
+    After an early answer the rest of a body is read and dropped for as long, and up to READ_ON `max_body_bytes`: many clients
     read no answer before they have sent all, and lose it if the connection closes before. With more than `most`
     connections the one goes that has waited longest for its client.
     """
@@ -67,7 +71,7 @@ class _Patient(asyncio.Protocol):
             self._stop_waiting()
             return
         self._unasked_bytes += len(data)
-        rest = self.max_body_bytes if self.cycle is not None and self.cycle.more_body else 0
+        rest = READ_ON * self.max_body_bytes if self.cycle is not None and self.cycle.more_body else 0
         if self._unasked_bytes > MAX_HEADER_BYTES + rest:
             self.transport.abort()
         elif self._due is None:
