@@ -157,7 +157,7 @@ def measure_brain(view: View, models: Sequence[Model], requests: int) -> list[Re
     return [
         Result("brain_request_us", mixture_us, "us", "lower", GOAL_US, "goal"),
         Result("brain_starts_a_request", starts, "", "lower"),
-        Result("brain_evictions_a_request", stops, "", "lower"),
+        Result("brain_stops_a_request", stops, "", "lower"),
         Result("brain_warm_request_us", _us(world, requests), "us", "lower", GOAL_US, "goal"),
         Result("brain_report_us", report_us, "us", "lower"),
     ]

@@ -109,12 +109,13 @@ class Desk:
                 else "no node is connected, so no model can be started"
             )
             return Reject(request, Why.UNAVAILABLE, what, RETRY_S)
-        retry_s = self._retry_after_s(service, now_s)
         if service.waiting >= limits.max_held_per_model:
-            return Reject(request, Why.OVERLOADED, f"{service.waiting} requests wait for {name} already", retry_s)
-        if self.waiting >= limits.max_held_requests:
-            return Reject(request, Why.OVERLOADED, f"{self.waiting} requests wait already", retry_s)
-        return None
+            what = f"{service.waiting} requests wait for {name} already"
+        elif self.waiting >= limits.max_held_requests:
+            what = f"{self.waiting} requests wait already"
+        else:
+            return None
+        return Reject(request, Why.OVERLOADED, what, self._retry_after_s(service, now_s))
 
     def _retry_after_s(self, service: Service, now_s: float) -> int:
         """When who waits now is likely to be served, in whole seconds."""
@@ -353,9 +354,8 @@ class Desk:
     def forget_if_over(self, service: Service) -> None:
         """A version that was replaced is forgotten once nothing of it runs and nobody waits for it."""
         over = service.retired and not service.replicas and not service.waiting and not service.announced
-        if (
-            over and self._services.get(service.key) is service
-        ):  # it may have been asked for again, and be another's now
+        known = self._services.get(service.key) is service  # it may have been asked for again, and be another's now
+        if over and known:
             del self._services[service.key]
 
 

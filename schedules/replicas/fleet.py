@@ -67,15 +67,18 @@ class Fleet:
 
     def scale(self, service: Service, now_s: float) -> None:
         """Want another replica if the present ones have not the memory for all that is asked for."""
-        if service.retired and not service.waiting and not service.announced:
+        asked_for = service.waiting or service.announced
+        if not asked_for and (
+            service.retired or service.keep_up_wake
+        ):  # those that shall be there are tried again then
             return
         there = len(service.coming)
         needed = wanted_replicas(service.objectives, service.outstanding_tokens)
-        if not there and (service.waiting or service.announced):
+        if not there and asked_for:
             needed = max(1, needed)
         if needed > there:
             self._want(service, now_s)
-        elif service.waiting or service.announced:
+        elif asked_for:
             self._ask_for(service, now_s)
 
     def _ask_for(self, service: Service, now_s: float) -> None:

@@ -878,3 +878,44 @@ def test_a_start_goes_nowhere_near_a_node_that_has_just_not_answered() -> None:
     assert again.placement.stages[0].node != there
     driven.run(5.0)
     assert request in driven.ended
+
+
+def test_who_asks_while_the_only_node_is_silent_waits_for_it_to_be_heard() -> None:
+    """It was turned away at once, with the sentence of a cluster without nodes, while the node was held up for seconds."""
+    driven, key = _one()
+    driven.hosts["a"].heard = False
+    driven.run(SILENT_S + 1.5)
+    request = driven.ask(key)
+    driven.run(2.0)
+    assert not driven.rejected
+    assert not driven.starts()
+    driven.hosts["a"].heard = True
+    driven.run(5.0)
+    assert request in driven.ended
+
+
+def test_who_never_comes_to_a_first_token_is_told_so_after_the_time_of_one_start() -> None:
+    """With a store that was down for good each of four groups was formed, and lost for want of units: whoever waited was
+    turned away after four times as long as a start may take."""
+    driven, key = _one()
+    driven.first_s = driven.run_s = 1000.0
+    request, lost_at_s = driven.ask(key), 0.0
+    while request not in driven.rejected:
+        driven.run(20.0)
+        lost_at_s = driven.now_s
+        driven.lose(driven.assigned[request][-1])
+    assert lost_at_s <= 2 * driven.limits.start_timeout_s
+    assert driven.rejected[request].why is Why.UNAVAILABLE
+    assert len(driven.assigned[request]) == 2
+
+
+def test_a_kept_replica_that_dies_as_soon_as_it_is_formed_is_not_started_again_at_once() -> None:
+    """It was started again and again, without a pause."""
+    driven = DrivenBrain([node_named("a")])
+    driven.know(model_named("m"), wanting(min_replicas=1))
+    driven.run(1.5)
+    driven.lose("g1")
+    driven.run(KEEP_UP_AFTER_S - 1.0)
+    assert len(driven.starts()) == 1
+    driven.run(3.0)
+    assert len(driven.starts()) == 2

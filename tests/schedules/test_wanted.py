@@ -155,3 +155,15 @@ def test_who_is_not_there_any_more_is_not_tried_and_may_be_removed_twice() -> No
     room.wanted.remove(gone)
     room.wanted.remove(gone)
     assert room.look(1.0) == ["there"]
+
+
+def test_the_pause_is_as_long_as_decisions_make_it() -> None:
+    room = _Room()
+    room.wanted = Wanted(room.wakes, room._place, lambda: 1.0)
+    names = [f"r{i:02d}" for i in range(TRIES + 1)]
+    for name in names:
+        room.add(name)
+    room.wanted.stir()
+    assert room.look(1.0) == names[:TRIES]
+    assert room.look(1.5) == []
+    assert room.look(2.0) == names[TRIES:]
