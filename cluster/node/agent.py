@@ -20,6 +20,7 @@ from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages, load
 from cluster.node.order_door import OrderDoor
 from cluster.node.pool import StagePool
+from cluster.node.pool_news import PoolNews
 from cluster.node.prober import Prober
 from cluster.node.rate_book import SAVE_EVERY_S, RateBook
 from cluster.node.rendezvous import Rendezvous
@@ -66,8 +67,15 @@ class NodeAgent:
         self._peers = UnitExchange(dram, ssd, config.host, config.use_peers)
         self._rates = RateBook(Path(config.ssd_dir))
         self._prober = Prober(config, models, self._rates, self._busy)
+        news = PoolNews(dram.pool) if config.device == "cuda" else None  # on a CPU nothing is pinned
         self._pool = StagePool(
-            config.pool_size, config.host, config.threads, config.device, self._prober.hear, DECODE not in self._rates
+            config.pool_size,
+            config.host,
+            config.threads,
+            config.device,
+            self._prober.hear,
+            DECODE not in self._rates,
+            news,
         )
         tls = config.tls.server() if config.tls is not None else None
         self._rendezvous = Rendezvous(config.host, tls)

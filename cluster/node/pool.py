@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from cluster.errors import StageFailed
+from cluster.node.pool_news import PoolNews
 from cluster.node.stage_process import StageProcess
 from cluster.node.zygote_process import ZygoteProcess
 from cluster.wire.stages import Build, Idle
@@ -23,14 +24,22 @@ class StagePool:
     """Keeps `size` processes ready beside those that are taken. Use from one event loop.
 
     They compute on `device`, "cpu" or "cuda": the only GPU that this process's environment lets its children see.
-    `on_idle` hears of each that is ready. If `measure` says so the first one measures while it warms up.
+    `on_idle` hears of each that is ready. If `measure` says so the first one measures while it warms up. With `news` each is
+    told of the node's memory for units, until it ends.
     """
 
     def __init__(
-        self, size: int, host: str, threads: int, device: str, on_idle: Callable[[Idle], None], measure: bool
+        self,
+        size: int,
+        host: str,
+        threads: int,
+        device: str,
+        on_idle: Callable[[Idle], None],
+        measure: bool,
+        news: PoolNews | None = None,
     ) -> None:
         self._size, self._host, self._threads, self._device = size, host, threads, device
-        self._on_idle, self._measure = on_idle, measure
+        self._on_idle, self._measure, self._news = on_idle, measure, news
         self._zygote: ZygoteProcess | None = None
         self._families: set[int] = set()  # process groups, each that of a zygote and its stages
         self._waiting: list[StageProcess] = []
@@ -87,6 +96,8 @@ class StagePool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._news is not None:
+            await self._news.close()
         children = [*self._waiting, *([self._zygote] if self._zygote is not None else [])]
         await asyncio.gather(*(child.end() for child in children))
         self._reap_orphans()
@@ -145,6 +156,8 @@ class StagePool:
         process.idle.add_done_callback(self._hear)
         process.ended.add_done_callback(lambda _ended: self._miss(process))
         self._waiting.append(process)
+        if self._news is not None:
+            self._news.tell(process)
         return process
 
     async def _fork(self, measure: bool) -> StageProcess:

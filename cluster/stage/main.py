@@ -1,6 +1,5 @@
 """A stage process: waits ready in its node's pool, becomes one stage of one group, and ends with it."""
 
-import errno
 import json
 import logging
 import os
@@ -8,32 +7,32 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
 import torch
 from torch import nn
-from torch.distributed import HashStore
 
 from cluster.errors import StageFailed
 from cluster.model_facts import learned_positions, model_config, renewal_border
 from cluster.stage.admission import find_fault
-from cluster.stage.batching import Batching, Segment
+from cluster.stage.batching import Batching
 from cluster.stage.compute_probe import measure_products
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.gate import Gate
 from cluster.stage.hop import Neighbours
 from cluster.stage.kv import KvCache
 from cluster.stage.meeting import Meeting
-from cluster.stage.membership import join, leave
+from cluster.stage.membership import join
 from cluster.stage.model import StageModel, build_pipeline
 from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
+from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
+from cluster.stage.warm_up import prepare, warm_up
 from cluster.wire.codec import Channel
 from cluster.wire.hello import Hello
-from cluster.wire.phases import BUILD_SKELETON, COPY, timed_phase
+from cluster.wire.phases import BUILD_SKELETON, timed_phase
 from cluster.wire.stages import (
     Beat,
     Broken,
@@ -42,22 +41,19 @@ from cluster.wire.stages import (
     Formed,
     Idle,
     PhaseDone,
+    PoolHere,
+    PoolReal,
     RowsHere,
     RowsWanted,
     Taken,
-    UnitCopied,
     UnitHere,
 )
 from schedules.rates import formed
-from storage_tiers.errors import StorageError
+from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.tiers.cuda_driver import CudaDriver
 from storage_tiers.tiers.device import DeviceTier
-from storage_tiers.tiers.shared_memory import map_runs, populate
 
 _log = logging.getLogger(__name__)
-_WARM_UP_CONFIG = {
-    "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "vocab_size": 64,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
 _WORKSPACE_BYTES = 1 << 30
 """Of a GPU's memory, what a stage may take beyond its reservation: for what its layers need while they compute."""
 
@@ -75,40 +71,40 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
     channel = Channel(sock)
     server = RequestServer(host)
     device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
-    _warm_up(device, [torch.float32, torch.bfloat16])
+    prepare(device)
+    warm_up(device)
     rates = _measure(device) if measure else {}
+    memory = NodeMemory(CudaDriver(device)) if kind == "cuda" else None
     try:
         channel.send(Idle(os.getpid(), server.port, rates))
-        message, _ = channel.receive()
+        message = await_order(channel, memory)
         channel.send(Taken())
     except (EOFError, OSError):
         return
     if isinstance(message, Build):
-        _Stage(channel, server, message, device).run()
+        _Stage(channel, server, message, device, memory).run()
 
 
-def _warm_up(device: torch.device, dtypes: Sequence[torch.dtype]) -> None:
-    """Go once through everything that is slower the first time, a kernel of each dtype too, with models of 64 dimensions."""
-    join(HashStore(), 0, 1, device, timeout_s=60.0)
-    for dtype in dtypes:
-        pipeline, model = build_pipeline(model_config(_WARM_UP_CONFIG), dtype, (0, 1), lambda _unit, _gate: None)
-        pipeline.to_empty(device=device)
-        for parameter in pipeline.parameters():
-            parameter.data.zero_()
-        cache = KvCache(1, 64, device)
-        with torch.inference_mode():
-            for segment in (Segment(1, 2, 0, True, 64), Segment(1, 1, 2, True, 64)):
-                model.turn_to(cache.plan([segment]))
-                pipeline(torch.ones(1, segment.tokens, dtype=torch.int64, device=device)).argmax(-1).tolist()
-    leave()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def await_order(channel: Channel, memory: NodeMemory | None) -> object:
+    """The first message that is not about the node's memory, which is pinned meanwhile. EOFError if the agent is gone."""
+    while True:
+        message, fd = channel.receive()
+        if not isinstance(message, PoolHere | PoolReal):
+            return message
+        _hear(memory, message, fd)
+
+
+def _hear(memory: NodeMemory | None, message: PoolHere | PoolReal, fd: int | None) -> None:
+    if memory is not None:
+        memory.hear(message, fd)
+    elif fd is not None:
+        os.close(fd)
 
 
 def _measure(device: torch.device) -> dict[str, float]:
     """What a stage needs to be formed and to compute, as far as it can be told without a model."""
     since_s = time.perf_counter()
-    _warm_up(device, [torch.float32])  # what it does is now as slow as it will be
+    warm_up(device, [torch.float32])  # what it does is now as slow as it will be
     return {formed(1): time.perf_counter() - since_s, **measure_products(device)}
 
 
@@ -136,16 +132,22 @@ def _threads(sharing: int) -> int:
 class _Stage:
     """One stage of one group, from the order to its end."""
 
-    def __init__(self, channel: Channel, server: RequestServer, build: Build, device: torch.device) -> None:
+    def __init__(
+        self, channel: Channel, server: RequestServer, build: Build, device: torch.device, memory: NodeMemory | None
+    ) -> None:
         self._channel, self._server, self._order, self._secret = channel, server, build.order, build.secret
         self._tls = build.tls
-        self._ask = (lambda rows: self._tell(RowsWanted(rows))) if build.rows_first else None
+        self._ask = (lambda rows: self.tell(RowsWanted(rows))) if build.rows_first else None
         self._device = device
         _limit_memory(device, build.order.reserve_bytes)
-        self._tier = DeviceTier(device, build.order.reserve_bytes)
+        self._memory = memory
+        tier = DeviceTier(build.order.reserve_bytes, memory.driver if memory is not None else None)
+        self._units = UnitsInPlace(self, tier) if memory is None else UnitsByCopy(self, tier, memory)
         self._where = f"stage {build.order.rank}"
         self._model: StageModel | None = None
         self._built = threading.Event()
+        self._assigning = threading.Lock()
+        self._early: list[tuple[UnitIndex, Tensors]] = []
 
     def run(self) -> None:
         """Form, serve, end. Whatever goes wrong is reported to the agent and ends the process."""
@@ -173,8 +175,7 @@ class _Stage:
         joined_s = time.monotonic()
         pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit, self._ask)
         _move_buffers(model, self._device)
-        self._model = model
-        self._built.set()
+        self._use(model)
         cache = KvCache(model.layers, order.kv_tokens, self._device)
         self._pace = Pace(self._device)
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
@@ -187,9 +188,9 @@ class _Stage:
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             tls = self._tls.server() if self._tls is not None else None
-            hello, tell = Hello(order.group, self._secret), lambda count: self._tell(Callers(count))
+            hello, tell = Hello(order.group, self._secret), lambda count: self.tell(Callers(count))
             self._server.serve(hello, driver.inbox.put, tls, tell)
-        self._tell(
+        self.tell(
             Formed((
                 timed_phase("join group", self._where, started_s, joined_s),
                 timed_phase(BUILD_SKELETON, self._where, joined_s),
@@ -203,17 +204,18 @@ class _Stage:
 
     def tell_phase(self, name: str, started_s: float, size_bytes: int = 0) -> None:
         """Report a part of the cold start that ends now."""
-        self._tell(PhaseDone(timed_phase(name, self._where, started_s, size_bytes=size_bytes)))
+        self.tell(PhaseDone(timed_phase(name, self._where, started_s, size_bytes=size_bytes)))
 
     def _beat(self) -> None:
         paces = self._pace.take()
-        self._tell(Beat(paces.decode_s, paces.prefill_s_per_token))
+        self.tell(Beat(paces.decode_s, paces.prefill_s_per_token))
 
     def _break(self, cause: str) -> NoReturn:
-        self._tell(Broken(f"{self._where}: {cause}"))
+        self.tell(Broken(f"{self._where}: {cause}"))
         os._exit(1)
 
-    def _tell(self, message: object) -> None:
+    def tell(self, message: object) -> None:
+        """Tell the agent."""
         try:
             self._channel.send(message)
         except OSError:
@@ -231,33 +233,43 @@ class _Stage:
             while True:
                 message, fd = self._channel.receive()
                 if isinstance(message, UnitHere):
-                    if fd is None:
-                        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                    self._assign(message, fd)
+                    self._units.take(message, fd)
+                elif isinstance(message, PoolHere | PoolReal):
+                    _hear(self._memory, message, fd)
                 elif isinstance(message, RowsHere) and self._model is not None:
                     self._model.take_rows(message.rows, message.data)
         except EOFError:
             os._exit(0)
-        except (StorageError, StageFailed, OSError, RuntimeError, ValueError, KeyError) as error:
-            self._break(f"a unit could not be used: {error}")
+        except FAULTS as error:
+            self.fail(error)
 
-    def _assign(self, here: UnitHere, fd: int) -> None:
-        unit = here.unit
-        try:
-            memory = map_runs(fd, here.runs)
-        finally:
-            os.close(fd)
-        started_s = time.monotonic()
-        tensors = self._tier.hold(unit, memory)
-        if self._tier.copies:
-            self.tell_phase(f"{COPY}{unit.name}", started_s, unit.size_bytes)
-            del memory
-            self._tell(UnitCopied(unit.digest))
+    def fail(self, error: Exception) -> None:
+        """A unit could not be used: the end of the process."""
+        self._break(f"a unit could not be used: {error}")
+
+    def wait_until_built(self) -> None:
+        """Until a unit that is assigned is used at once. StageFailed if that takes the order's time."""
         if not self._built.wait(self._order.timeout_s):
             raise StageFailed("the skeleton was not built in time")
-        assert self._model is not None
+
+    def assign(self, unit: UnitIndex, tensors: Tensors) -> None:
+        """Use the unit's tensors from now on, or as soon as the skeleton is built."""
+        with self._assigning:
+            if self._model is None:
+                self._early.append((unit, tensors))
+            else:
+                self._assign(self._model, unit, tensors)
+
+    def _use(self, model: StageModel) -> None:
+        """The skeleton is built: what came before it is used, in order."""
+        with self._assigning:
+            self._model = model
+            for unit, tensors in self._early:
+                self._assign(model, unit, tensors)
+            self._early.clear()
+        self._built.set()
+
+    def _assign(self, model: StageModel, unit: UnitIndex, tensors: Tensors) -> None:
         started_s = time.monotonic()
-        self._model.assign(unit.name, tensors)
+        model.assign(unit.name, tensors)
         self.tell_phase(f"assign {unit.name}", started_s, unit.size_bytes)
-        if not self._tier.copies:
-            populate(memory)

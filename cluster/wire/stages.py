@@ -34,6 +34,21 @@ class Build:
 
 
 @dataclass(frozen=True)
+class PoolHere:
+    """For a process with a GPU: the node's memory for units, whose descriptor travels beside this message, in pieces of
+    `piece_bytes` that are pinned each at once."""
+
+    piece_bytes: int
+
+
+@dataclass(frozen=True)
+class PoolReal:
+    """These pieces of the node's memory, by number, are real, and may be pinned."""
+
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Taken:
     """The process has its order, and begins."""
 

@@ -59,6 +59,8 @@ from cluster.wire.stages import (
     Formed,
     Idle,
     PhaseDone,
+    PoolHere,
+    PoolReal,
     RowsHere,
     RowsWanted,
     Taken,
@@ -71,9 +73,9 @@ _VOCABULARY = {
     for cls in (
         FormStage, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Probe, LimitStore, AskPhases, StageFormed,
         NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts, NodeReport, StageLost, Imported, Fork, Forked,
-        NotForked, Idle, Build, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Callers, Beat, Broken,
-        Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete,
-        StoreCount, StoreValues, StoreNumber, StoreFault,
+        NotForked, Idle, Build, PoolHere, PoolReal, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone,
+        Callers, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet, StoreWait, StoreAdd, StoreSwap,
+        StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
     )
 }  # fmt: skip
 

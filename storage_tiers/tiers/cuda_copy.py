@@ -1,87 +1,107 @@
 """From memory on the host to a CUDA device, beside what the device computes.
 
-A GPU reads host memory at the speed of its bus only where the pages are pinned. The memory of a unit is mapped
-read-only: some machines pin that as it is (cudaHostRegisterReadOnly), others refuse; there the bytes go through a few
-pinned buffers, and copying into one overlaps with the transfer of another.
+Bytes that lie in pinned pieces of the node's pool are copied from there. Others, and all where the driver pins nothing in
+place, go through a few pinned buffers, and copying into one overlaps with the transfer of another.
 """
 
-import ctypes
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
-_log = logging.getLogger(__name__)
+from storage_tiers.tiers.arrange import Arrangement, Move
+from storage_tiers.tiers.cuda_driver import Driver, Mark
+from storage_tiers.tiers.pinned_pool import PinnedPool
+from storage_tiers.tiers.shared_memory import Run
+
 CHUNK_BYTES = 16 << 20
-"""Copied at a time. Priorities of streams do not apply to copies: a step's own small ones get their turn between these."""
+"""Copied at a time: a step's own small copies get their turn between these."""
 _BUFFERS = 3
-_REGISTER_READ_ONLY = 0x08
-_LOWEST_PRIORITY = 0
 
 
-def chunks(size_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> list[tuple[int, int]]:
-    """[start, end) of the pieces that `size_bytes` are copied in, in order."""
-    return [(start, min(start + chunk_bytes, size_bytes)) for start in range(0, size_bytes, chunk_bytes)]
+@dataclass(frozen=True)
+class Cut:
+    """What is copied at once: bytes of one piece of the pool, and where in the unit's room they go."""
+
+    piece: int
+    pool_offset_bytes: int
+    target_offset_bytes: int
+    size_bytes: int
+
+
+def cuts(moves: Sequence[Move], runs: Sequence[Run], piece_bytes: int, chunk_bytes: int) -> list[Cut]:
+    """The moves of a unit that lies at `runs`, each cut at borders of runs and pieces (a copy across two registrations
+    fails) and after `chunk_bytes`; in the order of the moves. ValueError if the runs do not reach so far."""
+    found: list[Cut] = []
+    for move in moves:
+        target = move.target_offset_bytes
+        for part in _parts(runs, move.source_offset_bytes, move.size_bytes):
+            at, end = part.offset_bytes, part.offset_bytes + part.size_bytes
+            while at < end:
+                piece = at // piece_bytes
+                size_bytes = min(end - at, (piece + 1) * piece_bytes - at, chunk_bytes)
+                found.append(Cut(piece, at, target, size_bytes))
+                at, target = at + size_bytes, target + size_bytes
+    return found
+
+
+def _parts(runs: Sequence[Run], offset_bytes: int, size_bytes: int) -> Iterator[Run]:
+    """Where in the pool [offset, offset + size) of a unit lies."""
+    for run in runs:
+        if size_bytes and offset_bytes < run.size_bytes:
+            part_bytes = min(run.size_bytes - offset_bytes, size_bytes)
+            yield Run(run.offset_bytes + offset_bytes, part_bytes)
+            offset_bytes, size_bytes = offset_bytes + part_bytes, size_bytes - part_bytes
+        offset_bytes = max(0, offset_bytes - run.size_bytes)
+    if size_bytes:
+        raise ValueError(f"a unit's memory ends {size_bytes:,} bytes before the unit")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A unit on its way: `data` is its room on the device."""
+
+    data: torch.Tensor
+    _began: Mark
+    _done: Mark
+
+    def wait(self) -> float:
+        """Until the last byte is there, and any stream may read them; seconds that this unit's own copies took."""
+        self._done.synchronize()
+        return self._began.elapsed_time(self._done) / 1000.0
 
 
 class CudaCopy:
-    """Copies to one device, on a stream of its own. Use from one thread; without `register` memory is never pinned."""
+    """Copies units to one device, one after the other. Use from one thread; what is sent is waited for in any."""
 
-    def __init__(self, device: torch.device, register: bool = True) -> None:
-        self._device, self._register = device, register
-        self._stream = torch.cuda.Stream(device, priority=_LOWEST_PRIORITY)
-        self._buffers: list[tuple[torch.Tensor, torch.cuda.Event]] = []
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._buffers: list[tuple[torch.Tensor, Mark | None]] = []
+        self._turn = 0
 
-    def copy(self, memory: "ctypes.Array[ctypes.c_char]", size_bytes: int) -> torch.Tensor:
-        """The first `size_bytes` of `memory` in one buffer on the device (uint8), when they are all there.
+    def send(self, pool: PinnedPool, runs: Sequence[Run], arrangement: Arrangement) -> Sent:
+        """Queue the copies of the unit at `runs` of the pool, which must stay as they are until all has come.
 
-        Any stream may read them then. torch.OutOfMemoryError (a RuntimeError) if the device has no room.
+        torch.OutOfMemoryError (a RuntimeError) if the device has no room.
         """
-        source = torch.frombuffer(memory, dtype=torch.uint8, count=size_bytes)
-        # The buffer must come from this stream too: memory that another stream frees may still be read there.
-        with torch.cuda.stream(self._stream):
-            target = torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
-            with self._pinned(memory) as pinned:
-                if pinned:
-                    for start, end in chunks(size_bytes):
-                        target[start:end].copy_(source[start:end], non_blocking=True)
-                else:
-                    self._through_buffers(source, target)
-                self._wait()
-        return target
+        data = self._driver.room(arrangement.size_bytes)
+        began = self._driver.mark()
+        for cut in cuts(arrangement.moves, runs, pool.piece_bytes, CHUNK_BYTES):
+            source = pool.bytes[cut.pool_offset_bytes : cut.pool_offset_bytes + cut.size_bytes]
+            target = data[cut.target_offset_bytes : cut.target_offset_bytes + cut.size_bytes]
+            if pool.wait(cut.piece):
+                self._driver.copy(target, source)
+            else:
+                self._through_buffer(target, source)
+        return Sent(data, began, self._driver.mark())
 
-    @contextmanager
-    def _pinned(self, memory: "ctypes.Array[ctypes.c_char]") -> Iterator[bool]:
-        """Pin `memory` for the block; False where the driver refuses, which it then does for every unit."""
-        runtime, address = torch.cuda.cudart(), ctypes.addressof(memory)
-        if self._register:
-            result = runtime.cudaHostRegister(address, len(memory), _REGISTER_READ_ONLY)
-            self._register = result == runtime.cudaError.success
-            if not self._register:  # it stays this thread's last error, which only launches of kernels look at
-                _log.info("units are not pinned in place: %s", runtime.cudaGetErrorString(result))
-        pinned = self._register
-        try:
-            yield pinned
-        finally:
-            if pinned:
-                runtime.cudaHostUnregister(address)
-
-    def _through_buffers(self, source: torch.Tensor, target: torch.Tensor) -> None:
+    def _through_buffer(self, target: torch.Tensor, source: torch.Tensor) -> None:
         if not self._buffers:
-            self._buffers = [
-                (torch.empty(CHUNK_BYTES, dtype=torch.uint8, pin_memory=True), torch.cuda.Event(blocking=True))
-                for _ in range(_BUFFERS)
-            ]
-        for number, (start, end) in enumerate(chunks(len(source))):
-            buffer, sent = self._buffers[number % _BUFFERS]
-            sent.synchronize()  # returns at once if nothing was sent from it yet
-            buffer[: end - start].copy_(source[start:end])
-            target[start:end].copy_(buffer[: end - start], non_blocking=True)
-            sent.record(self._stream)
-
-    def _wait(self) -> None:
-        """Until all copies are done, asleep rather than spinning: the cores are the decode loop's."""
-        done = torch.cuda.Event(blocking=True)
-        done.record(self._stream)
-        done.synchronize()
+            self._buffers = [(self._driver.pinned(CHUNK_BYTES), None) for _ in range(_BUFFERS)]
+        buffer, sent = self._buffers[self._turn]
+        if sent is not None:
+            sent.synchronize()
+        buffer[: len(source)].copy_(source)
+        self._driver.copy(target, buffer[: len(source)])
+        self._buffers[self._turn] = buffer, self._driver.mark()
+        self._turn = (self._turn + 1) % _BUFFERS

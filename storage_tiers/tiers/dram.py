@@ -65,7 +65,7 @@ def least_recently_used(_digest: str, last_used: int) -> float:
 class DramTier:
     """Units of this node in memory, by digest, within a budget in bytes (in whole blocks). Thread-safe.
 
-    `ready_bytes` of free memory are kept real ahead of their use; see storage_tiers.tiers.shared_memory.
+    `ready_bytes` of free memory are kept real ahead of their use; see storage_tiers.tiers.shared_memory. `pool` is all of it.
 
     A unit is reserved (room is made, the memory belongs to its writer), then committed or abandoned. Only committed
     units are handed out; a pinned unit is never evicted.
@@ -76,7 +76,7 @@ class DramTier:
     def __init__(self, budget_bytes: int, rank: Rank = least_recently_used, ready_bytes: int = 0) -> None:
         self.budget_bytes = budget_bytes
         block_bytes = BLOCK_BYTES if budget_bytes >= SMALL_BUDGET_BYTES else ALIGN_BYTES
-        self._pool = BlockPool(budget_bytes, ready_bytes, block_bytes)
+        self.pool = BlockPool(budget_bytes, ready_bytes, block_bytes)
         self._rank = rank
         self._slots: dict[str, _Slot] = {}
         self._lock = threading.Lock()
@@ -86,12 +86,12 @@ class DramTier:
     @property
     def huge(self) -> bool:
         """Whether the memory is made of huge pages."""
-        return self._pool.pages is not Pages.SMALL
+        return self.pool.pages is not Pages.SMALL
 
     @property
     def ready_bytes(self) -> int:
         """Free memory that is real already."""
-        return self._pool.ready_bytes
+        return self.pool.ready_bytes
 
     @property
     def used_bytes(self) -> int:
@@ -117,7 +117,7 @@ class DramTier:
             if digest in self._slots:
                 raise ValueError(f"unit {digest} is already in dram")
             self._make_room(size_bytes)
-            segment = Segment(self._pool, size_bytes)
+            segment = Segment(self.pool, size_bytes)
             self._uses += 1
             self._slots[digest] = _Slot(segment, pins=1, last_used=self._uses)
             self._used += segment.footprint_bytes
@@ -171,20 +171,20 @@ class DramTier:
         with self._lock:
             for digest in list(self._slots):
                 self._drop(digest)
-        self._pool.close()
+        self.pool.close()
 
     def _make_room(self, size_bytes: int) -> None:
         """Evict until `size_bytes` fit; nothing is evicted if that cannot be reached."""
-        needed = -(-size_bytes // self._pool.block_bytes) * self._pool.block_bytes
+        needed = -(-size_bytes // self.pool.block_bytes) * self.pool.block_bytes
         idle = [(self._rank(d, s.last_used), d) for d, s in self._slots.items() if s.complete and not s.pins]
         in_use = self._used - sum(self._slots[digest].segment.footprint_bytes for _, digest in idle)
-        if in_use + needed > self._pool.size_bytes:
+        if in_use + needed > self.pool.size_bytes:
             raise OutOfSpace(
                 f"dram: {size_bytes:,} bytes asked, {in_use:,} of {self.budget_bytes:,} are in use; "
                 "raise node.dram_bytes or serve fewer models at once"
             )
         for _, digest in sorted(idle):
-            if self._used + needed <= self._pool.size_bytes:
+            if self._used + needed <= self.pool.size_bytes:
                 return
             self._drop(digest)
 

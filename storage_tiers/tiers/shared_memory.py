@@ -15,7 +15,8 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,6 +24,8 @@ from storage_tiers.errors import OutOfSpace
 
 _log = logging.getLogger(__name__)
 HUGE_PAGE_BYTES = BLOCK_BYTES = 2 << 20
+PIECE_BYTES = 64 << 20
+"""What is pinned at once by who copies from a pool to a GPU: whole blocks. Each takes the driver's lock for some 2 ms."""
 _MADV_POPULATE_READ, _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 22, 23, 25
 _MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
 
@@ -57,8 +60,10 @@ class BlockPool:
     A block is real or raw while it is free; one that is handed out raw is promised, until `views` makes it real.
     """
 
-    def __init__(self, size_bytes: int, ready_bytes: int = 0, block_bytes: int = BLOCK_BYTES) -> None:
-        self.block_bytes = block_bytes
+    def __init__(
+        self, size_bytes: int, ready_bytes: int = 0, block_bytes: int = BLOCK_BYTES, piece_bytes: int = PIECE_BYTES
+    ) -> None:
+        self.block_bytes, self.piece_bytes = block_bytes, piece_bytes
         self._blocks = max(1, size_bytes // block_bytes)
         self.size_bytes = self._blocks * block_bytes
         self.fd, memory, self.pages = _make(self.size_bytes, huge=block_bytes == HUGE_PAGE_BYTES)
@@ -73,6 +78,8 @@ class BlockPool:
         self._promised: set[int] = set()
         self._making: set[int] = set()
         self._in_pieces = False
+        self._raw_in_piece = Counter(block * block_bytes // piece_bytes for block in range(self._blocks))
+        self._listeners: list[Callable[[int], None]] = []
         self._ready_blocks = min(-(-ready_bytes // self.block_bytes), self._blocks)
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -91,6 +98,16 @@ class BlockPool:
         """Free memory that is real already."""
         with self._condition:
             return len(self._real) * self.block_bytes
+
+    def real_pieces(self) -> tuple[int, ...]:
+        """Pieces of `piece_bytes`, by number, whose blocks are all real: once real, always real."""
+        with self._condition:
+            return tuple(piece for piece, raw in self._raw_in_piece.items() if not raw)
+
+    def on_real(self, tell: Callable[[int], None]) -> None:
+        """From now on, `tell` of each piece that becomes real. It is called from any thread, and must not take long."""
+        with self._condition:
+            self._listeners.append(tell)
 
     def allocate(self, size_bytes: int) -> tuple[Run, ...]:
         """Blocks for `size_bytes`, as few runs as are found easily. OutOfSpace if there are not enough."""
@@ -167,6 +184,7 @@ class BlockPool:
                 self._real.append(block)
                 self._ahead = 0
                 self._condition.notify_all()
+            self._note_real(block)
 
     def _may_make(self) -> bool:
         wanted = bool(self._raw) and len(self._real) < self._ready_blocks
@@ -188,6 +206,15 @@ class BlockPool:
                 with self._condition:
                     self._making.remove(block)
                     self._condition.notify_all()
+            self._note_real(block)
+
+    def _note_real(self, block: int) -> None:
+        piece = block * self.block_bytes // self.piece_bytes
+        with self._condition:
+            self._raw_in_piece[piece] -= 1
+            listeners = () if self._raw_in_piece[piece] else tuple(self._listeners)
+        for tell in listeners:
+            tell(piece)
 
     def _make_real(self, block: int) -> None:
         address = self._address + block * self.block_bytes
