@@ -18,10 +18,11 @@ from torch.distributed import HashStore
 
 from cluster.errors import StageFailed
 from cluster.model_facts import learned_positions, model_config, renewal_border
+from cluster.stage.acceleration import Accelerated, Acceleration, NoAcceleration, prepare_kernels
 from cluster.stage.admission import find_fault
-from cluster.stage.batching import Batching, Segment
+from cluster.stage.batching import MAX_ROWS, Batching, Segment
 from cluster.stage.compute_probe import measure_products
-from cluster.stage.engine import Driver, Worker, follow
+from cluster.stage.engine import Driver, Forward, Worker, follow
 from cluster.stage.gate import Gate
 from cluster.stage.hop import Neighbours
 from cluster.stage.kv import KvCache
@@ -29,8 +30,11 @@ from cluster.stage.meeting import Meeting
 from cluster.stage.membership import join, leave
 from cluster.stage.model import StageModel, build_pipeline
 from cluster.stage.pace import Pace
+from cluster.stage.paged import PagedCache
+from cluster.stage.paged_attention import flash_attention
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
+from cluster.stage.static_steps import SIZES, CudaGraphs, StaticSteps
 from cluster.wire.codec import Channel
 from cluster.wire.hello import Hello
 from cluster.wire.phases import BUILD_SKELETON, COPY, timed_phase
@@ -95,7 +99,7 @@ def _warm_up(device: torch.device, dtypes: Sequence[torch.dtype]) -> None:
         pipeline.to_empty(device=device)
         for parameter in pipeline.parameters():
             parameter.data.zero_()
-        cache = KvCache(1, 64, device)
+        cache = KvCache(1, 64, device) if device.type == "cpu" else PagedCache(1, 64, device)
         with torch.inference_mode():
             for segment in (Segment(1, 2, 0, True, 64), Segment(1, 1, 2, True, 64)):
                 model.turn_to(cache.plan([segment]))
@@ -126,6 +130,18 @@ def _move_buffers(model: nn.Module, device: torch.device) -> None:
         if not buffer.is_meta:
             path, _, own = name.rpartition(".")
             setattr(model.get_submodule(path), own, buffer.to(device))
+
+
+def _means(
+    forward: Forward, model: StageModel, kv_tokens: int, device: torch.device
+) -> tuple[KvCache | PagedCache, Acceleration]:
+    """What suits the device: the cache, and what makes steps fast behind the first."""
+    if device.type == "cpu":
+        return KvCache(model.layers, kv_tokens, device), NoAcceleration()
+    cache = PagedCache(model.layers, kv_tokens, device)
+    model.attention.paged.flash = flash_attention
+    steps = StaticSteps(model, forward, cache, CudaGraphs(device), device)
+    return cache, Accelerated(model, steps, partial(prepare_kernels, device=device))
 
 
 def _threads(sharing: int) -> int:
@@ -175,15 +191,16 @@ class _Stage:
         _move_buffers(model, self._device)
         self._model = model
         self._built.set()
-        cache = KvCache(model.layers, order.kv_tokens, self._device)
+        cache, acceleration = _means(pipeline, model, order.kv_tokens, self._device)
         self._pace = Pace(self._device)
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
-        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse)
+        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse, acceleration)
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
-            batching = Batching(order.kv_tokens, order.degree, renewal_border(config))
+            most_rows = MAX_ROWS if self._device.type == "cpu" else SIZES[-1]
+            batching = Batching(order.kv_tokens, order.degree, renewal_border(config), most_rows)
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             tls = self._tls.server() if self._tls is not None else None
