@@ -55,6 +55,7 @@ class PagedAttention:
 
     kernels: Any = None
     flash: Flash | None = None
+    flash_dtypes: frozenset[torch.dtype] = frozenset((torch.float16, torch.bfloat16))
     kinds: set["Kind"] = field(default_factory=set)
 
     def attend(
@@ -77,12 +78,18 @@ class PagedAttention:
         if decode is not None:
             assert decode.take is not None
             out.index_copy_(0, decode.take, self._decode(plan, decode, rows[decode.take], keys, values, rule))
-        if plan.prompts is not None and self.flash is not None and _suits(query, value, rule):
+        if plan.prompts is not None and self.flash is not None and self._suits(query, value, rule):
             return self._prompts(plan.prompts, self.flash, rows, (new_k, new_v), (keys, values), rule, out)[None]
         for piece in plan.pieces:
             end = piece.start + piece.tokens
             out[piece.start : end] = _prompt(plan, piece, query, key, value, keys, values, rule)
         return out[None]
+
+    def _suits(self, query: torch.Tensor, value: torch.Tensor, rule: Rule) -> bool:
+        """Whether flash attention knows this."""
+        dim = query.shape[-1]
+        fits = dim == value.shape[-1] and dim % 8 == 0 and dim <= _FLASH_DIM
+        return fits and rule.softcap is None and query.dtype in self.flash_dtypes
 
     def _prompts(
         self, prompts: Prompts, flash: Flash, rows: torch.Tensor, new: tuple[torch.Tensor, torch.Tensor],
@@ -125,13 +132,6 @@ def flash_attention(
         scale=scale, window_size_left=left, window_size_right=None if window is None else 0,
     )[0]  # fmt: skip
     return found
-
-
-def _suits(query: torch.Tensor, value: torch.Tensor, rule: Rule) -> bool:
-    """Whether flash attention knows this."""
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    dim = query.shape[-1]
-    return half and rule.softcap is None and dim == value.shape[-1] and dim % 8 == 0 and dim <= _FLASH_DIM
 
 
 def _decode_plainly(
