@@ -13,6 +13,8 @@ from transformers import AttentionInterface
 
 from cluster.errors import StageFailed
 from cluster.stage.kv import Decode, Prefill, StepPlan
+from cluster.stage.paged import PagedPlan
+from cluster.stage.paged_attention import PagedAttention, Rule
 
 NAME = "firsttoken"
 """The implementation's name in a transformers configuration."""
@@ -25,7 +27,8 @@ class Attention:
 
     def __init__(self, first_layer: int) -> None:
         self.first_layer = first_layer
-        self.plan: StepPlan | None = None
+        self.plan: StepPlan | PagedPlan | None = None
+        self.paged = PagedAttention()
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None,
@@ -34,6 +37,8 @@ class Attention:
         """Queries (1, heads, T, dim), keys and values (1, KV heads, T, dim) of the step's tokens: (1, T, heads, dim)."""
         plan = self.plan
         assert plan is not None
+        if isinstance(plan, PagedPlan):
+            return self.paged.attend(plan, layer, query, key, value, Rule(scale, window, softcap))
         for write in plan.writes:
             keys, values = write.slab.tensors(layer, key, value)
             rows_k, rows_v = key[0].transpose(0, 1), value[0].transpose(0, 1)

@@ -18,7 +18,7 @@ PREFILL_TOKENS = 256
 PREFILL_TOKENS_ALONE = 2048
 """Prompt tokens in a step that nobody decodes in."""
 MAX_ROWS = 128
-"""Requests in one step at most; the logits of all of them stand in memory at once."""
+"""Requests in one step at most, if nothing else is said; the logits of all of them stand in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ class Batching:
     """The requests of a group. `stages` steps may be under way at once.
 
     A request that grows beyond `renewal` tokens is fed from its first token anew, once: what the cache holds of it is then
-    encoded for shorter sequences. None: the cache always holds good.
+    encoded for shorter sequences. None: the cache always holds good. A step has `most_rows` requests at most.
     """
 
-    def __init__(self, kv_tokens: int, stages: int, renewal: int | None = None) -> None:
-        self._kv_tokens, self._stages, self._renewal = kv_tokens, stages, renewal
+    def __init__(self, kv_tokens: int, stages: int, renewal: int | None = None, most_rows: int = MAX_ROWS) -> None:
+        self._kv_tokens, self._stages, self._renewal, self._most_rows = kv_tokens, stages, renewal, most_rows
         self._waiting: deque[_Request] = deque()
         self._ready: deque[_Request] = deque()
         self._running: dict[int, _Request] = {}
@@ -201,7 +201,7 @@ class Batching:
 
     def _choose(self) -> list[tuple[_Request, int]]:
         """Who is in the next step and with how many tokens: a stage's share of those running, who waits longest first."""
-        share = min(-(-len(self._running) // self._stages), MAX_ROWS)
+        share = min(-(-len(self._running) // self._stages), self._most_rows)
         answering = any(request.answers for request in self._running.values())  # also in steps under way
         prefill = PREFILL_TOKENS if answering else PREFILL_TOKENS_ALONE
         chosen: list[tuple[_Request, int]] = []

@@ -13,10 +13,12 @@ from typing import Protocol
 import msgpack
 import torch
 
+from cluster.stage.acceleration import Acceleration, NoAcceleration
 from cluster.stage.batching import Batching, Choice, Segment, Step
 from cluster.stage.hop import Header, Neighbours, Op
-from cluster.stage.kv import KvCache
+from cluster.stage.kv import KvCache, StepPlan
 from cluster.stage.model import StageModel
+from cluster.stage.paged import PagedCache, PagedPlan
 from cluster.stage.sampling import Sampler, choose_all
 from cluster.wire.phases import FIRST_ANSWER, FIRST_STEP
 from cluster.wire.requests import Cancel, Event, Rejected, Submit
@@ -43,8 +45,12 @@ class Pulse(Protocol):
 class Worker:
     """What every stage does with a step: give its requests room, run its layers; at the last stage, choose tokens."""
 
-    def __init__(self, forward: Forward, model: StageModel, cache: KvCache, report: Report, pulse: Pulse) -> None:
+    def __init__(
+        self, forward: Forward, model: StageModel, cache: KvCache | PagedCache, report: Report, pulse: Pulse,
+        acceleration: Acceleration | None = None,
+    ) -> None:  # fmt: skip
         self._forward, self._model, self._cache = forward, model, cache
+        self._acceleration = acceleration or NoAcceleration()
         self._report: Report | None = report
         self._pulse = pulse
         self._samplers: dict[int, Sampler] = {}
@@ -62,20 +68,25 @@ class Worker:
     @torch.inference_mode()
     def step(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor:
         """Run this stage's layers on `x`, the segments' tokens (1, T) or hidden states (1, T, hidden) on any device."""
-        plan = self._cache.plan(segments)
-        self._model.turn_to(plan)
         report, self._report = self._report, None
         started_s = time.monotonic()
         self._pulse.step(x.shape[1])
         try:
-            out = self._forward(x.to(plan.positions.device))
+            out = self._acceleration.run(segments, x)
+            if out is None:
+                out = self._compute(self._cache.plan(segments), x)
         finally:
             self._pulse.rest()
         if report is not None:
             if out.is_cuda:
                 torch.cuda.synchronize(out.device)  # the first step is reported when it was computed, not when it began
             report(FIRST_STEP, started_s)
+        self._acceleration.follow_up()
         return out
+
+    def _compute(self, plan: StepPlan | PagedPlan, x: torch.Tensor) -> torch.Tensor:
+        self._model.turn_to(plan)
+        return self._forward(x.to(plan.positions.device))
 
     @torch.inference_mode()
     def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:

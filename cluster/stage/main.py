@@ -15,19 +15,20 @@ from torch import nn
 
 from cluster.errors import StageFailed
 from cluster.model_facts import learned_positions, model_config, renewal_border
+from cluster.stage.acceleration import means
 from cluster.stage.admission import find_fault
-from cluster.stage.batching import Batching
+from cluster.stage.batching import MAX_ROWS, Batching
 from cluster.stage.compute_probe import measure_products
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.gate import Gate
 from cluster.stage.hop import Neighbours
-from cluster.stage.kv import KvCache
 from cluster.stage.meeting import Meeting
 from cluster.stage.membership import join
 from cluster.stage.model import StageModel, build_pipeline
 from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
+from cluster.stage.static_steps import SIZES
 from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
 from cluster.stage.warm_up import prepare, warm_up
 from cluster.wire.codec import Channel
@@ -175,16 +176,23 @@ class _Stage:
         joined_s = time.monotonic()
         pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit, self._ask)
         _move_buffers(model, self._device)
+<<<<<<< HEAD
         self._use(model)
         cache = KvCache(model.layers, order.kv_tokens, self._device)
+=======
+        self._model = model
+        self._built.set()
+        cache, acceleration = means(pipeline, model, order.kv_tokens, self._device)
+>>>>>>> wt-g
         self._pace = Pace(self._device)
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
-        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse)
+        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse, acceleration)
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
-            batching = Batching(order.kv_tokens, order.degree, renewal_border(config))
+            most_rows = MAX_ROWS if self._device.type == "cpu" else SIZES[-1]
+            batching = Batching(order.kv_tokens, order.degree, renewal_border(config), most_rows)
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             tls = self._tls.server() if self._tls is not None else None

@@ -19,6 +19,7 @@ from transformers import PretrainedConfig
 from cluster.stage.attention import Attention
 from cluster.stage.gate import Gate, WaitForUnit
 from cluster.stage.kv import StepPlan
+from cluster.stage.paged import PagedPlan
 from cluster.stage.lookup import AskForRows, Lookup
 from cluster.stage.rotation import Rotation
 from cluster.stage.skeleton import build_skeleton
@@ -64,20 +65,30 @@ class StageModel(nn.Module):
                 part.module.register_forward_pre_hook(self._waiter(part.unit))
         rotary = getattr(self._skeleton.base, "rotary_emb", None)
         self._rotation = Rotation(rotary) if rotary is not None else None
-        self._attention = Attention(first_layer)
+        self.attention = Attention(first_layer)
         for module in self._skeleton.layers.modules():
             if hasattr(module, "layer_idx"):
-                module.firsttoken_attention = self._attention
+                module.firsttoken_attention = self.attention
 
     @property
     def layers(self) -> int:
         return self.end_layer - self.first_layer
 
-    def turn_to(self, plan: StepPlan) -> None:
+    def turn_to(self, plan: StepPlan | PagedPlan) -> None:
         """The next forward pass is for the tokens of `plan`."""
-        self._attention.plan = plan
+        self.attention.plan = plan
         if self._rotation is not None:
             self._rotation.turn_to(plan.segments)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit is there."""
+        return all(gate.is_open for gate in self._gates.values())
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a step computes the same whatever its requests' lengths are, but for the cache's tensors."""
+        return self._rotation is None or not self._rotation.changes
 
     def assign(self, unit: str, tensors: Tensors) -> None:
         """Take a unit's tensors, named as in the checkpoint, and let the passes that wait for it go on."""
@@ -102,7 +113,7 @@ class StageModel(nn.Module):
             self._lookup.fail(cause)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        plan = self._attention.plan
+        plan = self.attention.plan
         assert plan is not None
         inputs = {"input_ids": x} if self.first else {"inputs_embeds": x}
         common = {"position_ids": plan.positions, "use_cache": False, **inputs}

@@ -31,6 +31,11 @@ class Rotation:
         if self._changing:  # or the module would go by the longest sequence again
             rotary.rope_type = "default" if None in kinds else dict.fromkeys(kinds, "default")
 
+    @property
+    def changes(self) -> bool:
+        """Whether factors follow lengths."""
+        return bool(self._changing)
+
     def turn_to(self, segments: Sequence[Segment]) -> None:
         """The next forward pass is for the tokens of `segments`."""
         if self._changing:

@@ -8,8 +8,8 @@ import torch
 from torch.distributed import HashStore
 
 from cluster.model_facts import model_config
+from cluster.stage.acceleration import means
 from cluster.stage.batching import Segment
-from cluster.stage.kv import KvCache
 from cluster.stage.membership import join, leave
 from cluster.stage.model import build_pipeline
 
@@ -59,7 +59,7 @@ def run_steps(device: torch.device, dtype: torch.dtype, steps: Sequence[Sequence
     pipeline.to_empty(device=device)
     for parameter in pipeline.parameters():
         parameter.data.zero_()
-    cache = KvCache(1, 256, device)
+    cache, _ = means(pipeline, model, 256, device)
     with torch.inference_mode():
         for segments in steps:
             model.turn_to(cache.plan(segments))

@@ -1,7 +1,9 @@
-"""Attention over slabs, held against the plain formula of every token over all that its request has had."""
+"""Attention over slabs and over pages, held against the plain formula of every token over all that its request has had."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,9 +14,58 @@ from cluster.errors import StageFailed
 from cluster.stage.attention import Attention, attend
 from cluster.stage.batching import Segment
 from cluster.stage.kv import KvCache
+from cluster.stage.paged import PagedCache
+from tests.cluster.triton_kernels import attention as kernels
 
 _DIM = 8
 _SCALE = 0.31
+
+
+class Over(StrEnum):
+    """What is attended over, and by what."""
+
+    SLABS = "slabs"
+    PAGES = "pages"
+    PAGES_BY_KERNELS = "pages, by kernels"
+    PAGES_AT_ONCE = "pages, all prompts at once"
+
+
+_ANY = pytest.mark.parametrize("over", list(Over))
+
+
+def _formula(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """The last tokens' queries (heads, t, dim) over all that there is of their request, (KV heads, tokens, dim)."""
+    had = keys.shape[1]
+    at = torch.arange(had - query.shape[1], had)[:, None]
+    before = at - torch.arange(had)
+    group = query.shape[0] // keys.shape[0]
+    scores = torch.einsum("htd,hsd->hts", query, keys.repeat_interleave(group, 0)) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores[:, (before < 0) | (before >= (window or had))] = float("-inf")
+    return torch.einsum("hts,hsd->htd", torch.softmax(scores, -1), values.repeat_interleave(group, 0))
+
+
+def _flash(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, starts_q: torch.Tensor, starts_k: torch.Tensor,
+    longest_q: int, longest_k: int, scale: float, window: int | None,
+) -> torch.Tensor:  # fmt: skip
+    """What flash attention computes, piece by piece."""
+    assert longest_q == int(starts_q.diff().max())
+    assert longest_k == int(starts_k.diff().max())
+    parts = []
+    for (q, q_end), (k, k_end) in zip(pairwise(starts_q.tolist()), pairwise(starts_k.tolist()), strict=True):
+        of_piece = (queries[q:q_end], keys[k:k_end], values[k:k_end])
+        out = _formula(*(t.transpose(0, 1) for t in of_piece), scale, window, None)
+        parts.append(out.transpose(0, 1))
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -40,11 +91,18 @@ class _Stage:
     kind: _Kind
     kv_tokens: int = 10_000
     seed: int = 0
+    over: Over = Over.SLABS
     history: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.cache = KvCache(len(self.kind.windows), self.kv_tokens, torch.device("cpu"))
+        make = KvCache if self.over is Over.SLABS else PagedCache
+        self.cache = make(len(self.kind.windows), self.kv_tokens, torch.device("cpu"))
         self._attention = Attention(first_layer=0)
+        if self.over is Over.PAGES_BY_KERNELS:
+            self._attention.paged.kernels = kernels
+        if self.over is Over.PAGES_AT_ONCE:
+            self._attention.paged.flash = _flash
+            self._attention.paged.flash_dtypes = frozenset((torch.float32, torch.float64))
         self._generator = torch.Generator().manual_seed(self.seed)
 
     def step(self, segments: Sequence[Segment], bad: Sequence[int] = (), bad_value: float = 0.0) -> None:
@@ -82,22 +140,9 @@ class _Stage:
                 torch.cat([old, new[:, now].double()], 1) for old, new in zip(had, (key, value), strict=True)
             )
             self.history[segment.slot, layer] = keys, values
-            parts.append(self._formula(query[:, now].double(), keys, values, self.kind.windows[layer]))
+            kind = self.kind
+            parts.append(_formula(query[:, now].double(), keys, values, _SCALE, kind.windows[layer], kind.softcap))
         return torch.cat(parts, 1).transpose(0, 1)
-
-    def _formula(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
-    ) -> torch.Tensor:
-        """The last tokens' queries over all that there is of their request: (heads, tokens, dim)."""
-        had = keys.shape[1]
-        at = torch.arange(had - query.shape[1], had)[:, None]
-        before = at - torch.arange(had)
-        group = self.kind.heads // self.kind.kv_heads
-        scores = torch.einsum("htd,hsd->hts", query, keys.repeat_interleave(group, 0)) * _SCALE
-        if self.kind.softcap is not None:
-            scores = torch.tanh(scores / self.kind.softcap) * self.kind.softcap
-        scores[:, (before < 0) | (before >= (window or had))] = float("-inf")
-        return torch.einsum("hts,hsd->htd", torch.softmax(scores, -1), values.repeat_interleave(group, 0))
 
     def _random(self, heads: int, tokens: int) -> torch.Tensor:
         """As a model gives it: (1, heads, tokens, dim), the heads of a token side by side in memory."""
@@ -121,16 +166,19 @@ _MIXES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=100)
-@given(_KINDS, _MIXES, st.integers(150, 2000), st.integers(0, 100), st.booleans())
+_BY_TORCH = st.sampled_from([Over.SLABS, Over.PAGES, Over.PAGES_AT_ONCE])
+
+
+@settings(max_examples=150)
+@given(_KINDS, _MIXES, st.integers(700, 2000), st.integers(0, 100), st.booleans(), _BY_TORCH)
 def test_any_mix_of_prompts_pieces_and_next_tokens_equals_the_formula(
-    kind: _Kind, mixes: Sequence[Sequence[tuple[int, int]]], kv_tokens: int, seed: int, in_order: bool
+    kind: _Kind, mixes: Sequence[Sequence[tuple[int, int]]], kv_tokens: int, seed: int, in_order: bool, over: Over
 ) -> None:
     """Eight requests in rooms of two sizes, in slabs of few rows; who does not fit any more is followed by another.
 
     `in_order` as the driver arranges a step; any other order must be understood as well.
     """
-    stage = _Stage(kind, kv_tokens, seed)
+    stage = _Stage(kind, kv_tokens, seed, over)
     slots, filled = {lane: lane for lane in range(8)}, dict.fromkeys(range(8), 0)
     for number, mix in enumerate(mixes):
         segments = []
@@ -148,10 +196,11 @@ def test_any_mix_of_prompts_pieces_and_next_tokens_equals_the_formula(
         stage.step(segments)
 
 
+@_ANY
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("window", [None, 5])
-def test_holes_among_those_who_decode_change_nothing(window: int | None, softcap: float | None) -> None:
-    stage = _Stage(_Kind(windows=(window,), softcap=softcap))
+def test_holes_among_those_who_decode_change_nothing(window: int | None, softcap: float | None, over: Over) -> None:
+    stage = _Stage(_Kind(windows=(window,), softcap=softcap), over=over)
     stage.step([Segment(slot, 3 + slot, 0, True, 64) for slot in range(8)])
     stage.step([_next(slot, 3 + slot) for slot in (0, 2, 3, 5)])
     stage.forget(1)
@@ -159,25 +208,29 @@ def test_holes_among_those_who_decode_change_nothing(window: int | None, softcap
     stage.step([_next(0, 5), _next(2, 7), Segment(9, 20, 0, True, 64), _next(3, 7), _next(7, 11)])
 
 
-def test_requests_of_equal_length_need_no_mask() -> None:
-    stage = _Stage(_Kind(windows=(None, 4)))
+@_ANY
+def test_requests_of_equal_length_need_no_mask(over: Over) -> None:
+    stage = _Stage(_Kind(windows=(None, 4)), over=over)
     stage.step([Segment(slot, 6, 0, True, 64) for slot in range(4)])
     for position in range(6, 10):
         stage.step([_next(slot, position) for slot in range(4)])
 
 
-def test_a_prompt_in_pieces_with_a_window_shorter_than_a_piece() -> None:
-    stage = _Stage(_Kind(windows=(7, None, 64), softcap=3.0))
+@_ANY
+def test_a_prompt_in_pieces_with_a_window_shorter_than_a_piece(over: Over) -> None:
+    stage = _Stage(_Kind(windows=(7, None, 64), softcap=3.0), over=over)
     for position in range(0, 120, 40):
         stage.step([Segment(1, 40, position, position == 80, 192)])
     stage.step([_next(1, 120, 192)])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter, at nan
+@_ANY
 @pytest.mark.parametrize("left_behind", [float("nan"), float("inf")])
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_who_comes_after_meets_nothing_of_who_was_there(left_behind: float, softcap: float | None) -> None:
+def test_who_comes_after_meets_nothing_of_who_was_there(left_behind: float, softcap: float | None, over: Over) -> None:
     """What is masked is multiplied by zero, which makes neither nan nor infinity go away."""
-    stage = _Stage(_Kind(windows=(None, 4), softcap=softcap))
+    stage = _Stage(_Kind(windows=(None, 4), softcap=softcap), over=over)
     stage.step([Segment(1, 60, 0, True, 64), Segment(2, 5, 0, True, 64)], bad=[1], bad_value=left_behind)
     stage.step([_next(1, 60), _next(2, 5)], bad=[1], bad_value=left_behind)
     stage.forget(1)
@@ -186,9 +239,11 @@ def test_who_comes_after_meets_nothing_of_who_was_there(left_behind: float, soft
     stage.step([Segment(3, 3, 3, True, 64), _next(2, 8)])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter, at nan
+@_ANY
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_one_request_that_breaks_takes_nobody_along(softcap: float | None) -> None:
-    stage = _Stage(_Kind(windows=(None, 4), softcap=softcap))
+def test_one_request_that_breaks_takes_nobody_along(softcap: float | None, over: Over) -> None:
+    stage = _Stage(_Kind(windows=(None, 4), softcap=softcap), over=over)
     nan = float("nan")
     stage.step([Segment(slot, 4 + slot, 0, True, 64) for slot in range(3)], bad=[1], bad_value=nan)
     stage.step([_next(slot, 4 + slot) for slot in range(3)], bad=[1], bad_value=nan)

@@ -1,0 +1,122 @@
+"""What makes a stage's steps fast on a GPU, got ready behind its first one: no first token waits for it.
+
+Kernels are compiled on a thread for the layers that the first step went through; from then on steps of one token each are
+static, and captured.
+"""
+
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Protocol
+
+import torch
+
+from cluster.stage.batching import Segment
+from cluster.stage.kv import KvCache
+from cluster.stage.model import StageModel
+from cluster.stage.paged import PagedCache
+from cluster.stage.paged_attention import Kind, flash_attention
+from cluster.stage.static_steps import CudaGraphs, StaticSteps
+
+_log = logging.getLogger(__name__)
+Prepare = Callable[[Sequence[Kind]], ModuleType | None]
+
+
+class Acceleration(Protocol):
+    """Takes the steps that it can compute in a better way."""
+
+    def run(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor | None:
+        """What the stage's layers make of the step; None if it is to be computed as ever."""
+        ...
+
+    def follow_up(self) -> None:
+        """A step is over."""
+        ...
+
+
+class NoAcceleration:
+    """Every step as ever."""
+
+    def run(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor | None:
+        """None."""
+        return None
+
+    def follow_up(self) -> None:
+        """Nothing."""
+
+
+class Accelerated:
+    """`prepare` gets kernels ready, on a thread of its own, for the layers that a first step went through."""
+
+    def __init__(self, model: StageModel, steps: StaticSteps, prepare: Prepare) -> None:
+        self._model, self._steps, self._prepare = model, steps, prepare
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._kernels: ModuleType | None = None
+        self._on = False
+
+    def run(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor | None:
+        """See Acceleration."""
+        if not self._on:
+            if not self._ready.is_set() or not self._model.complete:
+                return None
+            self._model.attention.paged.kernels = self._kernels
+            self._on = True
+        return self._steps.run(segments, x) if self._model.repeats and self._steps.takes(segments) else None
+
+    def follow_up(self) -> None:
+        """See Acceleration: after the first step kernels are got ready."""
+        if self._thread is None:
+            kinds = sorted(self._model.attention.paged.kinds, key=repr)
+            self._thread = threading.Thread(target=self._get_ready, args=(kinds,), name="kernels", daemon=True)
+            self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait until everything is ready; whether it is."""
+        return self._ready.wait(timeout_s)
+
+    def _get_ready(self, kinds: Sequence[Kind]) -> None:
+        try:
+            self._kernels = self._prepare(kinds)
+        except Exception:
+            _log.exception("kernels of our own cannot be had; attention is torch's")
+        self._ready.set()
+
+
+@torch.inference_mode()
+def prepare_kernels(kinds: Sequence[Kind], device: torch.device) -> ModuleType | None:
+    """The attention kernels, compiled for `kinds`; None where there is no Triton."""
+    try:
+        kernels = importlib.import_module("cluster.stage.kernels.attention")
+    except ImportError:
+        _log.info("there is no Triton; attention is torch's")
+        return None
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        for kind in kinds:
+            kernels.prepare(
+                kind.heads,
+                kind.kv_heads,
+                kind.dim,
+                kind.value_dim,
+                kind.dtype,
+                device,
+                kind.rule.window,
+                kind.rule.softcap,
+            )
+        torch.cuda.current_stream().synchronize()
+    return kernels
+
+
+def means(
+    forward: Callable[[torch.Tensor], torch.Tensor], model: StageModel, kv_tokens: int, device: torch.device
+) -> tuple[KvCache | PagedCache, Acceleration]:
+    """What suits the device: the cache, and what makes steps fast behind the first."""
+    if device.type == "cpu":
+        return KvCache(model.layers, kv_tokens, device), NoAcceleration()
+    cache = PagedCache(model.layers, kv_tokens, device)
+    model.attention.paged.flash = flash_attention
+    steps = StaticSteps(model, forward, cache, CudaGraphs(device), device)
+    return cache, Accelerated(model, steps, partial(prepare_kernels, device=device))

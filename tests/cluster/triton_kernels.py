@@ -1,0 +1,38 @@
+"""Our kernels, run where there is a GPU on it, elsewhere by Triton's interpreter: import them from here.
+
+How a kernel runs is settled when its file is imported. The interpreter cannot compute in bfloat16.
+"""
+
+import os
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+if DEVICE.type == "cpu":
+    import triton.language as tl
+    from triton.runtime import interpreter
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    for _name, _function in list(vars(tl).items()):
+        if isinstance(_function, JITFunction):  # something has imported Triton before us
+            setattr(tl, _name, InterpretedFunction(_function.fn))
+    _patch = interpreter._patch_lang_tensor
+
+    def _patched(tensor: Any, scope: Any) -> None:
+        """Its bounds of loops are arrays of one element, of which NumPy 2.4 makes no number."""
+        _patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = _patched
+    with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
+        from cluster.stage.kernels import attention
+else:
+    from cluster.stage.kernels import attention
+
+__all__ = ["DEVICE", "attention"]
