@@ -13,8 +13,14 @@ from cluster.wire.requests import Sampling, TokenLogprobs
 
 _FIRST_LOOK = 256
 """Most likely tokens that are sorted to find top_p's set; all of them only when these do not reach it."""
-_LEAST = torch.finfo(torch.float32).min
-_NONE = -1
+_AHEAD = 64
+"""Draws of a request that are made together: making a generator costs as much as hundreds of numbers."""
+_NUMBERS = 4
+"""What Philox gives for one value of its counter."""
+LEAST = torch.finfo(torch.float32).min
+"""What no token's logit is below while it is chosen from, and what a stop that may not come yet has."""
+NONE = -1
+"""Stands for a token where none could be chosen."""
 
 
 class Sampler:
@@ -31,21 +37,25 @@ class Sampler:
         stops: Sequence[int] = (),
         stops_from: int = 0,
     ) -> None:
-        self._sampling = sampling
-        self._counts = Counter(generated)
-        self._prompt = frozenset(prompt) if sampling.repetition_penalty != 1.0 else frozenset()
+        self.sampling = sampling
+        self.counts = Counter(generated)
+        """How often each token of the answer came."""
+        self.prompt = frozenset(prompt) if sampling.repetition_penalty != 1.0 else frozenset()
+        """The prompt's tokens, if there is a penalty that asks for them."""
+        self.penalised = bool(
+            sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
+        )
+        self.stops, self.stops_from = tuple(stops), stops_from
+        plain = sampling.temperature == 0.0 and sampling.logprobs is None
+        self._greedy = plain and not (self.penalised or sampling.logit_bias)
+        self._ahead: tuple[int, list[float]] = (0, [])
         self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.int64)
         self._biases = torch.tensor([bias for _, bias in sampling.logit_bias], dtype=torch.float32)
-        self._stops, self._stops_from = torch.tensor(stops, dtype=torch.int64), stops_from
+        self._stops = torch.tensor(stops, dtype=torch.int64)
 
     def greedy(self, position: int) -> bool:
         """Whether the token is the likeliest one and nothing else is asked: a batch's can be found at once."""
-        sampling = self._sampling
-        plain = sampling.temperature == 0.0 and sampling.logprobs is None and position >= self._stops_from
-        return plain and not (
-            sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
-            or sampling.logit_bias
-        )  # fmt: skip
+        return self._greedy and position >= self.stops_from
 
     def choose(self, logits: torch.Tensor, position: int) -> Choice:
         """The token at `position`, from `logits` (vocabulary,) of the position before it. Remembers it.
@@ -55,50 +65,57 @@ class Sampler:
         logits = logits.float()
         if not math.isfinite(logits.max()):
             return Choice(None)
-        logits = logits.clamp(min=_LEAST)
+        logits = logits.clamp(min=LEAST)
         adjusted = self._adjusted(logits)
-        if position < self._stops_from:
-            adjusted[self._stops[self._stops < len(adjusted)]] = _LEAST
+        if position < self.stops_from:
+            adjusted[self._stops[self._stops < len(adjusted)]] = LEAST
         token = self._draw(adjusted, position)
         self.remember(token)
         return Choice(token, self._logprobs(logits, token))
 
     def remember(self, token: int) -> None:
         """The token was chosen."""
-        self._counts[token] += 1
+        self.counts[token] += 1
+
+    def uniform(self, position: int) -> float:
+        """`uniform(seed, position)`, cheaper for positions that follow each other."""
+        first, numbers = self._ahead
+        if not 0 <= position - first < len(numbers):
+            first, numbers = self._ahead = position, uniforms(self.sampling.seed, position, _AHEAD)
+        return numbers[position - first]
 
     def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         """Bias, then the penalties: repetition's of prompt and answer (as transformers has it), the others' of the answer."""
-        sampling = self._sampling
+        sampling = self.sampling
         changed = logits.clone()
         if len(self._biased):
             known = self._biased < len(changed)
             changed.index_add_(0, self._biased[known], self._biases[known])
-        seen = torch.tensor(list(self._prompt | self._counts.keys()), dtype=torch.int64)
+        seen = torch.tensor(list(self.prompt | self.counts.keys()), dtype=torch.int64)
         if sampling.repetition_penalty != 1.0 and len(seen):
             scores, penalty = changed[seen], sampling.repetition_penalty
             penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
             changed[seen] = torch.nan_to_num(penalised)  # a penalty near 0 overflows
-        if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
-            tokens = torch.tensor(list(self._counts))
-            counts = torch.tensor([float(count) for count in self._counts.values()])
+        if self.counts and (sampling.presence_penalty or sampling.frequency_penalty):
+            tokens = torch.tensor(list(self.counts))
+            counts = torch.tensor([float(count) for count in self.counts.values()])
             changed[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
         return changed
 
     def _draw(self, logits: torch.Tensor, position: int) -> int:
-        sampling = self._sampling
+        sampling = self.sampling
         if sampling.temperature == 0.0:
             return int(torch.argmax(logits))
         scaled = (
             logits.double() - logits.max()
         ) / sampling.temperature  # the greatest is 0: no temperature overflows it
         weights, tokens = scaled.exp_(), None
-        if sampling.top_k or sampling.top_p < 1.0:
+        if 0 < sampling.top_k < len(weights) or sampling.top_p < 1.0:
             weights, tokens = self._likeliest(weights)
         if sampling.min_p > 0.0:
             weights = torch.where(weights >= sampling.min_p * weights.max(), weights, 0.0)
         cumulative = weights.cumsum(0)
-        point = uniform(sampling.seed, position) * float(cumulative[-1])
+        point = self.uniform(position) * float(cumulative[-1])
         index = min(int(torch.searchsorted(cumulative, point, right=True)), len(cumulative) - 1)
         while index and weights[index] == 0.0:  # rounding brought us past the last that may be drawn
             index -= 1
@@ -106,8 +123,8 @@ class Sampler:
 
     def _likeliest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens that top_k, and then top_p, leave, likeliest first; of equals, those of lower number."""
-        top_k, top_p = self._sampling.top_k or len(weights), self._sampling.top_p
-        look = min(len(weights), max(top_k, 1) if top_k < len(weights) else _FIRST_LOOK)
+        top_k, top_p = self.sampling.top_k or len(weights), self.sampling.top_p
+        look = top_k if top_k < len(weights) else min(len(weights), _FIRST_LOOK)
         while True:
             kept, tokens = _sorted(weights, look)
             if top_p >= 1.0:
@@ -121,21 +138,21 @@ class Sampler:
 
     def _logprobs(self, logits: torch.Tensor, token: int) -> TokenLogprobs | None:
         """Of the model's own distribution, before anything is adjusted."""
-        count = self._sampling.logprobs
+        count = self.sampling.logprobs
         if count is None:
             return None
         logprobs = torch.log_softmax(logits, 0)
         values, tokens = torch.topk(logprobs, min(count, len(logprobs)))
-        top = tuple(zip(tokens.tolist(), (_finite(value) for value in values.tolist()), strict=True))
-        return TokenLogprobs(_finite(float(logprobs[token])), top)
+        top = tuple(zip(tokens.tolist(), (finite(value) for value in values.tolist()), strict=True))
+        return TokenLogprobs(finite(float(logprobs[token])), top)
 
 
 def choose_all(samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> list[Choice]:
     """The next token of each request, from `logits` (requests, vocabulary)."""
     if all(sampler.greedy(position) for sampler, position in zip(samplers, positions, strict=True)):
         greatest, tokens = torch.max(logits, -1)
-        known = torch.where(torch.isfinite(greatest), tokens, _NONE).tolist()  # together: a GPU is waited for but once
-        choices = [Choice(None if token == _NONE else token) for token in known]
+        known = torch.where(torch.isfinite(greatest), tokens, NONE).tolist()  # together: a GPU is waited for but once
+        choices = [Choice(None if token == NONE else token) for token in known]
         for sampler, choice in zip(samplers, choices, strict=True):
             if choice.token is not None:
                 sampler.remember(choice.token)
@@ -146,8 +163,13 @@ def choose_all(samplers: Sequence[Sampler], logits: torch.Tensor, positions: Seq
 
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) that depends on (seed, position) alone (Philox, a counter-based generator)."""
-    generator = np.random.Philox(key=seed & (2**64 - 1), counter=position)
-    return float(np.random.Generator(generator).random())
+    return uniforms(seed, position, 1)[0]
+
+
+def uniforms(seed: int, position: int, count: int) -> list[float]:
+    """The numbers of `count` positions from `position` on."""
+    generator = np.random.Generator(np.random.Philox(key=seed & (2**64 - 1), counter=position))
+    return generator.random(_NUMBERS * count)[::_NUMBERS].tolist()
 
 
 def _sorted(weights: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,5 +182,6 @@ def _sorted(weights: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
     return values[:count], candidates[order][:count]
 
 
-def _finite(value: float) -> float:
+def finite(value: float) -> float:
+    """The log probability, as JSON can have it."""
     return max(value, -1e9)

@@ -91,6 +91,14 @@ def test_top_k_leaves_the_k_largest(logits: torch.Tensor, top_k: int, seed: int,
     assert int((probabilities > probabilities[chosen]).sum()) < top_k
 
 
+def test_a_top_k_that_is_no_less_than_the_vocabulary_leaves_all() -> None:
+    """It left the 256 likeliest."""
+    logits = torch.zeros(2000)
+    plain, wide = (_draws(Sampling(top_k=top_k, seed=1), logits, 100) for top_k in (0, 2000))
+    assert wide == plain
+    assert max(wide) >= 256
+
+
 @given(_LOGITS, st.floats(0.01, 0.99), st.integers(0, 100), st.integers(0, 10**6))
 def test_top_p_leaves_the_fewest_tokens_that_reach_p(
     logits: torch.Tensor, top_p: float, seed: int, position: int

@@ -1,0 +1,1 @@
+"""Choosing the tokens of a whole batch where its logits are."""

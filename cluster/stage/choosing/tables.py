@@ -1,0 +1,103 @@
+"""A batch's parameters as numbers: made once for the same requests, however many steps they stay together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from cluster.stage.choosing.penalties import Ledger
+from cluster.stage.sampling import Sampler
+
+
+class Kind(IntEnum):
+    """How a row's token comes."""
+
+    GREATEST = 0
+    LIKELIEST = 1
+    """Drawn from the likeliest alone: it has top_k or top_p."""
+    ANY = 2
+    ELSEWHERE = 3
+    """By the request's sampler, on the host."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows are requests; where: row times the vocabulary's size, plus a token. All numbers in float64.
+
+    `numbers` is (6, rows): temperature, top_k (the vocabulary's size for none), top_p, min_p, the same only where it holds
+    for all tokens (else 0), kind. `bias` is (2, n): where and how much. `penalties` is (5, n): row, place in the ledger,
+    presence, frequency, repetition. `logprobs` is how many of the likeliest are told at most; None: of nobody.
+    """
+
+    numbers: np.ndarray
+    kinds: frozenset[Kind]
+    field: bool
+    """Whether the weights of all tokens are asked for."""
+    floor: bool
+    """Whether min_p holds for all tokens of some row."""
+    bias: np.ndarray
+    penalties: np.ndarray
+    logprobs: int | None
+
+
+def tabulate(
+    samplers: Sequence[Sampler], vocabulary: int, look: int, ledger: Ledger
+) -> tuple[Table, list[tuple[Sampler, int]]]:
+    """The table, and who has a new place in the ledger, which is to be written before anything is chosen."""
+    places = [ledger.place(sampler) if sampler.penalised else (None, False) for sampler in samplers]
+    columns = [_column(s, vocabulary, look, place) for s, (place, _) in zip(samplers, places, strict=True)]
+    bias = [
+        (row * vocabulary + token, bias)
+        for row, sampler in enumerate(samplers)
+        for token, bias in sampler.sampling.logit_bias
+        if token < vocabulary
+    ]
+    penalties = [
+        (row, place, s.sampling.presence_penalty, s.sampling.frequency_penalty, s.sampling.repetition_penalty)
+        for row, (s, (place, _)) in enumerate(zip(samplers, places, strict=True))
+        if place is not None
+    ]
+    told = [min(s.sampling.logprobs, vocabulary) for s in samplers if s.sampling.logprobs is not None]
+    table = Table(
+        numbers=np.array(columns, dtype=np.float64).T.copy(),
+        kinds=frozenset(Kind(int(column[-1])) for column in columns),
+        field=any(
+            kind is Kind.ANY or (kind is Kind.LIKELIEST and top_k == vocabulary) for _, top_k, *_, kind in columns
+        ),
+        floor=any(floor for *_, floor, _ in columns),
+        bias=np.array(bias, dtype=np.float64).reshape(-1, 2).T.copy(),
+        penalties=np.array(penalties, dtype=np.float64).reshape(-1, 5).T.copy(),
+        logprobs=max(told, default=None),
+    )
+    new = [(s, place) for s, (place, fresh) in zip(samplers, places, strict=True) if fresh and place is not None]
+    return table, new
+
+
+def _column(sampler: Sampler, vocabulary: int, look: int, place: int | None) -> tuple[float, ...]:
+    sampling = sampler.sampling
+    top_k = min(sampling.top_k or vocabulary, vocabulary)
+    kind = _kind(sampler, top_k, vocabulary, look, place)
+    floor = sampling.min_p if kind is Kind.ANY else 0.0
+    return sampling.temperature or 1.0, top_k, sampling.top_p, sampling.min_p, floor, kind
+
+
+def _kind(sampler: Sampler, top_k: int, vocabulary: int, look: int, place: int | None) -> Kind:
+    if sampler.penalised and place is None:
+        return Kind.ELSEWHERE
+    if sampler.sampling.temperature == 0.0:
+        return Kind.GREATEST
+    if look <= top_k < vocabulary:
+        return Kind.ELSEWHERE
+    return Kind.LIKELIEST if top_k < vocabulary or sampler.sampling.top_p < 1.0 else Kind.ANY
+
+
+def stops_at(samplers: Sequence[Sampler], positions: Sequence[int], vocabulary: int) -> list[int]:
+    """Where no token may be chosen yet."""
+    return [
+        row * vocabulary + token
+        for row, (sampler, position) in enumerate(zip(samplers, positions, strict=True))
+        if position < sampler.stops_from
+        for token in sampler.stops
+        if token < vocabulary
+    ]
