@@ -14,7 +14,9 @@ from typing import Protocol
 
 import torch
 
+from cluster.stage import kernels
 from cluster.stage.batching import Segment
+from cluster.stage.fusing import Fusing
 from cluster.stage.kv import KvCache
 from cluster.stage.model import StageModel
 from cluster.stage.paged import PagedCache
@@ -22,6 +24,7 @@ from cluster.stage.paged_attention import Kind, flash_attention
 from cluster.stage.static_steps import CudaGraphs, StaticSteps
 
 _log = logging.getLogger(__name__)
+_MATVEC_ROWS = 0
 Prepare = Callable[[Sequence[Kind]], ModuleType | None]
 
 
@@ -64,6 +67,8 @@ class Accelerated:
             if not self._ready.is_set() or not self._model.complete:
                 return None
             self._model.attention.paged.kernels = self._kernels
+            if self._model.fusing is not None:
+                self._model.fusing.on()
             self._on = True
         return self._steps.run(segments, x) if self._model.repeats and self._steps.takes(segments) else None
 
@@ -87,16 +92,15 @@ class Accelerated:
 
 
 @torch.inference_mode()
-def prepare_kernels(kinds: Sequence[Kind], device: torch.device) -> ModuleType | None:
-    """The attention kernels, compiled for `kinds`; None where there is no Triton."""
-    try:
-        kernels = importlib.import_module("cluster.stage.kernels.attention")
-    except ImportError:
-        _log.info("there is no Triton; attention is torch's")
+def prepare_kernels(fusing: Fusing, device: torch.device, kinds: Sequence[Kind]) -> ModuleType | None:
+    """All kernels of our own for a model with layers of `kinds`; those of attention, or None where there is no Triton."""
+    if not kernels.available():
+        _log.info("there is no Triton: attention is torch's, and nothing is fused")
         return None
+    attention = importlib.import_module("cluster.stage.kernels.attention")
     with torch.cuda.stream(torch.cuda.Stream(device)):
         for kind in kinds:
-            kernels.prepare(
+            attention.prepare(
                 kind.heads,
                 kind.kv_heads,
                 kind.dim,
@@ -106,8 +110,9 @@ def prepare_kernels(kinds: Sequence[Kind], device: torch.device) -> ModuleType |
                 kind.rule.window,
                 kind.rule.softcap,
             )
+        fusing.prepare(device, kinds[0].dtype)
         torch.cuda.current_stream().synchronize()
-    return kernels
+    return attention
 
 
 def means(
@@ -118,5 +123,6 @@ def means(
         return KvCache(model.layers, kv_tokens, device), NoAcceleration()
     cache = PagedCache(model.layers, kv_tokens, device)
     model.attention.paged.flash = flash_attention
+    model.fusing = Fusing(model.lm, _MATVEC_ROWS)
     steps = StaticSteps(model, forward, cache, CudaGraphs(device), device)
-    return cache, Accelerated(model, steps, partial(prepare_kernels, device=device))
+    return cache, Accelerated(model, steps, partial(prepare_kernels, model.fusing, device))

@@ -15,11 +15,12 @@ import torch
 
 from cluster.stage.acceleration import Acceleration, NoAcceleration
 from cluster.stage.batching import Batching, Choice, Segment, Step
+from cluster.stage.choosing.batch import Chooser
 from cluster.stage.hop import Header, Neighbours, Op
 from cluster.stage.kv import KvCache, StepPlan
 from cluster.stage.model import StageModel
 from cluster.stage.paged import PagedCache, PagedPlan
-from cluster.stage.sampling import Sampler, choose_all
+from cluster.stage.sampling import Sampler
 from cluster.wire.phases import FIRST_ANSWER, FIRST_STEP
 from cluster.wire.requests import Cancel, Event, Rejected, Submit
 from cluster.wire.vocabulary import from_wire, to_wire
@@ -47,10 +48,11 @@ class Worker:
 
     def __init__(
         self, forward: Forward, model: StageModel, cache: KvCache | PagedCache, report: Report, pulse: Pulse,
-        acceleration: Acceleration | None = None,
+        acceleration: Acceleration | None = None, chooser: Chooser | None = None,
     ) -> None:  # fmt: skip
         self._forward, self._model, self._cache = forward, model, cache
         self._acceleration = acceleration or NoAcceleration()
+        self._chooser = chooser or Chooser(None)
         self._report: Report | None = report
         self._pulse = pulse
         self._samplers: dict[int, Sampler] = {}
@@ -94,14 +96,17 @@ class Worker:
         if not segments:
             return []
         samplers = [self._samplers[segment.slot] for segment in segments]
-        return choose_all(samplers, logits[0], [segment.position + segment.tokens for segment in segments])
+        positions = [segment.position + segment.tokens for segment in segments]
+        return self._chooser.begin_choices(samplers, logits[0], positions).result()
 
     @torch.inference_mode()
     def forget(self, slots: Sequence[int]) -> None:
         """Free what the requests held."""
         for slot in slots:
             self._cache.forget(slot)
-            self._samplers.pop(slot, None)
+            sampler = self._samplers.pop(slot, None)
+            if sampler is not None:
+                self._chooser.forget(sampler)
 
 
 Command = Submit | Cancel | None

@@ -18,6 +18,8 @@ from cluster.model_facts import learned_positions, model_config, renewal_border
 from cluster.stage.acceleration import means
 from cluster.stage.admission import find_fault
 from cluster.stage.batching import MAX_ROWS, Batching
+from cluster.stage.choosing.batch import Chooser
+from cluster.stage.choosing.trips import cuda_trips
 from cluster.stage.compute_probe import measure_products
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.gate import Gate
@@ -176,18 +178,13 @@ class _Stage:
         joined_s = time.monotonic()
         pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit, self._ask)
         _move_buffers(model, self._device)
-<<<<<<< HEAD
-        self._use(model)
-        cache = KvCache(model.layers, order.kv_tokens, self._device)
-=======
-        self._model = model
-        self._built.set()
         cache, acceleration = means(pipeline, model, order.kv_tokens, self._device)
->>>>>>> wt-g
+        self._use(model)
         self._pace = Pace(self._device)
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
-        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse, acceleration)
+        chooser = Chooser(cuda_trips(self._device) if self._device.type == "cuda" else None)
+        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse, acceleration, chooser)
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)

@@ -17,10 +17,11 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from cluster.stage.attention import Attention
+from cluster.stage.fusing import Fusing
 from cluster.stage.gate import Gate, WaitForUnit
 from cluster.stage.kv import StepPlan
-from cluster.stage.paged import PagedPlan
 from cluster.stage.lookup import AskForRows, Lookup
+from cluster.stage.paged import PagedPlan
 from cluster.stage.rotation import Rotation
 from cluster.stage.skeleton import build_skeleton
 from storage_tiers.checkpoint import EMBED
@@ -35,6 +36,7 @@ class StageModel(nn.Module):
     the last stage the logits (1, N, vocabulary) of the N positions whose next token is wanted. What the T tokens are,
     of which requests and at which positions, is set by `turn_to` before a forward pass.
 
+    With `fusing` set, products of what is assigned from then on are joined where its bytes lie so.
     With `ask` the first stage begins with the rows of its tokens, for which it asks, before it has the embedding's unit.
     """
 
@@ -53,6 +55,7 @@ class StageModel(nn.Module):
         self._skeleton = build_skeleton(config, dtype, first_layer, end_layer)
         self.lm = self._skeleton.lm
         self.on_module: Callable[[], None] = lambda: None  # called before each layer computes
+        self.fusing: Fusing | None = None
         self._gates: dict[str, Gate] = {}
         self._wait = wait
         self._lookup: Lookup | None = None
@@ -96,6 +99,8 @@ class StageModel(nn.Module):
             if part.unit == unit:
                 own = {part.names[name]: tensors[name] for name in part.names}
                 part.module.load_state_dict(own, strict=False, assign=True)
+                if self.fusing is not None:
+                    self.fusing.join(part.module)
         self._gates.setdefault(unit, Gate()).open()
         if self._lookup is not None and unit == EMBED:
             self._lookup.finish()

@@ -31,8 +31,8 @@ if DEVICE.type == "cpu":
 
     interpreter._patch_lang_tensor = _patched
     with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
-        from cluster.stage.kernels import attention
+        from cluster.stage.kernels import activation, attention, forms, matvec, norm, rotary
 else:
-    from cluster.stage.kernels import attention
+    from cluster.stage.kernels import activation, attention, forms, matvec, norm, rotary
 
-__all__ = ["DEVICE", "attention"]
+__all__ = ["DEVICE", "activation", "attention", "forms", "matvec", "norm", "rotary"]
