@@ -7,7 +7,15 @@ from pathlib import Path
 from benchmarks.report import parser
 from infra.lab.network import why_not
 
-SCRIPTS = ("cold_start.py", "pipeline_cold_start.py", "prediction.py", "decision.py", "generation.py", "loading.py")
+SCRIPTS = (
+    "cold_start.py",
+    "pipeline_cold_start.py",
+    "prediction.py",
+    "decision.py",
+    "generation.py",
+    "loading.py",
+    "gpu.py",
+)
 IN_LAB = ("pipeline_cold_start.py", "prediction.py")
 
 

@@ -25,8 +25,8 @@ class Result:
     against: str | None = None
 
 
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
+def machine(accelerator: str | None = None) -> dict[str, object]:
+    """What the figures depend on; the accelerator as whoever computed on one calls it."""
     model = next(
         (line.split(":", 1)[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.processor()
     )
@@ -34,7 +34,7 @@ def machine() -> dict[str, object]:
         "cpu": model,
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "accelerator": None,
+        "accelerator": accelerator,
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
@@ -55,10 +55,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def report(benchmark: str, results: Sequence[Result], as_json: bool) -> None:
-    """Print what was found."""
+def report(
+    benchmark: str, results: Sequence[Result], as_json: bool, accelerator: str | None = None, **more: object
+) -> None:
+    """Print what was found; `more` is no single number, and stands in the JSON alone."""
     if as_json:
-        print(json.dumps({"benchmark": benchmark, "machine": machine(), "results": [asdict(r) for r in results]}))
+        found = {"benchmark": benchmark, "machine": machine(accelerator), "results": [asdict(r) for r in results]}
+        print(json.dumps({**found, **more}))
         return
     table = Table("result", "value", "unit", "better", "limit", "against", title=benchmark)
     table.columns[0].overflow = "fold"  # a name is told whole however narrow the terminal is
@@ -67,4 +70,4 @@ def report(benchmark: str, results: Sequence[Result], as_json: bool) -> None:
         table.add_row(r.name, f"{r.value:.4g}", r.unit, r.better, limit, r.against or "")
     console = Console()
     console.print(table)
-    console.print(", ".join(f"{key} {value}" for key, value in machine().items() if value is not None))
+    console.print(", ".join(f"{key} {value}" for key, value in machine(accelerator).items() if value is not None))

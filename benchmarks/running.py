@@ -2,10 +2,11 @@
 on the path of a request."""
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +23,32 @@ class Platform:
 
     scheduler_address: str
     urls: dict[int, str]
+    home: Path
+
+    def log(self) -> str:
+        """What scheduler, nodes and front ends have written so far, one after the other."""
+        return "".join(path.read_text(errors="replace") for path in sorted(self.home.glob("*.log")))
 
 
 @contextlib.contextmanager
 def run_platform(
-    home: Path, store_url: str, nodes: int, degrees: Sequence[int], ready_s: float = 90.0
+    home: Path,
+    store_url: str,
+    nodes: int,
+    degrees: Sequence[int],
+    ready_s: float = 90.0,
+    node: Mapping[str, str | int] | None = None,
 ) -> Iterator[Platform]:
-    """Scheduler, nodes and a front end per degree until the block ends. TimeoutError if they do not come up."""
+    """Scheduler, nodes and a front end per degree until the block ends. TimeoutError if they do not come up.
+
+    `node` are settings of all nodes by their keys. Without a front end nobody waits for the nodes.
+    """
     processes: list[subprocess.Popen[bytes]] = []
     scheduler_port, dashboard_port = free_port(), free_port()
     ports = {degree: free_port() for degree in degrees}
     common = f'home = "{home}"\n[store]\nurl = "{store_url}"\n'
     cluster = f"[cluster]\nscheduler_port = {scheduler_port}\ndashboard_port = {dashboard_port}\n"
+    cluster += "".join(["[node]\n", *(f"{key} = {json.dumps(value)}\n" for key, value in (node or {}).items())])
 
     def start(config: str, text: str, *command: str) -> None:
         path = home / config
@@ -51,7 +66,7 @@ def run_platform(
             start(f"frontend-{degree}.toml", common + cluster + frontend, "frontend")
         urls = {degree: f"http://127.0.0.1:{port}" for degree, port in ports.items()}
         _wait_ready(list(urls.values()), nodes, time.monotonic() + ready_s)
-        yield Platform(f"tcp://127.0.0.1:{scheduler_port}", urls)
+        yield Platform(f"tcp://127.0.0.1:{scheduler_port}", urls, home)
     finally:
         for process in reversed(processes):
             process.terminate()
