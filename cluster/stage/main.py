@@ -22,6 +22,7 @@ from cluster.stage.choosing.batch import Chooser
 from cluster.stage.choosing.trips import cuda_trips
 from cluster.stage.compute_probe import measure_products
 from cluster.stage.engine import Driver, Worker, follow
+from cluster.stage.engine import Pulse as Felt
 from cluster.stage.gate import Gate
 from cluster.stage.hop import Neighbours
 from cluster.stage.meeting import Meeting
@@ -31,6 +32,7 @@ from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
 from cluster.stage.static_steps import SIZES
+from cluster.stage.threads import Crew, ThreadChoice
 from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
 from cluster.stage.warm_up import prepare, warm_up
 from cluster.wire.codec import Channel
@@ -132,6 +134,11 @@ def _threads(sharing: int) -> int:
     return min(torch.get_num_threads(), max(1, len(os.sched_getaffinity(0)) // sharing))
 
 
+def crewed(pulse: Felt, device: torch.device, threads: int) -> Felt:
+    """The same, with up to so many threads for each step: as many as a CPU's cores give. A GPU's steps need none."""
+    return pulse if threads == 1 or device.type != "cpu" else Crew(pulse, ThreadChoice(threads))
+
+
 class _Stage:
     """One stage of one group, from the order to its end."""
 
@@ -163,7 +170,8 @@ class _Stage:
 
     def _serve(self) -> None:
         order = self._order
-        torch.set_num_threads(_threads(order.sharing))
+        threads = _threads(order.sharing)
+        torch.set_num_threads(threads)
         started_s = time.monotonic()
         hello = Hello(order.group, order.rendezvous_secret)
         tls = self._tls.client() if self._tls is not None else None
@@ -184,7 +192,8 @@ class _Stage:
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
         chooser = Chooser(cuda_trips(self._device) if self._device.type == "cuda" else None)
-        worker = Worker(pipeline, model, cache, self.tell_phase, self._pulse, acceleration, chooser)
+        pulse = crewed(self._pulse, self._device, threads)
+        worker = Worker(pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser)
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
