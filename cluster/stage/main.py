@@ -21,6 +21,7 @@ from cluster.model_facts import learned_positions, model_config, renewal_border
 from cluster.stage.admission import find_fault
 from cluster.stage.batching import Batching, Segment
 from cluster.stage.compute_probe import measure_products
+from cluster.stage.context_meter import ContextMeter
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.gate import Gate
 from cluster.stage.hop import Neighbours
@@ -58,8 +59,6 @@ _WARM_UP_CONFIG = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "vocab_size": 64,
     "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-_WORKSPACE_BYTES = 1 << 30
-"""Of a GPU's memory, what a stage may take beyond its reservation: for what its layers need while they compute."""
 
 
 def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool = False) -> None:
@@ -75,10 +74,11 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
     channel = Channel(sock)
     server = RequestServer(host)
     device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
+    meter = ContextMeter(device)
     _warm_up(device, [torch.float32, torch.bfloat16])
     rates = _measure(device) if measure else {}
     try:
-        channel.send(Idle(os.getpid(), server.port, rates))
+        channel.send(Idle(os.getpid(), server.port, rates, meter.taken_bytes()))
         message, _ = channel.receive()
         channel.send(Taken())
     except (EOFError, OSError):
@@ -112,12 +112,11 @@ def _measure(device: torch.device) -> dict[str, float]:
     return {formed(1): time.perf_counter() - since_s, **measure_products(device)}
 
 
-def _limit_memory(device: torch.device, reserve_bytes: int) -> None:
-    """Stages share a GPU: one that wants more than it has reserved fails, and not its neighbour."""
+def _limit_memory(device: torch.device, most_bytes: int) -> None:
+    """Stages share a GPU: one that asks for more than it has reserved for itself fails, and not its neighbour."""
     if device.type == "cuda":
         total_bytes = torch.cuda.get_device_properties(device).total_memory
-        fraction = min(1.0, (reserve_bytes + _WORKSPACE_BYTES) / total_bytes)
-        torch.cuda.set_per_process_memory_fraction(fraction, device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, most_bytes) / total_bytes), device)
 
 
 def _move_buffers(model: nn.Module, device: torch.device) -> None:
@@ -141,7 +140,7 @@ class _Stage:
         self._tls = build.tls
         self._ask = (lambda rows: self._tell(RowsWanted(rows))) if build.rows_first else None
         self._device = device
-        _limit_memory(device, build.order.reserve_bytes)
+        _limit_memory(device, build.order.reserve_bytes - build.order.outside_bytes)
         self._tier = DeviceTier(device, build.order.reserve_bytes)
         self._where = f"stage {build.order.rank}"
         self._model: StageModel | None = None
