@@ -231,6 +231,7 @@ class ClusterClient:
                 sharing=machines[self._node(stage.node).shared_with],
                 digest=checkpoint.digest,
                 owner=self._owner,
+                outside_bytes=stage.outside_bytes,
             )
 
         return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]

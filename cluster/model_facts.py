@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from schedules.facts import Model, Unit
+from schedules.facts import Model, Unit, Widths
 from storage_tiers.checkpoint import DTYPE_BYTES, EMBED, Checkpoint
 from storage_tiers.errors import Corrupt
 from storage_tiers.layouts import layout_of
@@ -14,6 +14,8 @@ from storage_tiers.tiers.rows import embedding_of
 
 _COUNTS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings")
 _OTHERS = ("num_key_value_heads", "head_dim")
+_INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+"""What families call the width of their feed-forward; where it is not said it is four times that of the model."""
 _SAID = 400
 
 
@@ -37,7 +39,8 @@ def facts_of(checkpoint: Checkpoint) -> Model:
     units = tuple(Unit(unit.name, unit.digest, unit.size_bytes) for unit in checkpoint.units)
     kv_bytes = kv_bytes_per_token(config, checkpoint.dtype)
     rows_first = embedding_of(checkpoint.unit(EMBED), checkpoint.config["model_type"]) is not None
-    return Model(checkpoint.name, checkpoint.digest, units, checkpoint.tied_embeddings, kv_bytes, rows_first)
+    widths = widths_of(config, checkpoint.dtype)
+    return Model(checkpoint.name, checkpoint.digest, units, checkpoint.tied_embeddings, kv_bytes, rows_first, widths)
 
 
 def _check(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
@@ -59,8 +62,21 @@ def _check(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
 def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:
     """Bytes of KV cache that one token takes over all layers: keys and values of every KV head."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head_dim * DTYPE_BYTES[dtype])
+    return int(2 * config.num_hidden_layers * heads * _head_dim(config) * DTYPE_BYTES[dtype])
+
+
+def widths_of(config: PretrainedConfig, dtype: str) -> Widths:
+    """How many numbers its layers make of one token."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    inner = next((size for name in _INNER if (size := getattr(config, name, None))), 4 * config.hidden_size)
+    expert = getattr(config, "moe_intermediate_size", None) or inner
+    inner = max(inner, (getattr(config, "num_experts_per_tok", None) or 1) * expert)
+    attention = (config.num_attention_heads + 2 * heads) * _head_dim(config)
+    return Widths(config.hidden_size, inner, attention, config.vocab_size, DTYPE_BYTES[dtype])
+
+
+def _head_dim(config: PretrainedConfig) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def context_tokens(config: PretrainedConfig) -> int:

@@ -131,4 +131,6 @@ def _node(report: NodeReport, units: Mapping[str, str]) -> Node:
         peer_port=report.peer_port,
         rates=report.rates,
         machine=report.machine,
+        gpu=report.gpu,
+        context_bytes=report.context_bytes,
     )

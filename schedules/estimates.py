@@ -79,27 +79,29 @@ def step_s(weight_bytes: float, tokens: int, speeds: Speeds) -> float:
 
 
 def first_token_s(stages: Iterable[StageTimeline], prompt_tokens: int) -> float:
-    """From the decision to the first token: each layer waits for the one before it and for its own bytes."""
+    """From the decision to the first token: each layer waits for the one before it and for its own bytes, which go over the
+    bus one unit after the other. No two stages compute at once, so what they compute on may be the same."""
     stages = list(stages)
     done_s = max([stage.formed_s for stage in stages])  # a group is formed when its last stage is
     for stage in stages:
         bus_bytes_per_s, step_s_per_byte = stage.speeds.bus_bytes_per_s, step_s(1, prompt_tokens, stage.speeds)
+        copied_s = 0.0
         for arrives_s, size_bytes in stage.units:
-            there_s = arrives_s + size_bytes / bus_bytes_per_s
-            if there_s > done_s:
-                done_s = there_s
+            copied_s = (arrives_s if arrives_s > copied_s else copied_s) + size_bytes / bus_bytes_per_s
+            if copied_s > done_s:
+                done_s = copied_s
             done_s += size_bytes * step_s_per_byte
     return done_s
 
 
 def computing_s(stages: Iterable[StageTimeline], prompt_tokens: int) -> float:
-    """What the first token takes at most once all bytes are on their nodes and the group is formed."""
-    last_copy_s, steps_s = 0.0, 0.0
+    """What the first token takes at most once all bytes are on their nodes, be it all at once, and the group is formed."""
+    copies_s, steps_s = 0.0, 0.0
     for stage in stages:
-        sizes = [size_bytes for _, size_bytes in stage.units]
-        last_copy_s = max(last_copy_s, max(sizes, default=0) / stage.speeds.bus_bytes_per_s)
-        steps_s += step_s(sum(sizes), prompt_tokens, stage.speeds)
-    return last_copy_s + steps_s
+        size_bytes = sum([size_bytes for _, size_bytes in stage.units])
+        copies_s = max(copies_s, size_bytes / stage.speeds.bus_bytes_per_s)
+        steps_s += step_s(size_bytes, prompt_tokens, stage.speeds)
+    return copies_s + steps_s
 
 
 def token_s(stages: Sequence[tuple[int, Speeds]], hop_s: float, tokens: int = 1) -> float:

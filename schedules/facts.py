@@ -26,11 +26,25 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Widths:
+    """How many numbers of `number_bytes` each a model makes of one token: what goes from layer to layer, what a layer's
+    feed-forward has in its middle (with several experts, of all that a token goes to), queries, keys and values together, and
+    its logits."""
+
+    hidden: int
+    inner: int
+    attention: int
+    vocabulary: int
+    number_bytes: int
+
+
+@dataclass(frozen=True)
 class Model:
     """A published model, as placement sees it: units in order, embedding first, head last.
 
     With `tied_embeddings` the last stage needs the embedding unit too, since it holds the output matrix. With
-    `rows_first` the first stage can begin with a few of the embedding's rows, long before it has the unit.
+    `rows_first` the first stage can begin with a few of the embedding's rows, long before it has the unit. Without `widths`
+    its stages reserve nothing for what they compute.
     """
 
     name: str
@@ -39,6 +53,7 @@ class Model:
     tied_embeddings: bool
     kv_bytes_per_token: int
     rows_first: bool = False
+    widths: Widths | None = None
 
     @property
     def key(self) -> ModelKey:
@@ -68,7 +83,9 @@ class Node:
     """A node as it last reported itself. `units` maps a unit's digest to the fastest tier that holds it.
 
     At `peer_port` it gives units to other nodes, if it does at all. `rates` has what was measured there, by the names of
-    schedules.rates; what was never measured is absent. Nodes of one `machine` share it; "" is one of its own.
+    schedules.rates; what was never measured is absent. Nodes of one `machine` share it; "" is one of its own. `gpu` names
+    the GPU in the world on which its stages compute, "" if that is a CPU; each of them has `context_bytes` there beside what
+    it loads and computes.
     """
 
     name: str
@@ -89,6 +106,13 @@ class Node:
     peer_port: int = 0
     rates: Mapping[str, Rate] = field(default_factory=dict)
     machine: str = ""
+    gpu: str = ""
+    context_bytes: int = 0
+
+    @property
+    def computes_on(self) -> str:
+        """The same for nodes whose stages take turns: their GPU, or the node's own name."""
+        return self.gpu or self.name
 
     @property
     def shared_with(self) -> str:
@@ -99,18 +123,25 @@ class Node:
     def device_free_bytes(self) -> int:
         return self.device_bytes - self.device_reserved_bytes
 
+    @property
+    def stage_free_bytes(self) -> int:
+        """What one more stage can have there for itself, beside its process's context."""
+        return self.device_free_bytes - self.context_bytes
+
 
 @dataclass(frozen=True)
 class Ranks:
     """The nodes of a view by name, and those that may be given stages by (-free bytes, name) and by (-bytes per second of
-    the network card, -free bytes, name), each in order; what the store gives to all nodes together, None if it was not seen
-    to limit them; and the speeds of the nodes, as far as anybody asked for them."""
+    the network card, -free bytes, name), each in order, where free is what one more stage can have; what the store gives to
+    all nodes together, None if it was not seen to limit them; the speeds of the nodes, as far as anybody asked for them; and
+    whether any of the nodes computes on a GPU."""
 
     by_name: Mapping[str, Node]
     by_memory: Sequence[tuple[int, str]]
     by_network: Sequence[tuple[float, int, str]]
     store_bytes_per_s: float | None
     speeds: "KnownSpeeds"
+    gpus: bool
 
 
 @dataclass(frozen=True)
@@ -146,7 +177,8 @@ class StagePlan:
     For each of them `sources` say whence the node asks for it, one after the other until one has it right
     (schedules.placing.sources has their names); without any if the stage runs already. The first token does not wait for
     those that `later` names: they come behind what it waits for, and of these `held_back` are not even asked for before the
-    group has answered.
+    group has answered. On a GPU it reserves `workspace_bytes` for what it computes, and `outside_bytes` for what the driver
+    takes beside all that the stage asks for itself (schedules.placing.workspace), its process's context among it.
     """
 
     node: str
@@ -158,10 +190,12 @@ class StagePlan:
     later: tuple[str, ...] = ()
     sources: tuple[tuple[str, ...], ...] = ()
     held_back: tuple[str, ...] = ()
+    workspace_bytes: int = 0
+    outside_bytes: int = 0
 
     @property
     def reserve_bytes(self) -> int:
-        return self.weight_bytes + self.kv_bytes
+        return self.weight_bytes + self.kv_bytes + self.workspace_bytes + self.outside_bytes
 
 
 @dataclass(frozen=True)

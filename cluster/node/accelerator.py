@@ -18,18 +18,19 @@ from cluster.errors import NoDevice
 
 _log = logging.getLogger(__name__)
 CPU_BUDGET_BYTES = 4 << 30
-_GPU_SHARE = 0.9
-"""Of a GPU's memory, for reservations: contexts and what layers need while they compute are beside them."""
+_DRIVER_BYTES = 512 << 20
+"""Of a GPU's memory, what its driver keeps whoever computes there."""
 _ASK_TIMEOUT_S = 120.0
 _NO_DRIVER = "it has no NVIDIA driver (libcuda.so.1)"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device as torch sees it."""
+    """A CUDA device as torch sees it; `uuid` tells it from all others in the world."""
 
     name: str
     memory_bytes: int
+    uuid: str
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,21 @@ class Gpus:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What stages of a node compute on: `kind` is "cpu" or "cuda"; `index` numbers the CUDA devices that torch sees."""
+    """What stages of a node compute on: `kind` is "cpu" or "cuda"; `index` numbers the CUDA devices that torch sees.
+
+    `budget_bytes` are there for processes and what stages reserve, on a CPU as an account.
+    """
 
     kind: str
     index: int = 0
     budget_bytes: int = CPU_BUDGET_BYTES
+    uuid: str = ""
+
+    def budget(self, wanted_bytes: int) -> int:
+        """What a node has of it that shall have `wanted_bytes`, 0 for all there is: no more than a GPU has."""
+        if self.kind == "cpu" and wanted_bytes:
+            return wanted_bytes
+        return min(wanted_bytes or self.budget_bytes, self.budget_bytes)
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """What differs from `environment` in the node's children. They see one GPU at most, which they call cuda:0."""
@@ -80,7 +91,8 @@ def choose(wanted: str, found: Gpus) -> Accelerator:
     """What `wanted` means where there are these GPUs. NoDevice if it is not there."""
     index = int(wanted.partition(":")[2] or 0)
     if index < len(found.gpus):
-        return Accelerator("cuda", index, int(found.gpus[index].memory_bytes * _GPU_SHARE))
+        gpu = found.gpus[index]
+        return Accelerator("cuda", index, max(0, gpu.memory_bytes - _DRIVER_BYTES), gpu.uuid)
     if wanted == "auto":
         return Accelerator("cpu")
     if not found.gpus:
@@ -127,7 +139,7 @@ def _ask_torch() -> tuple[Sequence[Gpu], str]:
     if not available:
         return [], str(told[-1].message).partition("\n")[0] if told else "torch finds none"
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return [Gpu(found.name, found.total_memory) for found in properties], ""
+    return [Gpu(found.name, found.total_memory, str(found.uuid)) for found in properties], ""
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from distributed import Worker
 
 from cluster.errors import ClusterError, Refused
 from cluster.node.config import NodeConfig
+from cluster.node.device_memory import DeviceMemory
 from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages, load
 from cluster.node.order_door import OrderDoor
@@ -42,6 +43,7 @@ from cluster.wire.orders import (
 )
 from cluster.wire.phases import unix_s
 from cluster.wire.reports import TOPIC, Done, NotDone, Phases, Renewed, StageLost, UnitsBrought
+from cluster.wire.stages import Idle
 from cluster.wire.vocabulary import to_wire
 from schedules.rates import DECODE
 from storage_tiers.checkpoint import UnitIndex
@@ -67,13 +69,14 @@ class NodeAgent:
         self._peers = UnitExchange(dram, ssd, config.host, config.use_peers)
         self._rates = RateBook(Path(config.ssd_dir))
         self._prober = Prober(config, models, self._rates, self._busy)
+        self._memory = DeviceMemory(config.device, config.device_bytes, config.pool_size)
         news = PoolNews(dram.pool) if config.device == "cuda" else None  # on a CPU nothing is pinned
         self._pool = StagePool(
             config.pool_size,
             config.host,
             config.threads,
             config.device,
-            self._prober.hear,
+            self._hear_idle,
             DECODE not in self._rates,
             news,
         )
@@ -83,10 +86,19 @@ class NodeAgent:
         self._tasks = Tasks()
         self._changed = asyncio.Event()
         self._stages = LocalStages(
-            config, self._tiers, self._peers, self._rates, self._pool, self._tasks, self._changed.set, self._tell_lost
-        )
+            config, self._tiers, self._peers, self._rates, self._memory, self._pool, self._tasks, self._changed.set,
+            self._tell_lost,
+        )  # fmt: skip
         self._reporter = Reporter(
-            config, self._tiers, self._stages, self._pool, self._rates, self._peers, self._rendezvous, self._orders
+            config,
+            self._tiers,
+            self._memory,
+            self._stages,
+            self._pool,
+            self._rates,
+            self._peers,
+            self._rendezvous,
+            self._orders,
         )
         self._worker: Worker | None = None
 
@@ -179,6 +191,11 @@ class NodeAgent:
     def _busy(self) -> bool:
         """From any thread: whether a cold start or units are under way."""
         return self._tiers.loading or self._stages.starting
+
+    def _hear_idle(self, idle: Idle) -> None:
+        self._prober.hear(idle)
+        if self._memory.hear(idle.context_bytes):
+            self._changed.set()
 
     def _tell_lost(self, group: str, cause: str) -> None:
         self._say(StageLost(group, self._config.name, cause))

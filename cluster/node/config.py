@@ -11,7 +11,8 @@ from cluster.wire.encryption import Tls
 class NodeConfig:
     """A node's name, addresses, budgets and habits. Bytes are budgets, seconds are intervals.
 
-    `device` is "cpu", "cuda", "cuda:N" or "auto"; `device_bytes` may be 0 for what suits the device.
+    `device` is "cpu", "cuda", "cuda:N" or "auto"; `device_bytes` may be 0 for what suits the device. `gpu` is what the GPU is
+    called in the world, once it is known which it is; "" on a CPU.
     """
 
     name: str
@@ -32,3 +33,4 @@ class NodeConfig:
     report_interval_s: float
     use_peers: bool
     tls: Tls | None
+    gpu: str = ""

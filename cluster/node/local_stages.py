@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from cluster.errors import Refused, StageFailed
 from cluster.node.config import NodeConfig
+from cluster.node.device_memory import DeviceMemory
 from cluster.node.exchange import UnitExchange
 from cluster.node.local_stage import LocalStage
 from cluster.node.pool import StagePool
@@ -65,13 +66,14 @@ class LocalStages:
         tiers: TierStack,
         peers: UnitExchange,
         rates: RateBook,
+        memory: DeviceMemory,
         pool: StagePool,
         tasks: Tasks,
         on_change: Callable[[], None],
         on_lost: Callable[[str, str], None],
     ) -> None:
         self._config, self._tiers, self._peers, self._rates, self._pool = config, tiers, peers, rates, pool
-        self._tasks, self._on_change, self._tell_lost = tasks, on_change, on_lost
+        self._memory, self._tasks, self._on_change, self._tell_lost = memory, tasks, on_change, on_lost
         self._rows = RowService(tiers, peers)
         self._stages: dict[str, LocalStage] = {}
         self._phases: dict[str, list[Phase]] = {}
@@ -230,7 +232,7 @@ class LocalStages:
             raise Refused(f"node {self._config.name} was told to dissolve group {order.group} before it was to form it")
         if order.group in self._stages:
             raise Refused(f"node {self._config.name} already runs a stage of group {order.group}")
-        free = self._config.device_bytes - self.reserved_bytes
+        free = self._memory.offered_bytes - self.reserved_bytes
         if order.reserve_bytes > free:
             raise Refused(f"node {self._config.name} has {free:,} bytes free, {order.reserve_bytes:,} asked")
         stage = LocalStage(order, self._config.name, self._on_lost, self._rates.observe)

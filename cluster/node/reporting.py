@@ -4,6 +4,7 @@ import secrets
 from pathlib import Path
 
 from cluster.node.config import NodeConfig
+from cluster.node.device_memory import DeviceMemory
 from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages
 from cluster.node.order_door import OrderDoor
@@ -24,6 +25,7 @@ class Reporter:
         self,
         config: NodeConfig,
         tiers: TierStack,
+        memory: DeviceMemory,
         stages: LocalStages,
         pool: StagePool,
         rates: RateBook,
@@ -31,7 +33,8 @@ class Reporter:
         rendezvous: Rendezvous,
         orders: OrderDoor,
     ) -> None:
-        self._config, self._tiers, self._stages, self._pool, self._rates = config, tiers, stages, pool, rates
+        self._config, self._tiers, self._memory, self._stages, self._pool = config, tiers, memory, stages, pool
+        self._rates = rates
         self._peers, self._rendezvous, self._orders = peers, rendezvous, orders
         self._machine = _machine()
         self._life = secrets.token_hex(8)
@@ -79,7 +82,7 @@ class Reporter:
             dram_used_bytes=self._tiers.dram.used_bytes,
             ssd_bytes=self._config.ssd_bytes,
             ssd_used_bytes=self._tiers.ssd.used_bytes,
-            device_bytes=self._config.device_bytes,
+            device_bytes=self._memory.offered_bytes,
             device_reserved_bytes=self._stages.reserved_bytes,
             idle_stage_processes=self._pool.idle,
             busy_stage_processes=len(self._stages.groups),
@@ -92,6 +95,8 @@ class Reporter:
             peer_secret=self._peers.secret,
             rates=self._rates.rates(),
             machine=self._machine,
+            gpu=self._config.gpu,
+            context_bytes=self._memory.context_bytes,
         )
 
 

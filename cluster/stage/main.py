@@ -21,6 +21,7 @@ from cluster.stage.batching import MAX_ROWS, Batching
 from cluster.stage.choosing.batch import Chooser
 from cluster.stage.choosing.trips import cuda_trips
 from cluster.stage.compute_probe import measure_products
+from cluster.stage.context_meter import ContextMeter
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.engine import Pulse as Felt
 from cluster.stage.gate import Gate
@@ -59,8 +60,6 @@ from storage_tiers.tiers.cuda_driver import CudaDriver
 from storage_tiers.tiers.device import DeviceTier
 
 _log = logging.getLogger(__name__)
-_WORKSPACE_BYTES = 1 << 30
-"""Of a GPU's memory, what a stage may take beyond its reservation: for what its layers need while they compute."""
 
 
 def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool = False) -> None:
@@ -77,11 +76,12 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
     server = RequestServer(host)
     device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
     prepare(device)
+    meter = ContextMeter(device)
     warm_up(device)
     rates = _measure(device) if measure else {}
     memory = NodeMemory(CudaDriver(device)) if kind == "cuda" else None
     try:
-        channel.send(Idle(os.getpid(), server.port, rates))
+        channel.send(Idle(os.getpid(), server.port, rates, meter.taken_bytes()))
         message = await_order(channel, memory)
         channel.send(Taken())
     except (EOFError, OSError):
@@ -113,12 +113,11 @@ def _measure(device: torch.device) -> dict[str, float]:
     return {formed(1): time.perf_counter() - since_s, **measure_products(device)}
 
 
-def _limit_memory(device: torch.device, reserve_bytes: int) -> None:
-    """Stages share a GPU: one that wants more than it has reserved fails, and not its neighbour."""
+def _limit_memory(device: torch.device, most_bytes: int) -> None:
+    """Stages share a GPU: one that asks for more than it has reserved for itself fails, and not its neighbour."""
     if device.type == "cuda":
         total_bytes = torch.cuda.get_device_properties(device).total_memory
-        fraction = min(1.0, (reserve_bytes + _WORKSPACE_BYTES) / total_bytes)
-        torch.cuda.set_per_process_memory_fraction(fraction, device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, most_bytes) / total_bytes), device)
 
 
 def _move_buffers(model: nn.Module, device: torch.device) -> None:
@@ -149,7 +148,7 @@ class _Stage:
         self._tls = build.tls
         self._ask = (lambda rows: self.tell(RowsWanted(rows))) if build.rows_first else None
         self._device = device
-        _limit_memory(device, build.order.reserve_bytes)
+        _limit_memory(device, build.order.reserve_bytes - build.order.outside_bytes)
         self._memory = memory
         tier = DeviceTier(build.order.reserve_bytes, memory.driver if memory is not None else None)
         self._units = UnitsInPlace(self, tier) if memory is None else UnitsByCopy(self, tier, memory)

@@ -38,7 +38,9 @@ class FormStage:
     Whence each unit is asked for, and in what order, `sources` say by its digest, in words of schedules.placing.sources; the
     others that they name are `peers`, without those that are gone. The first token does not wait for those that `later`
     names, and those of `held_back` are not even asked for before the group has answered. `sharing` stages of the group,
-    this one among them, have the machine's cores between them. Whoever gives the order waits for `timeout_s`.
+    this one among them, have the machine's cores between them. Of `reserve_bytes` the stage itself asks for all but
+    `outside_bytes`, which are its process's context and what the driver keeps for it. Whoever gives the order waits for
+    `timeout_s`.
     """
 
     group: str
@@ -64,6 +66,7 @@ class FormStage:
     """The model's."""
     owner: str = ""
     """The client whose group it is, by the name that it gives itself."""
+    outside_bytes: int = 0
 
     @property
     def degree(self) -> int:

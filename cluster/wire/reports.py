@@ -115,7 +115,8 @@ class NodeReport:
     The agent names each of its lives anew. `gained` and `lost` say what became of its units between `base` and `version`
     of them; from base 0 they are all units that there are. At `orders_port` it takes orders from who knows
     `orders_secret`. `peer_secret` lets other nodes fetch units at `peer_port`, and goes to nobody but them; from
-    `rendezvous_secret` are made those of the groups that meet at `rendezvous_port`.
+    `rendezvous_secret` are made those of the groups that meet at `rendezvous_port`. `device_bytes` are what stages may
+    reserve; one more has `context_bytes` of them for its process, on the GPU that `gpu` names.
     """
 
     sequence: int
@@ -144,6 +145,8 @@ class NodeReport:
     peer_secret: str = field(repr=False)
     rates: Mapping[str, Rate]
     machine: str
+    gpu: str
+    context_bytes: int
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from storage_tiers.tiers.shared_memory import Run
 
 @dataclass(frozen=True)
 class Idle:
-    """The process has everything imported, listens on `port` and waits for a stage. `rates` is what it has measured."""
+    """The process has everything imported, listens on `port` and waits for a stage. `rates` is what it has measured;
+    `context_bytes` is what it takes of its GPU's memory, 0 if it has none or cannot tell."""
 
     pid: int
     port: int
     rates: Mapping[str, float] = field(default_factory=dict)
+    context_bytes: int = 0
 
 
 @dataclass(frozen=True)

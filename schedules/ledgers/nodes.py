@@ -26,6 +26,7 @@ class Nodes:
         self._names: list[str] = []
         self._nodes: list[Node] = []
         self._drained: set[str] = set()
+        self._on_gpus: set[str] = set()
         self._holders: dict[str, set[str]] = {}
         self._by_memory: list[tuple[int, str]] = []
         self._by_network: list[tuple[float, int, str]] = []
@@ -60,7 +61,7 @@ class Nodes:
         """The nodes that are heard, without copying what is known of them."""
         if self._view is None:
             store = self._links.rates.get(STORE)
-            ranks = Ranks(self._shown, self._by_memory, self._by_network, store, self._speeds)
+            ranks = Ranks(self._shown, self._by_memory, self._by_network, store, self._speeds, bool(self._on_gpus))
             self._view = View(tuple(self._nodes), self._holders, ranks)
         return self._view
 
@@ -111,6 +112,8 @@ class Nodes:
         node = replace(heard, draining=True) if name in self._drained else heard
         before = self._shown.get(name)
         self._shown[name], self._view = node, None
+        if node.gpu:
+            self._on_gpus.add(name)
         place = bisect_left(self._names, name)
         if before is None or before.draining is not node.draining:
             self.epoch += 1
@@ -127,6 +130,7 @@ class Nodes:
         node = self._shown.pop(name, None)
         if node is not None:
             self._view = None
+            self._on_gpus.discard(name)
             self.epoch += 1
             place = bisect_left(self._names, name)
             del self._names[place], self._nodes[place]
@@ -223,6 +227,7 @@ def ranks_of(view: View) -> Ranks:
         sorted(by_network for _, by_network in keys),
         median(stores) if stores else None,
         KnownSpeeds(),
+        any(node.gpu for node in view.nodes),
     )
 
 
@@ -238,5 +243,5 @@ def _keys(node: Node) -> _Keys | None:
     """What the node is ranked by; None if it may not be given stages."""
     if node.draining:
         return None
-    nic, free_bytes = node.rates.get(NIC), node.device_free_bytes
+    nic, free_bytes = node.rates.get(NIC), node.stage_free_bytes
     return (-free_bytes, node.name), (-nic.mean if nic is not None else 0.0, -free_bytes, node.name)

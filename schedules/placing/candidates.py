@@ -85,17 +85,20 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
         else [survey.site(node) for node in among]
     )
     left, found = {site.node.name: site for site in sites}, dict[int, Site]()
+    there = Counter[str]()  # stages by what computes them
     for index in order:
         part = parts[index]
         needed = part.reserve_bytes
         fitting = [
-            (site.done_s(part.runs, part.weight_bytes), -site.free_bytes, name)
+            (site.done_s(part.runs, part.weight_bytes, 1 + (beside := there[site.node.computes_on])), beside,
+             -site.free_bytes, name)
             for name, site in left.items()
             if site.free_bytes >= needed
-        ]
+        ]  # fmt: skip
         if not fitting:
             return _too_large(part)
-        found[index] = left.pop(min(fitting)[2])
+        found[index] = left.pop(min(fitting)[-1])
+        there[found[index].node.computes_on] += 1
     return tuple(_stage(survey, parts[index], found[index], degree) for index in range(degree))
 
 
@@ -111,7 +114,7 @@ def _stage(survey: Survey, part: Part, site: Site, degree: int) -> Stage:
     held_back = later if later and degree > 1 and _may_wait(survey, part, site) else ()
     plan = StagePlan(
         site.node.name, part.first_layer, part.end_layer, tuple([names[i] for i in part.units]),
-        part.weight_bytes, part.kv_bytes, later, tuple(sources), held_back,
+        part.weight_bytes, part.kv_bytes, later, tuple(sources), held_back, *_beside(part, site.node),
     )  # fmt: skip
     first: dict[tuple[bool, str], list[int]] = {}
     for place, (index, asked) in enumerate(zip(part.units, sources, strict=True)):
@@ -121,6 +124,13 @@ def _stage(survey: Survey, part: Part, site: Site, degree: int) -> Stage:
         else:
             first[way] = [place]
     return Stage(site, plan, part, first)
+
+
+def _beside(part: Part, node: Node) -> tuple[int, int]:
+    """What a stage reserves on this node beside weights and KV cache: inside of its allocator, and outside."""
+    if not node.gpu:
+        return 0, 0
+    return part.workspace.inside_bytes, part.workspace.outside_bytes + node.context_bytes
 
 
 def _sizes(survey: Survey, stage: Stage, places: Sequence[int]) -> list[int]:
@@ -242,11 +252,14 @@ def _timelines(survey: Survey, stages: Sequence[Stage], verdict: Verdict) -> tup
     """In the mean and at the bad end; None if a node's speeds are not known."""
     found, found_bad, degree = list[StageTimeline](), list[StageTimeline](), len(stages)
     readers = Counter(stage.site.node.shared_with for stage in stages if (False, "ssd") in stage.first)
+    sharing = Counter(stage.site.node.computes_on for stage in stages)
     for rank, stage in enumerate(stages):
         mean, bad = stage.site.mean, stage.site.bad
         if mean is None or bad is None:
             return None, None
         ssd_bytes_per_s = mean.ssd_bytes_per_s / max(1, readers[stage.site.node.shared_with])
+        if (beside := sharing[stage.site.node.computes_on]) > 1:  # what is on one GPU came over one bus
+            mean, bad = (replace(each, bus_bytes_per_s=each.bus_bytes_per_s / beside) for each in (mean, bad))
         there_s, there_bad_s = _there_s(survey, stage, rank, verdict, ssd_bytes_per_s, mean, bad)
         found.append(StageTimeline(mean, mean.formed(degree), _in_order(survey, stage, there_s, mean.reach_s)))
         found_bad.append(StageTimeline(bad, bad.formed(degree), _in_order(survey, stage, there_bad_s, bad.reach_s)))

@@ -2,17 +2,19 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 
-from schedules.facts import Model, Unit
+from schedules.facts import Model, Unit, Widths
+from schedules.placing.workspace import NO_WORKSPACE, StageShape, Workspace, workspace_of
 
 
 @dataclass(frozen=True)
 class Part:
     """Layers [first_layer, end_layer) of a model, and what a stage needs that runs them. `units` are indices of the
-    model's, in order of use; `runs` are the same as ranges; the first token does not wait for those of `later`."""
+    model's, in order of use; `runs` are the same as ranges; the first token does not wait for those of `later`. The
+    `workspace` is empty where no stage computes on a GPU."""
 
     first_layer: int
     end_layer: int
@@ -21,16 +23,22 @@ class Part:
     later: frozenset[int]
     weight_bytes: int
     kv_bytes: int
+    workspace: Workspace = NO_WORKSPACE
 
     @property
     def reserve_bytes(self) -> int:
-        return self.weight_bytes + self.kv_bytes
+        return self.weight_bytes + self.kv_bytes + self.workspace.inside_bytes + self.workspace.outside_bytes
 
 
-def parts_of(model: Model, degree: int, kv_tokens: int) -> tuple[Part, ...]:
-    """The model split over `degree` stages, with room for so many tokens. ValueError as of `split_layers`."""
+def parts_of(model: Model, degree: int, kv_tokens: int, *, gpus: bool = False) -> tuple[Part, ...]:
+    """The model split over `degree` stages, with room for so many tokens; with `gpus` for what is computed of them too.
+    ValueError as of `split_layers`."""
     sizes = tuple([unit.size_bytes for unit in model.units])
-    return _parts(sizes, model.tied_embeddings, model.rows_first, degree, model.kv_bytes_per_token * kv_tokens)
+    kv_bytes = model.kv_bytes_per_token * kv_tokens
+    parts = _parts(sizes, model.tied_embeddings, model.rows_first, degree, kv_bytes)
+    if not gpus or model.widths is None:
+        return parts
+    return _with_workspaces(parts, model.widths, kv_tokens, model.kv_bytes_per_token)
 
 
 @lru_cache(maxsize=1024)
@@ -42,6 +50,21 @@ def _parts(sizes: tuple[int, ...], tied: bool, rows_first: bool, degree: int, kv
              stage_bytes(model, a, b), -(-kv_bytes * (b - a) // model.layers))
         for a, b in pairwise(split_layers(model, degree))
     )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _with_workspaces(
+    parts: tuple[Part, ...], widths: Widths, kv_tokens: int, kv_bytes_per_token: int
+) -> tuple[Part, ...]:
+    layers, degree = parts[-1].end_layer, len(parts)
+    layer_kv_bytes = -(-kv_bytes_per_token // layers)
+    shapes = [
+        StageShape(part.end_layer - part.first_layer, len(part.units), rank, degree) for rank, part in enumerate(parts)
+    ]
+    return tuple(
+        replace(part, workspace=workspace_of(widths, shape, kv_tokens, layer_kv_bytes))
+        for part, shape in zip(parts, shapes, strict=True)
+    )
 
 
 def runs_of(units: Sequence[int]) -> list[tuple[int, int]]:

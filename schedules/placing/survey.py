@@ -22,6 +22,7 @@ from schedules.ledgers.shares import Transfer
 from schedules.placing.decision import Question
 from schedules.placing.partition import Part, parts_of
 from schedules.placing.sources import Sources, holders_of
+from schedules.placing.workspace import NO_WORKSPACE
 from schedules.rates import NIC
 
 HOLDERS, SPARE, MOST_SPREAD = 16, 12, 4
@@ -36,7 +37,8 @@ _Key = TypeVar("_Key", bound=tuple[Any, ...])
 
 
 class Site(NamedTuple):
-    """A node of the short list, with its speeds in the mean and at their bad end. `far` and `near` are sums over the model's
+    """A node of the short list, with its speeds in the mean and at their bad end, and the bytes that one more stage can have
+    there. `far` and `near` are sums over the model's
     units: `far[i]` bytes of the first i units are neither in its dram nor on its ssd, `near[i]` are on its ssd. `busy_s` is
     when its queue of fetches is empty, `step_s_per_byte` the time that computing the prompt takes there for each byte of
     weights; `bare` is one that holds nothing of the model."""
@@ -74,11 +76,15 @@ class Site(NamedTuple):
             return self.busy_s + size_bytes / self.mean.ssd_bytes_per_s
         return size_bytes / self.mean.bus_bytes_per_s
 
-    def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int) -> float:
-        """Seconds until a stage of these units, alone on its links and first in its group, has computed the prompt."""
-        if self.bare and self.mean is not None:
-            return self.busy_s + weight_bytes / self.mean.nic_bytes_per_s + weight_bytes * self.step_s_per_byte
-        return self.fetch_s(runs) + weight_bytes * self.step_s_per_byte
+    def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int, sharing: int = 1) -> float:
+        """Seconds until a stage of these units, alone on its links and first in its group, has computed the prompt; `sharing`
+        stages of the group, with this one, have the node's GPU."""
+        steps_s = weight_bytes * self.step_s_per_byte
+        if self.mean is None:
+            return self.fetch_s(runs) + steps_s
+        here_s = self.busy_s + weight_bytes / self.mean.nic_bytes_per_s if self.bare else self.fetch_s(runs)
+        copied_s = sharing * weight_bytes / self.mean.bus_bytes_per_s
+        return (here_s if here_s > copied_s else copied_s) + steps_s
 
 
 class Survey:
@@ -109,13 +115,18 @@ class Survey:
         return len(self._ranks.by_memory)
 
     def usable_free_bytes(self, names: Iterable[str] | None) -> dict[str, int]:
-        """Free bytes of those of the named nodes that may be given stages; of all if none are named, which takes long."""
+        """Free bytes of those of the named nodes that may be given stages, a stage's context not taken off them; of all nodes
+        if none are named, which takes long."""
         by_name = self._ranks.by_name
         among = [name for _, name in self._ranks.by_memory] if names is None else names
         nodes = [node for name in among if (node := by_name.get(name)) is not None and not node.draining]
-        return {node.name: self.free_bytes(node) for node in nodes}
+        return {node.name: self._free_bytes(node) for node in nodes}
 
-    def free_bytes(self, node: Node) -> int:
+    def stage_free_bytes(self, node: Node) -> int:
+        """What one more stage can have there for itself, beside its process's context."""
+        return self._free_bytes(node) - node.context_bytes
+
+    def _free_bytes(self, node: Node) -> int:
         return self._memory.free_bytes(node) + (self._freed.get(node.name, 0) if self._freed else 0)
 
     @property
@@ -159,7 +170,7 @@ class Survey:
         return {name: _middle([rates[name] for rates in measured if name in rates]) for name in names}
 
     def roomiest(self, nodes: int) -> list[int]:
-        """Free bytes of so many nodes, or all there are, that have most of them."""
+        """What one more stage can have on so many nodes, or all there are, that have most of it."""
         return [-free for free, _ in islice(self._by_memory, nodes)]
 
     @cached_property
@@ -218,7 +229,7 @@ class Survey:
         found = self._parts.get(degree)
         if found is None:
             model, tokens = self.question.model, self.question.objectives.kv_tokens
-            found = self._parts[degree] = parts_of(model, degree, tokens)
+            found = self._parts[degree] = parts_of(model, degree, tokens, gpus=self._ranks.gpus)
         return found
 
     def site(self, node: Node) -> Site:
@@ -238,8 +249,10 @@ class Survey:
 
     @cached_property
     def whole_bytes(self) -> int:
-        """What one stage reserves that runs all of the model."""
-        return self.size_bytes + self.question.model.kv_bytes_per_token * self.question.objectives.kv_tokens
+        """What one stage reserves that runs all of the model, without its process's context."""
+        kv_bytes = self.question.model.kv_bytes_per_token * self.question.objectives.kv_tokens
+        workspace = self.parts(1)[0].workspace if self._ranks.gpus else NO_WORKSPACE
+        return self.size_bytes + kv_bytes + workspace.inside_bytes + workspace.outside_bytes
 
     @cached_property
     def _holding(self) -> list[Node]:
@@ -252,14 +265,14 @@ class Survey:
     @cached_property
     def _holders_free(self) -> list[tuple[str, int]]:
         """Free bytes of the nodes that hold units, most units first."""
-        return [(node.name, self.free_bytes(node)) for node in self._holding]
+        return [(node.name, self.stage_free_bytes(node)) for node in self._holding]
 
     @cached_property
     def _other_free(self) -> Mapping[str, int]:
         """Free bytes of the usable nodes of which other bytes are free than they report."""
         names, by_name = self._freed.keys() | self._memory.by_node().keys(), self._ranks.by_name
         found = [node for name in names if (node := by_name.get(name)) is not None and not node.draining]
-        return {node.name: self.free_bytes(node) for node in found}
+        return {node.name: self.stage_free_bytes(node) for node in found}
 
     @cached_property
     def _by_network(self) -> "_Lazily[tuple[float, float, int, str]]":
@@ -280,7 +293,7 @@ class Survey:
         yield from sorted(alike)
         usable = (name for name in busy if (node := self._ranks.by_name.get(name)) is not None and not node.draining)
         by_name = self._ranks.by_name
-        yield from sorted([self._network_key(name, -self.free_bytes(by_name[name])) for name in usable])
+        yield from sorted([self._network_key(name, -self.stage_free_bytes(by_name[name])) for name in usable])
 
     def _network_key(self, name: str, free: int) -> tuple[float, float, int, str]:
         nic = self._ranks.by_name[name].rates.get(NIC)
@@ -306,7 +319,7 @@ class Survey:
             far = (0, *accumulate(0 if tier else size for size, tier in zip(self.sizes, held, strict=True)))
             near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(self.sizes, held, strict=True)))
         busy_s = self.busy_s.get(node.name, 0.0)
-        return Site(node, self.free_bytes(node), mean, bad, far, near, busy_s, step_s_per_byte, bare)
+        return Site(node, self.stage_free_bytes(node), mean, bad, far, near, busy_s, step_s_per_byte, bare)
 
     @cached_property
     def _bare(self) -> tuple[Sequence[int], Sequence[int]]:

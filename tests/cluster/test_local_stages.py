@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from cluster.errors import Refused, StageFailed
 from cluster.node import local_stages
+from cluster.node.device_memory import DeviceMemory
 from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages
 from cluster.node.rate_book import RateBook
@@ -45,7 +46,8 @@ class Played:
         )
         peers = UnitExchange(self.node.dram, self.node.ssd, "127.0.0.1", taking_part=False)
         self.stages = LocalStages(
-            config, self.node.stack, peers, RateBook(folder), self.pool, self.tasks, lambda: None,
+            config, self.node.stack, peers, RateBook(folder), DeviceMemory("cpu", RESERVED_BYTES, 1), self.pool, self.tasks,
+            lambda: None,
             lambda group, cause: self.lost.append((group, cause)),
         )  # fmt: skip
 

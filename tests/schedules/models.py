@@ -9,7 +9,7 @@ from schedules.ledgers.links import Links
 from schedules.ledgers.nodes import link_rates
 from schedules.objectives import Objectives
 from schedules.placing.decision import Question
-from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, formed
+from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, formed
 from tests.told import objectives_of
 
 SIZES = st.integers(1, 60)
@@ -92,11 +92,17 @@ def rates(draw: st.DrawFn) -> dict[str, Rate]:
 
 @st.composite
 def measured_views(draw: st.DrawFn, model: Model, most: int = 6) -> View:
-    """Nodes that give to peers and drain or not, most of them measured."""
+    """Nodes that give to peers and drain or not, most of them measured; some compute on GPUs, several on one, in processes
+    that take some of it."""
     nodes = []
     for node in draw(views(model)).nodes[:most]:
         known = draw(st.one_of(rates(), rates(), st.just({})))
         port, draining = draw(st.sampled_from([0, 1])), draw(st.sampled_from([False, False, False, True]))
+        gpu = draw(st.sampled_from(["", "", "gpu a", "gpu b"]))
+        if gpu:
+            bus, context_bytes = draw(st.floats(1, 1e3)), draw(st.integers(0, 40))
+            known = known | {BUS: Rate(bus, bus / 2, 9)} if known else known
+            node = replace(node, gpu=gpu, context_bytes=context_bytes)
         nodes.append(replace(node, rates=known, peer_port=port, draining=draining))
     return View(tuple(nodes))
 

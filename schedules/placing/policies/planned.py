@@ -65,7 +65,7 @@ def _tried(question: Question, survey: Survey) -> list[Candidate]:
 def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidate, str]:
     known = [(c, c.prediction) for c in eligible if c.prediction is not None]
     if not known:
-        largest = max(eligible, key=lambda c: (not c.moves, c.degree))
+        largest = max(eligible, key=lambda c: (not c.moves, _computing(question, c), -c.degree))
         return largest, f"degree {largest.degree}: nothing is measured yet, so the largest that fits"
     goal = question.objectives
     meeting = [(c, p) for c, p in known if question.met_by(p)]
@@ -81,6 +81,12 @@ def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidat
     chosen, prediction = min(as_fast, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
     unmet = "" if meeting else "nothing meets the service level; "
     return chosen, f"degree {chosen.degree}: {unmet}the fastest, {prediction.ttft_s:.2f} s to the first token"
+
+
+def _computing(question: Question, candidate: Candidate) -> int:
+    """On how many of what computes the candidate is: stages on one GPU take turns."""
+    nodes = [node for name in candidate.nodes if (node := question.view.node(name)) is not None]
+    return len({node.computes_on for node in nodes})
 
 
 def _beaten(question: Question, loser: Candidate, chosen: Candidate) -> str:
