@@ -6,8 +6,6 @@ computes is found out by comparing it with a formula, so a family that computes 
 the modules up to rounding; rounding to the model's dtype stands where the modules have it.
 """
 
-import logging
-import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,6 @@ from cluster.stage.products import Multiply, Product, join
 if TYPE_CHECKING:
     from cluster.stage.kernels.forms import Form
 
-_log = logging.getLogger(__name__)
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of linear modules that transformers' modules give the same input."""
 
@@ -66,18 +63,10 @@ class Fusing:
         """
         self.off()
         self._forms = []
-        if not kernels.available():
-            _log.info("a model's kernels are not fused: Triton is not installed")
-            return False
-        from triton.errors import TritonError
-
-        try:
-            forms = self._build(device, dtype)
-        except (OSError, RuntimeError, subprocess.CalledProcessError, TritonError) as error:
-            _log.warning("a model's kernels are not fused: %s: %s", type(error).__name__, error)
-            return False
-        self._forms = forms
-        return True
+        found: list[Form] = []
+        built = kernels.build(lambda: found.extend(self._build(device, dtype)))
+        self._forms = found
+        return built
 
     def on(self) -> None:
         """Use the kernels from the next forward pass on."""

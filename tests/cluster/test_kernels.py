@@ -1,6 +1,11 @@
 """Each kernel against the torch code that it stands for: the families' own modules, and for a product torch's."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -252,3 +257,17 @@ def test_a_product_that_does_not_fit_is_left_to_torch(x: torch.Tensor, weight: t
 @pytest.mark.parametrize("outputs", [4095, 4096])
 def test_tiles_by_the_number_of_outputs(outputs: int) -> None:
     assert matvec.tile_of(outputs) is (matvec.WIDE if outputs == 4096 else matvec.NARROW)
+
+
+def test_kernels_compile_for_a_gpu_and_read_wide(tmp_path: Path) -> None:
+    """The interpreter takes more than the compiler does. A product is as fast as its loads are wide."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    script = [sys.executable, "-m", "tests.cluster.compile_kernels"]
+    said = subprocess.run(script, env=environment, check=True, capture_output=True, timeout=200).stdout
+    loads = json.loads(said)
+    assert len(loads) == len(norm.Form) + len(activation.Act) + 4
+    assert loads["matvec"]["bytes16"] >= 4, "weights"
+    assert all(
+        loads[name]["bytes16"] == 2 for name in ("norm ROUNDED", "norm WEIGHTED", "norm OFFSET", "SILU", "GELU_TANH")
+    )
+    assert loads["rotary"]["bytes8"] == 4
