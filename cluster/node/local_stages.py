@@ -74,7 +74,7 @@ class LocalStages:
     ) -> None:
         self._config, self._tiers, self._peers, self._rates, self._pool = config, tiers, peers, rates, pool
         self._memory, self._tasks, self._on_change, self._tell_lost = memory, tasks, on_change, on_lost
-        self._rows = RowService(tiers, peers)
+        self._rows = RowService(tiers, peers, copy=config.device == "cuda")
         self._stages: dict[str, LocalStage] = {}
         self._phases: dict[str, list[Phase]] = {}
         self._dissolved: dict[str, float] = {}

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from cluster.node.exchange import UnitExchange
 from cluster.wire.orders import FormStage
 from schedules.placing.sources import store_first
-from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.checkpoint import TensorEntry, UnitIndex
 from storage_tiers.tiers.remote import RemoteTier
-from storage_tiers.tiers.rows import RowReader, embedding_of
+from storage_tiers.tiers.rows import RowReader, embedding_of, rows_in
 from storage_tiers.tiers.stack import TierStack
 from storage_tiers.tiers.tier import Tier
 
@@ -18,10 +18,13 @@ ANSWERS_AT_ONCE = 4
 
 
 class RowService:
-    """Reads rows beside the stack's queue, never behind it. Use from the agent's event loop."""
+    """Reads rows beside the stack's queue, never behind it. Use from the agent's event loop.
 
-    def __init__(self, tiers: TierStack, peers: UnitExchange) -> None:
-        self._tiers, self._peers, self._remote = tiers, peers, RemoteTier(tiers.models)
+    Where stages `copy` their units to a device, the embedding's comes behind the others' though it is in dram.
+    """
+
+    def __init__(self, tiers: TierStack, peers: UnitExchange, copy: bool = False) -> None:
+        self._tiers, self._peers, self._remote, self._copy = tiers, peers, RemoteTier(tiers.models), copy
         self._reader = RowReader()
         self._pool = ThreadPoolExecutor(ANSWERS_AT_ONCE, thread_name_prefix="row-service")
 
@@ -31,12 +34,15 @@ class RowService:
 
     async def read(self, order: FormStage, rows: Sequence[int]) -> bytes | None:
         """The rows of the stage's embedding, one after the other; None if its unit is in dram, hence about to be handed
-        over. Missing, Corrupt or StoreUnavailable if no source has them right."""
+        over and used there. Missing, Corrupt or StoreUnavailable if no source has them right."""
         unit = _embedding(order)
-        if unit is None or self._tiers.dram.holds(unit):
+        in_dram = unit is not None and self._tiers.dram.holds(unit)
+        if unit is None or (in_dram and not self._copy):
             return None
         matrix = embedding_of(unit, _family(order))
         assert matrix is not None
+        if in_dram and (found := self._in_dram(unit, matrix, rows)) is not None:
+            return found
         asked = order.sources.get(unit.digest, ())
         near: list[Tier] = [self._tiers.ssd, *self._peers.sources(order.peers, asked)]
         if store_first(asked):
@@ -46,6 +52,15 @@ class RowService:
         return await loop.run_in_executor(
             self._pool, self._reader.read, order.model, unit, matrix, tuple(rows), sources
         )
+
+    def _in_dram(self, unit: UnitIndex, matrix: TensorEntry, rows: Sequence[int]) -> bytes | None:
+        segment = self._tiers.dram.acquire(unit.digest)
+        if segment is None:
+            return None
+        try:
+            return rows_in(segment, matrix, rows)
+        finally:
+            self._tiers.dram.release(unit.digest)
 
     def close(self) -> None:
         """Give up what is under way."""

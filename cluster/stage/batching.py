@@ -14,11 +14,22 @@ from cluster.wire.requests import Failed, Rejected, Submit, TokenLogprobs, Token
 from schedules.requests import room_tokens
 
 PREFILL_TOKENS = 256
-"""Prompt tokens in a step that others decode in: more would hold their next token up."""
 PREFILL_TOKENS_ALONE = 2048
-"""Prompt tokens in a step that nobody decodes in."""
 MAX_ROWS = 128
-"""Requests in one step at most, if nothing else is said; the logits of all of them stand in memory at once."""
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """How much a step may hold: requests, whose logits stand in memory together; prompt tokens beside others that decode,
+    whose next token they hold up; prompt tokens where nobody decodes."""
+
+    rows: int = MAX_ROWS
+    prefill_tokens: int = PREFILL_TOKENS
+    prefill_tokens_alone: int = PREFILL_TOKENS_ALONE
+
+
+GPU_LIMITS = StepLimits(rows=256, prefill_tokens=1024)
+"""There telling the device what to do lasts as long as some 1,000 tokens of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +104,13 @@ class Batching:
     """The requests of a group. `stages` steps may be under way at once.
 
     A request that grows beyond `renewal` tokens is fed from its first token anew, once: what the cache holds of it is then
-    encoded for shorter sequences. None: the cache always holds good. A step has `most_rows` requests at most.
+    encoded for shorter sequences. None: the cache always holds good.
     """
 
-    def __init__(self, kv_tokens: int, stages: int, renewal: int | None = None, most_rows: int = MAX_ROWS) -> None:
-        self._kv_tokens, self._stages, self._renewal, self._most_rows = kv_tokens, stages, renewal, most_rows
+    def __init__(
+        self, kv_tokens: int, stages: int, renewal: int | None = None, limits: StepLimits = StepLimits()
+    ) -> None:
+        self._kv_tokens, self._stages, self._renewal, self._limits = kv_tokens, stages, renewal, limits
         self._waiting: deque[_Request] = deque()
         self._ready: deque[_Request] = deque()
         self._running: dict[int, _Request] = {}
@@ -201,9 +214,9 @@ class Batching:
 
     def _choose(self) -> list[tuple[_Request, int]]:
         """Who is in the next step and with how many tokens: a stage's share of those running, who waits longest first."""
-        share = min(-(-len(self._running) // self._stages), self._most_rows)
+        share = min(-(-len(self._running) // self._stages), self._limits.rows)
         answering = any(request.answers for request in self._running.values())  # also in steps under way
-        prefill = PREFILL_TOKENS if answering else PREFILL_TOKENS_ALONE
+        prefill = self._limits.prefill_tokens if answering else self._limits.prefill_tokens_alone
         chosen: list[tuple[_Request, int]] = []
         passed: list[_Request] = []
         while self._ready and len(chosen) < share:
@@ -223,7 +236,7 @@ class Batching:
     def _prompt_tokens(self, request: _Request, most: int) -> int:
         """Tokens of the next piece of a prompt, cut so that pieces follow each other over the stages."""
         left = request.length - request.fed
-        return min(left, most, max(PREFILL_TOKENS, -(-request.length // self._stages)))
+        return min(left, most, max(self._limits.prefill_tokens, -(-request.length // self._stages)))
 
     def _piece(self, request: _Request, count: int) -> tuple[_Request, Segment, Sequence[int]]:
         end = request.fed + count

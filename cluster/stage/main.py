@@ -17,7 +17,7 @@ from cluster.errors import StageFailed
 from cluster.model_facts import learned_positions, model_config, renewal_border
 from cluster.stage.acceleration import means
 from cluster.stage.admission import find_fault
-from cluster.stage.batching import MAX_ROWS, Batching
+from cluster.stage.batching import GPU_LIMITS, Batching, StepLimits
 from cluster.stage.choosing.batch import Chooser
 from cluster.stage.choosing.trips import cuda_trips
 from cluster.stage.compute_probe import measure_products
@@ -32,7 +32,6 @@ from cluster.stage.model import StageModel, build_pipeline
 from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
-from cluster.stage.static_steps import SIZES
 from cluster.stage.threads import Crew, ThreadChoice
 from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
 from cluster.stage.warm_up import prepare, warm_up
@@ -196,8 +195,8 @@ class _Stage:
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
-            most_rows = MAX_ROWS if self._device.type == "cpu" else SIZES[-1]
-            batching = Batching(order.kv_tokens, order.degree, renewal_border(config), most_rows)
+            limits = StepLimits() if self._device.type == "cpu" else GPU_LIMITS
+            batching = Batching(order.kv_tokens, order.degree, renewal_border(config), limits)
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
             tls = self._tls.server() if self._tls is not None else None

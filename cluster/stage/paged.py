@@ -18,7 +18,9 @@ from cluster.stage.batching import Segment
 PAGE_TOKENS = 32
 """The rooms of schedules.requests.room_tokens are whole pages, but for one that is all there is."""
 NOBODY = 0
-_FIRST_ROWS = 256
+_FIRST_ROWS = 1024
+_TABLE_BYTES = 16 << 20
+"""Of the table at first, with fewer rows then; it grows with the requests that run."""
 
 
 def pages_of(tokens: int) -> int:
@@ -137,7 +139,7 @@ class PagedCache:
         self._rooms: dict[int, _Room] = {}
         self._free_rows: list[int] = []
         self.table = torch.zeros(0, pages_of(kv_tokens), dtype=torch.int32, device=device)
-        self._grow(_FIRST_ROWS)
+        self._grow(max(2, min(_FIRST_ROWS, pages, _TABLE_BYTES // (4 * pages))))
 
     @property
     def slots(self) -> int:

@@ -29,6 +29,10 @@ class Capture(Protocol):
         """The same computation to be repeated; its result is in the same memory each time. RuntimeError if it cannot be."""
         ...
 
+    def forget(self) -> None:
+        """Nothing that was captured is used any more."""
+        ...
+
     def staging(self, numbers: torch.Tensor) -> "Staging":
         """The way for a step's numbers into `numbers` on the device."""
         ...
@@ -61,6 +65,10 @@ class CudaGraphs:
             return result
 
         return replay
+
+    def forget(self) -> None:
+        """See Capture. A pool ends with the last graph that is in it."""
+        self._pool = torch.cuda.graph_pool_handle()
 
     def staging(self, numbers: torch.Tensor) -> "Staging":
         """See Capture."""
@@ -145,6 +153,7 @@ class StaticSteps:
     def _drop(self) -> None:
         """The table lies elsewhere: what was captured reads the old one."""
         self._captured.clear()
+        self._capture.forget()
         self._table = self._cache.table
 
     def _reach(self, segments: Sequence[Segment]) -> int:

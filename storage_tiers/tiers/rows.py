@@ -14,6 +14,7 @@ import crc32c
 from storage_tiers.checkpoint import EMBED, Blocks, TensorEntry, UnitIndex
 from storage_tiers.errors import Corrupt, StorageError
 from storage_tiers.layouts import layout_of
+from storage_tiers.tiers.dram import Segment
 from storage_tiers.tiers.fallback import Fallback, Pause
 from storage_tiers.tiers.tier import Tier
 
@@ -34,6 +35,19 @@ def embedding_of(unit: UnitIndex, family: str) -> TensorEntry | None:
         return None
     found = [tensor for tensor in unit.layout.tensors if tensor.name == layout.embedding_weight]
     return found[0] if found and len(found[0].shape) == 2 and found[0].size_bytes else None
+
+
+def rows_in(segment: Segment, matrix: TensorEntry, rows: Sequence[int]) -> bytes:
+    """The rows of `matrix`, one after the other, of a unit that is in memory, pinned. ValueError for a row that is not there."""
+    _check(matrix, rows)
+    row_bytes = matrix.size_bytes // matrix.shape[0]
+    starts = [matrix.offset_bytes + row * row_bytes for row in rows]
+    return b"".join(view for start in starts for view in segment.views(start, row_bytes))
+
+
+def _check(matrix: TensorEntry, rows: Sequence[int]) -> None:
+    if not all(0 <= row < matrix.shape[0] for row in rows):
+        raise ValueError(f"{matrix.name} has {matrix.shape[0]} rows")
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,7 @@ class RowReader:
         """
         if unit.blocks is None:
             raise ValueError(f"unit {unit.name} of {model} has no checksums of blocks")
-        if not all(0 <= row < matrix.shape[0] for row in rows):
-            raise ValueError(f"{matrix.name} of {model} has {matrix.shape[0]} rows")
+        _check(matrix, rows)
         size = unit.blocks.block_bytes
         row_bytes = matrix.size_bytes // matrix.shape[0]
         starts = [matrix.offset_bytes + row * row_bytes for row in rows]

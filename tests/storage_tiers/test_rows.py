@@ -21,7 +21,7 @@ from storage_tiers.tiers import rows as rows_module
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.peer import PeerServer, PeerTier
 from storage_tiers.tiers.remote import RemoteTier
-from storage_tiers.tiers.rows import GAP_BLOCKS, RowReader, embedding_of
+from storage_tiers.tiers.rows import GAP_BLOCKS, RowReader, embedding_of, rows_in
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.tier import Tier, Views, total_bytes
 from storage_tiers.tiers.wrappers import Faulty
@@ -266,3 +266,21 @@ def test_a_unit_that_an_unfinished_run_left_without_checksums_of_blocks_is_writt
     store.objects.write(key, json.dumps(metadata).encode())
     store.objects.remove(f"model/{ROOT}")
     assert publish(str(source), "model", store) == first
+
+
+@given(rows=st.lists(st.integers(0, ROWS - 1), max_size=40))
+def test_rows_are_cut_out_of_a_unit_in_memory(rows: list[int]) -> None:
+    """Blocks of 4 KiB lie wherever they were free: rows cross from one run to the next."""
+    dram = DramTier(4 << 20)
+    try:
+        dram.reserve("other", 5000)
+        segment = dram.reserve(UNIT.digest, len(DATA))
+        at = 0
+        for view in segment.views():
+            view[:] = DATA[at : at + len(view)]
+            at += len(view)
+        assert rows_in(segment, MATRIX, rows) == _expected(rows)
+        with pytest.raises(ValueError, match="700 rows"):
+            rows_in(segment, MATRIX, [ROWS])
+    finally:
+        dram.close()

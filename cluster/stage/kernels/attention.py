@@ -23,11 +23,11 @@ _TENSORS_PER_STEP = ("query", "rows", "lengths", "to", "key", "value")
 
 @triton.jit(do_not_specialize=_PER_STEP, do_not_specialize_on_alignment=_TENSORS_PER_STEP)
 def _part(
-    query, keys, values, rows, lengths, table, part_out, part_max, part_sum,
+    query, keys, values, rows, lengths, table, result, part_out, part_max, part_sum,
     scale, softcap, window, parts, table_stride, q_b, q_h, key_t, key_h, value_t, value_h,
     PAGE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, DIM_BLOCK: tl.constexpr,
     VALUE_DIM: tl.constexpr, VALUE_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
-    CAPPED: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr,
+    CAPPED: tl.constexpr, WINDOWED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads = tl.num_programs(1)
@@ -71,8 +71,15 @@ def _part(
         )  # fmt: skip
         out = out * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
         greatest = now
-    place = ((b * heads + head) * parts + part) * GROUP + in_group
     told = in_group < GROUP
+    if WHOLE:
+        tl.store(
+            result + ((b * heads + head) * GROUP + in_group)[:, None] * VALUE_DIM + value_dims[None, :],
+            (out / total[:, None]).to(result.dtype.element_ty),
+            mask=told[:, None] & (value_dims[None, :] < VALUE_DIM),
+        )  # fmt: skip
+        return
+    place = ((b * heads + head) * parts + part) * GROUP + in_group
     tl.store(part_max + place, greatest, mask=told)
     tl.store(part_sum + place, total, mask=told)
     tl.store(
@@ -146,25 +153,34 @@ def decode(
     group, parts = heads // kv_heads, parts_of(batch, kv_heads)
     if query.stride(2) != 1:
         query = query.contiguous()
-    part_out = torch.empty(batch, kv_heads, parts, group, value_dim, dtype=torch.float32, device=query.device)
-    part_max = torch.empty(batch, kv_heads, parts, group, dtype=torch.float32, device=query.device)
-    part_sum = torch.empty_like(part_max)
+    result = torch.empty(batch, heads, value_dim, dtype=query.dtype, device=query.device)
+    if parts == 1:
+        part_out = part_max = part_sum = result
+    else:
+        made = torch.empty(batch, kv_heads, parts, group, value_dim + 2, dtype=torch.float32, device=query.device)
+        part_out, part_max, part_sum = _apart(made.view(-1), batch * heads * parts, value_dim)
     value_block = triton.next_power_of_2(value_dim)
     _part[(batch, kv_heads, parts)](
-        query, keys, values, rows, lengths, table, part_out, part_max, part_sum,
+        query, keys, values, rows, lengths, table, result, part_out, part_max, part_sum,
         scale, softcap or 1.0, window or 0, parts, table.stride(0), query.stride(0), query.stride(1),
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
         PAGE=page_tokens, GROUP=group, ROWS=max(_LEAST_ROWS, triton.next_power_of_2(group)),
         DIM=dim, DIM_BLOCK=max(16, triton.next_power_of_2(dim)), VALUE_DIM=value_dim, VALUE_BLOCK=max(16, value_block),
-        BLOCK=_BLOCK, CAPPED=softcap is not None, WINDOWED=window is not None,
+        BLOCK=_BLOCK, CAPPED=softcap is not None, WINDOWED=window is not None, WHOLE=parts == 1,
         PRECISION="ieee" if query.dtype is torch.float32 else "tf32",
     )  # fmt: skip
-    result = torch.empty(batch, heads, value_dim, dtype=query.dtype, device=query.device)
-    _join[(batch, heads)](
-        part_out, part_max, part_sum, result, parts,
-        GROUP=group, MOST_PARTS=_MOST_PARTS, VALUE_DIM=value_dim, VALUE_BLOCK=value_block,
-    )  # fmt: skip
+    if parts > 1:
+        _join[(batch, heads)](
+            part_out, part_max, part_sum, result, parts,
+            GROUP=group, MOST_PARTS=_MOST_PARTS, VALUE_DIM=value_dim, VALUE_BLOCK=value_block,
+        )  # fmt: skip
     return result
+
+
+def _apart(made: torch.Tensor, places: int, value_dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of one piece of memory: (places * value dim,), and twice (places,)."""
+    outs = places * value_dim
+    return made[:outs], made[outs : outs + places], made[outs + places :]
 
 
 def write(key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, to: torch.Tensor) -> None:
@@ -185,5 +201,6 @@ def prepare(heads: int, kv_heads: int, dim: int, value_dim: int, dtype: torch.dt
     rows = torch.zeros(1, dtype=torch.int64, device=device)
     table = torch.zeros(1, 1, dtype=torch.int32, device=device)
     write(keys[:1], values[:1], keys, values, rows)
-    query = torch.zeros(1, heads, dim, dtype=dtype, device=device)
-    decode(query, keys, values, rows, (rows + 1).int(), table, _BLOCK // 2, 1.0, window, softcap)
+    for count in (1, _PROGRAMS):  # in parts, and whole
+        query, some = torch.zeros(count, heads, dim, dtype=dtype, device=device), rows.expand(count).contiguous()
+        decode(query, keys, values, some, (some + 1).int(), table, _BLOCK // 2, 1.0, window, softcap)
