@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import NoReturn
 
@@ -74,10 +75,20 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
     prepare(device)
     warm_up(device)
     rates = _measure(device) if measure else {}
-    memory = NodeMemory(CudaDriver(device)) if kind == "cuda" else None
+    live(channel, server, device, NodeMemory(CudaDriver(device)) if kind == "cuda" else None, rates)
+
+
+def live(
+    channel: Channel,
+    server: RequestServer,
+    device: torch.device,
+    memory: NodeMemory | None,
+    rates: Mapping[str, float],
+) -> None:
+    """Wait for an order, and carry it out. With `memory` units are copied from there, without they are used in place."""
     try:
         channel.send(Idle(os.getpid(), server.port, rates))
-        message = await_order(channel, memory)
+        message = _await_order(channel, memory)
         channel.send(Taken())
     except (EOFError, OSError):
         return
@@ -85,7 +96,7 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
         _Stage(channel, server, message, device, memory).run()
 
 
-def await_order(channel: Channel, memory: NodeMemory | None) -> object:
+def _await_order(channel: Channel, memory: NodeMemory | None) -> object:
     """The first message that is not about the node's memory, which is pinned meanwhile. EOFError if the agent is gone."""
     while True:
         message, fd = channel.receive()
