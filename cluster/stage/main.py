@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import NoReturn
 
@@ -79,9 +80,21 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
     warm_up(device)
     rates = _measure(device) if measure else {}
     memory = NodeMemory(CudaDriver(device)) if kind == "cuda" else None
+    live(channel, server, device, memory, rates, meter.taken_bytes())
+
+
+def live(
+    channel: Channel,
+    server: RequestServer,
+    device: torch.device,
+    memory: NodeMemory | None,
+    rates: Mapping[str, float],
+    context_bytes: int = 0,
+) -> None:
+    """Wait for an order, and carry it out. `context_bytes`: what the process has of its GPU by now. With `memory` units are copied from there, without they are used in place."""
     try:
-        channel.send(Idle(os.getpid(), server.port, rates, meter.taken_bytes()))
-        message = await_order(channel, memory)
+        channel.send(Idle(os.getpid(), server.port, rates, context_bytes))
+        message = _await_order(channel, memory)
         channel.send(Taken())
     except (EOFError, OSError):
         return
@@ -89,7 +102,7 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
         _Stage(channel, server, message, device, memory).run()
 
 
-def await_order(channel: Channel, memory: NodeMemory | None) -> object:
+def _await_order(channel: Channel, memory: NodeMemory | None) -> object:
     """The first message that is not about the node's memory, which is pinned meanwhile. EOFError if the agent is gone."""
     while True:
         message, fd = channel.receive()

@@ -86,14 +86,26 @@ class CudaCopy:
         """
         data = self._driver.room(arrangement.size_bytes)
         began = self._driver.mark()
+        targets: list[torch.Tensor] = []
+        sources: list[torch.Tensor] = []
         for cut in cuts(arrangement.moves, runs, pool.piece_bytes, CHUNK_BYTES):
             source = pool.bytes[cut.pool_offset_bytes : cut.pool_offset_bytes + cut.size_bytes]
             target = data[cut.target_offset_bytes : cut.target_offset_bytes + cut.size_bytes]
-            if pool.wait(cut.piece):
-                self._driver.copy(target, source)
-            else:
-                self._through_buffer(target, source)
+            if not pool.is_pinned(cut.piece):
+                self._queue(targets, sources)  # they are under way while this is waited for
+                if not pool.wait(cut.piece):
+                    self._through_buffer(target, source)
+                    continue
+            targets.append(target)
+            sources.append(source)
+        self._queue(targets, sources)
         return Sent(data, began, self._driver.mark())
+
+    def _queue(self, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+        if targets:
+            self._driver.copy(targets, sources)
+            targets.clear()
+            sources.clear()
 
     def _through_buffer(self, target: torch.Tensor, source: torch.Tensor) -> None:
         if not self._buffers:
@@ -102,6 +114,6 @@ class CudaCopy:
         if sent is not None:
             sent.synchronize()
         buffer[: len(source)].copy_(source)
-        self._driver.copy(target, buffer[: len(source)])
+        self._driver.copy([target], [buffer[: len(source)]])
         self._buffers[self._turn] = buffer, self._driver.mark()
         self._turn = (self._turn + 1) % _BUFFERS

@@ -1,5 +1,6 @@
 """What copying to a GPU asks of CUDA, and nothing else: a fake of these few calls stands in for a GPU."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -39,8 +40,8 @@ class Driver(Protocol):
         """Bytes on the host that the device reads at full speed."""
         ...
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        """Queue a copy from pinned memory."""
+    def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+        """Queue copies from pinned memory, one for each pair, in order."""
         ...
 
     def mark(self) -> Mark:
@@ -72,9 +73,10 @@ class CudaDriver:
     def pinned(self, size_bytes: int) -> torch.Tensor:
         return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+    def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+        # One call for all: after each this thread waits for Python's lock, which who builds the skeleton is slow to give.
         with torch.cuda.stream(self._stream):
-            target.copy_(source, non_blocking=True)
+            torch._foreach_copy_(targets, sources, non_blocking=True)
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True, blocking=True)

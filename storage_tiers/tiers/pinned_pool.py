@@ -53,6 +53,11 @@ class PinnedPool:
         with self._condition:
             self._wanted += [piece for piece in pieces if piece not in self._registered]
 
+    def is_pinned(self, piece: int) -> bool:
+        """Whether the piece is pinned, and so for good."""
+        with self._condition:
+            return piece in self._registered
+
     def wait(self, piece: int) -> bool:
         """Whether the piece is pinned. If it is real, and the driver does pin, that is waited for."""
         with self._condition:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.node.pool import StagePool
+from cluster.node.pool_news import PoolNews
 from cluster.node.stage_process import StageProcess
 from cluster.wire.codec import Channel
 from cluster.wire.stages import Build, Formed, Idle, Taken, UnitHere
@@ -53,8 +54,8 @@ class PlayedProcess:
 class PlayedPool(StagePool):
     """Empty, and forks nothing until `may_fork` is set; then what goes as far as `goes` says."""
 
-    def __init__(self, *_as_others: Any) -> None:
-        super().__init__(0, "127.0.0.1", 1, "cpu", lambda _idle: None, measure=False)
+    def __init__(self, *_as_others: Any, news: PoolNews | None = None) -> None:
+        super().__init__(0, "127.0.0.1", 1, "cpu", lambda _idle: None, measure=False, news=news)
         self.may_fork, self.goes = asyncio.Event(), "formed"
         self.asked = asyncio.Event()
         self.made: list[PlayedProcess] = []

@@ -1,7 +1,7 @@
 """A GPU's driver that is played: copies are done when somebody waits for them, one a millisecond, and no sooner."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,6 +37,7 @@ class FakeDriver:
     pins_now: threading.Event = field(default_factory=threading.Event)
     asked: list[int] = field(default_factory=list)
     pinned_ranges: dict[int, int] = field(default_factory=dict)
+    buffers: list[torch.Tensor] = field(default_factory=list)
     rooms: list[torch.Tensor] = field(default_factory=list)
     copied: list[int] = field(default_factory=list)
     unpinned: int = 0
@@ -75,13 +76,18 @@ class FakeDriver:
 
     def pinned(self, size_bytes: int) -> torch.Tensor:
         buffer = torch.zeros(size_bytes, dtype=torch.uint8)
-        self.pinned_ranges[buffer.data_ptr()] = size_bytes
+        self.buffers.append(buffer)
         return buffer
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+    def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+        for target, source in zip(targets, sources, strict=True):
+            self._queue(target, source)
+
+    def _queue(self, target: torch.Tensor, source: torch.Tensor) -> None:
         start, size = source.data_ptr(), len(source)
         with self._lock:
-            inside = any(at <= start and start + size <= at + most for at, most in self.pinned_ranges.items())
+            pinned = [*self.pinned_ranges.items(), *((each.data_ptr(), len(each)) for each in self.buffers)]
+            inside = any(at <= start and start + size <= at + most for at, most in pinned)
             if not inside:
                 raise RuntimeError("invalid argument: a copy from memory that is not pinned, or is by halves")
             self._row.append(lambda: self._carry_out(target, source))

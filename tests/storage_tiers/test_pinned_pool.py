@@ -72,6 +72,7 @@ def test_who_waits_when_the_driver_refuses_goes_on(memory: BlockPool) -> None:
     driver.may_pin.clear()
     pool = _map(memory, driver)
     pool.hear(range(_PIECES))
+    assert driver.pins_now.wait(30)
     found: list[bool] = []
     waiting = threading.Thread(target=lambda: found.append(pool.wait(5)), daemon=True)
     waiting.start()

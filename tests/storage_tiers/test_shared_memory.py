@@ -102,6 +102,38 @@ def test_threads_that_write_into_one_block_at_once_all_find_it_real() -> None:
         pool.close()
 
 
+def test_a_piece_is_real_when_all_its_blocks_are_and_that_is_told_once() -> None:
+    """A GPU's driver may pin it then; pinning a raw block would take memory that nobody has asked for."""
+    pool, told = BlockPool(10 * 4096, block_bytes=4096, piece_bytes=4 * 4096), list[int]()
+    pool.on_real(told.append)
+    try:
+        runs = pool.allocate(10 * 4096)
+        assert pool.real_pieces() == ()
+        for _ in range(2):
+            pool.views(runs, 0, 3 * 4096)
+        assert (pool.real_pieces(), told) == ((), [])
+        pool.views(runs, 3 * 4096, 1)
+        assert (pool.real_pieces(), told) == ((0,), [0])
+        pool.views(runs, 8 * 4096, 2 * 4096)
+        assert (pool.real_pieces(), told) == ((0, 2), [0, 2]), "the last is as long as what is left"
+        pool.free(runs)
+        again = pool.allocate(10 * 4096)
+        pool.views(again, 0, 10 * 4096)
+        assert (pool.real_pieces(), told) == ((0, 1, 2), [0, 2, 1])
+    finally:
+        pool.close()
+
+
+def test_pieces_that_become_real_ahead_of_their_use_are_told_of_too() -> None:
+    pool = BlockPool(8 * 4096, ready_bytes=8 * 4096, block_bytes=4096, piece_bytes=4 * 4096)
+    try:
+        while len(pool.real_pieces()) < 2:
+            threading.Event().wait(0.001)
+        assert pool.ready_bytes == 8 * 4096
+    finally:
+        pool.close()
+
+
 _WITHOUT_HUGE_PAGES = f"""
 import ctypes, logging
 from storage_tiers.tiers import shared_memory as memory
