@@ -271,7 +271,7 @@ def test_kernels_compile_for_a_gpu_and_read_wide(tmp_path: Path) -> None:
     script = [sys.executable, "-m", "tests.cluster.compile_kernels"]
     said = subprocess.run(script, env=environment, check=True, capture_output=True, timeout=200).stdout
     loads = json.loads(said)
-    assert len(loads) == len(norm.Form) + len(activation.Act) + 4
+    assert len(loads) == len(norm.Form) + len(activation.Act) + 5
     assert loads["matvec"]["bytes16"] >= 4, "weights"
     assert all(
         loads[name]["bytes16"] == 2 for name in ("norm ROUNDED", "norm WEIGHTED", "norm OFFSET", "SILU", "GELU_TANH")
