@@ -36,13 +36,16 @@ def _wide_loads(kernel: Any, warps: int, **constants: Any) -> dict[str, int]:
 
 def main() -> None:
     heads = {"half": 64, "rest": 0, "half_block": 64, "rest_block": 1, "head_block": 4, "rounds": True}
-    tile = {"row_block": 1, "output_block": 8, "input_block": 512}
+    tile = {"row_block": 1, "output_block": 8, "input_block": 512, "stages": 1}
     found = {
         **{f"norm {form.name}": _wide_loads(norm._rms_norm, 16, form=int(form), block=4096) for form in norm.Form},
         **{act.name: _wide_loads(activation._gated, 4, tanh=act == 1, block=1024) for act in activation.Act},
         "rotary": _wide_loads(rotary._rotate, 2, **heads),
         "rotary partial": _wide_loads(rotary._rotate, 2, **{**heads, "half": 16, "rest": 96, "rest_block": 128}),
         "matvec": _wide_loads(matvec._matvec, 4, inputs=4096, biased=True, even=True, **tile),
+        "matvec in stages": _wide_loads(
+            matvec._matvec, 4, inputs=4096, biased=True, even=True, **{**tile, "stages": 3}
+        ),
         "matvec uneven": _wide_loads(matvec._matvec, 4, inputs=4000, biased=False, even=False, **tile),
     }
     json.dump(found, sys.stdout)

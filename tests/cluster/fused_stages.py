@@ -52,7 +52,7 @@ def lay_together(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 def make_stage(family: str, folder: Path, **overrides: Any) -> StageModel:
     """A random model of the family; its units are assigned."""
-    source = make_tiny(family, folder, seed=3, **overrides)
+    source = make_tiny(family, folder, **{"seed": 3, **overrides})
     config = model_config(json.loads((source / "config.json").read_text()))
     model = StageModel(config, torch.float32, 0, config.num_hidden_layers, lambda _unit, _gate: None)
     weights = load_reference(source).state_dict()

@@ -173,3 +173,51 @@ def test_common_kernels_are_those_that_a_llama_needs(monkeypatch: pytest.MonkeyP
 
 def test_common_kernels_can_be_built() -> None:
     assert build_common(DEVICE, torch.float32)
+
+
+def test_what_does_not_fit_a_kernel_is_computed_by_the_modules_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_stage("gemma3_text", tmp_path)
+    own = run(model)
+    _fuse(model)
+    for module, name in ((norm, "rms_norm"), (rotary, "rotate"), (activation, "gated")):
+        monkeypatch.setattr(module, name, lambda *_args: None)
+    for given, wanted in zip(run(model), own, strict=True):
+        torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_activation_is_the_familys(tmp_path: Path) -> None:
+    model = make_stage("llama", tmp_path, hidden_act="gelu")
+    own = run(model)
+    _fuse(model)
+    with counted() as launches:
+        fused = run(model)
+    for given, wanted in zip(fused, own, strict=True):
+        torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4)
+    assert not launches.ops["gated"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_unit_that_is_assigned_once_more_counts(again: bool, tmp_path: Path) -> None:
+    """Its products are those of the new weights, joined again or not."""
+    model, other = make_stage("qwen2", tmp_path / "a"), make_stage("qwen2", tmp_path / "b", seed=4)
+    fusing = _fuse(model)
+    for mine, its in zip(model._skeleton.parts, other._skeleton.parts, strict=True):
+        mine.module.load_state_dict(its.module.state_dict(), assign=True)
+        if again:
+            fusing.join(mine.module)
+    for given, wanted in zip(run(model), run(other), strict=True):
+        torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4)
+    with counted() as launches:
+        run(model, DECODE)
+    assert launches.ops["linear"] == (4 if again else 7) * model.layers + 1
+
+
+def test_the_output_matrix_that_no_layer_has_is_joined_alone(tmp_path: Path) -> None:
+    """Only for products of our own; otherwise there is nothing to be had."""
+    model = make_stage("llama", tmp_path)
+    for matvec_rows in (0, 1):
+        fusing = Fusing(model.lm, matvec_rows)
+        fusing.join(model.lm.lm_head)
+        assert ("forward" in vars(model.lm.lm_head)) == (matvec_rows > 0)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -126,6 +127,17 @@ def _exchange(linears: list[nn.Linear], name: str, tensor: torch.Tensor | None) 
     return linears
 
 
+def _of_several_storages() -> list[nn.Linear]:
+    """Weights that are neighbours, but no storage has them all."""
+    memory, at = np.ones(_INPUTS * sum(_OUTPUTS), dtype=np.float32), 0
+    linears = [nn.Linear(_INPUTS, outputs, bias=False) for outputs in _OUTPUTS]
+    for linear in linears:
+        end = at + linear.weight.numel()
+        linear.weight = _parameter(torch.from_numpy(memory[at:end]).view_as(linear.weight))
+        at = end
+    return linears
+
+
 @pytest.mark.parametrize(
     "linears",
     [
@@ -137,9 +149,21 @@ def _exchange(linears: list[nn.Linear], name: str, tensor: torch.Tensor | None) 
         _exchange(_linears(), "weight", torch.randn(_INPUTS, 2).T),
         _exchange(_linears(biased=True), "bias", None),
         _exchange(_linears(), "bias", torch.randn(2)),
+        _of_several_storages(),
         [nn.Linear(_INPUTS, 2, bias=False, device="meta") for _ in range(3)],
     ],
-    ids=["gap", "biases' gap", "elsewhere", "one on meta", "dtype", "columns", "a bias missing", "one bias", "meta"],
+    ids=[
+        "gap",
+        "biases' gap",
+        "elsewhere",
+        "one on meta",
+        "dtype",
+        "columns",
+        "a bias missing",
+        "one bias",
+        "storages",
+        "meta",
+    ],
 )
 def test_what_does_not_lie_together_stays_apart(linears: list[nn.Linear]) -> None:
     assert join(linears, _Counted()) is None

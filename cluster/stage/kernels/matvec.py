@@ -13,11 +13,15 @@ MAX_ROWS = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program reads at a time: `outputs` rows of the weight, `inputs` of their columns, with `warps` warps."""
+    """What one program reads at a time: `outputs` rows of the weight, `inputs` of their columns, with `warps` warps.
+
+    `stages`: how many such pieces are under way, in shared memory if there are several.
+    """
 
     outputs: int
     inputs: int
     warps: int
+    stages: int = 1
 
 
 NARROW, WIDE = Tile(4, 1024, 4), Tile(8, 512, 4)
@@ -51,7 +55,7 @@ def matvec(
         x, weight, out if bias is None else bias, out, rows.count, outputs, *rows.inner_strides,
         inputs=inputs, biased=bias is not None, even=outputs % tile.outputs == 0 and inputs % tile.inputs == 0,
         row_block=triton.next_power_of_2(rows.count), output_block=tile.outputs, input_block=tile.inputs,
-        num_warps=tile.warps,
+        stages=tile.stages, num_warps=tile.warps,
     )  # fmt: skip
     return out
 
@@ -65,7 +69,7 @@ def prepare(rows: int, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
 @triton.jit(do_not_specialize=["rows"])
 def _matvec(  # type: ignore[no-untyped-def]
     x, weight, bias, out, rows, outputs, x_row, inputs: tl.constexpr, biased: tl.constexpr, even: tl.constexpr,
-    row_block: tl.constexpr, output_block: tl.constexpr, input_block: tl.constexpr,
+    row_block: tl.constexpr, output_block: tl.constexpr, input_block: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     output = tl.program_id(0) * output_block + tl.arange(0, output_block)
     row = tl.arange(0, row_block)
@@ -74,7 +78,7 @@ def _matvec(  # type: ignore[no-untyped-def]
     of_x = x + row[:, None] * x_row + column[None, :]
     there, wanted = (output < outputs)[:, None], (row < rows)[:, None]
     sums = tl.full((row_block, output_block, input_block), 0.0, dtype=tl.float32)
-    for start in range(0, inputs, input_block):
+    for start in tl.range(0, inputs, input_block, num_stages=stages):
         left = (column < inputs - start)[None, :]
         if even:
             w = tl.load(of_weight + start, eviction_policy="evict_first").to(tl.float32)
