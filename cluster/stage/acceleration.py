@@ -35,6 +35,10 @@ class Acceleration(Protocol):
         """What the stage's layers make of the step; None if it is to be computed as ever."""
         ...
 
+    def takes(self, segments: Sequence[Segment]) -> bool:
+        """Whether it would compute such a step now."""
+        ...
+
     def follow_up(self) -> None:
         """A step is over."""
         ...
@@ -46,6 +50,10 @@ class NoAcceleration:
     def run(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor | None:
         """None."""
         return None
+
+    def takes(self, segments: Sequence[Segment]) -> bool:
+        """Never."""
+        return False
 
     def follow_up(self) -> None:
         """Nothing."""
@@ -63,14 +71,16 @@ class Accelerated:
 
     def run(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor | None:
         """See Acceleration."""
-        if not self._on:
-            if not self._ready.is_set() or not self._model.complete:
-                return None
+        if not self._on and self._ready.is_set() and self._model.complete:
             self._model.attention.paged.kernels = self._kernels
             if self._model.fusing is not None:
                 self._model.fusing.on()
             self._on = True
-        return self._steps.run(segments, x) if self._model.repeats and self._steps.takes(segments) else None
+        return self._steps.run(segments, x) if self.takes(segments) else None
+
+    def takes(self, segments: Sequence[Segment]) -> bool:
+        """See Acceleration."""
+        return self._on and self._model.repeats and self._steps.takes(segments)
 
     def follow_up(self) -> None:
         """See Acceleration: after the first step kernels are got ready."""

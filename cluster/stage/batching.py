@@ -7,8 +7,8 @@ of arrival, so that nothing that runs is ever short of memory and nothing that w
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
 
 from cluster.wire.requests import Failed, Rejected, Submit, TokenLogprobs, Tokens
 from schedules.requests import room_tokens
@@ -50,11 +50,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Step:
-    """What goes through the stages together. `feed` are the segments' tokens in a row; `started` run for the first time."""
+    """What goes through the stages together. `feed` are the segments' tokens in a row; `started` run for the first time.
+
+    A step that runs `ahead` is made before the one under way has landed: it has no feed, for its tokens are those that the
+    requests at these places in that step are given.
+    """
 
     segments: tuple[Segment, ...]
     feed: tuple[int, ...]
     started: tuple[tuple[int, Submit], ...] = ()
+    ahead: tuple[int, ...] = ()
 
     @property
     def wanted(self) -> tuple[Segment, ...]:
@@ -81,6 +86,7 @@ class _Request:
     under_way: int = 0
     queued: bool = False
     cancelled: bool = False
+    dropped: bool = False
 
     @property
     def length(self) -> int:
@@ -93,6 +99,10 @@ class _Request:
     @property
     def decodes(self) -> bool:
         return self.fed > 0 and self.length - self.fed == 1
+
+    def decoding(self, segment: Segment) -> bool:
+        """Whether the segment, which is under way, is all that has not come back, one token of it."""
+        return segment.tokens == 1 and segment.wanted and self.under_way == 1 and self.fed == self.length
 
     @property
     def answers(self) -> bool:
@@ -121,8 +131,8 @@ class Batching:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs or waits."""
-        return not (self._running or self._waiting)
+        """Whether nothing runs or waits, and no step is under way."""
+        return not (self._running or self._waiting or self._under_way)
 
     @property
     def steps_under_way(self) -> int:
@@ -182,19 +192,50 @@ class Batching:
         self._under_way.append(step)
         return step
 
-    def land(self, choices: Sequence[Choice]) -> list[Tokens | Failed]:
-        """The oldest step under way is over: what was chosen for its wanted segments, in order. What is to be told."""
+    def step_ahead(self) -> Step | None:
+        """What follows the only step under way, if that is one token each and nothing but these requests runs or waits.
+
+        Some of them may end with it unforeseen: what the step gives for those is dropped when it lands.
+        """
+        if self._stages > 1 or len(self._under_way) != 1 or self._waiting or self._ready:
+            return None
+        pieces = [(place, segment, self._running[segment.slot]) for place, segment in enumerate(self._under_way[0].segments)
+                  if segment.slot in self._running]  # fmt: skip
+        if any(request.cancelled or not request.decoding(segment) for _, segment, request in pieces):
+            return None
+        going = [piece for piece in pieces if not self._last_of(piece[2])]
+        if not going or any(request.length == self._renewal for _, _, request in going):
+            return None
+        for _, _, request in going:
+            request.fed += 1
+            request.under_way += 1
+        segments = tuple(replace(segment, position=segment.position + 1) for _, segment, _ in going)
+        step = Step(segments, (), ahead=tuple(place for place, _, _ in going))
+        self._under_way.append(step)
+        return step
+
+    def land(self, choices: Sequence[Choice], unforeseen: Container[int] = ()) -> list[Tokens | Failed]:
+        """The oldest step under way is over: what was chosen for its wanted segments, in order. What is to be told.
+
+        At the places `unforeseen` among these, a step that runs ahead was fed something else; that is dropped, and fed anew.
+        """
         step = self._under_way.popleft()
         events: list[Tokens | Failed] = []
-        remaining = iter(choices)
+        remaining = iter(enumerate(choices))
         for segment in step.segments:
-            choice = next(remaining) if segment.wanted else None
+            place, choice = next(remaining) if segment.wanted else (0, None)
             request = self._running.get(segment.slot)
             if request is None:
                 continue
             request.under_way -= 1
-            if self._end_if_cancelled(request) or choice is None:
+            if self._end_if_cancelled(request) or request.cancelled or choice is None:
                 continue
+            if request.dropped:
+                request.dropped = False
+                continue
+            if place in unforeseen and request.under_way:
+                request.fed -= 1
+                request.dropped = True
             events.append(
                 self._fail(request) if choice.token is None else self._give_out(request, choice, choice.token)
             )
@@ -265,11 +306,16 @@ class Batching:
         if finish is None:
             if self._renewal is not None and request.length == self._renewal + 1:
                 request.fed = 0
-            self._queue(request)
+            if request.fed < request.length:
+                self._queue(request)
         else:
             self._end(request)
         logprobs = () if choice.logprobs is None else (choice.logprobs,)
         return Tokens(request.submit.request, (token,), finish, logprobs)
+
+    def _last_of(self, request: _Request) -> bool:
+        """Whether the token that is on its way is the request's last, as far as that is known."""
+        return request.generated + 1 >= request.submit.max_tokens
 
     def _queue(self, request: _Request) -> None:
         request.queued = True

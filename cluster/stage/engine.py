@@ -15,7 +15,7 @@ import torch
 
 from cluster.stage.acceleration import Acceleration, NoAcceleration
 from cluster.stage.batching import Batching, Choice, Segment, Step
-from cluster.stage.choosing.batch import Chooser
+from cluster.stage.choosing.batch import Chooser, Pending
 from cluster.stage.hop import Header, Neighbours, Op
 from cluster.stage.kv import KvCache, StepPlan
 from cluster.stage.model import StageModel
@@ -90,14 +90,21 @@ class Worker:
         self._model.turn_to(plan)
         return self._forward(x.to(plan.positions.device))
 
+    def may_run_ahead(self, segments: Sequence[Segment]) -> bool:
+        """Whether their next step may be told to the device before anybody knows what it is fed."""
+        penalised = any(self._samplers[segment.slot].penalised for segment in segments)
+        return not penalised and self._acceleration.takes(segments)
+
     @torch.inference_mode()
-    def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
+    def begin_choices(self, segments: Sequence[Segment], logits: torch.Tensor) -> Pending:
         """The next token of each wanted segment, from the last stage's output (1, wanted segments, vocabulary)."""
-        if not segments:
-            return []
         samplers = [self._samplers[segment.slot] for segment in segments]
         positions = [segment.position + segment.tokens for segment in segments]
-        return self._chooser.begin_choices(samplers, logits[0], positions).result()
+        return self._chooser.begin_choices(samplers, logits[0], positions)
+
+    def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
+        """The same, when they are there."""
+        return self.begin_choices(segments, logits).result() if segments else []
 
     @torch.inference_mode()
     def forget(self, slots: Sequence[int]) -> None:
@@ -128,7 +135,7 @@ class Driver:
         self._emit, self._alive_every_s, self._fault = emit, alive_every_s, fault
         self._report: Report | None = report
         self._since_s = 0.0
-        self._steps: list[tuple[Step, list[Choice] | None]] = []
+        self._steps: list[tuple[Step, Pending | None]] = []
 
     def run(self) -> None:
         """Until told to end. RuntimeError if a neighbour is gone, StageFailed if a unit does not come."""
@@ -136,6 +143,7 @@ class Driver:
             self._forget()  # before others get the room of those who were cancelled
             while (step := self._batching.next_step(self._worker.order)) is not None:
                 self._launch(step)
+            self._run_ahead()
             if self._steps:
                 self._land(*self._steps.pop(0))
             self._forget()
@@ -176,17 +184,36 @@ class Driver:
         if self._neighbours is None:
             for slot, submit in step.started:
                 self._worker.start(slot, submit)
-            self._steps.append((step, self._worker.choose(step.wanted, out)))
+            self._steps.append((step, self._worker.begin_choices(step.wanted, out) if step.wanted else None))
             return
         extra = msgpack.packb([(slot, to_wire(submit)) for slot, submit in step.started]) if step.started else b""
         self._neighbours.send(Header(Op.STEP, step.segments, extra_bytes=len(extra)), out, extra)
         self._steps.append((step, None))
 
-    def _land(self, step: Step, choices: list[Choice] | None) -> None:
-        if choices is None:
-            assert self._neighbours is not None
+    def _run_ahead(self) -> None:
+        """Have the device go on with the tokens that it chooses, while they are looked at here."""
+        if self._neighbours is not None or len(self._steps) != 1:
+            return
+        step, pending = self._steps[0]
+        if pending is None or pending.tokens is None or not self._worker.may_run_ahead(step.segments):
+            return
+        ahead = self._batching.step_ahead()
+        if ahead is None:
+            return
+        tokens = pending.tokens
+        if len(ahead.ahead) < len(step.segments):
+            tokens = tokens[torch.tensor(ahead.ahead, device=tokens.device)]
+        out = self._worker.step(ahead.segments, tokens[None])
+        self._steps.append((ahead, self._worker.begin_choices(ahead.segments, out)))
+
+    def _land(self, step: Step, pending: Pending | None) -> None:
+        if pending is not None:
+            choices = pending.result()
+        elif self._neighbours is not None:
             choices = self._neighbours.receive_choices(len(step.wanted))
-        events = self._batching.land(choices)
+        else:
+            choices = []
+        events = self._batching.land(choices, pending.unforeseen if pending is not None else ())
         if events:
             self._emit(events)
             if self._report is not None:

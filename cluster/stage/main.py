@@ -91,7 +91,10 @@ def live(
     rates: Mapping[str, float],
     context_bytes: int = 0,
 ) -> None:
-    """Wait for an order, and carry it out. `context_bytes`: what the process has of its GPU by now. With `memory` units are copied from there, without they are used in place."""
+    """Wait for an order, and carry it out. With `memory` units are copied from there, without they are used in place.
+
+    `context_bytes`: what the process has of its GPU by now.
+    """
     try:
         channel.send(Idle(os.getpid(), server.port, rates, context_bytes))
         message = _await_order(channel, memory)

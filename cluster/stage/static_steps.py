@@ -164,16 +164,19 @@ class StaticSteps:
 
     def _feed(self, segments: Sequence[Segment], x: torch.Tensor) -> None:
         count, first = len(segments), self._model.first
+        from_host = first and x.device.type == "cpu"
 
         def fill(numbers: torch.Tensor) -> None:
             table = numbers.numpy()
             table[:, count:] = NOBODY
-            if first:
+            if from_host:
                 table[_TOKENS, :count] = x[0].numpy()
             table[_POSITIONS, :count] = [segment.position for segment in segments]
             table[_ROWS, :count] = [self._cache.row(segment.slot) for segment in segments]
 
         self._staging.send(fill)
+        if first and not from_host:
+            self._numbers[_TOKENS, :count].copy_(x[0])
         if not first:
             if self._hidden is None:
                 shape = 1, self._sizes[-1], x.shape[2]

@@ -38,7 +38,7 @@ def embedding_of(unit: UnitIndex, family: str) -> TensorEntry | None:
 
 
 def rows_in(segment: Segment, matrix: TensorEntry, rows: Sequence[int]) -> bytes:
-    """The rows of `matrix`, one after the other, of a unit that is in memory, pinned. ValueError for a row that is not there."""
+    """The rows of `matrix`, one after the other, of a unit pinned in memory. ValueError for a row that is not there."""
     _check(matrix, rows)
     row_bytes = matrix.size_bytes // matrix.shape[0]
     starts = [matrix.offset_bytes + row * row_bytes for row in rows]

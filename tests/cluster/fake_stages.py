@@ -15,6 +15,18 @@ Fed = tuple[int, list[int], int]
 
 
 @dataclass
+class FakePending:
+    """Tokens that are chosen on a device: known there at once, here when they are asked for."""
+
+    choices: list[Choice]
+    tokens: torch.Tensor | None = None
+    unforeseen: list[int] = field(default_factory=list)
+
+    def result(self) -> list[Choice]:
+        return self.choices
+
+
+@dataclass
 class FakeWorker:
     """Takes the place of a Worker: `script` says which tokens each request's steps give, 7 where it says nothing."""
 
@@ -39,6 +51,12 @@ class FakeWorker:
         self.rooms |= {segment.slot: segment.room for segment in segments}
         self.most_room = max(self.most_room, sum(self.rooms.values()))
         return x
+
+    def may_run_ahead(self, segments: Sequence[Segment]) -> bool:
+        return False
+
+    def begin_choices(self, segments: Sequence[Segment], logits: torch.Tensor) -> FakePending:
+        return FakePending(self.choose(segments, logits))
 
     def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
         return [self._choice(segment.slot) for segment in segments]

@@ -384,14 +384,14 @@ def test_the_first_step_is_reported_and_none_after_it() -> None:
     layers = _Layers()
     for position in (0, 2):
         layers.worker.step([_segment(1, 2, position)], torch.zeros(1, 2))
-    assert layers.told == ["turn", "step of 2", "rest", "first step", "turn", "step of 2", "rest"]
+    assert layers.told == ["step of 2", "turn", "rest", "first step", "step of 2", "turn", "rest"]
 
 
 def test_layers_that_break_are_not_taken_for_layers_that_hang() -> None:
     layers = _Layers(breaks=True)
     with pytest.raises(RuntimeError, match="broken"):
         layers.worker.step([_segment(1, 2)], torch.zeros(1, 2))
-    assert layers.told == ["turn", "step of 2", "rest"]
+    assert layers.told == ["step of 2", "turn", "rest"]
 
 
 def test_tokens_are_chosen_for_their_positions_with_what_was_generated_before() -> None:

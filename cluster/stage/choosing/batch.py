@@ -33,7 +33,12 @@ def working_bytes(rows: int, vocabulary: int) -> int:
 
 
 class Pending(Protocol):
-    """Tokens that are being chosen."""
+    """Tokens that are being chosen. `tokens` (requests,) has them on the device before anybody has looked at them, for a
+    step that runs ahead; None if they are nowhere but on the host. Once `result` was asked for, `unforeseen` names the
+    requests whose token there is not the one."""
+
+    tokens: Tensor | None
+    unforeseen: list[int]
 
     def result(self) -> list[Choice]:
         """Wait for them. To be called once, before the same requests' next ones are begun."""
@@ -66,14 +71,15 @@ class Chooser:
         if all(sampler.greedy(position) for sampler, position in zip(samplers, positions, strict=True)):
             greatest, tokens = logits.max(-1, keepdim=True)
             trip.fetch(torch.where(torch.isfinite(greatest), tokens, NONE))
-            return _Queued(trip, samplers, positions)
+            return _Queued(trip, samplers, positions, tokens.view(-1))
         if self._ledger is None:
             self._ledger = Ledger(self._ledger_bytes, logits.shape[1], logits.device)
         table, new = self._table(tuple(samplers), logits.shape[1])
         batch = _Batch(table, self._look, self._ledger)
         batch.send(trip, samplers, positions, logits.shape[1], new)
-        trip.fetch(batch.choose(logits))
-        return _Queued(trip, samplers, positions, batch.values, self._ledger)
+        told = batch.choose(logits)
+        trip.fetch(told)
+        return _Queued(trip, samplers, positions, told[:, 0].long().clamp_(min=0), batch.values, self._ledger)
 
     def forget(self, sampler: Sampler) -> None:
         """The request is over."""
@@ -193,6 +199,8 @@ class _Chosen:
 
     def __init__(self, choices: list[Choice]) -> None:
         self._choices = choices
+        self.tokens: Tensor | None = None
+        self.unforeseen: list[int] = []
 
     def result(self) -> list[Choice]:
         return self._choices
@@ -202,9 +210,11 @@ class _Queued:
     """What a device is at; `values` are the logits, for the rows that it does not decide."""
 
     def __init__(
-        self, trip: Trip, samplers: Sequence[Sampler], positions: Sequence[int],
+        self, trip: Trip, samplers: Sequence[Sampler], positions: Sequence[int], tokens: Tensor,
         values: Tensor | None = None, ledger: Ledger | None = None,
     ) -> None:  # fmt: skip
+        self.tokens: Tensor | None = tokens
+        self.unforeseen: list[int] = []
         self._trip, self._samplers, self._positions = trip, samplers, positions
         self._values, self._ledger = values, ledger
 
@@ -215,6 +225,7 @@ class _Queued:
     def _choice(self, told: list[float], row: int) -> Choice:
         token, sampler = int(told[0]), self._samplers[row]
         if token == _UNDECIDED:
+            self.unforeseen.append(row)
             return self._choose_here(sampler, row)
         if token == NONE:
             return Choice(None)
