@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from cluster.errors import StageFailed
+from cluster.stage.main import _await_order
 from cluster.stage.units import NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
-from cluster.wire.stages import PoolHere, PoolReal, UnitCopied, UnitHere
+from cluster.wire.codec import Channel
+from cluster.wire.stages import PoolHere, PoolReal, RowsHere, UnitCopied, UnitHere
 from storage_tiers.checkpoint import TensorSpec, UnitIndex, lay_out
 from storage_tiers.tiers.cuda_copy import CudaCopy
 from storage_tiers.tiers.device import DeviceTier
@@ -200,6 +202,26 @@ def test_a_process_with_an_order_pins_for_its_units_alone(node: Node, known: boo
     units.close()
     assert node.stage.events == _told(1)
     assert len(node.driver.asked) == 2
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_news_of_memory_come_before_the_order_and_leave_no_descriptor(node: Node, gpu: bool) -> None:
+    """On a CPU there is no use for them."""
+    node.unit(1)
+    ours, theirs = Channel.pair()
+    before = open_descriptors()
+    agent, process = Channel(ours), Channel(theirs)
+    agent.send(PoolHere(_PIECE), node.memory.read_only_fd)
+    agent.send(PoolReal(node.memory.real_pieces()))
+    agent.send(RowsHere((1,), b"1"))
+    assert _await_order(process, node.known if gpu else None) == RowsHere((1,), b"1")
+    assert open_descriptors() == before
+    if gpu:
+        assert node.known.open(None).wait(0)
+    agent.close()
+    with pytest.raises(EOFError):
+        _await_order(process, node.known)
+    process.close()
 
 
 def test_on_a_cpu_a_unit_is_used_in_place_when_the_skeleton_stands(node: Node) -> None:
