@@ -35,7 +35,7 @@ from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
 from cluster.stage.threads import Crew, ThreadChoice
 from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
-from cluster.stage.warm_up import prepare, warm_up
+from cluster.stage.warm_up import form_once, prepare, warm_up
 from cluster.wire.codec import Channel
 from cluster.wire.hello import Hello
 from cluster.wire.phases import BUILD_SKELETON, timed_phase
@@ -56,6 +56,7 @@ from cluster.wire.stages import (
 )
 from schedules.rates import formed
 from storage_tiers.checkpoint import UnitIndex
+from storage_tiers.tiers.cuda_copy import CudaCopy
 from storage_tiers.tiers.cuda_driver import CudaDriver
 from storage_tiers.tiers.device import DeviceTier
 
@@ -79,7 +80,7 @@ def main(sock: socket.socket, host: str, threads: int, kind: str, measure: bool 
     meter = ContextMeter(device)
     warm_up(device)
     rates = _measure(device) if measure else {}
-    memory = NodeMemory(CudaDriver(device)) if kind == "cuda" else None
+    memory = _node_memory(device) if kind == "cuda" else None
     live(channel, server, device, memory, rates, meter.taken_bytes())
 
 
@@ -102,6 +103,8 @@ def live(
     except (EOFError, OSError):
         return
     if isinstance(message, Build):
+        if memory is not None:
+            memory.pin_what_is_wanted()
         _Stage(channel, server, message, device, memory).run()
 
 
@@ -114,6 +117,12 @@ def _await_order(channel: Channel, memory: NodeMemory | None) -> object:
         _hear(memory, message, fd)
 
 
+def _node_memory(device: torch.device) -> NodeMemory:
+    memory = NodeMemory(CudaCopy(CudaDriver(device)))
+    memory.copy.warm_up()
+    return memory
+
+
 def _hear(memory: NodeMemory | None, message: PoolHere | PoolReal, fd: int | None) -> None:
     if memory is not None:
         memory.hear(message, fd)
@@ -124,7 +133,7 @@ def _hear(memory: NodeMemory | None, message: PoolHere | PoolReal, fd: int | Non
 def _measure(device: torch.device) -> dict[str, float]:
     """What a stage needs to be formed and to compute, as far as it can be told without a model."""
     since_s = time.perf_counter()
-    warm_up(device, [torch.float32])  # what it does is now as slow as it will be
+    form_once(device, [torch.float32])  # what it does is now as slow as it will be
     return {formed(1): time.perf_counter() - since_s, **measure_products(device)}
 
 
@@ -165,7 +174,7 @@ class _Stage:
         self._device = device
         _limit_memory(device, build.order.reserve_bytes - build.order.outside_bytes)
         self._memory = memory
-        tier = DeviceTier(build.order.reserve_bytes, memory.driver if memory is not None else None)
+        tier = DeviceTier(build.order.reserve_bytes, memory.copy if memory is not None else None)
         self._units = UnitsInPlace(self, tier) if memory is None else UnitsByCopy(self, tier, memory)
         self._where = f"stage {build.order.rank}"
         self._model: StageModel | None = None

@@ -15,7 +15,7 @@ from cluster.wire.phases import COPY
 from cluster.wire.stages import PoolHere, PoolReal, UnitCopied, UnitHere
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import StorageError
-from storage_tiers.tiers.cuda_driver import Driver
+from storage_tiers.tiers.cuda_copy import CudaCopy
 from storage_tiers.tiers.device import Coming, DeviceTier
 from storage_tiers.tiers.pinned_pool import PinnedPool
 from storage_tiers.tiers.shared_memory import map_runs, populate
@@ -132,8 +132,9 @@ class UnitsByCopy:
 class NodeMemory:
     """The node's memory for units as this process knows it: from the agent, else from the first unit. Use from one thread."""
 
-    def __init__(self, driver: Driver) -> None:
-        self.driver = driver
+    def __init__(self, copy: CudaCopy) -> None:
+        self.copy = copy
+        self._ahead = True
         self._pool: PinnedPool | None = None
 
     def hear(self, message: PoolHere | PoolReal, fd: int | None) -> None:
@@ -153,6 +154,12 @@ class NodeMemory:
             os.close(fd)
         return self._pool
 
+    def pin_what_is_wanted(self) -> None:
+        """The process has its order: no more is pinned than its units need."""
+        self._ahead = False
+        if self._pool is not None:
+            self._pool.pin_what_is_wanted()
+
     def close(self) -> None:
         """Unpin what was pinned. Nothing may be copied any more."""
         if self._pool is not None:
@@ -162,7 +169,9 @@ class NodeMemory:
         try:
             if self._pool is None:
                 size_bytes = os.fstat(fd).st_size
-                self._pool = PinnedPool(fd, size_bytes, self.driver, piece_bytes or size_bytes)
+                self._pool = PinnedPool(fd, size_bytes, self.copy.driver, piece_bytes or size_bytes)
+                if not self._ahead:
+                    self._pool.pin_what_is_wanted()
         finally:
             os.close(fd)
         return self._pool

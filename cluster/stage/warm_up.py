@@ -40,17 +40,23 @@ def prepare(device: torch.device) -> None:
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def warm_up(device: torch.device, dtypes: Sequence[torch.dtype] = ()) -> None:
-    """Go once through everything that is slower the first time, with models of 64 dimensions in each of `dtypes`, by default
-    those that the device is likely to meet. A GPU loads its kernels one by one, and gets more of them to load."""
-    on_gpu = device.type == "cuda"
-    join(HashStore(), 0, 1, device, timeout_s=60.0)
-    for dtype in dtypes or (_GPU_DTYPES if on_gpu else _CPU_DTYPES):
-        run_steps(device, dtype, (*_STEPS, *_MORE_STEPS) if on_gpu else _STEPS)
-    leave()
-    if on_gpu:
+def warm_up(device: torch.device) -> None:
+    """Go once through everything that is slower the first time, with models of 64 dimensions in the types that the device is
+    likely to meet. A GPU loads its kernels one by one, and has more of them to load."""
+    if device.type == "cuda":
+        form_once(device, _GPU_DTYPES, (*_STEPS, *_MORE_STEPS))
         load_kernels(device, time.perf_counter() + _PRODUCTS_S)
         torch.cuda.empty_cache()
+    else:
+        form_once(device, _CPU_DTYPES)
+
+
+def form_once(device: torch.device, dtypes: Sequence[torch.dtype], steps: Sequence[Sequence[Segment]] = _STEPS) -> None:
+    """Be a group of one, with a small model in each of `dtypes` that does the steps, and leave it."""
+    join(HashStore(), 0, 1, device, timeout_s=60.0)
+    for dtype in dtypes:
+        run_steps(device, dtype, steps)
+    leave()
 
 
 def run_steps(device: torch.device, dtype: torch.dtype, steps: Sequence[Sequence[Segment]]) -> None:

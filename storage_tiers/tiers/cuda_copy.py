@@ -75,17 +75,24 @@ class CudaCopy:
     """Copies units to one device, one after the other. Use from one thread; what is sent is waited for in any."""
 
     def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+        self.driver = driver
         self._buffers: list[tuple[torch.Tensor, Mark | None]] = []
         self._turn = 0
+
+    def warm_up(self) -> None:
+        """Make and use once what is slow to make: buffers, the stream, events."""
+        room = self.driver.room(1)
+        for _ in range(_BUFFERS):
+            self._through_buffer(room, torch.zeros(1, dtype=torch.uint8))
+        self.driver.mark().synchronize()
 
     def send(self, pool: PinnedPool, runs: Sequence[Run], arrangement: Arrangement) -> Sent:
         """Queue the copies of the unit at `runs` of the pool, which must stay as they are until all has come.
 
         torch.OutOfMemoryError (a RuntimeError) if the device has no room.
         """
-        data = self._driver.room(arrangement.size_bytes)
-        began = self._driver.mark()
+        data = self.driver.room(arrangement.size_bytes)
+        began = self.driver.mark()
         targets: list[torch.Tensor] = []
         sources: list[torch.Tensor] = []
         for cut in cuts(arrangement.moves, runs, pool.piece_bytes, CHUNK_BYTES):
@@ -99,21 +106,21 @@ class CudaCopy:
             targets.append(target)
             sources.append(source)
         self._queue(targets, sources)
-        return Sent(data, began, self._driver.mark())
+        return Sent(data, began, self.driver.mark())
 
     def _queue(self, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
         if targets:
-            self._driver.copy(targets, sources)
+            self.driver.copy(targets, sources)
             targets.clear()
             sources.clear()
 
     def _through_buffer(self, target: torch.Tensor, source: torch.Tensor) -> None:
         if not self._buffers:
-            self._buffers = [(self._driver.pinned(CHUNK_BYTES), None) for _ in range(_BUFFERS)]
+            self._buffers = [(self.driver.pinned(CHUNK_BYTES), None) for _ in range(_BUFFERS)]
         buffer, sent = self._buffers[self._turn]
         if sent is not None:
             sent.synchronize()
         buffer[: len(source)].copy_(source)
-        self._driver.copy([target], [buffer[: len(source)]])
-        self._buffers[self._turn] = buffer, self._driver.mark()
+        self.driver.copy([target], [buffer[: len(source)]])
+        self._buffers[self._turn] = buffer, self.driver.mark()
         self._turn = (self._turn + 1) % _BUFFERS

@@ -14,7 +14,6 @@ from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import OutOfSpace
 from storage_tiers.tiers.arrange import arrange
 from storage_tiers.tiers.cuda_copy import CudaCopy, Sent
-from storage_tiers.tiers.cuda_driver import Driver
 from storage_tiers.tiers.pinned_pool import PinnedPool
 from storage_tiers.tiers.shared_memory import Run
 
@@ -34,10 +33,10 @@ class Coming:
 class DeviceTier:
     """What one stage holds, at most `budget_bytes`. `hold` and `send` are called from one thread."""
 
-    def __init__(self, budget_bytes: int, driver: Driver | None = None) -> None:
+    def __init__(self, budget_bytes: int, copy: CudaCopy | None = None) -> None:
         self.held_bytes = 0
         self._budget_bytes = budget_bytes
-        self._copy = CudaCopy(driver) if driver is not None else None
+        self._copy = copy
 
     def hold(self, unit: UnitIndex, memory: "ctypes.Array[ctypes.c_char]") -> dict[str, torch.Tensor]:
         """On a CPU: the unit's tensors as views of `memory`, which begins with them and stays mapped. Nobody may write to it.

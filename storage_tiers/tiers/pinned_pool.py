@@ -34,6 +34,7 @@ class PinnedPool:
         self._pending: set[int] = set()
         self._wanted: list[int] = []
         self._registered: set[int] = set()
+        self._ahead = True
         self._over = False
         self._thread = threading.Thread(target=self._register, name="pin", daemon=True)
         self._thread.start()
@@ -52,6 +53,12 @@ class PinnedPool:
         pieces = [piece for run in runs for piece in self._pieces(run)]
         with self._condition:
             self._wanted += [piece for piece in pieces if piece not in self._registered]
+            self._condition.notify_all()
+
+    def pin_what_is_wanted(self) -> None:
+        """And nothing else from now on: it takes the driver's lock, which this process and others compute with."""
+        with self._condition:
+            self._ahead = False
 
     def is_pinned(self, piece: int) -> bool:
         """Whether the piece is pinned, and so for good."""
@@ -63,6 +70,7 @@ class PinnedPool:
         with self._condition:
             if piece in self._pending:
                 self._wanted.insert(0, piece)
+                self._condition.notify_all()
                 self._condition.wait_for(lambda: piece not in self._pending or self._over)
             return piece in self._registered
 
@@ -101,9 +109,10 @@ class PinnedPool:
     def _next(self) -> int | None:
         """The piece to pin now, once there is one; None at the end."""
         with self._condition:
-            self._condition.wait_for(lambda: self._pending or self._over)
-            if self._over:
-                return None
-            wanted = [piece for piece in self._wanted if piece not in self._registered]
-            self._wanted = wanted
-            return next((piece for piece in wanted if piece in self._pending), min(self._pending))
+            self._condition.wait_for(lambda: self._over or self._first() is not None)
+            return None if self._over else self._first()
+
+    def _first(self) -> int | None:
+        self._wanted = [piece for piece in self._wanted if piece not in self._registered]
+        wanted = next((piece for piece in self._wanted if piece in self._pending), None)
+        return min(self._pending, default=None) if wanted is None and self._ahead else wanted

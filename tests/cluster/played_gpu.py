@@ -10,6 +10,7 @@ from cluster.stage.main import live
 from cluster.stage.request_server import RequestServer
 from cluster.stage.units import NodeMemory
 from cluster.wire.codec import Channel
+from storage_tiers.tiers.cuda_copy import CudaCopy
 from tests.storage_tiers.fake_driver import FakeDriver
 
 
@@ -26,7 +27,7 @@ def main(fd: int) -> None:
     deepspeed.ops.__compatible_ops__ = {}  # one would be compiled, as in no stage process
     torch.set_num_threads(1)
     channel = Channel(socket.socket(fileno=fd))
-    live(channel, RequestServer("127.0.0.1"), torch.device("cpu"), NodeMemory(_Telling()), {})
+    live(channel, RequestServer("127.0.0.1"), torch.device("cpu"), NodeMemory(CudaCopy(_Telling())), {})
 
 
 if __name__ == "__main__":

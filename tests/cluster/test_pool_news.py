@@ -68,7 +68,9 @@ async def test_a_process_hears_of_what_is_real_and_then_of_what_becomes_it(memor
     await news.close()
 
 
-async def test_who_does_not_read_hears_all_later_and_who_is_dead_nothing(memory: BlockPool) -> None:
+async def test_who_does_not_read_hears_all_later_and_who_is_dead_nothing(
+    memory: BlockPool, caplog: pytest.LogCaptureFixture
+) -> None:
     news, slow, dead = PoolNews(memory), PlayedProcess(), PlayedProcess()
     for process in (slow, dead):
         process.reads.clear()
@@ -83,7 +85,24 @@ async def test_who_does_not_read_hears_all_later_and_who_is_dead_nothing(memory:
     slow.ended.set_result(None)
     await until(lambda: not news._tasks._running)
     assert not news._changes
+    assert not caplog.records
     await news.close()
+
+
+def test_memory_that_becomes_real_after_the_loop_is_nobodys_news() -> None:
+    """It is given up last, on a thread of its own."""
+    memory = BlockPool(8 * _BLOCK, block_bytes=_BLOCK, piece_bytes=_PIECE)
+
+    async def tell() -> None:
+        news = PoolNews(memory)
+        news.tell(PlayedProcess())  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        await news.close()
+
+    asyncio.run(tell())
+    _make_real(memory, 8)
+    assert len(memory.real_pieces()) == 2
+    memory.close()
 
 
 async def test_news_are_cut_into_messages_that_a_channel_takes(

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from cluster.errors import StageFailed
+from cluster.stage.main import _await_order
 from cluster.stage.units import NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
-from cluster.wire.stages import PoolHere, PoolReal, UnitCopied, UnitHere
+from cluster.wire.codec import Channel
+from cluster.wire.stages import PoolHere, PoolReal, RowsHere, UnitCopied, UnitHere
 from storage_tiers.checkpoint import TensorSpec, UnitIndex, lay_out
+from storage_tiers.tiers.cuda_copy import CudaCopy
 from storage_tiers.tiers.device import DeviceTier
 from storage_tiers.tiers.shared_memory import BlockPool
 from tests.storage_tiers.fake_driver import FakeDriver
@@ -59,7 +62,8 @@ class Node:
     def __init__(self) -> None:
         self.memory = BlockPool(64 * _BLOCK, block_bytes=_BLOCK, piece_bytes=_PIECE)
         self.driver, self.stage = FakeDriver(), PlayedStage()
-        self.known = NodeMemory(self.driver)
+        self.copy = CudaCopy(self.driver)
+        self.known = NodeMemory(self.copy)
 
     def tell_of_memory(self) -> None:
         self.known.hear(PoolHere(_PIECE), self.descriptor())
@@ -78,7 +82,7 @@ class Node:
         return UnitHere(unit, runs)
 
     def by_copy(self, budget_bytes: int = 1 << 20) -> UnitsByCopy:
-        return UnitsByCopy(self.stage, DeviceTier(budget_bytes, self.driver), self.known)
+        return UnitsByCopy(self.stage, DeviceTier(budget_bytes, self.copy), self.known)
 
 
 @pytest.fixture
@@ -183,6 +187,41 @@ def test_memory_that_is_told_of_twice_is_mapped_once(node: Node) -> None:
     node.tell_of_memory()
     assert node.known.open(node.descriptor()) is pool
     assert len(node.driver.asked) == len(node.memory.real_pieces())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_process_with_an_order_pins_for_its_units_alone(node: Node, known: bool) -> None:
+    """Whether or not it had heard of the memory before."""
+    here = [node.unit(number) for number in range(4)]
+    if known:
+        node.known.hear(PoolHere(_PIECE), node.descriptor())
+    node.known.pin_what_is_wanted()
+    node.tell_of_memory()
+    units = node.by_copy()
+    units.take(here[1], node.descriptor())
+    units.close()
+    assert node.stage.events == _told(1)
+    assert len(node.driver.asked) == 2
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_news_of_memory_come_before_the_order_and_leave_no_descriptor(node: Node, gpu: bool) -> None:
+    """On a CPU there is no use for them."""
+    node.unit(1)
+    ours, theirs = Channel.pair()
+    before = open_descriptors()
+    agent, process = Channel(ours), Channel(theirs)
+    agent.send(PoolHere(_PIECE), node.memory.read_only_fd)
+    agent.send(PoolReal(node.memory.real_pieces()))
+    agent.send(RowsHere((1,), b"1"))
+    assert _await_order(process, node.known if gpu else None) == RowsHere((1,), b"1")
+    assert open_descriptors() == before
+    if gpu:
+        assert node.known.open(None).wait(0)
+    agent.close()
+    with pytest.raises(EOFError):
+        _await_order(process, node.known)
+    process.close()
 
 
 def test_on_a_cpu_a_unit_is_used_in_place_when_the_skeleton_stands(node: Node) -> None:

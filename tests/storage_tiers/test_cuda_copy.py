@@ -13,7 +13,7 @@ from storage_tiers.checkpoint import TensorSpec, UnitIndex, lay_out
 from storage_tiers.errors import OutOfSpace
 from storage_tiers.tiers import cuda_copy
 from storage_tiers.tiers.arrange import Move, arrange
-from storage_tiers.tiers.cuda_copy import cuts
+from storage_tiers.tiers.cuda_copy import CudaCopy, cuts
 from storage_tiers.tiers.device import DeviceTier
 from storage_tiers.tiers.pinned_pool import PinnedPool
 from storage_tiers.tiers.shared_memory import BlockPool, Run
@@ -39,7 +39,7 @@ class Host:
         self.memory = BlockPool(_BLOCKS * _BLOCK, block_bytes=_BLOCK, piece_bytes=_PIECE)
         self.driver = FakeDriver(**driver)  # type: ignore[arg-type]
         self.pool = PinnedPool(self.memory.read_only_fd, self.memory.size_bytes, self.driver, _PIECE)
-        self.tier = DeviceTier(1 << 30, self.driver)
+        self.tier = DeviceTier(1 << 30, CudaCopy(self.driver))
         self.filled: dict[str, dict[str, torch.Tensor]] = {}
 
     def fill(self, name: str) -> tuple[UnitIndex, tuple[Run, ...]]:
@@ -250,9 +250,20 @@ def test_what_is_pinned_is_under_way_while_the_rest_is_waited_for(host: Host) ->
     thread.join(30)
 
 
+def test_what_is_slow_to_make_is_made_ahead(host: Host) -> None:
+    copy = CudaCopy(host.driver)
+    copy.warm_up()
+    made = len(host.driver.buffers)
+    unit, runs = host.fill("a")
+    coming = DeviceTier(1 << 30, copy).send(unit, host.pool, runs)
+    coming.wait()
+    assert host.right("a", coming.tensors)
+    assert len(host.driver.buffers) == made == 3
+
+
 def test_a_unit_beyond_the_budget_is_refused_before_any_memory_is_taken(host: Host) -> None:
     unit, runs = host.fill("a")
-    tier = DeviceTier(2 * unit.size_bytes - 1, host.driver)
+    tier = DeviceTier(2 * unit.size_bytes - 1, CudaCopy(host.driver))
     tier.send(unit, host.pool, runs)
     with pytest.raises(OutOfSpace, match="unit a has"):
         tier.send(unit, host.pool, runs)

@@ -58,6 +58,28 @@ def test_what_is_wanted_is_pinned_first_in_its_order(memory: BlockPool) -> None:
     pool.close()
 
 
+def test_with_its_order_a_process_pins_what_it_wants_and_no_more(memory: BlockPool) -> None:
+    """It computes then, and so do its neighbours, with a driver that does one thing at a time."""
+    driver = FakeDriver()
+    driver.may_pin.clear()
+    pool = _map(memory, driver)
+    pool.hear([0, 1, 2, 3])
+    assert driver.pins_now.wait(30)
+    pool.pin_what_is_wanted()
+    pool.hear([4, 5])
+    driver.may_pin.set()
+    assert pool.wait(0)
+    pool.want([Run(5 * _PIECE, _PIECE), Run(2 * _PIECE, _PIECE)])
+    pool.want([Run(7 * _PIECE, _PIECE)])
+    assert pool.wait(5)
+    assert pool.wait(2)
+    assert pool.wait(3)
+    pool.hear([7])
+    assert pool.wait(7)
+    assert sorted(_order(driver)) == [0, 2, 3, 5, 7]
+    pool.close()
+
+
 def test_a_piece_that_nobody_said_is_real_is_not_waited_for(memory: BlockPool) -> None:
     driver = FakeDriver()
     pool = _map(memory, driver)
