@@ -6,7 +6,8 @@
 SmolLM2-135M-Instruct, greedy, past every end-of-sequence token. Requests come together (prompts of 32 tokens, 48 new
 ones) or at random (Poisson, prompts of 12 to 96 tokens, 16 to 80 new ones), to everyone the same. Ours are real nodes
 and a group formed on them, asked without HTTP. Each peer is a fresh process with as many threads as one of our stages
-has; nothing of ours runs beside it. Setting up, forming and warming up are outside the clock. Medians of several runs.
+has; nothing of ours runs beside it. One request is measured beside a busy process too, which computes on whatever core
+it is given. Setting up, forming and warming up are outside the clock. Medians of several runs.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")  # or DeepSpeed says on stdout what it chose
 
+from benchmarks.generation_load import busy_process
 from benchmarks.generation_model import DTYPES, MeasuredModel, measured_model
 from benchmarks.generation_ours import TIMEOUT_S, generate, placed, run_nodes, settle
 from benchmarks.generation_peers import Generate, Peer, run_peer
@@ -40,11 +42,14 @@ from benchmarks.generation_work import (
     tpot_s,
 )
 from benchmarks.report import Result, parser, report
+from cluster.group import Group
 
 DEGREES, REQUESTS = (1, 2, 4), (1, 4, 16, 32)
 PARTS = ("peers", "ours", "start")
 RUNS, FORMS, REFERENCES = 3, 10, 16
 QUICK_REQUESTS, QUICK_RUNS, QUICK_FORMS, QUICK_REFERENCES = (1, 16), 1, 4, 4
+
+_BESIDE_LOAD = "beside_load"
 
 Cell = tuple[str, int]
 """How requests arrive ("together", "random") and how many they are."""
@@ -97,15 +102,19 @@ class Figures:
     def held(self) -> list[Result]:
         """Each of our rates beside the peer's that does the same work."""
         rates = {result.name: result.value for result in self.results}
-        peers = {
-            f"degree{degree}_requests{n}": f"transformers_{'' if n == 1 else 'padded_'}tokens_per_s_requests{n}"
-            for degree in DEGREES
-            for n in self._options.requests
-        } | {
-            f"{_degree(degree)}random_arrivals{n}": f"transformers_continuous_tokens_per_s_requests{n}"
-            for degree in DEGREES
-            for n in self._options.requests
-        }
+        peers = (
+            {
+                f"degree{degree}_requests{n}": f"transformers_{'' if n == 1 else 'padded_'}tokens_per_s_requests{n}"
+                for degree in DEGREES
+                for n in self._options.requests
+            }
+            | {
+                f"{_degree(degree)}random_arrivals{n}": f"transformers_continuous_tokens_per_s_requests{n}"
+                for degree in DEGREES
+                for n in self._options.requests
+            }
+            | {_BESIDE_LOAD: f"generate_tokens_per_s_{_BESIDE_LOAD}"}
+        )
         against = {f"tokens_per_s_{cell}{self._suffix}": f"{peer}{self._suffix}" for cell, peer in peers.items()}
         return [
             replace(result, limit=rates[against[result.name]], against=against[result.name].split("_tokens")[0])
@@ -131,6 +140,8 @@ def measure_peers(folder: Path, model: MeasuredModel, figures: Figures, options:
         figures.reference["together"] = [outcome for run in runs for outcome in run]
         if any(how == "random" for how, _ in options.cells):
             figures.reference["random"] = generate_with(figures.work(("random", options.references)))
+        with busy_process():
+            figures.add("generate_", _BESIDE_LOAD, _repeat(generate_with, alone[:1], options.runs), "together")
     with run_peer(peer("padded")) as generate_with:
         for n in options.requests:
             runs = _repeat(generate_with, figures.work(("together", n)), options.runs)
@@ -155,13 +166,20 @@ async def measure_ours(home: Path, model: MeasuredModel, figures: Figures, optio
                 uuid.uuid4().hex, placed(client, model.checkpoint, degree), model.checkpoint, TIMEOUT_S
             )
             for how, n in options.cells:
-                requests = figures.work((how, n))
-                await generate(group, shortened(requests))
-                runs = [await generate(group, requests) for _ in range(options.runs)]
+                runs = await _repeat_ours(group, figures.work((how, n)), options.runs)
                 name = f"{_degree(degree)}random_arrivals{n}" if how == "random" else f"degree{degree}_requests{n}"
                 figures.add("", name, runs, how)
+            if degree == 1:
+                with busy_process():
+                    runs = await _repeat_ours(group, figures.work(("together", 1)), options.runs)
+                figures.add("", _BESIDE_LOAD, runs, "together")
             await client.dissolve(group)
             await settle(client, max(options.degrees))
+
+
+async def _repeat_ours(group: Group, requests: Sequence[Request], runs: int) -> list[list[Outcome]]:
+    await generate(group, shortened(requests))
+    return [await generate(group, requests) for _ in range(runs)]
 
 
 def _degree(degree: int) -> str:

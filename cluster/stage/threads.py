@@ -23,10 +23,10 @@ _WORTH = 0.95
 _LOST = 1.1
 """And after a first try of more than this there is no second."""
 _SLOWER = 1.25
-"""So much slower than they were, steps are taken to have lost a core."""
+"""So much slower than the one before, a step is taken to have lost a core."""
 _FEWER, _MORE = -1, 1
-_PATIENCE_S = {_FEWER: 10.0, _MORE: 1.0}
-"""Seconds of steps from one trial in a direction to the next. That cores are lost shows at once, that they are free never."""
+_PATIENCE_S = {_FEWER: 20.0, _MORE: 1.0}
+"""Seconds of steps after all numbers in a direction were tried. Lost cores show in the steps, cores that are free do not."""
 _LONGEST_S = 60.0
 """No single try, however slow, puts off the next for longer: the machine may have stood still."""
 _ALIKE = 1.25
@@ -79,11 +79,10 @@ class _Kind:
         self._numbers, self._rung = numbers, len(numbers) - 1
         self._before: _Step | None = None
         self._expected_s: float | None = None  # of a step that is a try
-        self._usual_s = 0.0
         self._trial: _Trial | None = None
         self._owed_s = 0.0
         self._patience_s = {_FEWER: 0.0, _MORE: 0.0}
-        self._reach = {_FEWER: 1, _MORE: 1}
+        self._lost = {_FEWER: 0, _MORE: 0}
 
     def choose(self, tokens: int) -> int:
         self._expected_s = None
@@ -103,14 +102,13 @@ class _Kind:
 
     def _pass(self, step: _Step) -> None:
         """A step by as many threads as are taken: what tries have cost is earned back."""
-        self._before = step
-        self._owed_s -= min(step.seconds, self._owed_s)
+        self._owed_s = max(0.0, self._owed_s - step.seconds)
         for direction in self._patience_s:
             self._patience_s[direction] -= step.seconds
-        seconds = step.seconds / step.tokens if step.tokens >= _BY_TOKEN else step.seconds
-        if seconds > _SLOWER * (self._usual_s or seconds):
-            self._patience_s[_FEWER] = min(0.0, self._patience_s[_FEWER])
-        self._usual_s += (seconds - self._usual_s) / 8 if self._usual_s else seconds
+        expected_s = self._before.expects_s(step.tokens) if self._before is not None else None
+        if expected_s is not None and step.seconds > _SLOWER * expected_s:
+            self._patience_s[_FEWER] = 0.0
+        self._before = step
 
     def _judge(self, trial: _Trial, seconds: float, expected_s: float) -> None:
         self._before = None  # the next step is one to compare with
@@ -119,27 +117,26 @@ class _Kind:
         if not trial.over:
             return
         self._trial = None
-        direction = trial.direction
         if trial.won:
-            self._rung, self._usual_s = trial.rung, 0.0
-            self._reach = {_FEWER: 1, _MORE: 1}
-            self._patience_s = {direction: 0.0, -direction: _PATIENCE_S[-direction]}
+            self._rung = trial.rung
+            self._patience_s[-trial.direction] = _PATIENCE_S[-trial.direction]
         else:
-            self._reach[direction] = self._reach[direction] % self._room(direction) + 1
-            self._patience_s[direction] = _PATIENCE_S[direction]
+            self._lost[trial.direction] += 1
+            if self._lost[trial.direction] % self._room(trial.direction) == 0:
+                self._patience_s[trial.direction] = _PATIENCE_S[trial.direction]
 
     def _begin(self) -> _Trial | None:
-        """Whichever direction has waited longer, each time a lost trial ended a rung further, and from the next again."""
+        """After each trial that was lost in a direction the next goes a rung further there, and at the end begins anew."""
         if self._owed_s > 0:
             return None
-        ready = [d for d, patience_s in self._patience_s.items() if patience_s <= 0 and self._room(d)]
-        if not ready:
-            return None
-        direction = min(ready, key=self._patience_s.__getitem__)
-        reach = min(self._reach[direction], self._room(direction))
-        return _Trial(self._rung + direction * reach, direction)
+        for direction, patience_s in self._patience_s.items():
+            room = self._room(direction)
+            if room and patience_s <= 0:
+                return _Trial(self._rung + direction * (self._lost[direction] % room + 1), direction)
+        return None
 
     def _room(self, direction: int) -> int:
+        """Rungs in a direction."""
         return self._rung if direction == _FEWER else len(self._numbers) - 1 - self._rung
 
 
