@@ -126,15 +126,23 @@ def test_a_node_has_all_of_its_gpu_but_what_the_driver_keeps_unless_it_shall_hav
     found = Gpus((Gpu("large", 80 * GIB, "a"), Gpu("small", 24 * GIB, "b")))
     accelerator = choose("cuda:1", found)
     assert (accelerator.kind, accelerator.index, accelerator.uuid) == ("cuda", 1, "b")
-    assert 23 * GIB < accelerator.budget(0) < 24 * GIB
-    assert accelerator.budget(8 * GIB) == 8 * GIB
-    assert accelerator.budget(80 * GIB) == accelerator.budget(0)
+    assert 23 * GIB < accelerator.budget(0, 1) < 24 * GIB
+    assert accelerator.budget(8 * GIB, 1) == 8 * GIB
+    assert accelerator.budget(80 * GIB, 1) == accelerator.budget(0, 1)
+
+
+def test_nodes_that_share_a_gpu_have_no_more_than_all_of_it_together() -> None:
+    """`firsttoken up` starts four, and each offered nine tenths of it."""
+    accelerator = choose("cuda", Gpus((Gpu("large", 80 * GIB, "a"),)))
+    assert 4 * accelerator.budget(0, 4) <= accelerator.budget(0, 1) < 4 * accelerator.budget(0, 4) + 4
+    assert accelerator.budget(8 * GIB, 4) == 8 * GIB
+    assert choose("auto", Gpus(())).budget(0, 4) == 4 * GIB
 
 
 def test_on_a_cpu_the_account_is_as_large_as_it_is_said_to_be() -> None:
     accelerator = choose("auto", Gpus(()))
     assert accelerator == Accelerator("cpu")
-    assert (accelerator.budget(0), accelerator.budget(80 * GIB)) == (4 * GIB, 80 * GIB)
+    assert (accelerator.budget(0, 1), accelerator.budget(80 * GIB, 1)) == (4 * GIB, 80 * GIB)
     with pytest.raises(NoDevice, match="no CUDA device"):
         choose("cuda", Gpus((), "it has none"))
 
