@@ -76,8 +76,8 @@ def run_scheduler(settings: Settings) -> None:
     scheduler.run_scheduler(cluster.host, cluster.scheduler_port, cluster.dashboard_port, tls_of(settings))
 
 
-def run_node(settings: Settings, name: str) -> None:
-    """A node called `name`: its agent, its tiers and its stage processes."""
+def run_node(settings: Settings, name: str, sharing: int = 1) -> None:
+    """A node called `name`: its agent, its tiers and its stage processes. `sharing` nodes have the machine's GPU."""
     from cluster.node import main as node
 
     _log_to_stderr(settings)
@@ -103,6 +103,7 @@ def run_node(settings: Settings, name: str) -> None:
             use_peers=settings.node.use_peers,
             report_interval_s=settings.node.report_interval_s,
             tls=tls_of(settings),
+            sharing=sharing,
         )
     )
 

@@ -79,7 +79,7 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
     flows = partial(ready.file_there, settings.run_dir / FLOWS_READY_FILE)
     nodes = (
         component(
-            *(name, "node", "--name", name),
+            *(name, "node", "--name", name, "--sharing", str(settings.cluster.nodes)),
             until=partial(ready.node_serves, status_url, name, settings.node.pool_size),
             start_timeout_s=120,
             stop_rank=2,

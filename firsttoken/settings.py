@@ -89,7 +89,8 @@ class NodeSettings(Section):
     )
     device_bytes: SizeOrZero = Field(
         default=0,
-        description="memory of that device that stages may reserve; 0 means nine tenths of a GPU's, 4 GiB on a CPU",
+        description="memory of that device for stages and, on a GPU, the processes that wait; 0 means all of a GPU, between "
+        "the nodes that `firsttoken up` starts, and 4 GiB on a CPU",
     )
     pool_size: Count = Field(default=1, le=64, description="stage processes that wait, ready to take a stage")
     threads: Count = Field(default=0, le=1024, description="threads a stage computes with on a CPU; 0 means all cores")

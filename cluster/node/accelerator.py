@@ -53,11 +53,12 @@ class Accelerator:
     budget_bytes: int = CPU_BUDGET_BYTES
     uuid: str = ""
 
-    def budget(self, wanted_bytes: int) -> int:
-        """What a node has of it that shall have `wanted_bytes`, 0 for all there is: no more than a GPU has."""
-        if self.kind == "cpu" and wanted_bytes:
-            return wanted_bytes
-        return min(wanted_bytes or self.budget_bytes, self.budget_bytes)
+    def budget(self, wanted_bytes: int, sharing: int) -> int:
+        """What a node has of it that shall have `wanted_bytes`, 0 for its part where `sharing` nodes have a GPU between them.
+        Never more than a GPU has; a CPU's account is each node's own."""
+        if self.kind == "cpu":
+            return wanted_bytes or self.budget_bytes
+        return min(wanted_bytes or self.budget_bytes // sharing, self.budget_bytes)
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """What differs from `environment` in the node's children. They see one GPU at most, which they call cuda:0."""

@@ -12,7 +12,7 @@ class NodeConfig:
     """A node's name, addresses, budgets and habits. Bytes are budgets, seconds are intervals.
 
     `device` is "cpu", "cuda", "cuda:N" or "auto"; `device_bytes` may be 0 for what suits the device. `gpu` is what the GPU is
-    called in the world, once it is known which it is; "" on a CPU.
+    called in the world, once it is known which it is; "" on a CPU. `sharing` nodes of the machine have that GPU.
     """
 
     name: str
@@ -34,3 +34,4 @@ class NodeConfig:
     use_peers: bool
     tls: Tls | None
     gpu: str = ""
+    sharing: int = 1

@@ -23,7 +23,7 @@ def run_node(config: NodeConfig) -> None:
     NameTaken if the scheduler has a node of this name when the first is joined.
     """
     accelerator = find_accelerator(config.device)
-    budget_bytes = accelerator.budget(config.device_bytes)
+    budget_bytes = accelerator.budget(config.device_bytes, config.sharing)
     config = replace(config, device=accelerator.kind, device_bytes=budget_bytes, gpu=accelerator.uuid)
     os.environ |= accelerator.environment(os.environ)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -79,7 +79,6 @@ def _look_at(nvml: Any, gpu: ctypes.c_void_p) -> dict[str, GpuUse]:
     if nvml.nvmlDeviceGetUUID(gpu, name, _UUID_BYTES) or nvml.nvmlDeviceGetMemoryInfo(gpu, ctypes.byref(memory)):
         return {}
     count, processes = ctypes.c_uint(_MOST_PROCESSES), (_Process * _MOST_PROCESSES)()
-    if nvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu, ctypes.byref(count), processes):
-        count.value = 0
+    nvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu, ctypes.byref(count), processes)  # else they stay nobody's
     own = next((each.used for each in processes[: count.value] if each.pid == os.getpid()), _UNKNOWN)
     return {name.value.decode().removeprefix("GPU-"): GpuUse(memory.used, None if own == _UNKNOWN else own)}

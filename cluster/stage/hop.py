@@ -6,9 +6,10 @@ stream: neither sender nor receiver waits for them here.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -16,6 +17,7 @@ import torch
 from deepspeed import comm
 
 from cluster.stage.batching import Choice, Segment
+from cluster.stage.lines import Lines, open_lines
 from cluster.wire.requests import TokenLogprobs
 
 
@@ -56,26 +58,26 @@ class Neighbours:
     """This stage's two neighbours in the ring: receive from the one before, send to the one after.
 
     Hidden states travel from and to `device`. Every call raises RuntimeError when the other side is gone, at the latest
-    after the group's timeout.
+    after the group's timeout; StageFailed if the lines to them cannot be opened. On the way between GPUs it raises nothing:
+    there a step that the GPU does not come to tells of it (cluster.stage.pulse).
     """
 
     KEPT_SENDS = 16
 
     def __init__(self, rank: int, degree: int, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._rank, self._before, self._after = rank, (rank - 1) % degree, (rank + 1) % degree
+        self._rank, self._degree = rank, degree
+        self._before, self._after = (rank - 1) % degree, (rank + 1) % degree
         self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
         self._sent: deque[tuple[Any, torch.Tensor]] = deque()
+        self._lines: Lines | None = None
 
-    def connect(self) -> None:
-        """Open the lines that NCCL would else open with the first hidden states; all stages must do so."""
-        if self._device.type == "cpu":
-            return
-        even = self._rank % 2 == 0
-        for onward in (even, not even):  # every second line at once, then the others
-            if onward and self._after:
-                self._send(torch.zeros(1, device=self._device))
-            elif not onward and self._rank:
-                comm.recv(torch.empty(1, device=self._device), self._before)
+    def connect(self, within_s: float, failed: Callable[[str], None], open_: Callable[[], None] | None = None) -> None:
+        """Begin to open the lines that NCCL would else open with the first hidden states, which wait for them; all stages
+        must do so. `failed` is told, from another thread, if that cannot be, or not within `within_s`."""
+        if open_ is None and self._device.type != "cpu":
+            open_ = partial(open_lines, self._rank, self._degree, self._device)
+        if open_ is not None:
+            self._lines = Lines(open_, within_s, failed)
 
     def send(self, header: Header, hidden: torch.Tensor | None = None, extra: bytes = b"") -> None:
         """Pass a hop on; `hidden` is (1, T, hidden), on any device."""
@@ -90,6 +92,7 @@ class Neighbours:
         if len(fields) > room:
             self._send(torch.tensor(fields[room:], dtype=torch.int64))
         if hidden is not None:
+            self._wait_for_lines()
             self._send(hidden.to(self._device).contiguous())
         if extra:
             self._send(torch.frombuffer(bytearray(extra), dtype=torch.uint8))
@@ -107,6 +110,7 @@ class Neighbours:
         header = _header(Op(op), fields[:count], extra_bytes)
         hidden = None
         if header.op is Op.STEP:
+            self._wait_for_lines()
             hidden = torch.empty(1, header.tokens, self._hidden_size, dtype=self._dtype, device=self._device)
             comm.recv(hidden, self._before)
         return header, hidden, self._receive_bytes(extra_bytes)
@@ -135,6 +139,11 @@ class Neighbours:
         """Wait until every send is done."""
         while self._sent:
             self._sent.popleft()[0].wait()
+
+    def _wait_for_lines(self) -> None:
+        if self._lines is not None:
+            self._lines.wait()
+            self._lines = None
 
     def _receive_bytes(self, count: int) -> bytes:
         if not count:

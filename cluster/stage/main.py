@@ -205,7 +205,7 @@ class _Stage:
         neighbours = None
         if order.degree > 1:
             neighbours = Neighbours(order.rank, order.degree, config.hidden_size, dtype, wire)
-            neighbours.connect()
+            neighbours.connect(order.timeout_s, self._break)
         joined_s = time.monotonic()
         pipeline, model = build_pipeline(config, dtype, order.bounds, self._wait_for_unit, self._ask)
         _move_buffers(model, self._device)

@@ -15,6 +15,9 @@ from torch.distributed import Store
 
 _CPU = "cpu"
 _GLOO, _GLOO_AND_NCCL = "gloo", "cpu:gloo,cuda:nccl"
+_UNTIDY = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "3", "TORCH_NCCL_DUMP_ON_TIMEOUT": "0"}
+"""Where NCCL fails, or a neighbour is gone, its watchdog ends the process: it waits neither for NCCL to clean up nor for what
+it would write down."""
 
 
 def join(store: Store, rank: int, degree: int, device: torch.device, timeout_s: float) -> torch.device:
@@ -25,7 +28,7 @@ def join(store: Store, rank: int, degree: int, device: torch.device, timeout_s: 
     timeout = timedelta(seconds=timeout_s)
     over_nccl = _each_has_a_gpu(_devices(store, rank, degree, device))
     backend = _GLOO_AND_NCCL if over_nccl else _GLOO
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(degree))
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(degree), **(_UNTIDY if over_nccl else {}))
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=degree, timeout=timeout)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return device if over_nccl else torch.device(_CPU)

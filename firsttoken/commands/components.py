@@ -38,6 +38,10 @@ def node(
             callback=node_name, help="The node's name, unique in the cluster; its SSD folder is named so too."
         ),
     ],
+    sharing: Annotated[
+        int,
+        typer.Option(min=1, help="How many nodes of this machine have its GPU between them; this one takes its part."),
+    ] = 1,
     config: Config = None,
 ) -> None:
     """Run a node: its agent, its tiers and its stage processes.
@@ -46,7 +50,7 @@ def node(
     """
     from firsttoken.components import run_node
 
-    _run(lambda settings: run_node(settings, name), config)
+    _run(lambda settings: run_node(settings, name, sharing), config)
 
 
 def frontend(config: Config = None) -> None:

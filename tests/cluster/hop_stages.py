@@ -78,7 +78,7 @@ def main(rank: int, store_file: str) -> None:
     deepspeed.ops.__compatible_ops__ = {}  # one would be compiled, as in no stage process
     device = join(FileStore(store_file, 2), rank, 2, torch.device("cpu"), TIMEOUT_S)
     neighbours = Neighbours(rank, 2, HIDDEN, torch.float32, device)
-    neighbours.connect()
+    neighbours.connect(TIMEOUT_S, sys.exit, lambda: None)
     came = (last if rank else first)(neighbours)
     json.dump(came, sys.stdout)
     leave()

@@ -176,6 +176,19 @@ async def test_an_order_that_comes_after_its_groups_end_is_refused(played: Playe
     await played.nothing_is_left()
 
 
+async def test_what_does_not_fit_beside_the_processes_that_wait_is_refused(played: Played) -> None:
+    """A node refused by a fixed share of its GPU, whatever its processes took of it."""
+    played.stages._memory = gpu = DeviceMemory("cuda", RESERVED_BYTES + (4 << 20), 2)
+    with pytest.raises(Refused, match=f"0 bytes free, {RESERVED_BYTES:,} asked"):
+        await played.stages.form(played.order())
+    gpu.hear(2 << 20)
+    await played.come_to("formed")
+    with pytest.raises(Refused, match="0 bytes free"):
+        await played.stages.form(played.order("h"))
+    await played.stages.dissolve("g")
+    await played.nothing_is_left()
+
+
 @pytest.mark.parametrize("limit", [{"KEPT_DISSOLVED": 2}, {"DISSOLVED_KEPT_S": 0.0}])
 async def test_only_so_many_dissolved_groups_are_remembered_for_so_long(
     played: Played, monkeypatch: pytest.MonkeyPatch, limit: dict[str, float]

@@ -171,6 +171,10 @@ def test_every_component_gets_the_settings_as_a_file_and_none_of_the_variables(t
         assert part.command[-2:] == ("--config", str(tmp_path / "run" / "settings.json"))
         assert "FIRSTTOKEN_FRONTEND__PORT" not in part.environment
         assert part.environment["PATH"] == "/bin"
+    nodes = [part for part in parts if part.name.startswith("node")]
+    assert [part.command[-4:-2] for part in nodes] == [("--sharing", "2")] * 2, (
+        "they have the machine's GPU between them"
+    )
 
 
 def test_what_takes_requests_ends_before_what_it_rests_upon(tmp_path: Path) -> None:
