@@ -1,5 +1,6 @@
 """A model's layers fused and as transformers has them: the same numbers from fewer launches."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +129,9 @@ def test_kernels_are_not_built_where_triton_is_missing(tmp_path: Path, monkeypat
     assert launches.ops["linear"] == 4 * model.layers + 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no C compiler"), OSError("no space"), TritonError("no")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no C compiler"), OSError("no space"), ImportError("libcuda"), TritonError("no")], ids=repr
+)
 def test_kernels_that_cannot_be_built_are_not_used(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +176,14 @@ def test_common_kernels_are_those_that_a_llama_needs(monkeypatch: pytest.MonkeyP
 
 def test_common_kernels_can_be_built() -> None:
     assert build_common(DEVICE, torch.float32)
+
+
+def test_a_triton_that_cannot_be_imported_builds_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton.errors", None)
+    assert not kernels.build(lambda: None)
+    assert "triton.errors" in caplog.text
 
 
 def test_what_does_not_fit_a_kernel_is_computed_by_the_modules_own_code(

@@ -24,11 +24,14 @@ def build(first_run: Callable[[], None]) -> bool:
     if not available():
         _log.info("kernels are not fused: Triton is not installed")
         return False
-    from triton.errors import TritonError
-
+    try:
+        from triton.errors import TritonError
+    except ImportError as error:
+        _log.warning("kernels are not fused: %s", error)
+        return False
     try:
         first_run()
-    except (OSError, RuntimeError, subprocess.CalledProcessError, TritonError) as error:
+    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError, TritonError) as error:
         _log.warning("kernels are not fused: %s: %s", type(error).__name__, error)
         return False
     return True
