@@ -20,9 +20,9 @@ _Event = Tokens | Failed
 
 @dataclass
 class _Device:
-    """Layers whose next token follows from all tokens that the cache has of the request, so that a wrong one is seen for ever.
+    """Layers whose next token follows from all that the cache has of the request, so that a wrong one is seen for ever.
 
-    It chooses at once, and sometimes wrongly: then the host corrects it. `broken` requests get no finite number at once.
+    It chooses at once, and sometimes wrongly: then the host corrects it. Some numbers are not finite.
     """
 
     ahead: bool
@@ -89,7 +89,7 @@ def _run(
     asked: Sequence[tuple[int, int, int]], ahead: bool, seed: int, wrong: float = 0.0, kv_tokens: int = 2000,
     leaves: frozenset[int] = frozenset(), renewal: int | None = None,
 ) -> tuple[_Device, list[_Event]]:  # fmt: skip
-    """Requests of (prompt, max tokens, when it comes: after so many events); those of `leaves` are cancelled at their third."""
+    """Requests of (prompt, max tokens, when it comes: after so many events); those of `leaves` leave at their third."""
     device = _Device(ahead, seed, wrong)
     events: list[_Event] = []
     waiting = [
@@ -168,6 +168,6 @@ def test_nothing_runs_ahead_unless_the_worker_may(ahead: bool) -> None:
 
 def test_who_comes_does_not_wait_for_a_row_of_steps() -> None:
     """With somebody waiting no step runs ahead: the next one has their prompt."""
-    device, events = _run([(3, 30, 0), (4, 2, 5)], ahead=True, seed=3)
+    _, events = _run([(3, 30, 0), (4, 2, 5)], ahead=True, seed=3)
     first = next(index for index, event in enumerate(events) if event.request == "r1")
     assert first <= 8
