@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import ssl
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -98,14 +99,15 @@ class RequestServer:
             raise ProtocolError(f"{type(message).__name__} is not for a stage")
 
     def _deliver_all(self, events: Sequence[Event]) -> None:
+        """Each connection's in one piece: a step of many requests is one call of the kernel, not one for each."""
+        frames: defaultdict[asyncio.StreamWriter, list[bytes]] = defaultdict(list)
         for event in events:
-            self._deliver(event)
-
-    def _deliver(self, event: Event) -> None:
-        writer = self._owners.get(event.request)
-        if writer is None:
-            return
-        if not isinstance(event, Tokens) or event.finish is not None:
-            del self._owners[event.request]
-        if not writer.is_closing():
-            writer.write(frame(event))
+            writer = self._owners.get(event.request)
+            if writer is None:
+                continue
+            if not isinstance(event, Tokens) or event.finish is not None:
+                del self._owners[event.request]
+            frames[writer].append(frame(event))
+        for writer, pieces in frames.items():
+            if not writer.is_closing():
+                writer.write(b"".join(pieces))

@@ -10,6 +10,7 @@ from torch.distributed import HashStore
 from cluster.model_facts import model_config
 from cluster.stage.acceleration import means
 from cluster.stage.batching import Segment
+from cluster.stage.kernels.ahead import build_common
 from cluster.stage.membership import join, leave
 from cluster.stage.model import build_pipeline
 
@@ -46,6 +47,7 @@ def warm_up(device: torch.device) -> None:
     if device.type == "cuda":
         form_once(device, _GPU_DTYPES, (*_STEPS, *_MORE_STEPS))
         load_kernels(device, time.perf_counter() + _PRODUCTS_S)
+        build_common(device, _GPU_DTYPES[0])
         torch.cuda.empty_cache()
     else:
         form_once(device, _CPU_DTYPES)

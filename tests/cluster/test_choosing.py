@@ -1,7 +1,10 @@
 """Choosing a batch's tokens on the logits' device: the very tokens that each request's sampler chooses alone."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -10,13 +13,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.stage.batching import Choice
-from cluster.stage.choosing.batch import Chooser, chooser_on
+from cluster.stage.choosing import batch
+from cluster.stage.choosing.batch import Chooser, Pending, chooser_on
 from cluster.stage.choosing.penalties import Ledger
-from cluster.stage.choosing.trips import Trips
+from cluster.stage.choosing.tables import tabulate
+from cluster.stage.choosing.trips import Trips, cuda_trips
 from cluster.stage.sampling import Sampler
 from cluster.wire.requests import Sampling
 
 _CPU = torch.device("cpu")
+_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 _GREEDY = Sampling(temperature=0.0)
 _SEEDS = st.integers(0, 2**32 - 1)
 _SAMPLINGS = st.builds(
@@ -63,8 +69,15 @@ class _Host:
         return Trips(_CPU, self.allocate, self.mark)
 
 
+class _Chooser(Chooser):
+    def begin_choices(self, samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> Pending:
+        return super().begin_choices(samplers, logits.to(_DEVICE), positions)
+
+
 def _chooser(ledger_bytes: int = 1 << 20, look: int = 1024) -> Chooser:
-    return Chooser(_Host().trips(), ledger_bytes, look)
+    """On a GPU where there is one; the same on a CPU elsewhere."""
+    trips = cuda_trips(_DEVICE) if _DEVICE.type == "cuda" else _Host().trips()
+    return _Chooser(trips, ledger_bytes, look)
 
 
 def _rows(generator: torch.Generator, rows: int, vocabulary: int, kind: str) -> torch.Tensor:
@@ -128,6 +141,35 @@ def test_a_batch_gets_what_each_request_gets_alone(
         if step == 3:
             chooser.forget(together[0])
     assert [sampler.counts for sampler in together] == [sampler.counts for sampler in alone]
+
+
+_SETS = (
+    Sampling(), Sampling(temperature=1.7), Sampling(top_k=1), Sampling(top_k=30), Sampling(top_k=60), Sampling(top_p=0.1),
+    Sampling(top_p=0.6), Sampling(top_p=0.95), Sampling(top_k=30, top_p=0.6), Sampling(min_p=0.5),
+    Sampling(top_k=30, min_p=0.6), Sampling(top_p=0.6, min_p=0.6), Sampling(top_k=30, top_p=0.9, min_p=0.4),
+    Sampling(top_p=0.6, presence_penalty=0.5), Sampling(top_k=20, repetition_penalty=1.3),
+)  # fmt: skip
+"""Each leaves something of a flat distribution, and takes something away."""
+
+
+@pytest.mark.parametrize("samplings", [*([sampling] for sampling in _SETS), _SETS])
+@pytest.mark.parametrize("look", [50, 1024])
+def test_many_draws_are_those_of_each_alone(samplings: Sequence[Sampling], look: int) -> None:
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(90, 120, generator=generator) / 2
+    chosen = [replace(samplings[row % len(samplings)], seed=row) for row in range(len(logits))]
+    together, alone = ([Sampler(sampling, [1, 2, 3], [4, 4, 5]) for sampling in chosen] for _ in range(2))
+    chooser = _chooser(look=look)
+    for position in range(3):
+        choices = chooser.begin_choices(together, logits, [position] * len(chosen)).result()
+        assert choices == [sampler.choose(row, position) for sampler, row in zip(alone, logits, strict=True)]
+
+
+def test_of_tokens_none_of_which_may_come_the_first_does() -> None:
+    """As alone: one cannot come, the other may not yet."""
+    logits = torch.tensor([[-torch.inf, 5.0]])
+    sampler, alone = (Sampler(_GREEDY, [], [], [1], 10) for _ in range(2))
+    assert _chooser().begin_choices([sampler], logits, [0]).result() == [alone.choose(logits[0], 0)] == [Choice(0)]
 
 
 @given(st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=20), _SAMPLINGS, st.integers(0, 10**6))
@@ -242,6 +284,22 @@ def test_buffers_are_used_again_and_only_after_the_device_is_done_with_them() ->
     assert len(host.buffers) == 4
 
 
+def test_on_a_gpu_whoever_waits_sleeps_until_the_devices_own_stream_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[MagicMock] = []
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: made.append(MagicMock(blocking=blocking)) or made[-1])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    monkeypatch.setattr(
+        torch, "empty", lambda size, dtype, pin_memory: torch.zeros(size, dtype=dtype) if pin_memory else None
+    )
+    trip = cuda_trips(torch.device("cuda", 1)).start()
+    trip.fetch(torch.tensor([[3], [5]]))
+    (event,) = made
+    assert event.blocking
+    event.record.assert_called_once_with("the stream of cuda:1")
+    assert trip.wait() == [[3], [5]]
+    event.synchronize.assert_called_once()
+
+
 def test_the_answer_is_given_once() -> None:
     pending = _chooser().begin_choices([Sampler(_GREEDY, [], [])], torch.zeros(1, 3), [0])
     pending.result()
@@ -264,6 +322,53 @@ def test_on_a_cpu_tokens_are_chosen_at_once() -> None:
     pending = chooser_on(_CPU).begin_choices([sampler], torch.tensor([[0.0, 2.0]]), [0])
     assert sampler.counts == {1: 1}
     assert pending.result() == [Choice(1)]
+
+
+class _OnTheDevice(Sampler):
+    """Whose token the host is not to choose."""
+
+    def choose(self, logits: torch.Tensor, position: int) -> Choice:
+        raise AssertionError("the row came to the host")
+
+
+def test_what_cannot_come_does_not_bring_a_row_to_the_host() -> None:
+    """Of 30 only 3 may come; where the look ends among those that cannot, nothing is undecided."""
+    logits = torch.full((1, 100), -torch.inf)
+    logits[0, [5, 50, 99]] = 1.0
+    sampler = _OnTheDevice(Sampling(top_k=30, seed=3), [], [])
+    (choice,) = _chooser(look=40).begin_choices([sampler], logits, [0]).result()
+    assert choice.token in (5, 50, 99)
+
+
+def test_parameters_are_tabulated_once_for_a_batch_and_few_batches_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tabulated: list[Sequence[Sampler]] = []
+    monkeypatch.setattr(
+        batch, "tabulate", lambda samplers, *rest: tabulated.append(samplers) or tabulate(samplers, *rest)
+    )
+    chooser, logits = _chooser(), torch.zeros(1, 5)
+    samplers = [Sampler(Sampling(), [], []) for _ in range(20)]
+    for position in range(3):
+        for sampler in samplers[:4]:
+            chooser.begin_choices([sampler], logits, [position]).result()
+    assert len(tabulated) == 4
+    for sampler in samplers:
+        chooser.begin_choices([sampler], logits, [3]).result()
+    assert len(tabulated) == 20
+    chooser.begin_choices(samplers[:1], logits, [4]).result()
+    assert len(tabulated) == 21
+
+
+def test_who_is_over_is_forgotten_entirely() -> None:
+    chooser = _chooser()
+    sampler = Sampler(Sampling(presence_penalty=1.0), [], [])
+    there = weakref.ref(sampler)
+    chooser.begin_choices([sampler], torch.zeros(1, 5), [0]).result()
+    chooser.forget(sampler)
+    del sampler
+    gc.collect()
+    assert there() is None
 
 
 # ---- the penalties' places
@@ -302,11 +407,11 @@ def test_who_takes_a_place_finds_nothing_of_who_had_it() -> None:
 
 
 def test_what_the_host_chose_counts_on_the_device_too() -> None:
-    """top_p is out of the look's reach once, then within it."""
-    flat, steep = torch.zeros(1, 40), torch.arange(40.0)[None] * 3
-    sampling = Sampling(top_p=0.9, presence_penalty=100.0, seed=5)
-    together, alone = Sampler(sampling, [], []), Sampler(sampling, [], [])
+    """First top_p is out of the look's reach; then what was chosen would come again."""
+    sampler = Sampler(Sampling(top_p=0.9, presence_penalty=100.0, seed=5), [], [])
     chooser = _chooser(look=8)
-    for position, logits in enumerate([flat, steep, flat, steep, steep]):
-        choices = chooser.begin_choices([together], logits, [position]).result()
-        assert choices == [alone.choose(logits[0], position)]
+    (first,) = chooser.begin_choices([sampler], torch.zeros(1, 40), [0]).result()
+    logits = torch.full((1, 40), -100.0)
+    logits[0, first.token], logits[0, first.token - 1] = 50.0, 40.0
+    (second,) = chooser.begin_choices([sampler], logits, [1]).result()
+    assert second.token == (first.token - 1) % 40

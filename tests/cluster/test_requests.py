@@ -109,6 +109,23 @@ async def test_the_tokens_of_a_step_go_to_whom_they_belong(door: _Door) -> None:
         assert await other.hear() == Tokens("b", (2,), "stop")
 
 
+async def test_the_tokens_of_a_step_are_written_together(door: _Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was a call of the kernel, which cost more than all the rest of a step of 64 requests."""
+    names = [str(number) for number in range(20)]
+    events = [Tokens(name, (7,)) for name in names]
+    async with _caller(door.server, _HELLO, *(_submit(name) for name in names)) as caller:
+        for _ in names:
+            await door.next_command()
+        written: list[bytes] = []
+        write = asyncio.StreamWriter.write
+        monkeypatch.setattr(
+            asyncio.StreamWriter, "write", lambda self, data: (written.append(data), write(self, data))[0]
+        )
+        door.server.emit(events)
+        assert [await caller.hear() for _ in names] == events
+        assert written == [b"".join(frame(event) for event in events)]
+
+
 @pytest.mark.parametrize("event", [Rejected("a", "too long"), Failed("a", "no numbers")])
 async def test_a_rejection_or_failure_is_passed_on_and_ends_the_request(door: _Door, event: Rejected | Failed) -> None:
     async with _caller(door.server, _HELLO, _submit("a")) as caller:

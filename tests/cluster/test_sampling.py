@@ -142,6 +142,12 @@ def test_positions_and_seeds_are_independent_of_each_other() -> None:
         assert abs(float(neighbours)) < 0.1
 
 
+@given(st.integers(-(2**63), 2**63 + 15), st.lists(st.integers(0, 300), min_size=1))
+def test_a_requests_numbers_are_those_of_its_positions_in_whatever_order(seed: int, positions: list[int]) -> None:
+    sampler = Sampler(Sampling(seed=seed), [], [])
+    assert [sampler.uniform(position) for position in positions] == [uniform(seed, position) for position in positions]
+
+
 def test_other_seeds_give_other_texts() -> None:
     logits = torch.zeros(50)
     texts = {tuple(_token(Sampling(seed=seed), logits, at) for at in range(8)) for seed in range(20)}

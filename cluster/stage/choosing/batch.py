@@ -136,7 +136,7 @@ class _Batch:
         self.values = logits.to(torch.float32, copy=True)
         greatest, first = self.values.max(-1, keepdim=True)
         known = torch.isfinite(greatest)
-        adjusted = self._adjust(self.values.clamp_(min=LEAST))
+        adjusted = self._adjust(self.values.nan_to_num_())
         if adjusted is not self.values:
             greatest, first = adjusted.max(-1, keepdim=True)
         tokens = torch.where(known, self._draw(adjusted, greatest, first), NONE)
@@ -163,7 +163,7 @@ class _Batch:
 
     def _draw(self, adjusted: Tensor, greatest: Tensor, first: Tensor) -> Tensor:
         rows, vocabulary = adjusted.shape
-        temperature, top_k, top_p, min_p, floor, kind = self._numbers.view(6, rows, 1)
+        temperature, top_k, top_p, min_p, kind = self._numbers.view(5, rows, 1)
         odds = Odds(temperature, top_k, top_p, min_p, self._points.view(rows, 1))
         field = Field(adjusted, greatest, temperature) if self._table.field else None
         sums = None if field is None else field.sums()
@@ -176,7 +176,7 @@ class _Batch:
         if Kind.ANY in self._table.kinds:
             assert field is not None
             if self._table.floor:
-                field.keep(floor)
+                field.keep(min_p)
                 sums = field.sums()
             tokens = torch.where(kind == Kind.ANY, field.draw(sums, odds.point), tokens)
         if Kind.ELSEWHERE in self._table.kinds:

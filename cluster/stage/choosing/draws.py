@@ -67,7 +67,7 @@ def draw_likeliest(logits: Tensor, greatest: Tensor, odds: Odds, look: int, whol
     """A token of each row from those that top_k, then top_p, then min_p leave among the `look` likeliest.
 
     `whole` (rows, 1) is the weight of all tokens; None if all rows have a top_k, whose tokens' weight is then meant.
-    Undecided: top_p is not reached, or it cannot be said which of equals are the last.
+    Undecided: it ends with the last that was looked at, or with its equals, and there may be more of them.
     """
     vocabulary = logits.shape[1]
     candidates = torch.topk(logits, look, sorted=False).indices.sort().values
@@ -83,8 +83,7 @@ def draw_likeliest(logits: Tensor, greatest: Tensor, odds: Odds, look: int, whol
     if look == vocabulary:
         return Drawn(tokens, torch.zeros_like(tokens, dtype=torch.bool))
     last = weights.gather(1, (count - 1).clamp_(max=look - 1).long())
-    torn = (last == weights[:, -1:]) & (last > 0.0)
-    return Drawn(tokens, torn | (count > look))
+    return Drawn(tokens, (last == weights[:, -1:]) & (last > 0.0))
 
 
 def _count(kept: Tensor, odds: Odds, whole: Tensor | None, vocabulary: int) -> Tensor:
@@ -94,7 +93,7 @@ def _count(kept: Tensor, odds: Odds, whole: Tensor | None, vocabulary: int) -> T
     if whole is not None:
         all_of_them = torch.where(odds.top_k < vocabulary, all_of_them, whole)
     by_p = torch.searchsorted(reached, odds.top_p * all_of_them) + 1
-    return torch.where(odds.top_p < 1.0, torch.minimum(by_p, odds.top_k), odds.top_k)
+    return torch.where(odds.top_p < 1.0, by_p, odds.top_k)
 
 
 def _reach(reached: Tensor, aim: Tensor) -> Tensor:

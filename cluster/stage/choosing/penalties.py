@@ -82,7 +82,7 @@ class Ledger:
         came = counts > 0.0
         scores = logits.index_select(0, penalties.rows)
         repeated = torch.where(scores < 0, scores * penalties.repetition, scores / penalties.repetition)
-        seen = (came | self._prompts.index_select(0, penalties.places)) & (penalties.repetition != 1.0)
+        seen = came | self._prompts.index_select(0, penalties.places)
         scores = torch.where(seen, torch.nan_to_num(repeated), scores)
         taken = counts.mul_(penalties.frequency).add_(penalties.presence)
         logits.index_copy_(0, penalties.rows, scores.sub_(torch.where(came, taken, 0.0)))

@@ -25,9 +25,9 @@ class Kind(IntEnum):
 class Table:
     """Rows are requests; where: row times the vocabulary's size, plus a token. All numbers in float64.
 
-    `numbers` is (6, rows): temperature, top_k (the vocabulary's size for none), top_p, min_p, the same only where it holds
-    for all tokens (else 0), kind. `bias` is (2, n): where and how much. `penalties` is (5, n): row, place in the ledger,
-    presence, frequency, repetition. `logprobs` is how many of the likeliest are told at most; None: of nobody.
+    `numbers` is (5, rows): temperature, top_k (the vocabulary's size for none), top_p, min_p, kind. `bias` is (2, n): where
+    and how much. `penalties` is (5, n): row, place in the ledger, presence, frequency, repetition. `logprobs` is how many of
+    the likeliest are told at most; None: of nobody.
     """
 
     numbers: np.ndarray
@@ -35,7 +35,7 @@ class Table:
     field: bool
     """Whether the weights of all tokens are asked for."""
     floor: bool
-    """Whether min_p holds for all tokens of some row."""
+    """Whether a row that is drawn from all tokens has min_p."""
     bias: np.ndarray
     penalties: np.ndarray
     logprobs: int | None
@@ -65,7 +65,7 @@ def tabulate(
         field=any(
             kind is Kind.ANY or (kind is Kind.LIKELIEST and top_k == vocabulary) for _, top_k, *_, kind in columns
         ),
-        floor=any(floor for *_, floor, _ in columns),
+        floor=any(min_p and kind is Kind.ANY for *_, min_p, kind in columns),
         bias=np.array(bias, dtype=np.float64).reshape(-1, 2).T.copy(),
         penalties=np.array(penalties, dtype=np.float64).reshape(-1, 5).T.copy(),
         logprobs=max(told, default=None),
@@ -78,8 +78,7 @@ def _column(sampler: Sampler, vocabulary: int, look: int, place: int | None) -> 
     sampling = sampler.sampling
     top_k = min(sampling.top_k or vocabulary, vocabulary)
     kind = _kind(sampler, top_k, vocabulary, look, place)
-    floor = sampling.min_p if kind is Kind.ANY else 0.0
-    return sampling.temperature or 1.0, top_k, sampling.top_p, sampling.min_p, floor, kind
+    return sampling.temperature or 1.0, top_k, sampling.top_p, sampling.min_p, kind
 
 
 def _kind(sampler: Sampler, top_k: int, vocabulary: int, look: int, place: int | None) -> Kind:
@@ -87,7 +86,7 @@ def _kind(sampler: Sampler, top_k: int, vocabulary: int, look: int, place: int |
         return Kind.ELSEWHERE
     if sampler.sampling.temperature == 0.0:
         return Kind.GREATEST
-    if look <= top_k < vocabulary:
+    if look < top_k < vocabulary:
         return Kind.ELSEWHERE
     return Kind.LIKELIEST if top_k < vocabulary or sampler.sampling.top_p < 1.0 else Kind.ANY
 
