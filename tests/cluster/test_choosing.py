@@ -10,12 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.stage.batching import Choice
-from cluster.stage.choosing.batch import Chooser, chooser_on
+from cluster.stage.choosing.batch import Chooser, Pending, chooser_on
 from cluster.stage.choosing.penalties import Ledger
-from cluster.stage.choosing.trips import Trips
+from cluster.stage.choosing.trips import Trips, cuda_trips
 from cluster.stage.sampling import Sampler
 from cluster.wire.requests import Sampling
+from tests.device import DEVICE
 
+pytestmark = pytest.mark.gpu
 _CPU = torch.device("cpu")
 _GREEDY = Sampling(temperature=0.0)
 _SEEDS = st.integers(0, 2**32 - 1)
@@ -63,8 +65,16 @@ class _Host:
         return Trips(_CPU, self.allocate, self.mark)
 
 
+class _OnDevice(Chooser):
+    """Brings logits to where it chooses."""
+
+    def begin_choices(self, samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> Pending:
+        return super().begin_choices(samplers, logits.to(DEVICE), positions)
+
+
 def _chooser(ledger_bytes: int = 1 << 20, look: int = 1024) -> Chooser:
-    return Chooser(_Host().trips(), ledger_bytes, look)
+    trips = _Host().trips() if DEVICE.type == "cpu" else cuda_trips(DEVICE)
+    return _OnDevice(trips, ledger_bytes, look)
 
 
 def _rows(generator: torch.Generator, rows: int, vocabulary: int, kind: str) -> torch.Tensor:
