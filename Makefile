@@ -5,10 +5,10 @@ INSTALLED := .venv/.installed
 export FIRSTTOKEN_HOME := $(CURDIR)/.firsttoken
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up lab test check bench clean
+.PHONY: help demo up lab test test-gpu check bench clean
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 demo: $(INSTALLED) ## see a cold and a warm call of a small model, on a platform that lives just as long
 	@$(BIN)/firsttoken demo
@@ -21,6 +21,9 @@ lab: $(INSTALLED) ## as root: a cluster of network namespaces, each node behind 
 
 test: $(INSTALLED) ## run all tests, in two workers: half of what a test takes it waits
 	env -u FIRSTTOKEN_HOME $(BIN)/python -m pytest -n 2
+
+test-gpu: $(INSTALLED) ## run what stages compute on this machine's GPU; where there is none it says so
+	env -u FIRSTTOKEN_HOME $(BIN)/python -m pytest -m gpu --device cuda
 
 check: $(INSTALLED) ## lint, format, types and the direction of imports
 	$(BIN)/ruff check .

@@ -15,8 +15,11 @@ from cluster.stage.attention import Attention, attend
 from cluster.stage.batching import Segment
 from cluster.stage.kv import KvCache
 from cluster.stage.paged import PagedCache
+from cluster.stage.paged_attention import flash_attention
 from tests.cluster.triton_kernels import attention as kernels
+from tests.device import DEVICE
 
+pytestmark = pytest.mark.gpu
 _DIM = 8
 _SCALE = 0.31
 
@@ -28,9 +31,10 @@ class Over(StrEnum):
     PAGES = "pages"
     PAGES_BY_KERNELS = "pages, by kernels"
     PAGES_AT_ONCE = "pages, all prompts at once"
+    AS_ON_A_GPU = "pages, by kernels and flash attention"
 
 
-_ANY = pytest.mark.parametrize("over", list(Over))
+_ANY = pytest.mark.parametrize("over", [over for over in Over if over is not Over.AS_ON_A_GPU])
 
 
 def _formula(
@@ -81,6 +85,8 @@ class _Kind:
     @property
     def tolerance(self) -> float:
         """Soft caps are followed by a softmax in float32, as in transformers."""
+        if self.dtype is torch.bfloat16:
+            return 3e-2
         return 1e-12 if self.dtype is torch.float64 and self.softcap is None else 1e-5
 
 
@@ -96,9 +102,11 @@ class _Stage:
 
     def __post_init__(self) -> None:
         make = KvCache if self.over is Over.SLABS else PagedCache
-        self.cache = make(len(self.kind.windows), self.kv_tokens, torch.device("cpu"))
+        self.cache = make(len(self.kind.windows), self.kv_tokens, DEVICE)
         self._attention = Attention(first_layer=0)
-        if self.over is Over.PAGES_BY_KERNELS:
+        if self.over is Over.AS_ON_A_GPU:
+            self._attention.paged.flash = flash_attention
+        if self.over in (Over.PAGES_BY_KERNELS, Over.AS_ON_A_GPU):
             self._attention.paged.kernels = kernels
         if self.over is Over.PAGES_AT_ONCE:
             self._attention.paged.flash = _flash
@@ -114,7 +122,8 @@ class _Stage:
         for layer, window in enumerate(kind.windows):
             query, key, value = (self._random(n, tokens) for n in (kind.heads, kind.kv_heads, kind.kv_heads))
             key[:, :, of_bad] = value[:, :, of_bad] = bad_value
-            out = self._attention.attend(layer, query, key, value, _SCALE, window, kind.softcap)
+            there = (tensor.to(DEVICE) for tensor in (query, key, value))
+            out = self._attention.attend(layer, *there, _SCALE, window, kind.softcap).cpu()
             assert out.shape == (1, tokens, kind.heads, _DIM)
             assert out.dtype == kind.dtype
             expected = self._expected(layer, segments, query[0], key[0], value[0])
@@ -255,3 +264,15 @@ def test_a_model_that_needs_more_than_is_known_here_fails_instead_of_answering_w
     x = torch.zeros(1, 1, 1, _DIM)
     with pytest.raises(StageFailed, match=name):
         attend(torch.nn.Identity(), x, x, x, None, **{name: x})
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="flash attention is a GPU's")
+@pytest.mark.parametrize("window", [None, 5, 64])
+def test_in_bfloat16_a_gpu_attends_by_flash_attention_and_kernels(window: int | None) -> None:
+    """Prompts at once, pieces of prompts beside next tokens, and next tokens alone."""
+    stage = _Stage(_Kind(torch.bfloat16, 6, 2, (window, None)), over=Over.AS_ON_A_GPU)
+    stage.step([Segment(1, 5, 0, True, 64), Segment(2, 40, 0, False, 96), Segment(3, 1, 0, True, 64)])
+    stage.step([_next(1, 5), Segment(2, 20, 40, False, 96), _next(3, 1)])
+    stage.step([_next(1, 6), _next(3, 2), Segment(2, 9, 60, True, 96), Segment(4, 33, 0, True, 64)])
+    for step in range(4):
+        stage.step([_next(1, 7 + step), _next(2, 69 + step, 96), _next(3, 3 + step), _next(4, 33 + step)])

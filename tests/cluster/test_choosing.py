@@ -20,9 +20,10 @@ from cluster.stage.choosing.tables import tabulate
 from cluster.stage.choosing.trips import Trips, cuda_trips
 from cluster.stage.sampling import Sampler
 from cluster.wire.requests import Sampling
+from tests.device import DEVICE
 
+pytestmark = pytest.mark.gpu
 _CPU = torch.device("cpu")
-_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 _GREEDY = Sampling(temperature=0.0)
 _SEEDS = st.integers(0, 2**32 - 1)
 _SAMPLINGS = st.builds(
@@ -69,15 +70,16 @@ class _Host:
         return Trips(_CPU, self.allocate, self.mark)
 
 
-class _Chooser(Chooser):
+class _OnDevice(Chooser):
+    """Brings logits to where it chooses."""
+
     def begin_choices(self, samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> Pending:
-        return super().begin_choices(samplers, logits.to(_DEVICE), positions)
+        return super().begin_choices(samplers, logits.to(DEVICE), positions)
 
 
 def _chooser(ledger_bytes: int = 1 << 20, look: int = 1024) -> Chooser:
-    """On a GPU where there is one; the same on a CPU elsewhere."""
-    trips = cuda_trips(_DEVICE) if _DEVICE.type == "cuda" else _Host().trips()
-    return _Chooser(trips, ledger_bytes, look)
+    trips = _Host().trips() if DEVICE.type == "cpu" else cuda_trips(DEVICE)
+    return _OnDevice(trips, ledger_bytes, look)
 
 
 def _rows(generator: torch.Generator, rows: int, vocabulary: int, kind: str) -> torch.Tensor:

@@ -21,7 +21,7 @@ from tests.reference import gaps, greedy, load_reference
 from tests.smollm2 import reference_of
 from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_tiny
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.gpu]
 REAL_GROUPS = (
     ("llama", False),
     ("gemma3_text", True),

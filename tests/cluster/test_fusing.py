@@ -16,6 +16,8 @@ from tests.cluster.fused_stages import DECODE, counted, make_stage, run
 from tests.cluster.triton_kernels import DEVICE, activation, norm, rotary
 from tests.tiny import SUPPORTED_FAMILIES
 
+pytestmark = pytest.mark.gpu
+
 
 @dataclass(frozen=True)
 class _Fused:

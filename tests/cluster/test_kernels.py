@@ -15,6 +15,7 @@ from transformers.activations import ACT2FN
 
 from tests.cluster.triton_kernels import DEVICE, activation, matvec, norm, rotary
 
+pytestmark = pytest.mark.gpu
 _HALF = torch.float16 if DEVICE.type == "cpu" else torch.bfloat16  # the interpreter cannot compute in bfloat16
 _DTYPES = [torch.float32, _HALF]
 _NORMS = {

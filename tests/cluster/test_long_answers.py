@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.stage.batching import Choice, Segment
+from cluster.stage.batching import Segment
+from cluster.stage.choosing.batch import Pending
 from cluster.stage.engine import Worker
 from cluster.stage.kv import KvCache
 from cluster.stage.model import StageModel
@@ -50,10 +51,10 @@ class _Recorder(Worker):
         self._names[slot] = submit.request.partition("/")[0]
         super().start(slot, submit)
 
-    def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
+    def begin_choices(self, segments: Sequence[Segment], logits: torch.Tensor) -> Pending:
         for segment, row in zip(segments, logits[0], strict=True):
             self._seen[self._names[segment.slot], segment.position + segment.tokens] = row.clone()
-        return super().choose(segments, logits)
+        return super().begin_choices(segments, logits)
 
 
 def _group(checkpoint: Checkpoint, weights: dict[str, torch.Tensor], degree: int, seen: Seen) -> ThreadedGroup:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from cluster.stage.batching import Segment
 from cluster.stage.paged import NOBODY, PAGE_TOKENS, PagedCache, pages_of
 from schedules.requests import room_tokens
+from tests.device import DEVICE
 
-_CPU = torch.device("cpu")
+pytestmark = pytest.mark.gpu
 
 
 def _prompt(slot: int, tokens: int, room: int, position: int = 0) -> Segment:
@@ -21,7 +22,7 @@ def _prompt(slot: int, tokens: int, room: int, position: int = 0) -> Segment:
 @given(st.lists(st.tuples(st.integers(1, 700), st.booleans()), max_size=60), st.integers(1, 700))
 def test_whoever_fits_by_tokens_finds_pages(arrivals: Sequence[tuple[int, bool]], kv_tokens: int) -> None:
     """Requests come while the sum of their rooms allows it, as they are admitted; now and then the oldest leaves."""
-    cache = PagedCache(1, kv_tokens, _CPU)
+    cache = PagedCache(1, kv_tokens, DEVICE)
     rooms: dict[int, int] = {}
     for slot, (tokens, leaves) in enumerate(arrivals):
         if leaves and rooms:
@@ -43,8 +44,8 @@ def test_whoever_fits_by_tokens_finds_pages(arrivals: Sequence[tuple[int, bool]]
 
 @given(st.integers(1, 5000), st.integers(1, 4), st.integers(1, 4), st.integers(1, 16))
 def test_memory_is_what_was_reserved_and_one_page(kv_tokens: int, layers: int, kv_heads: int, dim: int) -> None:
-    cache = PagedCache(layers, kv_tokens, _CPU)
-    kind = torch.zeros(1, kv_heads, 1, dim)
+    cache = PagedCache(layers, kv_tokens, DEVICE)
+    kind = torch.zeros(1, kv_heads, 1, dim, device=DEVICE)
     for layer in range(layers):
         for tensor in cache.arena.tensors(layer, kind, kind):
             assert len(tensor) == (pages_of(kv_tokens) + 1) * PAGE_TOKENS
@@ -54,13 +55,13 @@ def test_memory_is_what_was_reserved_and_one_page(kv_tokens: int, layers: int, k
 
 
 def test_nothing_is_taken_before_a_layer_computes() -> None:
-    cache = PagedCache(2, 10_000, _CPU)
+    cache = PagedCache(2, 10_000, DEVICE)
     cache.plan([_prompt(1, 40, 64)])
     assert cache.arena.size_bytes == 0
 
 
 def test_a_request_keeps_its_room_and_the_unknown_is_nobodys() -> None:
-    cache = PagedCache(1, 1000, _CPU)
+    cache = PagedCache(1, 1000, DEVICE)
     first = cache.place(1, 64)
     assert cache.place(2, 96) != first
     assert cache.place(1, 64) == first
@@ -69,7 +70,7 @@ def test_a_request_keeps_its_room_and_the_unknown_is_nobodys() -> None:
 
 
 def test_the_table_names_the_pages_of_each_request() -> None:
-    cache = PagedCache(1, 1000, _CPU)
+    cache = PagedCache(1, 1000, DEVICE)
     plan = cache.plan([_prompt(1, 70, 96), _prompt(2, 3, 64)])
     pages = cache.table[cache.row(1), :3].tolist()
     expected = [pages[at // PAGE_TOKENS] * PAGE_TOKENS + at % PAGE_TOKENS for at in range(70)]
@@ -77,7 +78,7 @@ def test_the_table_names_the_pages_of_each_request() -> None:
 
 
 def test_the_table_grows_with_the_requests_that_run() -> None:
-    cache = PagedCache(1, 64 * 600, _CPU)
+    cache = PagedCache(1, 64 * 600, DEVICE)
     before = cache.table
     orders = [cache.place(slot, 64) for slot in range(600)]
     assert len(set(orders)) == 600
@@ -91,7 +92,7 @@ def test_the_table_grows_with_the_requests_that_run() -> None:
 @pytest.mark.parametrize(("longest", "reach"), [(2, 32), (33, 64), (64, 64), (65, 128), (300, 320)])
 def test_rows_are_looked_at_up_to_a_few_lengths(longest: int, reach: int) -> None:
     """So few that a step which is told to the device beforehand serves many lengths."""
-    cache = PagedCache(1, 320, _CPU)
+    cache = PagedCache(1, 320, DEVICE)
     cache.plan([_prompt(1, 1, 320)])
     plan = cache.plan([Segment(1, 1, longest - 1, True, 320)])
     assert plan.decode is not None
@@ -99,7 +100,7 @@ def test_rows_are_looked_at_up_to_a_few_lengths(longest: int, reach: int) -> Non
 
 
 def test_prompts_stand_in_a_row_with_what_they_attend_to() -> None:
-    cache = PagedCache(1, 1000, _CPU)
+    cache = PagedCache(1, 1000, DEVICE)
     cache.plan([_prompt(1, 5, 64), _prompt(2, 9, 64), _prompt(3, 4, 64)])
     fresh = cache.plan([_prompt(4, 5, 64), _prompt(5, 2, 64)]).prompts
     assert fresh is not None

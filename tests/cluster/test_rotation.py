@@ -11,34 +11,35 @@ import torch
 from cluster.model_facts import model_config, renewal_border
 from cluster.stage.batching import PREFILL_TOKENS, Batching
 from cluster.stage.engine import Driver, Worker
-from cluster.stage.kv import KvCache
 from cluster.stage.model import StageModel
 from cluster.wire.requests import Rejected, Submit, Tokens
 from tests.cluster.fake_stages import texts_of
 from tests.cluster.groups import GREEDY, prompts_of
+from tests.cluster.threaded_group import Workers, move_buffers
 from tests.reference import greedy, load_reference
 from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_tiny
 
 _NEW_TOKENS = 20
 
 
-class _Still:
-    """A pulse that nobody feels."""
-
-    def step(self, tokens: int) -> None: ...
-
-    def rest(self) -> None: ...
-
-
-def _answers(source: Path, submits: Sequence[Submit]) -> dict[str, list[int]]:
+def _answers(device: torch.device, source: Path, submits: Sequence[Submit]) -> dict[str, list[int]]:
     """What a group of one gives to requests that come at once."""
     config = model_config(json.loads((source / "config.json").read_text()))
-    weights = dict(load_reference(source).state_dict())
+    weights = {name: tensor.to(device) for name, tensor in load_reference(source).state_dict().items()}
     model = StageModel(config, torch.float32, 0, config.num_hidden_layers, lambda _unit, _gate: None)
+    move_buffers(model, device)
+    workers = Workers(device)
+    worker = workers(model, 100_000)
     for unit in ("embed", *(f"layer.{i:04d}" for i in range(config.num_hidden_layers)), "head"):
         model.assign(unit, weights)
-    cache = KvCache(config.num_hidden_layers, 100_000, torch.device("cpu"))
-    worker = Worker(model, model, cache, lambda _name, _since_s: None, _Still())
+    answers = _once(worker, renewal_border(config), submits)
+    if workers.hasten():
+        worker.forget(range(len(submits) + 1))
+        assert _once(worker, renewal_border(config), submits) == answers
+    return answers
+
+
+def _once(worker: Worker, border: int | None, submits: Sequence[Submit]) -> dict[str, list[int]]:
     given: list[Tokens | Rejected] = []
 
     def emit(events: Sequence[Tokens | Rejected]) -> None:
@@ -46,7 +47,7 @@ def _answers(source: Path, submits: Sequence[Submit]) -> dict[str, list[int]]:
         if sum(isinstance(event, Rejected) or event.finish is not None for event in given) == len(submits):
             driver.inbox.put(None)
 
-    driver = Driver(worker, None, Batching(100_000, 1, renewal_border(config)), emit, 60.0)
+    driver = Driver(worker, None, Batching(100_000, 1, border), emit, 60.0)
     for submit in submits:
         driver.inbox.put(submit)
     driver.run()
@@ -66,7 +67,7 @@ def _ask(name: str, tokens: Sequence[int], prompt_tokens: int, new_tokens: int =
 
 @pytest.mark.parametrize("kind", CHANGING_ROTATIONS)
 def test_answers_equal_generates_on_both_sides_of_the_border_and_across_it(
-    tmp_path: Path, kind: tuple[str, Mapping[str, Any]]
+    device: torch.device, tmp_path: Path, kind: tuple[str, Mapping[str, Any]]
 ) -> None:
     """One set of factors was kept for all, that of the longest sequence so far. A request that crossed the border, one
     that stays below it and one that begins beyond it run in one batch here; then each is replayed from where it stood."""
@@ -76,7 +77,7 @@ def test_answers_equal_generates_on_both_sides_of_the_border_and_across_it(
     prompts = prompts_of(256, (5, border - 12, border - 1, border, border + 1, 3 * border))
     expected = {f"r{i}": _expected(source, prompt) for i, prompt in enumerate(prompts)}
     asked = [_ask(f"r{i}", prompt, len(prompt)) for i, prompt in enumerate(prompts)]
-    assert _answers(source, asked) == expected
+    assert _answers(device, source, asked) == expected
 
     replayed, rest = [], {}
     for submit in asked:
@@ -87,15 +88,17 @@ def test_answers_equal_generates_on_both_sides_of_the_border_and_across_it(
                 _ask(name, [*submit.tokens, *whole[:had]], submit.prompt_tokens, new_tokens=_NEW_TOKENS - had)
             )
             rest[name] = whole[had:]
-    assert _answers(source, replayed) == rest
+    assert _answers(device, source, replayed) == rest
 
 
 @pytest.mark.parametrize("kind", CHANGING_ROTATIONS[:3])
-def test_a_prompt_in_pieces_gets_the_factors_of_all_of_it(tmp_path: Path, kind: tuple[str, Mapping[str, Any]]) -> None:
+def test_a_prompt_in_pieces_gets_the_factors_of_all_of_it(
+    device: torch.device, tmp_path: Path, kind: tuple[str, Mapping[str, Any]]
+) -> None:
     """Beside one that answers, prompts come in pieces: the first would end before a border that all of it is beyond."""
     family, options = kind
     source = make_tiny(family, tmp_path / "source", seed=4, **options)
     short, long = prompts_of(256, (7, 2 * PREFILL_TOKENS + 40))
     expected = {"short": _expected(source, short), "long": _expected(source, long, new_tokens=6)}
     asked = [_ask("short", short, len(short)), _ask("long", long, len(long), new_tokens=6)]
-    assert _answers(source, asked) == expected
+    assert _answers(device, source, asked) == expected

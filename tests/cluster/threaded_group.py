@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from cluster.model_facts import model_config, renewal_border
+from cluster.stage.acceleration import Accelerated, NoAcceleration, means
 from cluster.stage.batching import Batching, Choice
+from cluster.stage.choosing.batch import chooser_on
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.hop import Header
-from cluster.stage.kv import KvCache
 from cluster.stage.model import StageModel
 from cluster.wire.requests import Rejected, Submit, Tokens
 from storage_tiers.checkpoint import Checkpoint
 
 DEADLINE_S = 60.0
+_CPU = torch.device("cpu")
 
 
 class _Ring:
@@ -50,14 +52,42 @@ class NoPulse:
         pass
 
 
-def worker_of(model: StageModel, kv_tokens: int) -> Worker:
-    """What does a stage's steps, and reports to nobody."""
-    cache = KvCache(model.layers, kv_tokens, torch.device("cpu"))
-    return Worker(model, model, cache, lambda _name, _started_s: None, NoPulse())
+class Workers:
+    """Makes workers that report to nobody, with the means of their device.
+
+    What makes steps fast on a GPU is for a stage that is `alone` in its process.
+    """
+
+    def __init__(self, device: torch.device, alone: bool = True) -> None:
+        self._device, self._alone = device, alone
+        self._accelerated: list[Accelerated] = []
+
+    def __call__(self, model: StageModel, kv_tokens: int) -> Worker:
+        """To be made before the model has its units."""
+        cache, acceleration = means(model, model, kv_tokens, self._device)
+        if not self._alone:
+            acceleration = NoAcceleration()
+        if isinstance(acceleration, Accelerated):
+            self._accelerated.append(acceleration)
+        report, chooser = lambda _name, _started_s: None, chooser_on(self._device)
+        return Worker(model, model, cache, report, NoPulse(), acceleration, chooser)
+
+    def hasten(self) -> bool:
+        """Wait until steps are as fast as they become, which begins with the first; whether anything makes them so."""
+        assert all(acceleration.join(DEADLINE_S) for acceleration in self._accelerated)
+        return bool(self._accelerated)
+
+
+def move_buffers(model: StageModel, device: torch.device) -> None:
+    """Have what was computed, not loaded, on the device."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if not buffer.is_meta:
+                setattr(module, name, buffer.to(device))
 
 
 class ThreadedGroup:
-    """The stages between `bounds` of a checkpoint, with its `weights` by name. They run until `end`."""
+    """The stages between `bounds` of a checkpoint, with its `weights` by name, on a device. They run until `end`."""
 
     def __init__(
         self,
@@ -65,18 +95,23 @@ class ThreadedGroup:
         weights: Mapping[str, torch.Tensor],
         bounds: Sequence[int],
         kv_tokens: int = 4096,
-        make_worker: Callable[[StageModel, int], Worker] = worker_of,
+        make_worker: Callable[[StageModel, int], Worker] | None = None,
+        device: torch.device = _CPU,
     ) -> None:
         config = model_config(dict(checkpoint.config))
         degree = len(bounds) - 1
         lines = [queue.Queue[object]() for _ in range(degree)]
         rings = [_Ring(lines[rank], lines[(rank + 1) % degree]) for rank in range(degree)]
+        self._workers = Workers(device, alone=degree == 1)
+        make_worker = make_worker or self._workers
+        weights = {name: tensor.to(device) for name, tensor in weights.items()}
         workers = []
         for rank in range(degree):
             model = StageModel(config, torch.float32, *bounds[rank : rank + 2], lambda _unit, _gate: None)
+            move_buffers(model, device)
+            workers.append(make_worker(model.eval(), kv_tokens))
             for unit in checkpoint.units:
                 model.assign(unit.name, weights)
-            workers.append(make_worker(model.eval(), kv_tokens))
         self.events: queue.Queue[Sequence[Tokens | Rejected]] = queue.Queue()
         self.driver = Driver(
             workers[0],
@@ -103,6 +138,10 @@ class ThreadedGroup:
                 given[event.request] += event.tokens
                 left -= event.finish is not None
         return given
+
+    def hasten(self) -> bool:
+        """Wait until steps are as fast as they become on the device; whether anything makes them so."""
+        return self._workers.hasten()
 
     def end(self) -> None:
         self.driver.inbox.put(None)

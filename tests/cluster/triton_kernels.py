@@ -1,4 +1,4 @@
-"""Our kernels, run where there is a GPU on it, elsewhere by Triton's interpreter: import them from here.
+"""Our kernels, run on a GPU where the tests compute on one, elsewhere by Triton's interpreter: import them from here.
 
 How a kernel runs is settled when its file is imported. The interpreter cannot compute in bfloat16.
 """
@@ -8,11 +8,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import torch
+
+from tests.device import DEVICE
 
 triton = pytest.importorskip("triton")
-DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
 if DEVICE.type == "cpu":
     import triton.language as tl
     from triton.runtime import interpreter

@@ -194,7 +194,7 @@ def write(key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: to
 
 
 def prepare(heads: int, kv_heads: int, dim: int, value_dim: int, dtype: torch.dtype, device: torch.device,
-            window: int | None, softcap: float | None) -> None:  # fmt: skip
+            window: int | None = None, softcap: float | None = None) -> None:  # fmt: skip
     """Compile the kernels for such layers, by a request of one token."""
     keys = torch.zeros(_BLOCK, kv_heads, dim, dtype=dtype, device=device)
     values = torch.zeros(_BLOCK, kv_heads, value_dim, dtype=dtype, device=device)
