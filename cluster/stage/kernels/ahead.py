@@ -14,7 +14,10 @@ _GROUPS = ((8, 4), (8, 2), (8, 1))
 
 
 def build_common(device: torch.device, dtype: torch.dtype) -> bool:
-    """For models of the llama kind. Some seconds on a machine that has never built them, later a tenth of one. False if it cannot be."""
+    """For models of the llama kind. False if they cannot be had.
+
+    Some seconds on a machine that has never built them, later a tenth of one.
+    """
     return kernels.build(lambda: _build(device, dtype))
 
 
