@@ -16,6 +16,7 @@ _COUNTS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_siz
 _OTHERS = ("num_key_value_heads", "head_dim")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 """What families call the width of their feed-forward; where it is not said it is four times that of the model."""
+_FLASH_DTYPES, _FLASH_DIM = ("bfloat16", "float16"), 256
 _SAID = 400
 
 
@@ -66,13 +67,15 @@ def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:
 
 
 def widths_of(config: PretrainedConfig, dtype: str) -> Widths:
-    """How many numbers its layers make of one token."""
+    """How many numbers its layers make of one token, and how they attend."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     inner = next((size for name in _INNER if (size := getattr(config, name, None))), 4 * config.hidden_size)
     expert = getattr(config, "moe_intermediate_size", None) or inner
     inner = max(inner, (getattr(config, "num_experts_per_tok", None) or 1) * expert)
     attention = (config.num_attention_heads + 2 * heads) * _head_dim(config)
-    return Widths(config.hidden_size, inner, attention, config.vocab_size, DTYPE_BYTES[dtype])
+    dim, capped = _head_dim(config), getattr(config, "attn_logit_softcapping", None) is not None
+    plain = capped or dtype not in _FLASH_DTYPES or dim > _FLASH_DIM or dim % 8 != 0
+    return Widths(config.hidden_size, inner, attention, config.vocab_size, DTYPE_BYTES[dtype], plain)
 
 
 def _head_dim(config: PretrainedConfig) -> int:

@@ -29,13 +29,14 @@ class Unit:
 class Widths:
     """How many numbers of `number_bytes` each a model makes of one token: what goes from layer to layer, what a layer's
     feed-forward has in its middle (with several experts, of all that a token goes to), queries, keys and values together, and
-    its logits."""
+    its logits. `plain_attention` if flash attention does not know what it attends by."""
 
     hidden: int
     inner: int
     attention: int
     vocabulary: int
     number_bytes: int
+    plain_attention: bool = False
 
 
 @dataclass(frozen=True)

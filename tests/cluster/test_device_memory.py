@@ -1,6 +1,7 @@
 """A node's GPU: what its processes take is measured and told, and what stages may reserve is what is left beside them."""
 
 import ctypes
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ from cluster.errors import NoDevice
 from cluster.model_facts import model_config, widths_of
 from cluster.node.accelerator import Accelerator, Gpu, Gpus, choose
 from cluster.node.device_memory import ASSUMED_CONTEXT_BYTES, DeviceMemory
-from cluster.stage import batching, main
+from cluster.stage import batching, main, paged, paged_attention, static_steps
+from cluster.stage.choosing import batch as choosing
 from cluster.stage.context_meter import ContextMeter, GpuUse, look_at_gpus
+from cluster.stage.paged import PagedCache
 from schedules.facts import View, Widths
 from schedules.ledgers.memory import Memory
 from schedules.placing import workspace
@@ -93,13 +96,23 @@ def test_whatever_stages_come_contexts_and_reservations_fit_on_the_gpu(
 
 
 def test_the_workspace_is_for_steps_as_large_as_they_are_made() -> None:
-    made = (batching.PREFILL_TOKENS_ALONE, batching.MAX_ROWS)
-    assert made == (workspace.PREFILL_TOKENS_ALONE, workspace.MAX_ROWS)
+    limits, sizes = batching.GPU_LIMITS, static_steps.SIZES
+    assert max(limits.prefill_tokens_alone, limits.prefill_tokens + limits.rows) == workspace.PREFILL_TOKENS_ALONE
+    assert limits.rows == workspace.MAX_ROWS
+    assert (len(sizes), sum(sizes)) == (workspace.GRAPHS, workspace.GRAPH_ROWS)
+    assert paged.PAGE_TOKENS == workspace.PAGE_TOKENS
+    assert paged_attention._MOST_SCORES == workspace.SCORES
+    assert choosing.working_bytes(1, 1) == workspace.SAMPLING_BYTES
+    assert inspect.signature(choosing.Chooser).parameters["ledger_bytes"].default == workspace.PENALTIES_BYTES
+    assert PagedCache(1, 100, CPU).arena.tokens == workspace.pages(100) * workspace.PAGE_TOKENS
 
 
 @pytest.mark.parametrize(
     ("config", "widths"),
     [
+        ({"model_type": "gemma2", "intermediate_size": 96, "head_dim": 16}, Widths(64, 96, (4 + 2 * 2) * 16, 50, 2, True)),
+        ({"model_type": "qwen3", "intermediate_size": 96, "head_dim": 260}, Widths(64, 96, (4 + 2 * 2) * 260, 50, 2, True)),
+        ({"model_type": "qwen3", "intermediate_size": 96, "head_dim": 20}, Widths(64, 96, (4 + 2 * 2) * 20, 50, 2, True)),
         ({"model_type": "llama", "intermediate_size": 96}, Widths(64, 96, (4 + 2 * 2) * 16, 50, 2)),
         ({"model_type": "qwen3", "intermediate_size": 96, "head_dim": 32}, Widths(64, 96, (4 + 2 * 2) * 32, 50, 2)),
         ({"model_type": "gpt2"}, Widths(64, 256, 3 * 4 * 16, 50, 2)),
@@ -117,6 +130,8 @@ def test_the_widths_of_a_model_are_read_off_its_configuration(config: Mapping[st
     if config["model_type"] == "gpt2":
         del common["num_key_value_heads"]
     assert widths_of(model_config({**common, **config}), "bfloat16") == widths
+    in_float32 = replace(widths, number_bytes=4, plain_attention=True)
+    assert widths_of(model_config({**common, **config}), "float32") == in_float32
 
 
 # ---- which GPU, and how much of it

@@ -37,19 +37,37 @@ def test_each_term_is_what_its_name_says() -> None:
     found = workspace_of(widths, StageShape(layers=2, units=3, rank=2, degree=3), kv_tokens=100, layer_kv_bytes=8)
     assert found == Workspace(
         prompt=2048 * ((4 * 10 + 4 * 30) * 2 + 8 * 10),
-        gathered=100 * 8,
-        masks=100 * 2048 * 2,
-        logits=128 * 100 * (2 + 4 + 28),
+        gathered=100 * (8 + 8),
+        scores=0,
+        logits=256 * 100 * (2 + 32) + 64 * MIB,
         products=128 * MIB,
         blocks=2 * MIB * (3 + 4) + 64 * MIB,
         scratch_pages=(5 * 32 - 100) * 8 * 2,
-        graphs=128 * 100 * 4 + 128 * ((4 * 10 + 4 * 30) * 2 + 8 * 10),
-        graph_kernels=24 * 2 * (128 << 10),
+        graphs=883 * (100 * 2 + (4 * 10 + 4 * 30) * 2 + 8 * 10),
+        graph_kernels=14 * 2 * (256 << 10),
         lines=256 * MIB,
     )
     of_all = sum(vars(found).values())
     assert found.inside_bytes + found.outside_bytes == of_all
     assert found.outside_bytes == found.graph_kernels + found.lines
+
+
+def test_without_flash_attention_scores_stand_in_memory_and_keys_once_for_each_query() -> None:
+    """20 of 24 numbers are queries', 2 keys' and 2 values': 4 of 2 bytes are cached of a token, and 2 x 20 used."""
+    shape = StageShape(layers=2, units=3, rank=0, degree=1)
+    flash, plain = (
+        workspace_of(Widths(10, 30, 24, 100, 2, plain), shape, kv_tokens=100, layer_kv_bytes=8)
+        for plain in (False, True)
+    )
+    assert plain.scores == 12 * (1 << 26) + 100 * 2048
+    assert plain.gathered == 100 * (8 + 2 * 20 * 2)
+    assert replace(plain, scores=0, gathered=flash.gathered) == flash
+
+
+def test_a_stage_that_is_not_the_last_keeps_hidden_states_for_its_graphs() -> None:
+    widths = Widths(10, 30, 24, 100, 2)
+    first, last = (workspace_of(widths, StageShape(2, 3, rank, 2), 100, 8) for rank in (0, 1))
+    assert last.graphs - first.graphs == 883 * (100 - 10) * 2
 
 
 @pytest.mark.parametrize(("tokens", "there"), [(1, 2), (31, 2), (32, 2), (33, 3), (64, 3), (65, 4)])
