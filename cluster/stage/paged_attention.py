@@ -137,15 +137,29 @@ def flash_attention(
 def _decode_plainly(
     plan: PagedPlan, decode: Rows, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rule: Rule
 ) -> torch.Tensor:
-    """What the kernel does, for all rows up to `reach`. The heads of a group stand as queries of their KV head."""
-    kv_heads = keys.shape[1]
+    """What the kernel does, for all rows up to `reach`; no more rows at a time than there are tokens in the cache."""
     pages = decode.table[decode.rows, : -(-decode.reach // PAGE_TOKENS)].long()
     at = (pages[:, :, None] * PAGE_TOKENS + torch.arange(PAGE_TOKENS, device=pages.device)).flatten(1)
     mask = _reached(plan, decode, rule.window, at.shape[1])
+    band = max(1, plan.arena.tokens // at.shape[1])
+    found = [
+        _decode_rows(
+            queries[first : first + band], keys, values, at[first : first + band], mask[first : first + band], rule
+        )
+        for first in range(0, len(queries), band)
+    ]
+    return torch.cat(found) if len(found) > 1 else found[0]
+
+
+def _decode_rows(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, at: torch.Tensor, mask: torch.Tensor, rule: Rule
+) -> torch.Tensor:
+    """Queries (B, heads, dim) over the tokens `at` (B, reach) where `mask` has True. Heads of a group stand as queries of
+    their KV head."""
     rows_k, rows_v = keys[at].transpose(1, 2), values[at].transpose(1, 2)
     unread = ~mask[:, None, :, None]
     rows_k, rows_v = rows_k.masked_fill(unread, 0), rows_v.masked_fill(unread, 0)
-    grouped = queries.reshape(len(queries), kv_heads, -1, queries.shape[-1])
+    grouped = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])
     out = _weigh(grouped, rows_k, rows_v, mask[:, None, None], rule)
     return out.reshape(len(out), queries.shape[1], -1)
 
