@@ -60,11 +60,12 @@ class Amounts:
     runs: int
     starts: int
     limit_bytes: int
+    rest_s: float
 
 
 AMOUNTS = {
-    "full": Amounts((1, 16, 64, 256), 128, 64, 32, 2, 2, 1 << 30),
-    "tiny": Amounts((1, 16), 8, 8, 4, 1, 1, 64 << 20),
+    "full": Amounts((1, 16, 64, 256), 128, 64, 32, 2, 2, 1 << 30, 3.0),
+    "tiny": Amounts((1, 16), 8, 8, 4, 1, 1, 64 << 20, 0.0),
 }
 
 
@@ -156,7 +157,8 @@ class Bench:
         await self._node.bring(large.checkpoint, "dram")
         starts = []
         for left in reversed(range(self._amounts.starts if "cold" in only else 1)):
-            group, start = await self._node.start(large.checkpoint, KV_TOKENS, large.prompts(1)[0])
+            asked = large.checkpoint, KV_TOKENS, large.prompts(1)[0]
+            group, start = await self._node.start(*asked, rest_s=self._amounts.rest_s)
             starts.append(start)
             if left:
                 await self._node.end(group)

@@ -96,10 +96,14 @@ class DeviceNode:
         await asyncio.to_thread(lambda: evict(self._files()))
 
     async def start(
-        self, checkpoint: Checkpoint, kv_tokens: int, prompt: Sequence[int], new_tokens: int = 4
+        self, checkpoint: Checkpoint, kv_tokens: int, prompt: Sequence[int], new_tokens: int = 4, rest_s: float = 0.0
     ) -> tuple[Group, Start]:
-        """Order a group of one stage, and ask it at once. RuntimeError if it cannot be placed."""
+        """Order a group of one stage, and ask it at once. RuntimeError if it cannot be placed.
+
+        `rest_s`: how long the process that takes the order has waited, at least; what it does while it waits is done then.
+        """
         await self.settle()
+        await asyncio.sleep(rest_s)
         placement = place(facts_of(checkpoint), self._client.view(), 1, kv_tokens)
         if not isinstance(placement, Placement):
             raise RuntimeError(f"{checkpoint.name} cannot be placed: {placement}")
