@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from storage_tiers.checkpoint import ALIGN_BYTES, TensorEntry, UnitLayout, align
+from storage_tiers.checkpoint import TensorEntry, UnitLayout, align
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Modules of one parent whose weights, and whose biases, lie in a row in this order."""
@@ -75,21 +75,16 @@ def _row_of(tensor: TensorEntry, by_name: Mapping[str, TensorEntry]) -> Sequence
 
 
 def _joined(moves: Sequence[Move]) -> list[Move]:
-    """Moves that lie in a row on both sides as one. Padding that both have between them moves along."""
+    """Moves in the order of their targets, those as one that go equally far. The padding between them goes along."""
     found: list[Move] = []
     for move in moves:
         if not move.size_bytes:
             continue
-        last = found[-1] if found else None
-        if last is not None and _goes_on(last, move):
+        shift = move.target_offset_bytes - move.source_offset_bytes
+        last = found[-1] if found else move
+        if found and last.target_offset_bytes - last.source_offset_bytes == shift:
             end = move.target_offset_bytes + move.size_bytes
             found[-1] = Move(last.source_offset_bytes, last.target_offset_bytes, end - last.target_offset_bytes)
         else:
             found.append(move)
     return found
-
-
-def _goes_on(last: Move, move: Move) -> bool:
-    gap = move.source_offset_bytes - last.source_offset_bytes - last.size_bytes
-    same = move.target_offset_bytes - last.target_offset_bytes == move.source_offset_bytes - last.source_offset_bytes
-    return same and 0 <= gap < ALIGN_BYTES

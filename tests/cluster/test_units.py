@@ -189,6 +189,23 @@ def test_memory_that_is_told_of_twice_is_mapped_once(node: Node) -> None:
     assert len(node.driver.asked) == len(node.memory.real_pieces())
 
 
+def test_pieces_are_pinned_in_the_order_in_which_units_will_be_copied(node: Node) -> None:
+    """Ahead of the copies: the unit that is copied is not the only one that is wanted."""
+    here = [node.unit(number) for number in range(8)]
+    node.driver.may_pin.clear()
+    node.tell_of_memory()
+    assert node.driver.pins_now.wait(30)
+    units = node.by_copy()
+    for number in (6, 2, 4):
+        units.take(here[number], None)
+    node.driver.may_pin.set()
+    units.close()
+    assert node.known.open(None).wait(1)
+    first = [(address - min(node.driver.asked)) // _PIECE for address in node.driver.asked][1:7]
+    assert [number for number in first if number in (9, 3, 6)] == [9, 3, 6]
+    assert set(first) == {9, 10, 3, 4, 6, 7}
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_process_with_an_order_pins_for_its_units_alone(node: Node, known: bool) -> None:
     """Whether or not it had heard of the memory before."""

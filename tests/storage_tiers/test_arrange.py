@@ -25,12 +25,21 @@ def _carried_out(layout: UnitLayout, data: bytes) -> tuple[Arrangement, bytearra
     arrangement = arrange(layout)
     target, written = bytearray(arrangement.size_bytes), bytearray(arrangement.size_bytes)
     for move in arrangement.moves:
+        assert move.size_bytes > 0
         into = slice(move.target_offset_bytes, move.target_offset_bytes + move.size_bytes)
         assert into.stop <= arrangement.size_bytes
         assert not any(written[into])
         written[into] = b"\1" * move.size_bytes
         target[into] = data[move.source_offset_bytes : move.source_offset_bytes + move.size_bytes]
     return arrangement, target
+
+
+def _all_arrived(layout: UnitLayout, arrangement: Arrangement, target: bytearray) -> None:
+    data = _distinct(layout)
+    for tensor in layout.tensors:
+        at = arrangement.offset_bytes[tensor.name]
+        found = bytes(target[at : at + tensor.size_bytes])
+        assert found == data[tensor.offset_bytes : tensor.offset_bytes + tensor.size_bytes]
 
 
 def _distinct(layout: UnitLayout) -> bytes:
@@ -52,14 +61,10 @@ def _layouts(draw: st.DrawFn) -> UnitLayout:
 
 @given(_layouts())
 def test_every_byte_of_every_tensor_arrives_and_none_lies_over_another(layout: UnitLayout) -> None:
-    data = _distinct(layout)
-    arrangement, target = _carried_out(layout, data)
+    arrangement, target = _carried_out(layout, _distinct(layout))
     assert arrangement.size_bytes <= layout.stored_bytes
     assert set(arrangement.offset_bytes) == {tensor.name for tensor in layout.tensors}
-    for tensor in layout.tensors:
-        at = arrangement.offset_bytes[tensor.name]
-        found = bytes(target[at : at + tensor.size_bytes])
-        assert found == data[tensor.offset_bytes : tensor.offset_bytes + tensor.size_bytes]
+    _all_arrived(layout, arrangement, target)
 
 
 @given(_layouts())
@@ -88,7 +93,9 @@ def test_moves_read_the_unit_from_its_start_to_its_end(layout: UnitLayout) -> No
 def test_queries_keys_and_values_lie_in_a_row_whatever_their_order(order: Sequence[str], own: str) -> None:
     rows = {"q_proj": 33, "k_proj": 9, "v_proj": 9, "other": 5}
     layout = lay_out([_spec(f"a.{name}.{own}", rows[name], 65) for name in order])
-    ends = _ends(arrange(layout), layout)
+    arrangement, target = _carried_out(layout, _distinct(layout))
+    _all_arrived(layout, arrangement, target)
+    ends = _ends(arrangement, layout)
     assert ends[f"a.q_proj.{own}"][1] == ends[f"a.k_proj.{own}"][0]
     assert ends[f"a.k_proj.{own}"][1] == ends[f"a.v_proj.{own}"][0]
 
