@@ -92,8 +92,8 @@ class Worker:
 
     def may_run_ahead(self, segments: Sequence[Segment]) -> bool:
         """Whether their next step may be told to the device before anybody knows what it is fed."""
-        penalised = any(self._samplers[segment.slot].penalised for segment in segments)
-        return not penalised and self._acceleration.takes(segments)
+        foreseeable = all(self._samplers[segment.slot].foreseeable for segment in segments)
+        return foreseeable and self._acceleration.takes(segments)
 
     @torch.inference_mode()
     def begin_choices(self, segments: Sequence[Segment], logits: torch.Tensor) -> Pending:

@@ -310,11 +310,11 @@ def test_the_answer_is_given_once() -> None:
 
 
 def test_the_logits_may_be_overwritten_before_the_answer_is_taken() -> None:
-    """Also of those whose token the host chooses."""
-    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(1)) / 10
-    samplings = (Sampling(top_p=0.99, seed=1), Sampling(seed=2))
+    """Also of those whose token is not found at once, or is chosen by the host: the ledger has no place."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)) / 10
+    samplings = (Sampling(top_p=0.99, seed=1), Sampling(seed=2), Sampling(seed=3, presence_penalty=1.0))
     expected = [Sampler(sampling, [], []).choose(row, 0) for sampling, row in zip(samplings, logits, strict=True)]
-    pending = _chooser(look=4).begin_choices([Sampler(sampling, [], []) for sampling in samplings], logits, [0, 0])
+    pending = _chooser(0, look=4).begin_choices([Sampler(sampling, [], []) for sampling in samplings], logits, [0] * 3)
     logits.zero_()
     assert pending.result() == expected
 
@@ -333,13 +333,36 @@ class _OnTheDevice(Sampler):
         raise AssertionError("the row came to the host")
 
 
-def test_what_cannot_come_does_not_bring_a_row_to_the_host() -> None:
-    """Of 30 only 3 may come; where the look ends among those that cannot, nothing is undecided."""
+def test_rows_that_a_short_look_does_not_decide_are_looked_at_again_on_the_device_few_at_a_time() -> None:
+    host = _Host()
+    logits = torch.randn(20, 100, generator=torch.Generator().manual_seed(3)) / 2
+    samplings = [Sampling(top_p=0.9, seed=row) for row in range(10)] + [
+        Sampling(top_k=30, seed=row) for row in range(10)
+    ]
+    samplers = [_OnTheDevice(replace(sampling, logprobs=1), [], []) for sampling in samplings]
+    choices = Chooser(host.trips(), look=20).begin_choices(samplers, logits, [0] * 20).result()
+    assert [choice.token for choice in choices] == [_token(*of) for of in zip(samplings, logits, strict=True)]
+    own = torch.log_softmax(logits, -1)
+    assert all(
+        choice.logprobs.logprob == pytest.approx(float(row[choice.token]))
+        for choice, row in zip(choices, own, strict=True)
+    )
+    assert len(host.marks) == 4, "eight rows, eight, and four, after all at once"
+
+
+def _token(sampling: Sampling, logits: torch.Tensor) -> int | None:
+    return Sampler(sampling, [], []).choose(logits, 0).token
+
+
+def test_where_a_look_ends_among_what_cannot_come_it_decides() -> None:
+    """Of 30 that top_k leaves only 3 may come."""
+    host = _Host()
     logits = torch.full((1, 100), -torch.inf)
     logits[0, [5, 50, 99]] = 1.0
-    sampler = _OnTheDevice(Sampling(top_k=30, seed=3), [], [])
-    (choice,) = _chooser(look=40).begin_choices([sampler], logits, [0]).result()
+    sampler = Sampler(Sampling(top_k=30, seed=3), [], [])
+    (choice,) = Chooser(host.trips(), look=40).begin_choices([sampler], logits, [0]).result()
     assert choice.token in (5, 50, 99)
+    assert len(host.marks) == 1
 
 
 def test_parameters_are_tabulated_once_for_a_batch_and_few_batches_are_remembered(
@@ -408,8 +431,8 @@ def test_who_takes_a_place_finds_nothing_of_who_had_it() -> None:
     assert chooser.begin_choices([second], logits, [3]).result() == [Choice(1)]
 
 
-def test_what_the_host_chose_counts_on_the_device_too() -> None:
-    """First top_p is out of the look's reach; then what was chosen would come again."""
+def test_what_was_chosen_at_a_second_look_counts_too() -> None:
+    """First top_p is out of the first look's reach; then what was chosen would come again."""
     sampler = Sampler(Sampling(top_p=0.9, presence_penalty=100.0, seed=5), [], [])
     chooser = _chooser(look=8)
     (first,) = chooser.begin_choices([sampler], torch.zeros(1, 40), [0]).result()

@@ -261,11 +261,6 @@ def test_a_product_that_does_not_fit_is_left_to_torch(x: torch.Tensor, weight: t
     assert matvec.matvec(x, weight, bias) is None
 
 
-@pytest.mark.parametrize("outputs", [4095, 4096])
-def test_tiles_by_the_number_of_outputs(outputs: int) -> None:
-    assert matvec.tile_of(outputs) is (matvec.WIDE if outputs == 4096 else matvec.NARROW)
-
-
 def test_kernels_compile_for_a_gpu_and_read_wide(tmp_path: Path) -> None:
     """The interpreter takes more than the compiler does. A product is as fast as its loads are wide."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}

@@ -5,22 +5,23 @@ nothing before `result`. What cannot be decided there is chosen by the request's
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cluster.stage.batching import Choice
-from cluster.stage.choosing.draws import Field, Odds, draw_likeliest
-from cluster.stage.choosing.penalties import Ledger, Penalties, entries
-from cluster.stage.choosing.tables import Kind, Table, stops_at, tabulate
+from cluster.stage.choosing.penalties import Ledger
+from cluster.stage.choosing.step import ELSEWHERE, UNDECIDED, DeviceStep
+from cluster.stage.choosing.tables import Table, tabulate
 from cluster.stage.choosing.trips import Trip, Trips, cuda_trips
-from cluster.stage.sampling import LEAST, NONE, Sampler, choose_all, finite
+from cluster.stage.sampling import NONE, Sampler, choose_all, finite
 from cluster.wire.requests import TokenLogprobs
 
-_UNDECIDED = -2
 _LOOK = 1024
+_AGAIN = 8
+"""Rows at most whose tokens are all sorted at once."""
 _TABLES = 8
 """Batches whose parameters are kept: as many as steps may be under way, and then some."""
 _WORKING_BYTES = 32
@@ -75,11 +76,12 @@ class Chooser:
         if self._ledger is None:
             self._ledger = Ledger(self._ledger_bytes, logits.shape[1], logits.device)
         table, new = self._table(tuple(samplers), logits.shape[1])
-        batch = _Batch(table, self._look, self._ledger)
-        batch.send(trip, samplers, positions, logits.shape[1], new)
-        told = batch.choose(logits)
+        step = DeviceStep(table, self._look, self._ledger)
+        step.send(trip, samplers, positions, logits.shape[1], new)
+        told = step.choose(logits)
         trip.fetch(told)
-        return _Queued(trip, samplers, positions, told[:, 0].long().clamp_(min=0), batch.values, self._ledger)
+        tokens = told[:, 0].long().clamp_(min=0)
+        return _Queued(trip, samplers, positions, tokens, _Rest(step, self._trips, self._ledger))
 
     def forget(self, sampler: Sampler) -> None:
         """The request is over."""
@@ -104,96 +106,6 @@ def chooser_on(device: torch.device, ledger_bytes: int = 64 << 20) -> Chooser:
     return Chooser(cuda_trips(device) if device.type == "cuda" else None, ledger_bytes)
 
 
-class _Batch:
-    """One step's choice on the device."""
-
-    def __init__(self, table: Table, look: int, ledger: Ledger) -> None:
-        self._table, self._look, self._ledger = table, look, ledger
-        self.values: Tensor | None = None
-        """The logits as they came, (rows, vocabulary) in float32, kept for those who are undecided."""
-
-    def send(
-        self, trip: Trip, samplers: Sequence[Sampler], positions: Sequence[int], vocabulary: int,
-        new: Sequence[tuple[Sampler, int]],
-    ) -> None:  # fmt: skip
-        """Bring everything that the choice depends on to the device, in one copy."""
-        table = self._table
-        draws = not table.kinds.isdisjoint((Kind.LIKELIEST, Kind.ANY))
-        points = [s.uniform(p) for s, p in zip(samplers, positions, strict=True)] if draws else [0.0] * len(samplers)
-        stops = stops_at(samplers, positions, vocabulary)
-        places = [place for _, place in new]
-        parts = [table.numbers, np.array(points), table.bias, np.array(stops), table.penalties]
-        if new:
-            parts += [np.array(places), *entries(new, vocabulary)]
-        sent = trip.send(parts).split([part.size for part in parts])
-        self._numbers, self._points, self._bias, self._stops, self._penalties = sent[:5]
-        if new:
-            where, where_counted, counts, prompts = sent[5:]
-            self._ledger.write(where.long(), (where_counted.long(), counts), prompts.long())
-
-    def choose(self, logits: Tensor) -> Tensor:
-        """The answer: tokens (rows, 1); with log probabilities (rows, 2 + 2 n) in float64: the token's, n tokens, theirs."""
-        self.values = logits.to(torch.float32, copy=True)
-        greatest, first = self.values.max(-1, keepdim=True)
-        known = torch.isfinite(greatest)
-        adjusted = self._adjust(self.values.nan_to_num_())
-        if adjusted is not self.values:
-            greatest, first = adjusted.max(-1, keepdim=True)
-        tokens = torch.where(known, self._draw(adjusted, greatest, first), NONE)
-        if len(self._penalties):
-            self._ledger.count(self._places, tokens.view(-1).index_select(0, self._penalised))
-        return tokens if self._table.logprobs is None else self._tell(tokens, self._table.logprobs)
-
-    def _adjust(self, values: Tensor) -> Tensor:
-        """Bias, penalties, then the stops that may not come yet."""
-        if not (len(self._bias) or len(self._penalties) or len(self._stops)):
-            return values
-        adjusted = values.clone()
-        flat = adjusted.view(-1)
-        if len(self._bias):
-            where, much = self._bias.view(2, -1)
-            flat.index_add_(0, where.long(), much.float())
-        if len(self._penalties):
-            self._penalised, self._places = self._penalties.view(5, -1)[:2].long()
-            presence, frequency, repetition = self._penalties.view(5, -1, 1)[2:].float()
-            self._ledger.penalise(adjusted, Penalties(self._penalised, self._places, presence, frequency, repetition))
-        if len(self._stops):
-            flat.index_fill_(0, self._stops.long(), LEAST)
-        return adjusted
-
-    def _draw(self, adjusted: Tensor, greatest: Tensor, first: Tensor) -> Tensor:
-        rows, vocabulary = adjusted.shape
-        temperature, top_k, top_p, min_p, kind = self._numbers.view(5, rows, 1)
-        odds = Odds(temperature, top_k, top_p, min_p, self._points.view(rows, 1))
-        field = Field(adjusted, greatest, temperature) if self._table.field else None
-        sums = None if field is None else field.sums()
-        whole = None if sums is None else sums.sum(-1, keepdim=True)
-        tokens = first
-        if Kind.LIKELIEST in self._table.kinds:
-            drawn = draw_likeliest(adjusted, greatest, odds, min(self._look, vocabulary), whole)
-            likeliest = torch.where(drawn.undecided, _UNDECIDED, drawn.tokens)
-            tokens = torch.where(kind == Kind.LIKELIEST, likeliest, tokens)
-        if Kind.ANY in self._table.kinds:
-            assert field is not None
-            if self._table.floor:
-                field.keep(min_p)
-                sums = field.sums()
-            tokens = torch.where(kind == Kind.ANY, field.draw(sums, odds.point), tokens)
-        if Kind.ELSEWHERE in self._table.kinds:
-            tokens = torch.where(kind == Kind.ELSEWHERE, _UNDECIDED, tokens)
-        return tokens
-
-    def _tell(self, tokens: Tensor, count: int) -> Tensor:
-        assert self.values is not None
-        logprobs = torch.log_softmax(self.values, -1)
-        of_token = logprobs.gather(1, tokens.clamp(min=0))
-        told = [tokens.double(), of_token.double()]
-        if count:
-            values, likeliest = torch.topk(logprobs, count)
-            told += [likeliest.double(), values.double()]
-        return torch.cat(told, 1)
-
-
 class _Chosen:
     """What was chosen at once."""
 
@@ -206,40 +118,66 @@ class _Chosen:
         return self._choices
 
 
+@dataclass(frozen=True)
+class _Rest:
+    """What those need whose token the first look did not find."""
+
+    step: DeviceStep
+    trips: Trips
+    ledger: Ledger
+
+    def look_again(self, told: list[list[float]]) -> list[int]:
+        """Complete what was told of the rows; gives those that are completed."""
+        rows = [row for row, (token, *_) in enumerate(told) if token == UNDECIDED]
+        for start in range(0, len(rows), _AGAIN):
+            these = rows[start : start + _AGAIN]
+            trip = self.trips.start()
+            trip.fetch(self.step.choose_again(trip, these))
+            for row, answer in zip(these, trip.wait(), strict=True):
+                told[row] = answer
+        return rows
+
+
 class _Queued:
-    """What a device is at; `values` are the logits, for the rows that it does not decide."""
+    """What a device is at; greedy ones have no rest."""
 
     def __init__(
         self, trip: Trip, samplers: Sequence[Sampler], positions: Sequence[int], tokens: Tensor,
-        values: Tensor | None = None, ledger: Ledger | None = None,
+        rest: _Rest | None = None,
     ) -> None:  # fmt: skip
         self.tokens: Tensor | None = tokens
         self.unforeseen: list[int] = []
-        self._trip, self._samplers, self._positions = trip, samplers, positions
-        self._values, self._ledger = values, ledger
+        self._trip, self._samplers, self._positions, self._rest = trip, samplers, positions, rest
 
     @torch.inference_mode()
     def result(self) -> list[Choice]:
-        return [self._choice(row, index) for index, row in enumerate(self._trip.wait())]
+        told = self._trip.wait()
+        again = [] if self._rest is None else self._rest.look_again(told)
+        choices = [self._choice(row, index) for index, row in enumerate(told)]
+        self.unforeseen += again
+        for row in again:
+            self._count(row, choices[row])
+        for row in self.unforeseen:
+            self._samplers[row].foreseeable = False
+        return choices
 
     def _choice(self, told: list[float], row: int) -> Choice:
         token, sampler = int(told[0]), self._samplers[row]
-        if token == _UNDECIDED:
+        if token == ELSEWHERE:
+            assert self._rest is not None
+            assert self._rest.step.values is not None
             self.unforeseen.append(row)
-            return self._choose_here(sampler, row)
+            return sampler.choose(self._rest.step.values[row].cpu(), self._positions[row])
         if token == NONE:
             return Choice(None)
         sampler.remember(token)
         count = sampler.sampling.logprobs
         return Choice(token) if count is None else Choice(token, _logprobs(told, count))
 
-    def _choose_here(self, sampler: Sampler, row: int) -> Choice:
-        assert self._values is not None
-        assert self._ledger is not None
-        choice = sampler.choose(self._values[row].cpu(), self._positions[row])
-        if choice.token is not None:
-            self._ledger.count_one(sampler, choice.token)
-        return choice
+    def _count(self, row: int, choice: Choice) -> None:
+        assert self._rest is not None
+        assert choice.token is not None
+        self._rest.ledger.count_one(self._samplers[row], choice.token)
 
 
 def _logprobs(told: list[float], count: int) -> TokenLogprobs:

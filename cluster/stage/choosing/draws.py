@@ -70,8 +70,11 @@ def draw_likeliest(logits: Tensor, greatest: Tensor, odds: Odds, look: int, whol
     Undecided: it ends with the last that was looked at, or with its equals, and there may be more of them.
     """
     vocabulary = logits.shape[1]
-    candidates = torch.topk(logits, look, sorted=False).indices.sort().values
-    weights = logits.gather(1, candidates).double().sub_(greatest).div_(odds.temperature).exp_()
+    candidates = None
+    if look < vocabulary:
+        candidates = torch.topk(logits, look, sorted=False).indices.sort().values
+        logits = logits.gather(1, candidates)
+    weights = logits.double().sub_(greatest).div_(odds.temperature).exp_()
     weights, order = weights.sort(dim=1, descending=True, stable=True)
     ranks = torch.arange(look, device=logits.device)
     kept = weights * (ranks < odds.top_k)
@@ -79,11 +82,11 @@ def draw_likeliest(logits: Tensor, greatest: Tensor, odds: Odds, look: int, whol
     drawn = kept.mul_(ranks < count)
     reached = drawn.mul_(drawn >= odds.min_p).cumsum(-1)
     index = _reach(reached, odds.point * reached[:, -1:])
-    tokens = candidates.gather(1, order.gather(1, index))
-    if look == vocabulary:
+    tokens = order.gather(1, index)
+    if candidates is None:
         return Drawn(tokens, torch.zeros_like(tokens, dtype=torch.bool))
     last = weights.gather(1, (count - 1).clamp_(max=look - 1).long())
-    return Drawn(tokens, (last == weights[:, -1:]) & (last > 0.0))
+    return Drawn(candidates.gather(1, tokens), (last == weights[:, -1:]) & (last > 0.0))
 
 
 def _count(kept: Tensor, odds: Odds, whole: Tensor | None, vocabulary: int) -> Tensor:

@@ -17,7 +17,9 @@ class Kind(IntEnum):
     LIKELIEST = 1
     """Drawn from the likeliest alone: it has top_k or top_p."""
     ANY = 2
-    ELSEWHERE = 3
+    FURTHER = 3
+    """Drawn from the likeliest, of which top_k leaves more than are looked at."""
+    ELSEWHERE = 4
     """By the request's sampler, on the host."""
 
 
@@ -87,7 +89,7 @@ def _kind(sampler: Sampler, top_k: int, vocabulary: int, look: int, place: int |
     if sampler.sampling.temperature == 0.0:
         return Kind.GREATEST
     if look < top_k < vocabulary:
-        return Kind.ELSEWHERE
+        return Kind.FURTHER
     return Kind.LIKELIEST if top_k < vocabulary or sampler.sampling.top_p < 1.0 else Kind.ANY
 
 

@@ -62,7 +62,7 @@ class Trip:
         for part in parts:
             flat[at : at + part.size] = part.ravel()
             at += part.size
-        return sent.to(self._trips.device, non_blocking=True)
+        return sent.to(self._trips.device, non_blocking=True, copy=True)
 
     def fetch(self, answer: Tensor) -> None:
         """Ask for the device's `answer`."""

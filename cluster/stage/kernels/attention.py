@@ -4,13 +4,25 @@ A request's length and pages are read by the kernel itself, so a captured step s
 are parted among several programs, whose results are joined by a second kernel (flash decoding).
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 
-_BLOCK = 64
-_PROGRAMS = 528
-"""As many as keep a large GPU busy; so long rows of few requests are parted."""
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program reads at a time: `tokens`, with `warps` warps, of which `stages` are under way; and among how many
+    `programs` the requests' tokens are parted at most, which is what keeps a large GPU busy."""
+
+    tokens: int
+    warps: int
+    stages: int
+    programs: int
+
+
+TILE = Tile(64, 4, 3, 528)
 _MOST_PARTS = 32
 _LEAST_ROWS = 16
 """Rows that a matrix product needs."""
@@ -124,10 +136,10 @@ def _write(
     tl.store(values + place * value_t + head * VALUE_DIM + dims, v, mask=dims < VALUE_DIM)
 
 
-def parts_of(rows: int, kv_heads: int) -> int:
+def parts_of(rows: int, kv_heads: int, programs: int = TILE.programs) -> int:
     """Programs among which one request's tokens are parted: a power of two."""
     parts = 1
-    while parts < _MOST_PARTS and 2 * parts * rows * kv_heads <= _PROGRAMS:
+    while parts < _MOST_PARTS and 2 * parts * rows * kv_heads <= programs:
         parts *= 2
     return parts
 
@@ -143,6 +155,7 @@ def decode(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    tile: Tile = TILE,
 ) -> torch.Tensor:
     """Queries (B, heads, dim) over keys and values (tokens, KV heads, dim) by pages: (B, heads, value dim).
 
@@ -150,7 +163,7 @@ def decode(
     """
     batch, heads, dim = query.shape
     kv_heads, value_dim = values.shape[1:]
-    group, parts = heads // kv_heads, parts_of(batch, kv_heads)
+    group, parts = heads // kv_heads, parts_of(batch, kv_heads, tile.programs)
     if query.stride(2) != 1:
         query = query.contiguous()
     result = torch.empty(batch, heads, value_dim, dtype=query.dtype, device=query.device)
@@ -166,8 +179,8 @@ def decode(
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
         PAGE=page_tokens, GROUP=group, ROWS=max(_LEAST_ROWS, triton.next_power_of_2(group)),
         DIM=dim, DIM_BLOCK=max(16, triton.next_power_of_2(dim)), VALUE_DIM=value_dim, VALUE_BLOCK=max(16, value_block),
-        BLOCK=_BLOCK, CAPPED=softcap is not None, WINDOWED=window is not None, WHOLE=parts == 1,
-        PRECISION="ieee" if query.dtype is torch.float32 else "tf32",
+        BLOCK=tile.tokens, CAPPED=softcap is not None, WINDOWED=window is not None, WHOLE=parts == 1,
+        PRECISION="ieee" if query.dtype is torch.float32 else "tf32", num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     if parts > 1:
         _join[(batch, heads)](
@@ -196,11 +209,11 @@ def write(key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: to
 def prepare(heads: int, kv_heads: int, dim: int, value_dim: int, dtype: torch.dtype, device: torch.device,
             window: int | None = None, softcap: float | None = None) -> None:  # fmt: skip
     """Compile the kernels for such layers, by a request of one token."""
-    keys = torch.zeros(_BLOCK, kv_heads, dim, dtype=dtype, device=device)
-    values = torch.zeros(_BLOCK, kv_heads, value_dim, dtype=dtype, device=device)
+    keys = torch.zeros(TILE.tokens, kv_heads, dim, dtype=dtype, device=device)
+    values = torch.zeros(TILE.tokens, kv_heads, value_dim, dtype=dtype, device=device)
     rows = torch.zeros(1, dtype=torch.int64, device=device)
     table = torch.zeros(1, 1, dtype=torch.int32, device=device)
     write(keys[:1], values[:1], keys, values, rows)
-    for count in (1, _PROGRAMS):  # in parts, and whole
+    for count in (1, TILE.programs):  # in parts, and whole
         query, some = torch.zeros(count, heads, dim, dtype=dtype, device=device), rows.expand(count).contiguous()
-        decode(query, keys, values, some, (some + 1).int(), table, _BLOCK // 2, 1.0, window, softcap)
+        decode(query, keys, values, some, (some + 1).int(), table, TILE.tokens // 2, 1.0, window, softcap)
