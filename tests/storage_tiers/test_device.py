@@ -8,6 +8,7 @@ import torch
 
 from storage_tiers.checkpoint import TensorSpec, UnitIndex, lay_out
 from storage_tiers.errors import OutOfSpace
+from storage_tiers.tiers.cuda_copy import CudaCopy
 from storage_tiers.tiers.cuda_driver import CudaDriver
 from storage_tiers.tiers.device import DeviceTier
 from storage_tiers.tiers.pinned_pool import PinnedPool
@@ -54,7 +55,7 @@ def _tier(
     driver = CudaDriver(device)
     with closing(PinnedPool(memory.read_only_fd, memory.size_bytes, driver, _PIECE)) as pool:
         pool.hear(memory.real_pieces() if pinned else [])
-        yield _Tier(DeviceTier(budget_bytes, driver), memory, pool)
+        yield _Tier(DeviceTier(budget_bytes, CudaCopy(driver)), memory, pool)
         torch.cuda.synchronize(device)
 
 
