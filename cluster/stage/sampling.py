@@ -46,8 +46,8 @@ class Sampler:
             sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
         )
         self.foreseeable = not self.penalised
-        """Whether what its choice is going to be can be fed before it is looked at: a penalty depends on what came before, and
-        a first look that did not find the token is likely not to find the next."""
+        """Whether its choice can be fed before it is looked at. A penalty depends on what came before; a first look that did
+        not find the token is likely not to find the next."""
         self.stops, self.stops_from = tuple(stops), stops_from
         plain = sampling.temperature == 0.0 and sampling.logprobs is None
         self._greedy = plain and not (self.penalised or sampling.logit_bias)
