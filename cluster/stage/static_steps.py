@@ -56,9 +56,16 @@ class CudaGraphs:
 
     def capture(self, compute: Compute) -> Compute:
         """See Capture. Other threads may allocate meanwhile, so only this one is held to what a capture allows."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            result = compute()
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                result = compute()
+        except RuntimeError:
+            # torch leaves the thread in the capture's stream, and its random numbers as if a capture were under way
+            torch.cuda.set_stream(before)
+            numbers = torch.cuda.default_generators[before.device_index]
+            numbers.graphsafe_set_state(torch.Generator(before.device).graphsafe_get_state())
+            raise
 
         def replay() -> torch.Tensor:
             graph.replay()

@@ -22,7 +22,7 @@ class Tile:
     programs: int
 
 
-TILE = Tile(64, 4, 3, 528)
+TILE = Tile(32, 4, 3, 528)
 _MOST_PARTS = 32
 _LEAST_ROWS = 16
 """Rows that a matrix product needs."""
