@@ -25,7 +25,7 @@ _LOST = 1.1
 _SLOWER = 1.25
 """So much slower than the one before, a step is taken to have lost a core."""
 _FEWER, _MORE = -1, 1
-_PATIENCE_S = {_FEWER: 20.0, _MORE: 1.0}
+_PATIENCE_S = {_FEWER: 5.0, _MORE: 1.0}
 """Seconds of steps after all numbers in a direction were tried. Lost cores show in the steps, cores that are free do not."""
 _LONGEST_S = 60.0
 """No single try, however slow, puts off the next for longer: the machine may have stood still."""
