@@ -31,6 +31,7 @@ from serving.prompts.processes import TextProcesses
 from serving.requests.preparing import Preparer
 from serving.requests.schemas import MAX_CHOICES
 from serving.router import Router, RouterLimits
+from serving.torchless import refuse_torch
 from serving.upkeep import Upkeep, warm
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
@@ -178,6 +179,7 @@ SWITCH_S = 0.001
 
 def run_frontend(config: FrontendConfig) -> None:
     """Serve until SIGTERM or SIGINT. HistoryRefused if the history's database is of another version."""
+    refuse_torch()
     asyncio.run(_check_history(config))
     sys.setswitchinterval(SWITCH_S)
     server = uvicorn.Config(

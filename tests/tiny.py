@@ -80,6 +80,11 @@ def _disturb(model: Any, tied: bool) -> None:
             model.get_input_embeddings().weight.mul_(0.1)
 
 
+def tiny_config(family: str, **options: Any) -> dict[str, Any]:
+    """A configuration as a checkpoint of such a model has it, with what it leaves to transformers left out."""
+    return copy.deepcopy({"model_type": family, **_COMMON, **_OWN.get(family, {}), **options})
+
+
 def make_tiny(
     family: str,
     folder: Path,
@@ -97,8 +102,8 @@ def make_tiny(
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    values = copy.deepcopy({**_COMMON, "tie_word_embeddings": tied, **_OWN.get(family, {}), **overrides})
-    config = CONFIG_MAPPING[family](**values)
+    values = tiny_config(family, tie_word_embeddings=tied) | overrides
+    config = CONFIG_MAPPING[values.pop("model_type")](**values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))

@@ -1,9 +1,11 @@
 """Attention over slabs and over pages, held against the plain formula of every token over all that its request has had."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +24,9 @@ from tests.device import DEVICE
 pytestmark = pytest.mark.gpu
 _DIM = 8
 _SCALE = 0.31
+_TILE = kernels.TILE if DEVICE.type == "cuda" else replace(kernels.TILE, programs=16)
+"""Of the interpreter's programs each takes a hundredth of a second, also one that has no tokens. So 8 requests are not
+parted, and fewer are, the fewer the more."""
 
 
 class Over(StrEnum):
@@ -98,6 +103,7 @@ class _Stage:
     kv_tokens: int = 10_000
     seed: int = 0
     over: Over = Over.SLABS
+    tile: kernels.Tile = _TILE
     history: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,7 +113,8 @@ class _Stage:
         if self.over is Over.AS_ON_A_GPU:
             self._attention.paged.flash = flash_attention
         if self.over in (Over.PAGES_BY_KERNELS, Over.AS_ON_A_GPU):
-            self._attention.paged.kernels = kernels
+            decode = partial(kernels.decode, tile=self.tile)
+            self._attention.paged.kernels = SimpleNamespace(write=kernels.write, decode=decode)
         if self.over is Over.PAGES_AT_ONCE:
             self._attention.paged.flash = _flash
             self._attention.paged.flash_dtypes = frozenset((torch.float32, torch.float64))
@@ -227,13 +234,14 @@ def test_requests_of_equal_length_need_no_mask(over: Over) -> None:
 
 @_ANY
 def test_a_prompt_in_pieces_with_a_window_shorter_than_a_piece(over: Over) -> None:
-    stage = _Stage(_Kind(windows=(7, None, 64), softcap=3.0), over=over)
+    """The next token in as many parts as there are at most."""
+    stage = _Stage(_Kind(windows=(7, None, 64), softcap=3.0), over=over, tile=kernels.TILE)
     for position in range(0, 120, 40):
         stage.step([Segment(1, 40, position, position == 80, 192)])
     stage.step([_next(1, 120, 192)])
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter, at nan
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:All-NaN:RuntimeWarning")  # interpreted nans
 @_ANY
 @pytest.mark.parametrize("left_behind", [float("nan"), float("inf")])
 @pytest.mark.parametrize("softcap", [None, 3.0])
@@ -248,7 +256,7 @@ def test_who_comes_after_meets_nothing_of_who_was_there(left_behind: float, soft
     stage.step([Segment(3, 3, 3, True, 64), _next(2, 8)])
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter, at nan
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:All-NaN:RuntimeWarning")  # interpreted nans
 @_ANY
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_one_request_that_breaks_takes_nobody_along(softcap: float | None, over: Over) -> None:

@@ -28,7 +28,18 @@ if DEVICE.type == "cpu":
         _patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
+    _patched_for: set[str] = set()
+
+    def _called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """A function that a kernel calls. Triton patches its language anew at each call, a quarter of all time, and leaves
+        it patched: once for each module is enough."""
+        if self.fn.__module__ not in _patched_for:
+            _patched_for.add(self.fn.__module__)
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
     interpreter._patch_lang_tensor = _patched
+    InterpretedFunction.__call__ = _called
     with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
         from cluster.stage.kernels import activation, attention, forms, matvec, norm, rotary
 else:

@@ -63,6 +63,13 @@ async def test_a_models_looping_template_is_its_own_affair(cluster: RealCluster)
     assert time.monotonic() - began_s < 20
 
 
+def test_a_front_end_is_a_small_process(cluster: RealCluster) -> None:
+    """Configurations are read with transformers, which brought torch: three seconds of each start, and 300 MB."""
+    assert not [
+        line.path for line in psutil.Process(cluster.processes["frontend"].pid).memory_maps() if "torch" in line.path
+    ]
+
+
 async def test_prompts_of_clients_that_have_left_are_not_worked_on(cluster: RealCluster) -> None:
     """Only the one that was being worked on has its process ended: two would have been enough for a pause."""
     await _ask(cluster, "completions", model="left", prompt="x")
