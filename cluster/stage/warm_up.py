@@ -13,6 +13,7 @@ from cluster.stage.batching import Segment
 from cluster.stage.kernels.ahead import build_common
 from cluster.stage.membership import join, leave
 from cluster.stage.model import build_pipeline
+from cluster.stage.paged_attention import Flash, flash_attention
 
 _CONFIG = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "vocab_size": 64,
@@ -27,7 +28,8 @@ _MORE_STEPS = (
     [Segment(1, 1, 3, True, 64), Segment(2, 1, 10, True, 64), Segment(3, 1, 9, True, 64)],
 )
 """Of several requests, at a piece of a prompt and at tokens of their own: what a GPU has further kernels for."""
-_HIDDEN, _ROWS = (4096, 2048, 1024, 8192), (1, 16, 256, 2048)
+_HIDDEN, _ROWS = (4096, 2048, 1024, 8192), (1, 16, 32, 64, 128, 256, 2048)
+_HEAD_DIMS = (128, 64)
 _SHAPES = ((1, 1), (4, 1), (1, 4))
 _MOST_WEIGHT_BYTES = 128 << 20
 _PRODUCTS_S = 1.0
@@ -46,7 +48,7 @@ def warm_up(device: torch.device) -> None:
     likely to meet. A GPU loads its kernels one by one, and has more of them to load."""
     if device.type == "cuda":
         form_once(device, _GPU_DTYPES, (*_STEPS, *_MORE_STEPS))
-        load_kernels(device, time.perf_counter() + _PRODUCTS_S)
+        load_kernels(device, time.perf_counter() + _PRODUCTS_S, attend=flash_attention)
         build_common(device, _GPU_DTYPES[0])
         torch.cuda.empty_cache()
     else:
@@ -81,6 +83,7 @@ def load_kernels(
     hidden: Sequence[int] = _HIDDEN,
     vocabulary: int = _MOST_VOCABULARY,
     clock: Callable[[], float] = time.perf_counter,
+    attend: Flash | None = None,
 ) -> int:
     """Products in the shapes of common models, likeliest first, until the moment `until_s` of `clock`; then what tokens are
     chosen with. Returns how many matrices there were, each of which was multiplied with few rows and with many."""
@@ -92,6 +95,9 @@ def load_kernels(
             if out * into * width * width * dtype.itemsize <= _MOST_WEIGHT_BYTES:
                 _multiply(torch.zeros(out * width, into * width, dtype=dtype, device=device))
                 done += 1
+        for dtype, dim in itertools.product(_GPU_DTYPES[:2], _HEAD_DIMS if attend is not None else ()):
+            assert attend is not None
+            _attend(attend, torch.zeros(8, 4, dim, dtype=dtype, device=device))
         for dtype in _GPU_DTYPES:
             _choose(torch.zeros(2, vocabulary, dtype=dtype, device=device))
     return done
@@ -101,6 +107,13 @@ def _multiply(weights: torch.Tensor) -> None:
     for rows in _ROWS:
         product = torch.nn.functional.linear(weights.new_zeros(rows, weights.shape[1]), weights)
     product[0, 0].item()  # it is done: the clock is the host's
+
+
+def _attend(attend: Flash, heads: torch.Tensor) -> None:
+    """A prompt of eight tokens, and the second half of one."""
+    starts, half = (torch.tensor([0, end], dtype=torch.int32, device=heads.device) for end in (8, 4))
+    attend(heads, heads[:, :1], heads[:, :1], starts, starts, 8, 8, 1.0, None)
+    attend(heads[4:], heads[:, :1], heads[:, :1], half, starts, 4, 8, 1.0, None)
 
 
 def _choose(logits: torch.Tensor) -> None:

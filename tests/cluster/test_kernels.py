@@ -49,12 +49,13 @@ def _draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tor
 
 
 def _close(given: Any, wanted: torch.Tensor) -> None:
-    """Equal up to the order of sums; in half precision nearly all numbers are the same, or it was rounded elsewhere."""
+    """Equal up to the order of sums; in half precision nearly all numbers are the same, or it was rounded elsewhere: on a GPU
+    a product and what is added to it may be rounded as one."""
     assert given is not None, "the kernel was not used"
     assert given.dtype == wanted.dtype
     tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[wanted.dtype]
     torch.testing.assert_close(given, wanted, rtol=tolerance, atol=tolerance)
-    if wanted.dtype != torch.float32:
+    if wanted.dtype != torch.float32 and DEVICE.type == "cpu":
         assert (given == wanted).float().mean() > 0.9
 
 

@@ -81,3 +81,22 @@ def test_no_matrix_takes_much_memory() -> None:
         patch.setattr(torch, "zeros", small)
         load_kernels(_CPU, 1.0, clock=lambda: 0.0)
     assert 0 < max(made) <= warm_up._MOST_WEIGHT_BYTES
+
+
+def test_attention_to_prompts_is_loaded_for_the_heads_of_common_models() -> None:
+    """From a prompt's beginning and from its middle: each query stands before the last key as it does in a prompt."""
+    attended: list[tuple[int, torch.dtype, list[int], list[int]]] = []
+
+    def attend(
+        queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, starts_q: torch.Tensor, starts_k: torch.Tensor,
+        longest_q: int, longest_k: int, scale: float, window: int | None,
+    ) -> torch.Tensor:  # fmt: skip
+        assert (len(queries), len(keys)) == (longest_q, longest_k)
+        attended.append((queries.shape[-1], queries.dtype, starts_q.tolist(), starts_k.tolist()))
+        return queries
+
+    load_kernels(_CPU, 0.0, (8,), vocabulary=16, clock=lambda: 1.0, attend=attend)
+    assert {(dim, dtype) for dim, dtype, _, _ in attended} == set(
+        itertools.product((128, 64), (torch.bfloat16, torch.float16))
+    )
+    assert {(tuple(q), tuple(k)) for _, _, q, k in attended} == {((0, 8), (0, 8)), ((0, 4), (0, 8))}
