@@ -56,17 +56,27 @@ class Model:
     rows_first: bool = False
     widths: Widths | None = None
 
-    @property
+    @cached_property
     def key(self) -> ModelKey:
         return ModelKey(self.name, self.digest)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each of its units."""
+        return tuple([unit.size_bytes for unit in self.units])
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """Of each of its units."""
+        return tuple([unit.digest for unit in self.units])
 
     @property
     def layers(self) -> int:
         return len(self.units) - 2
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
-        return sum(unit.size_bytes for unit in self.units)
+        return sum(self.sizes)
 
 
 @dataclass(frozen=True)

@@ -73,26 +73,42 @@ class Sources:
         return [{node.name for node in best[:2]} for best in self._best]
 
     def _of(self, target: Node) -> Sequence[tuple[str, ...]]:
-        peers = self._best if target.peer_port and self._givers else None
-        if peers is None and target.units.keys().isdisjoint(self._digests):
+        peers = bool(target.peer_port and self._givers)
+        if not peers and target.units.keys().isdisjoint(self._digests):
             return self._from_store
-        store, found = ranks_of(self._view).store_bytes_per_s, list[tuple[str, ...]]()
-        if peers is not None and store is None and target.name not in self._holders:
-            return self._from_peers
-        mine, ours = from_peer(target.name), self._peers if peers is not None else ()
+        store = ranks_of(self._view).store_bytes_per_s
+        if store is not None and peers:
+            return self._shared(target, store)
+        others = self._from_peers if peers else self._from_store
+        if target.name not in self._holders:
+            return others
+        mine, units, found = from_peer(target.name), target.units, list[tuple[str, ...]]()
+        for index, (digest, asked) in enumerate(zip(self._digests, others, strict=True)):
+            tier = units.get(digest)
+            if tier is not None and peers and mine in asked:
+                asked = self._from_others(index, mine)
+            found.append((tier, *asked) if tier in _PLACES else asked)  # type: ignore[arg-type]
+        return found
+
+    def _shared(self, target: Node, store_bytes_per_s: float) -> Sequence[tuple[str, ...]]:
+        """As of `of` where the store limits all nodes."""
+        mine, found = from_peer(target.name), list[tuple[str, ...]]()
         owed = zlib.crc32(target.name.encode()) / 2**32  # stages that ask at once do not go in step
         for index, digest in enumerate(self._digests):
-            others = [peer for peer in ours[index] if peer != mine][:PEERS_PER_UNIT] if ours else []
-            asked = (*others, STORE)
+            asked = self._from_others(index, mine)
             if (tier := target.units.get(digest)) in TIERS:
                 asked = (tier, *asked)
-            elif store is not None and peers and (cards := _cards_bytes_per_s(peers[index], others)):
-                owed += store / (store + cards)
+            elif cards := _cards_bytes_per_s(self._best[index], asked[:-1]):
+                owed += store_bytes_per_s / (store_bytes_per_s + cards)
                 if owed >= 1.0:
                     owed -= 1.0
                     asked = (STORE, *asked)
             found.append(asked)
         return found
+
+    def _from_others(self, index: int, mine: str) -> tuple[str, ...]:
+        """Whom the node `mine` asks for what it has not."""
+        return *[peer for peer in self._peers[index] if peer != mine][:PEERS_PER_UNIT], STORE
 
     @cached_property
     def _from_peers(self) -> Sequence[tuple[str, ...]]:
