@@ -168,16 +168,16 @@ def _may_wait(survey: Survey, part: Part, site: Site) -> bool:
 
 def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     """What must cross which links; what is on a node already crosses none."""
-    question, found = survey.question, []
+    question, sizes, found = survey.question, survey.sizes, list[Transfer]()
     slo_s = question.objectives.ttft_s
     in_time = slo_s is not None and slo_s > question.waited_s  # what is late already is promised nothing
     deadline_s = question.now_s + slo_s - question.waited_s if slo_s is not None and in_time else None
     for rank, stage in enumerate(stages):
-        node = stage.plan.node
+        node, units = stage.plan.node, stage.part.units
         for (later, source), places in stage.first.items():
             if source in TIERS:
                 continue
-            size_bytes = sum(_sizes(survey, stage, places))
+            size_bytes = sum([sizes[units[place]] for place in places])
             links = (STORE if source == STORE else out_link(str(peer_of(source))), nic_link(node))
             name = f"{question.start}/{rank}/{source}"
             if later:

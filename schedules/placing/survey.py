@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, islice
-from math import inf
 from operator import attrgetter, itemgetter
 from statistics import median
 from typing import Any, Generic, NamedTuple, TypeVar
