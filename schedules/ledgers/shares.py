@@ -131,10 +131,10 @@ class Flow:
         for link in freed:
             if users := self._users[link]:
                 todo += users.values()
-        users, rates, now_s = self._users, self._rates, self._now_s
+        rates, now_s = self._rates, self._now_s
         for first in todo:
             for link in first.links:
-                if len(users[link]) > 1:
+                if len(self._users[link]) > 1:
                     break
             else:
                 first.go_on(_alone(rates, first), now_s)

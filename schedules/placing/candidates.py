@@ -11,8 +11,9 @@ from schedules.facts import Node, Placement, StagePlan
 from schedules.ledgers.links import Verdict, nic_link, out_link
 from schedules.ledgers.shares import LATER, Transfer
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
+from schedules.placing.holders import TIERS
 from schedules.placing.partition import Part
-from schedules.placing.sources import TIERS, peer_of
+from schedules.placing.sources import peer_of
 from schedules.placing.survey import Site, Survey
 from schedules.rates import STORE
 

@@ -5,21 +5,13 @@ asks for a unit along its list; the store ends every list, and stands at its hea
 """
 
 import zlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from itertools import chain
-from operator import itemgetter
+from collections.abc import Sequence
 
 from schedules.facts import Node, View
 from schedules.ledgers.nodes import ranks_of
+from schedules.placing.holders import PEERS_PER_UNIT, TIERS, holders_of
 from schedules.rates import NIC, STORE
 
-PEERS_PER_UNIT = 3
-GIVERS = 16
-"""So many nodes, those that hold most of a model's units, are looked at for each of them."""
-TIERS = ("dram", "ssd")
-"""Tiers that a node gives units out of, the faster first."""
 _PEER = "peer:"
 
 
@@ -38,22 +30,14 @@ def store_first(asked: Sequence[str]) -> bool:
     return next((source for source in asked if source not in TIERS), None) == STORE
 
 
-_RANK = itemgetter(0, 1, 2)
-_PLACES = {tier: place for place, tier in enumerate(TIERS)}
-_Giver = tuple[Mapping[str, str], bytes, Node]
-
-
 class Sources:
-    """For the units of one model, whose digests are given; `holders`, if they are known, as `holders_of` has them. The same
-    for the same facts."""
+    """For the units of one model, whose digests are given. The same for the same facts."""
 
-    def __init__(self, digests: Sequence[str], view: View, holders: Sequence[Node] | None = None) -> None:
-        self._digests, self._view = digests, view
-        holders = holders_of(digests, view) if holders is None else holders
-        self._holders = {node.name for node in holders}
-        givers = [node for node in holders if node.peer_port]
-        self._givers, self._all = list(map(_giver, givers[:GIVERS])), len(givers) <= GIVERS
-        self._found: dict[str, Sequence[tuple[str, ...]]] = {}
+    def __init__(self, digests: Sequence[str], view: View) -> None:
+        self._digests, self._view = tuple(digests), view
+        self._holders = holders_of(self._digests, view)
+        self._store_bytes_per_s = ranks_of(view).store_bytes_per_s
+        self._found = self._holders.lists if self._store_bytes_per_s is None else {}
 
     def of(self, target: Node) -> Sequence[tuple[str, ...]]:
         """For each of the units whence `target` asks for it, in this order.
@@ -67,104 +51,28 @@ class Sources:
             found = self._found[target.name] = self._of(target)
         return found
 
-    @property
-    def first(self) -> Sequence[set[str]]:
-        """For each of the units the nodes of which whoever asks others asks one first; none if nobody gives it."""
-        return [{node.name for node in best[:2]} for best in self._best]
-
     def _of(self, target: Node) -> Sequence[tuple[str, ...]]:
-        peers = bool(target.peer_port and self._givers)
-        if not peers and target.units.keys().isdisjoint(self._digests):
-            return self._from_store
-        store = ranks_of(self._view).store_bytes_per_s
-        if store is not None and peers:
-            return self._shared(target, store)
-        others = self._from_peers if peers else self._from_store
-        if target.name not in self._holders:
-            return others
-        mine, units, found = from_peer(target.name), target.units, list[tuple[str, ...]]()
-        for index, (digest, asked) in enumerate(zip(self._digests, others, strict=True)):
-            tier = units.get(digest)
-            if tier is not None and peers and mine in asked:
-                asked = self._from_others(index, mine)
-            found.append((tier, *asked) if tier in _PLACES else asked)  # type: ignore[arg-type]
-        return found
-
-    def _shared(self, target: Node, store_bytes_per_s: float) -> Sequence[tuple[str, ...]]:
-        """As of `of` where the store limits all nodes."""
-        mine, found = from_peer(target.name), list[tuple[str, ...]]()
+        peers, store = bool(target.peer_port) and self._holders.givers, self._store_bytes_per_s
         owed = zlib.crc32(target.name.encode()) / 2**32  # stages that ask at once do not go in step
+        found = list[tuple[str, ...]]()
         for index, digest in enumerate(self._digests):
-            asked = self._from_others(index, mine)
+            others = self._others(index, target.name) if peers else []
+            asked = (*map(from_peer, others), STORE)
             if (tier := target.units.get(digest)) in TIERS:
                 asked = (tier, *asked)
-            elif cards := _cards_bytes_per_s(self._best[index], asked[:-1]):
-                owed += store_bytes_per_s / (store_bytes_per_s + cards)
+            elif store is not None and others and (cards := self._cards_bytes_per_s(others)):
+                owed += store / (store + cards)
                 if owed >= 1.0:
                     owed -= 1.0
                     asked = (STORE, *asked)
             found.append(asked)
         return found
 
-    def _from_others(self, index: int, mine: str) -> tuple[str, ...]:
-        """Whom the node `mine` asks for what it has not."""
-        return *[peer for peer in self._peers[index] if peer != mine][:PEERS_PER_UNIT], STORE
+    def _others(self, index: int, mine: str) -> Sequence[str]:
+        """Whom the node `mine` asks for a unit that it has not."""
+        return [name for name in self._holders.best[index] if name != mine][:PEERS_PER_UNIT]
 
-    @cached_property
-    def _from_peers(self) -> Sequence[tuple[str, ...]]:
-        return [(*peers[:PEERS_PER_UNIT], STORE) for peers in self._peers]
-
-    @cached_property
-    def _peers(self) -> Sequence[Sequence[str]]:
-        """`_best` as sources."""
-        return [[from_peer(node.name) for node in best] for best in self._best]
-
-    @cached_property
-    def _from_store(self) -> Sequence[tuple[str, ...]]:
-        return [(STORE,)] * len(self._digests)
-
-    @cached_property
-    def _best(self) -> Sequence[Sequence[Node]]:
-        """For each of the units who gives it, the best first; one more than are asked, for it may be who asks."""
-        return [self._rank(digest) for digest in self._digests]
-
-    def _rank(self, digest: str) -> tuple[Node, ...]:
-        """Who has it in dram comes before who has it on ssd. Nodes that are equal take turns from unit to unit, so that a
-        model comes from all that hold it at once."""
-        holders = self._holding(digest, self._givers)
-        if not holders and not self._all:
-            others = filter(None, map(self._view.node, self._view.holding(digest)))
-            givers = [_giver(node) for node in others if node.peer_port and not node.draining]
-            holders = self._holding(digest, givers)
-        if len(holders) > 1:
-            holders.sort(key=_RANK)
-        return tuple([node for *_, node in holders[: PEERS_PER_UNIT + 1]])
-
-    def _holding(self, digest: str, among: Sequence[_Giver]) -> list[tuple[int, int, str, Node]]:
-        begun = zlib.crc32(f"{digest} ".encode())
-        return [
-            (place, zlib.crc32(name, begun), node.name, node)
-            for units, name, node in among
-            if (place := _PLACES.get(units.get(digest, ""))) is not None
-        ]
-
-
-def _giver(node: Node) -> _Giver:
-    """What is looked at of a node for each unit."""
-    return node.units, node.name.encode(), node
-
-
-def _cards_bytes_per_s(nodes: Sequence[Node], among: Sequence[str]) -> float:
-    """What the cards of those nodes give together that are `among` the sources."""
-    return sum([node.rates[NIC].mean for node in nodes if NIC in node.rates and from_peer(node.name) in among])
-
-
-def holders_of(digests: Sequence[str], view: View) -> list[Node]:
-    """The nodes that hold some of the units and do not drain. By name, or if they are more than GIVERS, those first that
-    hold most, and of as many those that have more of them in dram."""
-    counts = Counter(chain.from_iterable(map(view.holding, digests)))
-    nodes = [node for name in counts if (node := view.node(name)) is not None and not node.draining]
-    if len(nodes) <= GIVERS:
-        return sorted(nodes, key=lambda node: node.name)
-    in_dram = {node.name: sum(node.units.get(digest) == "dram" for digest in digests) for node in nodes}
-    return sorted(nodes, key=lambda node: (-counts[node.name], -in_dram[node.name], node.name))
+    def _cards_bytes_per_s(self, names: Sequence[str]) -> float:
+        """What the cards of those nodes give together."""
+        nodes = [node for name in names if (node := self._view.node(name)) is not None]
+        return sum([node.rates[NIC].mean for node in nodes if NIC in node.rates])

@@ -19,8 +19,9 @@ from schedules.ledgers.links import out_link
 from schedules.ledgers.nodes import ranks_of
 from schedules.ledgers.shares import Transfer
 from schedules.placing.decision import Question
+from schedules.placing.holders import Holders, holders_of
 from schedules.placing.partition import Part, parts_of
-from schedules.placing.sources import Sources, holders_of
+from schedules.placing.sources import Sources
 from schedules.placing.workspace import NO_WORKSPACE
 from schedules.rates import NIC
 
@@ -28,7 +29,7 @@ HOLDERS, SPARE, MOST_SPREAD = 16, 12, 4
 """How many nodes are on the short list because they hold units, and how many more than stages for their network; and
 how many stages are tried on other nodes than those that are done soonest."""
 _TYPICAL_OF, _AT_ONCE = 16, 48
-_OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_parts", "_holding", "_holders", "_bare")
+_OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_parts", "_holders", "_bare")
 """What is the same however much memory is free."""
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
 _NetworkKey = tuple[float, float, int, str]
@@ -137,7 +138,7 @@ class Survey:
     @cached_property
     def sources(self) -> Sources:
         """Whence nodes ask for the model's units."""
-        return Sources(self.digests, self.question.view, self._holding)
+        return Sources(self.digests, self.question.view)
 
     @cached_property
     def given(self) -> tuple[int, float]:
@@ -145,7 +146,7 @@ class Survey:
         a second the cards of those nodes give."""
         if self.store_limits:
             return 0, 1.0
-        givers = self.sources.first
+        givers = self._holders.first
         cards = [self.question.links.rate(out_link(name)) or float("inf") for name in set[str]().union(*givers)]
         return sum([size for size, names in zip(self.sizes, givers, strict=True) if names]), sum(cards) or 1.0
 
@@ -271,17 +272,14 @@ class Survey:
         return self.size_bytes + kv_bytes + workspace.inside_bytes + workspace.outside_bytes
 
     @cached_property
-    def _holding(self) -> list[Node]:
+    def _holders(self) -> Holders:
         return holders_of(self.digests, self.question.view)
-
-    @cached_property
-    def _holders(self) -> frozenset[str]:
-        return frozenset([node.name for node in self._holding])
 
     @cached_property
     def _holders_free(self) -> list[tuple[str, int]]:
         """Free bytes of the nodes that hold units, most units first."""
-        return [(node.name, self.stage_free_bytes(node)) for node in self._holding]
+        by_name = self._ranks.by_name
+        return [(name, self.stage_free_bytes(by_name[name])) for name in self._holders.names]
 
     @cached_property
     def _other_free(self) -> Mapping[str, int]:
@@ -330,11 +328,9 @@ class Survey:
             mean, bad = speeds_of(rates, bad=False), speeds_of(rates, bad=True)
         step_s_per_byte = step_s(1, self.question.prompt_tokens, mean) if mean is not None else 0.0
         far, near = self._bare
-        bare = node.name not in self._holders
+        bare = node.name not in self._holders.among
         if not bare:
-            held = [node.units.get(digest) for digest in self.digests]
-            far = (0, *accumulate([0 if tier else size for size, tier in zip(self.sizes, held, strict=True)]))
-            near = (0, *accumulate([size if tier == "ssd" else 0 for size, tier in zip(self.sizes, held, strict=True)]))
+            far, near = self._holders.far_and_near(node, self.sizes)
         busy_s = self.busy_s.get(node.name, 0.0)
         return Site(node, self.stage_free_bytes(node), mean, bad, far, near, busy_s, step_s_per_byte, bare)
 
