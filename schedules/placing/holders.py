@@ -37,7 +37,7 @@ class Holders:
         givers = [node for node in nodes if node.peer_port]
         self.givers = bool(givers)
         self.best = _best(digests, view, givers)
-        self.lists: dict[str, Sequence[tuple[str, ...]]] = {}
+        self.lists: dict[tuple[str, bool], Sequence[tuple[str, ...]]] = {}
         self._far_and_near: dict[str, tuple[Sequence[int], Sequence[int]]] = {}
 
     @cached_property

@@ -37,7 +37,7 @@ class Sources:
         self._digests, self._view = tuple(digests), view
         self._holders = holders_of(self._digests, view)
         self._store_bytes_per_s = ranks_of(view).store_bytes_per_s
-        self._found = self._holders.lists if self._store_bytes_per_s is None else {}
+        self._found: dict[str, list[tuple[str, ...]]] = {}
 
     def of(self, target: Node) -> Sequence[tuple[str, ...]]:
         """For each of the units whence `target` asks for it, in this order.
@@ -46,30 +46,59 @@ class Sources:
         store limits all nodes both ways are used at once, each for its share of what they give together: the store what it
         was seen to give, the holders what their cards do. Where it was not seen to limit, asking others spares it.
         """
-        found = self._found.get(target.name)
+        holders, peers = self._holders, bool(target.peer_port) and self._holders.givers
+        if self._store_bytes_per_s is not None and peers:
+            return self._shared(target, self._store_bytes_per_s)
+        if not target.units or (target.name not in holders.among and target.units.keys().isdisjoint(self._digests)):
+            return self._bare(peers=peers)
+        found = holders.lists.get((target.name, peers))
         if found is None:
-            found = self._found[target.name] = self._of(target)
+            found = holders.lists[target.name, peers] = self._of(target, peers=peers)
         return found
 
-    def _of(self, target: Node) -> Sequence[tuple[str, ...]]:
-        peers, store = bool(target.peer_port) and self._holders.givers, self._store_bytes_per_s
+    def _of(self, target: Node, *, peers: bool) -> Sequence[tuple[str, ...]]:
+        """As `of` where the store limits nobody, or nobody else gives anything."""
+        units, found, mine = target.units, list[tuple[str, ...]](), from_peer(target.name)
+        for index, (digest, asked) in enumerate(zip(self._digests, self._bare(peers=peers), strict=True)):
+            if mine in asked:
+                asked = self._asked(index, target.name)
+            found.append((tier, *asked) if (tier := units.get(digest)) in TIERS else asked)
+        return found
+
+    def _bare(self, *, peers: bool) -> Sequence[tuple[str, ...]]:
+        """As `of` for a node that has nothing of the model."""
+        lists = self._holders.lists
+        found = lists.get(("", peers))
+        if found is None:
+            units = range(len(self._digests))
+            found = lists["", peers] = [self._asked(unit, "") if peers else (STORE,) for unit in units]
+        return found
+
+    def _shared(self, target: Node, store_bytes_per_s: float) -> Sequence[tuple[str, ...]]:
+        """As `of` where the store limits all nodes."""
+        found = self._found.get(target.name)
+        if found is not None:
+            return found
+        found = self._found[target.name] = list[tuple[str, ...]]()
         owed = zlib.crc32(target.name.encode()) / 2**32  # stages that ask at once do not go in step
-        found = list[tuple[str, ...]]()
         for index, digest in enumerate(self._digests):
-            others = self._others(index, target.name) if peers else []
-            asked = (*map(from_peer, others), STORE)
+            asked = self._asked(index, target.name)
             if (tier := target.units.get(digest)) in TIERS:
                 asked = (tier, *asked)
-            elif store is not None and others and (cards := self._cards_bytes_per_s(others)):
-                owed += store / (store + cards)
+            elif cards := self._cards_bytes_per_s(self._others(index, target.name)):
+                owed += store_bytes_per_s / (store_bytes_per_s + cards)
                 if owed >= 1.0:
                     owed -= 1.0
                     asked = (STORE, *asked)
             found.append(asked)
         return found
 
-    def _others(self, index: int, mine: str) -> Sequence[str]:
+    def _asked(self, index: int, mine: str) -> tuple[str, ...]:
         """Whom the node `mine` asks for a unit that it has not."""
+        return *map(from_peer, self._others(index, mine)), STORE
+
+    def _others(self, index: int, mine: str) -> Sequence[str]:
+        """The other nodes among these."""
         return [name for name in self._holders.best[index] if name != mine][:PEERS_PER_UNIT]
 
     def _cards_bytes_per_s(self, names: Sequence[str]) -> float:
