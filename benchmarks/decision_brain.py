@@ -2,7 +2,7 @@
 
 A thousand models, of which about half find room on five hundred nodes; who is asked for follows Zipf's law, and counting
 begins once room is short. Virtual time; CPU time of one thread is counted around each event. What nodes say once a second is
-counted apart, a report.
+counted apart, a report. Python looks for garbage as it does in a front end.
 """
 
 import heapq
@@ -20,6 +20,7 @@ from schedules.facts import Model, Node, View
 from schedules.limits import Limits
 from schedules.objectives import Objectives
 from schedules.placing.policies import POLICIES
+from serving.collecting import collect_seldom, keep_what_is_there
 
 GOAL_US = 50.0
 REQUESTS_PER_S, RUNS_S, FORMS_S, STOPS_S, HEARD_EVERY_S = 200.0, 2.0, 0.5, 0.1, 1.0
@@ -140,7 +141,9 @@ def measure_brain(view: View, models: Sequence[Model], requests: int) -> list[Re
         max_degree=4,
         kv_tokens=16384,
     )
+    collect_seldom()
     world = _World(View(nodes, view.holders), models, objectives)
+    keep_what_is_there()
     weights = list(accumulate(1.0 / rank**ZIPF for rank in range(1, len(models) + 1)))
     asked = 0
     while not world.stops and asked < MOST_UNTIL_FULL:

@@ -229,7 +229,11 @@ class Desk:
         cold.over = True
         self._books.first_token(replica.group, now_s)
         self.fleet.links_free()
-        if request.generated or cold.arrived_s is None or cold.decision is None or replica.placement is None:
+        decision = cold.decision
+        if decision is None:
+            return
+        cold.decision = decision.without_losers
+        if request.generated or cold.arrived_s is None or replica.placement is None:
             return
         if _is_cold(request, replica):
             service = replica.service
@@ -237,7 +241,7 @@ class Desk:
             ttft_s = service.last_ttft_s = now_s - cold.arrived_s
             self._do(
                 Record(
-                    replica.group, service.key, replica.placement, cold.decision, cold.arrived_s,
+                    replica.group, service.key, replica.placement, decision, cold.arrived_s,
                     cold.wanted_s, cold.decided_s, ttft_s, cold.text_s,
                 )
             )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from schedules.estimates import KnownSpeeds
+    from schedules.ledgers.finds import Finds
 
 
 class ModelKey(NamedTuple):
@@ -56,17 +57,27 @@ class Model:
     rows_first: bool = False
     widths: Widths | None = None
 
-    @property
+    @cached_property
     def key(self) -> ModelKey:
         return ModelKey(self.name, self.digest)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each of its units."""
+        return tuple([unit.size_bytes for unit in self.units])
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """Of each of its units."""
+        return tuple([unit.digest for unit in self.units])
 
     @property
     def layers(self) -> int:
         return len(self.units) - 2
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
-        return sum(unit.size_bytes for unit in self.units)
+        return sum(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -134,8 +145,8 @@ class Node:
 class Ranks:
     """The nodes of a view by name, and those that may be given stages by (-free bytes, name) and by (-bytes per second of
     the network card, -free bytes, name), each in order, where free is what one more stage can have; what the store gives to
-    all nodes together, None if it was not seen to limit them; the speeds of the nodes, as far as anybody asked for them; and
-    whether any of the nodes computes on a GPU."""
+    all nodes together, None if it was not seen to limit them; the speeds of the nodes, as far as anybody asked for them;
+    whether any of the nodes computes on a GPU; and what was found of where units lie, for as long as it is good."""
 
     by_name: Mapping[str, Node]
     by_memory: Sequence[tuple[int, str]]
@@ -143,6 +154,7 @@ class Ranks:
     store_bytes_per_s: float | None
     speeds: "KnownSpeeds"
     gpus: bool
+    finds: "Finds"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Replica:
     turn_s: float = 0.0
     stuck: bool = False
     turn_of: "Replica | None" = None
-    _running: Running | None = None
+    _running: tuple[tuple[object, ...], Running] | None = None
 
     def let(self, turn: Turn, now_s: float) -> None:
         """It happens to the replica; IllegalTurn if it cannot."""
@@ -105,20 +105,14 @@ class Replica:
 
     def running(self, may_stop: bool) -> Running:
         """As decisions see it; made anew when it is another."""
-        made, reserved_bytes = self._running, self.reserved_bytes
-        if (
-            made is None
-            or made.may_stop is not may_stop
-            or made.idle_since_s != self.idle_since_s
-            or made.tokens != self.used_tokens
-            or made.reserved_bytes is not reserved_bytes
-            or made.group != self.group
-        ):
-            made = self._running = Running(
-                self.service.model, self.group, reserved_bytes, self.idle_since_s, self.used_tokens,
+        made, as_it_is = self._running, (may_stop, self.idle_since_s, self.used_tokens, self.group, self.placement)
+        if made is None or made[0] != as_it_is:
+            running = Running(
+                self.service.model, self.group, self.reserved_bytes, self.idle_since_s, self.used_tokens,
                 self.service.objectives.priority, may_stop,
             )  # fmt: skip
-        return made
+            made = self._running = as_it_is, running
+        return made[1]
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ from schedules.objectives import Objectives
 from serving.api import Api
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
+from serving.collecting import collect_seldom, keep_what_is_there
 from serving.door.bodies import Bodies
 from serving.door.connections import MAX_HEADER_BYTES, most_connections, patient_for
 from serving.door.handlers import add_handlers
@@ -94,7 +95,7 @@ def create_app(config: FrontendConfig) -> FastAPI:
         await texts.start()
         link.start()
         loop = asyncio.get_running_loop()
-        behind = {loop.create_task(warm(catalog)), loop.create_task(upkeep.run())}
+        behind = {loop.create_task(_warm(catalog)), loop.create_task(upkeep.run())}
         try:
             if history is not None:
                 history.start()
@@ -153,6 +154,12 @@ def _history(config: FrontendConfig, metrics: Metrics) -> History | None:
     return History(config.history_url, config.history_keep_days, metrics.history_dropped.inc)
 
 
+async def _warm(catalog: Catalog) -> None:
+    """Open what is published, and keep it."""
+    await warm(catalog)
+    keep_what_is_there()
+
+
 async def _recall(history: History, ledger: Ledger, router: Router) -> None:
     """Fill the ledger with what the history knows, as soon as the database is there, and learn from it."""
     await history.prepared.wait()
@@ -182,6 +189,7 @@ def run_frontend(config: FrontendConfig) -> None:
     refuse_torch()
     asyncio.run(_check_history(config))
     sys.setswitchinterval(SWITCH_S)
+    collect_seldom()
     server = uvicorn.Config(
         create_app(config),
         host=config.host,

@@ -37,6 +37,7 @@ class Links:
         self._now_s = now_s
         self._flow: Flow | None = None
         self._users: dict[str, set[str]] = {}
+        self._ways_of: dict[str, list[str]] = {}
         self._forecast: dict[str, float] = {}
         self._unsure: set[str] = set()
         self._considered: list[tuple[Sequence[Transfer], Mapping[str, float]]] = []
@@ -192,20 +193,22 @@ class Links:
 
     def _begin_anew(self) -> None:
         """Shares are others from now on."""
-        self._flow, self._users = None, {}
+        self._flow, self._users, self._ways_of = None, {}, {}
         self._considered.clear()
         self._note_users(self._transfers.values())
         self._unsure = set(self._transfers)
 
     def _note_users(self, transfers: Iterable[Transfer]) -> None:
         for transfer in transfers:
-            for way in self._ways(transfer):
+            ways = self._ways_of[transfer.name] = self._ways(transfer)
+            for way in ways:
                 self._users.setdefault(way, set()).add(transfer.name)
 
     def _forget(self, names: Iterable[str]) -> None:
         """They are done or over."""
         for name in names:
-            for way in self._ways(self._transfers.pop(name)):
+            del self._transfers[name]
+            for way in self._ways_of.pop(name):
                 users = self._users[way]
                 users.discard(name)
                 if not users:
@@ -225,16 +228,21 @@ class Links:
         todo, found = {way for transfer in new for way in self._ways(transfer)}, set[str]()
         seen = set(todo)
         while todo:
-            near = self._users.get(todo.pop(), set()) - found
-            found |= near
-            ways = {way for name in near for way in self._ways(self._transfers[name])} - seen
-            seen |= ways
-            todo |= ways
+            for name in self._users.get(todo.pop(), ()):
+                if name not in found:
+                    found.add(name)
+                    for way in self._ways_of[name]:
+                        if way not in seen:
+                            seen.add(way)
+                            todo.add(way)
         return found
 
 
 def _same(some: Sequence[Transfer], others: Sequence[Transfer]) -> bool:
     """Whether they are the same but for their deadlines."""
-    return len(some) == len(others) and all(
-        one is other or one.until(None) == other.until(None) for one, other in zip(some, others, strict=True)
-    )
+    if len(some) != len(others):
+        return False
+    for one, other in zip(some, others, strict=True):
+        if one is not other and one.until(other.deadline_s) != other:
+            return False
+    return True

@@ -11,6 +11,7 @@ from statistics import median
 from schedules.estimates import KnownSpeeds
 from schedules.events import NodeReported
 from schedules.facts import Node, Ranks, View
+from schedules.ledgers.finds import Finds
 from schedules.ledgers.links import nic_link, out_link
 from schedules.rates import NIC, STORE
 
@@ -31,7 +32,7 @@ class Nodes:
         self._by_memory: list[tuple[int, str]] = []
         self._by_network: list[tuple[float, int, str]] = []
         self._links = _LinkRates()
-        self._speeds = KnownSpeeds()
+        self._speeds, self._finds = KnownSpeeds(), Finds()
         self._view: View | None = None
         self.epoch = 0
 
@@ -61,7 +62,8 @@ class Nodes:
         """The nodes that are heard, without copying what is known of them."""
         if self._view is None:
             store = self._links.rates.get(STORE)
-            ranks = Ranks(self._shown, self._by_memory, self._by_network, store, self._speeds, bool(self._on_gpus))
+            gpus = bool(self._on_gpus)
+            ranks = Ranks(self._shown, self._by_memory, self._by_network, store, self._speeds, gpus, self._finds)
             self._view = View(tuple(self._nodes), self._holders, ranks)
         return self._view
 
@@ -72,6 +74,7 @@ class Nodes:
         gained = reported.gained if known is not None else node.units
         for digest in gained:
             self._holders.setdefault(digest, set()).add(node.name)
+        self._finds.forget(gained)
         self._forget_units(node.name, reported.lost)
         self._heard[node.name] = node
         if known is None or known.rates is not node.rates:
@@ -117,6 +120,8 @@ class Nodes:
         place = bisect_left(self._names, name)
         if before is None or before.draining is not node.draining:
             self.epoch += 1
+        if before is None or before.draining is not node.draining or before.peer_port != node.peer_port:
+            self._finds.clear()
         if before is None:
             self._names.insert(place, name)
             self._nodes.insert(place, node)
@@ -130,6 +135,7 @@ class Nodes:
         node = self._shown.pop(name, None)
         if node is not None:
             self._view = None
+            self._finds.clear()
             self._on_gpus.discard(name)
             self.epoch += 1
             place = bisect_left(self._names, name)
@@ -145,6 +151,7 @@ class Nodes:
             insort(self._by_network, new[1])
 
     def _forget_units(self, name: str, digests: Mapping[str, str] | tuple[str, ...]) -> None:
+        self._finds.forget(digests)
         for digest in digests:
             there = self._holders.get(digest)
             if there is not None:
@@ -228,6 +235,7 @@ def ranks_of(view: View) -> Ranks:
         median(stores) if stores else None,
         KnownSpeeds(),
         any(node.gpu for node in view.nodes),
+        Finds(),
     )
 
 

@@ -7,9 +7,9 @@ fetches for one stage after the other, so what it fetches stands in a queue, and
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import inf
 from operator import attrgetter
+from typing import NamedTuple
 
 _DONE_BYTES = 1e-3
 
@@ -17,8 +17,7 @@ LATER = 1
 """Priority of what no first token waits for."""
 
 
-@dataclass(frozen=True)
-class Transfer:
+class Transfer(NamedTuple):
     """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.
 
     Its name begins with that of the start that it is for, and a slash, if it is for one.
@@ -132,14 +131,21 @@ class Flow:
         for link in freed:
             if users := self._users[link]:
                 todo += users.values()
+        rates, now_s = self._rates, self._now_s
         for first in todo:
-            if not [link for link in first.links if len(self._users[link]) > 1]:
-                first.go_on(_alone(self._rates, first), self._now_s)
-            elif first.transfer.name not in done:
+            for link in first.links:
+                if len(self._users[link]) > 1:
+                    break
+            else:
+                first.go_on(_alone(rates, first), now_s)
+                continue
+            if first.transfer.name not in done:
                 together = self._together(first)
                 done.update(together)
-                for each, share in zip(together.values(), _filled(self._rates, [*together.values()]), strict=True):
-                    each.go_on(share, self._now_s)
+                among = [*together.values()]
+                for each, share in zip(among, _filled(rates, among), strict=True):
+                    if share != each.bytes_per_s or each.done_s == inf:
+                        each.go_on(share, now_s)
 
     def _together(self, first: "_Moving") -> dict[str, "_Moving"]:
         """Those that hold each other up, by however many others in between."""
@@ -172,9 +178,11 @@ class _Moving:
 
     def go_on(self, bytes_per_s: float, now_s: float) -> None:
         """At that share from now on."""
-        if bytes_per_s != self.bytes_per_s or self.done_s == inf:
-            self.left_bytes, self.since_s, self.bytes_per_s = self.at(now_s), now_s, bytes_per_s
-            self.done_s = now_s + _needed_s(self.left_bytes, bytes_per_s)
+        if bytes_per_s == self.bytes_per_s and self.done_s != inf:
+            return
+        if now_s > self.since_s:
+            self.left_bytes, self.since_s = self.at(now_s), now_s
+        self.bytes_per_s, self.done_s = bytes_per_s, now_s + _needed_s(self.left_bytes, bytes_per_s)
 
 
 def _heads(transfers: Iterable[Transfer]) -> tuple[list[Transfer], dict[str | None, list[Transfer]]]:
@@ -197,7 +205,11 @@ def _heads(transfers: Iterable[Transfer]) -> tuple[list[Transfer], dict[str | No
 
 def _alone(rates: Mapping[str, float], moving: _Moving) -> float:
     """What it gets whom nobody holds up."""
-    return min([rates[link] for link in moving.links], default=inf)
+    links = moving.links
+    if len(links) == 2:
+        one, other = rates[links[0]], rates[links[1]]
+        return one if one <= other else other
+    return min([rates[link] for link in links], default=inf)
 
 
 def _filled(rates: Mapping[str, float], moving: Sequence[_Moving]) -> list[float]:
@@ -206,27 +218,40 @@ def _filled(rates: Mapping[str, float], moving: Sequence[_Moving]) -> list[float
         return [_alone(rates, moving[0])]
     left = {link: rates[link] for each in moving for link in each.links}
     found = [0.0 if each.links else inf for each in moving]
-    for priority in sorted({each.transfer.priority for each in moving}):
+    priorities = {each.transfer.priority for each in moving}
+    for priority in sorted(priorities) if len(priorities) > 1 else priorities:
         growing = [
             (index, each.links)
             for index, each in enumerate(moving)
             if each.links and each.transfer.priority == priority
         ]
-        level = 0.0
+        users, level = dict[str, int](), 0.0
+        for _, links in growing:
+            for link in links:
+                users[link] = users.get(link, 0) + 1
         while growing:
-            users: dict[str, int] = {}
-            for _, links in growing:
-                for link in links:
-                    users[link] = users.get(link, 0) + 1
             step, full = min([(left[link] / count, link) for link, count in users.items()])
             level += step
+            empty = []
             for link, count in users.items():
-                left[link] = max(0.0, left[link] - step * count)
-            left[full] = 0.0
-            empty = {link for link in users if left[link] <= rates[link] * 1e-12}
-            for index, _ in growing:
-                found[index] = level
-            growing = [(index, links) for index, links in growing if empty.isdisjoint(links)]
+                rest = left[link] - step * count
+                if link == full or rest <= rates[link] * 1e-12:
+                    empty.append(link)
+                    rest = 0.0 if link == full or rest < 0.0 else rest
+                left[link] = rest
+            staying = []
+            for each in growing:
+                index, links = each
+                for link in links:
+                    if link in empty:
+                        found[index] = level
+                        for used in links:
+                            users[used] -= 1
+                        break
+                else:
+                    staying.append(each)
+            growing = staying
+            users = {link: count for link, count in users.items() if count}
     return found
 
 

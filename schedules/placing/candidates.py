@@ -1,17 +1,19 @@
 """One way to start a model: which node runs which stage, from where its bytes come, and what that would take."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from math import inf
 
 from schedules.estimates import Speeds, StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
 from schedules.facts import Node, Placement, StagePlan
 from schedules.ledgers.links import Verdict, nic_link, out_link
 from schedules.ledgers.shares import LATER, Transfer
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
+from schedules.placing.holders import TIERS
 from schedules.placing.partition import Part
-from schedules.placing.sources import TIERS, peer_of
+from schedules.placing.sources import peer_of
 from schedules.placing.survey import Site, Survey
 from schedules.rates import STORE
 
@@ -74,32 +76,44 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
     What fits one stage then fits all that choose after it, so a node is found for each whenever that is possible.
     """
     parts = survey.parts(degree)
-    order = sorted(range(degree), key=lambda i: -parts[i].reserve_bytes)
+    needed = [part.reserve_bytes for part in parts]
+    order = sorted(range(degree), key=needed.__getitem__, reverse=True)
     if among is None:
         for index, free_bytes in zip_longest(order, survey.roomiest(degree), fillvalue=0):
-            if free_bytes < parts[index].reserve_bytes:
+            if free_bytes < needed[index]:
                 return _too_large(parts[index])
-    sites = (
-        survey.shortlist(min(part.reserve_bytes for part in parts), degree)
-        if among is None
-        else [survey.site(node) for node in among]
-    )
+    sites = survey.shortlist(min(needed), degree) if among is None else [survey.site(node) for node in among]
     left, found = {site.node.name: site for site in sites}, dict[int, Site]()
-    there = Counter[str]()  # stages by what computes them
+    there = dict[str, int]()  # stages by what computes them
     for index in order:
-        part = parts[index]
-        needed = part.reserve_bytes
-        fitting = [
-            (site.done_s(part.runs, part.weight_bytes, 1 + (beside := there[site.node.computes_on])), beside,
-             -site.free_bytes, name)
-            for name, site in left.items()
-            if site.free_bytes >= needed
-        ]  # fmt: skip
-        if not fitting:
-            return _too_large(part)
-        found[index] = left.pop(min(fitting)[-1])
-        there[found[index].node.computes_on] += 1
-    return tuple(_stage(survey, parts[index], found[index], degree) for index in range(degree))
+        site = _soonest(left.values(), parts[index], there)
+        if site is None:
+            return _too_large(parts[index])
+        del left[site.node.name]
+        found[index] = site
+        computes_on = site.node.computes_on
+        there[computes_on] = there.get(computes_on, 0) + 1
+    return tuple([_stage(survey, parts[index], found[index], degree) for index in range(degree)])
+
+
+def _soonest(sites: Iterable[Site], part: Part, there: Mapping[str, int]) -> Site | None:
+    """Where the part is computed soonest; of equals where fewest stages of the group are, then where most memory is free."""
+    runs, weight_bytes, needed = part.runs, part.weight_bytes, part.reserve_bytes
+    best, best_s, best_key = None, inf, None
+    for site in sites:
+        if site.free_bytes < needed:
+            continue
+        beside = there.get(site.node.computes_on, 0) if there else 0
+        done_s = site.done_s(runs, weight_bytes, 1 + beside)
+        if best is None or done_s < best_s:
+            best, best_s, best_key = site, done_s, None
+        elif done_s == best_s:
+            key = beside, -site.free_bytes, site.node.name
+            if best_key is None:
+                best_key = there.get(best.node.computes_on, 0), -best.free_bytes, best.node.name
+            if key < best_key:
+                best, best_key = site, key
+    return best
 
 
 def _too_large(part: Part) -> str:
@@ -155,16 +169,16 @@ def _may_wait(survey: Survey, part: Part, site: Site) -> bool:
 
 def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     """What must cross which links; what is on a node already crosses none."""
-    question, found = survey.question, []
+    question, sizes, found = survey.question, survey.sizes, list[Transfer]()
     slo_s = question.objectives.ttft_s
     in_time = slo_s is not None and slo_s > question.waited_s  # what is late already is promised nothing
     deadline_s = question.now_s + slo_s - question.waited_s if slo_s is not None and in_time else None
     for rank, stage in enumerate(stages):
-        node = stage.plan.node
+        node, units = stage.plan.node, stage.part.units
         for (later, source), places in stage.first.items():
             if source in TIERS:
                 continue
-            size_bytes = sum(_sizes(survey, stage, places))
+            size_bytes = sum([sizes[units[place]] for place in places])
             links = (STORE if source == STORE else out_link(str(peer_of(source))), nic_link(node))
             name = f"{question.start}/{rank}/{source}"
             if later:

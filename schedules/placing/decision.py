@@ -142,6 +142,12 @@ class Decision:
         return next((c for c in self.candidates if c.placement is not None and c.placement is self.outcome), None)
 
     @property
+    def without_losers(self) -> "Decision":
+        """The chosen candidate alone: what is of use once its start is over."""
+        chosen = self.chosen
+        return Decision(self.policy, self.outcome, (chosen,) if chosen is not None else ())
+
+    @property
     def kind(self) -> str:
         """What came out, in a word: "start", "wait" or "none"."""
         return {Placement: "start", NoPlacement: "none", Wait: "wait"}[type(self.outcome)]

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 
 from schedules.facts import Model, Unit, Widths
@@ -25,7 +25,7 @@ class Part:
     kv_bytes: int
     workspace: Workspace = NO_WORKSPACE
 
-    @property
+    @cached_property
     def reserve_bytes(self) -> int:
         return self.weight_bytes + self.kv_bytes + self.workspace.inside_bytes + self.workspace.outside_bytes
 
@@ -33,7 +33,7 @@ class Part:
 def parts_of(model: Model, degree: int, kv_tokens: int, *, gpus: bool = False) -> tuple[Part, ...]:
     """The model split over `degree` stages, with room for so many tokens; with `gpus` for what is computed of them too.
     ValueError as of `split_layers`."""
-    sizes = tuple([unit.size_bytes for unit in model.units])
+    sizes = model.sizes
     kv_bytes = model.kv_bytes_per_token * kv_tokens
     parts = _parts(sizes, model.tied_embeddings, model.rows_first, degree, kv_bytes)
     if not gpus or model.widths is None:

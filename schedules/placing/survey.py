@@ -8,8 +8,7 @@ thousand nodes cost no more than twenty.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from heapq import merge
-from itertools import accumulate, islice, takewhile
+from itertools import accumulate, islice
 from operator import attrgetter, itemgetter
 from statistics import median
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -20,20 +19,20 @@ from schedules.ledgers.links import out_link
 from schedules.ledgers.nodes import ranks_of
 from schedules.ledgers.shares import Transfer
 from schedules.placing.decision import Question
+from schedules.placing.holders import Holders, holders_of
 from schedules.placing.partition import Part, parts_of
-from schedules.placing.sources import Sources, holders_of
+from schedules.placing.sources import Sources
 from schedules.placing.workspace import NO_WORKSPACE
 from schedules.rates import NIC
 
 HOLDERS, SPARE, MOST_SPREAD = 16, 12, 4
 """How many nodes are on the short list because they hold units, and how many more than stages for their network; and
 how many stages are tried on other nodes than those that are done soonest."""
-FEW = 2
-"""So many times as many nodes as are looked for are few."""
-_TYPICAL_OF = 16
-_OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_parts", "_holding", "_holders", "_bare")
+_TYPICAL_OF, _AT_ONCE = 16, 48
+_OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_parts", "_holders", "_bare")
 """What is the same however much memory is free."""
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
+_NetworkKey = tuple[float, float, int, str]
 
 
 class Site(NamedTuple):
@@ -95,18 +94,20 @@ class Survey:
         self._freed = freed_bytes or {}
         self._memory = question.memory
         self._ranks = ranks_of(question.view)
-        units = question.model.units
-        self.names, self.digests = [unit.name for unit in units], [unit.digest for unit in units]
-        self.sizes = tuple([unit.size_bytes for unit in units])
-        self.size_bytes = sum(self.sizes)
+        model = question.model
+        self.names, self.digests = [unit.name for unit in model.units], model.digests
+        self.sizes, self.size_bytes = model.sizes, model.size_bytes
         self._sites: dict[str, Site] = {}
         self._parts: dict[int, tuple[Part, ...]] = {}
         self._lists: dict[tuple[int, int], list[Site]] = {}
+        self._elsewhere: dict[str, Site] = {}
+        self._roomy, self._roomy_keys = list[tuple[int, str]](), list[_NetworkKey]()
 
     def freed(self, freed_bytes: Mapping[str, int]) -> "Survey":
         """The same, but for such memory of nodes being free that is not yet."""
         other = Survey(self.question, freed_bytes)
         other.__dict__ |= {name: self.__dict__[name] for name in _OF_ALL if name in self.__dict__}
+        other._elsewhere = self._sites
         return other
 
     @property
@@ -137,7 +138,7 @@ class Survey:
     @cached_property
     def sources(self) -> Sources:
         """Whence nodes ask for the model's units."""
-        return Sources(self.digests, self.question.view, self._holding)
+        return Sources(self.digests, self.question.view)
 
     @cached_property
     def given(self) -> tuple[int, float]:
@@ -145,7 +146,7 @@ class Survey:
         a second the cards of those nodes give."""
         if self.store_limits:
             return 0, 1.0
-        givers = self.sources.first
+        givers = self._holders.first
         cards = [self.question.links.rate(out_link(name)) or float("inf") for name in set[str]().union(*givers)]
         return sum([size for size, names in zip(self.sizes, givers, strict=True) if names]), sum(cards) or 1.0
 
@@ -171,7 +172,7 @@ class Survey:
 
     def roomiest(self, nodes: int) -> list[int]:
         """What one more stage can have on so many nodes, or all there are, that have most of it."""
-        return [-free for free, _ in islice(self._by_memory, nodes)]
+        return [-free for free, _ in self._most_memory(nodes)[:nodes]]
 
     @cached_property
     def pool(self) -> list[Site]:
@@ -208,9 +209,12 @@ class Survey:
             return known
         holders = [name for name, free in self._holders_free if free >= least_bytes][:HOLDERS]
         spare = self._sparest(least_bytes, SPARE + stages)
-        roomy = [name for free, name in islice(self._by_memory, stages) if -free >= least_bytes]
-        by_name = self._ranks.by_name
-        found = [self.site(by_name[name]) for name in dict.fromkeys([*holders, *spare, *roomy])]
+        roomy = [name for free, name in self._most_memory(stages)[:stages] if -free >= least_bytes]
+        by_name, sites = self._ranks.by_name, self._sites
+        found = [
+            sites[name] if name in sites else self.site(by_name[name])
+            for name in dict.fromkeys([*holders, *spare, *roomy])
+        ]
         self._lists[least_bytes, stages] = found
         return found
 
@@ -218,11 +222,24 @@ class Survey:
         """The nodes with most spare network of those with so much memory. Where these are few they are looked for by their
         memory, for they would be far between by their network."""
         at_most = bisect_right(self._ranks.by_memory, -least_bytes, key=itemgetter(0)) + len(self._freed)
-        if at_most <= FEW * most:
-            few = takewhile(lambda ranked: -ranked[0] >= least_bytes, self._by_memory)
-            return [name for *_, name in sorted([self._network_key(name, free) for free, name in few])[:most]]
+        if at_most * at_most <= most * self.usable:
+            ranked = self._most_memory(at_most)
+            few = bisect_right(ranked, -least_bytes, key=itemgetter(0))
+            for free, name in ranked[len(self._roomy_keys) : few]:
+                self._roomy_keys.append(self._network_key(name, free))
+            return [name for *_, name in sorted(self._roomy_keys[:few])[:most]]
         roomy = (name for _, _, free, name in self._by_network if -free >= least_bytes)
         return list(islice(roomy, most))
+
+    def _most_memory(self, nodes: int) -> list[tuple[int, str]]:
+        """(-free bytes, name) of at least so many usable nodes, or all there are, that have most of it, in order."""
+        ranked, odd = self._ranks.by_memory, self._other_free
+        nodes = min(nodes, len(ranked))
+        if len(self._roomy) < nodes:
+            nodes = max(nodes, 2 * len(self._roomy), _AT_ONCE)
+            first = [each for each in ranked[: nodes + len(odd)] if each[1] not in odd]
+            self._roomy = sorted([*first, *[(-free, name) for name, free in odd.items()]])[:nodes]
+        return self._roomy
 
     def parts(self, degree: int) -> tuple[Part, ...]:
         """What each of so many stages would run."""
@@ -255,24 +272,26 @@ class Survey:
         return self.size_bytes + kv_bytes + workspace.inside_bytes + workspace.outside_bytes
 
     @cached_property
-    def _holding(self) -> list[Node]:
+    def _holders(self) -> Holders:
         return holders_of(self.digests, self.question.view)
-
-    @cached_property
-    def _holders(self) -> frozenset[str]:
-        return frozenset([node.name for node in self._holding])
 
     @cached_property
     def _holders_free(self) -> list[tuple[str, int]]:
         """Free bytes of the nodes that hold units, most units first."""
-        return [(node.name, self.stage_free_bytes(node)) for node in self._holding]
+        by_name = self._ranks.by_name
+        return [(name, self.stage_free_bytes(by_name[name])) for name in self._holders.names]
 
     @cached_property
     def _other_free(self) -> Mapping[str, int]:
         """Free bytes of the usable nodes of which other bytes are free than they report."""
         names, by_name = self._freed.keys() | self._memory.by_node().keys(), self._ranks.by_name
         found = [node for name in names if (node := by_name.get(name)) is not None and not node.draining]
-        return {node.name: self.stage_free_bytes(node) for node in found}
+        promised, freed = self._memory.by_node(), self._freed  # as `stage_free_bytes` has it, of perhaps all nodes
+        return {
+            node.name: node.device_bytes - node.device_reserved_bytes - promised.get(node.name, 0)
+            + freed.get(node.name, 0) - node.context_bytes
+            for node in found
+        }  # fmt: skip
 
     @cached_property
     def _by_network(self) -> "_Lazily[tuple[float, float, int, str]]":
@@ -299,25 +318,19 @@ class Survey:
         nic = self._ranks.by_name[name].rates.get(NIC)
         return self.busy_s.get(name, 0.0), -nic.mean if nic is not None else 0.0, free, name
 
-    @cached_property
-    def _by_memory(self) -> "_Lazily[tuple[int, str]]":
-        """(-free bytes, name) of the usable nodes, in order."""
-        odd = self._other_free
-        rest = (ranked for ranked in self._ranks.by_memory if ranked[1] not in odd)
-        return _Lazily(merge(sorted((-free, name) for name, free in odd.items()), rest) if odd else rest)
-
     def _site(self, node: Node) -> Site:
+        known = self._elsewhere.get(node.name)
+        if known is not None:
+            return Site(node, self.stage_free_bytes(node), *known[2:])
         mean, bad = self._ranks.speeds.of(node.name, node.rates)
         if mean is None:
             rates = {**self.typical, **node.rates}
             mean, bad = speeds_of(rates, bad=False), speeds_of(rates, bad=True)
         step_s_per_byte = step_s(1, self.question.prompt_tokens, mean) if mean is not None else 0.0
         far, near = self._bare
-        bare = node.name not in self._holders
+        bare = node.name not in self._holders.among
         if not bare:
-            held = [node.units.get(digest) for digest in self.digests]
-            far = (0, *accumulate(0 if tier else size for size, tier in zip(self.sizes, held, strict=True)))
-            near = (0, *accumulate(size if tier == "ssd" else 0 for size, tier in zip(self.sizes, held, strict=True)))
+            far, near = self._holders.far_and_near(node, self.sizes)
         busy_s = self.busy_s.get(node.name, 0.0)
         return Site(node, self.stage_free_bytes(node), mean, bad, far, near, busy_s, step_s_per_byte, bare)
 

@@ -42,7 +42,10 @@ class Up(Sequence[Running]):
             ours, had = self._service.objectives.priority, self._had
             most = ours if self._asked_for else ours - 1
             self._made = [
-                replica.running((replica.service.objectives.priority <= most and replica.idle) or replica.group in had)
+                replica.running(
+                    (not replica.requests and replica.service.objectives.priority <= most and replica.idle)
+                    or replica.group in had
+                )
                 for replica in self._replicas
                 if replica.state is State.SERVING
             ]

@@ -1,7 +1,7 @@
 """What is on its way to the nodes of the world: over shared wires, and from ssds that those of one machine share."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from schedules.events import Event
@@ -91,7 +91,7 @@ class Loads:
             if out_link(node.name) in transfer.links:
                 self._links.end(transfer.name, now_s)
                 links = tuple(STORE if link == out_link(node.name) else link for link in transfer.links)
-                self._links.begin([replace(transfer, links=links)], now_s)
+                self._links.begin([transfer._replace(links=links)], now_s)
         self._plan_ahead(now_s)
 
     def _source(self, node: WorldNode, unit: Unit, asked: Sequence[str]) -> str:

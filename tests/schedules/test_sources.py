@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from schedules.facts import Model, Node, Placement, Rate, View
 from schedules.ledgers.links import Links
 from schedules.ledgers.shares import Transfer
+from schedules.placing.holders import GIVERS, PEERS_PER_UNIT, TIERS
 from schedules.placing.policies import POLICIES
-from schedules.placing.sources import GIVERS, PEERS_PER_UNIT, TIERS, Sources, from_peer, peer_of, store_first
+from schedules.placing.sources import Sources, from_peer, peer_of, store_first
 from schedules.rates import NIC, STORE
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
 from tests.told import objectives_of

@@ -129,9 +129,10 @@ def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]
     idle = [r for r in question.running if r.may_stop]
     if idle:
         found += _after(survey, without, best, idle, stop=True)
-    busy = [r for r in question.running if not r.may_stop and r.idle_since_s is None and len(r.reserved_bytes) == 1]
-    if busy and question.may_migrate:
-        found += _after(survey, without, best, busy, stop=False)
+    if question.may_migrate:
+        busy = [r for r in question.running if not r.may_stop and r.idle_since_s is None and len(r.reserved_bytes) == 1]
+        if busy:
+            found += _after(survey, without, best, busy, stop=False)
     return found
 
 
@@ -141,11 +142,11 @@ def _after(
     question, freed, there = survey.question, dict[str, int](), dict[str, list[Running]]()
     for replica in leaving:
         for node, size_bytes in replica.reserved_bytes.items():
-            if node in there:
-                there[node].append(replica)
-                freed[node] += size_bytes
-            else:
+            if (others := there.get(node)) is None:
                 there[node], freed[node] = [replica], size_bytes
+            else:
+                others.append(replica)
+                freed[node] += size_bytes
     known, found = {c.nodes for c in without}, list[Candidate]()
     for after in _tried(question, survey.freed(freed)):
         if after.placement is None or after.nodes in known:
