@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from tests.asking import get
 from tests.real_cluster import run_cluster
 from tests.serving.test_scheduler_loss import DEADLINE_S, health, make_store, streamed, wait_until
 
@@ -18,18 +19,18 @@ LONG = 1500
 
 def groups(url: str) -> dict[str, str]:
     """The group of each model's replica that serves."""
-    replicas = httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["replicas"]
+    replicas = get(f"{url}/admin/status", timeout=DEADLINE_S).json()["replicas"]
     return {replica["model"]: replica["group"] for replica in replicas if replica["state"] == "serving"}
 
 
 def starts(url: str) -> list[str]:
     """The groups of all cold starts that are known of."""
-    found = httpx.get(f"{url}/admin/cold-starts", timeout=DEADLINE_S).json()["cold_starts"]
+    found = get(f"{url}/admin/cold-starts", timeout=DEADLINE_S).json()["cold_starts"]
     return [start["group"] for start in found]
 
 
 def held_reserved(url: str) -> list[int]:
-    nodes = httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]
+    nodes = get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]
     return [node["device_reserved_bytes"] for node in nodes]
 
 

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-import openai
 import pytest
 
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, openai_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.tiny import make_tiny
 
@@ -33,19 +32,19 @@ def make_store(folder: Path, *models: str) -> ModelStore:
 
 def health(url: str) -> tuple[int, str | None, int | None]:
     """Status, what is said, and number of nodes that /healthz gives."""
-    answer = httpx.get(f"{url}/healthz", timeout=DEADLINE_S)
+    answer = get(f"{url}/healthz", timeout=DEADLINE_S)
     return answer.status_code, answer.json().get("status"), answer.json().get("nodes")
 
 
 def node_names(url: str) -> list[str]:
-    return [node["name"] for node in httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]]
+    return [node["name"] for node in get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]]
 
 
 def streamed(
     url: str, model: str, tokens: int = TOKENS, at_token: Callable[[int], object] = lambda _n: None
 ) -> list[int]:
     found: list[int] = []
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S) as client:
+    with openai_of(url, DEADLINE_S) as client:
         stream = client.completions.create(
             model=model, prompt=PROMPT, temperature=0, max_tokens=tokens, stream=True,
             extra_body={"return_token_ids": True},
@@ -105,7 +104,7 @@ def test_streams_go_on_while_the_scheduler_dies_and_comes_back(tmp_path: Path, s
         wait_until(lambda: health(url) == (200, "ok", 2), "the next scheduler")
         assert streamed(url, "warm") == expected
         assert len(streamed(url, "colder", 4)) == 4
-        starts = httpx.get(f"{url}/admin/cold-starts", params={"model": "warm"}).json()["cold_starts"]
+        starts = get(f"{url}/admin/cold-starts", params={"model": "warm"}).json()["cold_starts"]
         assert len(starts) == 1, "no replica was lost"
 
 
