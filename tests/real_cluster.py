@@ -17,6 +17,7 @@ import psutil
 from cluster.wire.encryption import Tls
 from firsttoken.ports import free_port
 from schedules.objectives import Objectives
+from tests.asking import get
 from tests.told import frontend_config, node_config, objectives_of
 
 START_DEADLINE_S = 100.0
@@ -104,7 +105,7 @@ class RealCluster:
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
             with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{url}/v1/models", timeout=timeout_s)
+                get(f"{url}/v1/models", timeout=timeout_s)
                 return url
             if self.processes[name].poll() is not None:
                 break

@@ -21,6 +21,7 @@ import psutil
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import openai_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny
@@ -99,7 +100,7 @@ class Chaos:
         """Add what comes to `tokens`; what was wrong, "" if nothing was."""
         body = {"return_token_ids": True}
         try:
-            with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=_PATIENCE_S) as client:
+            with openai_of(url, _PATIENCE_S) as client:
                 for chunk in client.completions.create(
                     model=model, prompt=PROMPT, temperature=0, max_tokens=TOKENS, stream=True, extra_body=body
                 ):

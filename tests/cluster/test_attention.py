@@ -267,6 +267,19 @@ def test_one_request_that_breaks_takes_nobody_along(softcap: float | None, over:
     stage.step([_next(0, 5), _next(2, 7)])
 
 
+def test_kernels_are_built_for_requests_in_parts_and_for_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By few programs: by 528 requests it took minutes where kernels are interpreted."""
+    own, parts = kernels.parts_of, list[int]()
+
+    def parts_of(*counts: int) -> int:
+        parts.append(own(*counts))
+        return parts[-1]
+
+    monkeypatch.setattr(kernels, "parts_of", parts_of)
+    kernels.prepare(4, 2, _DIM, _DIM, torch.float32, DEVICE)
+    assert sorted(parts) == [1, 4]
+
+
 @pytest.mark.parametrize("name", ["s_aux", "position_bias", "alibi"])
 def test_a_model_that_needs_more_than_is_known_here_fails_instead_of_answering_wrongly(name: str) -> None:
     x = torch.zeros(1, 1, 1, _DIM)

@@ -102,7 +102,7 @@ def test_launches_of_a_layer_in_a_decode_step(family: str, most: int, tmp_path: 
 
 def test_few_rows_are_multiplied_by_our_kernel_and_many_by_torch(tmp_path: Path) -> None:
     """The second step has two rows, the third one; the first has eight, but for its two rows of logits."""
-    model = make_stage("qwen2", tmp_path)
+    model = make_stage("qwen2", tmp_path, num_hidden_layers=2)
     own = run(model)
     fusing = _fuse(model, matvec_rows=2)
     with counted() as launches:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from infra.lab import network
@@ -18,6 +17,7 @@ from infra.lab.platform import parse_rate, run_lab
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, post
 from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.timeout(300)
@@ -193,9 +193,9 @@ def test_a_model_starts_cold_over_the_labs_network(tmp_path: Path) -> None:
     with run_lab(tmp_path / "lab", 2, [2], 25e6, None, {"dram_bytes": "256MiB"}, disk_bytes_per_s=disk) as lab:
         publish(str(source), "tiny", ModelStore(ObjectStore(f"file://{tmp_path}/lab/buckets/models")))
         body = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0}
-        answer = httpx.post(f"{lab.urls[2]}/v1/completions", json=body, timeout=DEADLINE_S)
+        answer = post(f"{lab.urls[2]}/v1/completions", json=body, timeout=DEADLINE_S)
         assert answer.status_code == 200, (answer.text, lab.log("frontend-2"))
-        (start,) = httpx.get(f"{lab.urls[2]}/admin/cold-starts", timeout=DEADLINE_S).json()["cold_starts"]
+        (start,) = get(f"{lab.urls[2]}/admin/cold-starts", timeout=DEADLINE_S).json()["cold_starts"]
     assert start["degree"] == 2
     fetched = [phase for phase in start["phases"] if phase["name"].startswith("fetch ")]
     assert {phase["where"] for phase in fetched} == {"node-0 from remote", "node-1 from remote"}

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from tests.asking import openai_of
+
 
 @pytest.fixture
 def api(frontend: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{frontend}/v1", api_key="none", max_retries=0, timeout=60) as client:
+    with openai_of(frontend, 60) as client:
         yield client

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, post
 from tests.reference import gaps, greedy, load_reference
 from tests.smollm2 import reference_of
 from tests.tiny import CHANGING_ROTATIONS, ROTATION_BORDER, make_overflowing, make_tiny
@@ -103,7 +103,7 @@ def test_an_unknown_model_is_404(api: openai.OpenAI) -> None:
 )  # fmt: skip
 def test_a_bad_parameter_is_400_and_named(frontend: str, smollm2: Checkpoint, field: str, value: object) -> None:
     body = {"model": "smollm2", "messages": QUESTION, field: value}
-    answer = httpx.post(f"{frontend}/v1/chat/completions", json=body, timeout=30)
+    answer = post(f"{frontend}/v1/chat/completions", json=body, timeout=30)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["type"] == "invalid_request_error"
@@ -111,7 +111,7 @@ def test_a_bad_parameter_is_400_and_named(frontend: str, smollm2: Checkpoint, fi
 
 
 def test_a_body_that_is_not_json_is_400(frontend: str) -> None:
-    answer = httpx.post(f"{frontend}/v1/chat/completions", content=b"{nope", timeout=30)
+    answer = post(f"{frontend}/v1/chat/completions", content=b"{nope", timeout=30)
     assert answer.status_code == 400
     assert "JSON" in answer.json()["error"]["message"]
 
@@ -177,7 +177,7 @@ def test_a_cold_start_leaves_its_ledger(
 ) -> None:
     checkpoint = publish(str(make_tiny("llama", tmp_path / "source", seed=21)), "ledger", shared_store)
     api.completions.create(model="ledger", prompt=[5, 6], temperature=0, max_tokens=2)
-    (start,) = httpx.get(f"{frontend}/admin/cold-starts", params={"model": "ledger"}).json()["cold_starts"]
+    (start,) = get(f"{frontend}/admin/cold-starts", params={"model": "ledger"}).json()["cold_starts"]
     assert start["degree"] == 4
     assert len(set(start["nodes"])) == 4
     fetched = [phase for phase in start["phases"] if phase["name"].startswith("fetch")]
@@ -191,11 +191,11 @@ def test_a_cold_start_leaves_its_ledger(
 
 def test_health_metrics_and_status(api: openai.OpenAI, frontend: str, smollm2: Checkpoint) -> None:
     api.chat.completions.create(model="smollm2", messages=QUESTION, max_tokens=2)
-    assert httpx.get(f"{frontend}/healthz").json() == {"status": "ok", "nodes": 4}
-    text = httpx.get(f"{frontend}/metrics").text
+    assert get(f"{frontend}/healthz").json() == {"status": "ok", "nodes": 4}
+    text = get(f"{frontend}/metrics").text
     assert "firsttoken_nodes 4.0" in text
     assert 'firsttoken_requests_total{model="smollm2",outcome="served"}' in text
-    status = httpx.get(f"{frontend}/admin/status").json()
+    status = get(f"{frontend}/admin/status").json()
     assert [node["name"] for node in status["nodes"]] == ["node-0", "node-1", "node-2", "node-3"]
     (replica,) = [replica for replica in status["replicas"] if replica["model"] == "smollm2"]
     assert replica["state"] == "serving"

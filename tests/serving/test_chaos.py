@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests.asking import get
 from tests.cluster.chaos import KEEP_ALIVE_S, SETTLE_S, Chaos, at_rest, settled
 from tests.real_cluster import run_cluster
 
@@ -46,5 +46,5 @@ def test_clients_see_pauses_and_nodes_lose_nothing(tmp_path: Path) -> None:
 
 def nodes(url: str) -> list[dict[str, Any]]:
     """What the nodes have reported of themselves."""
-    found: list[dict[str, Any]] = httpx.get(f"{url}/admin/status", timeout=60).json()["nodes"]
+    found: list[dict[str, Any]] = get(f"{url}/admin/status", timeout=60).json()["nodes"]
     return found

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
-import openai
 import pytest
 
 from cluster.wire.phases import Phase, in_our_clock, unix_s
@@ -17,6 +15,7 @@ from serving.cold_start import ColdStart
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, openai_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.stepped_clock import SteppedClock
 from tests.tiny import make_tiny
@@ -83,7 +82,7 @@ def cluster(clock: SteppedClock, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def _streamed(url: str, model: str, at_token: object = lambda _count: None) -> list[int]:
     tokens: list[int] = []
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:
+    with openai_of(url, 60.0) as client:
         stream = client.completions.create(
             model=model, prompt=PROMPT, temperature=0, max_tokens=TOKENS, stream=True,
             extra_body={"return_token_ids": True},
@@ -125,10 +124,10 @@ def test_a_clock_that_is_set_teaches_nothing_wrong(cluster: RealCluster, clock: 
     finally:
         over.set()
         setting.join()
-    (start,) = httpx.get(f"{cluster.url}/admin/cold-starts", params={"model": "other"}).json()["cold_starts"]
+    (start,) = get(f"{cluster.url}/admin/cold-starts", params={"model": "other"}).json()["cold_starts"]
     assert 0 < start["ttft_s"] < 60
     assert all(0 <= phase["end_s"] - phase["start_s"] < 60 for phase in start["phases"])
-    nodes = httpx.get(f"{cluster.url}/admin/status").json()["nodes"]
+    nodes = get(f"{cluster.url}/admin/status").json()["nodes"]
     formed = [rate for node in nodes for name, rate in node["rates"].items() if name.startswith("formed.")]
     assert formed
     assert all(0 < rate["mean"] < 60 and 0 < rate["bad"] < 60 for rate in formed)

@@ -10,6 +10,7 @@ import pytest
 from storage_tiers.checkpoint import ROOT
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, post
 from tests.tiny import make_tiny
 
 GOOD = "honest"
@@ -58,17 +59,17 @@ def lies(shared_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def _ask(frontend: str, model: str, **fields: Any) -> httpx.Response:
     body = {"model": model, "prompt": [5, 6], "max_tokens": 2, "temperature": 0, "return_token_ids": True, **fields}
-    return httpx.post(f"{frontend}/v1/completions", json=body, timeout=60)
+    return post(f"{frontend}/v1/completions", json=body, timeout=60)
 
 
 def test_models_that_lie_are_refused_by_name_and_harm_nobody(frontend: str, lies: list[str]) -> None:
     """Some were plain server errors, one hung whoever asked for it, and one answered as another model."""
-    assert set(lies) < {model["id"] for model in httpx.get(f"{frontend}/v1/models", timeout=30).json()["data"]}
+    assert set(lies) < {model["id"] for model in get(f"{frontend}/v1/models", timeout=30).json()["data"]}
     for name in lies:
         for answer in (
             _ask(frontend, name),
             _ask(frontend, name, stream=True),
-            httpx.get(f"{frontend}/v1/models/{name}", timeout=30),
+            get(f"{frontend}/v1/models/{name}", timeout=30),
         ):
             error = answer.json()["error"]
             assert (answer.status_code, error["code"], error["param"]) == (503, "model_damaged", "model"), answer.text

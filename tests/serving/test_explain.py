@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, post
 from tests.real_cluster import RealCluster
 from tests.serving.test_failures import replicas, wait_until
 from tests.tiny import make_tiny
@@ -33,20 +33,20 @@ def url(shared_cluster: RealCluster, shared_store: ModelStore, tmp_path_factory:
 
 
 def explained(url: str, model: str, **query: object) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{url}/admin/explain/{model}", params=query, timeout=DEADLINE_S).json()
+    found: dict[str, Any] = get(f"{url}/admin/explain/{model}", params=query, timeout=DEADLINE_S).json()
     return found
 
 
 def start(url: str, model: str) -> None:
     """From cold to cold again."""
     body = {"model": model, "prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0}
-    assert httpx.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S).status_code == 200
+    assert post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S).status_code == 200
     wait_until(lambda: not replicas(url), "the replica to be reaped")
 
 
 def measured(url: str) -> bool:
     """Whether every node has told all that a prediction needs."""
-    nodes = httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]
+    nodes = get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]
     return all({"nic", "ssd", "decode", "prefill"} <= node["rates"].keys() for node in nodes)
 
 
@@ -90,7 +90,7 @@ def test_a_start_is_told_with_what_was_predicted_and_decided(url: str, starts: l
 
 
 def test_decisions_and_errors_are_counted(url: str, starts: list[dict[str, Any]]) -> None:
-    lines = httpx.get(f"{url}/metrics", timeout=DEADLINE_S).text.splitlines()
+    lines = get(f"{url}/metrics", timeout=DEADLINE_S).text.splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(values['firsttoken_decisions_total{outcome="start",policy="planned"}']) >= 2
     assert float(values["firsttoken_ttft_prediction_error_count"]) >= 1
@@ -101,15 +101,15 @@ def test_a_model_can_have_objectives_of_its_own(url: str) -> None:
     assert (report["objectives"]["max_degree"], report["objectives"]["ttft_s"]) == (1, 30.0)
     assert {candidate["degree"] for candidate in report["now"]["candidates"]} == {1}
     body = {"model": "modest", "prompt": [5, 6, 7], "max_tokens": 70}
-    refused = httpx.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
+    refused = post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
     assert refused.status_code == 400
     assert "more than the 64 tokens of KV cache" in refused.json()["error"]["message"]
     body["model"] = "explained"
-    assert httpx.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S).status_code == 200
+    assert post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S).status_code == 200
 
 
 def test_a_model_that_is_not_published_is_not_found(url: str) -> None:
-    answer = httpx.get(f"{url}/admin/explain/absent", timeout=DEADLINE_S)
+    answer = get(f"{url}/admin/explain/absent", timeout=DEADLINE_S)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 

@@ -14,6 +14,7 @@ import pytest
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import NO_AUTHORITIES, get, openai_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny
@@ -61,14 +62,14 @@ def talks(process: psutil.Process) -> bool:
 
 def completion(url: str, **fields: object) -> dict[str, object]:
     body = {"model": "tiny", "prompt": PROMPT, "temperature": 0, "max_tokens": LONG, "return_token_ids": True, **fields}
-    with httpx.Client(timeout=DEADLINE_S) as client:
+    with httpx.Client(verify=NO_AUTHORITIES, timeout=DEADLINE_S) as client:
         answer = client.post(f"{url}/v1/completions", json=body)
         return {"status": answer.status_code, "headers": answer.headers, **answer.json()}
 
 
 def streamed_tokens(url: str, on_token: object = None, **fields: object) -> list[int]:
     tokens: list[int] = []
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S) as client:
+    with openai_of(url, DEADLINE_S) as client:
         body = {"return_token_ids": True, "top_k": 0}
         asked = {"model": "tiny", "prompt": PROMPT, "temperature": 0, "max_tokens": LONG, "extra_body": body, **fields}
         for chunk in client.completions.create(stream=True, **asked):
@@ -87,11 +88,11 @@ def wait_until(condition: object, what: str) -> None:
 
 
 def replicas(url: str) -> list[dict[str, object]]:
-    return httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["replicas"]
+    return get(f"{url}/admin/status", timeout=DEADLINE_S).json()["replicas"]
 
 
 def nodes(url: str) -> list[dict[str, object]]:
-    return httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]
+    return get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
@@ -108,7 +109,7 @@ def test_a_stream_goes_on_when_a_stage_dies_or_hangs(
     tokens = streamed_tokens(cluster.url, kill_one)
     expected = reference_tokens[: reference_tokens.index(2) + 1] if 2 in reference_tokens else reference_tokens
     assert tokens == expected
-    assert 'firsttoken_replays_total{model="tiny"}' in httpx.get(f"{cluster.url}/metrics").text
+    assert 'firsttoken_replays_total{model="tiny"}' in get(f"{cluster.url}/metrics").text
 
 
 def test_what_changes_the_odds_goes_on_as_if_nothing_had_happened(cluster: RealCluster, endless: str) -> None:
@@ -124,7 +125,7 @@ def test_what_changes_the_odds_goes_on_as_if_nothing_had_happened(cluster: RealC
     assert replays_of(cluster.url, endless) == replays
     tokens: list[int] = []
     told: list[float] = []
-    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S) as client:
+    with openai_of(cluster.url, DEADLINE_S) as client:
         extensions = {name: asked.pop(name) for name in ("repetition_penalty", "min_p")} | {"return_token_ids": True}
         for chunk in client.completions.create(stream=True, **asked, extra_body=extensions):
             (choice,) = chunk.choices
@@ -140,7 +141,7 @@ def test_what_changes_the_odds_goes_on_as_if_nothing_had_happened(cluster: RealC
 
 
 def replays_of(url: str, model: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=DEADLINE_S).text.splitlines()
+    lines = get(f"{url}/metrics", timeout=DEADLINE_S).text.splitlines()
     counted = [line for line in lines if line.startswith(f'firsttoken_replays_total{{model="{model}"}}')]
     return float(counted[0].rpartition(" ")[2]) if counted else 0.0
 
@@ -165,12 +166,12 @@ def test_a_client_that_leaves_stops_its_generation(cluster: RealCluster, endless
         streamed_tokens(cluster.url, leave, model=endless, max_tokens=8000)
     wait_until(lambda: all(replica["requests"] == 0 for replica in replicas(cluster.url)), "the request to end")
     cancelled = 'model="endless",outcome="cancelled"'
-    wait_until(lambda: cancelled in httpx.get(f"{cluster.url}/metrics").text, "the cancelled request to be counted")
+    wait_until(lambda: cancelled in get(f"{cluster.url}/metrics").text, "the cancelled request to be counted")
 
 
 def test_a_client_that_gives_up_waiting_for_a_whole_answer_stops_it_too(cluster: RealCluster, endless: str) -> None:
     body = {"model": endless, "prompt": PROMPT, "max_tokens": 8000}
-    with httpx.Client(timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
+    with httpx.Client(verify=NO_AUTHORITIES, timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
         client.post(f"{cluster.url}/v1/completions", json=body)
     wait_until(lambda: all(replica["requests"] == 0 for replica in replicas(cluster.url)), "the request to end")
 
@@ -202,7 +203,7 @@ def test_one_start_serves_all_who_wait_and_more_than_the_queue_holds_are_refused
 
 
 def cold_starts(url: str) -> int:
-    return len(httpx.get(f"{url}/admin/cold-starts", params={"model": "tiny", "limit": 256}).json()["cold_starts"])
+    return len(get(f"{url}/admin/cold-starts", params={"model": "tiny", "limit": 256}).json()["cold_starts"])
 
 
 def test_damaged_weights_are_an_error_and_never_an_answer(
@@ -261,7 +262,7 @@ def test_the_front_end_stays_up_without_a_scheduler(tmp_path: Path, store: Model
     cluster = RealCluster("tcp://127.0.0.1:9", store.objects.url, tmp_path, {})
     url = cluster.start_frontend()
     try:
-        answer = httpx.get(f"{url}/healthz")
+        answer = get(f"{url}/healthz")
         assert answer.status_code == 503
         assert "scheduler does not answer" in answer.json()["error"]["message"]
         assert completion(url, max_tokens=3)["status"] == 503

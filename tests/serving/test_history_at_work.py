@@ -16,6 +16,7 @@ from serving.history import History
 from serving.history_tables import Arrival
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, post
 from tests.real_cluster import RealCluster
 from tests.tiny import make_tiny
 
@@ -32,11 +33,11 @@ def tiny(shared_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def complete(url: str, model: str, **fields: object) -> httpx.Response:
     body = {"model": model, "prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0, **fields}
-    return httpx.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
+    return post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
 
 
 def cold_starts(url: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = httpx.get(f"{url}/admin/cold-starts", timeout=DEADLINE_S).json()["cold_starts"]
+    found: list[dict[str, object]] = get(f"{url}/admin/cold-starts", timeout=DEADLINE_S).json()["cold_starts"]
     return found
 
 
@@ -87,7 +88,7 @@ def test_a_database_that_is_not_there_is_in_nobodys_way(shared_cluster: RealClus
     url = shared_cluster.start_frontend("unrecorded", START_S, history_url=database)
     assert complete(url, tiny).status_code == 200
     assert [start["model"] for start in cold_starts(url)] == [tiny]
-    assert "firsttoken_history_dropped_total 0.0" in httpx.get(f"{url}/metrics").text
+    assert "firsttoken_history_dropped_total 0.0" in get(f"{url}/metrics").text
     shared_cluster.kill("unrecorded", signal.SIGTERM)
     assert shared_cluster.log("unrecorded").count("requests go on") == 1
 

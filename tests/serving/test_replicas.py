@@ -6,13 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-import openai
 import pytest
 
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, openai_of, post
 from tests.real_cluster import RealCluster, run_cluster
 from tests.serving.test_failures import DEADLINE_S, PROMPT, replicas, stage_processes, wait_until
 from tests.tiny import make_tiny
@@ -59,7 +58,7 @@ def groups(url: str, model: str) -> list[object]:
 
 def complete(url: str, model: str, tokens: int = 8) -> list[int]:
     body = {"model": model, "prompt": PROMPT, "temperature": 0, "max_tokens": tokens, "return_token_ids": True}
-    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
+    answer = post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
     assert answer.status_code == 200, answer.text
     found: list[int] = answer.json()["choices"][0]["token_ids"]
     return found
@@ -71,7 +70,7 @@ def streaming(url: str, model: str, tokens: int) -> Iterator[tuple[list[int], "F
     seen, left = list[int](), threading.Event()
 
     def read() -> None:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S) as client:
+        with openai_of(url, DEADLINE_S) as client:
             extra = {"return_token_ids": True}
             asked = {"model": model, "prompt": PROMPT, "temperature": 0, "max_tokens": tokens, "extra_body": extra}
             with client.completions.create(stream=True, **asked) as chunks:
@@ -98,7 +97,7 @@ def test_a_model_that_shall_always_be_up_is_up_before_anybody_calls_and_comes_ba
     process.kill()
     wait_until(lambda: groups(cluster.url, "kept") not in ([], [group]), "another replica")
     complete(cluster.url, "kept")
-    assert not httpx.get(f"{cluster.url}/admin/cold-starts", params={"model": "kept"}).json()["cold_starts"]
+    assert not get(f"{cluster.url}/admin/cold-starts", params={"model": "kept"}).json()["cold_starts"]
 
 
 def test_a_second_replica_comes_when_the_first_has_not_the_memory_for_all_and_goes_when_idle(
@@ -156,9 +155,7 @@ def test_requests_end_on_the_version_they_began_on_and_new_ones_get_the_new_one(
 
 def cold_starts(url: str, model: str) -> list[dict[str, object]]:
     query = {"model": model}
-    found: list[dict[str, object]] = httpx.get(f"{url}/admin/cold-starts", params=query, timeout=60).json()[
-        "cold_starts"
-    ]
+    found: list[dict[str, object]] = get(f"{url}/admin/cold-starts", params=query, timeout=60).json()["cold_starts"]
     return found
 
 
@@ -180,7 +177,7 @@ def test_a_wrong_request_for_a_new_model_leaves_no_replica(
     """The model is started while its tokenizer is read; only then it is known that the prompt is too long."""
     publish_tiny("vain", store, tmp_path, 42)
     body = {"model": "vain", "prompt": [5] * (CONTEXT + 1), "max_tokens": 1}
-    answer = httpx.post(f"{cluster.url}/v1/completions", json=body, timeout=DEADLINE_S)
+    answer = post(f"{cluster.url}/v1/completions", json=body, timeout=DEADLINE_S)
     assert answer.status_code == 400, answer.text
     assert "tokens" in answer.json()["error"]["message"]
     wait_until(lambda: not states(cluster.url, "vain"), "the replica that nobody needs ends")

@@ -3,16 +3,15 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
-import openai
 import pytest
 
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.publishing.publish import publish
+from tests.asking import get, openai_of
 from tests.real_cluster import RealCluster, run_cluster
 from tests.tiny import make_tiny
 
@@ -20,6 +19,7 @@ pytestmark = pytest.mark.timeout(240)
 DEADLINE_S = 60.0
 PROMPT, TOKENS = [5, 6, 7], 600
 STREAMS = 3
+ENDS, COLD = (signal.SIGKILL, signal.SIGTERM), ("cold", "colder")
 
 
 def make_store(folder: Path, *models: str) -> ModelStore:
@@ -33,19 +33,19 @@ def make_store(folder: Path, *models: str) -> ModelStore:
 
 def health(url: str) -> tuple[int, str | None, int | None]:
     """Status, what is said, and number of nodes that /healthz gives."""
-    answer = httpx.get(f"{url}/healthz", timeout=DEADLINE_S)
+    answer = get(f"{url}/healthz", timeout=DEADLINE_S)
     return answer.status_code, answer.json().get("status"), answer.json().get("nodes")
 
 
 def node_names(url: str) -> list[str]:
-    return [node["name"] for node in httpx.get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]]
+    return [node["name"] for node in get(f"{url}/admin/status", timeout=DEADLINE_S).json()["nodes"]]
 
 
 def streamed(
     url: str, model: str, tokens: int = TOKENS, at_token: Callable[[int], object] = lambda _n: None
 ) -> list[int]:
     found: list[int] = []
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S) as client:
+    with openai_of(url, DEADLINE_S) as client:
         stream = client.completions.create(
             model=model, prompt=PROMPT, temperature=0, max_tokens=tokens, stream=True,
             extra_body={"return_token_ids": True},
@@ -81,51 +81,57 @@ def under_load(cluster: RealCluster, harm: Callable[[], object]) -> list[list[in
     return results
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped in order"])
-def test_streams_go_on_while_the_scheduler_dies_and_comes_back(tmp_path: Path, signum: signal.Signals) -> None:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    """Two nodes and a front end; the last test takes the nodes away."""
+    folder = tmp_path_factory.mktemp("cluster")
+    store = make_store(folder, "warm", "tiny", *(f"{model}-{signum.name}" for model in COLD for signum in ENDS))
+    with run_cluster(folder, store.objects.url, nodes=2) as running:
+        running.url = running.start_frontend(max_degree=2)
+        wait_until(lambda: health(running.url) == (200, "ok", 2), "two nodes")
+        yield running
+
+
+@pytest.mark.parametrize("signum", ENDS, ids=["killed", "stopped in order"])
+def test_streams_go_on_while_the_scheduler_dies_and_comes_back(cluster: RealCluster, signum: signal.Signals) -> None:
     """Every node ended with its scheduler, and with it every replica: all streams broke, and until somebody had started
     the nodes again nothing could be served.
 
     A model that is cold starts also while it is away; nodes join the next scheduler with all they have.
     """
-    store = make_store(tmp_path, "warm", "cold", "colder")
-    with run_cluster(tmp_path, store.objects.url, nodes=2) as cluster:
-        url = cluster.url = cluster.start_frontend(max_degree=2)
-        wait_until(lambda: health(url) == (200, "ok", 2), "two nodes")
-        expected = streamed(url, "warm")
-        assert len(expected) == TOKENS
+    url = cluster.url
+    expected = streamed(url, "warm")
+    assert len(expected) == TOKENS
+    cold, colder = (f"{model}-{signum.name}" for model in COLD)
 
-        def harm() -> None:
-            cluster.kill("scheduler", signum)
-            wait_until(lambda: health(url) == (200, "no scheduler", 2), "the front end to notice")
-            assert len(streamed(url, "cold", 4)) == 4
-            cluster.start_scheduler()
+    def harm() -> None:
+        cluster.kill("scheduler", signum)
+        wait_until(lambda: health(url) == (200, "no scheduler", 2), "the front end to notice")
+        assert len(streamed(url, cold, 4)) == 4
+        cluster.start_scheduler()
 
-        assert under_load(cluster, harm) == [expected] * STREAMS
-        wait_until(lambda: health(url) == (200, "ok", 2), "the next scheduler")
-        assert streamed(url, "warm") == expected
-        assert len(streamed(url, "colder", 4)) == 4
-        starts = httpx.get(f"{url}/admin/cold-starts", params={"model": "warm"}).json()["cold_starts"]
-        assert len(starts) == 1, "no replica was lost"
+    assert under_load(cluster, harm) == [expected] * STREAMS
+    wait_until(lambda: health(url) == (200, "ok", 2), "the next scheduler")
+    assert streamed(url, "warm") == expected
+    assert len(streamed(url, colder, 4)) == 4
+    starts = get(f"{url}/admin/cold-starts", params={"model": "warm"}).json()["cold_starts"]
+    assert len(starts) == 1, "no replica was lost"
 
 
-def test_nodes_that_come_and_go_with_another_scheduler_are_known(tmp_path: Path) -> None:
+def test_nodes_that_come_and_go_with_another_scheduler_are_known(cluster: RealCluster) -> None:
     """The Dask client connects to whatever scheduler answers at its address and goes on. The front end so kept nodes of the
     one before, at addresses where nobody listened any more: it called itself healthy, and every cold request failed.
 
     One node dies while there is no scheduler; another one is new with the next.
     """
-    store = make_store(tmp_path, "tiny")
-    with run_cluster(tmp_path, store.objects.url, nodes=2) as cluster:
-        url = cluster.start_frontend()
-        wait_until(lambda: health(url) == (200, "ok", 2), "two nodes")
-        cluster.kill("scheduler")
-        cluster.kill("node-1")
-        wait_until(lambda: node_names(url) == ["node-0"], "the dead node to be forgotten")
-        cluster.start_scheduler()
-        cluster.start_node("node-9")
-        wait_until(lambda: node_names(url) == ["node-0", "node-9"], "the new node")
-        assert len(streamed(url, "tiny", 4)) == 4
-        cluster.kill("node-0", signal.SIGTERM)
-        wait_until(lambda: node_names(url) == ["node-9"], "the node that was stopped to be forgotten")
-        assert len(streamed(url, "tiny", 4)) == 4
+    url = cluster.url
+    cluster.kill("scheduler")
+    cluster.kill("node-1")
+    wait_until(lambda: node_names(url) == ["node-0"], "the dead node to be forgotten")
+    cluster.start_scheduler()
+    cluster.start_node("node-9")
+    wait_until(lambda: node_names(url) == ["node-0", "node-9"], "the new node")
+    assert len(streamed(url, "tiny", 4)) == 4
+    cluster.kill("node-0", signal.SIGTERM)
+    wait_until(lambda: node_names(url) == ["node-9"], "the node that was stopped to be forgotten")
+    assert len(streamed(url, "tiny", 4)) == 4

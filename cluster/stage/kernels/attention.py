@@ -4,7 +4,7 @@ A request's length and pages are read by the kernel itself, so a captured step s
 are parted among several programs, whose results are joined by a second kernel (flash decoding).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -214,6 +214,7 @@ def prepare(heads: int, kv_heads: int, dim: int, value_dim: int, dtype: torch.dt
     rows = torch.zeros(1, dtype=torch.int64, device=device)
     table = torch.zeros(1, 1, dtype=torch.int32, device=device)
     write(keys[:1], values[:1], keys, values, rows)
-    for count in (1, TILE.programs):  # in parts, and whole
-        query, some = torch.zeros(count, heads, dim, dtype=dtype, device=device), rows.expand(count).contiguous()
-        decode(query, keys, values, some, (some + 1).int(), table, TILE.tokens // 2, 1.0, window, softcap)
+    query, lengths = keys.new_zeros(1, heads, dim), torch.ones(1, dtype=torch.int32, device=device)
+    for parts in (4, 1):  # into how many is compiled into neither kernel
+        tile = replace(TILE, programs=parts * kv_heads)
+        decode(query, keys, values, rows, lengths, table, TILE.tokens // 2, 1.0, window, softcap, tile)
