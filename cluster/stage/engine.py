@@ -13,14 +13,14 @@ from typing import Protocol
 import msgpack
 import torch
 
-from cluster.stage.acceleration import Acceleration, NoAcceleration
+from cluster.stage.attending.paged import PagedCache, PagedPlan
+from cluster.stage.attending.slabs import SlabCache, StepPlan
 from cluster.stage.batching import Batching, Choice, Segment, Step
+from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import Chooser, Pending
-from cluster.stage.hop import Header, Neighbours, Op
-from cluster.stage.kv import KvCache, StepPlan
-from cluster.stage.model import StageModel
-from cluster.stage.paged import PagedCache, PagedPlan
-from cluster.stage.sampling import Sampler
+from cluster.stage.choosing.sampling import Sampler
+from cluster.stage.joining.hop import Header, Neighbours, Op
+from cluster.stage.stepping.acceleration import Acceleration, NoAcceleration
 from cluster.wire.phases import FIRST_ANSWER, FIRST_STEP
 from cluster.wire.requests import Cancel, Event, Rejected, Submit
 from cluster.wire.vocabulary import from_wire, to_wire
@@ -47,7 +47,7 @@ class Worker:
     """What every stage does with a step: give its requests room, run its layers; at the last stage, choose tokens."""
 
     def __init__(
-        self, forward: Forward, model: StageModel, cache: KvCache | PagedCache, report: Report, pulse: Pulse,
+        self, forward: Forward, model: StageModel, cache: SlabCache | PagedCache, report: Report, pulse: Pulse,
         acceleration: Acceleration | None = None, chooser: Chooser | None = None,
     ) -> None:  # fmt: skip
         self._forward, self._model, self._cache = forward, model, cache

@@ -16,24 +16,24 @@ from torch import nn
 
 from cluster.errors import StageFailed
 from cluster.model_facts import learned_positions, model_config, renewal_border
-from cluster.stage.acceleration import means
 from cluster.stage.admission import find_fault
 from cluster.stage.batching import GPU_LIMITS, Batching, StepLimits
+from cluster.stage.building.gate import Gate
+from cluster.stage.building.model import StageModel, build_pipeline
 from cluster.stage.choosing.batch import Chooser
 from cluster.stage.choosing.trips import cuda_trips
 from cluster.stage.compute_probe import measure_products
 from cluster.stage.context_meter import ContextMeter
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.engine import Pulse as Felt
-from cluster.stage.gate import Gate
-from cluster.stage.hop import Neighbours
-from cluster.stage.meeting import Meeting
-from cluster.stage.membership import join
-from cluster.stage.model import StageModel, build_pipeline
+from cluster.stage.joining.hop import Neighbours
+from cluster.stage.joining.meeting import Meeting
+from cluster.stage.joining.membership import join
 from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
-from cluster.stage.threads import Crew, ThreadChoice
+from cluster.stage.stepping.acceleration import means
+from cluster.stage.stepping.threads import Crew, ThreadChoice
 from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
 from cluster.stage.warm_up import form_once, prepare, warm_up
 from cluster.wire.codec import Channel

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cluster.stage.batching import Choice, Segment
-from cluster.stage.hop import Header, Op
+from cluster.stage.joining.hop import Header, Op
 from cluster.wire.requests import Submit, Tokens
 
 Fed = tuple[int, list[int], int]

@@ -12,9 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from cluster.model_facts import model_config
+from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Segment
-from cluster.stage.kv import KvCache
-from cluster.stage.model import StageModel
+from cluster.stage.building.model import StageModel
 from storage_tiers.checkpoint import unit_names
 from storage_tiers.layouts import layout_of
 from tests.cluster.triton_kernels import DEVICE, activation, matvec, norm, rotary
@@ -67,7 +67,7 @@ def make_stage(family: str, folder: Path, **overrides: Any) -> StageModel:
 
 def run(model: StageModel, steps: Sequence[tuple[Sequence[Segment], Sequence[int]]] = STEPS) -> list[torch.Tensor]:
     """The logits of each step."""
-    cache = KvCache(model.layers, 512, DEVICE)
+    cache = SlabCache(model.layers, 512, DEVICE)
     logits = []
     with torch.inference_mode():
         for segments, tokens in steps:

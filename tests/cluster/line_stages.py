@@ -10,8 +10,8 @@ import torch
 from torch.distributed import FileStore
 
 from cluster.errors import StageFailed
-from cluster.stage.lines import Lines, open_lines
-from cluster.stage.membership import join
+from cluster.stage.joining.lines import Lines, open_lines
+from cluster.stage.joining.membership import join
 
 TIMEOUT_S = 60.0
 

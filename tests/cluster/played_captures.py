@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from cluster.stage.static_steps import Compute, Staging
+from cluster.stage.stepping.static_steps import Compute, Staging
 
 
 class _Staging:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cluster.client import ClusterClient
 from cluster.errors import NoToken, Refused
 from cluster.stage.admission import find_fault
-from cluster.stage.sampling import Sampler
+from cluster.stage.choosing.sampling import Sampler
 from cluster.wire.requests import Sampling, Submit
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import StageFailed
-from cluster.stage.attention import Attention, attend
+from cluster.stage.attending.attention import Attention, attend
+from cluster.stage.attending.paged import PagedCache
+from cluster.stage.attending.paged_attention import flash_attention
+from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Segment
-from cluster.stage.kv import KvCache
-from cluster.stage.paged import PagedCache
-from cluster.stage.paged_attention import flash_attention
 from tests.cluster.triton_kernels import attention as kernels
 from tests.device import DEVICE
 
@@ -107,7 +107,7 @@ class _Stage:
     history: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        make = KvCache if self.over is Over.SLABS else PagedCache
+        make = SlabCache if self.over is Over.SLABS else PagedCache
         self.cache = make(len(self.kind.windows), self.kv_tokens, DEVICE)
         self._attention = Attention(first_layer=0)
         if self.over is Over.AS_ON_A_GPU:

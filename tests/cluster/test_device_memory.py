@@ -16,10 +16,12 @@ from cluster.errors import NoDevice
 from cluster.model_facts import model_config, widths_of
 from cluster.node.accelerator import Accelerator, Gpu, Gpus, choose
 from cluster.node.device_memory import ASSUMED_CONTEXT_BYTES, DeviceMemory
-from cluster.stage import batching, main, paged, paged_attention, static_steps
+from cluster.stage import batching, main
+from cluster.stage.attending import paged, paged_attention
+from cluster.stage.attending.paged import PagedCache
 from cluster.stage.choosing import batch as choosing
 from cluster.stage.context_meter import ContextMeter, GpuUse, look_at_gpus
-from cluster.stage.paged import PagedCache
+from cluster.stage.stepping import static_steps
 from schedules.facts import View, Widths
 from schedules.ledgers.memory import Memory
 from schedules.placing import workspace

@@ -14,7 +14,7 @@ from torch.distributed import DistStoreError
 
 from cluster.client import ClusterClient
 from cluster.errors import ClusterUnreachable
-from cluster.stage.meeting import Meeting
+from cluster.stage.joining.meeting import Meeting
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.encryption import Tls, security
 from cluster.wire.hello import Hello, group_secret

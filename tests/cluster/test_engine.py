@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Batching, Choice, Segment, room_tokens
 from cluster.stage.engine import Driver, Fault, Worker, follow
-from cluster.stage.hop import Header, Op
-from cluster.stage.kv import KvCache
+from cluster.stage.joining.hop import Header, Op
 from cluster.wire.requests import Cancel, Rejected, Sampling, Submit, Tokens
 from cluster.wire.vocabulary import to_wire
 from tests.cluster.fake_stages import FakeNeighbours, FakeWorker, texts_of
@@ -356,7 +356,7 @@ class _Layers:
         self.worker = Worker(
             self._forward,
             self,  # type: ignore[arg-type]
-            KvCache(1, 1000, torch.device("cpu")),
+            SlabCache(1, 1000, torch.device("cpu")),
             lambda name, _started_s: self.told.append(name),
             self,
         )

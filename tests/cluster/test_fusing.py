@@ -9,9 +9,9 @@ import torch
 from triton.errors import TritonError
 
 from cluster.stage import kernels
-from cluster.stage.fusing import Fusing
+from cluster.stage.building.model import StageModel
 from cluster.stage.kernels.ahead import build_common
-from cluster.stage.model import StageModel
+from cluster.stage.stepping.fusing import Fusing
 from tests.cluster.fused_stages import DECODE, counted, make_stage, run
 from tests.cluster.triton_kernels import DEVICE, activation, norm, rotary
 from tests.tiny import SUPPORTED_FAMILIES

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.stage.hop import Op
+from cluster.stage.joining.hop import Op
 from tests.cluster.hop_stages import SIZES, TIMEOUT_S, choices, extra, header
 
 

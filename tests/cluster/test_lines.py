@@ -12,10 +12,10 @@ import torch
 from torch.distributed import HashStore
 
 from cluster.errors import StageFailed
-from cluster.stage import membership
 from cluster.stage.batching import Segment
-from cluster.stage.hop import Header, Neighbours, Op
-from cluster.stage.lines import Lines
+from cluster.stage.joining import membership
+from cluster.stage.joining.hop import Header, Neighbours, Op
+from cluster.stage.joining.lines import Lines
 from tests.cluster.line_stages import TIMEOUT_S
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_hidden_states_that_come_wait_for_them_too(monkeypatch: pytest.MonkeyPat
         assert tensor.dtype is torch.int64, "hidden states came before there was a line"
         tensor.copy_(first)
 
-    monkeypatch.setattr("cluster.stage.hop.comm.recv", recv)
+    monkeypatch.setattr("cluster.stage.joining.hop.comm.recv", recv)
     neighbours = Neighbours(1, 2, 4, torch.float32, CPU)
     neighbours.connect(TIMEOUT_S, Told(), _fail)
     with pytest.raises(StageFailed, match="ncclRemoteError"):

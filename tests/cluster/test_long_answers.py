@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Segment
+from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import Pending
 from cluster.stage.engine import Worker
-from cluster.stage.kv import KvCache
-from cluster.stage.model import StageModel
 from cluster.wire.requests import Cancel, Submit, Tokens
 from schedules.requests import room_tokens
 from storage_tiers.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ class _Recorder(Worker):
     """A worker that keeps the logits of every token it chooses."""
 
     def __init__(self, seen: Seen, model: StageModel, kv_tokens: int) -> None:
-        cache = KvCache(model.layers, kv_tokens, torch.device("cpu"))
+        cache = SlabCache(model.layers, kv_tokens, torch.device("cpu"))
         super().__init__(model, model, cache, lambda _name, _started_s: None, NoPulse())
         self._seen, self._names = seen, dict[int, str]()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from cluster.stage.batching import Choice
-from cluster.stage.sampling import Sampler
+from cluster.stage.choosing.sampling import Sampler
 from cluster.wire.requests import Sampling
 
 _SIZE = 12

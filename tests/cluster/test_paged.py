@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.stage.attending.paged import NOBODY, PAGE_TOKENS, PagedCache, pages_of
 from cluster.stage.batching import Segment
-from cluster.stage.paged import NOBODY, PAGE_TOKENS, PagedCache, pages_of
 from schedules.requests import room_tokens
 from tests.device import DEVICE
 

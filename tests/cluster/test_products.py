@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cluster.stage.products import join
+from cluster.stage.stepping.products import join
 
 _INPUTS, _OUTPUTS = 8, (6, 2, 4)
 

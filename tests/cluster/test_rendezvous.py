@@ -14,7 +14,7 @@ import pytest
 from torch.distributed import DistStoreError, PrefixStore, Store, TCPStore
 
 from cluster.node.rendezvous import MOST_GROUP_BYTES, MOST_VALUE_BYTES, Rendezvous
-from cluster.stage.meeting import Meeting
+from cluster.stage.joining.meeting import Meeting
 from cluster.wire.hello import Hello, group_secret
 from storage_tiers.strangers import MOST_STRANGERS
 

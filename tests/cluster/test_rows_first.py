@@ -12,7 +12,7 @@ import pytest
 from cluster.client import ClusterClient
 from cluster.group import Group
 from cluster.model_facts import facts_of
-from cluster.stage.lookup import ROWS
+from cluster.stage.building.lookup import ROWS
 from cluster.wire.requests import Submit
 from schedules.facts import Placement, View
 from schedules.placing.policies.fixed import place

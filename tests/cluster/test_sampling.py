@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.stage.batching import Choice
-from cluster.stage.sampling import Sampler, choose_all, uniform
+from cluster.stage.choosing.sampling import Sampler, choose_all, uniform
 from cluster.wire.requests import Sampling, TokenLogprobs
 
 _GREEDY = Sampling(temperature=0.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cluster.stage.main import crewed
-from cluster.stage.threads import COST, Crew, ThreadChoice, numbers_of_threads
+from cluster.stage.stepping.threads import COST, Crew, ThreadChoice, numbers_of_threads
 
 _WORK_S, _SERIAL_S = 0.036, 0.009
 

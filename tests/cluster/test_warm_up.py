@@ -9,7 +9,7 @@ import torch
 from torch.distributed import HashStore
 
 from cluster.stage import warm_up
-from cluster.stage.membership import join, leave
+from cluster.stage.joining.membership import join, leave
 from cluster.stage.warm_up import load_kernels, prepare, run_steps
 
 _CPU = torch.device("cpu")

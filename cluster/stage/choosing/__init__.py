@@ -1,1 +1,1 @@
-"""Choosing the tokens of a whole batch where its logits are."""
+"""Choosing the next token: of one request by its sampler, of a whole batch where its logits are."""

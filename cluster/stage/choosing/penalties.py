@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.stage.sampling import Sampler
+from cluster.stage.choosing.sampling import Sampler
 
 _TOKEN_BYTES = 5
 """A count in float32 and a flag."""

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from cluster.stage.choosing.draws import Field, Odds, draw_likeliest
 from cluster.stage.choosing.penalties import Ledger, Penalties, entries
+from cluster.stage.choosing.sampling import LEAST, NONE, Sampler
 from cluster.stage.choosing.tables import Kind, Table, stops_at
 from cluster.stage.choosing.trips import Trip
-from cluster.stage.sampling import LEAST, NONE, Sampler
 
 UNDECIDED = -2
 """Stands for a token that the look was too short for."""

@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 
 from cluster.stage.choosing.penalties import Ledger
-from cluster.stage.sampling import Sampler
+from cluster.stage.choosing.sampling import Sampler
 
 
 class Kind(IntEnum):

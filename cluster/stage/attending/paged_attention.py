@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from cluster.stage.paged import PAGE_TOKENS, PagedPlan, Piece, Prompts, Rows
+from cluster.stage.attending.paged import PAGE_TOKENS, PagedPlan, Piece, Prompts, Rows
 
 _MOST_SCORES = 1 << 26
 """Scores of a soft-capped piece that stand in memory at once."""

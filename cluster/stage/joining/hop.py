@@ -17,7 +17,7 @@ import torch
 from deepspeed import comm
 
 from cluster.stage.batching import Choice, Segment
-from cluster.stage.lines import Lines, open_lines
+from cluster.stage.joining.lines import Lines, open_lines
 from cluster.wire.requests import TokenLogprobs
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from cluster.stage import kernels
-from cluster.stage.products import Multiply, Product, join
+from cluster.stage.stepping.products import Multiply, Product, join
 
 if TYPE_CHECKING:
     from cluster.stage.kernels.forms import Form

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from cluster.stage.gate import Gate, WaitForUnit
+from cluster.stage.building.gate import Gate, WaitForUnit
 
 AskForRows = Callable[[tuple[int, ...]], None]
 """Called with rows that a forward pass lacks; they may come, in any order and number of parts, or not at all."""

@@ -9,7 +9,7 @@ from transformers.models.falcon.modeling_falcon import (
     apply_rotary_pos_emb,
 )
 
-from cluster.stage.attention import NAME, attend
+from cluster.stage.attending.attention import NAME, attend
 
 
 class _Attention(FalconAttention):

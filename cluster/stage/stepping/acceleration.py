@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 
 from cluster.stage import kernels
+from cluster.stage.attending.paged import PagedCache
+from cluster.stage.attending.paged_attention import Kind, flash_attention
+from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Segment
-from cluster.stage.fusing import Fusing
-from cluster.stage.kv import KvCache
-from cluster.stage.model import StageModel
-from cluster.stage.paged import PagedCache
-from cluster.stage.paged_attention import Kind, flash_attention
-from cluster.stage.static_steps import CudaGraphs, StaticSteps
+from cluster.stage.building.model import StageModel
+from cluster.stage.stepping.fusing import Fusing
+from cluster.stage.stepping.static_steps import CudaGraphs, StaticSteps
 
 _log = logging.getLogger(__name__)
 _MATVEC_ROWS = 1
@@ -128,10 +128,10 @@ def prepare_kernels(fusing: Fusing, device: torch.device, kinds: Sequence[Kind])
 
 def means(
     forward: Callable[[torch.Tensor], torch.Tensor], model: StageModel, kv_tokens: int, device: torch.device
-) -> tuple[KvCache | PagedCache, Acceleration]:
+) -> tuple[SlabCache | PagedCache, Acceleration]:
     """What suits the device: the cache, and what makes steps fast behind the first."""
     if device.type == "cpu":
-        return KvCache(model.layers, kv_tokens, device), NoAcceleration()
+        return SlabCache(model.layers, kv_tokens, device), NoAcceleration()
     cache = PagedCache(model.layers, kv_tokens, device)
     model.attention.paged.flash = flash_attention
     model.fusing = Fusing(model.lm, _MATVEC_ROWS)

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.stage.attending.slabs import SLAB_ROWS, Slab, SlabCache, StepPlan
 from cluster.stage.batching import Segment
-from cluster.stage.kv import SLAB_ROWS, KvCache, Slab, StepPlan
 
 _CPU = torch.device("cpu")
 
 
-def _cache(kv_tokens: int = 10_000, layers: int = 1) -> KvCache:
-    return KvCache(layers, kv_tokens, _CPU)
+def _cache(kv_tokens: int = 10_000, layers: int = 1) -> SlabCache:
+    return SlabCache(layers, kv_tokens, _CPU)
 
 
 def _prompt(slot: int, tokens: int = 3, room: int = 64, position: int = 0, wanted: bool = True) -> Segment:
@@ -188,7 +188,7 @@ def test_every_token_has_a_place_of_its_own(steps: Sequence[dict[int, int]], kv_
 
 def test_only_what_was_written_takes_memory() -> None:
     room, heads, dim = 4096, 8, 64
-    cache = KvCache(1, SLAB_ROWS * room, _CPU)
+    cache = SlabCache(1, SLAB_ROWS * room, _CPU)
     plan = cache.plan([_prompt(1, tokens=16, room=room)])
     kind = torch.ones(16, heads, dim)
     (write,) = plan.writes

@@ -102,7 +102,7 @@ class StepPlan:
         return self.positions.shape[1]
 
 
-class KvCache:
+class SlabCache:
     """The rooms of a stage with `layers` layers, `kv_tokens` in all at most; who gets one is decided elsewhere."""
 
     def __init__(self, layers: int, kv_tokens: int, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from cluster.errors import StageFailed
-from cluster.stage import attention
+from cluster.stage.attending import attention
 from storage_tiers.checkpoint import EMBED, HEAD, layer_unit
 from storage_tiers.layouts import Layout, layout_of
 

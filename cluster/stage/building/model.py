@@ -16,14 +16,14 @@ from deepspeed.pipe import LayerSpec, PipelineModule
 from torch import nn
 from transformers import PretrainedConfig
 
-from cluster.stage.attention import Attention
-from cluster.stage.fusing import Fusing
-from cluster.stage.gate import Gate, WaitForUnit
-from cluster.stage.kv import StepPlan
-from cluster.stage.lookup import AskForRows, Lookup
-from cluster.stage.paged import PagedPlan
-from cluster.stage.rotation import Rotation
-from cluster.stage.skeleton import build_skeleton
+from cluster.stage.attending.attention import Attention
+from cluster.stage.attending.paged import PagedPlan
+from cluster.stage.attending.rotation import Rotation
+from cluster.stage.attending.slabs import StepPlan
+from cluster.stage.building.gate import Gate, WaitForUnit
+from cluster.stage.building.lookup import AskForRows, Lookup
+from cluster.stage.building.skeleton import build_skeleton
+from cluster.stage.stepping.fusing import Fusing
 from storage_tiers.checkpoint import EMBED
 
 Tensors = Mapping[str, torch.Tensor]

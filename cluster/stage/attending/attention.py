@@ -12,13 +12,13 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
 from cluster.errors import StageFailed
-from cluster.stage.kv import Decode, Prefill, StepPlan
-from cluster.stage.paged import PagedPlan
-from cluster.stage.paged_attention import PagedAttention, Rule
+from cluster.stage.attending.paged import PagedPlan
+from cluster.stage.attending.paged_attention import PagedAttention, Rule
+from cluster.stage.attending.slabs import Decode, Prefill, StepPlan
 
 NAME = "firsttoken"
 """The implementation's name in a transformers configuration."""
-_ADAPTERS = {"falcon": "cluster.stage.falcon"}
+_ADAPTERS = {"falcon": "cluster.stage.attending.falcon"}
 _UNKNOWN = ("s_aux", "position_bias", "alibi")
 
 
