@@ -34,16 +34,18 @@ _CONFIG = {
 }  # fmt: skip
 
 
-def _next(slot: int, position: int, wanted: bool = True) -> Segment:
-    return Segment(slot, 1, position, wanted, 64)
+def _next(slot: int, position: int, wanted: bool = True, room: int = 64) -> Segment:
+    return Segment(slot, 1, position, wanted, room)
 
 
 class _Stage:
     """A small random model, computed step by step as ever and in static steps, each over a cache of its own."""
 
-    def __init__(self, sizes: Sequence[int] = (1, 2, 4), refuses: bool = False, kv_tokens: int = 2000) -> None:
+    def __init__(
+        self, sizes: Sequence[int] = (1, 2, 4), refuses: bool = False, kv_tokens: int = 2000, layers: int = 2
+    ) -> None:
         torch.manual_seed(3)
-        self.model = StageModel(model_config(_CONFIG), torch.float32, 0, 2, lambda _unit, _gate: None)
+        self.model = StageModel(model_config(_CONFIG), torch.float32, 0, layers, lambda _unit, _gate: None)
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers() if not buffer.is_meta}
         self.model.to_empty(device=_CPU)
         for name, buffer in self.model.named_buffers():
@@ -55,15 +57,15 @@ class _Stage:
         for gate in self.model._gates.values():
             gate.open()
         self.captures = PlayedCaptures(refuses)
-        self.caches = [PagedCache(2, kv_tokens, _CPU) for _ in range(2)]
+        self.caches = [PagedCache(layers, kv_tokens, _CPU) for _ in range(2)]
         self.steps = StaticSteps(self.model, self.model, self.caches[1], self.captures, _CPU, sizes)
         self._drawn = torch.Generator().manual_seed(1)
 
     @torch.inference_mode()
-    def prompt(self, slot: int, tokens: int) -> None:
+    def prompt(self, slot: int, tokens: int, room: int = 64) -> None:
         x = torch.randint(50, (1, tokens), generator=self._drawn)
         for cache in self.caches:
-            self.model.turn_to(cache.plan([Segment(slot, tokens, 0, True, 64)]))
+            self.model.turn_to(cache.plan([Segment(slot, tokens, 0, True, room)]))
             self.model(x)
 
     @torch.inference_mode()
@@ -118,6 +120,37 @@ def test_without_kernels_there_is_a_capture_for_each_reach() -> None:
     for position in range(30, 36):
         stage.step(_next(1, position))
     assert stage.captures.captures == 2, "up to 32 tokens, and up to 64"
+
+
+def test_no_more_is_captured_than_there_are_sizes_and_what_is_used_stays() -> None:
+    stage = _Stage(sizes=(1, 2))
+    for slot, tokens in ((1, 2), (2, 40), (3, 70)):
+        stage.prompt(slot, tokens, room=128)
+    for _ in range(2):
+        for slot, position in ((1, 2), (2, 40)):
+            stage.step(_next(slot, position, room=128))
+    assert (stage.steps.captured, stage.captures.captures) == (2, 2)
+    stage.step(_next(1, 2, room=128))
+    for _ in range(2):
+        stage.step(_next(3, 70, room=128))
+    assert (stage.steps.captured, stage.captures.captures) == (2, 3)
+    stage.step(_next(1, 2, room=128))
+    assert stage.captures.captures == 3
+    stage.step(_next(2, 40, room=128))
+    assert (stage.steps.captured, stage.captures.captures) == (2, 4)
+
+
+def test_hidden_states_that_are_on_their_way_are_not_written_over() -> None:
+    """The first of two stages: the next stage may not have them yet when the next step is told."""
+    stage = _Stage(layers=1)
+    stage.prompt(1, 5)
+    with torch.inference_mode():
+        for position in range(5, 8):
+            sent = stage.steps.run([_next(1, position)], torch.tensor([[3]]))
+        before = sent.clone()
+        stage.steps.run([_next(1, 8)], torch.tensor([[4]]))
+    assert stage.captures.replays == 3
+    assert torch.equal(sent, before)
 
 
 def test_what_cannot_be_captured_is_computed_each_time_and_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:

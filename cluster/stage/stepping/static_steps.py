@@ -103,7 +103,8 @@ class _PinnedStaging:
 class StaticSteps:
     """The static steps of one stage whose model's attention is over `cache`. Use from the thread that computes.
 
-    A size is computed once as it stands, then captured, and replayed from the next step on.
+    A size is computed once as it stands, then captured, and replayed from the next step on. As many captures are kept as
+    there are sizes: with kernels each has one, without there are more, of which the one not replayed for longest goes.
     """
 
     def __init__(
@@ -131,21 +132,24 @@ class StaticSteps:
         return len(segments) <= self._sizes[-1] and all(s.tokens == 1 and s.position and s.wanted for s in segments)
 
     def run(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor:
-        """The result for `x`, the tokens (1, T) or hidden states (1, T, hidden); the next `run` may write over it."""
-        if self._cache.table is not self._table:
-            self._drop()
+        """The result for `x`, the tokens (1, T) or hidden states (1, T, hidden). The next `run` may write over logits; hidden
+        states may still be on their way to the next stage then, and are a copy."""
         for segment in segments:
             self._cache.place(segment.slot, segment.room)
+        if self._cache.table is not self._table:
+            self._drop()
         count = len(segments)
         size = next(size for size in self._sizes if size >= count)
         kind = size, self._reach(segments)
         self._feed(segments, x)
-        compute = self._captured.get(kind)
-        if compute is None and kind in self._seen and not self._refused:
+        compute = self._captured.pop(kind, None)
+        if compute is not None:
+            self._captured[kind] = compute
+        elif kind in self._seen and not self._refused:
             compute = self._try(kind)
         self._seen.add(kind)
         out = self._compute(*kind) if compute is None else compute()
-        return out[:, :count]
+        return out[:, :count] if self._model.last else out[:, :count].clone()
 
     def _try(self, kind: tuple[int, int]) -> Compute | None:
         try:
@@ -154,6 +158,8 @@ class StaticSteps:
             _log.warning("this model's steps cannot be captured, and are told to the device one by one: %s", error)
             self._refused = True
             return None
+        while len(self._captured) >= len(self._sizes):
+            del self._captured[next(iter(self._captured))]
         self._captured[kind] = compute
         return compute
 
