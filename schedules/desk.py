@@ -49,6 +49,7 @@ class Desk:
             return  # it is refused when it is known whether it was right at all
         self._announcing[event.request] = service
         service.announced[event.request] = Announced(event.request, event.prompt_tokens, event.arrived_s)
+        self.fleet.expected(service)
         self.fleet.scale(service, now_s)
 
     def announcement_over(self, event: events.AnnouncementOver, now_s: float) -> None:

@@ -1,6 +1,7 @@
 """What was asked and what was decided, with everything that was considered: values for the router, people and history."""
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +27,44 @@ class Running:
     tokens: int = 0
     priority: int = 0
     may_stop: bool = False
+
+
+class Leaving(Protocol):
+    """Replicas that may make room."""
+
+    @property
+    def freed_bytes(self) -> Mapping[str, int]:
+        """What each node would have more if all of them went; nodes without any are absent."""
+        ...
+
+    def there(self, node: str) -> Sequence[Running]:
+        """Those that have something reserved on the node."""
+        ...
+
+
+class Listed:
+    """Of those in a list."""
+
+    def __init__(self, replicas: Iterable[Running]) -> None:
+        self.freed_bytes: dict[str, int] = {}
+        self._there: dict[str, list[Running]] = {}
+        for replica in replicas:
+            for node, size_bytes in replica.reserved_bytes.items():
+                self.freed_bytes[node] = self.freed_bytes.get(node, 0) + size_bytes
+                self._there.setdefault(node, []).append(replica)
+
+    def there(self, node: str) -> Sequence[Running]:
+        """Those that have something reserved on the node."""
+        return self._there.get(node, ())
+
+
+class Standing(Sequence[Running]):
+    """Replicas that are up, for whoever knows without asking each of them who may be ended."""
+
+    @property
+    @abstractmethod
+    def stoppable(self) -> Leaving:
+        """Those that `may_stop`."""
 
 
 NETWORK, ON_SSD, IN_DRAM = "network", "ssd", "dram"
@@ -70,6 +109,12 @@ class Question:
     corrections: Corrections = Corrections()
     may_migrate: bool = False
     memory: Memory = field(default_factory=Memory)
+
+    @property
+    def stoppable(self) -> Leaving:
+        """Those of the replicas that are up that may be ended."""
+        running = self.running
+        return running.stoppable if isinstance(running, Standing) else Listed([r for r in running if r.may_stop])
 
     def met_by(self, prediction: "Prediction") -> bool:
         """Whether the service level is met, at the bad end."""

@@ -22,6 +22,7 @@ from schedules.limits import (
     Limits,
 )
 from schedules.placing.decision import Decision, Move, Running, Wait
+from schedules.replicas.idle import Idle
 from schedules.replicas.resting import Resting
 from schedules.replicas.turns import Up, something_ends, turns_over_s
 from schedules.replicas.waiters import Waiters
@@ -51,6 +52,7 @@ class Fleet:
         self._room_for: dict[str, Replica] = {}
         self._making_room: set[Replica] = set()
         self._find_until_s: float | None = None
+        self._idle = Idle()
         self.replicas: dict[str, Replica] = {}
 
     def _pause_s(self) -> float:
@@ -176,7 +178,7 @@ class Fleet:
 
     def running(self, service: Service, asked_for: bool) -> Up:
         """The replicas that are up, as a start of `service` sees them."""
-        return Up(self.replicas.values(), service, asked_for)
+        return Up(self.replicas.values(), self._idle, service, asked_for)
 
     def _place(self, replica: Replica, now_s: float) -> bool:
         """Decide where it starts; whether it waits no more."""
@@ -222,7 +224,7 @@ class Fleet:
 
     def _start(self, replica: Replica, now_s: float) -> None:
         assert replica.placement is not None
-        replica.let(Turn.PLACED, now_s)
+        self._let(replica, Turn.PLACED, now_s)
         self._release_turns(replica, now_s)
         timeout_s = self._limits.start_timeout_s
         self._out(Start(replica.group, replica.service.key, replica.placement, timeout_s))
@@ -264,7 +266,7 @@ class Fleet:
         had = frozenset(group for group, until_s in over_s.items() if until_s <= now_s)
         moves: tuple[Move, ...] = ()
         if had:
-            running = Up(self.replicas.values(), service, True, had)
+            running = Up(self.replicas.values(), self._idle, service, True, had)
             decision = self.decide(service, replica.group, running, replica.cold, now_s)
             moves = decision.chosen.moves if decision.chosen is not None else ()
         leaving = [self.replicas[move.group] for move in moves]
@@ -290,7 +292,7 @@ class Fleet:
                 and not other.service.retired
                 and not self._books.nodes.drained(other.nodes)
             ):
-                other.let(Turn.KEEP, now_s)
+                self._let(other, Turn.KEEP, now_s)
                 self.stir()
                 self._waiters.serve(other.service, now_s)
 
@@ -300,7 +302,7 @@ class Fleet:
         replica = self.replicas.get(group)
         if replica is None or replica.state is not State.STARTING:
             return
-        replica.let(Turn.FORMED, now_s)
+        self._let(replica, Turn.FORMED, now_s)
         self._waiters.serve(replica.service, now_s)
         if self._books.nodes.drained(replica.nodes):
             self._drain([replica], now_s)
@@ -317,7 +319,7 @@ class Fleet:
         if event.refused:
             self._refused(replica, event.reason, now_s)
         elif replica.attempts + 1 < START_ATTEMPTS:
-            replica.let(Turn.FAILED, now_s)
+            self._let(replica, Turn.FAILED, now_s)
             self._forget(replica)
             self._again(replica, now_s)
         else:
@@ -327,7 +329,7 @@ class Fleet:
     def _refused(self, replica: Replica, reason: str, now_s: float) -> None:
         """A node has less room than it had said: it is decided again by what it says next, under another name."""
         del self.replicas[replica.group]
-        replica.let(Turn.REFUSED, now_s)
+        self._let(replica, Turn.REFUSED, now_s)
         replica.group, replica.placement, replica.reason = self._name(), None, reason
         replica.until_s = now_s + REFUSED_AFTER_S
         self.replicas[replica.group] = replica
@@ -364,7 +366,7 @@ class Fleet:
         self._wanted.remove(replica)
         self._books.over(replica.group, now_s)
         replica.leaving.clear()
-        replica.let(turn, now_s)
+        self._let(replica, turn, now_s)
         self._forget(replica)
         self._release_turns(replica, now_s)
 
@@ -372,6 +374,7 @@ class Fleet:
 
     def rest(self, replica: Replica, now_s: float) -> None:
         """If it has nothing to do it ends after its time to keep alive, or at once if it drains."""
+        self._idle.note(replica)
         if not replica.idle:
             return
         if replica.state is State.DRAINING:
@@ -383,6 +386,16 @@ class Fleet:
     def busy(self, replica: Replica) -> None:
         """It has something to do."""
         replica.idle_since_s = None
+        self._idle.note(replica)
+
+    def expected(self, service: Service) -> None:
+        """Somebody is about to come: none of its replicas is idle."""
+        for replica in service.replicas:
+            self._idle.note(replica)
+
+    def _let(self, replica: Replica, turn: Turn, now_s: float) -> None:
+        replica.let(turn, now_s)
+        self._idle.note(replica)
 
     def drain_node(self, node: str, now_s: float) -> None:
         """What runs there ends when it is done; those that shall be there, or are waited for, start elsewhere."""
@@ -397,14 +410,14 @@ class Fleet:
         """Those that serve get nothing new from now on, all of them before others are wanted in their place."""
         serving = [replica for replica in replicas if replica.state is State.SERVING]
         for replica in serving:
-            replica.let(Turn.DRAIN, now_s)
+            self._let(replica, Turn.DRAIN, now_s)
         for replica in serving:
             self.scale(replica.service, now_s)
             self.keep_up(replica.service, now_s)
             self.rest(replica, now_s)
 
     def _stop(self, replica: Replica, now_s: float) -> None:
-        replica.let(Turn.IDLE, now_s)
+        self._let(replica, Turn.IDLE, now_s)
         self._end_group(replica)
 
     def _end_group(self, replica: Replica) -> None:
@@ -418,7 +431,7 @@ class Fleet:
             return
         starting = replica.state is State.STARTING
         short_lived = not replica.requests and now_s - replica.since_s < KEEP_UP_AFTER_S
-        replica.let(Turn.LOST, now_s)
+        self._let(replica, Turn.LOST, now_s)
         self._books.lost(group, now_s)
         self.links_free()
         self._end_group(replica)
@@ -456,7 +469,7 @@ class Fleet:
         if replica is None or replica.state is not State.STOPPING:
             return
         self._books.over(group, now_s)
-        replica.let(Turn.STOPPED, now_s)
+        self._let(replica, Turn.STOPPED, now_s)
         self._forget(replica)
         waiting = self._room_for.pop(group, None)
         if waiting is not None and group in waiting.leaving:
@@ -473,7 +486,7 @@ class Fleet:
         replica = Replica(event.group, service, now_s, Cold(None, now_s, over=True), placement=event.placement)
         service.replicas.append(replica)
         self.replicas[event.group] = replica
-        replica.let(Turn.PLACED, now_s)
+        self._let(replica, Turn.PLACED, now_s)
         self._out(Adopt(event.group))
 
     def _forget(self, replica: Replica) -> None:

@@ -1,24 +1,32 @@
 """Who may be asked to make room for whom: the idle at once, the busy once they have had their turn."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import overload
 
 from schedules.lifecycle import State
 from schedules.limits import SHORTEST_TURN_S, TURN_STARTS
-from schedules.placing.decision import Running
+from schedules.placing.decision import Leaving, Listed, Running, Standing
+from schedules.replicas.idle import Idle
 from schedules.service import Replica, Service
 
 
-class Up(Sequence[Running]):
+class Up(Standing):
     """The replicas that are up, as a start of `service` sees them; made when it looks, for most starts do not.
 
-    Those that are idle may make room, if the start is `asked_for` by somebody, or more important; and those of `had`.
+    Those that are `idle` may make room, if the start is `asked_for` by somebody, or more important; and those of `had`.
     """
 
     def __init__(
-        self, replicas: Iterable[Replica], service: Service, asked_for: bool, had: frozenset[str] = frozenset()
+        self,
+        replicas: Iterable[Replica],
+        idle: Idle,
+        service: Service,
+        asked_for: bool,
+        had: frozenset[str] = frozenset(),
     ) -> None:
-        self._replicas, self._service, self._asked_for, self._had = replicas, service, asked_for, had
+        ours = service.objectives.priority
+        self._replicas, self._idle, self._had = replicas, idle, had
+        self._most = ours if asked_for else ours - 1
         self._made: list[Running] | None = None
 
     def __len__(self) -> int:
@@ -37,10 +45,13 @@ class Up(Sequence[Running]):
         return self._all[index]
 
     @property
+    def stoppable(self) -> Leaving:
+        return Listed([r for r in self._all if r.may_stop]) if self._had else self._idle.up_to(self._most)
+
+    @property
     def _all(self) -> list[Running]:
         if self._made is None:
-            ours, had = self._service.objectives.priority, self._had
-            most = ours if self._asked_for else ours - 1
+            most, had = self._most, self._had
             self._made = [
                 replica.running(
                     (not replica.requests and replica.service.objectives.priority <= most and replica.idle)

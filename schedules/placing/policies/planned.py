@@ -1,13 +1,13 @@
 """Our rule: predict every candidate, take the cheapest that meets the model's service level, else the fastest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from schedules.estimates import migration_s
 from schedules.facts import NoPlacement, Placement
 from schedules.placing.candidates import candidate, slower
 from schedules.placing.choices import further
-from schedules.placing.decision import Candidate, Decision, Move, Question, Running, Wait
+from schedules.placing.decision import Candidate, Decision, Leaving, Listed, Move, Question, Running, Wait
 from schedules.placing.policies.fixed import no_room
 from schedules.placing.survey import Survey
 
@@ -126,32 +126,25 @@ def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]
     if content and question.objectives.ttft_s is not None:
         return []
     found: list[Candidate] = []
-    idle = [r for r in question.running if r.may_stop]
-    if idle:
+    idle = question.stoppable
+    if idle.freed_bytes:
         found += _after(survey, without, best, idle, stop=True)
     if question.may_migrate:
         busy = [r for r in question.running if not r.may_stop and r.idle_since_s is None and len(r.reserved_bytes) == 1]
         if busy:
-            found += _after(survey, without, best, busy, stop=False)
+            found += _after(survey, without, best, Listed(busy), stop=False)
     return found
 
 
 def _after(
-    survey: Survey, without: Sequence[Candidate], best: Candidate | None, leaving: Sequence[Running], *, stop: bool
+    survey: Survey, without: Sequence[Candidate], best: Candidate | None, leaving: Leaving, *, stop: bool
 ) -> list[Candidate]:
-    question, freed, there = survey.question, dict[str, int](), dict[str, list[Running]]()
-    for replica in leaving:
-        for node, size_bytes in replica.reserved_bytes.items():
-            if (others := there.get(node)) is None:
-                there[node], freed[node] = [replica], size_bytes
-            else:
-                others.append(replica)
-                freed[node] += size_bytes
+    question = survey.question
     known, found = {c.nodes for c in without}, list[Candidate]()
-    for after in _tried(question, survey.freed(freed)):
+    for after in _tried(question, survey.freed(leaving.freed_bytes)):
         if after.placement is None or after.nodes in known:
             continue
-        moves = _needed_moves(survey, after.placement, there, stop=stop)
+        moves = _needed_moves(survey, after.placement, leaving, stop=stop)
         if not moves:
             continue
         takes_s = max(move.takes_s for move in moves)
@@ -164,14 +157,12 @@ def _after(
     return found
 
 
-def _needed_moves(
-    survey: Survey, placement: Placement, there: Mapping[str, Sequence[Running]], *, stop: bool
-) -> tuple[Move, ...] | None:
-    """Who must go of those that are `there`, by node, so that each stage fits: the least important first, then the longest
+def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, stop: bool) -> tuple[Move, ...] | None:
+    """Who must go of those that are `leaving` so that each stage fits: the least important first, then the longest
     idle. None if one has nowhere to."""
     needed = {stage.node: stage.reserve_bytes for stage in placement.stages}
     short = [node for node in needed if survey.usable_free_bytes([node])[node] < needed[node]]
-    in_the_way = {replica.group: replica for node in short for replica in there.get(node, ())}
+    in_the_way = {replica.group: replica for node in short for replica in leaving.there(node)}
     touched = {node for replica in in_the_way.values() for node in replica.reserved_bytes}
     free = survey.usable_free_bytes({*needed, *touched} if stop else None)
     for node, size_bytes in needed.items():
