@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,8 +74,8 @@ class FrontendConfig:
     cors_origins: Sequence[str]
 
 
-def create_app(config: FrontendConfig) -> FastAPI:
-    """The application; its connections live from startup to shutdown."""
+def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: None) -> FastAPI:
+    """The application; its connections live from startup to shutdown. `on_warm` is called once all models are opened."""
     link = ClusterLink(config.scheduler_address, config.tls, lambda event: router.hear(event))
     texts = TextProcesses(config.text_timeout_s)
     store = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader))
@@ -95,7 +95,7 @@ def create_app(config: FrontendConfig) -> FastAPI:
         await texts.start()
         link.start()
         loop = asyncio.get_running_loop()
-        behind = {loop.create_task(_warm(catalog)), loop.create_task(upkeep.run())}
+        behind = {loop.create_task(_warm(catalog, on_warm)), loop.create_task(upkeep.run())}
         try:
             if history is not None:
                 history.start()
@@ -154,10 +154,9 @@ def _history(config: FrontendConfig, metrics: Metrics) -> History | None:
     return History(config.history_url, config.history_keep_days, metrics.history_dropped.inc)
 
 
-async def _warm(catalog: Catalog) -> None:
-    """Open what is published, and keep it."""
+async def _warm(catalog: Catalog, on_warm: Callable[[], None]) -> None:
     await warm(catalog)
-    keep_what_is_there()
+    on_warm()
 
 
 async def _recall(history: History, ledger: Ledger, router: Router) -> None:
@@ -191,7 +190,7 @@ def run_frontend(config: FrontendConfig) -> None:
     sys.setswitchinterval(SWITCH_S)
     collect_seldom()
     server = uvicorn.Config(
-        create_app(config),
+        create_app(config, keep_what_is_there),
         host=config.host,
         port=config.port,
         log_level="warning",

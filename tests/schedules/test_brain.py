@@ -35,6 +35,19 @@ def test_a_cold_request_waits_for_its_start_and_is_assigned_when_it_is_formed() 
     assert [record.ttft_s for record in driven.actions(Record)] == [pytest.approx(1.1)]
 
 
+def test_who_lost_is_told_with_the_start_and_not_kept_after_it() -> None:
+    driven = DrivenBrain([node_named("a"), node_named("b")])
+    driven.ask(driven.know(model_named("m"), wanting(max_degree=2)))
+    driven.run(1.5)
+    (record,) = driven.actions(Record)
+    (replica,) = driven.brain.replicas()
+    assert isinstance(record, Record)
+    assert len(record.decision.candidates) > 1
+    assert replica.cold.decision is not None
+    assert replica.cold.decision.candidates == (record.decision.chosen,)
+    assert replica.cold.decision.chosen is record.decision.chosen
+
+
 def test_a_warm_request_is_assigned_at_once_and_never_held() -> None:
     driven, key = _one()
     driven.ask(key)

@@ -12,6 +12,8 @@ from schedules.events import NodeReported
 from schedules.facts import Node, Rate, View
 from schedules.ledgers.links import Links
 from schedules.ledgers.nodes import Nodes, link_rates, ranks_of
+from schedules.placing.holders import holders_of
+from schedules.placing.sources import Sources
 from schedules.rates import NIC, STORE
 from tests.schedules.models import node_of
 
@@ -35,9 +37,11 @@ class KeptNodes(RuleBasedStateMachine):
         self.drained: set[str] = set()
         self.silent: set[str] = set()
 
-    @rule(name=_NAMES, units=_UNITS, nic=_SPEEDS, store=_SPEEDS, reserved=st.integers(0, 3))
-    def report(self, name: str, units: dict[str, str], nic: float | None, store: float | None, reserved: int) -> None:
-        node = replace(_node(name, units, nic, store), device_reserved_bytes=reserved)
+    @rule(name=_NAMES, units=_UNITS, nic=_SPEEDS, store=_SPEEDS, reserved=st.integers(0, 3), gives=st.booleans())
+    def report(
+        self, name: str, units: dict[str, str], nic: float | None, store: float | None, reserved: int, gives: bool
+    ) -> None:
+        node = replace(_node(name, units, nic, store), device_reserved_bytes=reserved, peer_port=int(gives))
         before = self.heard[name].units if name in self.heard else {}
         gained = {digest: tier for digest, tier in units.items() if before.get(digest) != tier}
         self.nodes.report(NodeReported(node, gained, tuple(before.keys() - units.keys())))
@@ -76,6 +80,18 @@ class KeptNodes(RuleBasedStateMachine):
         assert list(found.by_network) == list(anew.by_network)
         for digest in (f"digest{i}" for i in range(4)):
             assert set(view.holding(digest)) == {n.name for n in self.heard.values() if digest in n.units}
+
+    @invariant()
+    def what_was_found_of_where_units_lie_is_as_if_found_anew(self) -> None:
+        view = self.nodes.view()
+        anew, sizes = View(view.nodes), (7, 8, 9)
+        for digests in (("digest0", "digest1"), ("digest1", "digest2", "digest3")):
+            kept, found = holders_of(digests, view), holders_of(digests, anew)
+            assert (kept.names, kept.best, kept.first) == (found.names, found.best, found.first)
+            for node in view.nodes:
+                assert Sources(digests, view).of(node) == Sources(digests, anew).of(node)
+                known = sizes[: len(digests)]
+                assert kept.far_and_near(node, known) == found.far_and_near(node, known)
 
     @invariant()
     def the_ledger_of_links_that_hears_of_changes_alone_has_every_rate(self) -> None:
