@@ -154,16 +154,21 @@ class Links:
         self.advance(now_s)
         self._check_names(new)
         foreseen = next((after for considered, after in self._considered if _same(considered, new)), None)
+        touched = self._touched(new)
         if foreseen is None:
-            self._unsure |= self._touched(new)
+            self._unsure |= touched
             self._unsure.update([transfer.name for transfer in new])
         else:
             self._forecast |= foreseen
             self._unsure.difference_update(foreseen)
+        if touched or not self._transfers:
+            self._flow = None
+        elif self._flow is not None:
+            self._flow.add(new)
         self._transfers |= {transfer.name: transfer for transfer in new}
         self._note_users(new)
         self._considered.clear()
-        self._flow = self._queues = self._ends = None
+        self._queues = self._ends = None
 
     def end(self, name: str, now_s: float) -> None:
         """It is over, however it ended; what is not known is over already."""
@@ -181,10 +186,15 @@ class Links:
 
     def _end(self, over: Sequence[Transfer]) -> None:
         if over:
-            self._unsure |= self._touched(over)
+            touched = self._touched(over)
+            self._unsure |= touched
+            if not touched.issubset([transfer.name for transfer in over]):
+                self._flow = None
+            elif self._flow is not None:
+                self._flow.drop(over)
             self._forget([transfer.name for transfer in over])
             self._considered.clear()
-            self._flow = self._queues = self._ends = None
+            self._queues = self._ends = None
 
     def _check_names(self, new: Sequence[Transfer]) -> None:
         names = {transfer.name for transfer in new}

@@ -111,6 +111,21 @@ class Flow:
         self._now_s = max(self._now_s, until_s)
         return found
 
+    def add(self, transfers: Iterable[Transfer]) -> None:
+        """They go on with the others, whose shares and queues they do not touch."""
+        heads, behind = _heads(transfers)
+        self._behind |= behind
+        for transfer in heads:
+            self._begin(transfer)
+        self._share([transfer.name for transfer in heads], ())
+
+    def drop(self, transfers: Iterable[Transfer]) -> None:
+        """They go on no more; the shares and queues of the others are what they were."""
+        for transfer in transfers:
+            self._behind.pop(transfer.queue, None)
+            if (moving := self._moving.get(transfer.name)) is not None:
+                self._end(moving)
+
     def moved(self) -> dict[str, float]:
         """Bytes to go of those that move, as far as it has run."""
         return {name: each.at(self._now_s) for name, each in self._moving.items()}
