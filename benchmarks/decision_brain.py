@@ -20,7 +20,7 @@ from schedules.facts import Model, Node, View
 from schedules.limits import Limits
 from schedules.objectives import Objectives
 from schedules.placing.policies import POLICIES
-from serving.collecting import collect_seldom, keep_what_is_there
+from serving.collecting import keep_what_is_there
 
 GOAL_US = 50.0
 REQUESTS_PER_S, RUNS_S, FORMS_S, STOPS_S, HEARD_EVERY_S = 200.0, 2.0, 0.5, 0.1, 1.0
@@ -141,7 +141,6 @@ def measure_brain(view: View, models: Sequence[Model], requests: int) -> list[Re
         max_degree=4,
         kv_tokens=16384,
     )
-    collect_seldom()
     world = _World(View(nodes, view.holders), models, objectives)
     keep_what_is_there()
     weights = list(accumulate(1.0 / rank**ZIPF for rank in range(1, len(models) + 1)))

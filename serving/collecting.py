@@ -6,7 +6,7 @@ a second, in which no token goes out.
 
 import gc
 
-YOUNG, MIDDLE, OLD = 10_000, 20, 20
+YOUNG, MIDDLE, OLD = 10_000, 10, 20
 """So many objects more than before are looked at; every so many times those that were left over, too; and so on."""
 
 

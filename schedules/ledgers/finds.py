@@ -22,8 +22,11 @@ class Finds:
         if len(self._found) >= MOST_KEPT:
             self.clear()
         self._found[digests] = find
+        alone = (digests,)
         for digest in set(digests):
-            self._with[digest] = (*self._with.get(digest, ()), digests)
+            others = self._with.setdefault(digest, alone)
+            if others is not alone:
+                self._with[digest] = (*others, digests)
 
     def forget(self, digests: Iterable[str]) -> None:
         """These units are others' now, or elsewhere."""

@@ -70,8 +70,12 @@ class Sources:
         lists = self._holders.lists
         found = lists.get(("", peers))
         if found is None:
-            units = range(len(self._digests))
-            found = lists["", peers] = [self._asked(unit, "") if peers else (STORE,) for unit in units]
+            best = self._holders.best
+            found = lists["", peers] = (
+                [(*[from_peer(name) for name in names[:PEERS_PER_UNIT]], STORE) for names in best]
+                if peers
+                else [(STORE,)] * len(best)
+            )
         return found
 
     def _shared(self, target: Node, store_bytes_per_s: float) -> Sequence[tuple[str, ...]]:
