@@ -16,7 +16,7 @@ from storage_tiers.publishing.publish import publish
 from tests import device as chosen
 from tests.real_cluster import RealCluster, run_cluster
 from tests.smollm2 import smollm2_gguf
-from tests.workers import ByFile, check
+from tests.workers import ByFile, arrange, check
 
 _OF_A_GPU = re.compile(r"mark\.gpu|\bdevice: torch\.device")
 torch.set_num_threads(1)  # of two that share a core with others, each waits for the other at every layer
@@ -51,6 +51,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     check(items)
+    items[:] = [items[index] for index in arrange(item.nodeid for item in items)]
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.gpu)

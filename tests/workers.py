@@ -5,11 +5,13 @@ those that look at the shared cluster, so that there is one of it, and those tha
 one of.
 """
 
+from collections.abc import Iterable
+
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-SHARED_CLUSTER = "shared_cluster"
+SHARED_CLUSTER, NAMESPACES = "shared_cluster", "network namespaces and control groups"
 TOGETHER = {
     SHARED_CLUSTER: (
         "tests/cluster/test_admission.py",
@@ -23,7 +25,7 @@ TOGETHER = {
         "tests/serving/test_history_at_work.py",
         "tests/serving/test_sampling_fields.py",
     ),
-    "network namespaces and control groups": (
+    NAMESPACES: (
         "tests/cluster/test_shaped_rates.py",
         "tests/infra/test_disks.py",
         "tests/infra/test_lab.py",
@@ -32,18 +34,48 @@ TOGETHER = {
 }
 """By what they share, or by the name of the fixture that starts it."""
 _SHARE = {file: share for share, files in TOGETHER.items() for file in files}
+LONGEST = (
+    SHARED_CLUSTER,
+    NAMESPACES,
+    "tests/flows/test_service.py",
+    "tests/serving/test_chaos.py",
+    "tests/cluster/test_outliving.py",
+    "tests/firsttoken/test_up.py",
+    "tests/cluster/test_group_failures.py",
+    "tests/serving/test_failures.py",
+    "tests/serving/test_scheduler_loss.py",
+    "tests/cluster/test_store_failures.py",
+    "tests/cluster/test_storage_failures.py",
+    "tests/cluster/test_pool.py",
+    "tests/cluster/test_peers.py",
+    "tests/serving/test_frontend_loss.py",
+    "tests/cluster/test_families.py",
+)
+"""Half a minute and more each, the longest first: what is begun last is short, so no worker is done long before another."""
 
 
 class ByFile(LoadScopeScheduling):
-    """Whoever is free takes the next file, in the order of their names, and all that share something with it."""
+    """Whoever is free takes the next file, in the order of `arrange`, and all that share something with it."""
 
     def __init__(self, config: pytest.Config, log: Producer) -> None:
         super().__init__(config, log)
         config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return _SHARE.get(file, file)
+        return _unit(nodeid)
+
+
+def arrange(nodeids: Iterable[str]) -> list[int]:
+    """The indices of these tests in the order in which they are begun: units of LONGEST, then all others as they stand."""
+    ranks = {unit: rank for rank, unit in enumerate(LONGEST)}
+    found = [ranks.get(_unit(nodeid), len(ranks)) for nodeid in nodeids]
+    return sorted(range(len(found)), key=found.__getitem__)
+
+
+def _unit(nodeid: str) -> str:
+    """What one worker does as a whole: a file, or all that share something with it."""
+    file = nodeid.partition("::")[0]
+    return _SHARE.get(file, file)
 
 
 def check(items: list[pytest.Item]) -> None:
