@@ -53,8 +53,15 @@ def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) 
     prediction = _predict(question, stages, mean, bad, _slowest(stages, transfers))
     if prediction is not None and mean is not None and bad is not None:
         transfers = _promised(question, transfers, verdict, prediction, mean, bad)
+    else:
+        transfers = [_until(t, None) if _is_late(t, verdict) else t for t in transfers]
     nodes = tuple(stage.plan.node for stage in stages)
     return Candidate(degree, nodes, ruled_out, placement, prediction, (), tuple(transfers))
+
+
+def _is_late(transfer: Transfer, verdict: Verdict) -> bool:
+    """Whether it ends too late in any case: then nothing is promised."""
+    return transfer.deadline_s is not None and verdict.finish_s[transfer.name] > transfer.deadline_s
 
 
 def _makes_late(question: Question, verdict: Verdict) -> str:

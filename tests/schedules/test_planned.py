@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedules.events import NodeReported
@@ -102,6 +102,7 @@ def test_no_link_is_oversubscribed_by_what_was_decided(question: Question) -> No
         assert sum(given_out[t.name] for t in links.transfers if link in t.links) <= rate * (1 + 1e-9)
 
 
+@settings(max_examples=400)
 @given(_questions())
 def test_nobody_who_is_in_time_becomes_late_by_what_is_decided_after_it(question: Question) -> None:
     promised = dict[str, float]()
