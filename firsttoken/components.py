@@ -103,6 +103,7 @@ def run_node(settings: Settings, name: str, sharing: int = 1) -> None:
             use_peers=settings.node.use_peers,
             report_interval_s=settings.node.report_interval_s,
             tls=tls_of(settings),
+            gpu="",  # found out where it runs
             sharing=sharing,
         )
     )

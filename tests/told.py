@@ -62,6 +62,8 @@ _NODE = NodeConfig(
     report_interval_s=1.0,
     use_peers=True,
     tls=None,
+    gpu="",
+    sharing=1,
 )
 
 

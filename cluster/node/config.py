@@ -33,5 +33,5 @@ class NodeConfig:
     report_interval_s: float
     use_peers: bool
     tls: Tls | None
-    gpu: str = ""
-    sharing: int = 1
+    gpu: str
+    sharing: int

@@ -48,6 +48,9 @@ def timed_phase(name: str, where: str, started_s: float, ended_s: float | None =
 
 def in_our_clock(phases: Sequence[Phase], their_now_s: float, asked_s: float, answered_s: float) -> tuple[Phase, ...]:
     """What another machine told of its phases, in unix seconds of this one: its clock is seen to be off by what it said it
-    was in the middle of the round trip between two moments of our monotonic clock, to half of that."""
+    was in the middle of a round trip between two moments of our monotonic clock, to half of that. What the round trip itself
+    may explain is taken for no difference: phases of one clock keep their places however late an answer comes."""
     off_s = their_now_s - unix_s((asked_s + answered_s) / 2)
+    if abs(off_s) <= (answered_s - asked_s) / 2:
+        return tuple(phases)
     return tuple(replace(phase, start_s=phase.start_s - off_s, end_s=phase.end_s - off_s) for phase in phases)

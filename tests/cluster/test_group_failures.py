@@ -167,7 +167,7 @@ async def test_a_stage_that_is_stopped_while_it_is_formed_fails_soon(
     node, order = client._orders("alone", placement, checkpoint, 10 * DEADLINE_S)[0]
     await settled([psutil.Process(cluster.processes[node].pid)])
     async with asyncio.timeout(DEADLINE_S):
-        while len(cluster.stages(node)) != 1:  # noqa: ASYNC110 - the one that is to wait is forked, and has its name later
+        while (await report_of(client, node)).idle_stage_processes != 1:  # noqa: ASYNC110 - it warms up before it waits
             await asyncio.sleep(0.05)
     (waiting,) = cluster.stages(node)
     forming = asyncio.ensure_future(client._order(node, order, StageFormed, 10 * DEADLINE_S))

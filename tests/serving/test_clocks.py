@@ -153,3 +153,12 @@ def test_phases_of_another_machine_are_told_in_our_clock(off_s: float) -> None:
     (phase,) = in_our_clock(told.phases, told.now_s, asked_s, asked_s + 0.2)
     assert phase.start_s == pytest.approx(began_s, abs=0.01)
     assert phase.end_s - phase.start_s == pytest.approx(2.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("answered_after_s", [0.0, 0.05, 0.4])
+def test_phases_of_one_clock_stay_where_they_are_however_late_the_answer_comes(answered_after_s: float) -> None:
+    """A busy event loop read the answer late: phases were moved by half of that, some to before the request had come."""
+    asked_s = time.monotonic()
+    began_s = unix_s(asked_s)
+    told = (Phase("take process", "a", began_s + 0.001, began_s + 0.002),)
+    assert in_our_clock(told, began_s + 0.003, asked_s, asked_s + 0.004 + answered_after_s) == told

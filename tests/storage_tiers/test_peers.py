@@ -473,4 +473,6 @@ def test_closing_ends_connections_threads_and_descriptors(tmp_path: Path) -> Non
     for _ in range(5):
         live()
     gc.collect()
-    assert (open_descriptors(), threading.active_count()) == before
+    descriptors, threads = before  # of whoever was here before, some may have ended meanwhile
+    assert open_descriptors() <= descriptors
+    assert threading.active_count() <= threads
