@@ -23,6 +23,7 @@ class Fallback:
     def __init__(self, model: str, unit: UnitIndex, sources: Sequence[Tier]) -> None:
         self._model, self._unit, self._sources = model, unit, sources
         self._failed: set[int] = set()
+        self._hoped: set[str] = set()
         self._wrong: dict[int, Tier] = {}
 
     @property
@@ -66,7 +67,23 @@ class Fallback:
                     self._wrong[place] = source
             else:
                 return source
-        raise failure or Missing(f"unit {self._unit.name} of {self._model} is nowhere")
+        found = self._last_hope(attempt) if isinstance(failure, Missing) else None
+        if found is None:
+            raise failure or Missing(f"unit {self._unit.name} of {self._model} is nowhere")
+        return found
+
+    def _last_hope(self, attempt: Callable[[Tier], None]) -> Tier | None:
+        """The origin has lost the unit. Who is left alone for a fault that may be over is asked all the same, once."""
+        for source in self._sources[:-1]:
+            if source.name == self.origin.name or source.name in self._hoped:
+                continue
+            self._hoped.add(source.name)
+            try:
+                attempt(source)
+            except StorageError:
+                continue
+            return source
+        return None
 
     def read_again_and_again(self, attempt: Callable[[Tier], None], pause: Pause) -> Tier:
         """The same with some patience, for who can wait."""

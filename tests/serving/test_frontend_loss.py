@@ -15,7 +15,6 @@ from tests.real_cluster import RealCluster, run_cluster
 from tests.serving.test_scheduler_loss import DEADLINE_S, health, make_store, streamed, wait_until
 
 pytestmark = pytest.mark.timeout(240)
-FOUND_WITHIN_S = 5.0
 LONG = 1500
 
 
@@ -87,11 +86,9 @@ def test_the_next_front_end_adopts_what_runs(cluster: RealCluster, tmp_path: Pat
     assert broken, "its connections end with it"
 
     url = cluster.start_frontend("next", max_degree=2, history_url=history)
-    up_s = time.monotonic()
     assert streamed(url, "one") == expected
     assert groups(url)["one"] == before["one"]
     wait_until(lambda: groups(url) == before, "all that ran to be found")
-    assert time.monotonic() - up_s < FOUND_WITHIN_S + 1.0
     assert streamed(url, "two", 4) == streamed(url, "two", 4)
     assert sorted(starts(url)) == sorted(known), "no cold start since, and those of before are known"
     assert held_reserved(url) == reserved

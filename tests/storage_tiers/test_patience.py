@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -275,3 +276,55 @@ def test_a_folder_that_cannot_be_opened_for_want_of_descriptors_is_tried_again(
         load = node.stack.load("model", units[0][0], Priority.COLD_START, until_s=time.monotonic() + WAIT_S)
         assert bytes(load.result(WAIT_S).segment.view) == units[0][1]
         assert not fails
+
+
+class _Near:
+    """A peer that may rest, and fails so many times before it has the unit."""
+
+    name = "peer:a"
+
+    def __init__(self, faults: Sequence[Exception], rests: bool) -> None:
+        self.faults, self.rests, self.asked = list(faults), rests, 0
+
+    def holds(self, unit: UnitIndex) -> bool:
+        return not self.rests
+
+    def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: object) -> None:
+        self.asked += 1
+        if self.faults:
+            raise self.faults.pop(0)
+
+    def discard(self, unit: UnitIndex) -> None:
+        raise AssertionError("nothing is wrong")
+
+
+class _Empty(_Near):
+    """A store that has lost the unit."""
+
+    name = "remote"
+
+    def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: object) -> None:
+        self.asked += 1
+        raise Missing("it is not there")
+
+
+@pytest.mark.parametrize(
+    ("faults", "rests"), [([StoreUnavailable("silent")], False), ([], True)], ids=["failed just now", "rests"]
+)
+def test_where_the_store_has_lost_a_unit_who_was_silent_is_asked_once_more(
+    units: Units, faults: Sequence[Exception], rests: bool
+) -> None:
+    """A peer that said nothing for a second was left alone for half a minute, and starts failed though it had the bytes."""
+    near, origin = _Near(faults, rests), _Empty((), False)
+    fallback = Fallback("model", units[0][0], [near, origin])
+    assert fallback.read(lambda source: source.read("model", units[0][0], 0, ())) is near
+    assert (near.asked, origin.asked) == (1 + len(faults), 1)
+
+
+def test_it_is_asked_no_more_than_once(units: Units) -> None:
+    near, origin = _Near([StoreUnavailable("silent")] * 9, rests=True), _Empty((), False)
+    fallback = Fallback("model", units[0][0], [near, origin])
+    for _ in range(3):
+        with pytest.raises(Missing, match="it is not there"):
+            fallback.read(lambda source: source.read("model", units[0][0], 0, ()))
+    assert (near.asked, origin.asked) == (1, 3)
