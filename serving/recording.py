@@ -93,7 +93,9 @@ class Recorder:
         ordered_s = self._ordered_s.pop(action.group, action.decided_s)
         chosen = action.decision.chosen
         waited_until_s = ordered_s if chosen is not None and chosen.moves else action.decided_s
-        found = [timed_phase("receive and tokenise", "front end", action.arrived_s, action.wanted_s)]
+        # who comes to a start that another had asked for, and left, was received in no time
+        received_s = max(action.arrived_s, action.wanted_s)
+        found = [timed_phase("receive and tokenise", "front end", action.arrived_s, received_s)]
         if waited_until_s - action.wanted_s > WAITED_S:
             found.append(timed_phase("wait for room", "front end", action.wanted_s, waited_until_s))
         return (*found, timed_phase("decide", "front end", waited_until_s, ordered_s))

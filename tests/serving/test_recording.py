@@ -69,14 +69,17 @@ class _Client:
         return self._phases
 
 
-async def _recorded(client: _Client | None, waited_s: float = 0.0) -> tuple[list[ColdStart], list[Event]]:
-    """A start that was decided `waited_s` after it was wanted: what is in the ledger, and what was told."""
+async def _recorded(
+    client: _Client | None, waited_s: float = 0.0, after_s: float = 0.5
+) -> tuple[list[ColdStart], list[Event]]:
+    """A start that was wanted `after_s` after its request came, and decided `waited_s` after that: what is in the ledger, and
+    what was told."""
     told: list[Event] = []
     ledger, decision, now_s = Ledger(), _decided(), asyncio.get_running_loop().time()
     recorder = Recorder(lambda: client, Metrics(), ledger, told.append)  # type: ignore[arg-type, return-value]
     placement = decision.outcome
     assert isinstance(placement, Placement)
-    key, arrived_s, wanted_s = model_of([10] * 4).key, now_s - 9.0, now_s - 8.5
+    key, arrived_s, wanted_s = model_of([10] * 4).key, now_s - 9.0, now_s - 9.0 + after_s
     recorder.ordered("g")
     action = Record("g", key, placement, decision, arrived_s, wanted_s, wanted_s + waited_s, 9.0, 0.0)
     recorder.record(action, SimpleNamespace(name="g"))  # type: ignore[arg-type]
@@ -107,6 +110,12 @@ async def test_a_start_is_kept_with_what_the_front_end_and_the_nodes_did() -> No
 async def test_a_start_that_did_not_stand_back_did_not_wait() -> None:
     ((start,), _) = await _recorded(_Client(()))
     assert [phase.name for phase in start.phases] == ["receive and tokenise", "decide"]
+
+
+async def test_who_comes_to_a_start_that_was_wanted_before_was_received_in_no_time() -> None:
+    """Another request had asked for it, and left: the first phase ended before it began."""
+    ((start,), _) = await _recorded(_Client(()), after_s=-2.0)
+    assert all(phase.start_s <= phase.end_s for phase in start.phases)
 
 
 @pytest.mark.parametrize("client", [None, _Client(NodeLost("away"))])
