@@ -20,8 +20,7 @@ from cluster.stage.admission import find_fault
 from cluster.stage.batching import GPU_LIMITS, Batching, StepLimits
 from cluster.stage.building.gate import Gate
 from cluster.stage.building.model import StageModel, build_pipeline
-from cluster.stage.choosing.batch import Chooser
-from cluster.stage.choosing.trips import cuda_trips
+from cluster.stage.choosing.batch import chooser_on
 from cluster.stage.compute_probe import measure_products
 from cluster.stage.context_meter import ContextMeter
 from cluster.stage.engine import Driver, Worker, follow
@@ -214,9 +213,8 @@ class _Stage:
         self._pace = Pace(self._device)
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
-        chooser = Chooser(cuda_trips(self._device) if self._device.type == "cuda" else None)
         pulse = crewed(self._pulse, self._device, threads)
-        worker = Worker(pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser)
+        worker = Worker(pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser_on(self._device))
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
