@@ -6,6 +6,7 @@ SchedulerLost and SchedulerJoined. One suite of tests holds for all of them.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.wire.phases import Phase
@@ -16,6 +17,40 @@ from schedules.facts import Placement, View
 from storage_tiers.checkpoint import Checkpoint
 
 Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class KvOf:
+    """Where the KV cache of a request is to be had: it runs at `group`, where it is called `request`."""
+
+    group: "FormedGroup"
+    request: str
+
+
+class Following(Protocol):
+    """A request that another group generates, as the group that shall go on with it takes it in. To be closed, unless it was
+    gone on with."""
+
+    copied_tokens: int
+    """So many tokens' KV cache came from the other group; what else there is was computed anew."""
+    copied_bytes: int
+
+    async def caught_up(self) -> int:
+        """Wait until all tokens are taken in that it was told of so far; how many those are, prompt and all. StageFailed if
+        the group is lost, Refused if it will not run the request. To be called by one at a time."""
+        ...
+
+    def more(self, tokens: Sequence[int]) -> None:
+        """The request has these too."""
+        ...
+
+    def go_on(self, tokens: Sequence[int] = ()) -> AsyncGenerator[Tokens]:
+        """These are the last that it got elsewhere: what follows, as `generate` gives it."""
+        ...
+
+    async def close(self) -> None:
+        """Give it up, as `generate` does when it is left. Twice is once."""
+        ...
 
 
 class FormedGroup(Protocol):
@@ -34,6 +69,16 @@ class FormedGroup(Protocol):
         StageFailed if the group is lost before the end, Refused if it will not run the request, NoToken if the model has
         none to give.
         """
+        ...
+
+    def yield_up(self, request: str) -> None:
+        """Have the request end after the step that it is in: its stream ends then, with all its tokens and no finish. What is
+        over, or unknown, is so already."""
+        ...
+
+    async def follow(self, submit: Submit, kv_of: KvOf | None, timeout_s: float) -> Following:
+        """Begin to take in a request that another group generates, with the tokens that `submit` has. With `kv_of` its KV
+        cache is copied from there; what cannot be is computed anew. StageFailed or Refused as of `generate`."""
         ...
 
     def watch(self, on_lost: Callable[[], None]) -> None:
@@ -60,8 +105,11 @@ class Cluster(Protocol):
         """The view once it has `minimum` nodes. NodeLost if it has not within the timeout."""
         ...
 
-    async def form(self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float) -> FormedGroup:
-        """Form the group that `placement` says; its stages may still wait for their units.
+    async def form(
+        self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float, *, behind: bool = False
+    ) -> FormedGroup:
+        """Form the group that `placement` says; its stages may still wait for their units. One that comes `behind` has them
+        all, which make way for all that anybody waits for.
 
         Refused if a node would not, StageFailed or NodeLost if it could not; nothing is left of it then.
         """

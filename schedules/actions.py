@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from schedules.facts import ModelKey, Placement
+from schedules.moving.plan import Plan, Step
 from schedules.placing.decision import Decision
 
 
@@ -54,12 +55,17 @@ class Replay:
 
 @dataclass(frozen=True)
 class Start:
-    """Form the group, as its placement says, within `timeout_s`. GroupFormed or GroupFailed answers."""
+    """Form the group, as its placement says, within `timeout_s`. GroupFormed or GroupFailed answers.
+
+    One that comes `behind` follows another that runs: its units make way for all that anybody waits for, and it counts as
+    formed when the last of them is in its stages.
+    """
 
     group: str
     key: ModelKey
     placement: Placement
     timeout_s: float
+    behind: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,42 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """The request, which runs at `group`, goes on at `to`, whose room it has from now on: RequestShifted answers as soon as
+    `group` has given its last token of it, or RequestStayed. With `copy` its KV cache is copied, without it is computed anew
+    from its tokens."""
+
+    request: str
+    group: str
+    to: str
+    copy: bool
+
+
+@dataclass(frozen=True)
+class MoveAt:
+    """The move stands at this step. At ORDERED and READY whoever carries it out says MoveGoOn, or MoveGivenUp; `reason` says
+    why it was given up."""
+
+    plan: Plan
+    step: Step
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """An operator's wish is not followed, and nothing has changed. `sentence` is for a person."""
+
+    wish: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class WakeAt:
     """Tell Ticked then, and not by any WakeAt of before."""
 
     at_s: float
 
 
-Action = Assign | Hold | Reject | Replay | Start | Stop | Adopt | Decided | Failed | Record | WakeAt
+Action = (
+    Assign | Hold | Reject | Replay | Start | Stop | Adopt | Decided | Failed | Record | Shift | MoveAt | Refuse | WakeAt
+)  # fmt: skip

@@ -197,9 +197,11 @@ class SchedulerJoined:
 
 @dataclass(frozen=True)
 class NodeDrained:
-    """An operator's wish: nothing new goes there, and what runs there ends."""
+    """An operator's wish: nothing new goes there, and what runs there goes on elsewhere, or ends. With a `wish` MoveAt or
+    Refuse answers."""
 
     node: str
+    wish: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,65 @@ class NodeUndrained:
     """It is a node like others again."""
 
     node: str
+
+
+# ---- moves
+
+
+@dataclass(frozen=True)
+class ConsolidationWanted:
+    """An operator's wish: the model's pipeline becomes one whole replica, on `node` if that is named. MoveAt or Refuse
+    answers."""
+
+    wish: str
+    model: str
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class MigrationWanted:
+    """An operator's wish: the model's replica goes on at `node`, the one called `group` if that is named; or only `request`
+    does. MoveAt or Refuse answers."""
+
+    wish: str
+    node: str
+    model: str = ""
+    group: str = ""
+    request: str = ""
+
+
+@dataclass(frozen=True)
+class MoveGoOn:
+    """Whoever carries the move out is ready for what comes after ORDERED or READY. At another step nothing happens."""
+
+    move: str
+
+
+@dataclass(frozen=True)
+class MoveGivenUp:
+    """Nobody wants the move any more: what makes way goes on as it was. Once it is switching it is ended nevertheless."""
+
+    move: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RequestShifted:
+    """The request had its last token from `group`, and goes on at `to`."""
+
+    request: str
+    group: str
+    to: str
+
+
+@dataclass(frozen=True)
+class RequestStayed:
+    """The request goes on at `group` as if nothing had been, for it cannot at `to`."""
+
+    request: str
+    group: str
+    to: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -217,5 +278,6 @@ class Ticked:
 Event = (
     ModelKnown | RequestAnnounced | AnnouncementOver | RequestArrived | RequestProgressed | RequestEnded | RequestLeft
     | RequestRefused | RequestBroke | GroupFormed | GroupFailed | GroupLost | GroupStopped | GroupFound | StartMeasured
-    | Recalled | NodeReported | NodeLeft | SchedulerLost | SchedulerJoined | NodeDrained | NodeUndrained | Ticked
+    | Recalled | NodeReported | NodeLeft | SchedulerLost | SchedulerJoined | NodeDrained | NodeUndrained
+    | ConsolidationWanted | MigrationWanted | MoveGoOn | MoveGivenUp | RequestShifted | RequestStayed | Ticked
 )  # fmt: skip

@@ -45,6 +45,47 @@ class Submit:
 
 
 @dataclass(frozen=True)
+class Follow:
+    """Take in what another group generates of the request, and choose nothing, until GoOn. It has the room of the request
+    from the start. The KV cache of its first `kv_tokens` tokens was pulled by every stage before (cluster.wire.kv), under
+    the request's name."""
+
+    submit: Submit
+    kv_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class More:
+    """The request that is followed has these tokens too."""
+
+    request: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """The request that is followed has these tokens too, and no more come from elsewhere: choose what follows."""
+
+    request: str
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Yield:
+    """Give the request up after the step that it is in; Yielded is the last that is told of it. What is unknown, or over, is
+    so already."""
+
+    request: str
+
+
+@dataclass(frozen=True)
+class AskPlace:
+    """By what number do the stages know the request?"""
+
+    request: str
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Nobody wants the request's tokens any more."""
 
@@ -78,5 +119,30 @@ class Failed:
     message: str
 
 
-Event = Tokens | Rejected | Failed
+@dataclass(frozen=True)
+class Caught:
+    """Of a request that is followed so many tokens are known here, and all but the last are taken in."""
+
+    request: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Yielded:
+    """The request was given up, and all its tokens were told."""
+
+    request: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The stages know the request as `slot`, and have the KV cache of its first `kv_tokens` tokens. None: it has no place
+    here (yet, or any more)."""
+
+    request: str
+    slot: int | None
+    kv_tokens: int = 0
+
+
+Event = Tokens | Rejected | Failed | Caught | Yielded | Placed
 """What a first stage tells of a request."""

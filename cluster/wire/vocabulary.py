@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.errors import ProtocolError
 from cluster.wire.forks import Fork, Forked, Imported, NotForked
 from cluster.wire.hello import Hello
+from cluster.wire.kv import AskKv, DropKv, KvHead, KvPulled, PullKv
 from cluster.wire.meetings import (
     StoreAdd,
     StoreCount,
@@ -50,7 +51,21 @@ from cluster.wire.reports import (
     StageLost,
     UnitsBrought,
 )
-from cluster.wire.requests import Cancel, Failed, Rejected, Submit, Tokens
+from cluster.wire.requests import (
+    AskPlace,
+    Cancel,
+    Caught,
+    Failed,
+    Follow,
+    GoOn,
+    More,
+    Placed,
+    Rejected,
+    Submit,
+    Tokens,
+    Yield,
+    Yielded,
+)
 from cluster.wire.stages import (
     Beat,
     Broken,
@@ -74,7 +89,8 @@ _VOCABULARY = {
         FormStage, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Probe, LimitStore, AskPhases, StageFormed,
         NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts, NodeReport, StageLost, Imported, Fork, Forked,
         NotForked, Idle, Build, PoolHere, PoolReal, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone,
-        Callers, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, Failed, StoreSet, StoreWait, StoreAdd, StoreSwap,
+        Callers, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, Failed, Follow, More, GoOn, Yield, AskPlace,
+        Caught, Yielded, Placed, PullKv, KvPulled, DropKv, AskKv, KvHead, StoreSet, StoreWait, StoreAdd, StoreSwap,
         StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
     )
 }  # fmt: skip
