@@ -17,7 +17,7 @@ from torch import nn
 from cluster.errors import StageFailed
 from cluster.model_facts import learned_positions, model_config, renewal_border
 from cluster.stage.admission import find_fault
-from cluster.stage.batching import GPU_LIMITS, Batching, StepLimits
+from cluster.stage.batching import Batching
 from cluster.stage.building.gate import Gate
 from cluster.stage.building.model import StageModel, build_pipeline
 from cluster.stage.choosing.batch import chooser_on
@@ -33,6 +33,7 @@ from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
 from cluster.stage.stepping.acceleration import means
 from cluster.stage.stepping.threads import Crew, ThreadChoice
+from cluster.stage.steps import GPU_LIMITS, StepLimits
 from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
 from cluster.stage.warm_up import form_once, prepare, warm_up
 from cluster.wire.codec import Channel
