@@ -28,6 +28,8 @@ from cluster.stage.engine import Pulse as Felt
 from cluster.stage.joining.hop import Neighbours
 from cluster.stage.joining.meeting import Meeting
 from cluster.stage.joining.membership import join
+from cluster.stage.moving.kv_door import KvDoor
+from cluster.stage.moving.shelf import Shelf
 from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
@@ -215,7 +217,11 @@ class _Stage:
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
         pulse = crewed(self._pulse, self._device, threads)
-        worker = Worker(pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser_on(self._device))
+        shelf = Shelf(order.kv_tokens)
+        worker = Worker(pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser_on(self._device), shelf)
+        door = KvDoor(cache, shelf, self._device, model.first_layer, model.end_layer, worker.exports, tls)
+        tls = self._tls.server() if self._tls is not None else None
+        hello = Hello(order.group, self._secret)
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
@@ -223,9 +229,9 @@ class _Stage:
             batching = Batching(order.kv_tokens, order.degree, renewal_border(config), limits)
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
-            tls = self._tls.server() if self._tls is not None else None
-            hello, tell = Hello(order.group, self._secret), lambda count: self.tell(Callers(count))
-            self._server.serve(hello, driver.inbox.put, tls, tell)
+            self._server.serve(hello, driver.inbox.put, tls, lambda count: self.tell(Callers(count)), door.talk)
+        else:
+            self._server.serve(hello, None, tls, talk_of_kv=door.talk)
         self.tell(
             Formed((
                 timed_phase("join group", self._where, started_s, joined_s),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Hello:
     """Proves that the caller was told of the group. `owner` is whose the group is, where that matters: what another owner
-    asked of it is over. Who comes for `kv` (cluster.wire.kv) is no owner, and is not counted among those who have the group."""
+    asked of it is over. Who comes for `kv` (cluster.wire.kv) owns nothing, and is not counted among those who have the group.
+    """
 
     group: str
     secret: str = field(repr=False)

@@ -180,14 +180,14 @@ class PagedCache:
         """The request's place, the same as long as it has one. Thread-safe, as `read` is."""
         return self._rooms.get(slot)
 
-    def read(self, place: _Room, layer: int, first: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A copy of the keys and values of tokens [first, end), each (tokens, KV heads, head dim), in the caller's stream.
-        NoKv if the layer has none. They are the request's if it holds the place when they have been copied."""
+    def read(self, place: _Room, layer: int, values: bool, first: int, end: int) -> torch.Tensor:
+        """A copy of the keys or values of tokens [first, end), (tokens, KV heads, head dim), in the caller's stream. NoKv if
+        the layer has none. They are the request's if it holds the place when they have been copied."""
         tensors = self.arena.made(layer)
         if tensors is None or end > len(place.pages) * PAGE_TOKENS:
             raise NoKv(f"layer {layer} of the stage has no KV cache of {end} tokens")
         at = torch.from_numpy(place.at(first, end)).to(self._device)
-        return tensors[0][at], tensors[1][at]
+        return tensors[values][at]
 
     def suits(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> bool:
         """Whether these are of the layer's kind, as far as that is known."""

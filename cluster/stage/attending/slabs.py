@@ -161,14 +161,14 @@ class SlabCache:
         """The request's place, the same as long as it has one. Thread-safe, as `read` is."""
         return self._places.get(slot)
 
-    def read(self, place: _Place, layer: int, first: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of tokens [first, end) as they lie there, each (tokens, KV heads, head dim). NoKv if the layer has
-        none. They are the request's if it holds the place when they have been used."""
+    def read(self, place: _Place, layer: int, values: bool, first: int, end: int) -> torch.Tensor:
+        """Keys or values of tokens [first, end) as they lie there, (tokens, KV heads, head dim). NoKv if the layer has none.
+        They are the request's if it holds the place when they have been used."""
         tensors = place.slab.layers[layer]
         if tensors is None or end > place.slab.room:
             raise NoKv(f"layer {layer} of the stage has no KV cache of {end} tokens")
         start = place.row * place.slab.room
-        return tensors[0][start + first : start + end], tensors[1][start + first : start + end]
+        return tensors[values][start + first : start + end]
 
     def suits(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> bool:
         """Whether these are of the layer's kind, as far as that is known."""
@@ -183,9 +183,8 @@ class SlabCache:
             end = first + len(keys)
             keys, values = (t.to(self._device, non_blocking=True) for t in (keys, values))
             place.slab.tensors(layer, keys.transpose(0, 1)[None], values.transpose(0, 1)[None])
-            own_keys, own_values = self.read(place, layer, first, end)
-            own_keys.copy_(keys)
-            own_values.copy_(values)
+            self.read(place, layer, False, first, end).copy_(keys)
+            self.read(place, layer, True, first, end).copy_(values)
             self._fill[slot] = max(self._fill[slot], end)
 
     def plan(self, segments: Sequence[Segment]) -> StepPlan:

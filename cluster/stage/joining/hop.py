@@ -34,8 +34,9 @@ class Op(IntEnum):
 
 @dataclass(frozen=True)
 class Header:
-    """What comes: for STEP the segments whose hidden states follow, for FORGET the `slots` that ended; for CLAIM slot, tokens,
-    and 1 while every stage has them, with the request's name as extra; for ADOPT slot, room, first and end token.
+    """What comes: for STEP the segments whose hidden states follow, for FORGET the `slots` that ended. For CLAIM `numbers`
+    are slot, tokens, and 1 while every stage has them, with the request's name as extra; for ADOPT slot, room, first and end
+    token.
 
     `extra_bytes` follow the hidden states: for STEP parameters.
     """
