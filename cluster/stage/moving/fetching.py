@@ -11,7 +11,7 @@ import torch
 from cluster.errors import NoKv, ProtocolError
 from cluster.stage.moving.reading import bytes_of
 from cluster.stage.moving.shelf import Kept, Layer
-from cluster.wire.codec import frame, receive_frame, receive_into
+from cluster.wire.codec import frame, receive_frame
 from cluster.wire.hello import Hello
 from cluster.wire.kv import AskKv, KvHead, KvSource, PullKv
 
@@ -56,9 +56,8 @@ class _Source:
         with socket.create_connection((source.host, source.port), self._left_s()) as plain:
             plain.settimeout(self._left_s())
             with self._tls.wrap_socket(plain) if self._tls is not None else plain as line:
-                line.sendall(
-                    frame(Hello(source.group, source.secret, kv=True)) + frame(AskKv(source.slot, tokens, first, end))
-                )
+                hello, ask = Hello(source.group, source.secret, kv=True), AskKv(source.slot, tokens, first, end)
+                line.sendall(frame(hello) + frame(ask))
                 head = receive_frame(line)
                 if not isinstance(head, KvHead):
                     raise ProtocolError(f"{type(head).__name__} is no answer")
@@ -69,9 +68,16 @@ class _Source:
     ) -> Layer:
         own = [torch.empty(tokens, *shape, dtype=dtype, pin_memory=self._pinned) for shape in (keys, values)]
         for tensor in own:
-            line.settimeout(self._left_s())
-            receive_into(line, bytes_of(tensor))
+            self._receive(line, bytes_of(tensor))
         return own[0], own[1]
+
+    def _receive(self, line: socket.socket, data: memoryview) -> None:
+        while data:
+            line.settimeout(self._left_s())
+            count = line.recv_into(data)
+            if not count:
+                raise ConnectionError("the other stage has it no more")
+            data = data[count:]
 
     def _left_s(self) -> float:
         left_s = self._until_s - time.monotonic()
