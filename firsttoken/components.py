@@ -105,6 +105,7 @@ def run_node(settings: Settings, name: str, sharing: int = 1) -> None:
             tls=tls_of(settings),
             gpu="",  # found out where it runs
             sharing=sharing,
+            grace_s=settings.node.grace_s,
         )
     )
 

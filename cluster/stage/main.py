@@ -40,7 +40,7 @@ from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsI
 from cluster.stage.warm_up import form_once, prepare, warm_up
 from cluster.wire.codec import Channel
 from cluster.wire.hello import Hello
-from cluster.wire.phases import BUILD_SKELETON, timed_phase
+from cluster.wire.phases import ASSIGN, BUILD_SKELETON, timed_phase
 from cluster.wire.stages import (
     Beat,
     Broken,
@@ -314,4 +314,4 @@ class _Stage:
     def _assign(self, model: StageModel, unit: UnitIndex, tensors: Tensors) -> None:
         started_s = time.monotonic()
         model.assign(unit.name, tensors)
-        self.tell_phase(f"assign {unit.name}", started_s, unit.size_bytes)
+        self.tell_phase(f"{ASSIGN}{unit.name}", started_s, unit.size_bytes)
