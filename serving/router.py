@@ -23,9 +23,12 @@ from schedules.actions import (
     Decided,
     Failed,
     Hold,
+    MoveAt,
     Record,
+    Refuse,
     Reject,
     Replay,
+    Shift,
     Start,
     Stop,
     WakeAt,
@@ -42,6 +45,8 @@ from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger, lessons_of
 from serving.errors import BadRequest, Interrupted, Overloaded, RequestError, Unavailable
 from serving.metrics import Metrics
+from serving.moving.moves import Moves
+from serving.moving.notices import Notices
 from serving.recording import Recorder
 from serving.tickets import FirstToken, Ticket
 
@@ -75,9 +80,13 @@ class Router:
         metrics: Metrics,
         ledger: Ledger,
         open_model: Callable[[str], Awaitable[ServedModel]] = _unknown,
+        notices: Notices | None = None,
+        on_move: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> None:
         self._cluster, self._limits, self._metrics, self._open_model = cluster, limits, metrics, open_model
         self._recorder = Recorder(cluster, metrics, ledger, self.tell)
+        self.notices = notices or Notices()
+        self.moves = Moves(self.tell, metrics, self.notices, on_move)
         bounds = Limits(limits.start_timeout_s, limits.max_held_requests, limits.max_held_per_model)
         self._brain = Brain(POLICIES[limits.policy], bounds, f"g{secrets.token_hex(5)}", 0.0)
         self._models: dict[ModelKey, ServedModel] = {}
@@ -189,6 +198,7 @@ class Router:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        self.moves.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -256,6 +266,13 @@ class Router:
                 _log.warning("%s could not be started: %s", action.key.name, action.reason)
             case Record():
                 self._recorder.record(action, self._groups[action.group])
+            case Shift():
+                ticket = self._tickets[action.request]
+                ticket.shift(action, self.moves.account(action, ticket.model), self._spawn)
+            case MoveAt():
+                self.moves.stands(action)
+            case Refuse():
+                self.moves.refused(action)
             case WakeAt():
                 self._wake_at(action.at_s)
             case Hold():
@@ -288,7 +305,8 @@ class Router:
         self._recorder.ordered(group)
         try:
             async with asyncio.timeout(action.timeout_s):
-                formed = await self._client().form(group, action.placement, model.checkpoint, action.timeout_s)
+                more = {"behind": True} if action.behind else {}
+                formed = await self._client().form(group, action.placement, model.checkpoint, action.timeout_s, **more)
         except Exception as error:
             if not isinstance(error, RequestError | ClusterError | TimeoutError):
                 _log.exception("%s could not be started", model.name)
@@ -297,7 +315,8 @@ class Router:
             unheard = error.node if isinstance(error, NodeLost) else ""
             self._not_formed(events.GroupFailed(group, text, isinstance(error, Refused), unheard))
             return
-        self._metrics.cold_starts.labels(model.name, "started").inc()
+        if not action.behind:
+            self._metrics.cold_starts.labels(model.name, "started").inc()
         self._joined(formed)
 
     async def _adopt(self, group: str) -> None:
