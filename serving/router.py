@@ -63,6 +63,7 @@ class RouterLimits:
     max_held_requests: int
     max_held_per_model: int
     models: Mapping[str, Objectives]
+    consolidate: bool
 
 
 async def _unknown(name: str) -> ServedModel:
@@ -87,7 +88,7 @@ class Router:
         self._recorder = Recorder(cluster, metrics, ledger, self.tell)
         self.notices = notices or Notices()
         self.moves = Moves(self.tell, metrics, self.notices, on_move)
-        bounds = Limits(limits.start_timeout_s, limits.max_held_requests, limits.max_held_per_model)
+        bounds = Limits(limits.start_timeout_s, limits.max_held_requests, limits.max_held_per_model, limits.consolidate)
         self._brain = Brain(POLICIES[limits.policy], bounds, f"g{secrets.token_hex(5)}", 0.0)
         self._models: dict[ModelKey, ServedModel] = {}
         self._tickets: dict[str, Ticket] = {}
@@ -157,6 +158,14 @@ class Router:
         self._metrics.ttft.labels(first.model, "cold" if first.cold else "warm").observe(taken_s)
 
     # ---- what others ask
+
+    def knows(self, model: str) -> bool:
+        """Whether a model of this name can be asked for."""
+        return any(key.name == model and self._brain.knows(key) for key in self._models)
+
+    def requests(self, name: str) -> list[str]:
+        """The request of this name; or those of the answer of this id."""
+        return [name] if name in self._tickets else [each for each in self._tickets if each.startswith(f"{name}.")]
 
     def explain(self, model: ServedModel) -> dict[str, Any]:
         """What is wanted of the model, and what would be decided if it were started now."""
@@ -229,6 +238,8 @@ class Router:
             self.tell(event)
         except Exception:
             _log.exception("nothing could be made of a %s", type(event).__name__)
+        if isinstance(event, events.NodeLeft):
+            self.moves.note_node(event.node, "left")
         if isinstance(event, events.GroupFound) and event.key not in self._models and not self._closed:
             self._spawn(self._open(event.key.name))
 

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
+from math import inf
 from typing import Any
 
 from cluster.wire.phases import unix_s
@@ -27,10 +28,10 @@ ANSWERED_WITHIN_S = 5.0
 PATIENCE_S: Mapping[tuple[Carrier, Step], float] = {
     (Carrier.FLOW, Step.ORDERED): 0.5,
     (Carrier.FLOW, Step.READY): 2.0,
-    (Carrier.CALLER, Step.ORDERED): 30.0,
-    (Carrier.CALLER, Step.READY): 30.0,
+    (Carrier.CALLER, Step.ORDERED): inf,
+    (Carrier.CALLER, Step.READY): inf,
 }
-"""So long is waited for MoveGoOn of others."""
+"""So long is waited for MoveGoOn of others. Whoever asked may take the time that the brain has for it."""
 
 
 class Moves:
@@ -49,6 +50,7 @@ class Moves:
         self._wishes: dict[str, tuple[Carrier | None, asyncio.Future[Move]]] = {}
         self._listeners: dict[str, Listener] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._drained: set[str] = set()
         self._changed = asyncio.Event()
         self._numbers = count(1)
         notices.on_left(self._listener_left)
@@ -60,8 +62,9 @@ class Moves:
         plan = action.plan
         known = self._under_way.get(plan.move)
         move = known or Move(plan, Carrier.FRONT_END)
-        move.step, move.why = action.step, action.reason
-        move.at_s[action.step] = unix_s(asyncio.get_running_loop().time())
+        move.step, move.why, now_s = action.step, action.reason, unix_s(asyncio.get_running_loop().time())
+        move.at_s[action.step] = now_s
+        move.at_s.setdefault(Step.ORDERED, now_s)
         self._stop_waiting(move)
         if known is None:
             self._begin(move)
@@ -135,6 +138,25 @@ class Moves:
     def under_way(self) -> list[Mapping[str, Any]]:
         """Those that are not over, the latest first."""
         return [move.as_json() for move in reversed(self._under_way.values())]
+
+    def is_drained(self, node: str) -> bool:
+        """Whether an operator has it drained."""
+        return node in self._drained
+
+    def drained(self, node: str) -> None:
+        """An operator's wish was followed: nothing new goes to the node."""
+        self._drained.add(node)
+        self.note_node(node, "drained")
+
+    def undrained(self, node: str) -> None:
+        """It is a node like others again."""
+        if node in self._drained:
+            self._drained.remove(node)
+            self.note_node(node, "undrained")
+
+    def note_node(self, node: str, what: str) -> None:
+        """This became of the node: whoever listens is told."""
+        self._notices.tell("node", node=node, what=what, at=unix_s(asyncio.get_running_loop().time()))
 
     def restore(self, moves: Iterable[Mapping[str, Any]]) -> None:
         """Put moves of before, the latest first, behind those that are here."""
