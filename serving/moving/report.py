@@ -50,7 +50,9 @@ class Move:
 
     def concerns(self, request: str, group: str) -> bool:
         """Whether that the request leaves the group is a part of it."""
-        return self.plan.request == request or any(handover.group == group for handover in self.plan.handovers)
+        if self.plan.request:
+            return self.plan.request == request
+        return any(handover.group == group for handover in self.plan.handovers)
 
     def as_json(self) -> dict[str, Any]:
         """For the API and the history."""
