@@ -16,7 +16,6 @@ from cluster.errors import NodeLost, Refused, StageFailed
 from cluster.fake_group import FakeGroup
 from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase, unix_s
 from cluster.wire.reports import UnitsBrought
-from cluster.wire.requests import Submit
 from schedules.events import (
     Event,
     GroupFailed,
@@ -35,6 +34,7 @@ from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
 from schedules.rates import NIC
 from schedules.simulation.groups import Ask
 from schedules.simulation.habits import Habits, Misfortune
+from schedules.simulation.happenings import CaughtUp, Told, Yielded
 from schedules.simulation.world import World
 from storage_tiers.checkpoint import Checkpoint
 
@@ -100,13 +100,15 @@ class FakeCluster:
             raise NodeLost(f"{len(self._nodes)} of {minimum} nodes have joined within {timeout_s:.0f} s") from None
         return self.view()
 
-    async def form(self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float) -> FakeGroup:
+    async def form(
+        self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float, *, behind: bool = False
+    ) -> FakeGroup:
         """Form the group; see the contract."""
         key = ModelKey(checkpoint.name, checkpoint.digest)
         units = tuple(Unit(unit.name, unit.digest, unit.size_bytes) for unit in checkpoint.units)
         self._world.know(Model(*key, units, tied_embeddings=False, kv_bytes_per_token=0))
         self._ordered[name] = _Ordered(placement, checkpoint.config["vocab_size"])
-        self._world.form(name, key, placement, timeout_s, self._now_s)
+        self._world.form(name, key, placement, timeout_s, self._now_s, behind=behind)
         try:
             return await self._formed(name)
         except asyncio.CancelledError:
@@ -186,6 +188,10 @@ class FakeCluster:
         """Its processes are gone, and what was in its memory."""
         self.befall(Misfortune.NODE_LOST, name)
 
+    def drain_node(self, name: str) -> None:
+        """It was told to end: it takes no more stages, and goes when it has none, or after its grace."""
+        self.befall(Misfortune.NODE_DRAINING, name)
+
     def silence(self, name: str) -> None:
         """The node stands still, and says nothing."""
         self.befall(Misfortune.NODE_SILENT, name)
@@ -219,6 +225,38 @@ class FakeCluster:
         self._world.befall(what, name, self._now_s)
         self._arm()
 
+    # ---- what its groups ask (`cluster.fake_group.Plays`)
+
+    def run(self, group: str, ask: Ask) -> None:
+        """Give the request its tokens."""
+        self._world.run(group, ask, self._now_s)
+        self._arm()
+
+    def follow(self, group: str, ask: Ask, copy_of: str) -> None:
+        """Take the request in, which another group generates."""
+        self._world.follow(group, ask, copy_of, self._now_s)
+        self._arm()
+
+    def more(self, request: str, tokens: int) -> None:
+        """Who follows has so many more tokens."""
+        self._world.more(request, tokens, self._now_s)
+        self._arm()
+
+    def go_on(self, request: str, tokens: int) -> None:
+        """The same, and give it what follows."""
+        self._world.go_on(request, tokens, self._now_s)
+        self._arm()
+
+    def yield_up(self, request: str) -> None:
+        """Give the request nothing after its step."""
+        self._world.yield_up(request, self._now_s)
+        self._arm()
+
+    def cancel(self, request: str) -> None:
+        """Nobody wants the request's tokens any more."""
+        self._world.cancel(request, self._now_s)
+        self._arm()
+
     # ---- groups
 
     async def _formed(self, name: str) -> FakeGroup:
@@ -233,7 +271,7 @@ class FakeCluster:
         if isinstance(came, GroupFailed):
             raise (Refused if came.refused else StageFailed)(came.reason)
         ordered = self._ordered[name]
-        group = FakeGroup(name, ordered.placement, ordered.vocabulary, self._run, self._world.cancel)
+        group = FakeGroup(name, ordered.placement, ordered.vocabulary, self)
         self._groups[name] = group
         return group
 
@@ -243,10 +281,6 @@ class FakeCluster:
             self._world.stop(name, self._now_s)
             self._arm()
         await asyncio.shield(self._stopping[name])
-
-    def _run(self, group: str, submit: Submit, tokens: int) -> None:
-        self._world.run(group, Ask(submit.request, len(submit.tokens), submit.max_tokens, tokens), self._now_s)
-        self._arm()
 
     def _node(self, name: str) -> Node:
         if name not in self._nodes:
@@ -275,7 +309,7 @@ class FakeCluster:
             self._tell(event)
         self._arm()
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Told) -> None:
         match event:
             case GroupFormed(name) | GroupFailed(name):
                 if name in self._answers and not self._answers[name].done():
@@ -287,7 +321,11 @@ class FakeCluster:
                 self._groups[name].progressed(request, tokens)
             case RequestRefused(request, name, reason) if name in self._groups:
                 self._groups[name].refused(request, reason)
-            case RequestProgressed() | RequestRefused() | RequestBroke():
+            case CaughtUp(_, name) if name in self._groups:
+                self._groups[name].caught_up(event)
+            case Yielded(request, name) if name in self._groups:
+                self._groups[name].yielded(request)
+            case RequestProgressed() | RequestRefused() | RequestBroke() | CaughtUp() | Yielded():
                 pass  # their streams have ended with their group
             case _:
                 self._note(event)

@@ -4,12 +4,17 @@ import asyncio
 import zlib
 from array import array
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from cluster.contract import KvOf
 from cluster.errors import Refused, StageFailed
 from cluster.wire.phases import Phase
 from cluster.wire.requests import Submit, TokenLogprobs, Tokens
 from schedules.facts import Placement
+from schedules.simulation.groups import Ask
+from schedules.simulation.happenings import CaughtUp
 
 _LOGPROB = -0.5
 """Of every token that is chosen; each that is less likely has one less."""
@@ -39,12 +44,13 @@ def answer(
 
 @dataclass(eq=False)
 class Stream:
-    """What a request is to be given, and how much of it came: numbers of tokens, or what it ends by."""
+    """What a request is to be given, and how much of it came: numbers of tokens, what it ends by, or None if it goes on
+    elsewhere."""
 
     rest: tuple[int, ...]
     ends: bool
     logprobs: int | None
-    came: "asyncio.Queue[int | Exception]" = field(default_factory=asyncio.Queue)
+    came: "asyncio.Queue[int | Exception | None]" = field(default_factory=asyncio.Queue)
 
     def take(self, request: str, count: int) -> Tokens:
         """The next so many of its tokens."""
@@ -61,25 +67,46 @@ class Stream:
         )
 
 
-class FakeGroup:
-    """See `cluster.contract.FormedGroup`. `run` gives a request and the number of its tokens to whoever plays the group,
-    `cancel` takes it away again."""
+class Plays(Protocol):
+    """Whoever plays the groups: what it is told of requests, which have names of their own at each group."""
 
-    def __init__(
-        self,
-        name: str,
-        placement: Placement,
-        vocabulary: int,
-        run: Callable[[str, Submit, int], None],
-        cancel: Callable[[str], None],
-    ) -> None:
+    def run(self, group: str, ask: Ask) -> None:
+        """Give it its tokens."""
+        ...
+
+    def follow(self, group: str, ask: Ask, copy_of: str) -> None:
+        """Take it in, with the KV cache of `copy_of` if that is not empty."""
+        ...
+
+    def more(self, request: str, tokens: int) -> None:
+        """It has so many more tokens."""
+        ...
+
+    def go_on(self, request: str, tokens: int) -> None:
+        """The same, and give it what follows."""
+        ...
+
+    def yield_up(self, request: str) -> None:
+        """Give it nothing after its step."""
+        ...
+
+    def cancel(self, request: str) -> None:
+        """Nobody wants it any more."""
+        ...
+
+
+class FakeGroup:
+    """See `cluster.contract.FormedGroup`."""
+
+    def __init__(self, name: str, placement: Placement, vocabulary: int, plays: Plays) -> None:
         self.name, self.placement = name, placement
         self.phases: tuple[Phase, ...] = ()
         self.lost = asyncio.Event()
         self.cause = ""
-        self._vocabulary, self._run, self._cancel = vocabulary, run, cancel
+        self._vocabulary, self._plays = vocabulary, plays
         self._watching: list[Callable[[], None]] = []
         self._streams: dict[str, Stream] = {}
+        self._followers: dict[str, FakeFollowing] = {}
 
     def watch(self, on_lost: Callable[[], None]) -> None:
         """Call `on_lost` once when the group is lost; others who watch are called too."""
@@ -89,17 +116,25 @@ class FakeGroup:
         """The request's tokens as they come; see the contract."""
         if self.lost.is_set():
             raise StageFailed(self.cause)
-        stream = self._streams[submit.request] = self._stream(submit)
-        self._run(self.name, submit, len(stream.rest))
-        try:
-            while stream.rest:
-                came = await stream.came.get()
-                if isinstance(came, Exception):
-                    raise came
-                yield stream.take(submit.request, came)
-        finally:
-            del self._streams[submit.request]
-            self._cancel(submit.request)
+        stream = self.stream(submit)
+        self._plays.run(self.name, _ask(submit, stream))
+        async with aclosing(self.tokens(submit.request, stream)) as tokens:
+            async for each in tokens:
+                yield each
+
+    def yield_up(self, request: str) -> None:
+        """Have the request end after the step that it is in; see the contract."""
+        self._plays.yield_up(request)
+
+    async def follow(self, submit: Submit, kv_of: KvOf | None, timeout_s: float) -> "FakeFollowing":
+        """Begin to take in a request that another group generates; see the contract. What is copied counts as copied once it
+        has caught up for the first time."""
+        if self.lost.is_set():
+            raise StageFailed(self.cause)
+        stream = self.stream(submit)
+        following = self._followers[submit.request] = FakeFollowing(self, self._plays, submit, stream)
+        self._plays.follow(self.name, _ask(submit, stream), kv_of.request if kv_of is not None else "")
+        return following
 
     def lose(self, cause: str) -> None:
         """The group can serve no more; every stream ends with StageFailed."""
@@ -109,6 +144,8 @@ class FakeGroup:
         self.lost.set()
         for stream in self._streams.values():
             stream.came.put_nowait(StageFailed(cause))
+        for following in self._followers.values():
+            following.fail(StageFailed(cause))
         for on_lost in self._watching:
             on_lost()
 
@@ -127,8 +164,22 @@ class FakeGroup:
         """It does not run the request."""
         if request in self._streams:
             self._streams[request].came.put_nowait(Refused(reason))
+        elif request in self._followers:
+            self._followers[request].fail(Refused(reason))
 
-    def _stream(self, submit: Submit) -> Stream:
+    def caught_up(self, told: CaughtUp) -> None:
+        """Who follows has."""
+        if told.request in self._followers:
+            self._followers[told.request].caught(told)
+
+    def yielded(self, request: str) -> None:
+        """The request was given up, and all its tokens were told."""
+        if request in self._streams:
+            self._streams[request].came.put_nowait(None)
+
+    # ---- for its streams
+
+    def stream(self, submit: Submit) -> Stream:
         """What is left of the answer, of which some may be there already."""
         prompt, done = submit.tokens[: submit.prompt_tokens], len(submit.tokens) - submit.prompt_tokens
         whole = answer(
@@ -136,3 +187,83 @@ class FakeGroup:
             submit.min_tokens,
         )  # fmt: skip
         return Stream(whole[done:], whole[-1] in submit.stop_tokens, submit.sampling.logprobs)
+
+    async def tokens(self, request: str, stream: Stream) -> AsyncGenerator[Tokens]:
+        """The rest of it, as it comes."""
+        self._streams[request] = stream
+        try:
+            while stream.rest:
+                came = await stream.came.get()
+                if came is None:
+                    return
+                if isinstance(came, Exception):
+                    raise came
+                yield stream.take(request, came)
+        finally:
+            del self._streams[request]
+            self._plays.cancel(request)
+
+    def forget(self, request: str) -> None:
+        """It follows no more."""
+        self._followers.pop(request, None)
+
+
+class FakeFollowing:
+    """See `cluster.contract.Following`."""
+
+    def __init__(self, group: FakeGroup, plays: Plays, submit: Submit, stream: Stream) -> None:
+        self.copied_tokens = self.copied_bytes = 0
+        self._group, self._plays, self._request, self._stream = group, plays, submit.request, stream
+        self._known, self._taken = len(submit.tokens), 0
+        self._changed = asyncio.Event()
+        self._error: Exception | None = None
+
+    async def caught_up(self) -> int:
+        """How many tokens there are, when all of them are taken in; see the contract."""
+        while self._error is None and self._taken < self._known:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._error is not None:
+            raise self._error
+        return self._known
+
+    def more(self, tokens: Sequence[int]) -> None:
+        """The request has these too."""
+        self._add(tokens)
+        self._plays.more(self._request, len(tokens))
+
+    async def go_on(self, tokens: Sequence[int] = ()) -> AsyncGenerator[Tokens]:
+        """What follows on these; see the contract."""
+        self._add(tokens)
+        self._group.forget(self._request)
+        if self._error is not None:
+            raise self._error
+        self._plays.go_on(self._request, len(tokens))
+        async with aclosing(self._group.tokens(self._request, self._stream)) as following:
+            async for each in following:
+                yield each
+
+    async def close(self) -> None:
+        """Give it up; see the contract."""
+        self._group.forget(self._request)
+        self._plays.cancel(self._request)
+
+    # ---- for its group
+
+    def caught(self, told: CaughtUp) -> None:
+        """It has taken in so many tokens."""
+        self._taken, self.copied_tokens, self.copied_bytes = told.tokens, told.copied_tokens, told.copied_bytes
+        self._changed.set()
+
+    def fail(self, error: Exception) -> None:
+        """It will not go on here."""
+        self._error = error
+        self._changed.set()
+
+    def _add(self, tokens: Sequence[int]) -> None:
+        self._known += len(tokens)
+        self._stream.rest = self._stream.rest[len(tokens) :]
+
+
+def _ask(submit: Submit, stream: Stream) -> Ask:
+    return Ask(submit.request, len(submit.tokens), submit.max_tokens, len(stream.rest))

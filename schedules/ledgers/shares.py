@@ -16,6 +16,9 @@ _DONE_BYTES = 1e-3
 LATER = 1
 """Priority of what no first token waits for."""
 
+BEHIND = 2
+"""Priority of what makes way for all that anybody waits for: the units of a replica that follows another."""
+
 
 class Transfer(NamedTuple):
     """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.

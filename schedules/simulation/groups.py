@@ -1,52 +1,85 @@
 """A group of the world: when it is ready, and how its requests share its steps."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from schedules.estimates import Speeds, token_s
-from schedules.events import Event
 from schedules.facts import ModelKey, Placement
 from schedules.requests import room_tokens
+from schedules.simulation.happenings import Happening
 from schedules.simulation.nodes import WorldNode
-
-Happening = Callable[[float], Sequence[Event]]
-"""Given the time that it is by then, in seconds, it does its part, and says what is to be told of it, in order."""
 
 
 @dataclass(eq=False)
 class Ask:
-    """A request at a group: it has `prompt_tokens`, counts on KV cache for `max_tokens` more, and is given `left` more."""
+    """A request at a group: it has `prompt_tokens`, counts on KV cache for `max_tokens` more, and is given `left` more.
+
+    The KV cache of the first `taken` is there already. One that `follows` is generated elsewhere: it is given nothing, and
+    takes in all but its last token, unless that is being copied. One that `yields` is given nothing after its step.
+    """
 
     request: str
     prompt_tokens: int
     max_tokens: int
     left: int
     prefilled: bool = False
+    taken: int = 0
+    follows: bool = False
+    copying: bool = False
+    yields: bool = False
+    copied_tokens: int = 0
+    copied_bytes: int = 0
 
     def room(self, kv_tokens: int) -> int:
         """Its KV cache, in tokens, of `kv_tokens` in all."""
         return room_tokens(self.prompt_tokens + self.max_tokens, kv_tokens)
 
+    @property
+    def behind(self) -> int:
+        """So many tokens it has still to take in before it can be given any, the last one aside."""
+        return max(0, self.prompt_tokens - 1 - self.taken)
+
+    def more(self, tokens: int) -> None:
+        """It was given so many elsewhere."""
+        self.prompt_tokens += tokens
+        self.max_tokens -= tokens
+        self.left -= tokens
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Who is in it: `asks` are given `tokens` each, `followers` take so many in."""
+
+    asks: list[Ask]
+    tokens: int
+    followers: list[tuple[Ask, int]]
+
 
 class Batch:
     """Continuous batching at its simplest: every step gives each request that has a room one token, or its first one after
-    its whole prompt; who finds no room waits, in order of arrival.
+    its whole prompt; who finds no room waits, in order of arrival. Who follows has its room at once or never, and takes in
+    what it lacks in one step with the others.
 
-    Up to `at_once` steps in which nobody joins land as one, which whoever comes meanwhile waits for.
+    Up to `at_once` steps in which nobody takes anything in land as one, which whoever comes meanwhile waits for.
     """
 
     def __init__(self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], hop_s: float, at_once: int) -> None:
         self._kv_tokens, self._stages, self._hop_s, self._at_once = kv_tokens, stages, hop_s, at_once
         self._waiting: deque[Ask] = deque()
         self._running: list[Ask] = []
-        self._step: tuple[list[Ask], int] | None = None
+        self._followers: list[Ask] = []
+        self._step: _Step | None = None
         self.under_way = False
 
     @property
     def asks(self) -> list[Ask]:
         """Everyone who is not done."""
-        return [*self._running, *self._waiting]
+        return [*self._running, *self._followers, *self._waiting]
+
+    def ask(self, request: str) -> Ask | None:
+        """Who is called so, if it is not done."""
+        return next((ask for ask in self.asks if ask.request == request), None)
 
     def submit(self, ask: Ask) -> bool:
         """False if it will never find room."""
@@ -55,41 +88,71 @@ class Batch:
             self._waiting.append(ask)
         return fits
 
+    def follow(self, ask: Ask) -> bool:
+        """False if there is no room for it now, beside all who are here."""
+        used = sum(other.room(self._kv_tokens) for other in (*self.asks, ask))
+        fits = used <= self._kv_tokens
+        if fits:
+            ask.follows = True
+            self._followers.append(ask)
+        return fits
+
+    def go_on(self, ask: Ask) -> None:
+        """It follows no more: the next step takes in what it lacks and gives it the first token of its own."""
+        ask.follows = ask.copying = False
+        self._followers.remove(ask)
+        self._running.append(ask)
+
+    def yield_up(self, ask: Ask) -> bool:
+        """It is given nothing after the step that it is in; True if it is in none, and was given all already."""
+        ask.yields = True
+        if self._step is not None and ask in self._step.asks:
+            return False
+        self.cancel(ask.request)
+        return True
+
     def cancel(self, request: str) -> None:
         """It is given nothing more."""
         self._running = [ask for ask in self._running if ask.request != request]
+        self._followers = [ask for ask in self._followers if ask.request != request]
         self._waiting = deque(ask for ask in self._waiting if ask.request != request)
 
     def begin(self) -> float | None:
         """How long the next step takes, in seconds; None if there is nothing to do."""
         used = sum(ask.room(self._kv_tokens) for ask in self._running)
+        used += sum([ask.room(self._kv_tokens) for ask in self._followers])
         while self._waiting and used + self._waiting[0].room(self._kv_tokens) <= self._kv_tokens:
             self._running.append(self._waiting.popleft())
             used += self._running[-1].room(self._kv_tokens)
-        self.under_way = bool(self._running)
-        if not self._running:
+        followers = [(ask, ask.behind) for ask in self._followers if ask.behind and not ask.copying]
+        self.under_way = bool(self._running or followers)
+        if not self.under_way:
             return None
-        tokens = sum(1 if ask.prefilled else ask.prompt_tokens for ask in self._running)
-        joins = any(not ask.prefilled for ask in self._running)
+        tokens = sum(1 if ask.prefilled else ask.prompt_tokens - ask.taken for ask in self._running)
+        tokens += sum([behind for _, behind in followers])
+        joins = bool(followers) or any(not ask.prefilled for ask in self._running)
         steps = 1 if joins else min(self._at_once, *(ask.left for ask in self._running))
-        self._step = list(self._running), steps
+        self._step = _Step(list(self._running), steps, followers)
         return steps * token_s(self._stages, self._hop_s, tokens)
 
     def land(self) -> list[tuple[Ask, int]]:
-        """The step is over: who is given how many tokens."""
+        """The step is over: who is given how many tokens; none, who follows and has taken in what it lacked."""
         assert self._step is not None
-        (asks, steps), self._step = self._step, None
-        given = [(ask, steps) for ask in asks if ask in self._running]
+        step, self._step = self._step, None
+        given = [(ask, step.tokens) for ask in step.asks if ask in self._running]
         for ask, _ in given:
-            ask.left -= steps
+            ask.left -= step.tokens
             ask.prefilled = True
-        self._running = [ask for ask in self._running if ask.left > 0]
-        return given
+        self._running = [ask for ask in self._running if ask.left > 0 and not ask.yields]
+        for ask, tokens in step.followers:
+            ask.taken += tokens
+        return given + [(ask, 0) for ask, _ in step.followers if ask in self._followers]
 
 
 @dataclass(eq=False)
 class WorldGroup:
-    """`nodes` run its stages, `waits` are the loads that its first token waits for. Seconds; None is not yet."""
+    """`nodes` run its stages, `waits` are the loads that its first token waits for, or its being formed if it comes `behind`.
+    It is `built` when its stages are. Seconds; None is not yet."""
 
     name: str
     key: ModelKey
@@ -97,6 +160,8 @@ class WorldGroup:
     nodes: tuple[WorldNode, ...]
     batch: Batch
     ordered_s: float
+    behind: bool = False
+    built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
     answered: bool = False

@@ -7,7 +7,7 @@ from enum import StrEnum
 @dataclass(frozen=True)
 class Habits:
     """Of the clusters that are played: what is no node's measured rate. `tokens_at_once` makes streams coarser, and hence
-    a long run faster."""
+    a long run faster. Whoever carries moves out is ready for the next step after `carry_after_s`; None if nobody ever is."""
 
     report_every_s: float = 1.0
     report_after_s: float = 0.01
@@ -17,6 +17,8 @@ class Habits:
     found_after_s: float = 2.5
     lease_s: float = 30.0
     hop_s: float = 0.002
+    drain_grace_s: float = 60.0
+    carry_after_s: float | None = 0.05
     tokens_at_once: int = 1
 
 
@@ -26,6 +28,7 @@ class Misfortune(StrEnum):
     NODE_LOST = "node lost"
     NODE_SILENT = "node silent"
     NODE_BACK = "node back"
+    NODE_DRAINING = "node draining"
     GROUP_LOST = "group lost"
     GROUP_ABANDONED = "group abandoned"
     START_REFUSED = "start refused"

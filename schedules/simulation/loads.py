@@ -2,20 +2,40 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import zip_longest
 
-from schedules.events import Event
-from schedules.facts import Placement, Unit
+from schedules.facts import Placement, StagePlan, Unit
 from schedules.ledgers.links import Links, nic_link, out_link
-from schedules.ledgers.shares import LATER, Transfer
+from schedules.ledgers.shares import BEHIND, LATER, Transfer
 from schedules.placing.sources import peer_of
 from schedules.rates import STORE
 from schedules.simulation.agenda import Agenda
-from schedules.simulation.groups import Happening
+from schedules.simulation.happenings import Happening, Told
 from schedules.simulation.nodes import WorldNode
 
 OnArrival = Callable[[str, Iterable[str], WorldNode, float], None]
 """Told of a load's name, the groups that want it, its node, and what time it is."""
+OnCopied = Callable[[bool, float], None]
+"""Told whether a copy is whole, or will never be, and what time it is."""
+
+
+class Wave(StrEnum):
+    """What of a group's units comes at once: what its start asks for, what that holds back, or, of one that comes behind
+    another, all."""
+
+    FIRST = "first"
+    HELD_BACK = "held back"
+    BEHIND = "behind"
+
+
+@dataclass(frozen=True)
+class Way:
+    """Bytes that go from a node to another, or stay where they are."""
+
+    giver: WorldNode
+    taker: WorldNode
+    size_bytes: int
 
 
 @dataclass(eq=False)
@@ -24,11 +44,22 @@ class _Load:
 
     node: WorldNode
     units: tuple[Unit, ...]
+    priority: int
     wanted: set[str] = field(default_factory=set)
 
 
+@dataclass(eq=False)
+class _Copy:
+    """`left` are its transfers that are under way."""
+
+    ways: Sequence[Way]
+    on_copied: OnCopied
+    left: set[str]
+
+
 class Loads:
-    """One load for a unit on a node, however many wait for it. `on_arrival` hears of each that is there."""
+    """One load for a unit on a node, however many wait for it; `on_arrival` hears of each that is there. Beside them, KV
+    cache on its way from node to node."""
 
     def __init__(
         self,
@@ -41,36 +72,54 @@ class Loads:
         self._links = Links(rates, now_s)
         self._nodes, self._agenda, self._on_arrival = nodes, agenda, on_arrival
         self._loads: dict[str, _Load] = {}
+        self._copies: dict[str, _Copy] = {}
         self._plan = 0
 
-    def begin(
-        self, group: str, placement: Placement, units: Mapping[str, Unit], held_back: bool, now_s: float
-    ) -> set[str]:
-        """What the group's stages miss begins to come, or what is `held_back` of it; the loads that its first token waits
-        for."""
+    def begin(self, group: str, placement: Placement, units: Mapping[str, Unit], wave: Wave, now_s: float) -> set[str]:
+        """What the group's stages miss of a wave begins to come; the loads that its first token waits for."""
         self._hand_over(now_s)
         waits, new = set[str](), list[Transfer]()
         for rank, stage in enumerate(placement.stages):
-            node, missing = self._nodes[stage.node], dict[tuple[str, bool], list[Unit]]()
+            node, missing = self._nodes[stage.node], dict[tuple[str, int], list[Unit]]()
             for name, asked in zip_longest(stage.units, stage.sources, fillvalue=()):
-                unit, later = units[str(name)], name in stage.later
-                load = node.coming.get(unit.digest)
-                if (name in stage.held_back) != held_back or node.tier(unit.digest) == "dram":
+                unit, priority = units[str(name)], _priority(stage, str(name), wave)
+                if priority is None or node.tier(unit.digest) == "dram":
                     continue
+                load = node.coming.get(unit.digest)
                 if load is None:
-                    missing.setdefault((self._source(node, unit, asked), later), []).append(unit)
+                    missing.setdefault((self._source(node, unit, asked), priority), []).append(unit)
                 else:
-                    self._loads[load].wanted.add(group)
-                    waits |= set() if later else {load}
-            for (source, later), wanted in missing.items():
-                name = f"{group}/{rank}/{source}{'/later' if later else ''}{'/behind' if held_back else ''}"
-                new.append(self._transfer(name, source, node, wanted, LATER if later else 0))
-                self._loads[name] = _Load(node, tuple(wanted), {group})
+                    self._join(load, group, priority, now_s)
+                    waits |= set() if priority == LATER else {load}
+            for (source, priority), wanted in missing.items():
+                name = f"{group}/{rank}/{source}/{wave}{'/later' if priority == LATER else ''}"
+                new.append(self._transfer(name, source, node, wanted, priority))
+                self._loads[name] = _Load(node, tuple(wanted), priority, {group})
                 node.coming.update((unit.digest, name) for unit in wanted)
-                waits |= set() if later else {name}
+                waits |= set() if priority == LATER else {name}
         self._links.begin(new, now_s)
         self._plan_ahead(now_s)
         return waits
+
+    def copy(self, name: str, ways: Sequence[Way], on_copied: OnCopied, now_s: float) -> None:
+        """KV cache begins to go these ways, beside all else that there is on them; `on_copied` hears of it once, unless it is
+        given up. Names are used once."""
+        self._hand_over(now_s)
+        new = list[Transfer]()
+        for index, way in enumerate(ways):
+            links = () if way.giver is way.taker else (out_link(way.giver.name), nic_link(way.taker.name))
+            new.append(Transfer(f"{name}/kv/{index}", links, way.size_bytes))
+        self._copies[name] = _Copy(ways, on_copied, {transfer.name for transfer in new})
+        self._links.begin(new, now_s)
+        self._plan_ahead(now_s)
+
+    def give_up_copy(self, name: str, now_s: float) -> None:
+        """Nobody wants it any more. What is over is so already."""
+        if name in self._copies:
+            self._hand_over(now_s)
+        if name in self._copies:
+            self._end_copy(name, now_s)
+            self._plan_ahead(now_s)
 
     def give_up(self, group: str, now_s: float) -> None:
         """The group wants nothing more: what nobody else does ends."""
@@ -82,8 +131,13 @@ class Loads:
         self._plan_ahead(now_s)
 
     def leave(self, node: WorldNode, now_s: float) -> None:
-        """The node answers nobody: what came from it comes from the store now, and nothing comes to one that is gone."""
+        """The node answers nobody: what came from it comes from the store now, and nothing comes to one that is gone. No
+        copy from it or to it will be whole."""
         self._hand_over(now_s)
+        for name, copy in list(self._copies.items()):
+            if any(node in (way.giver, way.taker) for way in copy.ways):
+                self._end_copy(name, now_s)
+                copy.on_copied(False, now_s)
         if node.gone:
             for name in [name for name, load in self._loads.items() if load.node is node]:
                 self._end(name, now_s)
@@ -104,6 +158,16 @@ class Loads:
                 return source
         return STORE
 
+    def _join(self, name: str, group: str, priority: int, now_s: float) -> None:
+        """The group wants the load too. If it came behind all others, it does so no more if the group does not."""
+        load = self._loads[name]
+        load.wanted.add(group)
+        if priority < load.priority == BEHIND:
+            load.priority = priority
+            transfer = next(transfer for transfer in self._links.transfers if transfer.name == name)
+            self._links.end(name, now_s)
+            self._links.begin([transfer._replace(priority=priority)], now_s)
+
     def _transfer(self, name: str, source: str, node: WorldNode, units: Iterable[Unit], priority: int) -> Transfer:
         size_bytes, peer = sum(unit.size_bytes for unit in units), peer_of(source)
         if source == "ssd":
@@ -117,9 +181,18 @@ class Loads:
             load.node.coming.pop(unit.digest, None)
         self._links.end(name, now_s)
 
+    def _end_copy(self, name: str, now_s: float) -> None:
+        for transfer in self._copies.pop(name).left:
+            self._links.end(transfer, now_s)
+
     def _hand_over(self, now_s: float) -> None:
         """What has arrived by now."""
         under_way = self._links.forecast(now_s)
+        for name, copy in list(self._copies.items()) if self._copies else ():
+            copy.left.intersection_update(under_way)
+            if not copy.left:
+                del self._copies[name]
+                copy.on_copied(True, now_s)
         for name in [name for name in self._loads if name not in under_way]:
             load = self._loads.pop(name)
             load.node.bring(load.units)
@@ -133,8 +206,17 @@ class Loads:
         if soonest_s < float("inf"):
             self._agenda.put(soonest_s, lambda at_s: self._arrive(plan, at_s))
 
-    def _arrive(self, plan: int, now_s: float) -> Sequence[Event]:
+    def _arrive(self, plan: int, now_s: float) -> Sequence[Told]:
         if plan == self._plan:
             self._hand_over(now_s)
             self._plan_ahead(now_s)
         return ()
+
+
+def _priority(stage: StagePlan, unit: str, wave: Wave) -> int | None:
+    """Of the unit's load; None if it is not in the wave."""
+    if wave is Wave.BEHIND:
+        return BEHIND
+    if (unit in stage.held_back) != (wave is Wave.HELD_BACK):
+        return None
+    return LATER if unit in stage.later else 0

@@ -26,6 +26,7 @@ class WorldNode:
         """Names of the loads that bring units, by digest."""
         self.gone = False
         self.silent_since_s: float | None = None
+        self.draining, self.drains = False, 0
         self._facts = facts
         self._dram: dict[str, int] = {}
         self._ssd: dict[str, int] = {}
@@ -99,6 +100,11 @@ class WorldNode:
                 self._dram.pop(digest, None)
         self._now = None
 
+    def drain(self) -> None:
+        """It takes nothing new, and says so."""
+        self.draining, self._now = True, None
+        self.drains += 1
+
     def end(self) -> None:
         """Its processes are gone; its ssd stays."""
         self.gone, self.silent_since_s = True, None
@@ -109,7 +115,8 @@ class WorldNode:
 
     def begin(self) -> None:
         """It is there, and nobody has heard of it yet."""
-        self.gone, self.silent_since_s, self._told, self._units = False, None, {}, None
+        self.draining &= not self.gone
+        self.gone, self.silent_since_s, self._told, self._now = False, None, {}, None
 
     @property
     def facts(self) -> Node:
@@ -122,6 +129,7 @@ class WorldNode:
                 device_reserved_bytes=sum(self.reserved.values()),
                 busy_stage_processes=len(self.reserved),
                 groups=tuple(self.reserved),
+                draining=self.draining,
                 units={**dict.fromkeys(self._ssd, "ssd"), **dict.fromkeys(self._dram, "dram")},
             )
         return self._now

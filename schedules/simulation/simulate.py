@@ -3,27 +3,31 @@
 What serving/ does for a live brain is done here by the shortest way: actions are carried out at once, in their order.
 """
 
+from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from schedules.actions import Action, Adopt, Assign, Record, Reject, Start, Stop, WakeAt
+from schedules.actions import Action, Adopt, Assign, MoveAt, Record, Reject, Shift, Start, Stop, WakeAt
 from schedules.events import (
     Event,
+    MoveGoOn,
     RequestArrived,
-    RequestBroke,
     RequestEnded,
     RequestLeft,
     RequestProgressed,
-    RequestRefused,
     StartMeasured,
     Ticked,
 )
 from schedules.facts import ModelKey
-from schedules.simulation.groups import Ask
+from schedules.moving.plan import Step
+from schedules.simulation import happenings
+from schedules.simulation.attempts import Open
 from schedules.simulation.habits import Misfortune
+from schedules.simulation.happenings import CaughtUp, Yielded
+from schedules.simulation.shifts import Shifts
 from schedules.simulation.world import World
 
 
@@ -70,6 +74,12 @@ class Wish:
 Input = Arrival | Trouble | Wish
 
 
+@dataclass(frozen=True)
+class _Leaving:
+    at_s: float
+    request: str
+
+
 class Told(NamedTuple):
     """An event, when it came, and what the brain ordered."""
 
@@ -79,39 +89,19 @@ class Told(NamedTuple):
 
 
 @dataclass
-class _Open:
-    """A request that is not over: how many tokens it has, and how often it was assigned. To the world each attempt is a
-    request of its own."""
-
-    arrival: Arrival
-    tokens: int = 0
-    attempts: int = 0
-
-    @property
-    def left(self) -> int:
-        wanted = self.arrival.answer_tokens
-        return (self.arrival.max_tokens if wanted is None else wanted) - self.tokens
-
-    @property
-    def attempt(self) -> str:
-        return f"{self.arrival.request}.{self.attempts}"
-
-    def ask(self) -> Ask:
-        """One more attempt, with what it has."""
-        self.attempts += 1
-        arrival = self.arrival
-        return Ask(self.attempt, arrival.prompt_tokens + self.tokens, arrival.max_tokens - self.tokens, self.left)
-
-
-@dataclass
 class _Run:
-    """`wake_at_s` is what the brain asked for last."""
+    """`coming` are inputs, by time; `wake_at_s` is what the brain asked for last; `moves` are those under way."""
 
     brain: Decides
     world: World
-    requests: dict[str, _Open] = field(default_factory=dict)
+    coming: deque[Input | _Leaving]
+    requests: dict[str, Open] = field(default_factory=dict)
+    moves: set[str] = field(default_factory=set)
     wake_at_s: float = float("inf")
     told: list[Told] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.shifts = Shifts(self.world)
 
     def feed(self, events: Iterable[Event], now_s: float) -> None:
         """The events, and then whatever follows from them at the same time."""
@@ -123,45 +113,62 @@ class _Run:
             for action in actions:
                 queue.extend(self._carry_out(action, now_s))
 
-    def hear(self, events: Iterable[Event], now_s: float) -> None:
-        """The world tells them."""
-        self.feed([own for event in events for own in self._own(event)], now_s)
+    def hear(self, told: Iterable[happenings.Told], now_s: float) -> None:
+        """The world tells it."""
+        self.feed([own for each in told for own in self._own(each, now_s)], now_s)
 
     def leave(self, request: str, now_s: float) -> None:
         """Whoever waited for it has gone, unless it was over by then."""
         asked = self.requests.pop(request, None)
         if asked is not None:
-            self.world.cancel(asked.attempt)
+            self._give_up(asked, now_s)
             self.feed((RequestLeft(request),), now_s)
 
-    def _own(self, event: Event) -> Sequence[Event]:
-        """The event with the request's own name; after its last token it has ended."""
-        if isinstance(event, RequestBroke | RequestRefused):
-            return (replace(event, request=event.request.rpartition(".")[0]),)
-        if not isinstance(event, RequestProgressed):
-            return (event,)
-        name = event.request.rpartition(".")[0]
+    def _own(self, told: happenings.Told, now_s: float) -> Sequence[Event]:
+        """What it is to the brain, with the request's own name; after its last token it has ended."""
+        if not isinstance(told, happenings.OfRequest):
+            return (told,)
+        of_shifts = self.shifts.hear(told, now_s)
+        if of_shifts is not None:
+            return of_shifts
+        assert not isinstance(told, CaughtUp | Yielded)
+        name = told.request.rpartition(".")[0]
+        own = replace(told, request=name)
+        if not isinstance(told, RequestProgressed):
+            if name in self.requests and self.requests[name].attempt == told.request:
+                self.shifts.forget(name, now_s)
+            return (own,)
         asked = self.requests[name]
-        asked.tokens += event.tokens
-        own = replace(event, request=name)
+        asked.tokens += told.tokens
         if asked.left:
             return (own,)
         del self.requests[name]
+        self.shifts.forget(name, now_s)
         return own, RequestEnded(name)
+
+    def _give_up(self, asked: Open, now_s: float) -> None:
+        self.shifts.forget(asked.name, now_s)
+        self.world.cancel(asked.attempt, now_s)
 
     def _carry_out(self, action: Action, now_s: float) -> Sequence[Event]:
         match action:
-            case Start(group, key, placement, timeout_s):
-                self.world.form(group, key, placement, timeout_s, now_s)
+            case Start(group, key, placement, timeout_s, behind):
+                self.world.form(group, key, placement, timeout_s, now_s, behind=behind)
             case Stop(group):
                 self.world.stop(group, now_s)
             case Adopt(group):
                 self.world.adopt(group, now_s)
             case Assign(request, group):
-                self.world.run(group, self.requests[request].ask(), now_s)
-            case Reject(request):
-                asked = self.requests.pop(request, None)
-                self.world.cancel(asked.attempt if asked is not None else "")
+                asked = self.requests[request]
+                ask = asked.ask()
+                asked.attempt = ask.request
+                self.world.run(group, ask, now_s)
+            case Shift(request):
+                self.shifts.begin(action, self.requests[request], now_s)
+            case Reject(request) if request in self.requests:
+                self._give_up(self.requests.pop(request), now_s)
+            case MoveAt(plan, step):
+                self._carry_move(plan.move, step, now_s)
             case Record():
                 return (measured(self.world, action),)
             case WakeAt(at_s):
@@ -169,6 +176,18 @@ class _Run:
             case _:
                 pass
         return ()
+
+    def _carry_move(self, move: str, step: Step, now_s: float) -> None:
+        """Whoever carries it out is ready a while after it is asked to be."""
+        after_s = self.world.habits.carry_after_s
+        if after_s is None:
+            return
+        if step in (Step.DONE, Step.GIVEN_UP):
+            self.moves.discard(move)
+        else:
+            self.moves.add(move)
+        if step in (Step.ORDERED, Step.READY):
+            insort(self.coming, Wish(now_s + after_s, MoveGoOn(move)), key=attrgetter("at_s"))
 
 
 def measured(world: World, record: Record) -> StartMeasured:
@@ -186,13 +205,13 @@ def measured(world: World, record: Record) -> StartMeasured:
 
 
 def simulate(brain: Decides, world: World, inputs: Iterable[Input], *, until_s: float = float("inf")) -> list[Told]:
-    """All that the brain is told until `until_s`, or until all inputs have come and every request is over.
+    """All that the brain is told until `until_s`, or until all inputs have come and every request and move is over.
 
     Of what comes at one time inputs come first, in their order, then the world's own, then the brain's alarm.
     """
-    run, now_s = _Run(brain, world), float("-inf")
     coming = deque(sorted(_with_leavings(inputs), key=attrgetter("at_s")))
-    while coming or run.requests:
+    run, now_s = _Run(brain, world, coming), float("-inf")
+    while coming or run.requests or run.moves:
         input_s = coming[0].at_s if coming else float("inf")
         now_s = max(now_s, min(input_s, world.next_s, run.wake_at_s))
         if now_s > until_s or now_s == float("inf"):
@@ -207,12 +226,6 @@ def simulate(brain: Decides, world: World, inputs: Iterable[Input], *, until_s: 
     return run.told
 
 
-@dataclass(frozen=True)
-class _Leaving:
-    at_s: float
-    request: str
-
-
 def _with_leavings(inputs: Iterable[Input]) -> Iterator[Input | _Leaving]:
     for each in inputs:
         yield each
@@ -223,7 +236,8 @@ def _with_leavings(inputs: Iterable[Input]) -> Iterator[Input | _Leaving]:
 def _take(run: _Run, what: Input | _Leaving, now_s: float) -> None:
     match what:
         case Arrival(at_s, request, key, prompt_tokens, max_tokens):
-            run.requests[request] = _Open(what)
+            answer_tokens = max_tokens if what.answer_tokens is None else what.answer_tokens
+            run.requests[request] = Open(request, prompt_tokens, max_tokens, answer_tokens)
             run.feed((RequestArrived(request, key, prompt_tokens, max_tokens, at_s, what.deadline_s),), now_s)
         case Trouble():
             run.world.befall(what.what, what.name, now_s)

@@ -10,7 +10,6 @@ Left out: a unit's bytes count when all that come with it are there; a start com
 from collections.abc import Iterable, Sequence
 
 from schedules.events import (
-    Event,
     GroupFailed,
     GroupFormed,
     GroupFound,
@@ -18,9 +17,6 @@ from schedules.events import (
     GroupStopped,
     NodeLeft,
     NodeReported,
-    RequestBroke,
-    RequestProgressed,
-    RequestRefused,
     SchedulerJoined,
     SchedulerLost,
 )
@@ -28,10 +24,12 @@ from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
 from schedules.ledgers.nodes import link_rates
 from schedules.rates import SSD
 from schedules.simulation.agenda import Agenda
-from schedules.simulation.groups import Ask, Batch, Happening, WorldGroup
+from schedules.simulation.groups import Ask, Batch, WorldGroup
 from schedules.simulation.habits import Habits, Misfortune, Times
-from schedules.simulation.loads import Loads
+from schedules.simulation.happenings import Happening, Told
+from schedules.simulation.loads import Loads, Wave
 from schedules.simulation.nodes import WorldNode
+from schedules.simulation.steps import Steps
 
 
 class World:
@@ -41,7 +39,7 @@ class World:
     def __init__(
         self, nodes: Iterable[Node], models: Iterable[Model] = (), habits: Habits | None = None, now_s: float = 0.0
     ) -> None:
-        self._habits = habits or Habits()
+        self.habits = habits or Habits()
         self._models: dict[ModelKey, Model] = {}
         for model in models:
             self.know(model)
@@ -49,18 +47,18 @@ class World:
         facts = sorted(nodes, key=lambda node: node.name)
         self._nodes = {node.name: WorldNode(node, sizes) for node in facts}
         self._groups: dict[str, WorldGroup] = {}
-        self._at: dict[str, WorldGroup] = {}
         self._agenda: Agenda[Happening] = Agenda(now_s)
         disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
         rates = link_rates(View(tuple(facts))) | disks
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, now_s)
+        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered)
         self._failed: set[str] = set()
         self._changed: set[str] = set()
         self._refusals = 0
         self._agenda.tell(now_s, lambda _: (SchedulerJoined(),))
         for index, node in enumerate(self._nodes.values()):
-            self._report_soon(node, now_s - self._habits.report_after_s)
-            offset_s = self._habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
+            self._report_soon(node, now_s - self.habits.report_after_s)
+            offset_s = self.habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
             self._agenda.tell(now_s + offset_s, self._reporting_always(node))
 
     # ---- what is seen from outside
@@ -70,7 +68,7 @@ class World:
         """When something happens next; infinite if nothing will."""
         return self._agenda.next_s
 
-    def happen(self) -> tuple[float, Sequence[Event]]:
+    def happen(self) -> tuple[float, Sequence[Told]]:
         """The next thing happens: when that is, and what is told of it, if anything. IndexError if nothing will."""
         now_s, happening = self._agenda.pop()
         return now_s, happening(now_s)
@@ -90,21 +88,24 @@ class World:
 
     # ---- orders
 
-    def form(self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float) -> None:
-        """GroupFormed or GroupFailed answers, unless it is stopped before."""
+    def form(
+        self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float, *, behind: bool = False
+    ) -> None:
+        """GroupFormed or GroupFailed answers, unless it is stopped before. One that comes `behind` is formed when all of its
+        units are there, too, which make way for all others."""
         failure = self._refusal(placement)
         if failure is not None:
-            self._tell_failed(GroupFailed(name, *failure), now_s + self._habits.answer_after_s)
+            self._tell_failed(GroupFailed(name, *failure), now_s + self.habits.answer_after_s)
             return
         nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
         weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
-        batch = Batch(placement.kv_tokens, weights, self._habits.hop_s, self._habits.tokens_at_once)
-        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s)
+        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once)
+        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, behind)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
             node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
             self._report_soon(node, now_s)
-        self._fetch(group, now_s, held_back=False)
+        self._fetch(group, Wave.BEHIND if behind else Wave.FIRST, now_s)
         formed_s = max(node.speeds.formed(placement.degree) for node in nodes)
         self._agenda.tell(now_s + formed_s, lambda at_s: self._formed(group, at_s))
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
@@ -113,10 +114,10 @@ class World:
         """GroupStopped answers, whether or not there is such a group. Its requests break at once."""
         group = self._groups.get(name)
         self._failed.discard(name)
-        takes_s = self._habits.dissolve_s
+        takes_s = self.habits.dissolve_s
         if group is not None:
-            takes_s = takes_s if group.answers else self._habits.given_up_after_s
-            broken = self._break(group, "the group was dissolved")
+            takes_s = takes_s if group.answers else self.habits.given_up_after_s
+            broken = self._steps.break_all(group, "the group was dissolved", now_s)
             self._agenda.tell(now_s, lambda _: broken)
             self._release(group, now_s)
         self._agenda.tell(now_s + takes_s, lambda _: (GroupStopped(name),))
@@ -125,27 +126,32 @@ class World:
         """GroupFormed or GroupFailed answers."""
         there = name in self._groups
         answer = GroupFormed(name) if there else GroupFailed(name, "it is not there any more", False)
-        self._agenda.tell(now_s + self._habits.answer_after_s, lambda _: (answer,))
+        self._agenda.tell(now_s + self.habits.answer_after_s, lambda _: (answer,))
 
     def run(self, name: str, ask: Ask, now_s: float) -> None:
         """The group gives the request its tokens, from when it has them on. The names of requests are used once."""
-        group = self._groups.get(name)
-        if group is None:
-            broke = RequestBroke(ask.request, name, "the group is not there any more")
-            self._agenda.tell(now_s, lambda _: (broke,))
-        elif group.batch.submit(ask):
-            self._at[ask.request] = group
-            self._kick(group, now_s)
-        else:
-            wanted = ask.prompt_tokens + ask.max_tokens
-            reason = f"it has {group.placement.kv_tokens} tokens of KV cache, and {wanted} are wanted"
-            self._agenda.tell(now_s, lambda _: (RequestRefused(ask.request, name, reason),))
+        self._steps.run(name, ask, now_s)
 
-    def cancel(self, request: str) -> None:
+    def follow(self, name: str, ask: Ask, copy_of: str, now_s: float) -> None:
+        """The group takes in a request that is generated elsewhere, where it is called `copy_of` if its KV cache is to be
+        copied from there. CaughtUp is told whenever it has, RequestRefused if there is no room now."""
+        self._steps.follow(name, ask, copy_of, now_s)
+
+    def more(self, request: str, tokens: int, now_s: float) -> None:
+        """The request that is followed has so many more. To one that is over nothing happens."""
+        self._steps.more(request, tokens, now_s)
+
+    def go_on(self, request: str, tokens: int, now_s: float) -> None:
+        """The same, and from now on it is given its tokens where it was followed."""
+        self._steps.go_on(request, tokens, now_s)
+
+    def yield_up(self, request: str, now_s: float) -> None:
+        """It is given nothing after the step that it is in; Yielded is told then, unless it is over before."""
+        self._steps.yield_up(request, now_s)
+
+    def cancel(self, request: str, now_s: float) -> None:
         """Nobody wants the request's tokens any more. One that is over is so already."""
-        group = self._at.pop(request, None)
-        if group is not None:
-            group.batch.cancel(request)
+        self._steps.cancel(request, now_s)
 
     def bring(self, node: str, units: Iterable[Unit], tier: str, now_s: float) -> None:
         """The units have come to the node's tier by other ways than those of starts."""
@@ -167,7 +173,7 @@ class World:
         else:
             self._agenda.tell(now_s, lambda at_s: self._befall(what, name, at_s))
 
-    def _befall(self, what: Misfortune, name: str, now_s: float) -> Sequence[Event]:
+    def _befall(self, what: Misfortune, name: str, now_s: float) -> Sequence[Told]:
         node, group = self._nodes.get(name), self._groups.get(name) if name else self._oldest()
         match what:
             case Misfortune.SCHEDULER_LOST:
@@ -183,13 +189,41 @@ class World:
             case Misfortune.NODE_SILENT if node is not None and node.answers:
                 node.silent_since_s = now_s
                 self._loads.leave(node, now_s)
+            case Misfortune.NODE_DRAINING if node is not None and node.answers:
+                self._drain(node, now_s)
             case Misfortune.NODE_LOST if node is not None and not node.gone:
-                node.end()
-                self._loads.leave(node, now_s)
-                return (NodeLeft(node.name), *self._lose(self._on(node), f"node {node.name} is gone", now_s))
+                return self._end(node, f"node {node.name} is gone", now_s)
             case _:
                 pass
         return ()
+
+    def _drain(self, node: WorldNode, now_s: float) -> None:
+        """It ends as soon as it has nothing, or after its grace."""
+        node.drain()
+        self._report_soon(node, now_s)
+        self._end_if_drained(node, now_s)
+        self._agenda.tell(now_s + self.habits.drain_grace_s, self._ending(node))
+
+    def _end_if_drained(self, node: WorldNode, now_s: float) -> None:
+        """It has said by then that it drains, and that it has nothing."""
+        if node.draining and not node.reserved:
+            self._agenda.tell(now_s + 2 * self.habits.report_after_s, self._ending(node))
+
+    def _ending(self, node: WorldNode) -> Happening:
+        """Of this draining, and no other."""
+        drains = node.drains
+
+        def tell(now_s: float) -> Sequence[Told]:
+            if not node.answers or not node.draining or node.drains != drains:
+                return ()
+            return self._end(node, f"node {node.name} has drained", now_s)
+
+        return tell
+
+    def _end(self, node: WorldNode, cause: str, now_s: float) -> Sequence[Told]:
+        node.end()
+        self._loads.leave(node, now_s)
+        return (NodeLeft(node.name), *self._lose(self._on(node), cause, now_s))
 
     def _oldest(self) -> WorldGroup | None:
         return next((group for group in self._groups.values() if group.formed_s is not None), None)
@@ -197,30 +231,32 @@ class World:
     def _on(self, node: WorldNode) -> list[WorldGroup]:
         return [group for group in self._groups.values() if node in group.nodes]
 
-    def _lose(self, groups: Iterable[WorldGroup], cause: str, now_s: float) -> Sequence[Event]:
+    def _lose(self, groups: Iterable[WorldGroup], cause: str, now_s: float) -> Sequence[Told]:
         """What is lost is told before what breaks by it."""
-        lost, broken = list[Event](), list[Event]()
+        lost, broken = list[Told](), list[Told]()
         for group in groups:
             if group.formed_s is None:
                 self._fail(group, cause, now_s)
             else:
                 lost.append(GroupLost(group.name, cause))
-                broken += self._break(group, cause)
+                broken += self._steps.break_all(group, cause, now_s)
                 self._release(group, now_s)
         return (*lost, *broken)
 
-    def _abandon(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
+    def _abandon(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         found = GroupFound(group.name, group.key, group.placement)
         self._agenda.tell(
-            now_s + self._habits.found_after_s, lambda _: (found,) if self._groups.get(group.name) is group else ()
+            now_s + self.habits.found_after_s, lambda _: (found,) if self._groups.get(group.name) is group else ()
         )
         cause = "the front end that asked is gone"
-        return (GroupLost(group.name, cause), *self._break(group, cause))
+        return (GroupLost(group.name, cause), *self._steps.break_all(group, cause, now_s))
 
-    def _restore(self, node: WorldNode, now_s: float) -> Sequence[Event]:
+    def _restore(self, node: WorldNode, now_s: float) -> Sequence[Told]:
         """A node that was silent for longer than its leases has ended what ran there."""
-        over = node.silent_since_s is not None and now_s - node.silent_since_s > self._habits.lease_s
+        over = node.silent_since_s is not None and now_s - node.silent_since_s > self.habits.lease_s
         node.begin()
+        if node.draining:
+            self._drain(node, now_s)
         for name in [name for name in node.reserved if name not in self._groups]:
             node.release(name)
         report, groups = node.report(), self._on(node)
@@ -241,6 +277,8 @@ class World:
             node = self._nodes.get(stage.node)
             if node is None or node.gone:
                 return f"node {stage.node} is not connected", False
+            if node.draining:
+                return f"node {stage.node} is draining and takes no stages", True
         if self._refusals:
             self._refusals -= 1
             return f"node {placement.stages[0].node} takes no stages now", True
@@ -250,21 +288,24 @@ class World:
                 return f"node {stage.node} has {free_bytes} bytes free, {stage.reserve_bytes} are wanted", True
         return None
 
-    def _fetch(self, group: WorldGroup, now_s: float, *, held_back: bool) -> None:
+    def _fetch(self, group: WorldGroup, wave: Wave, now_s: float) -> None:
         units = {unit.name: unit for unit in self._models[group.key].units}
-        group.waits |= self._loads.begin(group.name, group.placement, units, held_back, now_s)
+        group.waits |= self._loads.begin(group.name, group.placement, units, wave, now_s)
 
-    def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
+    def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is not group:
             return ()
         if not group.answers:
             group.stalled.append(lambda at_s: self._formed(group, at_s))
             return ()
+        group.built = True
+        if group.behind and group.waits:
+            return ()  # until it has them all
         group.formed_s = now_s
-        self._kick(group, now_s)
+        self._steps.kick(group, now_s)
         return (GroupFormed(group.name),)
 
-    def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Event]:
+    def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is group and group.formed_s is None:
             self._fail(group, f"it was not formed within {timeout_s:.0f} s", now_s)
         return ()
@@ -272,12 +313,12 @@ class World:
     def _fail(self, group: WorldGroup, reason: str, now_s: float) -> None:
         """Its nodes have reported by the time that it is told."""
         self._release(group, now_s)
-        self._tell_failed(GroupFailed(group.name, reason, False), now_s + 2 * self._habits.report_after_s)
+        self._tell_failed(GroupFailed(group.name, reason, False), now_s + 2 * self.habits.report_after_s)
 
     def _tell_failed(self, failed: GroupFailed, at_s: float) -> None:
         self._failed.add(failed.group)
 
-        def tell(_now_s: float) -> Sequence[Event]:
+        def tell(_now_s: float) -> Sequence[Told]:
             known = failed.group in self._failed
             self._failed.discard(failed.group)
             return (failed,) if known else ()
@@ -292,14 +333,7 @@ class World:
             if node.answers:
                 node.release(group.name)
                 self._report_soon(node, now_s)
-
-    def _break(self, group: WorldGroup, cause: str) -> Sequence[Event]:
-        """Its requests are given nothing more, which is to be told."""
-        requests = [ask.request for ask in group.batch.asks if ask.request in self._at]
-        requests += [request for request, at in self._at.items() if at is group and request not in requests]
-        for request in requests:
-            self.cancel(request)
-        return tuple(RequestBroke(request, group.name, cause) for request in requests)
+                self._end_if_drained(node, now_s)
 
     def _arrived(self, load: str, names: Iterable[str], node: WorldNode, now_s: float) -> None:
         """All units of a load, which the groups called `names` want, are in the node's dram."""
@@ -308,53 +342,23 @@ class World:
             if load in group.waits:
                 group.waits.remove(load)
                 group.fetched_s = now_s
-                self._kick(group, now_s)
+                self._steps.kick(group, now_s)
+                if group.behind and group.built and not group.waits:
+                    self._agenda.tell(now_s, self._forming(group))
 
-    # ---- steps
+    def _forming(self, group: WorldGroup) -> Happening:
+        return lambda at_s: self._formed(group, at_s)
 
-    def _kick(self, group: WorldGroup, now_s: float) -> None:
-        """Its next step begins, if it is at none: after all that happens now."""
-        if group.ready and not group.batch.under_way:
-            group.batch.under_way = True
-            self._agenda.put(now_s, lambda at_s: self._step(group, at_s))
-
-    def _step(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
-        takes_s = group.batch.begin()
-        if takes_s is not None:
-            self._agenda.put(now_s + takes_s, lambda at_s: self._land(group, at_s))
-        return ()
-
-    def _land(self, group: WorldGroup, now_s: float) -> Sequence[Event]:
-        """Everyone's tokens are told apart from the others', within as many microseconds."""
-        if self._groups.get(group.name) is not group:
-            return ()
-        if not group.answers:
-            group.stalled.append(lambda at_s: self._land(group, at_s))
-            return ()
-        for index, (ask, tokens) in enumerate(group.batch.land()):
-            self._agenda.tell(now_s + index * 1e-6, self._progress(group, ask, tokens))
-        if not group.answered:
-            group.answered = True
-            self._fetch(group, now_s, held_back=True)
-        return self._step(group, now_s)
-
-    def _progress(self, group: WorldGroup, ask: Ask, tokens: int) -> Happening:
-        over = ask.left == 0
-
-        def tell(_now_s: float) -> Sequence[Event]:
-            if self._at.get(ask.request) is not group:
-                return ()
-            if over:
-                del self._at[ask.request]
-            return (RequestProgressed(ask.request, group.name, tokens),)
-
-        return tell
+    def _answered(self, group: WorldGroup, now_s: float) -> None:
+        """Its first tokens are there."""
+        if not group.behind:
+            self._fetch(group, Wave.HELD_BACK, now_s)
 
     # ---- reports
 
     def _reporting_always(self, node: WorldNode) -> Happening:
-        def tell(now_s: float) -> Sequence[Event]:
-            self._agenda.tell(now_s + self._habits.report_every_s, tell)
+        def tell(now_s: float) -> Sequence[Told]:
+            self._agenda.tell(now_s + self.habits.report_every_s, tell)
             return (node.report(),) if node.answers else ()
 
         return tell
@@ -362,9 +366,9 @@ class World:
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
         """With all others that change until then."""
         if not self._changed:
-            self._agenda.tell(now_s + self._habits.report_after_s, lambda _: self._report_changed())
+            self._agenda.tell(now_s + self.habits.report_after_s, lambda _: self._report_changed())
         self._changed.add(node.name)
 
-    def _report_changed(self) -> Sequence[Event]:
+    def _report_changed(self) -> Sequence[Told]:
         changed, self._changed = [self._nodes[name] for name in sorted(self._changed)], set()
         return [node.report() for node in changed if node.answers]

@@ -222,7 +222,7 @@ def test_whoever_leaves_is_given_nothing_more_and_makes_room() -> None:
     seen.ask("r", 2.0, tokens=1000)
     seen.ask("next", 2.0, tokens=1)
     seen.until(2.1)
-    seen.world.cancel("r")
+    seen.world.cancel("r", 2.1)
     seen.until(4.0)
     assert 2.0 < seen.tokens("r")[-1] <= 2.1
     assert len(seen.tokens("next")) == 1
