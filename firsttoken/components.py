@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from firsttoken.errors import SettingsError
 from firsttoken.local import FLOWS_READY_FILE
+from firsttoken.operator_key import operator_key
 from firsttoken.settings import Settings, environment_name
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ def run_frontend(settings: Settings) -> None:
             text_timeout_s=frontend.text_timeout_s,
             generation_config=frontend.generation_config,
             cors_origins=frontend.cors_origins,
+            consolidate=frontend.consolidate,
+            operator_key=operator_key(settings),
         )
     )
 

@@ -43,7 +43,7 @@ from firsttoken.setting_types import (
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
 SETTINGS_FILE = "firsttoken.toml"
-_CREDENTIALS = {"store.options", "history.url", "prefect.auth"}
+_CREDENTIALS = {"store.options", "history.url", "prefect.auth", "frontend.operator_key"}
 
 
 class Section(BaseModel):
@@ -127,6 +127,12 @@ class FrontendSettings(Section):
         description="origins (`https://app.example`) whose pages may call the API and read its answers; `local` for pages "
         "that programs of the browser's own machine serve, `*` for all pages",
     )
+    operator_key: Text = Field(
+        default="",
+        repr=False,
+        description="key that operators and the flow service show the API to move replicas and drain nodes; empty means one "
+        "that is made in `<home>/operator.key`",
+    )
     policy: Literal["planned", "fixed", "hydraserve", "serverlessllm"] = Field(
         default="planned",
         description="the rule by which cold models are placed: `planned` (ours), `fixed` (always the largest degree that "
@@ -163,6 +169,10 @@ class FrontendSettings(Section):
         default="model",
         description="how tokens are drawn where a request does not say: as the model's generation_config.json has it "
         "(`model`), or as OpenAI does (`none`)",
+    )
+    consolidate: bool = Field(
+        default=True,
+        description="whether pipelines become whole replicas, and replicas move out of the way, without being asked to",
     )
     keep_alive_s: Seconds = Field(default=300.0, description="seconds a replica stays up after its last request")
     start_timeout_s: Timeout = Field(

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Limits:
     """Bounds of waiting, in requests: of all models together, and of one. A start may take `start_timeout_s`, waiting for
-    room included."""
+    room included. Unless it may `consolidate` pipelines stay what they are, and replicas where they are, but for operators'
+    wishes."""
 
     start_timeout_s: float
     max_held_requests: int
     max_held_per_model: int
+    consolidate: bool = True
 
 
 REPLAYS = 3

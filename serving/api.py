@@ -2,20 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.types import Receive, Scope, Send
 
 from cluster.wire.phases import unix_s
 from serving.answers import Answerer, Ask, ask, timed_out
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
+from serving.door.leaving import ClosedStream, unless_left
 from serving.errors import Overloaded, Unavailable
 from serving.history_tables import Arrival
 from serving.link import ClusterLink
@@ -89,7 +89,7 @@ class Api:
     ) -> Response:
         try:
             async with asyncio.timeout(self._request_timeout_s) as deadline:
-                prepared: Prepared | None = await _unless_left(preparing, request)
+                prepared: Prepared | None = await unless_left(preparing, request)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
@@ -104,12 +104,13 @@ class Api:
             raise
         if body.stream:
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return _EventStream(self._answerer.events(asked, tickets), headers, tickets)
+            return ClosedStream(
+                self._answerer.events(asked, tickets), "text/event-stream", headers, lambda: _close(tickets)
+            )
         try:
-            answer = await _unless_left(self._answerer.whole(asked, tickets), request)
+            answer = await unless_left(self._answerer.whole(asked, tickets), request)
         finally:
-            for ticket in tickets:
-                ticket.close()
+            _close(tickets)
         return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
 
     def _ended(self, asked: Ask, outcome: str, generated_tokens: int) -> None:
@@ -143,12 +144,13 @@ class Api:
                 "ssd_bytes": node.ssd_bytes,
                 "device_reserved_bytes": node.device_reserved_bytes,
                 "device_bytes": node.device_bytes,
+                "draining": node.draining or self._router.moves.is_drained(node.name),
                 "stage_processes": {"idle": node.idle_stage_processes, "busy": node.busy_stage_processes},
                 "rates": {name: asdict(rate) for name, rate in node.rates.items()},
             }
             for node in (client.view().nodes if client is not None else ())
         ]
-        return {"nodes": nodes, "replicas": self._router.replicas()}
+        return {"nodes": nodes, "replicas": self._router.replicas(), "moves": self._router.moves.under_way()}
 
     async def cold_starts(self, model: str | None = None, limit: int = Query(20, ge=1, le=256)) -> dict[str, Any]:
         await self._router.settle_ledger()
@@ -161,40 +163,9 @@ class Api:
         return {"model": name, **self._router.explain(model), "cold_starts": starts}
 
 
-class _EventStream(StreamingResponse):
-    """Server-sent events whose source is closed, and its generation ended, however the response ends.
-
-    Starlette stops iterating when the client leaves; the generator behind would live on until it is collected.
-    """
-
-    def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str], tickets: Sequence[Ticket]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events, self._tickets = events, tickets
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._events.aclose()
-            for ticket in self._tickets:
-                ticket.close()
-
-
-async def _unless_left(work: Coroutine[Any, Any, Any], request: Request) -> Any:
-    """The result of `work`, or None if the client leaves first; the work is cancelled then."""
-
-    async def left() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            continue
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+def _close(tickets: Sequence[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.close()
 
 
 def _model_json(name: str) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -16,7 +17,7 @@ from cluster.wire.encryption import Tls
 from schedules.objectives import Objectives
 from serving.api import Api
 from serving.catalog import Catalog
-from serving.cold_start import Ledger
+from serving.cold_start import ColdStart, Ledger
 from serving.collecting import collect_seldom, keep_what_is_there
 from serving.door.bodies import Bodies
 from serving.door.connections import MAX_HEADER_BYTES, most_connections, patient_for
@@ -27,6 +28,9 @@ from serving.errors import HistoryError
 from serving.history import History
 from serving.link import ClusterLink
 from serving.metrics import Metrics
+from serving.moving.moves import KEPT as KEPT_MOVES
+from serving.moving.notices import Notices
+from serving.moving.operators import Operators
 from serving.origins import LOCAL_ORIGINS, LOCAL_PAGE, OwnPagesOnly
 from serving.prompts.processes import TextProcesses
 from serving.requests.preparing import Preparer
@@ -45,7 +49,8 @@ _RECALL_S = 2.0
 class FrontendConfig:
     """What a front end is told at its start. `objectives` are those of models that `models` does not name.
 
-    Without `history_url` cold starts are kept in memory only, and arrivals nowhere.
+    Without `history_url` cold starts and moves are kept in memory only, and arrivals nowhere; without `operator_key` nobody
+    is an operator.
     """
 
     host: str
@@ -72,6 +77,8 @@ class FrontendConfig:
     text_timeout_s: float
     generation_config: str
     cors_origins: Sequence[str]
+    consolidate: bool
+    operator_key: str = field(repr=False)
 
 
 def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: None) -> FastAPI:
@@ -82,12 +89,20 @@ def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: Non
     catalog = Catalog(store, texts, link.holds)
     metrics = Metrics()
     history = _history(config, metrics)
-    ledger = Ledger(on_add=history.add_start if history is not None else None)
+    notices = Notices()
+
+    def on_start(start: ColdStart) -> None:
+        notices.tell("cold_start", cold_start=start.as_json())
+        if history is not None:
+            history.add_start(start)
+
+    ledger = Ledger(on_add=on_start)
     limits = RouterLimits(
         config.policy, config.objectives, config.start_timeout_s, config.max_held_requests,
-        config.max_held_per_model, config.models,
+        config.max_held_per_model, config.models, config.consolidate,
     )  # fmt: skip
-    router = Router(lambda: link.client, limits, metrics, ledger, catalog.get)
+    on_move = history.add_move if history is not None else None
+    router = Router(lambda: link.client, limits, metrics, ledger, catalog.get, notices, on_move)
     upkeep = Upkeep(catalog, router, config.objectives, config.models)
 
     @asynccontextmanager
@@ -120,6 +135,8 @@ def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: Non
     preparer = Preparer(catalog, router, config.default_max_tokens, config.generation_config == "model")
     api = Api(link, catalog, router, metrics, ledger, preparer, config.request_timeout_s, bodies, on_arrival)
     app.include_router(api.routes)
+    app.include_router(Operators(link, catalog, router, bodies, config.operator_key).routes)
+    app.state.before_shutdown = notices.close
     _add_door(app, config)
     add_handlers(app)
     return app
@@ -166,8 +183,9 @@ async def _recall(history: History, ledger: Ledger, router: Router) -> None:
         starts = await history.starts(None, ledger.kept)
         ledger.restore(starts)
         router.recall(starts)
+        router.moves.restore(await history.moves(KEPT_MOVES))
     except HistoryError as error:
-        _log.warning("earlier cold starts are not shown: %s", error)
+        _log.warning("earlier cold starts and moves are not shown: %s", error)
 
 
 async def _check_history(config: FrontendConfig) -> None:
@@ -189,8 +207,9 @@ def run_frontend(config: FrontendConfig) -> None:
     asyncio.run(_check_history(config))
     sys.setswitchinterval(SWITCH_S)
     collect_seldom()
+    app = create_app(config, keep_what_is_there)
     server = uvicorn.Config(
-        create_app(config, keep_what_is_there),
+        app,
         host=config.host,
         port=config.port,
         log_level="warning",
@@ -199,4 +218,16 @@ def run_frontend(config: FrontendConfig) -> None:
         http=patient_for(config.client_timeout_s, config.max_body_bytes, most_connections()),
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
-    uvicorn.Server(server).run()
+    _Server(server, app.state.before_shutdown).run()
+
+
+class _Server(uvicorn.Server):
+    """Lets go of those who listen without end before it waits for answers to be over."""
+
+    def __init__(self, config: uvicorn.Config, before_shutdown: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._before_shutdown = before_shutdown
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._before_shutdown()
+        await super().shutdown(sockets)

@@ -63,6 +63,54 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
+class NotAnOperator(RequestError):
+    """Who asks has not shown the operator's key."""
+
+    status = 401
+    kind = "invalid_request_error"
+    code = "not_an_operator"
+
+
+class NodeNotFound(RequestError):
+    """No such node is connected."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "node_not_found"
+
+
+class GroupNotFound(RequestError):
+    """No such replica is up."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "group_not_found"
+
+
+class RunningNotFound(RequestError):
+    """No such request is being answered."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "request_not_found"
+
+
+class MoveNotFound(RequestError):
+    """No such move is known."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "move_not_found"
+
+
+class MoveRefused(RequestError):
+    """The move is not possible now, or would be of no use; nothing has changed."""
+
+    status = 409
+    kind = "invalid_request_error"
+    code = "move_refused"
+
+
 class ForeignPage(RequestError):
     """A browser sent it for a page that is not ours, or called us by a name that is not ours."""
 

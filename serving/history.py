@@ -1,10 +1,10 @@
-"""The history of cold starts and arrivals in SQL: written behind, so that no request ever waits for a database."""
+"""The history of cold starts, arrivals and moves in SQL: written behind, so that no request ever waits for a database."""
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,13 +23,16 @@ from serving.history_tables import (
     COLD_STARTS,
     CONNECT_S,
     KEPT,
+    MOVES,
     STATEMENT_S,
     Arrival,
     arrival_of_row,
     history_engine,
     insert_new,
+    move_of_row,
     prepare,
     row_of_arrival,
+    row_of_move,
     row_of_start,
     start_of_row,
 )
@@ -102,6 +105,10 @@ class History:
     def add_arrival(self, arrival: Arrival) -> None:
         """Keep an arrival. Returns at once."""
         self._add(ARRIVALS, row_of_arrival(arrival))
+
+    def add_move(self, told: Mapping[str, Any]) -> None:
+        """Keep a move that is over, as JSON. Returns at once."""
+        self._add(MOVES, row_of_move(told))
 
     def _add(self, table: Table, row: dict[str, Any]) -> None:
         if len(self._queue) >= QUEUED_ROWS:
@@ -190,8 +197,8 @@ class History:
         self._signal()
 
     async def _prune(self, before_s: float) -> None:
-        for table in KEPT:
-            old = select(table.c.id).where(table.c.arrived_s < before_s).limit(DELETED_ROWS)
+        for table, at_s in KEPT.items():
+            old = select(table.c.id).where(at_s < before_s).limit(DELETED_ROWS)
             removed = DELETED_ROWS
             while removed == DELETED_ROWS:
                 async with self._transaction() as connection:
@@ -213,6 +220,12 @@ class History:
         """Up to `limit` cold starts, of one model or of all, the latest arrivals first."""
         query = select(COLD_STARTS).order_by(COLD_STARTS.c.arrived_s.desc()).limit(limit)
         return [start_of_row(row) for row in await self._rows(_of_model(query, COLD_STARTS, model))]
+
+    async def moves(self, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Up to `limit` moves as JSON, the latest first."""
+        return [
+            move_of_row(row) for row in await self._rows(select(MOVES).order_by(MOVES.c.ordered_s.desc()).limit(limit))
+        ]
 
     async def arrivals(self, since_s: float, until_s: float) -> AsyncGenerator[Sequence[Arrival]]:
         """Arrivals from `since_s` to before `until_s` (unix seconds), oldest first, up to READ_ROWS at a time."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from sqlalchemy import (
     inspect,
     make_url,
     select,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -33,7 +35,7 @@ from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryRefused
 
-VERSION = 1
+VERSION = 2
 CONNECT_S, STATEMENT_S = 5.0, 10.0
 _PREPARE_LOCK = 0x66697273  # any number that all front ends share
 
@@ -69,7 +71,19 @@ ARRIVALS = Table(
     Index("firsttoken_arrivals_by_model", "model", "arrived_s"),
     Index("firsttoken_arrivals_by_time", "arrived_s", "id"),
 )
-KEPT = (COLD_STARTS, ARRIVALS)
+MOVES = Table(
+    "firsttoken_moves",
+    _METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("ordered_s", Double, nullable=False),
+    Column("told", JSON, nullable=False),
+    Index("firsttoken_moves_by_time", "ordered_s"),
+)
+KEPT = {COLD_STARTS: COLD_STARTS.c.arrived_s, ARRIVALS: ARRIVALS.c.arrived_s, MOVES: MOVES.c.ordered_s}
+"""The tables of what is kept, each with the time of its rows in unix seconds."""
+_UPGRADES = {1: (MOVES,)}
+"""The tables that those of an older version lack; otherwise they are as they are now."""
 
 
 @dataclass(frozen=True)
@@ -125,23 +139,32 @@ def _use_wal(connection: Any, _record: Any) -> None:
 
 
 async def prepare(connection: AsyncConnection) -> None:
-    """Make the tables where there are none. HistoryRefused if they are another version's. Safe among many at once."""
+    """Make the tables where there are none, and those that an older version lacks. HistoryRefused if they are a newer
+    version's. Safe among many at once."""
     if connection.dialect.name == "postgresql":
         await connection.execute(select(func.pg_advisory_xact_lock(_PREPARE_LOCK)))
     version = await _version(connection)
     if version is None:
-        for table in _METADATA.sorted_tables:
-            await connection.execute(CreateTable(table, if_not_exists=True))
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                await connection.execute(CreateIndex(index, if_not_exists=True))
+        await _make(connection, _METADATA.sorted_tables)
         await connection.execute(insert_new(connection, SCHEMA), {"only": 1, "version": VERSION})
         version = await _version(connection)
+    elif version in _UPGRADES:
+        await _make(connection, _UPGRADES[version])
+        await connection.execute(update(SCHEMA).values(version=VERSION))
+        version = VERSION
     if version != VERSION:
         shown = connection.engine.url.render_as_string(hide_password=True)
         raise HistoryRefused(
             f"the history at {shown} has schema version {version}, this firsttoken reads and writes version {VERSION}: "
             "run the firsttoken that wrote it, or let history.url name another database (a new one is made)"
         )
+
+
+async def _make(connection: AsyncConnection, tables: Sequence[Table]) -> None:
+    for table in tables:
+        await connection.execute(CreateTable(table, if_not_exists=True))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            await connection.execute(CreateIndex(index, if_not_exists=True))
 
 
 async def _version(connection: AsyncConnection) -> int | None:
@@ -195,3 +218,14 @@ def row_of_arrival(arrival: Arrival) -> dict[str, Any]:
 def arrival_of_row(row: Row[Any]) -> Arrival:
     """What row_of_arrival was given."""
     return Arrival(**{key: value for key, value in row._mapping.items() if key != "id"})
+
+
+def row_of_move(told: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of MOVES with an id of its own, from the move's JSON."""
+    return {"id": uuid.uuid4(), "kind": told["kind"], "ordered_s": told["ordered_at"], "told": dict(told)}
+
+
+def move_of_row(row: Row[Any]) -> Mapping[str, Any]:
+    """What row_of_move was given."""
+    told: Mapping[str, Any] = row._mapping["told"]
+    return told

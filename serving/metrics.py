@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 _TTFT_BUCKETS_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
+_PAUSE_BUCKETS_S = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 _ERROR_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
 
 
@@ -46,6 +47,25 @@ class Metrics:
             "firsttoken_replays", "Requests continued elsewhere after their group was lost.", ["model"],
             registry=self.registry,
         )  # fmt: skip
+        self.moves = Counter(
+            "firsttoken_moves", "Moves of replicas and requests, by kind and outcome.", ["kind", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.shifts = Counter(
+            "firsttoken_shifts", "Requests that were to go on at another group, by outcome.", ["model", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.shift_copied_bytes = Counter(
+            "firsttoken_shift_copied_bytes", "KV cache that went with requests to other groups.", ["model"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.move_pause = Histogram(
+            "firsttoken_move_pause_seconds",
+            "From a request's last token at one group to its first at another, by how its KV cache came there.",
+            ["model", "kv"],
+            buckets=_PAUSE_BUCKETS_S,
+            registry=self.registry,
+        )
         self.history_dropped = Counter(
             "firsttoken_history_dropped", "Rows of history that were given up.", registry=self.registry
         )

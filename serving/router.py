@@ -23,9 +23,12 @@ from schedules.actions import (
     Decided,
     Failed,
     Hold,
+    MoveAt,
     Record,
+    Refuse,
     Reject,
     Replay,
+    Shift,
     Start,
     Stop,
     WakeAt,
@@ -42,6 +45,8 @@ from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger, lessons_of
 from serving.errors import BadRequest, Interrupted, Overloaded, RequestError, Unavailable
 from serving.metrics import Metrics
+from serving.moving.moves import Moves
+from serving.moving.notices import Notices
 from serving.recording import Recorder
 from serving.tickets import FirstToken, Ticket
 
@@ -58,6 +63,7 @@ class RouterLimits:
     max_held_requests: int
     max_held_per_model: int
     models: Mapping[str, Objectives]
+    consolidate: bool
 
 
 async def _unknown(name: str) -> ServedModel:
@@ -75,10 +81,14 @@ class Router:
         metrics: Metrics,
         ledger: Ledger,
         open_model: Callable[[str], Awaitable[ServedModel]] = _unknown,
+        notices: Notices | None = None,
+        on_move: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> None:
         self._cluster, self._limits, self._metrics, self._open_model = cluster, limits, metrics, open_model
         self._recorder = Recorder(cluster, metrics, ledger, self.tell)
-        bounds = Limits(limits.start_timeout_s, limits.max_held_requests, limits.max_held_per_model)
+        self.notices = notices or Notices()
+        self.moves = Moves(self.tell, metrics, self.notices, on_move)
+        bounds = Limits(limits.start_timeout_s, limits.max_held_requests, limits.max_held_per_model, limits.consolidate)
         self._brain = Brain(POLICIES[limits.policy], bounds, f"g{secrets.token_hex(5)}", 0.0)
         self._models: dict[ModelKey, ServedModel] = {}
         self._tickets: dict[str, Ticket] = {}
@@ -149,6 +159,14 @@ class Router:
 
     # ---- what others ask
 
+    def knows(self, model: str) -> bool:
+        """Whether a model of this name can be asked for."""
+        return any(key.name == model and self._brain.knows(key) for key in self._models)
+
+    def requests(self, name: str) -> list[str]:
+        """The request of this name; or those of the answer of this id."""
+        return [name] if name in self._tickets else [each for each in self._tickets if each.startswith(f"{name}.")]
+
     def explain(self, model: ServedModel) -> dict[str, Any]:
         """What is wanted of the model, and what would be decided if it were started now."""
         objectives, now_s = self.objectives(model.name), asyncio.get_running_loop().time()
@@ -189,6 +207,7 @@ class Router:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        self.moves.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -219,6 +238,8 @@ class Router:
             self.tell(event)
         except Exception:
             _log.exception("nothing could be made of a %s", type(event).__name__)
+        if isinstance(event, events.NodeLeft):
+            self.moves.note_node(event.node, "left")
         if isinstance(event, events.GroupFound) and event.key not in self._models and not self._closed:
             self._spawn(self._open(event.key.name))
 
@@ -256,6 +277,13 @@ class Router:
                 _log.warning("%s could not be started: %s", action.key.name, action.reason)
             case Record():
                 self._recorder.record(action, self._groups[action.group])
+            case Shift():
+                ticket = self._tickets[action.request]
+                ticket.shift(action, self.moves.account(action, ticket.model), self._spawn)
+            case MoveAt():
+                self.moves.stands(action)
+            case Refuse():
+                self.moves.refused(action)
             case WakeAt():
                 self._wake_at(action.at_s)
             case Hold():
@@ -288,7 +316,8 @@ class Router:
         self._recorder.ordered(group)
         try:
             async with asyncio.timeout(action.timeout_s):
-                formed = await self._client().form(group, action.placement, model.checkpoint, action.timeout_s)
+                more = {"behind": True} if action.behind else {}
+                formed = await self._client().form(group, action.placement, model.checkpoint, action.timeout_s, **more)
         except Exception as error:
             if not isinstance(error, RequestError | ClusterError | TimeoutError):
                 _log.exception("%s could not be started", model.name)
@@ -297,7 +326,8 @@ class Router:
             unheard = error.node if isinstance(error, NodeLost) else ""
             self._not_formed(events.GroupFailed(group, text, isinstance(error, Refused), unheard))
             return
-        self._metrics.cold_starts.labels(model.name, "started").inc()
+        if not action.behind:
+            self._metrics.cold_starts.labels(model.name, "started").inc()
         self._joined(formed)
 
     async def _adopt(self, group: str) -> None:

@@ -42,6 +42,8 @@ _FRONTEND = FrontendConfig(
     text_timeout_s=10.0,
     generation_config="model",
     cors_origins=(),
+    consolidate=True,
+    operator_key="",
 )
 _NODE = NodeConfig(
     name="node",

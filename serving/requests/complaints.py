@@ -19,6 +19,7 @@ _KINDS = {
 }  # fmt: skip
 _SENTENCES = {
     **{kind: f"it is not {said}" for kind, said in _KINDS.items()},
+    "extra_forbidden": "there is no such field",
     "missing": "it is needed, and is not there",
     "int_parsing_size": "it is a number beyond all bounds",
     "greater_than": "it is not above {gt}",

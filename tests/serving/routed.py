@@ -141,6 +141,7 @@ async def routed(
         "start_timeout_s": START_TIMEOUT_S,
         "max_held_requests": 100,
         "max_held_per_model": 100,
+        "consolidate": True,
     } | limits
     metrics, ledger, opened = Metrics(), Ledger(), list[str]()
     names = {model.name: model for model in catalog}

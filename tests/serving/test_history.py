@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
+from sqlalchemy.schema import DropTable
 
 import serving.history as history_module
 from cluster.wire.phases import Phase
@@ -20,7 +21,16 @@ from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryRefused
 from serving.history import BATCH_ROWS, DELETED_ROWS, QUEUED_ROWS, READ_ROWS, History
 from serving.history_file import HistoryFile
-from serving.history_tables import COLD_STARTS, SCHEMA, VERSION, Arrival, history_engine, insert_new, row_of_start
+from serving.history_tables import (
+    COLD_STARTS,
+    MOVES,
+    SCHEMA,
+    VERSION,
+    Arrival,
+    history_engine,
+    insert_new,
+    row_of_start,
+)
 from tests.postgres_server import PostgresServer, run_postgres_server
 
 DEADLINE_S = 60.0
@@ -28,6 +38,7 @@ NOW_S = time.time()
 _NUMBERS = itertools.count()
 PHASES = (Phase("decide", "front end", NOW_S, NOW_S + 0.1), Phase("fetch embed", "node-1 remote", NOW_S, NOW_S + 1, 9))
 START = ColdStart("llama", "g1", ("node-1", "node-2"), NOW_S, 1.25, PHASES)
+MOVE = {"move": "m1", "kind": "drain", "step": "done", "ordered_at": NOW_S, "pauses_s": [0.1], "handovers": []}
 ARRIVAL = Arrival("llama", NOW_S, prompt_tokens=3, max_tokens=16, generated_tokens=7, outcome="served")
 
 
@@ -364,6 +375,43 @@ async def test_a_database_of_another_version_is_refused_with_what_to_do(database
     await engine.dispose()
     async with writing(database.url) as history:
         assert (await history.starts(None, 10), await arrivals(history)) == ([START], [])
+
+
+async def test_a_database_of_before_there_were_moves_is_given_a_table_for_them(database: Database) -> None:
+    """It has its version on the way: the firsttoken that wrote it would not know what to make of it."""
+    async with writing(database.url) as history:
+        history.add_start(START)
+    engine = history_engine(database.url)
+    async with engine.begin() as connection:
+        await connection.execute(DropTable(MOVES))
+        await connection.execute(update(SCHEMA).values(version=1))
+    async with writing(database.url) as first, writing(database.url) as second:
+        await asyncio.gather(first.check(), second.check())
+        second.add_move(MOVE)
+    async with writing(database.url) as history:
+        assert (await history.starts(None, 10), await history.moves(10)) == ([START], [MOVE])
+    async with engine.begin() as connection:
+        assert await connection.scalar(select(SCHEMA.c.version)) == VERSION
+    await engine.dispose()
+
+
+async def test_moves_are_found_again_the_latest_first_until_they_are_too_old(database: Database) -> None:
+    old = MOVE | {"move": "old", "ordered_at": NOW_S - 3 * 86_400.0}
+    later = MOVE | {"move": "later", "ordered_at": NOW_S + 1.0}
+    async with writing(database.url) as history:
+        for move in (MOVE, later, old):
+            history.add_move(move)
+    async with writing(database.url) as history:
+        assert await history.moves(2) == [later, MOVE]
+        assert await history.moves(10) == [later, MOVE, old]
+    async with writing(database.url, keep_days=2.0) as history:
+        await until(lambda: _moves_are(history, [later, MOVE]), "the old one to be removed")
+
+
+async def _moves_are(history: History, moves: list[dict[str, object]]) -> bool:
+    with contextlib.suppress(HistoryAway):
+        return await history.moves(10) == moves
+    return False
 
 
 # ---- the file of SQLite

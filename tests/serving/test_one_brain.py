@@ -127,7 +127,10 @@ class _Live:
         monkeypatch.setattr("cluster.wire.phases.time", SimpleNamespace(time=lambda: 0.0, monotonic=lambda: 0.0))
         bounds = (BOUNDS.start_timeout_s, BOUNDS.max_held_requests, BOUNDS.max_held_per_model)
         self._router = Router(
-            lambda: self._cluster, RouterLimits("planned", OBJECTIVES, *bounds, {}), Metrics(), Ledger()
+            lambda: self._cluster,
+            RouterLimits("planned", OBJECTIVES, *bounds, {}, consolidate=True),
+            Metrics(),
+            Ledger(),
         )
         self._cluster = FakeCluster(case.nodes, HABITS, self._router.hear)
 

@@ -79,7 +79,9 @@ async def prepare(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pre
         publish(str(source), name, store)
     texts = TextProcesses(60)
     await texts.start()
-    limits = RouterLimits("fixed", objectives_of(), 60.0, 8, 8, {"narrow": objectives_of(kv_tokens=NARROW)})
+    limits = RouterLimits(
+        "fixed", objectives_of(), 60.0, 8, 8, {"narrow": objectives_of(kv_tokens=NARROW)}, consolidate=True
+    )
     yield Prepare(Catalog(store, texts), Router(lambda: None, limits, Metrics(), Ledger()))
     await texts.close()
 
