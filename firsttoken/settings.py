@@ -122,6 +122,12 @@ class FrontendSettings(Section):
         description="origins (`https://app.example`) whose pages may call the API and read its answers; `local` for pages "
         "that programs of the browser's own machine serve, `*` for all pages",
     )
+    operator_key: Text = Field(
+        default="",
+        repr=False,
+        description="key that operators and the flow service show the API to move replicas and drain nodes; empty means one "
+        "that is made in `<home>/operator.key`",
+    )
     policy: Literal["planned", "fixed", "hydraserve", "serverlessllm"] = Field(
         default="planned",
         description="the rule by which cold models are placed: `planned` (ours), `fixed` (always the largest degree that "
