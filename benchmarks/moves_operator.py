@@ -36,6 +36,10 @@ class Operator:
         """Carry a move out one step further; it must have been ordered with the carrier "caller"."""
         return self._post(f"/v1/moves/{move}/go_on", {"step": step, "timeout_s": DEADLINE_S})
 
+    def give_up(self, move: str, reason: str) -> Move:
+        """Leave everything as it is."""
+        return self._post(f"/v1/moves/{move}/give_up", {"reason": reason})
+
     def drain(self, node: str) -> Move:
         return self._post(f"/v1/nodes/{node}/drain", {})
 

@@ -119,7 +119,7 @@ def migrations(store_url: str, model: str, count: int, tokens: int) -> Pauses:
         while len(pauses.seconds) + pauses.late < count:
             stream = Stream(operator.url, {"model": model, "prompt": PROMPT, "max_tokens": tokens})
             stream.start()
-            moves = []
+            moves: list[Move] = []
             while len(pauses.seconds) + pauses.late + len(moves) < count and len(stream.tokens) < tokens - 4 * BEFORE:
                 stream.reach(len(stream.tokens) + BEFORE)
                 moves.append(_shifted(operator, model, stream))

@@ -17,8 +17,9 @@ DEADLINE_S = 120.0
 
 
 class Stream(threading.Thread):
-    """One request, from `start` on. `tokens` and the unix seconds `times_s` at which they came grow while it runs; `fault`
-    is what the front end said instead of going on, `torn` what happened if the stream just ended."""
+    """One request, from `start` on. `tokens`, the unix seconds `times_s` at which they came, and their `logprobs` where they
+    were asked for, grow while it runs; `fault` is what the front end said instead of going on, `torn` what happened if the
+    stream just ended."""
 
     def __init__(self, url: str, body: Mapping[str, Any]) -> None:
         super().__init__(daemon=True)
@@ -28,6 +29,7 @@ class Stream(threading.Thread):
         self.asked_s, self._leaving = 0.0, False
         self.tokens: list[int] = []
         self.times_s: list[float] = []
+        self.logprobs: list[float] = []
         self._more = threading.Condition()
 
     def run(self) -> None:
@@ -64,6 +66,7 @@ class Stream(threading.Thread):
             with self._more:
                 self.times_s += [time.time()] * len(choice["token_ids"])
                 self.tokens += choice["token_ids"]
+                self.logprobs += (choice["logprobs"] or {}).get("token_logprobs", ())
                 self._more.notify_all()
 
     def reach(self, tokens: int) -> None:
