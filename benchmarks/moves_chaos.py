@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import httpx
 import psutil
 
-from benchmarks.moves_operator import Operator, Refused
+from benchmarks.moves_operator import ENDS, Operator, Refused
 from benchmarks.moves_stream import Stream, streamed
 
 Body = Mapping[str, Any]
@@ -48,6 +48,7 @@ class Account:
     kills: Counter[str] = field(default_factory=Counter)
     moves: Counter[str] = field(default_factory=Counter)
     shifted: int = 0
+    stayed: int = 0
     whole: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     torn: list[str] = field(default_factory=list)
@@ -82,6 +83,7 @@ class Chaos:
         self.account = Account()
         self._over = threading.Event()
         self._lock = threading.Lock()
+        self._counted: set[str] = set()
 
     def run(self, kills: int, every_s: float, seed: int, clients: int = 4) -> Account:
         """Return once so many were killed and the last stream is over."""
@@ -94,6 +96,7 @@ class Chaos:
         while self.account.kills.total() < kills:
             time.sleep(chance.uniform(0, 2 * every_s))
             self._kill(chance)
+            self._count_moves()
         self._over.set()
         for thread in threads:
             thread.join(SETTLE_S)
@@ -155,9 +158,13 @@ class Chaos:
                 self._operator.undrain(drained)
 
     def _count_moves(self) -> None:
-        for move in self._operator.moves(limit=10_000):
-            self.account.moves[f"{move['kind']} {move['step']}"] += 1
-            self.account.shifted += move["requests"]["shifted"]
+        """Those that ended since it was last asked: the front end keeps only so many."""
+        for move in self._operator.moves(limit=256):
+            if move["step"] in ENDS and move["move"] not in self._counted:
+                self._counted.add(move["move"])
+                self.account.moves[f"{move['kind']} {move['step']}"] += 1
+                self.account.shifted += move["requests"]["shifted"]
+                self.account.stayed += move["requests"]["stayed"]
 
 
 def children(platform: Harmed, node: str, kind: str) -> list[psutil.Process]:
@@ -190,7 +197,7 @@ def _left(platform: Harmed, operator: Operator) -> list[str]:
             left.append(f"{node['name']} holds {node['device_reserved_bytes']} B, {node['stage_processes']}")
         if node.get("draining") or node.get("drained"):
             left.append(f"{node['name']} is drained")
-    open_moves = [move for move in operator.moves() if move["step"] not in ("done", "given up")]
+    open_moves = [move for move in operator.moves() if move["step"] not in ENDS]
     left += [f"move {move['move']} stands at {move['step']}" for move in open_moves]
     for name in running:
         with contextlib.suppress(psutil.NoSuchProcess):
