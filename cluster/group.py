@@ -48,7 +48,7 @@ class Group:
                 reader, self._writer = await asyncio.open_connection(first.host, first.port, ssl=tls)
         except (OSError, TimeoutError) as error:
             raise StageFailed(f"the first stage of group {self.name} does not answer: {error}") from error
-        self.doors = Doors(self.placement, doors, tls, owner)
+        self.doors = Doors(self.placement, doors, tls)
         self._writer.write(frame(Hello(self.name, first.secret, owner)))
         self._reading = asyncio.get_running_loop().create_task(self._read(reader))
 
