@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schedules.actions import Shift
-from schedules.events import Event, RequestBroke, RequestProgressed, RequestRefused, RequestShifted, RequestStayed
+from schedules.events import Event, RequestBroke, RequestRefused, RequestShifted, RequestStayed
 from schedules.moving.rounds import goes_over
 from schedules.simulation.attempts import Open
-from schedules.simulation.happenings import CaughtUp, OfRequest, Yielded
+from schedules.simulation.happenings import CaughtUp, OfAttempt, Yielded
 from schedules.simulation.world import World
 
 
@@ -48,12 +48,12 @@ class Shifts:
             self._forgotten.add(follower)
             self._world.cancel(follower, now_s)
 
-    def hear(self, told: OfRequest, now_s: float) -> Sequence[Event] | None:
+    def hear(self, told: OfAttempt, now_s: float) -> Sequence[Event] | None:
         """What follows for the brain, None if this is about nobody on the way."""
         if isinstance(told, Yielded):
             return self._switch(self._of[told.request.rpartition(".")[0]], now_s)
         following = self._by_follower.get(told.request)
-        if following is None or isinstance(told, RequestProgressed):
+        if following is None:
             return () if told.request in self._forgotten else None
         if isinstance(told, CaughtUp):
             self._go_round(following, now_s)
