@@ -12,6 +12,7 @@ SCRIPTS = (
     "pipeline_cold_start.py",
     "prediction.py",
     "decision.py",
+    "moves.py",
     "generation.py",
     "loading.py",
     "gpu.py",

@@ -49,8 +49,8 @@ def _play(rank: int, port: int, hidden_size: int, dtype: str, tokens: int, found
     import torch
     from torch.distributed import TCPStore
 
-    from cluster.stage.batching import Segment
     from cluster.stage.joining.hop import Header, Neighbours, Op
+    from cluster.stage.steps import Segment
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled on first use
     timeout = timedelta(seconds=_DEADLINE_S)

@@ -49,17 +49,17 @@ class Adoption:
         placement = Placement(first.model, stages, first.kv_tokens, ("It runs already, and its owner is gone.",))
         return ModelKey(first.model, first.digest), placement
 
-    async def take(self, group: str, placement: Placement) -> StageFormed:
-        """Have it count as ours; where its first stage takes requests. Refused if it has an owner; NodeLost or
+    async def take(self, group: str, placement: Placement) -> list[StageFormed]:
+        """Have it count as ours; where its stages take callers. Refused if it has an owner; NodeLost or
         StageFailed if it is not whole: then some of it may be ours."""
         order = Adopt(self._owner, group, LEASE_S)
         first, *others = (stage.node for stage in placement.stages)
         door = await self._hearing.order(first, order, StageFormed, ANSWER_WITHIN_S)
         try:
-            await asyncio.gather(*(self._hearing.order(node, order, StageFormed, ANSWER_WITHIN_S) for node in others))
+            rest = (self._hearing.order(node, order, StageFormed, ANSWER_WITHIN_S) for node in others)
+            return [door, *await asyncio.gather(*rest)]
         except Refused as error:
             raise StageFailed(f"group {group} has fallen apart: {error}") from error
-        return door
 
     async def _find(self, group: str) -> None:
         try:

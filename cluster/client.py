@@ -22,6 +22,7 @@ from cluster.wire.encryption import Tls
 from cluster.wire.hello import group_secret
 from cluster.wire.orders import (
     AskPhases,
+    AwaitUnits,
     BringUnits,
     Dissolve,
     Evict,
@@ -42,6 +43,8 @@ _T = TypeVar("_T")
 ORDER_TIMEOUT_S = 30.0
 PHASES_WITHIN_S = 5.0
 CONNECT_WITHIN_S = 5.0
+ANSWER_WITHIN_S = 2.0
+"""What a node has beyond the time of an order that it bounds itself, to say how it ended."""
 
 
 class ClusterClient:
@@ -107,25 +110,25 @@ class ClusterClient:
             raise NodeLost(f"{there} of {minimum} nodes have joined within {timeout_s:.0f} s") from None
         return self.view()
 
-    async def form(self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float) -> Group:
+    async def form(
+        self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float, *, behind: bool = False
+    ) -> Group:
         """Form the group that `placement` says, under a name that is never used twice; its stages may still wait for their
-        units.
+        units. One that comes `behind` has them all, which make way for all that anybody waits for.
 
         Refused if a node would not, StageFailed or NodeLost if it could not; nothing is left of it then.
         """
         started_s = time.monotonic()
-        orders = self._orders(name, placement, checkpoint, timeout_s)
+        orders = self._orders(name, placement, checkpoint, timeout_s, behind)
         nodes = [node for node, _ in orders]
         with self._leases.coming(name, nodes):
-            tasks = [asyncio.ensure_future(self._order(node, order, StageFormed, timeout_s)) for node, order in orders]
             try:
-                formed = await asyncio.gather(*tasks)
+                formed = await self._order_all(orders, StageFormed, timeout_s)
                 phases = (timed_phase("form group", "front end", started_s),)
-                return await self._connect(Group(name, placement, phases), formed[0], timeout_s)
+                if behind:
+                    await self._await_units(name, nodes, max(0.0, started_s + timeout_s - time.monotonic()))
+                return await self._connect(Group(name, placement, phases), formed, timeout_s)
             except BaseException:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
                 await self._dissolve_on(name, nodes)
                 raise
 
@@ -136,8 +139,8 @@ class ClusterClient:
         nodes = [stage.node for stage in placement.stages]
         with self._leases.coming(name, nodes):
             try:
-                door = await self._adoption.take(name, placement)
-                return await self._connect(Group(name, placement, ()), door, CONNECT_WITHIN_S)
+                doors = await self._adoption.take(name, placement)
+                return await self._connect(Group(name, placement, ()), doors, CONNECT_WITHIN_S)
             except Refused:
                 raise
             except BaseException:
@@ -200,7 +203,7 @@ class ClusterClient:
     # ---- orders
 
     def _orders(
-        self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float
+        self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float, behind: bool
     ) -> list[tuple[str, FormStage]]:
         first = self._node(placement.stages[0].node)
         machines = Counter(self._node(stage.node).shared_with for stage in placement.stages)
@@ -226,15 +229,21 @@ class ClusterClient:
                 lease_s=LEASE_S,
                 peers=self._peers(stage.sources),
                 sources={unit.digest: asked for unit, asked in zip(units, stage.sources, strict=False)},
-                later=stage.later,
-                held_back=stage.held_back,
+                later=() if behind else stage.later,
+                held_back=() if behind else stage.held_back,
                 sharing=machines[self._node(stage.node).shared_with],
                 digest=checkpoint.digest,
                 owner=self._owner,
                 outside_bytes=stage.outside_bytes,
+                behind=behind,
             )
 
         return [(stage.node, order(rank, stage)) for rank, stage in enumerate(placement.stages)]
+
+    async def _await_units(self, group: str, nodes: Sequence[str], timeout_s: float) -> None:
+        """Until the stages of the group have all their units."""
+        order = AwaitUnits(group, timeout_s)
+        await self._order_all([(node, order) for node in nodes], Done, timeout_s + ANSWER_WITHIN_S)
 
     def _peers(self, sources: Iterable[Sequence[str]]) -> tuple[Peer, ...]:
         """Where those are that lists of sources name, and what they want to be shown; who is gone by now is left out."""
@@ -242,9 +251,9 @@ class ClusterClient:
         known = [self._hearing.roster.known[name] for name in names if name in self._hearing.roster.known]
         return tuple(Peer(k.node.name, k.node.host, k.node.peer_port, k.peer_secret) for k in known)
 
-    async def _connect(self, group: Group, door: StageFormed, timeout_s: float) -> Group:
+    async def _connect(self, group: Group, doors: Sequence[StageFormed], timeout_s: float) -> Group:
         """The group is formed: talk to its first stage, and keep it until it is dissolved."""
-        await group.connect(door, timeout_s, self._to_stages, self._owner)
+        await group.connect(doors, timeout_s, self._to_stages, self._owner)
         self._groups[group.name] = group
         self._leases.hold(group.name, [stage.node for stage in group.placement.stages])
         group.watch(lambda: self._mourn(group))
@@ -273,6 +282,16 @@ class ClusterClient:
     async def _order(self, node: str, order: object, answer: type[_T], timeout_s: float) -> _T:
         """Give an order and return its answer; what the node did not do is raised."""
         return await self._hearing.order(node, order, answer, timeout_s)
+
+    async def _order_all(self, orders: Sequence[tuple[str, object]], answer: type[_T], timeout_s: float) -> list[_T]:
+        """Give orders to nodes, all at once, and return their answers; if one is not done the others are given up."""
+        tasks = [asyncio.ensure_future(self._order(node, order, answer, timeout_s)) for node, order in orders]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # ---- what is heard
 

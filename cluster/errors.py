@@ -41,5 +41,9 @@ class NoToken(ClusterError):
     """The model gave no token that could be chosen for a request; the same request fails wherever it is run."""
 
 
+class NoKv(ClusterError):
+    """KV cache cannot be had from a stage, or not be kept by one: what it is of is computed anew."""
+
+
 class ProtocolError(ClusterError):
     """A message that is not in the vocabulary."""

@@ -133,4 +133,5 @@ def _node(report: NodeReport, units: Mapping[str, str]) -> Node:
         machine=report.machine,
         gpu=report.gpu,
         context_bytes=report.context_bytes,
+        draining=report.draining,
     )

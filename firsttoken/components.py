@@ -106,6 +106,7 @@ def run_node(settings: Settings, name: str, sharing: int = 1) -> None:
             tls=tls_of(settings),
             gpu="",  # found out where it runs
             sharing=sharing,
+            grace_s=settings.node.grace_s,
         )
     )
 
@@ -175,13 +176,21 @@ def run_frontend(settings: Settings) -> None:
 
 
 def prepare_flows(settings: Settings) -> None:
-    """Let flows in this process find Prefect, the cluster and the store; call it before they are imported."""
+    """Let flows in this process find Prefect, the cluster, the store and the front end; call it before they are imported."""
     os.environ |= prefect_environment(settings)
     from flows.context import CONTEXT_VARIABLE, FlowContext, write_context
 
     context_path = settings.run_dir / FLOW_CONTEXT_FILE
     store = settings.store
-    context = FlowContext(settings.scheduler_address, store.url, store.options, store.reader, tls_of(settings))
+    context = FlowContext(
+        scheduler_address=settings.scheduler_address,
+        store_url=store.url,
+        store_options=store.options,
+        store_reader=store.reader,
+        tls=tls_of(settings),
+        front_end_url=settings.frontend_url,
+        operator_key=operator_key(settings),
+    )
     write_context(context, context_path)
     os.environ[CONTEXT_VARIABLE] = str(context_path)
 
@@ -189,6 +198,7 @@ def prepare_flows(settings: Settings) -> None:
 def run_flows(settings: Settings) -> None:
     """The flow service. It writes a file into the run folder once its flows are registered with Prefect."""
     prepare_flows(settings)
+    from flows.context import read_context
     from flows.service import ServiceConfig, run_service
     from schedules.foresight.cadence import CALIBRATE, PREWARM, cadences
 
@@ -196,6 +206,7 @@ def run_flows(settings: Settings) -> None:
     prewarm = settings.prewarm
     every_s = {PREWARM: prewarm.every_s, CALIBRATE: settings.calibrate.every_s}
     config = ServiceConfig(
+        front_end=read_context().front_end(),
         cadences=cadences({flow: seconds for flow, seconds in every_s.items() if seconds}),
         parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}},
     )

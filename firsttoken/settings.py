@@ -107,6 +107,11 @@ class NodeSettings(Section):
         default=True, description="whether nodes fetch units from one another before they ask the store"
     )
     report_interval_s: Seconds = Field(default=1.0, ge=0.05, le=60, description="seconds between two reports of a node")
+    grace_s: SecondsOrZero = Field(
+        default=25.0,
+        le=3600,
+        description="seconds that a node which SIGTERM asks to end waits for its stages to move elsewhere; 0 ends it at once",
+    )
 
 
 class FrontendSettings(Section):

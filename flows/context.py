@@ -1,4 +1,4 @@
-"""What a flow needs to know of the platform: where its scheduler and its store are.
+"""What a flow needs to know of the platform: where its scheduler, its store and its front end are.
 
 A flow run is a process of its own, so the facts travel in a file that only its owner may read (it can hold credentials)
 and that one environment variable names. They are no flow parameters: those stand in the open in Prefect's UI.
@@ -9,34 +9,50 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.client import ClusterClient
 from cluster.wire.encryption import Tls
 from flows.errors import NoContext
-from storage_tiers.model_store import ModelStore
-from storage_tiers.object_store import ObjectStore
+from flows.front_end import FrontEnd
+
+if TYPE_CHECKING:
+    from cluster.client import ClusterClient
+    from storage_tiers.model_store import ModelStore
 
 CONTEXT_VARIABLE = "FLOW_CONTEXT"
 
 
 @dataclass(frozen=True)
 class FlowContext:
-    """Connection facts. `store_options` go to the store's file system as they are."""
+    """Connection facts. `store_options` go to the store's file system as they are.
+
+    What reaches the cluster and the store is imported by those that do: the flows of moves speak to the front end alone.
+    """
 
     scheduler_address: str
     store_url: str
     store_options: Mapping[str, Any] = field(repr=False)
     store_reader: str
     tls: Tls | None
+    front_end_url: str
+    operator_key: str = field(repr=False)
 
-    def cluster(self) -> ClusterClient:
+    def cluster(self) -> "ClusterClient":
         """A client of the cluster, to be entered."""
+        from cluster.client import ClusterClient
+
         return ClusterClient(self.scheduler_address, self.tls)
 
-    def store(self) -> ModelStore:
+    def store(self) -> "ModelStore":
         """The model store, opened anew."""
+        from storage_tiers.model_store import ModelStore
+        from storage_tiers.object_store import ObjectStore
+
         return ModelStore(ObjectStore(self.store_url, self.store_options, self.store_reader))
+
+    def front_end(self) -> FrontEnd:
+        """The front end, as operators reach it."""
+        return FrontEnd(self.front_end_url, self.operator_key)
 
 
 def write_context(context: FlowContext, path: Path) -> None:

@@ -6,8 +6,32 @@ class FlowError(Exception):
 
 
 class NoContext(FlowError):
-    """A flow runs in a process that was not told where cluster and store are."""
+    """A flow runs in a process that was not told where cluster, store and front end are."""
 
 
 class UnitsNotBrought(FlowError):
     """A model could not be brought to some of the nodes."""
+
+
+class FrontEndAway(FlowError):
+    """The front end does not answer, or cannot now. What was asked of it can be asked again."""
+
+
+class Unanswered(FlowError):
+    """The front end did not say whether it did what must not be asked for twice."""
+
+
+class Unintelligible(FlowError):
+    """The front end says what this version does not understand."""
+
+
+class Refused(FlowError):
+    """The front end will not do what it was asked; its sentence says why."""
+
+
+class MoveGivenUp(FlowError):
+    """The move came to nothing: what should have made way goes on as it was."""
+
+
+class PrefectAway(FlowError):
+    """Prefect's server does not answer as soon as it must."""

@@ -1,4 +1,5 @@
-"""The flow service: registers every flow as a deployment with Prefect and runs what is due, each run a process.
+"""The flow service: registers every flow as a deployment with Prefect and runs what is due, each run a process; moves that
+the front end orders are runs in this one.
 
 It knows the server may be away: it keeps trying, and nothing that serves requests depends on it.
 """
@@ -20,11 +21,19 @@ from prefect.runner import Runner
 from prefect.types.entrypoint import EntrypointType
 
 from flows.calibrate import calibrate
+from flows.carrying import MOVES
+from flows.front_end import FrontEnd
+from flows.listening import listening
 from flows.prewarm import prewarm
 from flows.publish import publish
 from schedules.foresight.cadence import Cadence
 
-FLOWS: Mapping[str, Flow[..., Any]] = {"publish": publish, "prewarm": prewarm, "calibrate": calibrate}
+FLOWS: Mapping[str, Flow[..., Any]] = {
+    "publish": publish,
+    "prewarm": prewarm,
+    "calibrate": calibrate,
+    **{kind.value: flow for kind, flow in MOVES.items()},
+}
 DEPLOYMENT = "firsttoken"
 _LONGEST_BACKOFF_S = 30.0
 _STOP_WITHIN_S = 5.0
@@ -34,8 +43,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """When flows run, the parameters of their scheduled runs by flow, and how often due runs are looked for."""
+    """Whose moves are carried out, when flows run, the parameters of their scheduled runs by flow, and how often due runs are
+    looked for."""
 
+    front_end: FrontEnd
     cadences: Sequence[Cadence]
     parameters: Mapping[str, Mapping[str, Any]]
     query_interval_s: float = 2.0
@@ -62,7 +73,11 @@ async def run_service(config: ServiceConfig, on_ready: Callable[[], None] = lamb
     While Prefect's server is away, tries again with a growing pause. The flows' processes inherit this one's
     environment, which must name Prefect's API and the flow context.
     """
-    stop = asyncio.Event()
+    with listening(config.front_end):
+        await _serve(config, asyncio.Event(), on_ready)
+
+
+async def _serve(config: ServiceConfig, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
     backoff_s = 1.0
     while not stop.is_set():
         try:

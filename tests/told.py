@@ -66,6 +66,7 @@ _NODE = NodeConfig(
     tls=None,
     gpu="",
     sharing=1,
+    grace_s=0.0,
 )
 
 

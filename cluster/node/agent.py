@@ -33,6 +33,7 @@ from cluster.wire.orders import (
     AskPhases,
     AskReport,
     AskStage,
+    AwaitUnits,
     BringUnits,
     Dissolve,
     Evict,
@@ -124,6 +125,19 @@ class NodeAgent:
         """The worker is gone; nobody hears reports until another one joins."""
         self._worker, self._reporter.address = None, ""
 
+    async def drain(self) -> None:
+        """Take no more stages, say so, and wait for those that are here to be gone, as long as the node has for that."""
+        if not self._stages.groups or not self._config.grace_s:
+            return
+        _log.info("asked to end: waiting for %s to be gone", ", ".join(self._stages.groups))
+        self._stages.draining = True
+        self._changed.set()
+        try:
+            async with asyncio.timeout(self._config.grace_s):
+                await self._stages.gone()
+        except TimeoutError:
+            _log.warning("%s did not go within %.0f s", ", ".join(self._stages.groups), self._config.grace_s)
+
     def close_door(self) -> None:
         """Take no orders any more: who asks learns at once that the node is gone."""
         self._orders.close()
@@ -161,6 +175,9 @@ class NodeAgent:
         match message:
             case FormStage():
                 return await self._stages.form(message)
+            case AwaitUnits():
+                await self._stages.await_units(message)
+                return Done()
             case Dissolve():
                 await self._stages.dissolve(message.group, message.owner)
                 return Done()

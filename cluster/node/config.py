@@ -12,7 +12,8 @@ class NodeConfig:
     """A node's name, addresses, budgets and habits. Bytes are budgets, seconds are intervals.
 
     `device` is "cpu", "cuda", "cuda:N" or "auto"; `device_bytes` may be 0 for what suits the device. `gpu` is what the GPU is
-    called in the world, once it is known which it is; "" on a CPU. `sharing` nodes of the machine have that GPU.
+    called in the world, once it is known which it is; "" on a CPU. `sharing` nodes of the machine have that GPU. One that is
+    asked to end waits for its stages to be gone, for up to `grace_s`.
     """
 
     name: str
@@ -35,3 +36,4 @@ class NodeConfig:
     tls: Tls | None
     gpu: str
     sharing: int
+    grace_s: float

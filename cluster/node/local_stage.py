@@ -10,7 +10,7 @@ from cluster.errors import StageFailed
 from cluster.node.stage_process import StageProcess
 from cluster.stage.pulse import SILENT_S
 from cluster.wire.orders import FormStage
-from cluster.wire.phases import COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, timed_phase
+from cluster.wire.phases import ASSIGN, COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, timed_phase
 from cluster.wire.reports import StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Beat, Broken, Callers, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
 from schedules.rates import BUS, DECODE, PREFILL
@@ -26,7 +26,8 @@ _LEAST_WEIGHT_BYTES = 8 << 20
 class LocalStage:
     """Follows one stage from its order to its end; `on_lost(group, cause)` is called at most once.
 
-    `observe` is told what was measured, by a name of schedules.rates. `door` is where it takes requests, once it is formed.
+    `observe` is told what was measured, by a name of schedules.rates. `door` is where it takes requests, once it is formed;
+    `whole` is done when it has all its units.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class LocalStage:
         self.order = order
         self.formed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_rows_wanted: Callable[[tuple[int, ...]], None] = lambda _rows: None
+        self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.owner = order.owner
@@ -50,6 +52,7 @@ class LocalStage:
         self._taking: asyncio.Task[StageProcess] | None = None
         self.phases: list[Phase] = []
         self._loads: list[Future[Loaded]] = []
+        self._lacking = {f"{ASSIGN}{unit.name}" for unit in order.units}
         self._ending: asyncio.Task[None] | None = None
         self._lost = False
         self._beat_s: float | None = None
@@ -186,9 +189,10 @@ class LocalStage:
         await asyncio.shield(self._ending)
 
     def _fail(self, cause: str) -> None:
-        if not self.formed.done():
-            self.formed.set_exception(StageFailed(cause))
-            self.formed.exception()  # seen by whoever forms the stage, if it still waits
+        for awaited in (self.formed, self.whole):
+            if not awaited.done():
+                awaited.set_exception(StageFailed(cause))
+                awaited.exception()  # seen by whoever waits for it, if anybody still does
 
     def _cause(self) -> BaseException:
         """Why it has ended."""
@@ -219,6 +223,9 @@ class LocalStage:
         elif isinstance(message, PhaseDone):
             self.phases.append(message.phase)
             self._observe_copy(message.phase)
+            self._lacking.discard(message.phase.name)
+            if not self._lacking and not self.whole.done():
+                self.whole.set_result(None)
             if message.phase.name == FIRST_STEP and not self.stepped.done():
                 self.stepped.set_result(None)
             elif message.phase.name == FIRST_ANSWER:

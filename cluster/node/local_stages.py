@@ -18,7 +18,7 @@ from cluster.node.rate_book import RateBook
 from cluster.node.row_service import RowService
 from cluster.node.stage_process import StageProcess
 from cluster.tasks import Tasks
-from cluster.wire.orders import Adopt, BringUnits, FormStage, Renew
+from cluster.wire.orders import Adopt, AwaitUnits, BringUnits, FormStage, Renew
 from cluster.wire.phases import TAKE_PROCESS, Phase, timed_phase
 from cluster.wire.reports import StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Build
@@ -58,7 +58,7 @@ def load(
 
 class LocalStages:
     """Use from the node's event loop. `on_change` is called when a stage comes or goes, `on_lost` with the group and the
-    cause when one cannot go on."""
+    cause when one cannot go on. While it is `draining` no more are formed."""
 
     def __init__(
         self,
@@ -80,6 +80,8 @@ class LocalStages:
         self._dissolved: dict[str, float] = {}
         self._turn = 0
         self._closing = False
+        self._left = asyncio.Event()
+        self.draining = False
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -131,8 +133,8 @@ class LocalStages:
                         self._spawn(stage, self._deliver(stage, each, process), "deliver")
 
                 bare = replace(order, units=(), peers=(), sources={})
-                build = Build(bare, secret, self._rows.serves(order), self._config.tls)
-                process = await stage.take(lambda: self._pool.start(build, give))
+                build = Build(bare, secret, not order.behind and self._rows.serves(order), self._config.tls)
+                process = await stage.take(lambda: self._pool.start(build, give, spare=order.behind))
                 if later:
                     self._spawn(stage, self._load_later(stage, later, turn, process), "later")
                 await stage.formed
@@ -142,14 +144,21 @@ class LocalStages:
             if isinstance(error, TimeoutError):
                 raise StageFailed(f"the stage was not formed within {order.timeout_s:.0f} s") from error
             raise
-        took_s = time.monotonic() - started_s
-        if here:
-            self._rates.observe(formed(order.degree), took_s)
-        else:  # the group was joined over a wire full of units
-            self._rates.observe_makeshift(formed(order.degree), took_s)
-        self._tasks.spawn(self._refill_behind(stage), "refill")
+        if not order.behind:  # one that is has a process made for it, and makes way meanwhile
+            self._observe_forming(order, here, time.monotonic() - started_s)
+            self._tasks.spawn(self._refill_behind(stage), "refill")
         stage.door = StageFormed(order.group, order.rank, self._config.host, process.idle.result().port, secret)
         return stage.door
+
+    async def await_units(self, order: AwaitUnits) -> None:
+        """Until the stage of the group has all its units. Refused if there is none here, StageFailed if it is lost before or
+        that takes too long."""
+        stage = self._running(order.group)
+        try:
+            async with asyncio.timeout(order.timeout_s):
+                await asyncio.shield(stage.whole)
+        except TimeoutError:
+            raise StageFailed(f"its units did not all come within {order.timeout_s:.0f} s") from None
 
     def renew(self, order: Renew) -> tuple[str, ...]:
         """The groups may live so much longer from now, but for those that are returned: they are not here, or not the
@@ -218,6 +227,12 @@ class LocalStages:
                     _log.warning("group %s ends: nobody renewed its lease", group)
                     self._tasks.spawn(self.dissolve(group), "dissolve")
 
+    async def gone(self) -> None:
+        """Wait until there is none."""
+        while self._stages:
+            self._left.clear()
+            await self._left.wait()
+
     async def close(self) -> None:
         """End all of them; no more are formed."""
         self._closing = True
@@ -228,6 +243,8 @@ class LocalStages:
         """No await between looking and taking: two orders cannot get the same memory."""
         if self._closing:
             raise Refused(f"node {self._config.name} is shutting down")
+        if self.draining:
+            raise Refused(f"node {self._config.name} is about to end")
         if self._dissolved.get(order.group, 0.0) > time.monotonic():
             raise Refused(f"node {self._config.name} was told to dissolve group {order.group} before it was to form it")
         if order.group in self._stages:
@@ -248,6 +265,7 @@ class LocalStages:
     def _forget(self, stage: LocalStage) -> None:
         """It has ended, and nothing is left of it."""
         del self._stages[stage.order.group]
+        self._left.set()
         self._on_change()
 
     def _load(
@@ -257,6 +275,12 @@ class LocalStages:
         loading = load(self._tiers, self._peers, stage.order, unit, priority, since_s, turn)
         stage.expect([loading], self._tiers.give_up)
         return loading
+
+    def _observe_forming(self, order: FormStage, here: bool, took_s: float) -> None:
+        if here:
+            self._rates.observe(formed(order.degree), took_s)
+        else:  # the group was joined over a wire full of units
+            self._rates.observe_makeshift(formed(order.degree), took_s)
 
     async def _refill_behind(self, stage: LocalStage) -> None:
         """Make the next stage process ready when this one has computed, and those that share its cores have too: until then
@@ -317,4 +341,6 @@ async def _all_of(loads: Sequence[Future[Loaded]]) -> None:
 
 
 def _priority(order: FormStage, unit: UnitIndex) -> Priority:
+    if order.behind:
+        return Priority.MOVE
     return Priority.AFTER_FIRST_TOKEN if unit.name in order.later else Priority.COLD_START

@@ -5,9 +5,13 @@ import os
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cluster.node.accelerator import find_accelerator
 from cluster.node.config import NodeConfig
+
+if TYPE_CHECKING:
+    from cluster.node.agent import NodeAgent
 
 _SPINS = "10000"
 """Times that a thread of a stage looks for the next product before it sleeps, a few tenths of a millisecond in all: longer
@@ -17,7 +21,8 @@ __all__ = ["NodeConfig", "run_node"]
 
 
 def run_node(config: NodeConfig) -> None:
-    """Be a node until SIGTERM or SIGINT, whatever becomes of schedulers meanwhile; then release everything.
+    """Be a node until SIGTERM or SIGINT, whatever becomes of schedulers meanwhile; then release everything. At SIGTERM it
+    first waits for its stages to be gone, see NodeAgent.drain; at SIGINT, or a second SIGTERM, it does not.
 
     NoDevice if the machine does not have what it shall compute on, BadCertificate if its certificates will not do,
     NameTaken if the scheduler has a node of this name when the first is joined.
@@ -40,9 +45,10 @@ async def _run(config: NodeConfig) -> None:
 
     os.environ["GLOO_SOCKET_IFNAME"] = interface_of(config.host)
     os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface_of(config.host)}")
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    drain, stop = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lambda: (stop if drain.is_set() else drain).set())
+    loop.add_signal_handler(signal.SIGINT, stop.set)
     dask.config.set({
         "distributed.worker.memory.terminate": False,
         "distributed.worker.memory.pause": False,
@@ -54,11 +60,17 @@ async def _run(config: NodeConfig) -> None:
         await agent.start()
         joined = asyncio.ensure_future(stay_joined(config, agent))
         stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({joined, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        drained = asyncio.ensure_future(_drained(drain, agent))
+        await asyncio.wait({joined, stopped, drained}, return_when=asyncio.FIRST_COMPLETED)
         agent.close_door()
-        for task in (joined, stopped):
+        for task in (joined, stopped, drained):
             task.cancel()
         with suppress(asyncio.CancelledError):
             await joined
     finally:
         await agent.close()
+
+
+async def _drained(drain: asyncio.Event, agent: "NodeAgent") -> None:
+    await drain.wait()
+    await agent.drain()

@@ -64,13 +64,14 @@ class StagePool:
         if self._watch is None or self._watch.done():
             self._watch = asyncio.get_running_loop().create_task(self._look_always())
 
-    async def start(self, order: Build, on_try: Callable[[StageProcess], None]) -> StageProcess:
+    async def start(self, order: Build, on_try: Callable[[StageProcess], None], *, spare: bool = False) -> StageProcess:
         """A process that has taken the order. `on_try` is told of each that shall, just before; the caller bounds the wait.
+        To `spare` those that wait one is made for it.
 
         StageFailed if the system has no process to give, or if several did not take the order.
         """
         for _ in range(TRIES):
-            process = await self._take()
+            process = await self._take(spare)
             try:
                 on_try(process)
                 if await process.begin(order):
@@ -102,15 +103,15 @@ class StagePool:
         await asyncio.gather(*(child.end() for child in children))
         self._reap_orphans()
 
-    async def _take(self) -> StageProcess:
-        """A process that is ready, or the first that will be."""
+    async def _take(self, spare: bool) -> StageProcess:
+        """A process that is ready, or the first that will be; to `spare` those that wait a new one."""
         failures = 0
         while True:
             try:
-                process = self._best()
+                process = None if spare else self._best()
                 if process is None:
                     async with self._forking:
-                        process = self._best() or await self._add(measure=False)
+                        process = (None if spare else self._best()) or await self._add(measure=False)
                 self._waiting.remove(process)
                 try:
                     await process.ready()

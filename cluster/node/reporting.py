@@ -97,6 +97,7 @@ class Reporter:
             machine=self._machine,
             gpu=self._config.gpu,
             context_bytes=self._memory.context_bytes,
+            draining=self._stages.draining,
         )
 
 

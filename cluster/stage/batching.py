@@ -8,106 +8,14 @@ of arrival, so that nothing that runs is ever short of memory and nothing that w
 
 from collections import deque
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from cluster.wire.requests import Failed, Rejected, Submit, TokenLogprobs, Tokens
+from cluster.stage.running import Running
+from cluster.stage.steps import Adoption, Choice, Claim, Segment, Step, StepLimits
+from cluster.wire.requests import Caught, Event, Failed, Placed, Rejected, Submit, Tokens, Yielded
 from schedules.requests import room_tokens
 
-PREFILL_TOKENS = 256
-PREFILL_TOKENS_ALONE = 2048
-MAX_ROWS = 128
-
-
-@dataclass(frozen=True)
-class StepLimits:
-    """How much a step may hold: requests, whose logits stand in memory together; prompt tokens beside others that decode,
-    whose next token they hold up; prompt tokens where nobody decodes."""
-
-    rows: int = MAX_ROWS
-    prefill_tokens: int = PREFILL_TOKENS
-    prefill_tokens_alone: int = PREFILL_TOKENS_ALONE
-
-
-GPU_LIMITS = StepLimits(rows=256, prefill_tokens=1024)
-"""There telling the device what to do lasts as long as some 1,000 tokens of a prompt."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One request's part of a step: `tokens` of it, the first at `position`; `wanted` if the next is to be chosen.
-
-    `slot` names the request within the group, `room` is how many tokens its KV cache has to hold. Its first `whole` tokens
-    belong together, as if they were computed at once, in whatever pieces they come.
-    """
-
-    slot: int
-    tokens: int
-    position: int
-    wanted: bool
-    room: int
-    whole: int = 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """What goes through the stages together. `feed` are the segments' tokens in a row; `started` run for the first time.
-
-    A step that runs `ahead` is made before the one under way has landed: it has no feed, for its tokens are those that the
-    requests at these places in that step are given.
-    """
-
-    segments: tuple[Segment, ...]
-    feed: tuple[int, ...]
-    started: tuple[tuple[int, Submit], ...] = ()
-    ahead: tuple[int, ...] = ()
-
-    @property
-    def wanted(self) -> tuple[Segment, ...]:
-        """Segments whose next token is to be chosen, in order."""
-        return tuple(segment for segment in self.segments if segment.wanted)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A token that was chosen, with its log probabilities if the request asked for them; None if none could be."""
-
-    token: int | None
-    logprobs: TokenLogprobs | None = None
-
-
-@dataclass(eq=False)
-class _Request:
-    submit: Submit
-    slot: int
-    room: int
-    tokens: list[int]
-    fed: int = 0
-    started: bool = False
-    under_way: int = 0
-    queued: bool = False
-    cancelled: bool = False
-    dropped: bool = False
-
-    @property
-    def length(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - len(self.submit.tokens)
-
-    @property
-    def decodes(self) -> bool:
-        return self.fed > 0 and self.length - self.fed == 1
-
-    def decoding(self, segment: Segment) -> bool:
-        """Whether the segment, which is under way, is all that has not come back, one token of it."""
-        return segment.tokens == 1 and segment.wanted and self.under_way == 1 and self.fed == self.length
-
-    @property
-    def answers(self) -> bool:
-        """Its prompt is in, and its next token is to be fed or under way."""
-        return self.fed > 0 and self.length - self.fed <= 1
+_LIMITS = StepLimits()
 
 
 class Batching:
@@ -115,24 +23,27 @@ class Batching:
 
     A request that grows beyond `renewal` tokens is fed from its first token anew, once: what the cache holds of it is then
     encoded for shorter sequences. None: the cache always holds good.
+
+    A request that follows is fed what it is told to have, all but the last, and nothing of it is chosen until it goes on.
     """
 
-    def __init__(
-        self, kv_tokens: int, stages: int, renewal: int | None = None, limits: StepLimits = StepLimits()
-    ) -> None:
+    def __init__(self, kv_tokens: int, stages: int, renewal: int | None = None, limits: StepLimits = _LIMITS) -> None:
         self._kv_tokens, self._stages, self._renewal, self._limits = kv_tokens, stages, renewal, limits
-        self._waiting: deque[_Request] = deque()
-        self._ready: deque[_Request] = deque()
-        self._running: dict[int, _Request] = {}
+        self._waiting: deque[Running] = deque()
+        self._ready: deque[Running] = deque()
+        self._running: dict[int, Running] = {}
         self._under_way: deque[Step] = deque()
         self._used_tokens = 0
         self._slots = 0
         self._ended: list[int] = []
+        self._claims: list[Claim] = []
+        self._adopting: deque[Running] = deque()
+        self._news: list[Event] = []
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs or waits, and no step is under way."""
-        return not (self._running or self._waiting or self._under_way)
+        """Whether nothing is under way, and nothing can be begun before something is told."""
+        return not (self._under_way or self._ready or self._adopting or self._may_admit())
 
     @property
     def steps_under_way(self) -> int:
@@ -145,28 +56,97 @@ class Batching:
 
     def submit(self, submit: Submit) -> Rejected | None:
         """Take a request; what can never fit, has nothing to feed or nothing to give is rejected."""
-        if not submit.tokens:
-            return Rejected(submit.request, "there are no tokens to go on from")
-        if submit.max_tokens < 1:
-            return Rejected(submit.request, f"max_tokens is {submit.max_tokens}, and there is nothing to generate")
-        length = len(submit.tokens) + submit.max_tokens
-        if length > self._kv_tokens:
-            text = f"prompt and max_tokens are {length} tokens, this replica's KV cache holds {self._kv_tokens}"
-            return Rejected(submit.request, text)
-        self._slots += 1
-        room = room_tokens(length, self._kv_tokens)
-        self._waiting.append(_Request(submit, self._slots, room, list(submit.tokens)))
+        found = self._take(submit)
+        if isinstance(found, Rejected):
+            return found
+        self._waiting.append(found)
         return None
+
+    def follow(self, submit: Submit, kv_tokens: int = 0) -> Rejected | None:
+        """Take a request that is generated elsewhere. The KV cache of its first `kv_tokens` may be there to be claimed."""
+        found = self._take(submit)
+        if isinstance(found, Rejected):
+            return found
+        found.following = True
+        if self._renewal is None:
+            found.kv_tokens = max(0, min(kv_tokens, found.length - 1))
+        if found.kv_tokens:
+            found.asked = True
+            self._claims.append(Claim(found.slot, submit.request, found.kv_tokens))
+        self._waiting.append(found)
+        return None
+
+    def more(self, request: str, tokens: Sequence[int]) -> None:
+        """The request that is followed has these tokens too. What is not followed is left alone."""
+        found = self._extend(request, tokens)
+        if found is not None:
+            self._feed(found)
+
+    def go_on(self, request: str, tokens: Sequence[int] = ()) -> None:
+        """The same, and from now on it is a request like others; it may be over with these."""
+        found = self._extend(request, tokens)
+        if found is None:
+            return
+        found.following = False
+        if found.finish is not None:
+            self._news.append(Tokens(request, (), found.finish))
+            self._drop(found)
+        else:
+            self._feed(found)
+
+    def yield_up(self, request: str) -> None:
+        """Give the request up with the token that is under way, at once if none is. Unless it ends with that, Yielded is the
+        last that is told of it."""
+        found = self._find(request)
+        if found is None or found.yields:
+            return
+        coming = sum(s.wanted for step in self._under_way for s in step.segments if s.slot == found.slot)
+        if coming > found.dropped:
+            found.yields = True
+        else:
+            self._drop(found)
+            self._news.append(Yielded(request))
 
     def cancel(self, request: str) -> None:
         """Nobody wants the request any more; what is not known is not running."""
-        self._waiting = deque(r for r in self._waiting if r.submit.request != request)
-        for found in [r for r in self._running.values() if r.submit.request == request]:
-            found.cancelled = True
-            if found.queued:
-                found.queued = False
-                self._ready.remove(found)
-            self._end_if_cancelled(found)
+        while (found := self._find(request)) is not None:
+            self._drop(found)
+
+    def place(self, request: str) -> Placed:
+        """Its slot, and how many of its first tokens have come through all stages, and stay as they are."""
+        found = self._find(request)
+        if found is None or found.slot not in self._running:
+            return Placed(request, None)
+        return Placed(request, found.slot, found.landed if self._renewal is None else 0)
+
+    def take_claims(self) -> list[Claim]:
+        """What the stages are to be asked for since the last call; `claimed` is to be told of each what they say."""
+        claims, self._claims = self._claims, []
+        return claims
+
+    def claimed(self, slot: int, held: bool) -> None:
+        """Whether every stage has what was claimed; if not it is computed anew."""
+        known = next((r for r in self._waiting if r.slot == slot), self._running.get(slot))
+        if known is None:
+            return
+        known.asked = False
+        if not held:
+            known.kv_tokens = 0
+        if slot in self._running:
+            self._feed(known)
+
+    def next_adoption(self) -> Adoption | None:
+        """What the stages are to put into a room next, before the next step; None if nothing is to be."""
+        while self._adopting and self._adopting[0].cancelled:
+            self._adopting.popleft()
+        if not self._adopting:
+            return None
+        request = self._adopting[0]
+        first, request.fed = request.fed, min(request.fed + self._limits.adopt_tokens, request.kv_tokens)
+        if request.fed == request.kv_tokens:
+            self._adopting.popleft()
+            self._feed(request)
+        return Adoption(request.slot, request.room, first, request.fed)
 
     def next_step(self, order: Callable[[Segment], tuple[int, ...]]) -> Step | None:
         """The next step, None while there is nothing to run or as many are under way as there are stages.
@@ -180,13 +160,13 @@ class Batching:
         if not pieces:
             return None
         pieces.sort(key=lambda piece: (0, *order(piece[1])) if piece[0].decodes else (1,))
-        started = tuple((request.slot, request.submit) for request, _, _ in pieces if not request.started)
+        new = [request for request, _, _ in pieces if not (request.started or request.following)]
+        started = tuple((request.slot, request.parameters()) for request in new)
         for request, segment, _ in pieces:
-            request.started = True
+            request.started = not request.following
             request.fed += segment.tokens
             request.under_way += 1
-            if not segment.wanted:
-                self._queue(request)
+            self._feed(request)
         feed = tuple(token for _, _, tokens in pieces for token in tokens)
         step = Step(tuple(segment for _, segment, _ in pieces), feed, started)
         self._under_way.append(step)
@@ -201,7 +181,7 @@ class Batching:
             return None
         pieces = [(place, segment, self._running[segment.slot]) for place, segment in enumerate(self._under_way[0].segments)
                   if segment.slot in self._running]  # fmt: skip
-        if any(request.cancelled or not request.decoding(segment) for _, segment, request in pieces):
+        if any(r.cancelled or r.yields or not r.decoding(segment) for _, segment, r in pieces):
             return None
         going = [piece for piece in pieces if not self._last_of(piece[2])]
         if not going or any(request.length == self._renewal for _, _, request in going):
@@ -214,13 +194,13 @@ class Batching:
         self._under_way.append(step)
         return step
 
-    def land(self, choices: Sequence[Choice], unforeseen: Container[int] = ()) -> list[Tokens | Failed]:
+    def land(self, choices: Sequence[Choice], unforeseen: Container[int] = ()) -> list[Event]:
         """The oldest step under way is over: what was chosen for its wanted segments, in order. What is to be told.
 
         At the places `unforeseen` among these, a step that runs ahead was fed something else; that is dropped, and fed anew.
         """
         step = self._under_way.popleft()
-        events: list[Tokens | Failed] = []
+        events: list[Event] = []
         remaining = iter(enumerate(choices))
         for segment in step.segments:
             place, choice = next(remaining) if segment.wanted else (0, None)
@@ -228,10 +208,14 @@ class Batching:
             if request is None:
                 continue
             request.under_way -= 1
-            if self._end_if_cancelled(request) or request.cancelled or choice is None:
+            if self._end_if_cancelled(request) or request.cancelled:
                 continue
             if request.dropped:
                 request.dropped = False
+                continue
+            request.landed = segment.position + segment.tokens
+            if choice is None:
+                self._feed(request)
                 continue
             if place in unforeseen and request.under_way:
                 request.fed -= 1
@@ -239,33 +223,96 @@ class Batching:
             events.append(
                 self._fail(request) if choice.token is None else self._give_out(request, choice, choice.token)
             )
+            if request.yields and segment.slot in self._running:
+                self._drop(request)
+                events.append(Yielded(request.submit.request))
         return events
+
+    def take_news(self) -> list[Event]:
+        """What is to be told since the last call, beside what `land` gave."""
+        news, self._news = self._news, []
+        return news
 
     def take_ended(self) -> list[int]:
         """Slots that ended since the last call."""
         ended, self._ended = self._ended, []
         return ended
 
+    def _take(self, submit: Submit) -> Running | Rejected:
+        if not submit.tokens:
+            return Rejected(submit.request, "there are no tokens to go on from")
+        if submit.max_tokens < 1:
+            return Rejected(submit.request, f"max_tokens is {submit.max_tokens}, and there is nothing to generate")
+        length = len(submit.tokens) + submit.max_tokens
+        if length > self._kv_tokens:
+            text = f"prompt and max_tokens are {length} tokens, this replica's KV cache holds {self._kv_tokens}"
+            return Rejected(submit.request, text)
+        self._slots += 1
+        return Running(submit, self._slots, room_tokens(length, self._kv_tokens), list(submit.tokens))
+
+    def _find(self, name: str) -> Running | None:
+        known = [request for request in self._running.values() if not request.cancelled]
+        return next((request for request in (*known, *self._waiting) if request.submit.request == name), None)
+
+    def _extend(self, name: str, tokens: Sequence[int]) -> Running | None:
+        """The request, if it is followed and has room for these too."""
+        request = self._find(name)
+        if request is None or not request.following:
+            return None
+        if request.generated + len(tokens) > request.submit.max_tokens:
+            self._news.append(Rejected(name, f"it has more than the {request.submit.max_tokens} tokens it might have"))
+            self._drop(request)
+            return None
+        before = request.length
+        request.tokens += tokens
+        if self._renewal is not None and before <= self._renewal < request.length:
+            request.fed = 0
+        return request
+
+    def _may_admit(self) -> bool:
+        return bool(self._waiting) and self._used_tokens + self._waiting[0].room <= self._kv_tokens
+
     def _admit(self) -> None:
-        while self._waiting and self._used_tokens + self._waiting[0].room <= self._kv_tokens:
+        while self._may_admit():
             request = self._waiting.popleft()
             self._used_tokens += request.room
             self._running[request.slot] = request
-            self._queue(request)
+            self._feed(request)
 
-    def _choose(self) -> list[tuple[_Request, int]]:
+    def _feed(self, request: Running) -> None:
+        """Have what the request lacks brought to it, if anything is there; tell if it follows and lacks nothing."""
+        if request.queued or request.slot not in self._running or request.asked:
+            return
+        if request.fed < request.kv_tokens:
+            if request not in self._adopting:
+                self._adopting.append(request)
+        elif request.left > 0:
+            request.queued = True
+            self._ready.append(request)
+        elif request.following and not request.under_way and request.caught < request.length:
+            request.caught = request.length
+            self._news.append(Caught(request.submit.request, request.length))
+
+    def _choose(self) -> list[tuple[Running, int]]:
         """Who is in the next step and with how many tokens: a stage's share of those running, who waits longest first."""
-        share = min(-(-len(self._running) // self._stages), self._limits.rows)
-        answering = any(request.answers for request in self._running.values())  # also in steps under way
-        prefill = self._limits.prefill_tokens if answering else self._limits.prefill_tokens_alone
-        chosen: list[tuple[_Request, int]] = []
-        passed: list[_Request] = []
+        share = min(-(-sum(not r.rests for r in self._running.values()) // self._stages), self._limits.rows)
+        running = self._running.values()
+        answering = any(request.answers for request in running)  # also in steps under way
+        alone = all(request.following for request in running)
+        most = self._limits.prefill_tokens_alone
+        prompts = self._limits.prefill_tokens if answering else most
+        follow = most if alone else self._limits.follow_tokens
+        chosen: list[tuple[Running, int]] = []
+        passed: list[Running] = []
         while self._ready and len(chosen) < share:
             request = self._ready.popleft()
             count = 1
-            if not request.decodes:
-                count = self._prompt_tokens(request, prefill)
-                prefill -= count
+            if request.following:
+                count = self._prompt_tokens(request, min(follow, most))
+                follow, most = follow - count, most - count
+            elif not request.decodes:
+                count = self._prompt_tokens(request, min(prompts, most))
+                prompts, most = prompts - count, most - count
             if count:
                 request.queued = False
                 chosen.append((request, count))
@@ -274,60 +321,63 @@ class Batching:
         self._ready.extendleft(reversed(passed))
         return chosen
 
-    def _prompt_tokens(self, request: _Request, most: int) -> int:
+    def _prompt_tokens(self, request: Running, most: int) -> int:
         """Tokens of the next piece of a prompt, cut so that pieces follow each other over the stages."""
-        left = request.length - request.fed
-        return min(left, most, max(self._limits.prefill_tokens, -(-request.length // self._stages)))
+        return min(request.left, most, max(self._limits.prefill_tokens, -(-request.length // self._stages)))
 
-    def _piece(self, request: _Request, count: int) -> tuple[_Request, Segment, Sequence[int]]:
+    def _piece(self, request: Running, count: int) -> tuple[Running, Segment, Sequence[int]]:
         end = request.fed + count
-        wanted = end == request.length
+        wanted = end == request.length and not request.following
         segment = Segment(request.slot, count, request.fed, wanted, request.room, self._whole(request))
         return request, segment, request.tokens[request.fed : end]
 
-    def _whole(self, request: _Request) -> int:
+    def _whole(self, request: Running) -> int:
         """Tokens of the request that `generate` computes at once: its prompt, or all that it has when that is renewed."""
         prompt = request.submit.prompt_tokens
         if self._renewal is not None and prompt <= self._renewal < request.length:
             return self._renewal + 1
         return prompt
 
-    def _fail(self, request: _Request) -> Failed:
+    def _fail(self, request: Running) -> Failed:
         self._end(request)
         return Failed(request.submit.request, f"the model's logits at position {request.length} are not finite numbers")
 
-    def _give_out(self, request: _Request, choice: Choice, token: int) -> Tokens:
+    def _give_out(self, request: Running, choice: Choice, token: int) -> Tokens:
         request.tokens.append(token)
-        finish = None
-        if token in request.submit.stop_tokens:
-            finish = "stop"
-        elif request.generated >= request.submit.max_tokens:
-            finish = "length"
+        finish = request.finish
         if finish is None:
             if self._renewal is not None and request.length == self._renewal + 1:
                 request.fed = 0
-            if request.fed < request.length:
-                self._queue(request)
+            self._feed(request)
         else:
             self._end(request)
         logprobs = () if choice.logprobs is None else (choice.logprobs,)
         return Tokens(request.submit.request, (token,), finish, logprobs)
 
-    def _last_of(self, request: _Request) -> bool:
+    def _last_of(self, request: Running) -> bool:
         """Whether the token that is on its way is the request's last, as far as that is known."""
         return request.generated + 1 >= request.submit.max_tokens
 
-    def _queue(self, request: _Request) -> None:
-        request.queued = True
-        self._ready.append(request)
+    def _drop(self, request: Running) -> None:
+        """It is over as soon as nothing of it is under way."""
+        if request.slot not in self._running:
+            self._waiting.remove(request)
+            if request.kv_tokens:
+                self._ended.append(request.slot)  # the stages keep something for it
+            return
+        request.cancelled = True
+        if request.queued:
+            request.queued = False
+            self._ready.remove(request)
+        self._end_if_cancelled(request)
 
-    def _end_if_cancelled(self, request: _Request) -> bool:
+    def _end_if_cancelled(self, request: Running) -> bool:
         if not request.cancelled or request.under_way:
             return False
         self._end(request)
         return True
 
-    def _end(self, request: _Request) -> None:
+    def _end(self, request: Running) -> None:
         del self._running[request.slot]
         self._used_tokens -= request.room
         self._ended.append(request.slot)

@@ -8,6 +8,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import msgpack
@@ -15,14 +16,16 @@ import torch
 
 from cluster.stage.attending.paged import PagedCache, PagedPlan
 from cluster.stage.attending.slabs import SlabCache, StepPlan
-from cluster.stage.batching import Batching, Choice, Segment, Step
+from cluster.stage.batching import Batching
 from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import Chooser, Pending
 from cluster.stage.choosing.sampling import Sampler
 from cluster.stage.joining.hop import Header, Neighbours, Op
+from cluster.stage.moving.shelf import Kept, Shelf
 from cluster.stage.stepping.acceleration import Acceleration, NoAcceleration
+from cluster.stage.steps import Adoption, Choice, Claim, Segment, Step
 from cluster.wire.phases import FIRST_ANSWER, FIRST_STEP
-from cluster.wire.requests import Cancel, Event, Rejected, Submit
+from cluster.wire.requests import AskPlace, Cancel, Event, Follow, GoOn, More, Rejected, Submit, Yield
 from cluster.wire.vocabulary import from_wire, to_wire
 
 _log = logging.getLogger(__name__)
@@ -48,8 +51,10 @@ class Worker:
 
     def __init__(
         self, forward: Forward, model: StageModel, cache: SlabCache | PagedCache, report: Report, pulse: Pulse,
-        acceleration: Acceleration | None = None, chooser: Chooser | None = None,
+        acceleration: Acceleration | None = None, chooser: Chooser | None = None, shelf: Shelf | None = None,
     ) -> None:  # fmt: skip
+        self._shelf = shelf
+        self._claimed: dict[int, tuple[Kept, int]] = {}
         self._forward, self._model, self._cache = forward, model, cache
         self._acceleration = acceleration or NoAcceleration()
         self._chooser = chooser or Chooser(None)
@@ -62,6 +67,11 @@ class Worker:
         prompt, generated = submit.tokens[: submit.prompt_tokens], submit.tokens[submit.prompt_tokens :]
         stops_from = submit.prompt_tokens + submit.min_tokens
         self._samplers[slot] = Sampler(submit.sampling, prompt, generated, submit.stop_tokens, stops_from)
+
+    @property
+    def exports(self) -> bool:
+        """Whether what is cached of a request follows from its tokens and their positions alone."""
+        return self._model.repeats
 
     def order(self, segment: Segment) -> tuple[int, int]:
         """A sort key: requests that are neighbours by it are attended to together."""
@@ -106,17 +116,40 @@ class Worker:
         """The same, when they are there."""
         return self.begin_choices(segments, logits).result() if segments else []
 
+    def claim(self, claim: Claim) -> bool:
+        """Whether the KV cache is here, which is then kept for the slot."""
+        kept = self._shelf.claim(claim.request, claim.tokens) if self._shelf is not None else None
+        if kept is None:
+            return False
+        self._claimed[claim.slot] = kept, claim.tokens
+        return all(self._cache.suits(layer, *tensors) for layer, tensors in enumerate(kept.layers))
+
+    @torch.inference_mode()
+    def adopt(self, adoption: Adoption) -> None:
+        """Put a part of what was claimed into the slot's room; with the last of it the rest is given up."""
+        kept, tokens = self._claimed[adoption.slot]
+        part = [tuple(t[adoption.first : adoption.end] for t in tensors) for tensors in kept.layers]
+        self._cache.fill(adoption.slot, adoption.room, adoption.first, [(keys, values) for keys, values in part])
+        if adoption.end == tokens:
+            self._give_back(adoption.slot)
+
+    def _give_back(self, slot: int) -> None:
+        found = self._claimed.pop(slot, None)
+        if found is not None and self._shelf is not None:
+            self._shelf.give_back(found[0])
+
     @torch.inference_mode()
     def forget(self, slots: Sequence[int]) -> None:
         """Free what the requests held."""
         for slot in slots:
+            self._give_back(slot)
             self._cache.forget(slot)
             sampler = self._samplers.pop(slot, None)
             if sampler is not None:
                 self._chooser.forget(sampler)
 
 
-Command = Submit | Cancel | None
+Command = Submit | Cancel | Follow | More | GoOn | Yield | AskPlace | None
 """What the driver is told; None ends it."""
 Emit = Callable[[Sequence[Event]], None]
 Fault = Callable[[Submit], str | None]
@@ -135,25 +168,28 @@ class Driver:
         self._emit, self._alive_every_s, self._fault = emit, alive_every_s, fault
         self._report: Report | None = report
         self._since_s = 0.0
-        self._steps: list[tuple[Step, Pending | None]] = []
+        self._steps: list[tuple[Step | Claim, Pending | None]] = []
 
     def run(self) -> None:
         """Until told to end. RuntimeError if a neighbour is gone, StageFailed if a unit does not come."""
         while self._take_commands():
             self._forget()  # before others get the room of those who were cancelled
+            self._adopt()
             while (step := self._batching.next_step(self._worker.order)) is not None:
                 self._launch(step)
             self._run_ahead()
+            self._tell()
             if self._steps:
                 self._land(*self._steps.pop(0))
             self._forget()
+            self._tell()
         if self._neighbours is not None:
             self._neighbours.send(Header(Op.STOP))
             self._neighbours.drain()
 
     def _take_commands(self) -> bool:
         """Handle all that is in the inbox, waiting for something when there is nothing else to do. False: end."""
-        idle = self._batching.idle
+        idle = self._batching.idle and not self._steps
         while True:
             try:
                 command = self.inbox.get(block=idle, timeout=self._alive_every_s if idle else None)
@@ -165,18 +201,75 @@ class Driver:
                 continue
             if command is None:
                 return False
-            if isinstance(command, Cancel):
-                self._batching.cancel(command.request)
-            elif (rejected := self._submit(command)) is not None:
-                self._emit([rejected])
+            self._hear(command)
             idle = False
 
-    def _submit(self, submit: Submit) -> Rejected | None:
+    def _hear(self, command: Submit | Cancel | Follow | More | GoOn | Yield | AskPlace) -> None:
+        batching = self._batching
+        match command:
+            case Submit():
+                self._take(command, batching.submit)
+            case Follow():
+                self._take(command.submit, lambda submit: batching.follow(submit, command.kv_tokens))
+                for claim in batching.take_claims():
+                    self._claim(claim)
+            case More() | GoOn():
+                fault = self._fault(Submit(command.request, command.tokens, 0, 0, ()))
+                if fault is not None:
+                    batching.cancel(command.request)
+                    self._emit([Rejected(command.request, fault)])
+                elif isinstance(command, More):
+                    batching.more(command.request, command.tokens)
+                else:
+                    batching.go_on(command.request, command.tokens)
+            case Yield():
+                batching.yield_up(command.request)
+            case Cancel():
+                batching.cancel(command.request)
+            case AskPlace():
+                placed = batching.place(command.request)
+                self._emit([placed if self._worker.exports else replace(placed, kv_tokens=0)])
+
+    def _take(self, submit: Submit, take: Callable[[Submit], Rejected | None]) -> None:
         fault = self._fault(submit)
-        rejected = self._batching.submit(submit) if fault is None else Rejected(submit.request, fault)
+        rejected = take(submit) if fault is None else Rejected(submit.request, fault)
         if rejected is None:
             self._since_s = self._since_s or time.monotonic()
-        return rejected
+        else:
+            self._emit([rejected])
+
+    def _claim(self, claim: Claim) -> None:
+        """Ask the stages, in the order of steps, whether they have what was pulled; what they say is known when it lands."""
+        held = self._worker.claim(claim)
+        if self._neighbours is None:
+            self._heard(claim, held)
+            return
+        name = claim.request.encode()
+        numbers = claim.slot, claim.tokens, int(held)
+        self._neighbours.send(Header(Op.CLAIM, numbers=numbers, extra_bytes=len(name)), extra=name)
+        self._steps.append((claim, None))
+
+    def _heard(self, claim: Claim, held: bool) -> None:
+        self._batching.claimed(claim.slot, held)
+        if not held:
+            self._worker.forget([claim.slot])
+            if self._neighbours is not None:
+                self._neighbours.send(Header(Op.FORGET, slots=(claim.slot,)))
+
+    def _adopt(self) -> None:
+        """Have the stages put some more of what they claimed into its place."""
+        adoption = self._batching.next_adoption()
+        if adoption is None:
+            return
+        self._worker.adopt(adoption)
+        if self._neighbours is not None:
+            numbers = adoption.slot, adoption.room, adoption.first, adoption.end
+            self._neighbours.send(Header(Op.ADOPT, numbers=numbers))
+
+    def _tell(self) -> None:
+        news = self._batching.take_news()
+        if news:
+            self._emit(news)
 
     def _launch(self, step: Step) -> None:
         """Run a step through this stage and pass it on."""
@@ -195,7 +288,12 @@ class Driver:
         if self._neighbours is not None or len(self._steps) != 1:
             return
         step, pending = self._steps[0]
-        if pending is None or pending.tokens is None or not self._worker.may_run_ahead(step.segments):
+        if (
+            isinstance(step, Claim)
+            or pending is None
+            or pending.tokens is None
+            or not self._worker.may_run_ahead(step.segments)
+        ):
             return
         ahead = self._batching.step_ahead()
         if ahead is None:
@@ -206,7 +304,12 @@ class Driver:
         out = self._worker.step(ahead.segments, tokens[None])
         self._steps.append((ahead, self._worker.begin_choices(ahead.segments, out)))
 
-    def _land(self, step: Step, pending: Pending | None) -> None:
+    def _land(self, step: Step | Claim, pending: Pending | None) -> None:
+        if isinstance(step, Claim):
+            assert self._neighbours is not None
+            (answer,) = self._neighbours.receive_choices(1)
+            self._heard(step, answer.token is not None)
+            return
         if pending is not None:
             choices = pending.result()
         elif self._neighbours is not None:
@@ -245,6 +348,16 @@ def follow(worker: Worker, neighbours: Neighbours, last: bool) -> None:
             else:
                 neighbours.send(header, out, extra)
             continue
+        if header.op is Op.CLAIM:
+            slot, tokens, held = header.numbers
+            held &= worker.claim(Claim(slot, extra.decode(), tokens))
+            if last:
+                neighbours.send_choices([Choice(1 if held else None)])
+            else:
+                neighbours.send(replace(header, numbers=(slot, tokens, int(held))), extra=extra)
+            continue
+        if header.op is Op.ADOPT:
+            worker.adopt(Adoption(*header.numbers))
         if header.op is Op.FORGET:
             worker.forget(header.slots)
         if not last:

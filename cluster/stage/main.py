@@ -17,7 +17,7 @@ from torch import nn
 from cluster.errors import StageFailed
 from cluster.model_facts import learned_positions, model_config, renewal_border
 from cluster.stage.admission import find_fault
-from cluster.stage.batching import GPU_LIMITS, Batching, StepLimits
+from cluster.stage.batching import Batching
 from cluster.stage.building.gate import Gate
 from cluster.stage.building.model import StageModel, build_pipeline
 from cluster.stage.choosing.batch import chooser_on
@@ -28,16 +28,19 @@ from cluster.stage.engine import Pulse as Felt
 from cluster.stage.joining.hop import Neighbours
 from cluster.stage.joining.meeting import Meeting
 from cluster.stage.joining.membership import join
+from cluster.stage.moving.kv_door import KvDoor
+from cluster.stage.moving.shelf import Shelf
 from cluster.stage.pace import Pace
 from cluster.stage.pulse import Pulse
 from cluster.stage.request_server import RequestServer
 from cluster.stage.stepping.acceleration import means
 from cluster.stage.stepping.threads import Crew, ThreadChoice
+from cluster.stage.steps import GPU_LIMITS, StepLimits
 from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
 from cluster.stage.warm_up import form_once, prepare, warm_up
 from cluster.wire.codec import Channel
 from cluster.wire.hello import Hello
-from cluster.wire.phases import BUILD_SKELETON, timed_phase
+from cluster.wire.phases import ASSIGN, BUILD_SKELETON, timed_phase
 from cluster.wire.stages import (
     Beat,
     Broken,
@@ -214,7 +217,11 @@ class _Stage:
         self._pulse = Pulse(self._beat, self._break, order.timeout_s, self._pace)
         model.on_module = self._pulse.layer
         pulse = crewed(self._pulse, self._device, threads)
-        worker = Worker(pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser_on(self._device))
+        shelf = Shelf(order.kv_tokens)
+        worker = Worker(pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser_on(self._device), shelf)
+        door = KvDoor(cache, shelf, self._device, model.first_layer, model.end_layer, worker.exports, tls)
+        tls = self._tls.server() if self._tls is not None else None
+        hello = Hello(order.group, self._secret)
         driver = None
         if model.first:
             alive_every_s = max(order.timeout_s / 4, 1.0)
@@ -222,9 +229,9 @@ class _Stage:
             batching = Batching(order.kv_tokens, order.degree, renewal_border(config), limits)
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
-            tls = self._tls.server() if self._tls is not None else None
-            hello, tell = Hello(order.group, self._secret), lambda count: self.tell(Callers(count))
-            self._server.serve(hello, driver.inbox.put, tls, tell)
+            self._server.serve(hello, driver.inbox.put, tls, lambda count: self.tell(Callers(count)), door.talk)
+        else:
+            self._server.serve(hello, None, tls, talk_of_kv=door.talk)
         self.tell(
             Formed((
                 timed_phase("join group", self._where, started_s, joined_s),
@@ -307,4 +314,4 @@ class _Stage:
     def _assign(self, model: StageModel, unit: UnitIndex, tensors: Tensors) -> None:
         started_s = time.monotonic()
         model.assign(unit.name, tensors)
-        self.tell_phase(f"assign {unit.name}", started_s, unit.size_bytes)
+        self.tell_phase(f"{ASSIGN}{unit.name}", started_s, unit.size_bytes)

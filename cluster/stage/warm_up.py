@@ -9,11 +9,11 @@ from torch.distributed import HashStore
 
 from cluster.model_facts import model_config
 from cluster.stage.attending.paged_attention import Flash, flash_attention
-from cluster.stage.batching import Segment
 from cluster.stage.building.model import build_pipeline
 from cluster.stage.joining.membership import join, leave
 from cluster.stage.kernels.ahead import build_common
 from cluster.stage.stepping.acceleration import means
+from cluster.stage.steps import Segment
 
 _CONFIG = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "vocab_size": 64,

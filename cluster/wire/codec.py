@@ -32,6 +32,26 @@ async def read_frame(reader: asyncio.StreamReader, most_bytes: int = MAX_FRAME_B
         return None
 
 
+def receive_frame(sock: socket.socket) -> Any:
+    """The next message from a socket that blocks. ConnectionError if it ends before, ProtocolError as of `read_frame`."""
+    head = bytearray(_LENGTH.size)
+    _receive_into(sock, memoryview(head))
+    (length,) = _LENGTH.unpack(head)
+    if length > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame of {length} bytes")
+    body = bytearray(length)
+    _receive_into(sock, memoryview(body))
+    return unpack(bytes(body))
+
+
+def _receive_into(sock: socket.socket, data: memoryview) -> None:
+    while data:
+        count = sock.recv_into(data)
+        if not count:
+            raise ConnectionError("it closed the connection")
+        data = data[count:]
+
+
 class Channel:
     """One end of a packet socket between an agent and a stage process: whole messages, each with up to one descriptor."""
 

@@ -1,4 +1,6 @@
-"""KV cache on its way from the stages of one group to those of another: what is said at the door of every stage."""
+"""KV cache on its way from the stages of one group to those of another: what is said at the door of every stage, to whoever
+comes with a Hello that is for `kv`.
+"""
 
 from dataclasses import dataclass, field
 
@@ -58,8 +60,9 @@ class AskKv:
 
 @dataclass(frozen=True)
 class KvHead:
-    """What follows, as it lies in memory: for each layer in order keys and then values, each (tokens, KV heads, head dim) of
-    `dtype`, `size_bytes` in all; a `fault` is followed by nothing."""
+    """What follows, as it lies in memory: for each layer in order keys and then values, each a row of tokens of `key_shape`
+    or `value_shape` (KV heads, head dim) and `dtype`, `size_bytes` in all; a `fault` is followed by nothing. Whoever asked is
+    cut off if the request is over before all was read."""
 
     size_bytes: int
     key_shape: tuple[int, ...]

@@ -39,8 +39,8 @@ class FormStage:
     others that they name are `peers`, without those that are gone. The first token does not wait for those that `later`
     names, and those of `held_back` are not even asked for before the group has answered. `sharing` stages of the group,
     this one among them, have the machine's cores between them. Of `reserve_bytes` the stage itself asks for all but
-    `outside_bytes`, which are its process's context and what the driver keeps for it. Whoever gives the order waits for
-    `timeout_s`.
+    `outside_bytes`, which are its process's context and what the driver keeps for it. One that comes `behind` makes way for
+    all others' starts, in its units and in its process. Whoever gives the order waits for `timeout_s`.
     """
 
     group: str
@@ -67,10 +67,19 @@ class FormStage:
     owner: str = ""
     """The client whose group it is, by the name that it gives itself."""
     outside_bytes: int = 0
+    behind: bool = False
 
     @property
     def degree(self) -> int:
         return len(self.bounds) - 1
+
+
+@dataclass(frozen=True)
+class AwaitUnits:
+    """Say when the stage of the group that runs here has all its units, within `timeout_s`."""
+
+    group: str
+    timeout_s: float
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ FIRST_ANSWER = "first token"
 """The phase at the first stage from its first request's arrival until that has its first token."""
 FETCH = "fetch "
 """How the names of phases begin in which a unit comes to a node's dram; they end with the unit's name."""
+ASSIGN = "assign "
+"""How the names of phases begin in which a stage takes a unit into use."""
 COPY = "copy "
 """How the names of phases begin in which a unit is copied to an accelerator."""
 

@@ -116,7 +116,8 @@ class NodeReport:
     of them; from base 0 they are all units that there are. At `orders_port` it takes orders from who knows
     `orders_secret`. `peer_secret` lets other nodes fetch units at `peer_port`, and goes to nobody but them; from
     `rendezvous_secret` are made those of the groups that meet at `rendezvous_port`. `device_bytes` are what stages may
-    reserve; one more has `context_bytes` of them for its process, on the GPU that `gpu` names.
+    reserve; one more has `context_bytes` of them for its process, on the GPU that `gpu` names. One that is `draining`
+    takes no more stages, and ends when those that it has are gone, or soon.
     """
 
     sequence: int
@@ -147,6 +148,7 @@ class NodeReport:
     machine: str
     gpu: str
     context_bytes: int
+    draining: bool
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ _KEY, _SECRET = "lab-key", "lab-secret"
 @dataclass(frozen=True)
 class Lab:
     """Where everything answers, as seen from the caller; `urls` are front ends by degree, `planner` is one that decides by
-    itself, "" if there is none."""
+    itself, "" if there is none, `named` are others by their names."""
 
     network: Network
     folder: Path
@@ -40,6 +40,7 @@ class Lab:
     urls: Mapping[int, str]
     disks: Disks = field(default_factory=lambda: Disks({}))
     planner: str = ""
+    named: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def store_url(self) -> str:
@@ -63,13 +64,14 @@ def run_lab(
     ready_s: float = 120.0,
     disk_bytes_per_s: float | None = None,
     planner: bool = False,
+    frontends: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[Lab]:
     """A lab whose nodes have joined, until the block ends. The bucket's folder is `folder`/buckets/models.
 
     `node_bytes_per_s` and `store_bytes_per_s` are the rates of their cards, each way, `disk_bytes_per_s` is that of each
     node's disk, as it is read; None is unlimited. A node computes with its part of this machine's cores. `node_settings`
     are every node's settings [node], `settings_of` more of them for single nodes, by name. With `planner` there is one more
-    front end, of the policy "planned".
+    front end, of the policy "planned"; `frontends` are still more by name, with settings [frontend] of theirs.
     LabError if it cannot be built or does not come up.
     """
     names = tuple(f"node-{index}" for index in range(nodes))
@@ -89,14 +91,19 @@ def run_lab(
             {degree: f"http://{at[FRONT]}:{FRONTEND_PORT + index}" for index, degree in enumerate(degrees)},
             disks,
             f"http://{at[FRONT]}:{FRONTEND_PORT + len(degrees)}" if planner else "",
+            {
+                name: f"http://{at[FRONT]}:{FRONTEND_PORT + len(degrees) + planner + index}"
+                for index, name in enumerate(frontends or {})
+            },
         )  # fmt: skip
         _start_store(lab)
         _start(lab, FRONT, "scheduler", {}, "scheduler")
         for name in names:
             section = {"threads": threads, **(node_settings or {}), **(settings_of or {}).get(name, {})}
             _start(lab, name, name, {"node": section}, "node", "--name", name)
-        kinds = [(str(degree), {"degree": degree, "policy": policy}) for degree in degrees]
+        kinds: list[tuple[str, Mapping[str, Any]]] = [(str(d), {"degree": d, "policy": policy}) for d in degrees]
         kinds += [("planner", {"policy": "planned"})] if planner else []
+        kinds += (frontends or {}).items()
         for index, (kind, own) in enumerate(kinds):
             frontend = {"host": at[FRONT], "port": FRONTEND_PORT + index, "keep_alive_s": 1.0, **own}
             _start(lab, FRONT, f"frontend-{kind}", {"frontend": frontend}, "frontend")
@@ -158,7 +165,7 @@ def _start(lab: Lab, host: str, name: str, sections: Mapping[str, Mapping[str, A
 
 
 def _wait_ready(lab: Lab, until_s: float) -> None:
-    for url in filter(None, (*lab.urls.values(), lab.planner)):
+    for url in filter(None, (*lab.urls.values(), lab.planner, *lab.named.values())):
         while not settled(lab, url):
             ended = [p for p in lab.network.processes if p.poll() is not None]
             if ended or time.monotonic() > until_s:

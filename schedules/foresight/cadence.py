@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from schedules.moving.plan import Kind
+
 
 @dataclass(frozen=True)
 class Cadence:
@@ -17,7 +19,7 @@ class Cadence:
 
 
 PUBLISH, PREWARM, CALIBRATE = "publish", "prewarm", "calibrate"
-FLOWS = (PUBLISH, PREWARM, CALIBRATE)
+FLOWS = (PUBLISH, PREWARM, CALIBRATE, *(kind.value for kind in Kind))
 
 
 def cadences(every_s: Mapping[str, float]) -> tuple[Cadence, ...]:

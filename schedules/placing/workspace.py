@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from schedules.facts import Widths
 
 PREFILL_TOKENS_ALONE, MAX_ROWS = 2048, 256
-"""The most tokens of a prompt, and the most requests, in one step: as cluster.stage.batching has them for a GPU."""
+"""The most tokens of a prompt, and the most requests, in one step: as cluster.stage.steps has them for a GPU."""
 PAGE_TOKENS = 32
 """KV cache is had in pages of so many tokens, and one more page takes what no request wants to keep."""
 _LIVE_HIDDEN, _LIVE_ATTENTION, _LIVE_INNER, _NORMED_BYTES = 4, 3, 4, 8

@@ -35,6 +35,7 @@ class Priority(IntEnum):
 
     COLD_START = 0
     AFTER_FIRST_TOKEN = 5
+    MOVE = 7
     PREWARM = 10
     WRITE_BEHIND = 20
 
@@ -248,7 +249,7 @@ class TierStack:
         self._jobs.put(rank, lambda: self._fetch(transfer, chunk), transfer.delay_s(chunk))
 
     def _rank(self, wanted: Wanted) -> Rank:
-        patient = wanted.priority in (Priority.AFTER_FIRST_TOKEN, Priority.PREWARM)
+        patient = wanted.priority in (Priority.AFTER_FIRST_TOKEN, Priority.MOVE, Priority.PREWARM)
         return Rank(wanted.priority, wanted.turn, wire=not self.ssd.holds(wanted.unit), patient=patient)
 
     def _sources(self, wanted: Wanted) -> list[Tier]:
@@ -257,7 +258,7 @@ class TierStack:
         others = [*(peer for peer in wanted.peers if peer.holds(wanted.unit)), self._remote]
         if wanted.peers_last and len(others) > 1:
             others.insert(0, self._remote)
-        told = wanted.priority < Priority.PREWARM
+        told = wanted.priority < Priority.MOVE
         return [*found, *(Timed(tier, self.network) if told else tier for tier in others)]
 
     def _reserve(self, wanted: Wanted) -> Segment | None:

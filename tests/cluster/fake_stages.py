@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cluster.stage.batching import Choice, Segment
 from cluster.stage.joining.hop import Header, Op
+from cluster.stage.steps import Choice, Segment
 from cluster.wire.requests import Submit, Tokens
 
 Fed = tuple[int, list[int], int]

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from cluster.model_facts import model_config
 from cluster.stage.attending.slabs import SlabCache
-from cluster.stage.batching import Segment
 from cluster.stage.building.model import StageModel
+from cluster.stage.steps import Segment
 from storage_tiers.checkpoint import unit_names
 from storage_tiers.layouts import layout_of
 from tests.cluster.triton_kernels import DEVICE, activation, matvec, norm, rotary

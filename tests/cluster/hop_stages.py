@@ -8,9 +8,9 @@ import deepspeed
 import torch
 from torch.distributed import FileStore
 
-from cluster.stage.batching import Choice, Segment
 from cluster.stage.joining.hop import Header, Neighbours, Op
 from cluster.stage.joining.membership import join, leave
+from cluster.stage.steps import Choice, Segment
 from cluster.wire.requests import TokenLogprobs
 
 HIDDEN = 16

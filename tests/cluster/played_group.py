@@ -7,7 +7,8 @@ and where it stands.
 from collections import deque
 from collections.abc import Sequence
 
-from cluster.stage.batching import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Batching, Choice, Segment, Step
+from cluster.stage.batching import Batching
+from cluster.stage.steps import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Choice, Segment, Step
 from cluster.wire.requests import Rejected, Sampling, Submit, Tokens
 
 _APART = 100_000

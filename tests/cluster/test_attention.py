@@ -17,7 +17,7 @@ from cluster.stage.attending.attention import Attention, attend
 from cluster.stage.attending.paged import PagedCache
 from cluster.stage.attending.paged_attention import flash_attention
 from cluster.stage.attending.slabs import SlabCache
-from cluster.stage.batching import Segment
+from cluster.stage.steps import Segment
 from tests.cluster.triton_kernels import attention as kernels
 from tests.device import DEVICE
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.stage.batching import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Batching, Choice
+from cluster.stage.batching import Batching
+from cluster.stage.steps import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Choice
 from cluster.wire.requests import Failed, Sampling, Submit, TokenLogprobs, Tokens
 from schedules.requests import room_tokens
 from tests.cluster.played_group import PlayedGroup, ask, expected, text

@@ -12,13 +12,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cluster.stage.batching import Choice
 from cluster.stage.choosing import batch
 from cluster.stage.choosing.batch import Chooser, Pending, chooser_on
 from cluster.stage.choosing.penalties import Ledger
 from cluster.stage.choosing.sampling import Sampler
 from cluster.stage.choosing.tables import tabulate
 from cluster.stage.choosing.trips import Trips, cuda_trips
+from cluster.stage.steps import Choice
 from cluster.wire.requests import Sampling
 from tests.device import DEVICE
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.stage.attending.slabs import SlabCache
-from cluster.stage.batching import Batching, Choice, Segment, room_tokens
+from cluster.stage.batching import Batching, room_tokens
 from cluster.stage.engine import Driver, Fault, Worker, follow
 from cluster.stage.joining.hop import Header, Op
+from cluster.stage.steps import Choice, Segment
 from cluster.wire.requests import Cancel, Rejected, Sampling, Submit, Tokens
 from cluster.wire.vocabulary import to_wire
 from tests.cluster.fake_stages import FakeNeighbours, FakeWorker, texts_of

@@ -12,10 +12,10 @@ import torch
 from torch.distributed import HashStore
 
 from cluster.errors import StageFailed
-from cluster.stage.batching import Segment
 from cluster.stage.joining import membership
 from cluster.stage.joining.hop import Header, Neighbours, Op
 from cluster.stage.joining.lines import Lines
+from cluster.stage.steps import Segment
 from tests.cluster.line_stages import TIMEOUT_S
 
 CPU = torch.device("cpu")

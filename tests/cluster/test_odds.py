@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from cluster.stage.batching import Choice
 from cluster.stage.choosing.sampling import Sampler
+from cluster.stage.steps import Choice
 from cluster.wire.requests import Sampling
 
 _SIZE = 12

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.stage.attending.paged import NOBODY, PAGE_TOKENS, PagedCache, pages_of
-from cluster.stage.batching import Segment
+from cluster.stage.steps import Segment
 from schedules.requests import room_tokens
 from tests.device import DEVICE
 

@@ -20,7 +20,7 @@ from cluster.wire.orders import FormStage
 from cluster.wire.phases import COPY
 from cluster.wire.reports import StageFormed
 from cluster.wire.stages import Build, Formed, PhaseDone, UnitCopied, UnitHere
-from schedules.facts import Placement
+from schedules.facts import Placement, StagePlan
 from storage_tiers.checkpoint import ALIGN_BYTES, UnitIndex
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
@@ -31,6 +31,7 @@ from tests.cluster.spoken import NEW_TOKENS, Tiny, publish_tiny
 
 _DEADLINE_S = 60.0
 _SECRET = "of the requests"
+_STAGE = StagePlan("node", 0, 1, (), 0, 0)
 _PIECE_BYTES = 16 * ALIGN_BYTES
 
 
@@ -119,8 +120,8 @@ async def test_a_stage_that_copies_its_units_says_what_transformers_says(node: P
                 await process.send(here, node.memory.read_only_fd)
             await until(lambda: node.has_all(units) or process.ended.done(), _DEADLINE_S)
             assert node.has_all(units), process.fault
-            group = Group("g", Placement("m", (), 4096, ()), ())
-            await group.connect(StageFormed("g", 0, "127.0.0.1", idle.port, _SECRET), _DEADLINE_S)
+            group = Group("g", Placement("m", (_STAGE,), 4096, ()), ())
+            await group.connect([StageFormed("g", 0, "127.0.0.1", idle.port, _SECRET)], _DEADLINE_S)
             for prompt, expected in zip(node.tiny.prompts, node.tiny.expected, strict=True):
                 assert await generate(group, f"r{len(prompt)}", prompt, NEW_TOKENS) == expected
             await group.close()

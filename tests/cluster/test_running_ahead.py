@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.stage.batching import Batching, Choice, Segment
+from cluster.stage.batching import Batching
 from cluster.stage.engine import Driver
+from cluster.stage.steps import Choice, Segment
 from cluster.wire.requests import Cancel, Failed, Submit, Tokens
 from tests.cluster.fake_stages import FakePending, texts_of
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.stage.batching import Choice
 from cluster.stage.choosing.sampling import Sampler, choose_all, uniform
+from cluster.stage.steps import Choice
 from cluster.wire.requests import Sampling, TokenLogprobs
 
 _GREEDY = Sampling(temperature=0.0)

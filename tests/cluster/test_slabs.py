@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.stage.attending.slabs import SLAB_ROWS, Slab, SlabCache, StepPlan
-from cluster.stage.batching import Segment
+from cluster.stage.steps import Segment
 
 _CPU = torch.device("cpu")
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cluster.wire import forks, hello, meetings, orders, reports, requests, stages
+from cluster.wire import forks, hello, kv, meetings, orders, reports, requests, stages
 from storage_tiers.checkpoint import Blocks, Extent, TensorSpec, UnitIndex, lay_out
 
-_PARTS_ONLY = {orders.Peer, reports.StageLease, requests.Sampling, requests.TokenLogprobs}
+_PARTS_ONLY = {orders.Peer, reports.StageLease, requests.Sampling, requests.TokenLogprobs, kv.KvSource}
 """Travel inside of messages, never alone."""
 
 KINDS: tuple[type, ...] = tuple(
     found
-    for module in (orders, reports, forks, stages, hello, requests, meetings)
+    for module in (orders, reports, forks, stages, hello, requests, kv, meetings)
     for found in vars(module).values()
     if isinstance(found, type)
     and dataclasses.is_dataclass(found)

@@ -13,7 +13,9 @@ from flows.context import CONTEXT_VARIABLE, FlowContext, read_context, write_con
 from flows.errors import NoContext
 
 TLS = Tls("ca.pem", "cert.pem", "key.pem")
-CONTEXT = FlowContext("tls://127.0.0.1:1", "s3://models", {"secret": "hush"}, "auto", TLS)
+CONTEXT = FlowContext(
+    "tls://127.0.0.1:1", "s3://models", {"secret": "hush"}, "auto", TLS, "http://127.0.0.1:2", "hush-key"
+)
 
 
 def test_a_context_reads_back_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,30 @@
 """Processes killed and stopped at random while clients stream: what the clients see, and what is left afterwards."""
 
+import subprocess
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.moves_chaos import Chaos as ChaosOfMoves
+from benchmarks.moves_chaos import leaks
+from benchmarks.moves_models import publish_tiny
+from benchmarks.moves_operator import KEY
+from benchmarks.moves_run import bodies
 from tests.asking import get
 from tests.cluster.chaos import KEEP_ALIVE_S, SETTLE_S, Chaos, at_rest, settled
-from tests.real_cluster import run_cluster
+from tests.real_cluster import STOP_DEADLINE_S, RealCluster, run_cluster
 
 SECONDS, EVERY_S = 25.0, 1.0
 FEW = 4
 """Descriptors that may be there more: of connections to the scheduler."""
 LITTLE_MIB = 128
 """By so much a node may grow: what a first start needs, it keeps."""
+KILLS, MOVES_SEED = 10, 3
+"""What fails with a seed is tried again with it."""
 
 
 @pytest.mark.timeout(300)
@@ -42,6 +52,42 @@ def test_clients_see_pauses_and_nodes_lose_nothing(tmp_path: Path) -> None:
         while any(node["device_reserved_bytes"] or node["stage_processes"]["busy"] for node in nodes(url)):
             assert time.monotonic() < deadline_s, nodes(url)
             time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A cluster whose parts may die, and come back where they were."""
+
+    cluster: RealCluster
+
+    @property
+    def processes(self) -> Mapping[str, "subprocess.Popen[bytes]"]:
+        return self.cluster.processes
+
+    def kill(self, name: str) -> None:
+        self.cluster.processes[name].kill()
+        self.cluster.processes[name].wait(STOP_DEADLINE_S)
+
+    def again(self, name: str) -> None:
+        if name == "scheduler":
+            self.cluster.start_scheduler()
+        else:
+            self.cluster.start_node(name)
+
+
+@pytest.mark.timeout(300)
+def test_whatever_dies_while_requests_move_no_token_is_lost_or_doubled(tmp_path: Path) -> None:
+    """Stage processes, zygotes, nodes and the scheduler. In the end nothing is held, and no move is left open."""
+    store_url = f"file://{tmp_path / 'store'}"
+    model = publish_tiny(store_url).name
+    with run_cluster(tmp_path, store_url, nodes=3) as cluster:
+        url = cluster.start_frontend(max_degree=2, max_replicas=2, keep_alive_s=KEEP_ALIVE_S, operator_key=KEY)
+        parts = Parts(cluster)
+        account = ChaosOfMoves(parts, url, bodies(model)).run(KILLS, EVERY_S, MOVES_SEED)
+        assert (account.wrong, account.torn) == ([], [])
+        assert account.whole, account
+        assert account.shifted, account
+        assert leaks(parts, url) == []
 
 
 def nodes(url: str) -> list[dict[str, Any]]:

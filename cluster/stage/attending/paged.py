@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from cluster.stage.batching import Segment
+from cluster.errors import NoKv
+from cluster.stage.attending.slabs import alike
+from cluster.stage.steps import Segment
 
 PAGE_TOKENS = 32
 """The rooms of schedules.requests.room_tokens are whole pages, but for one that is all there is."""
@@ -46,6 +48,10 @@ class Arena:
         if found is None:
             found = self._layers[layer] = (self._zeros(key), self._zeros(value))
         return found
+
+    def made(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The same, None before its first use."""
+        return self._layers[layer]
 
     def _zeros(self, like: torch.Tensor) -> torch.Tensor:
         return torch.zeros(self.tokens, like.shape[1], like.shape[-1], dtype=like.dtype, device=like.device)
@@ -169,6 +175,34 @@ class PagedCache:
             return
         self._free_pages += reversed(room.pages.tolist())
         self._free_rows.append(room.row)
+
+    def holds(self, slot: int) -> _Room | None:
+        """The request's place, the same as long as it has one. Thread-safe, as `read` is."""
+        return self._rooms.get(slot)
+
+    def read(self, place: _Room, layer: int, values: bool, first: int, end: int) -> torch.Tensor:
+        """A copy of the keys or values of tokens [first, end), (tokens, KV heads, head dim), in the caller's stream. NoKv if
+        the layer has none. They are the request's if it holds the place when they have been copied."""
+        tensors = self.arena.made(layer)
+        if tensors is None or end > len(place.pages) * PAGE_TOKENS:
+            raise NoKv(f"layer {layer} of the stage has no KV cache of {end} tokens")
+        at = torch.from_numpy(place.at(first, end)).to(self._device)
+        return tensors[values][at]
+
+    def suits(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> bool:
+        """Whether these are of the layer's kind, as far as that is known."""
+        had = self.arena.made(layer)
+        return had is None or alike(had, (keys, values))
+
+    def fill(self, slot: int, room: int, first: int, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Have each layer's keys and values (tokens, KV heads, head dim) as the request's, whose first is token `first`."""
+        self.place(slot, room)
+        at = torch.from_numpy(self._rooms[slot].at(first, first + len(layers[0][0]))).to(self._device)
+        for layer, (keys, values) in enumerate(layers):
+            keys, values = (t.to(self._device, non_blocking=True) for t in (keys, values))
+            had = self.arena.tensors(layer, keys.transpose(0, 1)[None], values.transpose(0, 1)[None])
+            had[0].index_copy_(0, at, keys)
+            had[1].index_copy_(0, at, values)
 
     def plan(self, segments: Sequence[Segment]) -> PagedPlan:
         """Prepare a step. Requests that come for the first time get their rooms."""

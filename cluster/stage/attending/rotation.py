@@ -14,7 +14,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from cluster.model_facts import follows_length, rope_border, rope_kinds
-from cluster.stage.batching import Segment
+from cluster.stage.steps import Segment
 
 
 class Rotation:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cluster.stage.batching import Segment
+from cluster.errors import NoKv
+from cluster.stage.steps import Segment
 
 SLAB_ROWS = 32
 
@@ -156,6 +157,36 @@ class SlabCache:
                 layer[0][start:end].zero_()
                 layer[1][start:end].zero_()
 
+    def holds(self, slot: int) -> _Place | None:
+        """The request's place, the same as long as it has one. Thread-safe, as `read` is."""
+        return self._places.get(slot)
+
+    def read(self, place: _Place, layer: int, values: bool, first: int, end: int) -> torch.Tensor:
+        """Keys or values of tokens [first, end) as they lie there, (tokens, KV heads, head dim). NoKv if the layer has none.
+        They are the request's if it holds the place when they have been used."""
+        tensors = place.slab.layers[layer]
+        if tensors is None or end > place.slab.room:
+            raise NoKv(f"layer {layer} of the stage has no KV cache of {end} tokens")
+        start = place.row * place.slab.room
+        return tensors[values][start + first : start + end]
+
+    def suits(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> bool:
+        """Whether these are of the layer's kind, as far as that is known."""
+        made = [slab.layers[layer] for slabs in self._slabs.values() for slab in slabs]
+        return all(alike(had, (keys, values)) for had in made if had is not None)
+
+    def fill(self, slot: int, room: int, first: int, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Have each layer's keys and values (tokens, KV heads, head dim) as the request's, whose first is token `first`."""
+        self.place(slot, room)
+        place = self._places[slot]
+        for layer, (keys, values) in enumerate(layers):
+            end = first + len(keys)
+            keys, values = (t.to(self._device, non_blocking=True) for t in (keys, values))
+            place.slab.tensors(layer, keys.transpose(0, 1)[None], values.transpose(0, 1)[None])
+            self.read(place, layer, False, first, end).copy_(keys)
+            self.read(place, layer, True, first, end).copy_(values)
+            self._fill[slot] = max(self._fill[slot], end)
+
     def plan(self, segments: Sequence[Segment]) -> StepPlan:
         """Prepare a step. Requests that come for the first time get their rooms."""
         starts, at = [], 0
@@ -224,6 +255,11 @@ class SlabCache:
 
     def _index(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+
+def alike(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    """Whether two layers' keys and values are of one kind, but for the number of tokens."""
+    return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
 
 
 def _decodes(segment: Segment) -> bool:

@@ -11,12 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cluster.stage.batching import Choice
 from cluster.stage.choosing.penalties import Ledger
 from cluster.stage.choosing.sampling import NONE, Sampler, choose_all, finite
 from cluster.stage.choosing.step import ELSEWHERE, UNDECIDED, DeviceStep
 from cluster.stage.choosing.tables import Table, tabulate
 from cluster.stage.choosing.trips import Trip, Trips, cuda_trips
+from cluster.stage.steps import Choice
 from cluster.wire.requests import TokenLogprobs
 
 _LOOK = 1024

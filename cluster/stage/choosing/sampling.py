@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cluster.stage.batching import Choice
+from cluster.stage.steps import Choice
 from cluster.wire.requests import Sampling, TokenLogprobs
 
 _FIRST_LOOK = 256

@@ -16,8 +16,8 @@ import msgpack
 import torch
 from deepspeed import comm
 
-from cluster.stage.batching import Choice, Segment
 from cluster.stage.joining.lines import Lines, open_lines
+from cluster.stage.steps import Choice, Segment
 from cluster.wire.requests import TokenLogprobs
 
 
@@ -28,19 +28,24 @@ class Op(IntEnum):
     FORGET = 2
     ALIVE = 3
     STOP = 4
+    CLAIM = 5
+    ADOPT = 6
 
 
 @dataclass(frozen=True)
 class Header:
-    """What comes: for STEP the segments whose hidden states follow, for FORGET the `slots` that ended.
+    """What comes: for STEP the segments whose hidden states follow, for FORGET the `slots` that ended. For CLAIM `numbers`
+    are slot, tokens, and 1 while every stage has them, with the request's name as extra; for ADOPT slot, room, first and end
+    token.
 
-    `extra_bytes` of parameters follow the hidden states.
+    `extra_bytes` follow the hidden states: for STEP parameters.
     """
 
     op: Op
     segments: tuple[Segment, ...] = ()
     slots: tuple[int, ...] = ()
     extra_bytes: int = 0
+    numbers: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -81,7 +86,7 @@ class Neighbours:
 
     def send(self, header: Header, hidden: torch.Tensor | None = None, extra: bytes = b"") -> None:
         """Pass a hop on; `hidden` is (1, T, hidden), on any device."""
-        fields = list(header.slots)
+        fields = [*header.slots, *header.numbers]
         for s in header.segments:
             fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room, s.whole)
         room = _INLINE * _SEGMENT_FIELDS
@@ -159,6 +164,8 @@ class Neighbours:
 
 
 def _header(op: Op, fields: Sequence[int], extra_bytes: int) -> Header:
+    if op in (Op.CLAIM, Op.ADOPT):
+        return Header(op, numbers=tuple(fields), extra_bytes=extra_bytes)
     if op is not Op.STEP:
         return Header(op, slots=tuple(fields), extra_bytes=extra_bytes)
     groups = [fields[i : i + _SEGMENT_FIELDS] for i in range(0, len(fields), _SEGMENT_FIELDS)]

@@ -2,14 +2,13 @@
 
 import socket
 import ssl
-import struct
 import time
 from contextlib import suppress
 from datetime import timedelta
 
 from torch.distributed import DistStoreError, Store
 
-from cluster.wire.codec import MAX_FRAME_BYTES, frame
+from cluster.wire.codec import frame, receive_frame
 from cluster.wire.hello import Hello
 from cluster.wire.meetings import (
     LONGEST_WAIT_S,
@@ -24,9 +23,7 @@ from cluster.wire.meetings import (
     StoreValues,
     StoreWait,
 )
-from cluster.wire.vocabulary import unpack
 
-_LENGTH = struct.Struct(">I")
 _ANSWERS_WITHIN_S = 30.0
 """Beyond what it was asked to wait."""
 
@@ -118,7 +115,7 @@ class Meeting(Store):
                 connection = self._connect()
             try:
                 connection.sendall(frame(request))
-                answer = _receive(connection)
+                answer = receive_frame(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -146,23 +143,6 @@ class Meeting(Store):
                 connection.close()
             raise DistStoreError(f"{self._where} does not answer: {error}") from error
         return connection
-
-
-def _receive(connection: socket.socket) -> object:
-    (length,) = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size))
-    if length > MAX_FRAME_BYTES:
-        raise ConnectionError(f"a frame of {length} bytes")
-    return unpack(_receive_exactly(connection, length))
-
-
-def _receive_exactly(connection: socket.socket, size_bytes: int) -> bytes:
-    data = bytearray()
-    while len(data) < size_bytes:
-        part = connection.recv(size_bytes - len(data))
-        if not part:
-            raise ConnectionError("it closed the connection")
-        data += part
-    return bytes(data)
 
 
 def _bytes(value: str | bytes) -> bytes:

@@ -18,10 +18,10 @@ from cluster.stage import kernels
 from cluster.stage.attending.paged import PagedCache
 from cluster.stage.attending.paged_attention import Kind, flash_attention
 from cluster.stage.attending.slabs import SlabCache
-from cluster.stage.batching import Segment
 from cluster.stage.building.model import StageModel
 from cluster.stage.stepping.fusing import Fusing
 from cluster.stage.stepping.static_steps import CudaGraphs, StaticSteps
+from cluster.stage.steps import Segment
 
 _log = logging.getLogger(__name__)
 _MATVEC_ROWS = 1

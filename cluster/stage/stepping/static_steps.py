@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 
 from cluster.stage.attending.paged import NOBODY, PAGE_TOKENS, PagedCache, PagedPlan, Rows, reach_of
-from cluster.stage.batching import Segment
 from cluster.stage.building.model import StageModel
+from cluster.stage.steps import Segment
 
 _log = logging.getLogger(__name__)
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)

@@ -1,0 +1,113 @@
+"""What moves are worth over wires, and what they cost others: long answers, bursts, cold starts beside a consolidation.
+
+In the lab (infra/lab, as root): four nodes in network namespaces, each behind a card of the given rate.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.moves_models import PROMPT
+from benchmarks.moves_operator import SETTINGS, Operator
+from benchmarks.moves_stream import Stream, at_once, streamed
+from benchmarks.pipeline_lab import empty, rest
+from benchmarks.pipeline_models import subjects
+from infra.lab.platform import Lab, run_lab
+
+NODES = DEGREE = 4
+_PIPELINE = {"degree": DEGREE, "policy": "fixed", "consolidate": False, **SETTINGS}
+_PREPARE_S = 0.5
+"""So long after a consolidation was ordered another model is asked for: its fetches are under way."""
+
+
+@contextmanager
+def _lab(bytes_per_s: float | None, frontends: Mapping[str, Mapping[str, Any]]) -> Iterator[Lab]:
+    with (
+        tempfile.TemporaryDirectory(prefix="firsttoken-lab-") as folder,
+        run_lab(Path(folder), NODES, (), bytes_per_s, frontends=frontends) as lab,
+    ):
+        yield lab
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Pairs that were measured one after the other, without and with what is asked about, in seconds."""
+
+    without_s: tuple[float, ...]
+    with_s: tuple[float, ...]
+
+    @property
+    def speedup(self) -> float:
+        return statistics.fmean(self.without_s) / statistics.fmean(self.with_s)
+
+    @property
+    def slowdown(self) -> float:
+        """In the median of the pairs."""
+        return statistics.median(late / soon for soon, late in zip(self.without_s, self.with_s, strict=True))
+
+
+def long_answers(bytes_per_s: float | None, pairs: int, tokens: int) -> Ratio:
+    """Seconds per token of answers to cold models, of pipelines that stay so and of those that consolidate."""
+    stays, moves = list[float](), list[float]()
+    with _lab(bytes_per_s, {"pipeline": _PIPELINE}) as lab:
+        (subject,) = subjects(lab, ["smollm2"])
+        operator = Operator(lab.named["pipeline"])
+        body = {"model": subject.name, "prompt": PROMPT, "max_tokens": tokens}
+        for _ in range(pairs):
+            for found, at in ((stays, None), (moves, _consolidate(operator, subject.name))):
+                rest(lab, operator.url)
+                empty(lab, [subject.checkpoint])
+                found.append(streamed(operator.url, body, at).tpot_s())
+    return Ratio(tuple(stays), tuple(moves))
+
+
+def _consolidate(operator: Operator, model: str) -> Any:
+    return lambda _stream: operator.order("consolidate", model=model)
+
+
+def bursts(bytes_per_s: float | None, pairs: int, requests: int, tokens: int) -> Ratio:
+    """Mean seconds to the first token of requests that come to a cold model at once: one pipeline that stays so, and one
+    that becomes up to four whole replicas. A replica has KV cache for a quarter of them."""
+    kv_tokens = requests * (tokens + len(PROMPT)) // NODES
+    stays = {**_PIPELINE, "kv_tokens": kv_tokens}
+    scales = {**stays, "consolidate": True, "max_replicas": NODES}
+    found: dict[str, list[float]] = {"stays": [], "scales": []}
+    with _lab(bytes_per_s, {"stays": stays, "scales": scales}) as lab:
+        (subject,) = subjects(lab, ["smollm2"])
+        bodies = [{"model": subject.name, "prompt": [*PROMPT, n], "max_tokens": tokens} for n in range(requests)]
+        for _ in range(pairs):
+            for name, times_s in found.items():
+                rest(lab, lab.named[name])
+                empty(lab, [subject.checkpoint])
+                times_s.append(statistics.fmean(each.ttft_s for each in at_once(lab.named[name], bodies)))
+    return Ratio(tuple(found["stays"]), tuple(found["scales"]))
+
+
+def cold_starts_beside(bytes_per_s: float, pairs: int) -> Ratio:
+    """TTFT of a cold start over all nodes while another model's pipeline there serves a stream, and while it is also being
+    consolidated."""
+    alone, beside = list[float](), list[float]()
+    with _lab(bytes_per_s, {"pipeline": _PIPELINE}) as lab:
+        models = subjects(lab, ["smollm2", "twin"])
+        moving, cold = models
+        operator = Operator(lab.named["pipeline"])
+        for number in range(2 * pairs):
+            rest(lab, operator.url)
+            empty(lab, [model.checkpoint for model in models])
+            stream = Stream(operator.url, {"model": moving.name, "prompt": PROMPT, "max_tokens": 4096})
+            stream.start()
+            stream.reach(1)
+            if number % 2:
+                move = operator.order("consolidate", model=moving.name)["move"]
+            time.sleep(_PREPARE_S)
+            found = streamed(operator.url, {"model": cold.name, "prompt": PROMPT, "max_tokens": 4})
+            (beside if number % 2 else alone).append(found.ttft_s)
+            if number % 2 and (step := operator.move(move)["step"]) != "preparing":
+                raise RuntimeError(f"the consolidation was no longer preparing when the cold start was over: {step}")
+            stream.leave()
+    return Ratio(tuple(alone), tuple(beside))

@@ -1,0 +1,1 @@
+"""How the KV cache of a request gets from the stages of one group to those of another."""

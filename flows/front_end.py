@@ -1,0 +1,107 @@
+"""The operators' side of the front end's API, as flows use it: moves, their steps, and what it has to tell."""
+
+import json
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import httpx
+
+from flows.errors import FrontEndAway, Refused, Unanswered, Unintelligible
+from flows.moving.moves import Move, Wish, read_move
+from schedules.moving.plan import Step
+
+ANSWERS_WITHIN_S = 10.0
+SILENT_AFTER_S = 7.0
+"""The front end says every two seconds that it is there."""
+_CONNECTS_WITHIN_S = 2.0
+_PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody, and is made once: httpx would read all authorities' certificates each time, and the API speaks no TLS."""
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Where its API is, and the key that operators show it."""
+
+    url: str
+    key: str = field(repr=False)
+
+    async def order(self, wish: Wish) -> Move:
+        """Have a move ordered whose steps the caller drives. FrontEndAway if nothing was ordered, Refused with the sentence.
+
+        Unanswered if the move may have been ordered: it must not be asked for again.
+        """
+        body = {**asdict(wish), "carrier": "caller"}
+        try:
+            return read_move(await self._ask("POST", "/v1/moves", body))
+        except httpx.ConnectError as error:
+            raise FrontEndAway(f"the front end at {self.url} cannot be reached: {error}") from error
+        except httpx.TransportError as error:
+            raise Unanswered(f"the front end did not answer whether it ordered the move: {error!r}") from error
+
+    async def move(self, name: str) -> Move:
+        """The move as it stands. Refused if it is not known."""
+        return read_move(await self._ask_again("GET", f"/v1/moves/{name}"))
+
+    async def go_on(self, name: str, step: Step, within_s: float) -> Move:
+        """Say that the move may go on from `step`, and return it when what follows is over, or after `within_s`."""
+        body = {"step": step.value, "timeout_s": within_s}
+        return read_move(await self._ask_again("POST", f"/v1/moves/{name}/go_on", body, within_s))
+
+    async def give_up(self, name: str, reason: str) -> Move:
+        """Say that nobody wants the move any more."""
+        return read_move(await self._ask_again("POST", f"/v1/moves/{name}/give_up", {"reason": reason}))
+
+    async def notices(self) -> AsyncIterator[dict[str, Any]]:
+        """What the front end has to tell, from now on. Ends, or is FrontEndAway, when it is silent or gone."""
+        timeout = httpx.Timeout(SILENT_AFTER_S, connect=_CONNECTS_WITHIN_S)
+        try:
+            async with self._client(timeout) as client, client.stream("GET", "/v1/notices") as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    _complain(answer)
+                async for line in answer.aiter_lines():
+                    if line.strip():
+                        yield _object(line)
+        except httpx.TransportError as error:
+            raise FrontEndAway(f"the front end at {self.url} tells nothing: {error!r}") from error
+
+    def _client(self, timeout: httpx.Timeout) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, verify=_PLAIN, trust_env=False)
+
+    async def _ask(self, method: str, path: str, body: Any = None, within_s: float = 0.0) -> Any:
+        async with self._client(httpx.Timeout(within_s + ANSWERS_WITHIN_S, connect=_CONNECTS_WITHIN_S)) as client:
+            answer = await client.request(method, path, json=body)
+        if answer.is_error:
+            _complain(answer)
+        return _object(answer.text)
+
+    async def _ask_again(self, method: str, path: str, body: Any = None, within_s: float = 0.0) -> Any:
+        """As _ask, for what may be asked twice: without an answer it is FrontEndAway."""
+        try:
+            return await self._ask(method, path, body, within_s)
+        except httpx.TransportError as error:
+            raise FrontEndAway(f"the front end at {self.url} does not answer: {error!r}") from error
+
+
+def _complain(answer: httpx.Response) -> None:
+    """FrontEndAway if the front end cannot now, else Refused with the sentence that it gave."""
+    try:
+        sentence = str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        sentence = f"HTTP {answer.status_code}"
+    if answer.is_server_error:
+        raise FrontEndAway(f"the front end cannot do it now: {sentence}")
+    raise Refused(sentence)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except ValueError as error:
+        raise Unintelligible(f"the front end says what is no JSON: {text[:80]!r}") from error
+    if not isinstance(told, dict):
+        raise Unintelligible(f"the front end says what is no object: {text[:80]!r}")
+    return told
