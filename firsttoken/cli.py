@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from firsttoken.commands import calibrate, components, explain, models, platform, published
+from firsttoken.commands import calibrate, components, explain, models, moves, platform, published
 from firsttoken.errors import is_expected
 
 app = typer.Typer(
@@ -31,6 +31,13 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         platform.version,
     ),
     "Models": (models.publish, published.verify, models.chat, models.generate, explain.explain),
+    "Moves, while requests are answered": (
+        moves.drain,
+        moves.undrain,
+        moves.migrate,
+        moves.consolidate,
+        moves.moves,
+    ),
     "Components, alone in the foreground": (
         components.scheduler,
         components.node,

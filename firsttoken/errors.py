@@ -34,6 +34,10 @@ class RequestFailed(FirsttokenError):
     """The front end refused or failed a request."""
 
 
+class MoveFailed(FirsttokenError):
+    """A move came to nothing, or is not over in time."""
+
+
 class DemoModelMissing(FirsttokenError):
     """The package that carries the demo's model is not installed."""
 

@@ -13,6 +13,7 @@ from firsttoken.errors import NotUp, RequestFailed
 from firsttoken.event_stream import EventReader
 
 _CONNECT_TIMEOUT_S = 5.0
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,14 @@ class ColdStart:
 
 
 class Frontend:
-    """A connection to the front end at `url`; use as an async context. Raises NotUp and RequestFailed."""
+    """A connection to the front end at `url`; use as an async context. Raises NotUp and RequestFailed. What is for operators
+    needs their `key`."""
 
-    def __init__(self, url: str, request_timeout_s: float) -> None:
+    def __init__(self, url: str, request_timeout_s: float, key: str = "") -> None:
         self._url = url
         timeout = httpx.Timeout(request_timeout_s, connect=_CONNECT_TIMEOUT_S)
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, headers=headers, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,6 +111,23 @@ class Frontend:
         """Where the model would start now and why, and its latest cold starts. RequestFailed if there is no such model."""
         return await self._get(f"/admin/explain/{quote(model)}", {"limit": str(limit)})
 
+    async def moves(self, limit: int) -> list[dict[str, Any]]:
+        """The latest moves, newest first."""
+        found: list[dict[str, Any]] = (await self._get("/v1/moves", {"limit": str(limit)}))["moves"]
+        return found
+
+    async def move(self, name: str) -> dict[str, Any]:
+        """One move, as it stands."""
+        return await self._get(f"/v1/moves/{quote(name, safe='')}", {})
+
+    async def wish(self, wanted: Mapping[str, str]) -> dict[str, Any]:
+        """The move that was ordered. RequestFailed says why none was."""
+        return await self._post("/v1/moves", wanted)
+
+    async def undrain(self, node: str) -> None:
+        """Let the node take replicas again."""
+        await self._post(f"/v1/nodes/{quote(node, safe='')}/undrain", {})
+
     async def chat(self, model: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> AsyncIterator[Piece]:
         """The answer to a conversation, as it comes."""
         body = {"model": model, "messages": list(messages), **sampling.to_json()}
@@ -127,12 +147,18 @@ class Frontend:
             answer: dict[str, Any] = response.json()
             return answer
 
+    async def _post(self, path: str, body: Mapping[str, str]) -> dict[str, Any]:
+        with self._translated():
+            response = await self._http.post(path, content=_encoded(body), headers=_JSON)
+            _check(response.status_code, response.content)
+            answer: dict[str, Any] = response.json()
+            return answer
+
     async def _stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
         content = _encoded({**body, "stream": True, "stream_options": {"include_usage": True}})
-        headers = {"Content-Type": "application/json"}
         reader = EventReader()
         with self._translated():
-            async with self._http.stream("POST", path, content=content, headers=headers) as response:
+            async with self._http.stream("POST", path, content=content, headers=_JSON) as response:
                 if response.status_code != 200:
                     _check(response.status_code, await response.aread())
                 async for data in response.aiter_bytes():

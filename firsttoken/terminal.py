@@ -21,6 +21,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from firsttoken.moves_view import moves_table
 from storage_tiers.threads import WORKERS
 
 if TYPE_CHECKING:
@@ -185,12 +186,13 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def status_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
-    """Nodes, replicas and, as far as anything is measured, the nodes' rates in the mean, from the front end's status."""
+    """Nodes, replicas, moves under way and, as far as anything is measured, the nodes' rates in the mean, from the front
+    end's status."""
     nodes = Table("node", "host", "dram", "ssd", "device", "stage processes", title="Nodes", title_justify="left")
     for node in report["nodes"]:
         processes = node["stage_processes"]
         nodes.add_row(
-            node["name"],
+            Text(f"{node['name']} (draining)", style="yellow") if node["draining"] else node["name"],
             node["host"],
             *(_share(node[f"{tier}_bytes"], node[f"{tier}_used_bytes"]) for tier in ("dram", "ssd")),
             _share(node["device_bytes"], node["device_reserved_bytes"]),
@@ -200,8 +202,9 @@ def status_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
     for replica in report["replicas"]:
         where, degree = ", ".join(replica["nodes"]), str(replica["degree"] or "")
         replicas.add_row(replica["model"], replica["state"], degree, where, str(replica["requests"]))
+    moving = moves_table(report["moves"], "Moving") if report["moves"] else None
     measured = _mean_rates(report["nodes"])
-    return (nodes, replicas) if measured is None else (nodes, replicas, measured)
+    return tuple(table for table in (nodes, replicas, moving, measured) if table is not None)
 
 
 def _mean_rates(nodes: Sequence[Mapping[str, Any]]) -> Table | None:

@@ -316,8 +316,9 @@ class Router:
         self._recorder.ordered(group)
         try:
             async with asyncio.timeout(action.timeout_s):
-                more = {"behind": True} if action.behind else {}
-                formed = await self._client().form(group, action.placement, model.checkpoint, action.timeout_s, **more)
+                formed = await self._client().form(
+                    group, action.placement, model.checkpoint, action.timeout_s, behind=action.behind
+                )
         except Exception as error:
             if not isinstance(error, RequestError | ClusterError | TimeoutError):
                 _log.exception("%s could not be started", model.name)

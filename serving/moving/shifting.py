@@ -8,19 +8,17 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any, Protocol
 
 from cluster.contract import Following, FormedGroup, KvOf
 from cluster.errors import ClusterError, StageFailed
 from cluster.wire.requests import Submit, Tokens
+from schedules.moving.rounds import NEAR_TOKENS, goes_over
 
 _log = logging.getLogger(__name__)
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 FOLLOWED_WITHIN_S = 120.0
 """So long the other group may take until it has all but the last tokens. Nobody waits for it; its room is kept."""
-LAST_GAP = 4
-"""So many tokens are computed in the step that gives the next one."""
 ROUNDS = 16
 LONGEST_ROUND_S = 1.0
 """A gap that does not shrink any more is what its client will wait for: up to so long that is worth it."""
@@ -170,15 +168,16 @@ class Shifting:
 
     async def _close_gap(self, following: Following) -> None:
         """Rounds, until the gap is small, or as small as it gets. StageFailed if what is left would take too long."""
-        before, taken_s = inf, 0.0
+        before: int | None = None
+        taken_s = 0.0
         for _ in range(ROUNDS):
             begun_s = self._loop.time()
             await following.caught_up()
             gap, taken_s = len(self._gap), self._loop.time() - begun_s
-            if gap <= LAST_GAP or (gap >= before and taken_s <= LONGEST_ROUND_S):
+            if goes_over(gap, before) and (gap <= NEAR_TOKENS or taken_s <= LONGEST_ROUND_S):
                 return
             following.more(self._gap)
             self._gap, before = [], gap
         raise StageFailed(
-            f"it was {before:.0f} tokens behind after {ROUNDS} rounds, the last of which took {taken_s:.1f} s"
+            f"it was {before} tokens behind after {ROUNDS} rounds, the last of which took {taken_s:.1f} s"
         )

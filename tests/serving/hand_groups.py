@@ -17,7 +17,7 @@ from serving.errors import RequestError
 from serving.tickets import Ticket
 
 PROMPT = (7, 8, 9)
-WANTED = 100
+WANTED = 300
 
 
 @dataclass(eq=False)

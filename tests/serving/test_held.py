@@ -96,7 +96,7 @@ async def test_beyond_the_bound_a_stream_does_not_begin_and_who_waits_is_served(
 
 async def test_a_start_that_fails_is_a_status_or_a_streams_last_event() -> None:
     class Failing(FakeCluster):
-        async def form(self, *_: Any) -> FakeGroup:
+        async def form(self, *_: Any, **_how: Any) -> FakeGroup:
             raise StageFailed("its stages fell over")
 
     async with front_end(kind=Failing) as there:

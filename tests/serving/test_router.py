@@ -242,7 +242,7 @@ def test_when_to_come_again_is_what_those_before_will_take() -> None:
 
 def test_a_start_that_fails_rejects_who_waits_before_their_streams_begin() -> None:
     class Failing(FakeCluster):
-        async def form(self, *_: Any) -> FakeGroup:
+        async def form(self, *_: Any, **_how: Any) -> FakeGroup:
             await asyncio.sleep(0.2)
             raise StageFailed("its stages fell over")
 

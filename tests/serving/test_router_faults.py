@@ -12,7 +12,6 @@ from cluster.fake_group import FakeGroup
 from schedules import events
 from schedules.facts import Placement
 from schedules.placing.policies.fixed import place
-from storage_tiers.checkpoint import Checkpoint
 from tests.schedules.worlds import MB, world_node
 from tests.serving.routed import START_TIMEOUT_S, WANTED, Routed, played, said, served, until
 
@@ -49,12 +48,12 @@ def test_a_group_that_forms_although_its_start_was_given_up_is_dissolved() -> No
     formed: list[str] = []
 
     class Deaf(FakeCluster):
-        async def form(self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float) -> FakeGroup:
-            forming = asyncio.ensure_future(super().form(name, placement, checkpoint, timeout_s))
+        async def form(self, *ordered: Any, **how: Any) -> FakeGroup:
+            forming = asyncio.ensure_future(super().form(*ordered, **how))
             try:
                 return await asyncio.shield(forming)
             except asyncio.CancelledError:
-                formed.append(name)
+                formed.append(ordered[0])
                 return await forming
 
     async def test(now: Routed) -> None:

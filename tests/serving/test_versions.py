@@ -11,7 +11,6 @@ from cluster.fake import FakeCluster
 from cluster.fake_group import FakeGroup
 from cluster.model_facts import facts_of
 from cluster.virtual_time import run_virtual
-from schedules.facts import Placement
 from serving.catalog import ServedModel
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
@@ -46,9 +45,9 @@ class Noting(FakeCluster):
         super().__init__(*facts, **more)
         self.formed: list[Checkpoint] = []
 
-    async def form(self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float) -> FakeGroup:
-        self.formed.append(checkpoint)
-        return await super().form(name, placement, checkpoint, timeout_s)
+    async def form(self, *ordered: Any, **how: Any) -> FakeGroup:
+        self.formed.append(ordered[2])
+        return await super().form(*ordered, **how)
 
 
 Versions = tuple[ServedModel, ServedModel, ServedModel]
