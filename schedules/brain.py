@@ -14,6 +14,8 @@ from schedules.facts import Model, ModelKey
 from schedules.learning import lesson
 from schedules.ledgers.books import Books
 from schedules.limits import Limits
+from schedules.moving.seats import Seats
+from schedules.moving.wishes import Wishes
 from schedules.node_watch import NodeWatch
 from schedules.objectives import Objectives
 from schedules.placing.decision import Decision, Policy
@@ -32,7 +34,11 @@ class Brain:
         self._out: list[Action] = []
         self._wakes, self._books = Wakes(), Books(policy, now_s)
         self._desk = Desk(self._services, self._books, self._wakes, limits, prefix, self._do)
-        self._fleet = self._desk.fleet
+        self._fleet, self._moves = self._desk.fleet, self._desk.fleet.moves
+        seats = Seats(self._books, self._fleet.name)
+        self._wishes = Wishes(
+            self._newest, self._services, self._books, self._fleet, self._moves, seats, self._desk, self._do
+        )
         self._watch = NodeWatch(self._books, self._wakes, self._fleet)
         self._handlers = self._all_handlers()
 
@@ -130,12 +136,9 @@ class Brain:
         for each in event.lessons:
             self._books.learned = self._books.learned.with_lesson(each)
 
-    def _node_drained(self, event: events.NodeDrained, now_s: float) -> None:
-        self._books.nodes.drain(event.node)
-        self._fleet.drain_node(event.node, now_s)
-
-    def _node_undrained(self, event: events.NodeUndrained, _now_s: float) -> None:
+    def _node_undrained(self, event: events.NodeUndrained, now_s: float) -> None:
         self._books.nodes.undrain(event.node)
+        self._moves.undrained(event.node, now_s)
         self._fleet.stir()
 
     def _scheduler_lost(self, _event: events.SchedulerLost, _now_s: float) -> None:
@@ -152,7 +155,7 @@ class Brain:
 
     def _all_handlers(self) -> Mapping[type, Callable[[Any, float], None]]:
         """Who is told of which event."""
-        desk, fleet, watch = self._desk, self._fleet, self._watch
+        desk, fleet, watch, moves, wishes = self._desk, self._fleet, self._watch, self._moves, self._wishes
         return {
             events.ModelKnown: self._model_known,
             events.RequestAnnounced: desk.announced,
@@ -172,9 +175,15 @@ class Brain:
             events.Recalled: self._recalled,
             events.NodeReported: watch.reported,
             events.NodeLeft: lambda event, now_s: watch.left(event.node, now_s),
-            events.NodeDrained: self._node_drained,
+            events.NodeDrained: wishes.drained,
             events.NodeUndrained: self._node_undrained,
             events.SchedulerLost: self._scheduler_lost,
             events.SchedulerJoined: self._scheduler_joined,
+            events.ConsolidationWanted: wishes.consolidation,
+            events.MigrationWanted: wishes.migration,
+            events.MoveGoOn: lambda event, now_s: moves.go_on(event.move, now_s),
+            events.MoveGivenUp: lambda event, now_s: moves.given_up(event.move, event.reason, now_s),
+            events.RequestShifted: desk.shifted,
+            events.RequestStayed: desk.stayed,
             events.Ticked: self._ticked,
         }

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import inf
 
 from schedules import events
-from schedules.actions import Action, Assign, Hold, Record, Reject, Replay, Why
+from schedules.actions import Action, Assign, Hold, Record, Reject, Replay, Shift, Why
 from schedules.facts import ModelKey
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State
@@ -252,7 +252,7 @@ class Desk:
         if request is None:
             return
         service = self._services[request.key]
-        if request.stand is Stand.RUNNING:
+        if request.stand is not Stand.HELD:
             self._release(service, request, now_s)
         else:
             self._unhold(service, request)
@@ -273,14 +273,92 @@ class Desk:
             self.fleet.lost(event.group, event.cause, now_s)
 
     def _release(self, service: Service, request: Request, now_s: float) -> None:
-        """The request is not its replica's any more."""
+        """The request is not its replica's any more, nor that's to which it was on its way."""
         replica = self.fleet.replicas[request.group]
-        del replica.requests[request.name]
-        replica.used_tokens -= request.room
         service.clearing.add(request.room, now_s)
         self._learn_hop(replica, request)
-        self.serve(service, now_s)
-        self.fleet.rest(replica, now_s)
+        self._free(replica, request)
+        arriving = self._unshift(request)
+        self._freed([replica, *arriving], now_s)
+
+    def _free(self, replica: Replica, request: Request) -> None:
+        del replica.requests[request.name]
+        replica.used_tokens -= request.room
+
+    def _unshift(self, request: Request) -> list[Replica]:
+        """It has no room any more where it was to go; that replica, if there was one."""
+        replica = self.fleet.replicas.get(request.to)
+        if replica is None or replica.arriving.pop(request.name, None) is None:
+            return []
+        self._free(replica, request)
+        return [replica]
+
+    def _freed(self, replicas: list[Replica], now_s: float) -> None:
+        """There is room at these: for those that are to move there, then for who waits; or nothing is left to do."""
+        for replica in replicas:
+            self.fleet.moves.released(replica)
+        self.serve(replicas[0].service, now_s)
+        for replica in replicas:
+            self.fleet.rest(replica, now_s)
+
+    # ---- requests that go on elsewhere
+
+    def shift(self, name: str, to: Replica, *, copy: bool) -> None:
+        """It is to go on there, and has a room there from now on."""
+        request = self._requests[name]
+        self._requests[name] = request.shifting(to.group)
+        self._arrive(to, request)
+        to.arriving[name] = request.room
+        self._do(Shift(name, request.group, to.group, copy))
+
+    def _arrive(self, to: Replica, request: Request) -> None:
+        to.requests[request.name] = None
+        to.used_tokens += request.room
+        to.alone = None
+        self.fleet.busy(to)
+
+    def shifted(self, event: events.RequestShifted, now_s: float) -> None:
+        request = self._requests.get(event.request)
+        if request is None or request.stand is Stand.HELD or request.group != event.group:
+            return
+        to, old = self.fleet.replicas.get(event.to), self.fleet.replicas[event.group]
+        if request.to != event.to:  # it was taken back, which came too late
+            arriving = self._unshift(request)
+            if to is None or to.state not in (State.SERVING, State.DRAINING):
+                self._free(old, request)
+                self._lose(old, request, f"{event.to}, where it went on, was lost", now_s)
+                self._freed([old, *arriving], now_s)
+                return
+            if request.stand is Stand.SHIFTING:
+                request = request.stayed()
+            request = request.shifting(event.to)
+            self._arrive(to, request)
+        assert to is not None
+        to.arriving.pop(event.request, None)
+        self._requests[event.request] = request.shifted()
+        old.alone = None
+        self._free(old, request)
+        self._freed([old, to], now_s)
+
+    def _lose(self, replica: Replica, request: Request, cause: str, now_s: float) -> None:
+        """It waits again, first of all."""
+        self._hold(replica.service, request.broken(now_s), now_s, first=True)
+        self._do(Replay(request.name, replica.group, request.generated, cause))
+        self._watch_deadline(request)
+
+    def stayed(self, event: events.RequestStayed, now_s: float) -> None:
+        request = self._requests.get(event.request)
+        if (
+            request is None
+            or request.stand is not Stand.SHIFTING
+            or (request.group, request.to) != (event.group, event.to)
+        ):
+            return
+        arriving = self._unshift(request)
+        self._requests[event.request] = request.stayed()
+        self.fleet.moves.stayed(event.request, event.group, now_s)
+        if arriving:
+            self._freed(arriving, now_s)
 
     def _learn_hop(self, replica: Replica, request: Request) -> None:
         """A request had the replica for itself: what its tokens took tells what a hop takes."""
@@ -341,11 +419,15 @@ class Desk:
 
     def replay(self, replica: Replica, cause: str, now_s: float) -> None:
         """What the replica had begun waits again, first of all; who was unlucky too often is told so."""
-        service, names = replica.service, list(replica.requests)
+        service, names = replica.service, [name for name in replica.requests if name not in replica.arriving]
+        for name in replica.arriving:
+            self._requests[name] = self._requests[name].stayed()
         replica.requests.clear()
+        replica.arriving.clear()
         replica.used_tokens = 0
         for name in reversed(names):
             request = self._requests[name]
+            self._unshift(request)
             if request.attempts <= REPLAYS and not self._out_of_patience(request, now_s):
                 self._hold(service, request.broken(now_s), now_s, first=True)
             else:

@@ -120,6 +120,18 @@ def arrivals_s(begin_s: float, end_s: float, sizes: Sequence[int]) -> list[float
     return found
 
 
+def whole_s(speeds: Speeds, degree: int, fetched_s: float, near_bytes: int, weight_bytes: int) -> float:
+    """Until a stage that came behind has all of its units: its group is formed, and bytes over the network, which are there
+    at `fetched_s`, those from ssd, and all of them over the bus, come at once."""
+    near_s, bus_s = near_bytes / speeds.ssd_bytes_per_s, weight_bytes / speeds.bus_bytes_per_s
+    return max(speeds.formed(degree), fetched_s, near_s, bus_s)
+
+
+def copy_s(kv_bytes: float, speeds: Speeds) -> float:
+    """Until so much KV cache has come to a node from others."""
+    return kv_bytes / speeds.nic_bytes_per_s
+
+
 def consolidation_s(missing_bytes: int, nic_bytes_per_s: float, kv_bytes: int, tokens: int, prefill_s: float) -> float:
     """Until one stage has all the model and the requests' state: KV cache is moved, or recomputed in `prefill_s` for all
     `tokens`, whichever is faster. Both anchors know only one of the two."""

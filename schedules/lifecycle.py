@@ -44,6 +44,7 @@ TABLE: Mapping[tuple[State, Turn], State] = {
     (State.STARTING, Turn.REFUSED): State.WANTED,
     (State.STARTING, Turn.FAILED): State.GONE,
     (State.STARTING, Turn.LOST): State.STOPPING,
+    (State.STARTING, Turn.GIVEN_UP): State.STOPPING,
     (State.SERVING, Turn.IDLE): State.STOPPING,
     (State.SERVING, Turn.DRAIN): State.DRAINING,
     (State.SERVING, Turn.LOST): State.STOPPING,

@@ -44,3 +44,12 @@ TURN_AFTER_S, SHORTEST_TURN_S, TURN_STARTS = 2.0, 5.0, 2.0
 """After so long a wait busy replicas make room: those that have served for so long, and for so many times their start."""
 KEEP_UP_AFTER_S = 5.0
 """A replica that nobody asks for is tried again so long after it could not start."""
+
+MOVE_PATIENCE_S = 30.0
+"""So long a move waits for whoever carries it out."""
+MOVE_AGAIN_S = 30.0
+"""So long after a move the brain thinks of no other for the same replica, nor for those that were to follow."""
+SHIFTS_AT_ONCE = 4
+"""So many requests are on their way to one replica: it takes them in one after the other."""
+SHIFT_AGAIN_S = 1.0
+"""So long after a request stayed it is tried once more."""

@@ -21,10 +21,11 @@ def room_tokens(tokens: int, most_tokens: int) -> int:
 
 
 class Stand(StrEnum):
-    """Where a request stands."""
+    """Where a request stands. One that is SHIFTING runs where it was, and has a room where it will."""
 
     HELD = "held"
     RUNNING = "running"
+    SHIFTING = "shifting"
     OVER = "over"
 
 
@@ -32,6 +33,9 @@ class Turn(StrEnum):
     """What may happen to a request."""
 
     ASSIGNED = "assigned"
+    SHIFT = "shift"
+    SHIFTED = "shifted"
+    STAYED = "stayed"
     BROKEN = "broken"
     ENDED = "ended"
 
@@ -39,8 +43,13 @@ class Turn(StrEnum):
 TABLE: Mapping[tuple[Stand, Turn], Stand] = {
     (Stand.HELD, Turn.ASSIGNED): Stand.RUNNING,
     (Stand.HELD, Turn.ENDED): Stand.OVER,
+    (Stand.RUNNING, Turn.SHIFT): Stand.SHIFTING,
     (Stand.RUNNING, Turn.BROKEN): Stand.HELD,
     (Stand.RUNNING, Turn.ENDED): Stand.OVER,
+    (Stand.SHIFTING, Turn.SHIFTED): Stand.RUNNING,
+    (Stand.SHIFTING, Turn.STAYED): Stand.RUNNING,
+    (Stand.SHIFTING, Turn.BROKEN): Stand.HELD,
+    (Stand.SHIFTING, Turn.ENDED): Stand.OVER,
 }
 
 
@@ -51,8 +60,9 @@ class IllegalTurn(ValueError):
 @dataclass(frozen=True, slots=True)
 class Request:
     """`prompt_tokens` and `max_tokens` are those that it came with, `generated` of the latter are there. It was assigned
-    `attempts` times, the last time to `group`. `room` is the KV cache that it needs, in tokens, as a replica counts it;
-    since `held_s` it was held, the last time that it was.
+    `attempts` times, the last time to `group`, or went on there, which is no attempt. While it is shifted it has a room at
+    `to` as well. `room` is the KV cache that it needs, in tokens, as a replica counts it; since `held_s` it was held, the
+    last time that it was.
     """
 
     name: str
@@ -69,6 +79,7 @@ class Request:
     generated: int = 0
     attempts: int = 0
     group: str = ""
+    to: str = ""
 
     @property
     def tokens(self) -> int:
@@ -83,10 +94,22 @@ class Request:
         """So many more of its tokens are there."""
         return self._with(self.stand, self.generated + tokens, self.attempts, self.group)
 
+    def shifting(self, to: str) -> "Request":
+        """It is to go on there."""
+        return replace(self, stand=self._to(Turn.SHIFT), to=to)
+
+    def shifted(self) -> "Request":
+        """It goes on where it was to."""
+        return replace(self, stand=self._to(Turn.SHIFTED), group=self.to, to="")
+
+    def stayed(self) -> "Request":
+        """It goes on where it was."""
+        return replace(self, stand=self._to(Turn.STAYED), to="")
+
     def broken(self, now_s: float) -> "Request":
         """It waits again, with what it has; with nothing, as long as it has waited already."""
         held_s = now_s if self.generated else self.held_s
-        return replace(self, stand=self._to(Turn.BROKEN), group="", held_s=held_s)
+        return replace(self, stand=self._to(Turn.BROKEN), group="", to="", held_s=held_s)
 
     def ended(self) -> "Request":
         """Whatever it ended by."""
@@ -96,7 +119,7 @@ class Request:
         """As `replace` would make it, in a third of the time: every request comes through here."""
         return Request(
             self.name, self.key, self.prompt_tokens, self.max_tokens, self.arrived_s, self.deadline_s, self.room,
-            self.held_s, self.cold, stand, generated, attempts, group,
+            self.held_s, self.cold, stand, generated, attempts, group, self.to,
         )  # fmt: skip
 
     def _to(self, turn: Turn) -> Stand:

@@ -59,6 +59,11 @@ class Replica:
     `reason` says why it was not. At `turn_s` it is decided again so that others may make room for it; it is `stuck` if
     nobody will. One that is DRAINING
     makes room for `turn_of`, if that is not None.
+
+    While a move lasts one that makes way has `heirs`, each of which is `heir_of` it; from when its requests go over it is
+    `giving_way`, and only then they count as its model's. Those of its requests that are `arriving` run elsewhere still, and
+    have so many tokens of room. One that started `behind` others waited for all of its units. It is not to move again before
+    `stay_until_s`.
     """
 
     group: str
@@ -79,6 +84,12 @@ class Replica:
     turn_s: float = 0.0
     stuck: bool = False
     turn_of: "Replica | None" = None
+    heirs: list["Replica"] = field(default_factory=list)
+    heir_of: "Replica | None" = None
+    giving_way: bool = False
+    arriving: dict[str, int] = field(default_factory=dict)
+    behind: bool = False
+    stay_until_s: float = 0.0
     _running: tuple[tuple[object, ...], Running] | None = None
 
     def let(self, turn: Turn, now_s: float) -> None:
@@ -100,8 +111,13 @@ class Replica:
 
     @property
     def idle(self) -> bool:
-        """Whether it serves nobody, and nobody is about to come."""
-        return not self.requests and not self.service.announced
+        """Whether it serves nobody, and nobody is about to come, nor anything of one that it follows."""
+        return not self.requests and not self.service.announced and self.heir_of is None
+
+    @property
+    def ahead_of_time(self) -> bool:
+        """Whether it follows another that serves as if it were not there."""
+        return self.heir_of is not None and not self.heir_of.giving_way
 
     def running(self, may_stop: bool) -> Running:
         """As decisions see it; made anew when it is another."""
@@ -169,13 +185,15 @@ class Service:
 
     @property
     def coming(self) -> list[Replica]:
-        """The replicas that serve or will."""
-        return self.in_state(State.WANTED, State.STARTING, State.SERVING)
+        """The replicas that serve or will, but for those that follow others as long as these serve."""
+        there = self.in_state(State.WANTED, State.STARTING, State.SERVING)
+        return [replica for replica in there if not replica.ahead_of_time]
 
     @property
     def outstanding_tokens(self) -> int:
         """Rooms that are asked for, in tokens."""
-        return self.waiting_tokens + sum(replica.used_tokens for replica in self.coming)
+        there = [*self.coming, *[replica for replica in self.replicas if replica.giving_way]]
+        return self.waiting_tokens + sum(replica.used_tokens - sum(replica.arriving.values()) for replica in there)
 
     def taker(self, room: int) -> Replica | None:
         """The replica that gets a request with such a room now, the one with least to do; None if it has to wait.
@@ -189,7 +207,7 @@ class Service:
                 if best is None or replica.used_tokens < best.used_tokens:
                     best = replica
             elif replica.state is not State.DRAINING and replica.state is not State.STOPPING:
-                others = True
+                others = others or not replica.ahead_of_time
         if best is None or best.used_tokens + room <= self.objectives.kv_tokens:
             return best
         return None if others or best.used_tokens > self.objectives.kv_tokens else best

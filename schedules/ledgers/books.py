@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from schedules.estimates import Speeds
 from schedules.facts import Model, ModelKey, NoPlacement, View
 from schedules.learning import Learned
 from schedules.ledgers.links import Links
@@ -17,7 +18,7 @@ class Books:
 
     def __init__(self, policy: Policy, now_s: float) -> None:
         self.nodes, self.memory, self.learned = Nodes(), Memory(), Learned()
-        self._policy, self._links = policy, Links({}, now_s)
+        self.policy, self._links = policy, Links({}, now_s)
         self._hopes: dict[ModelKey, tuple[int, str]] = {}
 
     def decide(
@@ -31,12 +32,23 @@ class Books:
         waited_s: float = 0.0,
     ) -> Decision:
         """Where the model would start now. Changes nothing that another decision sees."""
+        return self.policy.decide(self.question(group, model, objectives, now_s, running, prompt_tokens, waited_s))
+
+    def question(
+        self,
+        group: str,
+        model: Model,
+        objectives: Objectives,
+        now_s: float,
+        running: Sequence[Running] = (),
+        prompt_tokens: int = 1,
+        waited_s: float = 0.0,
+    ) -> Question:
+        """Where shall the model start now? By the books as they are."""
         self._links.change(self.nodes.take_changed_links(), now_s)
-        return self._policy.decide(
-            Question(
-                group, model, objectives, self.nodes.view(), self._links, now_s, running, prompt_tokens, waited_s,
-                self.learned.corrections, memory=self.memory,
-            )
+        return Question(
+            group, model, objectives, self.nodes.view(), self._links, now_s, running, prompt_tokens, waited_s,
+            self.learned.corrections, memory=self.memory,
         )  # fmt: skip
 
     def hopeless(self, model: Model, objectives: Objectives, now_s: float) -> str:
@@ -45,7 +57,7 @@ class Books:
         if epoch != self.nodes.epoch:
             view = View(tuple(replace(node, device_reserved_bytes=0) for node in self.nodes.view().nodes))
             question = Question("", model, objectives, view, Links({}, now_s), now_s, memory=Memory())
-            outcome = self._policy.decide(question).outcome
+            outcome = self.policy.decide(question).outcome
             reason = outcome.reason if isinstance(outcome, NoPlacement) else ""
             self._hopes[model.key] = self.nodes.epoch, reason
         return reason
@@ -57,6 +69,16 @@ class Books:
         assert chosen.placement is not None
         self._links.begin(chosen.transfers, now_s)
         self.memory.promise(group, {stage.node: stage.reserve_bytes for stage in chosen.placement.stages})
+
+    def speeds(self, node: str) -> Speeds | None:
+        """What the node does in the mean; None if that was not measured, or it is not there."""
+        there = self.nodes.node(node)
+        ranks = self.nodes.view().ranks
+        return ranks.speeds.of(node, there.rates)[0] if there is not None and ranks is not None else None
+
+    def whole(self, group: str, now_s: float) -> None:
+        """All of its units are in its stages."""
+        self._links.end_start(group, now_s, later_too=True)
 
     def first_token(self, group: str, now_s: float) -> None:
         """What its first token waited for is there."""

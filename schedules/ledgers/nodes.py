@@ -41,8 +41,8 @@ class Nodes:
         return self._heard.get(name)
 
     def drained(self, names: Iterable[str]) -> bool:
-        """Whether nothing new goes to one of these."""
-        return not self._drained.isdisjoint(names)
+        """Whether nothing new goes to one of these, by an operator's wish or since it says so itself."""
+        return any(name in self._drained or ((node := self._heard.get(name)) and node.draining) for name in names)
 
     @property
     def silent(self) -> bool:

@@ -21,6 +21,7 @@ from schedules.limits import (
     TURN_AFTER_S,
     Limits,
 )
+from schedules.moving.moves import Moves
 from schedules.placing.decision import Decision, Move, Running, Wait
 from schedules.replicas.idle import Idle
 from schedules.replicas.resting import Resting
@@ -54,6 +55,7 @@ class Fleet:
         self._find_until_s: float | None = None
         self._idle = Idle()
         self.replicas: dict[str, Replica] = {}
+        self.moves = Moves(books, wakes, self, waiters, f"{prefix}m", limits.start_timeout_s, out)
 
     def _pause_s(self) -> float:
         """Decisions take the longer the more nodes there are."""
@@ -121,7 +123,7 @@ class Fleet:
         if service.retired and not service.waiting and not service.announced:
             self._drain(service.replicas, now_s)
         kept = 0 if service.retired else service.objectives.min_replicas
-        for replica in service.in_state(State.WANTED):
+        for replica in [replica for replica in service.in_state(State.WANTED) if replica.heir_of is None]:
             if service.waiting or service.announced:
                 return
             if len(service.coming) > kept:
@@ -291,6 +293,7 @@ class Fleet:
                 other.state is State.DRAINING
                 and not other.service.retired
                 and not self._books.nodes.drained(other.nodes)
+                and not other.giving_way
             ):
                 self._let(other, Turn.KEEP, now_s)
                 self.stir()
@@ -303,8 +306,12 @@ class Fleet:
         if replica is None or replica.state is not State.STARTING:
             return
         self._let(replica, Turn.FORMED, now_s)
+        if replica.behind:
+            self._books.whole(group, now_s)
+            self.links_free()
         self._waiters.serve(replica.service, now_s)
-        if self._books.nodes.drained(replica.nodes):
+        self.moves.formed(replica, now_s)
+        if replica.heir_of is None and self._books.nodes.drained(replica.nodes):
             self._drain([replica], now_s)
         self.rest(replica, now_s)
         self.stir()
@@ -316,7 +323,11 @@ class Fleet:
             return
         self._books.over(event.group, now_s)
         self.links_free()
-        if event.refused:
+        if replica.heir_of is not None:
+            self._let(replica, Turn.FAILED, now_s)
+            self._forget(replica)
+            self.moves.lost(replica, event.reason, now_s)
+        elif event.refused:
             self._refused(replica, event.reason, now_s)
         elif replica.attempts + 1 < START_ATTEMPTS:
             self._let(replica, Turn.FAILED, now_s)
@@ -324,6 +335,7 @@ class Fleet:
             self._again(replica, now_s)
         else:
             self._fail(replica, event.reason, now_s)
+        self.moves.ended(replica, now_s)
         self.stir()
 
     def _refused(self, replica: Replica, reason: str, now_s: float) -> None:
@@ -375,7 +387,9 @@ class Fleet:
     def rest(self, replica: Replica, now_s: float) -> None:
         """If it has nothing to do it ends after its time to keep alive, or at once if it drains."""
         self._idle.note(replica)
-        if not replica.idle:
+        if replica.giving_way and replica.requests:
+            return
+        if not replica.idle and not replica.giving_way:
             return
         if replica.state is State.DRAINING:
             self._stop(replica, now_s)
@@ -397,18 +411,17 @@ class Fleet:
         replica.let(turn, now_s)
         self._idle.note(replica)
 
-    def drain_node(self, node: str, now_s: float) -> None:
-        """What runs there ends when it is done; those that shall be there, or are waited for, start elsewhere."""
-        there = [replica for replica in self.replicas.values() if node in replica.nodes]
-        for replica in there:
-            if replica.state is State.WANTED:
-                self._unplace(replica, now_s)
-        self._drain(there, now_s)
+    def unplace_from(self, node: str, now_s: float) -> None:
+        """Those that were to start there once there is room cannot any more."""
+        for replica in [r for r in self.replicas.values() if node in r.nodes and r.state is State.WANTED]:
+            self._unplace(replica, now_s)
         self.stir()
 
     def _drain(self, replicas: Sequence[Replica], now_s: float) -> None:
         """Those that serve get nothing new from now on, all of them before others are wanted in their place."""
         serving = [replica for replica in replicas if replica.state is State.SERVING]
+        for replica in serving:
+            self.moves.interrupt(replica, "the replica is to end", now_s)
         for replica in serving:
             self._let(replica, Turn.DRAIN, now_s)
         for replica in serving:
@@ -417,6 +430,7 @@ class Fleet:
             self.rest(replica, now_s)
 
     def _stop(self, replica: Replica, now_s: float) -> None:
+        self.moves.interrupt(replica, "the replica has nothing to do, and ends", now_s)
         self._let(replica, Turn.IDLE, now_s)
         self._end_group(replica)
 
@@ -429,20 +443,24 @@ class Fleet:
         replica = self.replicas.get(group)
         if replica is None or replica.state not in (State.STARTING, State.SERVING, State.DRAINING):
             return
-        starting = replica.state is State.STARTING
+        starting, heir = replica.state is State.STARTING, replica.heir_of is not None
         short_lived = not replica.requests and now_s - replica.since_s < KEEP_UP_AFTER_S
         self._let(replica, Turn.LOST, now_s)
         self._books.lost(group, now_s)
         self.links_free()
         self._end_group(replica)
+        self.moves.lost(replica, cause, now_s)
         self._waiters.replay(replica, cause, now_s)
+        self.moves.released(replica)
         service = replica.service
+        if heir:
+            starting = False
         if starting and replica.attempts + 1 >= START_ATTEMPTS:
             self._tell_failed(replica, cause, now_s)
             return
         if starting:
             self._again(replica, now_s)
-        elif short_lived:
+        elif short_lived and not heir:
             self._keep_up_later(service, now_s)
         self.scale(service, now_s)
         self.keep_up(service, now_s)
@@ -453,11 +471,16 @@ class Fleet:
         for replica in [r for r in self.replicas.values() if node in r.nodes]:
             if replica.state is State.WANTED:
                 self._unplace(replica, now_s)
+                continue
             self.lost(replica.group, cause, now_s)
         self.stir()
 
     def _unplace(self, replica: Replica, now_s: float) -> None:
-        """Where it was to start once there is room, it cannot any more: it is decided again."""
+        """Where it was to start it cannot any more: it is decided again, but for one that only follows another."""
+        if replica.heir_of is not None:
+            self._end_wanted(replica, Turn.GIVEN_UP, now_s)
+            self.moves.lost(replica, "the node where it was to start takes nothing any more", now_s)
+            return
         self._books.over(replica.group, now_s)
         replica.placement = None
         replica.leaving.clear()
@@ -476,6 +499,7 @@ class Fleet:
             waiting.leaving.discard(group)
             if not waiting.leaving:
                 self._start(waiting, now_s)
+        self.moves.ended(replica, now_s)
         self.keep_up(replica.service, now_s)
         self.stir()
 
@@ -488,6 +512,66 @@ class Fleet:
         self.replicas[event.group] = replica
         self._let(replica, Turn.PLACED, now_s)
         self._out(Adopt(event.group))
+
+    # ---- those that follow others, as moves order it
+
+    def name(self) -> str:
+        """Of a group, never used before."""
+        return self._name()
+
+    def add(self, replica: Replica) -> None:
+        """It is one of its model's from now on."""
+        replica.service.replicas.append(replica)
+        self.replicas[replica.group] = replica
+
+    def begin(self, replica: Replica, timeout_s: float, now_s: float) -> None:
+        """It has its room, and starts behind everything that anybody waits for."""
+        assert replica.placement is not None
+        self._let(replica, Turn.PLACED, now_s)
+        self._out(Start(replica.group, replica.service.key, replica.placement, timeout_s, behind=True))
+
+    def abandon(self, replica: Replica, now_s: float) -> None:
+        """One that followed another is not wanted any more, whatever it is at; who runs there already ends there."""
+        if replica.state is State.WANTED:
+            self._end_wanted(replica, Turn.GIVEN_UP, now_s)
+        elif replica.state is State.STARTING:
+            self._let(replica, Turn.GIVEN_UP, now_s)
+            self._books.lost(replica.group, now_s)
+            self._end_group(replica)
+        elif replica.state is State.SERVING and replica.requests:
+            self._let(replica, Turn.DRAIN, now_s)
+        elif replica.state is State.SERVING:
+            self._stop(replica, now_s)
+        self.stir()
+
+    def make_way(self, replicas: Sequence[Replica], now_s: float) -> None:
+        """They get nothing new from now on."""
+        self._drain(replicas, now_s)
+
+    def keep(self, replica: Replica, now_s: float) -> None:
+        """It makes way no more, as far as nothing else wants it to go."""
+        leaves = replica.service.retired or replica.turn_of is not None or self._books.nodes.drained(replica.nodes)
+        if replica.state is State.DRAINING and not leaves:
+            self._let(replica, Turn.KEEP, now_s)
+            self._waiters.serve(replica.service, now_s)
+        self.rest(replica, now_s)
+
+    def settle(self, replica: Replica, idle_since_s: float | None, now_s: float) -> None:
+        """It follows nobody any more: it is kept as long as the one before would have been."""
+        self._idle.note(replica)
+        if self._books.nodes.drained(replica.nodes):
+            self._drain([replica], now_s)
+        elif replica.state is State.SERVING and replica.idle:
+            self._resting.begin(replica, now_s, idle_since_s)
+        self.unwanted(replica.service, now_s)
+        self.stir()
+
+    def stays(self, replica: Replica, now_s: float) -> None:
+        """It does not make room for whoever waits for that: where that starts is decided again."""
+        waiting = self._room_for.pop(replica.group, None)
+        if waiting is not None and replica.group in waiting.leaving:
+            self._unplace(waiting, now_s)
+            self.stir()
 
     def _forget(self, replica: Replica) -> None:
         self._making_room.discard(replica)

@@ -14,10 +14,10 @@ class Resting:
     def __init__(self, wakes: Wakes, stop: Callable[[Replica, float], None]) -> None:
         self._wakes, self._stop = wakes, stop
 
-    def begin(self, replica: Replica, now_s: float) -> None:
-        """It has nothing to do from now on."""
-        replica.idle_since_s = now_s
-        self._watch(replica, now_s + replica.service.objectives.keep_alive_s)
+    def begin(self, replica: Replica, now_s: float, since_s: float | None = None) -> None:
+        """It has nothing to do from now on, or `since_s`, since when one that it followed had not."""
+        replica.idle_since_s = now_s if since_s is None else since_s
+        self._watch(replica, replica.idle_since_s + replica.service.objectives.keep_alive_s)
 
     def _watch(self, replica: Replica, at_s: float) -> None:
         if not replica.idle_wake:

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from schedules.requests import Request
 from schedules.service import Replica, Service
 
 
@@ -22,6 +23,14 @@ class Waiters(Protocol):
 
     def fail(self, service: Service, reason: str) -> None:
         """No replica comes for those who wait."""
+        ...
+
+    def request(self, name: str) -> Request | None:
+        """As it stands; None if it is over."""
+        ...
+
+    def shift(self, name: str, to: Replica, *, copy: bool) -> None:
+        """It is to go on there, and has a room there from now on."""
         ...
 
     def replay(self, replica: Replica, cause: str, now_s: float) -> None:

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from schedules import events
-from schedules.actions import Action, Adopt, Assign, Reject, Replay, Start, Stop, WakeAt, Why
+from schedules.actions import Action, Adopt, Assign, MoveAt, Reject, Replay, Shift, Start, Stop, WakeAt, Why
 from schedules.brain import Brain
 from schedules.facts import Model, ModelKey, Node, Rate, Unit
 from schedules.lifecycle import State
 from schedules.limits import Limits
+from schedules.moving.plan import Plan, Step
+from schedules.moving.steps import TABLE as STEPS
 from schedules.objectives import Objectives
 from schedules.placing.decision import Listed
 from schedules.placing.policies import POLICIES
 from schedules.requests import Stand
+from schedules.service import Replica
 from tests.told import objectives_of
 
 UNIT_BYTES = 10
@@ -63,7 +66,8 @@ class Host:
 class DrivenBrain:
     """See the module. Delays in seconds: `form_s` from order to group, `reserve_s` of it until memory is reserved, `stop_s`
     until a group is gone, `report_s` until a node says so; a request gives its first token after `first_s` and its last
-    after `run_s`, `tokens` in all."""
+    after `run_s`, `tokens` in all; whoever carries moves out goes on after `go_on_s`, never if that is None, and a request
+    goes over after `shift_s`, or stays if its name is one of those of `staying`."""
 
     def __init__(self, nodes: Iterable[Node] = (), policy: str = "planned", limits: Limits | None = None) -> None:
         self.limits = limits or Limits(30.0, 1000, 1000)
@@ -71,6 +75,12 @@ class DrivenBrain:
         self.now_s = 0.0
         self.form_s, self.reserve_s, self.stop_s, self.report_s = 1.0, 0.1, 0.1, 0.05
         self.first_s, self.run_s, self.tokens = 0.1, 1.0, 8
+        self.go_on_s: float | None = 0.05
+        self.shift_s = 0.1
+        self.staying: list[str] = []
+        self.steps: dict[str, list[Step]] = {}
+        self.plans: dict[str, Plan] = {}
+        self.shifts: list[tuple[str, str, str]] = []
         self.answers: deque[str] = deque()
         """What becomes of the next starts: "formed", "failed" or "refused"; formed when there is nothing here."""
         self.done: list[tuple[float, Action]] = []
@@ -188,6 +198,10 @@ class DrivenBrain:
                 self.alive.discard(request)
                 self._on.pop(request, None)
                 self.rejected[request] = action
+            case MoveAt(plan, step):
+                self._move(plan, step)
+            case Shift(request, group, to):
+                self._shift(request, group, to)
             case WakeAt(at_s):
                 self._wake_s = at_s
             case _:
@@ -196,7 +210,7 @@ class DrivenBrain:
     def _form(self, start: Start) -> None:
         group = start.group
         assert group not in self.groups, "a group's name is used once"
-        assert start.timeout_s == self.limits.start_timeout_s
+        assert start.behind or start.timeout_s == self.limits.start_timeout_s
         self.groups[group] = start
         answer = self.answers.popleft() if self.answers else "formed"
         if answer in ("failed", "refused"):
@@ -269,6 +283,33 @@ class DrivenBrain:
         self.later(self.first_s, lambda: self._give(request, turn, 1))
         self.later(self.run_s, lambda: self._end(request, turn))
 
+    def _move(self, plan: Plan, step: Step) -> None:
+        steps = self.steps.setdefault(plan.move, [])
+        assert step is Step.ORDERED if not steps else step in STEPS[steps[-1]]
+        assert self.plans.setdefault(plan.move, plan) is plan
+        steps.append(step)
+        if step in (Step.ORDERED, Step.READY) and self.go_on_s is not None:
+            self.later(self.go_on_s, lambda: self.tell(events.MoveGoOn(plan.move)) and None)
+
+    def _shift(self, request: str, group: str, to: str) -> None:
+        assert self._on.get(request) == group, "it runs elsewhere"
+        assert to in self._formed, "the group is not there"
+        assert group != to
+        turn = len(self.assigned[request])
+        self.later(self.shift_s, lambda: self._shifted(request, group, to, turn))
+
+    def _shifted(self, request: str, group: str, to: str, turn: int) -> None:
+        if not self._runs(request, turn) or self._on[request] != group:
+            return
+        if to not in self._formed or request in self.staying:
+            if request in self.staying:
+                self.staying.remove(request)
+            self.tell(events.RequestStayed(request, group, to, "it cannot go there"))
+            return
+        self._on[request] = to
+        self.shifts.append((request, group, to))
+        self.tell(events.RequestShifted(request, group, to))
+
     def _runs(self, request: str, turn: int) -> bool:
         return request in self._on and len(self.assigned[request]) == turn
 
@@ -308,7 +349,8 @@ class DrivenBrain:
         nobody who is gone."""
         desk, books, fleet = self.brain._desk, self.brain._books, self.brain._fleet
         held = {name for name, r in desk._requests.items() if r.stand is Stand.HELD}
-        runs = {name: r.group for name, r in desk._requests.items() if r.stand is Stand.RUNNING}
+        runs = {name: r.group for name, r in desk._requests.items() if r.stand is not Stand.HELD}
+        shifts = {name: r.to for name, r in desk._requests.items() if r.stand is Stand.SHIFTING}
         assert held | runs.keys() == self.alive
         assert runs == self._on
         assert set(runs.values()) <= self._formed
@@ -329,11 +371,26 @@ class DrivenBrain:
             assert replica.group == group
             assert replica in replica.service.replicas
             assert replica.used_tokens == sum(desk._requests[name].room for name in replica.requests)
-            assert set(replica.requests) == {name for name, on in runs.items() if on == group}
+            arriving = {name for name, to in shifts.items() if to == group}
+            assert replica.arriving == {name: desk._requests[name].room for name in arriving}
+            assert set(replica.requests) == {name for name, on in runs.items() if on == group} | arriving
+            self._check_moving(replica)
             assert replica.state is not State.GONE
             assert (replica.state is State.STOPPING) == (group in self._stopping)
             assert not replica.leaving or replica.state is State.WANTED
             assert replica.turn_of is None or replica.turn_of.state is State.WANTED
         assert set(books.memory._nodes) <= set(fleet.replicas)
+        assert set(shifts.values()) <= set(fleet.replicas)
+        open_moves = {name for name, steps in self.steps.items() if STEPS[steps[-1]]}
+        assert set(fleet.moves._moves) == open_moves
+        assert all(self.steps[name][-1] is move.step for name, move in fleet.moves._moves.items())
         for host in self.hosts.values():
             assert sum(host.reserved.values()) <= host.node.device_bytes
+
+    def _check_moving(self, replica: Replica) -> None:
+        """Who follows whom is known on both sides, and as long as a move lasts."""
+        move = self.brain._fleet.moves.of(replica)
+        assert (move is not None) >= (replica.heir_of is not None or bool(replica.heirs) or replica.giving_way)
+        assert all(heir.heir_of is replica for heir in replica.heirs)
+        assert replica.heir_of is None or replica in replica.heir_of.heirs
+        assert not replica.giving_way or replica.state in (State.DRAINING, State.STOPPING)
