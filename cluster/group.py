@@ -81,11 +81,11 @@ class Group:
 
     async def follow(self, submit: Submit, kv_of: KvOf | None, timeout_s: float) -> Following:
         """Begin to take in a request that another group generates, with the tokens that `submit` has. With `kv_of` its KV
-        cache is copied from there, which takes no longer than `timeout_s`; what cannot be is computed anew. StageFailed if
-        the group is lost."""
+        cache is copied from there, which takes no longer than half of `timeout_s`: what cannot be is computed anew.
+        StageFailed if the group is lost."""
         stream = self._open(submit.request)
         try:
-            copied = await self._copy(submit, kv_of, timeout_s) if kv_of is not None else Copied()
+            copied = await self._copy(submit, kv_of, timeout_s / 2) if kv_of is not None else Copied()
             if self.lost.is_set():
                 raise StageFailed(self.cause)
         except BaseException:

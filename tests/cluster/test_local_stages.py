@@ -17,7 +17,7 @@ from cluster.node.local_stages import LocalStages
 from cluster.node.rate_book import RateBook
 from cluster.tasks import Tasks
 from cluster.wire.orders import AwaitUnits, FormStage
-from cluster.wire.phases import ASSIGN, Phase
+from cluster.wire.phases import ASSIGN, FIRST_STEP, Phase
 from cluster.wire.stages import PhaseDone
 from schedules.rates import formed
 from storage_tiers.checkpoint import UnitIndex
@@ -240,6 +240,21 @@ async def test_units_of_a_stage_that_comes_behind_make_way_until_a_start_wants_t
     assert not whole.done()
     await asyncio.gather(played.stages.dissolve("g"), played.stages.dissolve("h"))
     await asyncio.wait({whole}, timeout=DEADLINE_S)
+    await played.nothing_is_left()
+
+
+async def test_a_stage_that_comes_behind_has_its_process_made_when_a_start_has_computed(played: Played) -> None:
+    """It would have its cores until then."""
+    played.pool.may_fork.set()
+    half = replace(played.order("h"), reserve_bytes=RESERVED_BYTES // 2)
+    await played.stages.form(half)
+    behind = asyncio.ensure_future(played.stages.form(replace(half, group="g", behind=True)))
+    await asyncio.sleep(0.1)
+    assert len(played.pool.made) == 1
+    played.stages._stages["h"].hear(PhaseDone(Phase(FIRST_STEP, "stage 0", 0.0, 1.0)))
+    await asyncio.wait_for(behind, DEADLINE_S)
+    assert len(played.pool.made) == 2
+    await asyncio.gather(played.stages.dissolve("g"), played.stages.dissolve("h"))
     await played.nothing_is_left()
 
 
