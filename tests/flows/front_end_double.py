@@ -32,6 +32,7 @@ class FrontEndDouble:
         self._listeners: list[asyncio.Queue[dict[str, Any]]] = []
         self._unheard: list[dict[str, Any]] = []
         self._changed = threading.Condition()
+        self._stepped = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # ---- what tests do
@@ -123,6 +124,8 @@ class FrontEndDouble:
             move["requests"] |= {"shifted": 2, "copied": 1, "recomputed": 1, "copied_bytes": 4096}
             move["pauses_s"] = [0.03, 0.05]
         move["step"], move["why"] = step.value, why
+        self._stepped.set()
+        self._stepped = asyncio.Event()
         if step in _ENDS:
             move["done_at"] = at_s
             await self._tell({"notice": "move", "move": move})
@@ -141,7 +144,7 @@ class FrontEndDouble:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while Step(move["step"]) in waits:
-                    await asyncio.sleep(0.02)
+                    await self._stepped.wait()
 
     def _say(self, name: str, what: str) -> None:
         with self._changed:
