@@ -20,6 +20,20 @@ _ALIVE_S = 0.5
 _ENDS = (Step.DONE, Step.GIVEN_UP)
 
 
+def told(name: str, kind: Kind, model: str = "tiny") -> dict[str, Any]:
+    """The JSON of a move that has just been ordered."""
+    return {
+        "move": name, "kind": kind.value, "step": Step.ORDERED.value, "reason": f"{model} answers slowly", "why": "",
+        "node": "", "request": "", "wish": "", "carrier": "flow", "predicted_s": {"ready": 1.5, "switch": 0.5},
+        "handovers": [
+            {"group": f"{name}-old", "model": model, "degree": 2, "nodes": ["node-1", "node-2"],
+             "heirs": [{"group": f"{name}-new", "degree": 1, "nodes": ["node-2"]}]}
+        ],
+        "requests": {"shifted": 0, "stayed": 0, "copied": 0, "recomputed": 0, "copied_bytes": 0}, "pauses_s": [],
+        "ordered_at": 1e9, "ready_at": None, "switching_at": None, "done_at": None,
+    }  # fmt: skip
+
+
 class FrontEndDouble:
     """Moves get on as they are told to, but for models called ``held...``, which stay at PREPARING until `release`."""
 
@@ -92,16 +106,7 @@ class FrontEndDouble:
 
     async def _order(self, kind: Kind, model: str, node: str, carrier: str) -> str:
         name = next(self._names)
-        self.moves[name] = {
-            "move": name, "kind": kind.value, "step": Step.ORDERED.value, "reason": f"{model} answers slowly", "why": "",
-            "node": node, "request": "", "wish": "", "carrier": carrier, "predicted_s": {"ready": 1.5, "switch": 0.5},
-            "handovers": [
-                {"group": f"{name}-old", "model": model, "degree": 2, "nodes": ["node-1", "node-2"],
-                 "heirs": [{"group": f"{name}-new", "degree": 1, "nodes": ["node-2"]}]}
-            ],
-            "requests": {"shifted": 0, "stayed": 0, "copied": 0, "recomputed": 0, "copied_bytes": 0}, "pauses_s": [],
-            "ordered_at": time.time(), "ready_at": None, "switching_at": None, "done_at": None,
-        }  # fmt: skip
+        self.moves[name] = told(name, kind, model) | {"node": node, "carrier": carrier, "ordered_at": time.time()}
         self._say(name, "ordered")
         if carrier == "flow":
             await self._tell({"notice": "order", "move": self.moves[name]})
@@ -176,6 +181,8 @@ class FrontEndDouble:
 
         @app.post("/v1/moves")
         async def order(body: dict[str, str]) -> dict[str, Any]:
+            if body["model"] == "not-now":
+                raise HTTPException(503, "wait")
             if body["model"] == "nothing-runs" or body["node"] == "no-such-node":
                 raise HTTPException(409, f"nothing of {body['model'] or body['node']!r} can be moved")
             name = await self._order(Kind(body["kind"]), body["model"] or "tiny", body["node"], body["carrier"])

@@ -147,12 +147,19 @@ class PrefectApi:
 
     async def of_move(self, move: str, *tags: str) -> dict[str, Any]:
         """The one run of the move, with these tags too, once it is over."""
+        (run,) = await self._over_of(move, *tags)
+        return run
+
+    async def ends_of(self, move: str) -> set[str]:
+        """What became of the runs of the move, once all are over."""
+        return {run["state_type"] for run in await self._over_of(move)}
+
+    async def _over_of(self, move: str, *tags: str) -> list[dict[str, Any]]:
         wanted = {"flow_runs": {"tags": {"all_": [f"move {move}", *tags]}}}
         while True:
             runs = await self._post("/flow_runs/filter", wanted)
             if runs and all(run["state_type"] in _ENDS for run in runs):
-                (run,) = runs
-                return dict(run)
+                return list(runs)
             await asyncio.sleep(_ASK_EVERY_S)
 
     async def run_of(self, move: str) -> dict[str, Any]:
