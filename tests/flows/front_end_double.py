@@ -30,7 +30,7 @@ def told(name: str, kind: Kind, model: str = "tiny") -> dict[str, Any]:
              "heirs": [{"group": f"{name}-new", "degree": 1, "nodes": ["node-2"]}]}
         ],
         "requests": {"shifted": 0, "stayed": 0, "copied": 0, "recomputed": 0, "copied_bytes": 0}, "pauses_s": [],
-        "ordered_at": 1e9, "ready_at": None, "switching_at": None, "done_at": None,
+        "ordered_at": 1e9, "preparing_at": None, "ready_at": None, "switching_at": None, "done_at": None,
     }  # fmt: skip
 
 
@@ -122,6 +122,8 @@ class FrontEndDouble:
         if Step(move["step"]) in _ENDS:
             return
         at_s = time.time()
+        if step is Step.PREPARING:
+            move["preparing_at"] = at_s
         if step is Step.READY:
             move["ready_at"] = at_s
         if step is Step.DONE:
