@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from firsttoken.cli import app as cli
 from firsttoken.settings import Settings, load_settings, sections, setting_names
+from flows import events
 from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
 from schedules.actions import Action
@@ -141,7 +142,16 @@ def test_every_room_of_the_house_is_on_the_map_and_every_file_there_is_one() -> 
 def test_every_flow_is_named() -> None:
     named = (ROOT / "docs" / "how-it-works.md").read_text()
     assert set(FLOWS) <= set(re.findall(r"`(\w+)`", named))
-    assert all(f"`{path.stem}`" in named for path in (ROOT / "flows").glob("p*.py"))
+    assert set(FLOWS) <= set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "operating.md").read_text(), re.MULTILINE))
+
+
+def test_every_event_is_named() -> None:
+    told = {events.COLD_START, events.MOVE_ORDERED, events.MOVE_DONE, events.MOVE_GIVEN_UP}
+    nodes = {events.NODE + what for what in ("drained", "undrained", "left")}
+    named = re.findall(
+        r"`(firsttoken\.(?:cold-start|move\.[a-z-]+|node\.[a-z]+))`", (ROOT / "docs" / "operating.md").read_text()
+    )
+    assert set(named) == told | nodes
 
 
 def test_every_benchmark_is_described() -> None:
