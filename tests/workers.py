@@ -19,6 +19,7 @@ TOGETHER = {
         "tests/cluster/test_equality.py",
         "tests/cluster/test_joining.py",
         "tests/cluster/test_ports.py",
+        "tests/cluster/test_shifts.py",
         "tests/serving/test_api.py",
         "tests/serving/test_damaged_models.py",
         "tests/serving/test_explain.py",

@@ -84,9 +84,10 @@ async def tokens_of(group: Group, submit: Submit) -> list[int]:
         return [token async for event in group.generate(submit) for token in event.tokens]
 
 
-async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Group:
+async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint, *, behind: bool = False) -> Group:
     """A group of one, on the node called `name`; the others have no room, and give what they hold."""
-    return await client.form(new_name(), placement_on(client, name, checkpoint), checkpoint, TIMEOUT_S)
+    placement = placement_on(client, name, checkpoint)
+    return await client.form(new_name(), placement, checkpoint, TIMEOUT_S, behind=behind)
 
 
 def placement_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Placement:
@@ -103,9 +104,9 @@ async def sources(client: ClusterClient, group: Group) -> set[str]:
     return {phase.where for phase in await client.phases(group) if phase.name.startswith("fetch")}
 
 
-async def served(client: ClusterClient, name: str, published: Published) -> set[str]:
+async def served(client: ClusterClient, name: str, published: Published, *, behind: bool = False) -> set[str]:
     """Cold start the model on a node, see that it says what it should, and where it came from."""
-    group = await form_on(client, name, published.checkpoint)
+    group = await form_on(client, name, published.checkpoint, behind=behind)
     try:
         assert await generate(group, "r", PROMPT, TOKENS) == published.expected
         return await sources(client, group)

@@ -237,6 +237,14 @@ def test_every_component_has_a_service() -> None:
     )
 
 
+def test_nobody_kills_a_node_while_it_waits_for_its_stages_to_go() -> None:
+    (node,) = [service.read_text() for service in SERVICES if service.stem == "firsttoken-node@"]
+    (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", node, re.MULTILINE)
+    settings = load_settings(ROOT / "infra" / "systemd" / "firsttoken.toml", environment={})
+    assert int(stop_s) >= settings.node.grace_s + 10
+    assert f"TimeoutStopSec={stop_s}" in (ROOT / "docs" / "operating.md").read_text()
+
+
 def test_the_settings_of_the_services_are_accepted() -> None:
     settings = load_settings(ROOT / "infra" / "systemd" / "firsttoken.toml", environment={})
     assert settings.home == Path("/var/lib/firsttoken")
