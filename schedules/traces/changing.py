@@ -18,8 +18,8 @@ def during(trace: Trace, start_s: float, end_s: float) -> Trace:
     if not 0 <= start_s < min(end_s, trace.duration_s):
         raise BadWish(f"from {start_s:g} to {end_s:g} s is nothing of a trace of {trace.duration_s:g} s")
     end_s = min(end_s, trace.duration_s)
-    last = "right" if end_s == trace.duration_s else "left"
-    part = slice(np.searchsorted(trace.at_s, start_s), np.searchsorted(trace.at_s, end_s, last))
+    begin, end = np.searchsorted(trace.at_s, [start_s, end_s])
+    part = slice(begin, len(trace) if end_s == trace.duration_s else end)
     columns = {name: getattr(trace, name)[part] for name in COLUMNS} | {"at_s": trace.at_s[part] - start_s}
     return trace.after(f"from {start_s:g} s to {end_s:g} s", **columns, duration_s=end_s - start_s)
 
@@ -50,8 +50,9 @@ def sped(trace: Trace, factor: float) -> Trace:
 def redrawn(trace: Trace, cv: float, window_s: float, seed: int) -> Trace:
     """New arrivals: of each model in each window about as many as there were, with gamma gaps of that CV.
 
-    This is how AlpaServe, and by its code HydraServe, makes a trace of functions burstier than it is. Lengths are those of
-    the model's own requests, by chance.
+    AlpaServe, and by its code HydraServe, makes a trace of functions burstier in this way, but multiplies the CV that it
+    finds in a window, and passes over windows with fewer than three requests. Lengths are those of the model's own requests
+    in the window, by chance.
     """
     if not (window_s > 0 and trace.duration_s / window_s * max(1, len(trace.models)) <= 50_000_000):
         raise BadWish(f"arrivals cannot be drawn anew every {window_s:g} s of {trace.duration_s:g}")
@@ -159,10 +160,9 @@ def _by_task(trace: Trace, tasks: Sequence[str], rng: np.random.Generator) -> Pa
     return prompt, answer
 
 
-def as_lineup(trace: Trace, lineup: Sequence[Served], max_tokens: int, seed: int) -> Trace:
-    """The trace's models, in turn, as those of the lineup, with lengths of their tasks and with their targets."""
-    mapped = round_robin(trace, [served.name for served in lineup])
-    drawn = with_lengths(mapped, [served.task for served in lineup], max_tokens, seed)
+def as_served(trace: Trace, lineup: Sequence[Served], max_tokens: int, seed: int) -> Trace:
+    """A trace of just these models with lengths of their tasks and with their targets."""
+    drawn = with_lengths(trace, [served.task for served in lineup], max_tokens, seed)
     return replace(drawn, targets=tuple(served.target for served in lineup))
 
 

@@ -58,8 +58,8 @@ _WITHOUT_HEADER: Mapping[int, tuple[str, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is to be read, as far as that is said: its format, columns by role (by name, or by place from 1 on where there
-    is no header), and the unit of its times. With `skip_bad` what cannot be read is counted and passed over."""
+    """How a file is to be read, as far as that is said: its format, columns by role (by name, or by place from 1 on where
+    there is no header), and the unit of its times. With `skip_bad` what cannot be read is counted and passed over."""
 
     format: str = ""
     columns: Places = field(default_factory=dict)
@@ -116,7 +116,7 @@ def places_without_header(row: Sequence[str], told: Places) -> dict[str, str]:
 
 def has_header(row: Sequence[str]) -> bool:
     """Whether a first line has names, and not yet a request."""
-    return not any(is_time(cell.strip()) for cell in row) or "1" in row and "2" in row and not is_time(row[0])
+    return not any(is_time(cell.strip()) for cell in row) or recognise(row, json=False).minutes
 
 
 def listed(keys: Sequence[str]) -> str:

@@ -46,8 +46,9 @@ def numbered(count: int, tasks: Sequence[str] = ("chat",)) -> tuple[Served, ...]
 
 def popularity(count: int, skew: float) -> NDArray[np.float64]:
     """The share of each of so many models, the most popular first: Zipf's, all equal with a skew of 0."""
-    weights = np.arange(1, count + 1, dtype=np.float64) ** -skew
-    return weights / weights.sum()
+    weights: NDArray[np.float64] = np.arange(1, count + 1, dtype=np.float64) ** -skew
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 def _hydraserve() -> tuple[Served, ...]:
@@ -70,6 +71,13 @@ def _serverlessllm() -> tuple[Served, ...]:
     """OPT of three sizes with 32, 16 and 8 replicas; the most popular are of all sizes."""
     replicas = {"6.7b": 32, "13b": 16, "30b": 8}
     return tuple(Served(f"opt-{size}-{i:02}", "chat") for i in range(32) for size, many in replicas.items() if i < many)
+
+
+def preset(name: str) -> Preset:
+    """A paper's by its name; BadWish if there is no such."""
+    if name not in PRESETS:
+        raise BadWish(f"{name!r} is no preset: those are {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(

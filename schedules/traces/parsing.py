@@ -56,7 +56,7 @@ class Parsed(NamedTuple):
 
 
 def parse(lines: Iterable[str], source: str, reading: Reading, wanting: Wanting) -> Parsed:
-    """The trace that the lines are. BadTrace says what is wrong, with the number of the line; BadWish what of the reading is."""
+    """The trace that the lines are. BadTrace says what is wrong, and in which line; BadWish what is with the reading."""
     found = _Collected(reading.skip_bad)
     rows, known, roles = _open(iter(lines), reading, found)
     if known.minutes:
@@ -120,7 +120,8 @@ def _open(lines: Iterator[str], reading: Reading, found: _Collected) -> tuple[_N
         keys = [str(place) for place in range(1, len(header) + 1)]
         return _csv_rows(chain([header], rows), rows, keys, found), wanted or FORMAT_WITHOUT_HEADER, roles
     keys = [cell.strip() for cell in header]
-    if len(set(keys)) < len(keys):
+    told = [key for key in keys if key]
+    if len(set(told)) < len(told):
         raise BadTrace(f"two columns have the same name: {listed(keys)}")
     known = wanted or recognise(keys, json=False)
     return _csv_rows(rows, rows, keys, found), known, places(known, reading.columns, keys)

@@ -9,7 +9,6 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import IO, Any, Protocol
 
@@ -19,6 +18,7 @@ from schedules.traces.errors import BadTrace
 from schedules.traces.trace import COLUMNS, Provenance, Target, Trace
 
 VERSION = 1
+_AT_ONCE = 100_000
 MAGIC = b"PK\x03\x04"
 _BROKEN = (
     ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, NotImplementedError, RecursionError, MemoryError,
@@ -88,13 +88,11 @@ def _limit(value: object) -> float | None:
     return None if value is None else float(value)  # type: ignore[arg-type]
 
 
-def export(trace: Trace, into: Writes) -> Iterator[int]:
-    """CSV with a header, which is read again as it was but for targets, provenance and models that nobody called; the
-    number of requests written so far, every now and then."""
+def export(trace: Trace, into: Writes) -> None:
+    """CSV with a header, which is read again as it was but for its end after the last request, targets, provenance and models
+    that nobody called."""
     writer = csv.writer(into, lineterminator="\n")
     writer.writerow(COLUMNS)
-    step = 100_000
-    for begin in range(0, len(trace), step):
-        at_s, model, *tokens = (getattr(trace, name)[begin : begin + step].tolist() for name in COLUMNS)
+    for begin in range(0, len(trace), _AT_ONCE):
+        at_s, model, *tokens = (getattr(trace, name)[begin : begin + _AT_ONCE].tolist() for name in COLUMNS)
         writer.writerows(zip(map(repr, at_s), (trace.models[i] for i in model), *tokens, strict=True))
-        yield min(begin + step, len(trace))

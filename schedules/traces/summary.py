@@ -125,7 +125,8 @@ def _model_cv(gaps_s: NDArray[np.float64], model: NDArray[np.int32], models: int
 
 
 def _spread(lengths: NDArray[np.int32]) -> Spread:
-    return Spread(float(lengths.mean()), *map(float, np.percentile(lengths, PERCENTILES)), int(lengths.max()))
+    p50, p90, p99 = (float(value) for value in np.percentile(lengths, PERCENTILES))
+    return Spread(float(lengths.mean()), p50, p90, p99, int(lengths.max()))
 
 
 def _cold_shares(requests: int, gaps_s: NDArray[np.float64], calls: NDArray[np.int64]) -> dict[float, float]:

@@ -102,7 +102,8 @@ def _waved(share: Seconds, recipe: Recipe) -> Seconds:
         return share * recipe.duration_s
     grid_s = np.linspace(0.0, recipe.duration_s, max(1000, int(recipe.duration_s / 60)))
     come = grid_s - recipe.wave * np.sin(2 * np.pi * grid_s / DAY_S) * DAY_S / (2 * np.pi)
-    return np.interp(share * come[-1], come, grid_s)
+    at_s: Seconds = np.interp(share * come[-1], come, grid_s)
+    return at_s
 
 
 def _once_a_day(recipe: Recipe, rng: np.random.Generator) -> _Part:
