@@ -62,15 +62,15 @@ def _lines(file: IO[bytes], report: Report) -> Iterator[str]:
     packed = file.read(2) == _GZIP
     file.seek(0)
     raw = gzip.GzipFile(fileobj=file) if packed else file
-    text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")  # type: ignore[type-var]
-    number = 0
-    while line := text.readline(LONGEST_LINE):
-        number += 1
-        if len(line) >= LONGEST_LINE:
-            raise TraceError(f"line {number} is longer than {LONGEST_LINE >> 20} MiB")
-        if number % _REPORT_LINES == 0:
-            report(file.tell())
-        yield line
+    with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:  # type: ignore[type-var]
+        number = 0
+        while line := text.readline(LONGEST_LINE):
+            number += 1
+            if len(line) >= LONGEST_LINE:
+                raise TraceError(f"line {number} is longer than {LONGEST_LINE >> 20} MiB")
+            if number % _REPORT_LINES == 0:
+                report(file.tell())
+            yield line
 
 
 def check_place(path: Path, *, force: bool) -> None:

@@ -1,6 +1,6 @@
 """A trace as a person sees it at the terminal, and as a script reads it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -39,20 +39,18 @@ def tables(trace: Trace, summary: Summary) -> Sequence[Table]:
     """Figures of the whole, of lengths, and the share of cold starts by keep-alive."""
     whole = Table.grid(padding=(0, 2))
     origin = trace.provenance
+    seed = () if origin.seed is None else (f"seed {origin.seed}",)
     rows = [
-        (
-            "from",
-            Text("; ".join((origin.source, *origin.steps, *([f"seed {origin.seed}"] * (origin.seed is not None))))),
-        ),
+        ("from", "; ".join((origin.source, *origin.steps, *seed))),
         ("requests", f"{summary.requests:,} in {duration(summary.duration_s)}"),
         ("rate", f"{summary.rate_per_s:,.3g}/s in the mean, {summary.peak_per_s:,.3g}/s in the busiest minute"),
-        ("models", f"{summary.models:,}, of which {summary.called:,} are called"),
+        ("models", f"{summary.models:,}, called: {summary.called:,}"),
         ("CV of gaps", f"{_number(summary.cv)} of all requests, {_number(summary.model_cv)} in the median of models"),
     ]
     if summary.targets:
-        rows.append(("targets", f"of {summary.targets:,} models"))
+        rows.append(("known", f"service levels for {summary.targets:,} models"))
     for name, what in rows:
-        whole.add_row(Text(name, style="bold"), what)
+        whole.add_row(Text(name, style="bold"), Text(what))
     lengths = Table("tokens", title="Lengths", title_justify="left")
     for column in ("mean", "50 %", "90 %", "99 %", "longest"):
         lengths.add_column(column, justify="right")
@@ -79,11 +77,12 @@ def picture(trace: Trace, summary: Summary, width: int) -> Table:
     return table
 
 
-def _bars(counts: Sequence[int]) -> Text:
+def _bars(counts: Iterable[int]) -> Text:
     """What is not nothing can be seen."""
-    highest = max(1, *counts)
+    heights = [int(count) for count in counts]
+    highest = max(1, *heights)
     return Text(
-        "".join(_BARS[-(-int(count) * (len(_BARS) - 1) // highest)] for count in counts), style="cyan", no_wrap=True
+        "".join(_BARS[-(-height * (len(_BARS) - 1) // highest)] for height in heights), style="cyan", no_wrap=True
     )
 
 

@@ -206,10 +206,10 @@ def synth(
             max=100, help="Of a model's gaps, drawn from a gamma distribution; 1 is a Poisson process.", **_bounded
         ),
     ] = None,
-    models: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many share the rate.")] = 10,
+    models: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="How many share the rate: 10.")] = None,
     skew: Annotated[
         float | None,
-        typer.Option(min=0, max=10, callback=finite, help="Of Zipf's law, by which models are popular; 0: all alike."),
+        typer.Option(min=0, max=10, callback=finite, help="Of Zipf's law, for who is popular; 0: all alike."),
     ] = None,
     task: Annotated[
         list[str] | None,
@@ -244,15 +244,10 @@ def synth(
     from schedules.traces.synthesis import Recipe, synthesise
 
     check_place(out, force=force)
-    base = (
-        lineup.preset(preset)
-        if preset
-        else lineup.Preset(
-            lineup.numbered(models, task or ["chat"]), 1.0, 1.0, 1.0, 3600.0, max_prompt or MOST_TOKENS, 1024
-        )
-    )
-    if preset and task:
-        raise typer.BadParameter("a preset has its own tasks", param_hint="--task")
+    if preset and (task or models):
+        raise typer.BadParameter("a preset has its own models and tasks", param_hint="--preset")
+    own = lineup.numbered(models or 10, task or ["chat"])
+    base = lineup.preset(preset) if preset else lineup.Preset(own, 1.0, 1.0, 1.0, 3600.0, MOST_TOKENS, 1024)
     recipe = Recipe(
         base.lineup,
         rate_per_s=base.rate_per_s if rate is None else rate,
@@ -318,7 +313,7 @@ def _bar(path: Path) -> "Iterator[Report]":
 
 def _tell(path: Path, parsed: "Parsed") -> None:
     trace = parsed.trace
-    typer.echo(f"{path}: {parsed.format}, {len(trace):,} requests for {len(trace.models):,} models", err=True)
+    typer.echo(f"{path}: {parsed.format}, {len(trace):,} requests, models: {len(trace.models):,}", err=True)
     for note in parsed.notes:
         typer.echo(f"  {note}", err=True)
     if parsed.skipped:
@@ -330,6 +325,6 @@ def _tell(path: Path, parsed: "Parsed") -> None:
 def _tell_written(out: Path, trace: "Trace") -> None:
     rate = len(trace) / trace.duration_s if trace.duration_s else 0.0
     typer.echo(
-        f"{out}: {len(trace):,} requests in {trace.duration_s:,.0f} s ({rate:.3g}/s) for {len(trace.models):,} models",
+        f"{out}: {len(trace):,} requests in {trace.duration_s:,.0f} s ({rate:.3g}/s), models: {len(trace.models):,}",
         err=True,
     )

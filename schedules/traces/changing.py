@@ -103,7 +103,7 @@ def renamed(trace: Trace, names: Mapping[str, str]) -> Trace:
     place = {name: i for i, name in enumerate(models)}
     mapped = np.array([place[name] for name in told], np.int32)
     targets = tuple(trace.targets[kept[name]] for name in models) if trace.targets else ()
-    return trace.after(f"{len(names)} models renamed", model=mapped[trace.model], models=models, targets=targets)
+    return trace.after(f"models renamed: {len(names)}", model=mapped[trace.model], models=models, targets=targets)
 
 
 def merged(traces: Sequence[Trace], *, in_turn: bool = False) -> Trace:

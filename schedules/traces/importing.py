@@ -26,9 +26,9 @@ class Wishes:
 
     They are put together, at once or `in_turn`. Models are renamed. Then the functions of the trace are mapped to so many
     `models`, or those of a `preset` with its tasks, lengths and targets: in turn, the most called first, or, where there is
-    one model or none was recorded, request by request with that `skew`. Of the time what is from `start_s` on for `length_s` stays; arrivals
-    are drawn anew with that `cv` in windows; time runs `speed` times as fast; requests are thinned to a rate; prompts are
-    cut.
+    one model or none was recorded, request by request with that `skew`. Of the time what is from `start_s` on for `length_s`
+    stays; arrivals are drawn anew with that `cv` in windows; time runs `speed` times as fast; requests are thinned to a
+    rate; prompts are cut.
     """
 
     in_turn: bool = False

@@ -124,6 +124,6 @@ def _words(recipe: Recipe) -> str:
     words = [f"{recipe.rate_per_s:g} requests a second for {recipe.duration_s:g} s", f"CV {recipe.cv:g}"]
     words.append(f"{len(recipe.lineup)} models with a skew of {recipe.skew:g}")
     words += [f"a wave of {recipe.wave:g}"] if recipe.wave else []
-    words += [f"{recipe.daily} models called once a day"] if recipe.daily else []
-    words += [f"{recipe.bursts} bursts of {recipe.burst_requests} in {recipe.burst_s:g} s"] if recipe.bursts else []
+    words += [f"models called once a day: {recipe.daily}"] if recipe.daily else []
+    words += [f"bursts of {recipe.burst_requests} in {recipe.burst_s:g} s: {recipe.bursts}"] if recipe.bursts else []
     return ", ".join(words)
