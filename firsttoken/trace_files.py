@@ -30,21 +30,23 @@ Report = Callable[[int], None]
 def load(path: Path) -> Trace:
     """A trace that was stored here. NotATrace if it is none."""
     with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
+        if not _stored(file):
             raise NotATrace(f"{path} is no stored trace: make one of it with `firsttoken traces import {path}`")
-        file.seek(0)
         return _named(path, lambda: read(file))
 
 
 def take(path: Path, reading: Reading, wanting: Wanting, report: Report) -> Parsed:
     """A trace of any kind: stored here, or text, also packed by gzip. NotATrace says what is wrong with it."""
+    source = os.fsencode(path.name).decode("utf-8", "replace")
     with path.open("rb") as file:
-        if file.read(len(MAGIC)) == MAGIC:
-            trace = load(path)
-            report(path.stat().st_size)
-            return Parsed(trace, "stored", True, True, 0, "", ())
-        file.seek(0)
-        return _named(path, lambda: parse(_lines(file, report), path.name, reading, wanting))
+        if _stored(file):
+            return Parsed(_named(path, lambda: read(file)), "stored", True, True, 0, "", ())
+        return _named(path, lambda: parse(_lines(file, report), source, reading, wanting))
+
+
+def _stored(file: io.BufferedReader) -> bool:
+    """Whether it begins like one of ours. Nothing is read past, so that a pipe will do."""
+    return file.peek(len(MAGIC)).startswith(MAGIC)
 
 
 def _named(path: Path, do: Callable[[], Any]) -> Any:
@@ -58,9 +60,8 @@ def _named(path: Path, do: Callable[[], Any]) -> Any:
         raise NotATrace(f"{path} cannot be unpacked: {error}") from error
 
 
-def _lines(file: IO[bytes], report: Report) -> Iterator[str]:
-    packed = file.read(2) == _GZIP
-    file.seek(0)
+def _lines(file: io.BufferedReader, report: Report) -> Iterator[str]:
+    packed = file.peek(len(_GZIP)).startswith(_GZIP)
     raw = gzip.GzipFile(fileobj=file) if packed else file
     with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:  # type: ignore[type-var]
         number = 0
@@ -68,7 +69,7 @@ def _lines(file: IO[bytes], report: Report) -> Iterator[str]:
             number += 1
             if len(line) >= LONGEST_LINE:
                 raise TraceError(f"line {number} is longer than {LONGEST_LINE >> 20} MiB")
-            if number % _REPORT_LINES == 0:
+            if number % _REPORT_LINES == 0 and file.seekable():
                 report(file.tell())
             yield line
 

@@ -41,7 +41,7 @@ def tables(trace: Trace, summary: Summary) -> Sequence[Table]:
     origin = trace.provenance
     seed = () if origin.seed is None else (f"seed {origin.seed}",)
     rows = [
-        ("from", "; ".join((origin.source, *origin.steps, *seed))),
+        ("from", _printable("; ".join((origin.source, *origin.steps, *seed)))),
         ("requests", f"{summary.requests:,} in {duration(summary.duration_s)}"),
         ("rate", f"{summary.rate_per_s:,.3g}/s in the mean, {summary.peak_per_s:,.3g}/s in the busiest minute"),
         ("models", f"{summary.models:,}, called: {summary.called:,}"),
@@ -84,6 +84,11 @@ def _bars(counts: Iterable[int]) -> Text:
     return Text(
         "".join(_BARS[-(-height * (len(_BARS) - 1) // highest)] for height in heights), style="cyan", no_wrap=True
     )
+
+
+def _printable(text: str) -> str:
+    """What a file says of itself does not steer the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _short(name: str) -> str:

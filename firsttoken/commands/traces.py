@@ -307,7 +307,7 @@ def _bar(path: Path) -> "Iterator[Report]":
     console = stderr()
     columns = (TextColumn("reading {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(path.name, total=path.stat().st_size)
+        task = progress.add_task(path.name, total=path.stat().st_size or None)
         yield lambda done: progress.update(task, completed=done)
 
 
@@ -319,7 +319,7 @@ def _tell(path: Path, parsed: "Parsed") -> None:
     if parsed.skipped:
         typer.echo(f"  {parsed.skipped:,} lines were skipped, the first: {parsed.first_problem}", err=True)
     if not parsed.has_lengths:
-        typer.echo("  it has no lengths: they are drawn", err=True)
+        typer.echo("  lengths that it does not have are drawn", err=True)
 
 
 def _tell_written(out: Path, trace: "Trace") -> None:

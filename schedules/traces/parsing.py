@@ -28,6 +28,8 @@ from schedules.traces.trace import LONGEST_S, MOST_REQUESTS, MOST_TOKENS, Proven
 
 _Row = Mapping[str, Any]
 _MINUTE_S = 60.0
+_LATEST_S = 2e10
+"""Seconds since 1970: the year 2603."""
 _PROBLEMS = (BadTrace, csv.Error)
 
 
@@ -307,8 +309,9 @@ def _from_the_first(found: _Collected) -> tuple[NDArray[np.float64], list[str]]:
     first_s = float(at_s.min())
     if first_s < UNIX_FROM_S:
         return at_s, []
-    since = f"counted from {np.datetime64(int(first_s), 's')}" if first_s < 2e10 else f"counted from {first_s:g} s"
-    return at_s - first_s, [since]
+    if first_s > _LATEST_S:
+        raise BadTrace(f"its times begin at {first_s:g} s, that is no date: say which unit they are in")
+    return at_s - first_s, [f"counted from {np.datetime64(int(first_s), 's')}"]
 
 
 def _lengths(found: _Collected, count: int, wanting: Wanting) -> list[NDArray[np.int32]]:

@@ -79,8 +79,6 @@ class Trace:
         )
         return alike and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in COLUMNS)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def after(self, step: str, seed: int | None = None, **changed: Any) -> Self:
         """The trace with what has `changed`, and a word on how."""
         known = self.provenance

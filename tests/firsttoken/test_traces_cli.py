@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ from typer.testing import CliRunner
 from firsttoken import trace_files
 from firsttoken.cli import app
 from firsttoken.trace_files import load
+from schedules.traces.formats import Reading
+from schedules.traces.lengths import task
+from schedules.traces.parsing import Wanting
+from schedules.traces.trace import Provenance
 from tests.firsttoken.command_line import Done, clean_environment, run_here
 
 pytestmark = pytest.mark.timeout(60)
@@ -126,7 +131,7 @@ def test_lengths_are_drawn_from_another_trace(run: Run, recorded: Path, tmp_path
     times.write_text("time\n1\n2\n3\n")
     assert run("import", recorded, "-o", known).returncode == 0
     done = run("import", times, "-o", out, "--lengths-from", known)
-    assert "it has no lengths: they are drawn" in done.stderr
+    assert "lengths that it does not have are drawn" in done.stderr
     assert set(load(out).answer_tokens) == {5}
     assert "make one of it with" in run("import", times, "-o", out, "--lengths-from", recorded, "--force").stderr
 
@@ -294,6 +299,20 @@ def test_what_cannot_be_made_of_a_file_is_said(
     assert not (tmp_path / "out.npz").exists()
 
 
+def test_what_was_noticed_is_told_and_a_name_is_not_halved(run: Run, tmp_path: Path) -> None:
+    path, out = tmp_path / "late.csv", tmp_path / "out.npz"
+    path.write_text("time\n2\n1\n")
+    assert run("import", path, "-o", out, "--rename", "late=").returncode == 2
+    assert "  it was not in the order of arrival, and is now\n" in run("import", path, "-o", out).stderr
+
+
+def test_how_far_a_file_is_read_is_told(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_files, "_REPORT_LINES", 20)
+    told: list[int] = []
+    trace_files.take(recorded, Reading(), Wanting("m", task("chat"), 10, 0), told.append)
+    assert told == [recorded.stat().st_size] * 3
+
+
 def test_show_wants_a_stored_trace(run: Run, recorded: Path, tmp_path: Path) -> None:
     assert f"make one of it with `firsttoken traces import {recorded}`" in run("show", recorded).stderr
     missing = run("show", tmp_path / "none.npz")
@@ -304,3 +323,21 @@ def test_show_wants_a_stored_trace(run: Run, recorded: Path, tmp_path: Path) -> 
 def test_help_shows_an_example_for(command: str) -> None:
     result = CliRunner().invoke(app, ["traces", command, "--help"], env={"COLUMNS": "200"})
     assert f"Example: firsttoken traces {command} " in result.stdout
+
+
+def test_what_a_trace_says_of_itself_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    assert run("synth", "-o", out).returncode == 0
+    known = load(out)
+    trace_files.save(replace(known, provenance=Provenance("\x1b[2Jnot\udc80")), out)
+    shown = run("show", out).stdout
+    assert "?[2Jnot?" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_pipe_is_read_as_a_file(run: Run, tmp_path: Path) -> None:
+    source, out = tmp_path / "pipe", tmp_path / "out.npz"
+    os.mkfifo(source)
+    with subprocess.Popen(["sh", "-c", f"printf '1,a\\n2,b\\n' | gzip > {source}"]):
+        assert run("import", source, "-o", out).returncode == 0
+    assert load(out).models == ("a", "b")

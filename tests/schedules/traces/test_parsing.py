@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from schedules.traces import parsing
 from schedules.traces.errors import BadTrace, BadWish
 from schedules.traces.trace import MOST_REQUESTS
 from tests.schedules.traces.made import read, requests_of
@@ -225,6 +226,7 @@ def test_a_row_of_counts_that_cannot_be_read_is_told_or_passed_over() -> None:
         ("a,b\nx,y\n", "no column looks like a time: say which it is, of 'a', 'b'"),
         ("time,time\n1,2\n", "two columns have the same name"),
         ("1,2,3,4,5,6\n", "6 columns without a header"),
+        ("1700000000000\n1700000003600\n", "its times begin at 1.7e\\+12 s, that is no date: say which unit"),
         ("1\n1e9\n", "it lasts 32 years: say which unit its times are in"),
         ("[]\n", "line 1: '\\[\\]' is no JSON object"),
         ("{}\n", "no column looks like a time"),
@@ -266,6 +268,28 @@ def test_a_format_that_is_named_is_not_guessed() -> None:
         read('{"at": 1}\n', format="mooncake")
     with pytest.raises(BadTrace, match="of the format azure-llm-2023 has a column"):
         read("1,2,3\n", format="azure-llm-2023")
+
+
+def test_numbers_after_dates_and_what_is_no_duration_are_told() -> None:
+    with pytest.raises(BadTrace, match="line 3: '5' is a number where the times before it are dates"):
+        read("time\n2024-01-01\n5\n")
+    with pytest.raises(BadTrace, match="line 2: 'long' is no duration"):
+        read("end_timestamp,func,duration\n5,f,long\n")
+
+
+def test_a_first_line_without_a_header_above_it_is_told_as_any_other() -> None:
+    with pytest.raises(BadTrace, match="line 1: '-1' is no time"):
+        read("-1,a,10,5\n")
+
+
+def test_blank_lines_are_nothing() -> None:
+    assert len(read(MOONCAKE.replace("\n", "\n\n")).trace) == 2
+
+
+def test_more_requests_than_a_trace_can_have_are_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "MOST_REQUESTS", 3)
+    with pytest.raises(BadTrace, match="line 5: more than 3 requests"):
+        read("time\n1\n2\n3\n4\nx\n")
 
 
 def test_lines_are_read_as_they_come() -> None:

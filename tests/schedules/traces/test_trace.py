@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from schedules.facts import ModelKey
 from schedules.simulation.simulate import Arrival
 from schedules.traces import changing
+from schedules.traces import trace as trace_module
 from schedules.traces.arrivals import arrivals
 from schedules.traces.errors import BadTrace, BadWish
 from schedules.traces.importing import Wishes, made_of
@@ -75,6 +76,15 @@ def test_traces_are_equal_by_what_is_in_them() -> None:
 def test_what_no_trace_can_be_is_said(changed: dict[str, object], problem: str) -> None:
     with pytest.raises(BadTrace, match=problem):
         replace(TWO, **{name: np.array(value) if name in COLUMNS else value for name, value in changed.items()})
+
+
+def test_there_are_only_so_many_requests_and_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_module, "MOST_REQUESTS", 2)
+    with pytest.raises(BadTrace, match="3 requests are more than a trace can have"):
+        at(0.0, 1.0, 2.0)
+    monkeypatch.setattr(trace_module, "NAMED", 1)
+    with pytest.raises(BadTrace, match="2 models are more than a trace can name"):
+        trace(models=("a", "b"))
 
 
 def test_a_part_begins_at_nought_and_has_its_own_length() -> None:
