@@ -10,7 +10,7 @@ from schedules.traces.errors import BadWish
 from schedules.traces.lengths import Pair, Task, draw, task
 from schedules.traces.lineup import Served, popularity
 from schedules.traces.renewals import arrivals_within
-from schedules.traces.trace import COLUMNS, LONGEST_S, Provenance, Trace, in_order
+from schedules.traces.trace import COLUMNS, LONGEST_S, Provenance, Target, Trace, in_order
 
 
 def during(trace: Trace, start_s: float, end_s: float) -> Trace:
@@ -127,8 +127,7 @@ def merged(traces: Sequence[Trace], *, in_turn: bool = False) -> Trace:
     if not any(trace.targets for trace in traces):
         return result
     known = {name: target for t in reversed(traces) for name, target in zip(t.models, t.targets, strict=False)}
-    none = next(iter(known.values()))._replace(ttft_s=None, tpot_s=None)
-    return replace(result, targets=tuple(known.get(name, none) for name in models))
+    return replace(result, targets=tuple(known.get(name, Target()) for name in models))
 
 
 def truncated(trace: Trace, max_prompt_tokens: int) -> Trace:

@@ -70,9 +70,11 @@ def parse(lines: Iterable[str], source: str, reading: Reading, wanting: Wanting)
 
 @dataclass
 class _Collected:
-    """Columns as far as they are read. Dates are kept in nanoseconds until the first of all is known."""
+    """Columns as far as they are read, after so many `blank` lines. Dates are kept in nanoseconds until the first of all is
+    known."""
 
     skip_bad: bool
+    blank: int = 0
     at_s: Any = field(default_factory=lambda: array("d"))
     at_ns: Any = field(default_factory=lambda: array("q"))
     model: Any = field(default_factory=lambda: array("i"))
@@ -86,11 +88,14 @@ class _Collected:
 
     def pass_over(self, line: int, problem: Exception) -> None:
         """A line that cannot be read: BadTrace unless such are skipped."""
-        words = f"line {line}: {problem}"
         if not self.skip_bad:
-            raise BadTrace(words) from problem
+            raise self.at(line, problem) from problem
         self.skipped += 1
-        self.first_problem = self.first_problem or words
+        self.first_problem = self.first_problem or str(self.at(line, problem))
+
+    def at(self, line: int, problem: Exception | str) -> BadTrace:
+        """The problem with the number of its line; line 1 is the first that is not blank."""
+        return BadTrace(f"line {self.blank + line}: {problem}")
 
     def place(self, name: str) -> int:
         """The model's number."""
@@ -105,7 +110,9 @@ _Numbered = Iterator[tuple[int, _Row]]
 
 def _open(lines: Iterator[str], reading: Reading, found: _Collected) -> tuple[_Numbered, Format, dict[str, str]]:
     """Its rows, which format they are of, and which column has which role."""
-    first = next((line for line in lines if line.strip()), None)
+    first = next(lines, None)
+    while first is not None and not first.strip():
+        first, found.blank = next(lines, None), found.blank + 1
     if first is None:
         raise BadTrace("there is nothing in it")
     wanted = named(reading.format)
@@ -116,7 +123,7 @@ def _open(lines: Iterator[str], reading: Reading, found: _Collected) -> tuple[_N
     try:
         header = next(rows)
     except csv.Error as error:
-        raise BadTrace(f"line 1: {error}") from error
+        raise found.at(1, error) from error
     if not has_header(header) and not (wanted is not None and wanted.columns):
         roles = places_without_header(header, reading.columns)
         keys = [str(place) for place in range(1, len(header) + 1)]
@@ -138,7 +145,7 @@ def _open_json(
     try:
         keys = [str(key) for key in _json_row(first)]
     except BadTrace as error:
-        raise BadTrace(f"line 1: {error}") from error
+        raise found.at(1, error) from error
     known = wanted or recognise(keys, json=True)
     return _json_rows(lines, found), known, places(known, reading.columns, keys)
 
@@ -148,7 +155,7 @@ def _delimiter(line: str) -> str:
 
 
 def _csv_rows(rows: Iterator[list[str]], reader: Any, keys: Sequence[str], found: _Collected) -> _Numbered:
-    """Line 1 is the first that is not blank; a request with line ends in it has the number of its last line."""
+    """A request with line ends in it has the number of its last line."""
     while True:
         try:
             row = next(rows, None)
@@ -208,7 +215,7 @@ def _collect(rows: _Numbered, roles: Mapping[str, str], unit: float, found: _Col
             column.append(max(1, length))
             found.raised += length == 0
         if len(found.model) > MOST_REQUESTS:
-            raise BadTrace(f"line {number}: more than {MOST_REQUESTS:,} requests")
+            raise found.at(number, f"more than {MOST_REQUESTS:,} requests")
 
 
 def _cell(row: _Row, column: str) -> str:
@@ -267,7 +274,7 @@ def _count_minutes(rows: _Numbered, roles: Mapping[str, str], found: _Collected,
         calls = int(counts.sum())
         total, minutes = total + calls, max(minutes, len(counts))
         if total > MOST_REQUESTS:
-            raise BadTrace(f"line {number}: more than {MOST_REQUESTS:,} requests")
+            raise found.at(number, f"more than {MOST_REQUESTS:,} requests")
         at_s.append((np.repeat(np.arange(len(counts)), counts) + rng.random(calls)) * _MINUTE_S)
         model.append(np.full(calls, place, np.int32))
     found.duration_s = minutes * _MINUTE_S

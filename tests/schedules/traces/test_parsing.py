@@ -282,8 +282,11 @@ def test_a_first_line_without_a_header_above_it_is_told_as_any_other() -> None:
         read("-1,a,10,5\n")
 
 
-def test_blank_lines_are_nothing() -> None:
+def test_blank_lines_are_nothing_but_are_counted() -> None:
     assert len(read(MOONCAKE.replace("\n", "\n\n")).trace) == 2
+    for text in (f"\n \n{MOONCAKE}x\n", f"\n \n{GOOD}\nx,a,10,5\n", "\n\n\n\n{]"):
+        with pytest.raises(BadTrace, match=r"^line (5|6): "):
+            read(text)
 
 
 def test_more_requests_than_a_trace_can_have_are_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
