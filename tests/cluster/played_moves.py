@@ -154,7 +154,9 @@ class PlayedMoves:
             before = self._done()
             while self.step() is not None:
                 pass
-            assert self._under_way or self._done() != before or self.batching.idle, "nothing happens, and it is not idle"
+            assert self._under_way or self._done() != before or self.batching.idle, (
+                "nothing happens, and it is not idle"
+            )
             self.land()
 
     def _done(self) -> tuple[int, int, int]:
