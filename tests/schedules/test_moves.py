@@ -17,7 +17,9 @@ ALL = [Step.ORDERED, Step.PREPARING, Step.READY, Step.SWITCHING, Step.DONE]
 PIPELINE = {"kv_tokens": 1024, "max_degree": 2, "keep_alive_s": 1000.0}
 
 
-def _pipeline(requests: int = 1, free_bytes: int = SIZE_BYTES, **more: float) -> tuple[DrivenBrain, ModelKey, list[str]]:
+def _pipeline(
+    requests: int = 1, free_bytes: int = SIZE_BYTES, **more: float
+) -> tuple[DrivenBrain, ModelKey, list[str]]:
     """A pipeline over a and b, with long requests, and c, which has so much room."""
     driven = DrivenBrain([node_named("a", SIZE_BYTES // 2), node_named("b", SIZE_BYTES // 2)])
     driven.run_s = 100.0
@@ -342,7 +344,7 @@ def test_who_needs_the_room_of_an_heir_that_is_prepared_gets_it() -> None:
 
 
 def test_wishes_that_cannot_be_followed_are_refused_in_a_sentence() -> None:
-    driven, key, (name,) = _pipeline(free_bytes=SIZE_BYTES // 4)
+    driven, _, (name,) = _pipeline(free_bytes=SIZE_BYTES // 4)
 
     def refused(event: events.Event) -> str:
         return _sentence(driven, event)
@@ -499,4 +501,3 @@ def test_starts_of_heirs_have_the_time_that_they_are_predicted_to_take() -> None
     driven.run(1.0)
     behind = [start for start in driven.actions(Start) if isinstance(start, Start) and start.behind]
     assert [start.timeout_s >= driven.limits.start_timeout_s for start in behind] == [True]
-
