@@ -18,7 +18,7 @@ from infra.lab.console import HELP as LAB_HELP
 from schedules.actions import Action
 from schedules.events import Event
 from schedules.foresight.cadence import FLOWS
-from schedules.lifecycle import State, draw
+from schedules.lifecycle import State
 from serving import errors
 from serving.app import create_app
 from serving.metrics import Metrics
@@ -185,8 +185,10 @@ def test_ci_runs_what_the_documents_promise() -> None:
     assert {"make check", "make test", "make demo"} <= set(re.findall(r"make [a-z]+", steps))
 
 
-def test_the_diagram_of_states_is_the_table() -> None:
-    assert draw() in (ROOT / "docs" / "how-it-works.md").read_text()
+def test_the_diagrams_of_states_are_the_tables() -> None:
+    text = (ROOT / "docs" / "how-it-works.md").read_text()
+    assert lifecycle.draw() in text
+    assert steps.draw() in text
 
 
 def test_the_life_of_a_request_is_told_in_the_brains_words() -> None:
