@@ -13,6 +13,7 @@ SCRIPTS = (
     "prediction.py",
     "decision.py",
     "moves.py",
+    "move_flow.py",
     "generation.py",
     "loading.py",
     "gpu.py",

@@ -203,7 +203,7 @@ class ClusterClient:
     # ---- orders
 
     def _orders(
-        self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float, behind: bool
+        self, name: str, placement: Placement, checkpoint: Checkpoint, timeout_s: float, behind: bool = False
     ) -> list[tuple[str, FormStage]]:
         first = self._node(placement.stages[0].node)
         machines = Counter(self._node(stage.node).shared_with for stage in placement.stages)

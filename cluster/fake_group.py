@@ -217,15 +217,17 @@ class FakeFollowing:
         self._known, self._taken = len(submit.tokens), 0
         self._changed = asyncio.Event()
         self._error: Exception | None = None
+        self._going_on = False
 
     async def caught_up(self) -> int:
         """How many tokens there are, when all of them are taken in; see the contract."""
-        while self._error is None and self._taken < self._known:
+        known = self._known
+        while self._error is None and self._taken < known:
             self._changed.clear()
             await self._changed.wait()
         if self._error is not None:
             raise self._error
-        return self._known
+        return known
 
     def more(self, tokens: Sequence[int]) -> None:
         """The request has these too."""
@@ -234,6 +236,7 @@ class FakeFollowing:
 
     async def go_on(self, tokens: Sequence[int] = ()) -> AsyncGenerator[Tokens]:
         """What follows on these; see the contract."""
+        self._going_on = True
         self._add(tokens)
         self._group.forget(self._request)
         if self._error is not None:
@@ -244,9 +247,10 @@ class FakeFollowing:
                 yield each
 
     async def close(self) -> None:
-        """Give it up; see the contract."""
-        self._group.forget(self._request)
-        self._plays.cancel(self._request)
+        """Give it up, unless it was gone on with; see the contract."""
+        if not self._going_on:
+            self._group.forget(self._request)
+            self._plays.cancel(self._request)
 
     # ---- for its group
 

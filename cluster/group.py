@@ -48,7 +48,7 @@ class Group:
                 reader, self._writer = await asyncio.open_connection(first.host, first.port, ssl=tls)
         except (OSError, TimeoutError) as error:
             raise StageFailed(f"the first stage of group {self.name} does not answer: {error}") from error
-        self.doors = Doors(self.placement, doors, tls, owner)
+        self.doors = Doors(self.placement, doors, tls)
         self._writer.write(frame(Hello(self.name, first.secret, owner)))
         self._reading = asyncio.get_running_loop().create_task(self._read(reader))
 
@@ -81,11 +81,11 @@ class Group:
 
     async def follow(self, submit: Submit, kv_of: KvOf | None, timeout_s: float) -> Following:
         """Begin to take in a request that another group generates, with the tokens that `submit` has. With `kv_of` its KV
-        cache is copied from there, which takes no longer than `timeout_s`; what cannot be is computed anew. StageFailed if
-        the group is lost."""
+        cache is copied from there, which takes no longer than half of `timeout_s`: what cannot be is computed anew.
+        StageFailed if the group is lost."""
         stream = self._open(submit.request)
         try:
-            copied = await self._copy(submit, kv_of, timeout_s) if kv_of is not None else Copied()
+            copied = await self._copy(submit, kv_of, timeout_s / 2) if kv_of is not None else Copied()
             if self.lost.is_set():
                 raise StageFailed(self.cause)
         except BaseException:

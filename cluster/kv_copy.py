@@ -31,11 +31,9 @@ class Doors:
     """Where the stages of a group take callers. Every call is a connection of its own: each stage has its own way to each
     other, and what one is at holds up nobody else."""
 
-    def __init__(
-        self, placement: Placement, formed: Sequence[StageFormed], tls: ssl.SSLContext | None, owner: str
-    ) -> None:
+    def __init__(self, placement: Placement, formed: Sequence[StageFormed], tls: ssl.SSLContext | None) -> None:
         self._stages = list(zip(placement.stages, formed, strict=True))
-        self._tls, self._owner = tls, owner
+        self._tls = tls
 
     def sources(self, slot: int) -> tuple[KvSource, ...]:
         """What the stages know as `slot`, for those that shall have it."""
@@ -93,7 +91,7 @@ class Doors:
     async def _call(self, door: StageFormed) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         reader, writer = await asyncio.open_connection(door.host, door.port, ssl=self._tls)
         try:
-            writer.write(frame(Hello(door.group, door.secret, self._owner)))
+            writer.write(frame(Hello(door.group, door.secret, kv=True)))
             yield reader, writer
         finally:
             writer.transport.abort()

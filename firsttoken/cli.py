@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from firsttoken.commands import calibrate, components, explain, models, moves, platform, published
+from firsttoken.commands import calibrate, components, explain, models, moves, platform, published, traces
 from firsttoken.errors import is_expected
 
 app = typer.Typer(
@@ -57,6 +57,14 @@ _models = typer.Typer(name="models", invoke_without_command=True, callback=model
 _models.command()(published.rm)
 _models.command()(published.gc)
 app.add_typer(_models, rich_help_panel="Models")
+
+_traces = typer.Typer(
+    name="traces", no_args_is_help=True, help="Record, make up and look at who asks for what, and when."
+)
+_traces.command("import")(traces.import_)
+_traces.command()(traces.synth)
+_traces.command()(traces.show)
+app.add_typer(_traces, rich_help_panel="Planning")
 
 
 @app.callback()

@@ -68,9 +68,16 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
     inherited = {key: value for key, value in environment.items() if not key.startswith(ENVIRONMENT_PREFIX)}
     inherited |= {"PYTHONUNBUFFERED": "1"}
 
-    def component(name: str, *command: str, until: Ready, start_timeout_s: float, stop_rank: int) -> Component:
+    def component(
+        name: str,
+        *command: str,
+        until: Ready,
+        start_timeout_s: float,
+        stop_rank: int,
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> Component:
         full = (sys.executable, "-m", "firsttoken", *command, "--config", str(path))
-        return Component(name, full, inherited, until, start_timeout_s, stop_rank)
+        return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal)
 
     status_url = f"{settings.frontend_url}/admin/status"
     scheduler = partial(ready.port_open, settings.cluster.scheduler_host, settings.cluster.scheduler_port)
@@ -83,6 +90,7 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
             until=partial(ready.node_serves, status_url, name, settings.node.pool_size),
             start_timeout_s=120,
             stop_rank=2,
+            stop_signal=signal.SIGINT,  # nobody is left to take its stages' requests
         )
         for name in (f"node-{number}" for number in range(1, settings.cluster.nodes + 1))
     )

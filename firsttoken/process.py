@@ -19,7 +19,7 @@ REPLACE_EVERY_S = 0.5
 @dataclass(frozen=True)
 class Component:
     """What the supervisor keeps running. `ready` returns once the component serves; components of a lower `stop_rank`
-    are ended first."""
+    are ended first. `stop_signal` is what it ends by without delay."""
 
     name: str
     command: tuple[str, ...]
@@ -27,6 +27,7 @@ class Component:
     ready: Callable[[], Awaitable[None]]
     start_timeout_s: float
     stop_rank: int
+    stop_signal: signal.Signals = signal.SIGTERM
 
 
 class Guard:
@@ -99,9 +100,10 @@ class Guard:
 class Running:
     """A started component."""
 
-    def __init__(self, process: asyncio.subprocess.Process, guard: Guard) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, guard: Guard, stop_signal: signal.Signals) -> None:
         self._process = process
         self._guard = guard
+        self._stop_signal = stop_signal
 
     @classmethod
     async def start(cls, component: Component, directory: Path, log: Path, guard: Guard) -> Self:
@@ -117,7 +119,7 @@ class Running:
                 start_new_session=True,  # Ctrl-C reaches the supervisor only, which ends components in order
             )
         guard.watch(process.pid)
-        return cls(process, guard)
+        return cls(process, guard, component.stop_signal)
 
     @property
     def pid(self) -> int:
@@ -135,7 +137,7 @@ class Running:
         """Ask the component to end; kill it when `grace_s` is over or `hurry` is set."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
+                self._process.send_signal(self._stop_signal)
             ended = asyncio.create_task(self._process.wait())
             hurried = asyncio.create_task(hurry.wait())
             await asyncio.wait({ended, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)

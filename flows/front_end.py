@@ -15,6 +15,7 @@ from schedules.moving.plan import Step
 ANSWERS_WITHIN_S = 10.0
 SILENT_AFTER_S = 7.0
 """The front end says every two seconds that it is there."""
+LONGEST_REASON = 500
 _CONNECTS_WITHIN_S = 2.0
 _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody, and is made once: httpx would read all authorities' certificates each time, and the API speaks no TLS."""
@@ -37,6 +38,8 @@ class FrontEnd:
             return read_move(await self._ask("POST", "/v1/moves", body))
         except httpx.ConnectError as error:
             raise FrontEndAway(f"the front end at {self.url} cannot be reached: {error}") from error
+        except FrontEndAway as error:
+            raise Unanswered(str(error)) from error
         except httpx.TransportError as error:
             raise Unanswered(f"the front end did not answer whether it ordered the move: {error!r}") from error
 
@@ -51,7 +54,9 @@ class FrontEnd:
 
     async def give_up(self, name: str, reason: str) -> Move:
         """Say that nobody wants the move any more."""
-        return read_move(await self._ask_again("POST", f"/v1/moves/{name}/give_up", {"reason": reason}))
+        return read_move(
+            await self._ask_again("POST", f"/v1/moves/{name}/give_up", {"reason": reason[:LONGEST_REASON]})
+        )
 
     async def notices(self) -> AsyncIterator[dict[str, Any]]:
         """What the front end has to tell, from now on. Ends, or is FrontEndAway, when it is silent or gone."""

@@ -30,14 +30,14 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def listening(front_end: FrontEnd) -> Iterator[None]:
+def listening(front_end: FrontEnd) -> Iterator[threading.Thread]:
     """Listen until the block ends, with Prefect or without. Moves that are under way then are left to the front end."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(_listen(front_end))
     thread = threading.Thread(target=_run, args=(loop, task), name="moves", daemon=True)
     thread.start()
     try:
-        yield
+        yield thread
     finally:
         with contextlib.suppress(RuntimeError):  # it has ended
             loop.call_soon_threadsafe(task.cancel)

@@ -39,7 +39,7 @@ class Brain:
         self._wishes = Wishes(
             self._newest, self._services, self._books, self._fleet, self._moves, seats, self._desk, self._do
         )
-        self._watch = NodeWatch(self._books, self._wakes, self._fleet)
+        self._watch = NodeWatch(self._books, self._wakes, self._fleet, self._wishes.leave)
         self._handlers = self._all_handlers()
 
     def handle(self, event: events.Event, now_s: float) -> tuple[Action, ...]:

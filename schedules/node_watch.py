@@ -1,5 +1,7 @@
 """Which nodes are there, and which have not been heard for too long."""
 
+from collections.abc import Callable
+
 from schedules.events import NodeReported
 from schedules.ledgers.books import Books
 from schedules.limits import LOST_S, SILENT_S
@@ -9,10 +11,10 @@ from schedules.wakes import Wakes
 
 class NodeWatch:
     """A node that is silent for SILENT_S gets nothing new; after LOST_S all that runs there is lost, whatever it does then.
-    It is a node like others again as soon as it is heard."""
+    It is a node like others again as soon as it is heard. `leave` is told of one that wants to end."""
 
-    def __init__(self, books: Books, wakes: Wakes, fleet: Fleet) -> None:
-        self._books, self._wakes, self._fleet = books, wakes, fleet
+    def __init__(self, books: Books, wakes: Wakes, fleet: Fleet, leave: Callable[[str, float], None]) -> None:
+        self._books, self._wakes, self._fleet, self._leave = books, wakes, fleet, leave
         self._heard_s: dict[str, float] = {}  # the last that was heard is last; those that fell silent are in the other
         self._silent: dict[str, float] = {}
         self._woken = False
@@ -30,6 +32,8 @@ class NodeWatch:
             known = None
         if known is None or node.device_free_bytes > known.device_free_bytes:
             self._fleet.stir()
+        if node.draining and not (known is not None and known.draining):
+            self._leave(node.name, now_s)
         self._watch(now_s + SILENT_S)
 
     def left(self, name: str, now_s: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-SHARED_CLUSTER, NAMESPACES = "shared_cluster", "network namespaces and control groups"
+SHARED_CLUSTER, FLOW_SERVICE, NAMESPACES = "shared_cluster", "flow_service", "network namespaces and control groups"
 TOGETHER = {
     SHARED_CLUSTER: (
         "tests/cluster/test_admission.py",
@@ -19,12 +19,14 @@ TOGETHER = {
         "tests/cluster/test_equality.py",
         "tests/cluster/test_joining.py",
         "tests/cluster/test_ports.py",
+        "tests/cluster/test_shifts.py",
         "tests/serving/test_api.py",
         "tests/serving/test_damaged_models.py",
         "tests/serving/test_explain.py",
         "tests/serving/test_history_at_work.py",
         "tests/serving/test_sampling_fields.py",
     ),
+    FLOW_SERVICE: ("tests/flows/test_moves.py", "tests/flows/test_service.py"),
     NAMESPACES: (
         "tests/cluster/test_shaped_rates.py",
         "tests/infra/test_disks.py",
@@ -37,7 +39,7 @@ _SHARE = {file: share for share, files in TOGETHER.items() for file in files}
 LONGEST = (
     SHARED_CLUSTER,
     NAMESPACES,
-    "tests/flows/test_service.py",
+    FLOW_SERVICE,
     "tests/serving/test_chaos.py",
     "tests/cluster/test_outliving.py",
     "tests/firsttoken/test_up.py",

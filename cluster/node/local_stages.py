@@ -134,7 +134,7 @@ class LocalStages:
 
                 bare = replace(order, units=(), peers=(), sources={})
                 build = Build(bare, secret, not order.behind and self._rows.serves(order), self._config.tls)
-                process = await stage.take(lambda: self._pool.start(build, give, spare=order.behind))
+                process = await stage.take(lambda: self._start(stage, build, give))
                 if later:
                     self._spawn(stage, self._load_later(stage, later, turn, process), "later")
                 await stage.formed
@@ -275,6 +275,15 @@ class LocalStages:
         loading = load(self._tiers, self._peers, stage.order, unit, priority, since_s, turn)
         stage.expect([loading], self._tiers.give_up)
         return loading
+
+    async def _start(self, stage: LocalStage, build: Build, give: Callable[[StageProcess], None]) -> StageProcess:
+        """A process that takes the order. One that comes behind has it made when the starts that are under way here have
+        computed, or take long: until then the cores are theirs, and so is the process that waits."""
+        if stage.order.behind:
+            others = [one.stepped for one in self._stages.values() if one.starting and not one.order.behind]
+            if others:
+                await asyncio.wait(others, timeout=REFILL_AT_LATEST_S)
+        return await self._pool.start(build, give, spare=stage.order.behind)
 
     def _observe_forming(self, order: FormStage, here: bool, took_s: float) -> None:
         if here:

@@ -11,7 +11,7 @@ from schedules.moving.plan import Kind
 
 
 @flow(name=Kind.MIGRATE.value, flow_run_name=run_name)
-async def migrate(model: str, node: str, request: str = "", group: str = "", move: str = "") -> State[Any] | None:
+async def migrate(node: str, model: str = "", request: str = "", group: str = "", move: str = "") -> State[Any] | None:
     """Have the replica of `model` go on at `node`: the one called `group` if it is named, or `request` alone; or carry out
     the ordered `move`."""
     return await carry(Wish(Kind.MIGRATE, model=model, node=node, group=group, request=request), move)

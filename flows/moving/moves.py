@@ -72,6 +72,7 @@ class Move:
     handovers: Sequence[Handover] = ()
     requests: Requests = Requests()
     pauses_s: Sequence[float] = ()
+    preparing_at: float | None = None
     ready_at: float | None = None
     switching_at: float | None = None
     done_at: float | None = None

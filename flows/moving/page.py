@@ -59,7 +59,8 @@ def _stages(degree: int) -> str:
 
 
 def _steps(move: Move) -> Iterable[tuple[str, ...]]:
-    yield "prepare: heirs start", _between(move.ordered_at, move.ready_at), _predicted(move, "ready")
+    yield "wait to be told to prepare", _between(move.ordered_at, move.preparing_at), _NOT_KNOWN
+    yield "prepare: heirs start", _between(move.preparing_at, move.ready_at), _predicted(move, "ready")
     yield "wait to be told to switch", _between(move.ready_at, move.switching_at), _NOT_KNOWN
     yield "switch: requests go over", _between(move.switching_at, move.done_at), _predicted(move, "switch")
 

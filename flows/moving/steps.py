@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -107,10 +108,14 @@ async def carry(wish: Wish, move: str) -> State[Any] | None:
 
 
 def run_name() -> str:
-    """What the flow run that begins is called: the flow, what moves, and where to."""
-    asked = runtime.flow_run.parameters
+    """What the flow run that begins is called."""
+    return name_of(runtime.flow_run.flow_name, runtime.flow_run.parameters)
+
+
+def name_of(flow: str, asked: Mapping[str, Any]) -> str:
+    """What a flow's run with these parameters is called: the flow, what moves, and where to."""
     subject = next((str(asked[name]) for name in ("model", "request", "group") if asked.get(name)), "")
-    words = [runtime.flow_run.flow_name, subject, "->" if subject and asked["node"] else "", asked["node"]]
+    words = [flow, subject, "->" if subject and asked["node"] else "", asked["node"]]
     return " ".join(word for word in words if word)
 
 

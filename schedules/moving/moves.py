@@ -437,6 +437,8 @@ class Moves:
         if move is None or move.switching:
             return
         way = next(way for way in move.ways if replica is way.old or replica in way.heirs)
+        if move.plan.kind is Kind.DRAIN and not way.heirs:
+            return
         if move.plan.kind is Kind.DRAIN and replica is not way.old:
             for heir in list(way.heirs):
                 self._abandon(way, heir, now_s)

@@ -124,6 +124,11 @@ class Wishes:
             self._books.nodes.drain(node)
             leave_node(node, wish, self._fleet, self._moves, self._seats, now_s)
 
+    def leave(self, node: str, now_s: float) -> None:
+        """The node says that it wants to end: the same, until it is there again."""
+        if self._moves.draining(node) is None:
+            leave_node(node, "", self._fleet, self._moves, self._seats, now_s)
+
     def _stays(self, node: str) -> str:
         """Why the node cannot be left; empty if it can."""
         view = self._books.nodes.view()

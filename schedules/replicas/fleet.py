@@ -121,7 +121,7 @@ class Fleet:
         """Nobody waits any more: what is not even ordered is given up, but for those that shall always be there; and so is a
         version that was replaced."""
         if service.retired and not service.waiting and not service.announced:
-            self._drain(service.replicas, now_s)
+            self._end_soon(service.replicas, now_s)
         kept = 0 if service.retired else service.objectives.min_replicas
         for replica in [replica for replica in service.in_state(State.WANTED) if replica.heir_of is None]:
             if service.waiting or service.announced:
@@ -275,7 +275,7 @@ class Fleet:
         self._making_room.update(leaving)
         for other in leaving:
             other.turn_of = replica
-        self._drain(leaving, now_s)
+        self._end_soon(leaving, now_s)
         replica.stuck = not moves and len(had) == len(over_s) and not something_ends(self.replicas.values(), service)
         if not moves and len(had) < len(over_s):
             self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
@@ -312,7 +312,7 @@ class Fleet:
         self._waiters.serve(replica.service, now_s)
         self.moves.formed(replica, now_s)
         if replica.heir_of is None and self._books.nodes.drained(replica.nodes):
-            self._drain([replica], now_s)
+            self._end_soon([replica], now_s)
         self.rest(replica, now_s)
         self.stir()
 
@@ -417,11 +417,16 @@ class Fleet:
             self._unplace(replica, now_s)
         self.stir()
 
+    def _end_soon(self, replicas: Sequence[Replica], now_s: float) -> None:
+        """They end when they are done, whatever else was to become of them."""
+        ending = [replica for replica in replicas if replica.heir_of is None]
+        for replica in ending:
+            self.moves.interrupt(replica, "the replica is to end", now_s)
+        self._drain(ending, now_s)
+
     def _drain(self, replicas: Sequence[Replica], now_s: float) -> None:
         """Those that serve get nothing new from now on, all of them before others are wanted in their place."""
         serving = [replica for replica in replicas if replica.state is State.SERVING]
-        for replica in serving:
-            self.moves.interrupt(replica, "the replica is to end", now_s)
         for replica in serving:
             self._let(replica, Turn.DRAIN, now_s)
         for replica in serving:
@@ -560,7 +565,7 @@ class Fleet:
         """It follows nobody any more: it is kept as long as the one before would have been."""
         self._idle.note(replica)
         if self._books.nodes.drained(replica.nodes):
-            self._drain([replica], now_s)
+            self._end_soon([replica], now_s)
         elif replica.state is State.SERVING and replica.idle:
             self._resting.begin(replica, now_s, idle_since_s)
         self.unwanted(replica.service, now_s)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schedules.estimates import Speeds, token_s
 from schedules.facts import ModelKey, Placement
@@ -47,8 +48,7 @@ class Ask:
         self.left -= tokens
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """Who is in it: `asks` are given `tokens` each, `followers` take so many in."""
 
     asks: list[Ask]
@@ -119,8 +119,7 @@ class Batch:
 
     def begin(self) -> float | None:
         """How long the next step takes, in seconds; None if there is nothing to do."""
-        used = sum(ask.room(self._kv_tokens) for ask in self._running)
-        used += sum([ask.room(self._kv_tokens) for ask in self._followers])
+        used = sum([ask.room(self._kv_tokens) for ask in (*self._running, *self._followers)])
         while self._waiting and used + self._waiting[0].room(self._kv_tokens) <= self._kv_tokens:
             self._running.append(self._waiting.popleft())
             used += self._running[-1].room(self._kv_tokens)
@@ -128,12 +127,12 @@ class Batch:
         self.under_way = bool(self._running or followers)
         if not self.under_way:
             return None
-        tokens = sum(1 if ask.prefilled else ask.prompt_tokens - ask.taken for ask in self._running)
-        tokens += sum([behind for _, behind in followers])
+        tokens = [1 if ask.prefilled else ask.prompt_tokens - ask.taken for ask in self._running]
+        tokens += [behind for _, behind in followers]
         joins = bool(followers) or any(not ask.prefilled for ask in self._running)
-        steps = 1 if joins else min(self._at_once, *(ask.left for ask in self._running))
+        steps = 1 if joins else min(self._at_once, *[ask.left for ask in self._running])
         self._step = _Step(list(self._running), steps, followers)
-        return steps * token_s(self._stages, self._hop_s, tokens)
+        return steps * token_s(self._stages, self._hop_s, sum(tokens))
 
     def land(self) -> list[tuple[Ask, int]]:
         """The step is over: who is given how many tokens; none, who follows and has taken in what it lacked."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from schedules.events import Event, RequestBroke, RequestProgressed, RequestRefused
+from schedules.events import Event, RequestBroke, RequestRefused
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Yielded:
 
 Told = Event | CaughtUp | Yielded
 
-OfRequest = RequestProgressed | RequestBroke | RequestRefused | CaughtUp | Yielded
-"""What is told of a request, by the name of its attempt."""
+OfAttempt = RequestBroke | RequestRefused | CaughtUp | Yielded
+"""What is told of an attempt beside its tokens, by its name."""
 
 Happening = Callable[[float], Sequence[Told]]
 """Given the time that it is by then, in seconds, it does its part, and says what is to be told of it, in order."""

@@ -15,9 +15,11 @@ from schedules.events import (
     Event,
     MoveGoOn,
     RequestArrived,
+    RequestBroke,
     RequestEnded,
     RequestLeft,
     RequestProgressed,
+    RequestRefused,
     StartMeasured,
     Ticked,
 )
@@ -26,7 +28,6 @@ from schedules.moving.plan import Step
 from schedules.simulation import happenings
 from schedules.simulation.attempts import Open
 from schedules.simulation.habits import Misfortune
-from schedules.simulation.happenings import CaughtUp, Yielded
 from schedules.simulation.shifts import Shifts
 from schedules.simulation.world import World
 
@@ -126,25 +127,25 @@ class _Run:
 
     def _own(self, told: happenings.Told, now_s: float) -> Sequence[Event]:
         """What it is to the brain, with the request's own name; after its last token it has ended."""
-        if not isinstance(told, happenings.OfRequest):
+        if isinstance(told, RequestProgressed):
+            name = told.request.rpartition(".")[0]
+            asked, own = self.requests[name], replace(told, request=name)
+            asked.tokens += told.tokens
+            if asked.left:
+                return (own,)
+            del self.requests[name]
+            self.shifts.forget(name, now_s)
+            return own, RequestEnded(name)
+        if not isinstance(told, happenings.OfAttempt):
             return (told,)
         of_shifts = self.shifts.hear(told, now_s)
         if of_shifts is not None:
             return of_shifts
-        assert not isinstance(told, CaughtUp | Yielded)
+        assert isinstance(told, RequestBroke | RequestRefused)
         name = told.request.rpartition(".")[0]
-        own = replace(told, request=name)
-        if not isinstance(told, RequestProgressed):
-            if name in self.requests and self.requests[name].attempt == told.request:
-                self.shifts.forget(name, now_s)
-            return (own,)
-        asked = self.requests[name]
-        asked.tokens += told.tokens
-        if asked.left:
-            return (own,)
-        del self.requests[name]
-        self.shifts.forget(name, now_s)
-        return own, RequestEnded(name)
+        if name in self.requests and self.requests[name].attempt == told.request:
+            self.shifts.forget(name, now_s)
+        return (replace(told, request=name),)
 
     def _give_up(self, asked: Open, now_s: float) -> None:
         self.shifts.forget(asked.name, now_s)

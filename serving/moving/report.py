@@ -18,7 +18,13 @@ class Carrier(StrEnum):
 
 
 ENDS = (Step.DONE, Step.GIVEN_UP)
-_TIMES = {Step.ORDERED: "ordered_at", Step.READY: "ready_at", Step.SWITCHING: "switching_at", Step.DONE: "done_at"}
+_TIMES = {
+    Step.ORDERED: "ordered_at",
+    Step.PREPARING: "preparing_at",
+    Step.READY: "ready_at",
+    Step.SWITCHING: "switching_at",
+    Step.DONE: "done_at",
+}
 
 
 @dataclass(eq=False)

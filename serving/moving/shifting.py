@@ -13,15 +13,12 @@ from typing import Any, Protocol
 from cluster.contract import Following, FormedGroup, KvOf
 from cluster.errors import ClusterError, StageFailed
 from cluster.wire.requests import Submit, Tokens
-from schedules.moving.rounds import NEAR_TOKENS, goes_over
+from schedules.moving.rounds import ROUNDS, goes_over, never_near
 
 _log = logging.getLogger(__name__)
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 FOLLOWED_WITHIN_S = 120.0
 """So long the other group may take until it has all but the last tokens. Nobody waits for it; its room is kept."""
-ROUNDS = 16
-LONGEST_ROUND_S = 1.0
-"""A gap that does not shrink any more is what its client will wait for: up to so long that is worth it."""
 
 
 @dataclass(eq=False)
@@ -174,10 +171,8 @@ class Shifting:
             begun_s = self._loop.time()
             await following.caught_up()
             gap, taken_s = len(self._gap), self._loop.time() - begun_s
-            if goes_over(gap, before) and (gap <= NEAR_TOKENS or taken_s <= LONGEST_ROUND_S):
+            if goes_over(gap, before, taken_s):
                 return
             following.more(self._gap)
             self._gap, before = [], gap
-        raise StageFailed(
-            f"it was {before} tokens behind after {ROUNDS} rounds, the last of which took {taken_s:.1f} s"
-        )
+        raise StageFailed(never_near(before or 0, taken_s))

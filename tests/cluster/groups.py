@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,11 @@ _seeds = itertools.count(400)
 
 
 class Published:
-    """A model, and what it says after PROMPT."""
+    """A model, and what it says after PROMPT. `options` go into its configuration."""
 
-    def __init__(self, store: ModelStore, folder: Path) -> None:
+    def __init__(self, store: ModelStore, folder: Path, **options: Any) -> None:
         seed = next(_seeds)
-        source = make_tiny("llama", folder / "source", seed=seed)
+        source = make_tiny("llama", folder / "source", seed=seed, **options)
         self.store, self.name = store, f"tiny-{seed}"
         self.checkpoint: Checkpoint = publish(str(source), self.name, store)
         reference = load_reference(source)
@@ -83,13 +84,19 @@ async def tokens_of(group: Group, submit: Submit) -> list[int]:
         return [token async for event in group.generate(submit) for token in event.tokens]
 
 
-async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Group:
+async def form_on(client: ClusterClient, name: str, checkpoint: Checkpoint, *, behind: bool = False) -> Group:
     """A group of one, on the node called `name`; the others have no room, and give what they hold."""
+    placement = placement_on(client, name, checkpoint)
+    return await client.form(new_name(), placement, checkpoint, TIMEOUT_S, behind=behind)
+
+
+def placement_on(client: ClusterClient, name: str, checkpoint: Checkpoint) -> Placement:
+    """Of such a group."""
     nodes = client.view().nodes
     others = [node if node.name == name else replace(node, device_bytes=0, device_reserved_bytes=0) for node in nodes]
     placement = place(facts_of(checkpoint), View(tuple(others)), 1, 4096)
     assert isinstance(placement, Placement)
-    return await client.form(new_name(), placement, checkpoint, TIMEOUT_S)
+    return placement
 
 
 async def sources(client: ClusterClient, group: Group) -> set[str]:
@@ -97,9 +104,9 @@ async def sources(client: ClusterClient, group: Group) -> set[str]:
     return {phase.where for phase in await client.phases(group) if phase.name.startswith("fetch")}
 
 
-async def served(client: ClusterClient, name: str, published: Published) -> set[str]:
+async def served(client: ClusterClient, name: str, published: Published, *, behind: bool = False) -> set[str]:
     """Cold start the model on a node, see that it says what it should, and where it came from."""
-    group = await form_on(client, name, published.checkpoint)
+    group = await form_on(client, name, published.checkpoint, behind=behind)
     try:
         assert await generate(group, "r", PROMPT, TOKENS) == published.expected
         return await sources(client, group)

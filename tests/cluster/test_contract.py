@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.client import ClusterClient
-from cluster.contract import Cluster, FormedGroup
+from cluster.contract import Cluster, FormedGroup, KvOf
 from cluster.errors import ClusterError, NodeLost, Refused, StageFailed
 from cluster.fake import FakeCluster
 from cluster.model_facts import facts_of
@@ -79,10 +79,10 @@ class Played:
         found: FormedGroup = await self.order(self.placement(*nodes))
         return found
 
-    async def order(self, placement: Placement) -> Any:
+    async def order(self, placement: Placement, **more: bool) -> Any:
         name = f"contract-{next(_names)}"
         async with asyncio.timeout(WITHIN_S):
-            return await self.cluster.form(name, placement, self.checkpoint, WITHIN_S)
+            return await self.cluster.form(name, placement, self.checkpoint, WITHIN_S, **more)
 
     def groups(self, node: str) -> tuple[str, ...]:
         """That are on the node, as last reported."""
@@ -240,6 +240,113 @@ async def tells_its_listener_of_scheduler_and_nodes(played: Played) -> None:
     await played.heard.until(lambda: any(isinstance(event, NodeReported) for event in played.heard.events[count:]))
 
 
+async def ends_after_its_step_what_is_yielded_up(played: Played) -> None:
+    """With all its tokens and no finish; its room is free then."""
+    group = await played.form(played.names[0])
+    asked = _ask(KV_TOKENS - len(PROMPT))
+    async with asyncio.timeout(WITHIN_S):
+        given = []
+        async for event in group.generate(asked):
+            given.append(event)
+            group.yield_up(asked.request)
+    assert {event.finish for event in given} == {None}
+    done = [token for event in given for token in event.tokens]
+    group.yield_up(asked.request)
+    group.yield_up("nobody's")
+    rest, finish = await _tokens(group, _rest(asked, done))
+    assert (len(done) + len(rest), finish) == (asked.max_tokens, "length")
+    await played.cluster.dissolve(group)
+
+
+async def goes_on_where_it_was_followed(played: Played) -> None:
+    await _shift(played, copy=False)
+
+
+async def goes_on_with_its_kv_cache_where_it_was_followed(played: Played) -> None:
+    await _shift(played, copy=True)
+
+
+async def _shift(played: Played, *, copy: bool) -> None:
+    """In the middle of an answer, with the same tokens as if it had stayed."""
+    there, here = await played.form(*played.names[:2]), await played.form(played.names[0])
+    asked = _ask(100)
+    whole, _ = await _tokens(there, asked)
+    asked = replace(asked, request=f"{asked.request}-again")
+    done, told = list[int](), asyncio.Event()
+
+    async def read() -> None:
+        async for event in there.generate(asked):
+            done.extend(event.tokens)
+            told.set()
+
+    reading = asyncio.ensure_future(read())
+    async with asyncio.timeout(WITHIN_S):
+        await told.wait()
+        known = len(done)
+        kv_of = KvOf(there, asked.request) if copy else None
+        following = await here.follow(_rest(asked, done), kv_of, WITHIN_S)
+        assert await following.caught_up() == len(PROMPT) + known
+        assert (following.copied_tokens > 0) is copy
+        assert (following.copied_bytes > 0) is copy
+        gap, known = done[known:], len(done)
+        following.more(gap)
+        assert await following.caught_up() == len(PROMPT) + known
+        there.yield_up(asked.request)
+        await reading
+        async with aclosing(following.go_on(done[known:])) as stream:
+            events = [event async for event in stream]
+    rest = [token for event in events for token in event.tokens]
+    assert rest, "it had all its tokens before"
+    assert done + rest == whole
+    assert events[-1].finish == "length"
+    await asyncio.gather(played.cluster.dissolve(there), played.cluster.dissolve(here))
+
+
+async def makes_room_for_others_when_nobody_follows_any_more(played: Played) -> None:
+    group = await played.form(played.names[0])
+    async with asyncio.timeout(WITHIN_S):
+        following = await group.follow(_ask(KV_TOKENS - len(PROMPT)), None, WITHIN_S)
+        await following.caught_up()
+        await following.close()
+        await following.close()
+    assert len((await _tokens(group, _ask(KV_TOKENS - len(PROMPT))))[0]) == KV_TOKENS - len(PROMPT)
+    await played.cluster.dissolve(group)
+
+
+async def refuses_to_follow_what_will_never_fit(played: Played) -> None:
+    group = await played.form(played.names[0])
+    with pytest.raises(Refused):
+        await (await group.follow(_ask(KV_TOKENS), None, WITHIN_S)).caught_up()
+    await played.cluster.dissolve(group)
+
+
+async def follows_nothing_once_it_is_lost(played: Played) -> None:
+    group = await played.form(played.names[0])
+    following = await group.follow(_ask(), None, WITHIN_S)
+    await following.caught_up()
+    group.lose("for a test")
+    following.more((1,))
+    with pytest.raises(StageFailed, match="for a test"):
+        await following.caught_up()
+    with pytest.raises(StageFailed, match="for a test"):
+        await group.follow(_ask(), None, WITHIN_S)
+    await following.close()
+    await played.cluster.dissolve(group)
+
+
+async def has_all_units_of_what_comes_behind(played: Played) -> None:
+    name, units = played.names[-1], played.checkpoint.units
+    await played.cluster.evict(name, played.checkpoint)
+    placement = played.placement(name)
+    later = tuple(unit.name for unit in units)
+    behind = replace(placement, stages=tuple(replace(stage, later=later) for stage in placement.stages))
+    group = await played.order(behind, behind=True)
+    view = await played.cluster.refresh()
+    assert {view.node(name).units.get(unit.digest) for unit in units} == {"dram"}
+    assert len((await _tokens(group, _ask(8)))[0]) == 8
+    await played.cluster.dissolve(group)
+
+
 CONTRACT = (
     gives_as_many_tokens_as_are_asked_for,
     goes_on_elsewhere_with_the_same_tokens,
@@ -255,6 +362,13 @@ CONTRACT = (
     brings_units_and_drops_them,
     tells_what_a_start_was_like,
     tells_its_listener_of_scheduler_and_nodes,
+    ends_after_its_step_what_is_yielded_up,
+    goes_on_where_it_was_followed,
+    goes_on_with_its_kv_cache_where_it_was_followed,
+    makes_room_for_others_when_nobody_follows_any_more,
+    refuses_to_follow_what_will_never_fit,
+    follows_nothing_once_it_is_lost,
+    has_all_units_of_what_comes_behind,
 )
 _holds = pytest.mark.parametrize("holds", CONTRACT, ids=lambda holds: holds.__name__)
 

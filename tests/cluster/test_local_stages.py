@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,15 @@ from cluster.node.exchange import UnitExchange
 from cluster.node.local_stages import LocalStages
 from cluster.node.rate_book import RateBook
 from cluster.tasks import Tasks
-from cluster.wire.orders import FormStage
+from cluster.wire.orders import AwaitUnits, FormStage
+from cluster.wire.phases import ASSIGN, FIRST_STEP, Phase
+from cluster.wire.stages import PhaseDone
+from schedules.rates import formed
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Missing
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
+from storage_tiers.tiers.stack import Priority
 from tests.cluster.played_pool import PlayedPool, until
 from tests.storage_tiers.handmade import store_units
 from tests.storage_tiers.stack_node import Gate, Node
@@ -201,4 +206,108 @@ async def test_only_so_many_dissolved_groups_are_remembered_for_so_long(
     await played.stages.form(played.order())
     assert len(played.stages._dissolved) <= 2
     await played.stages.dissolve("g")
+    await played.nothing_is_left()
+
+
+# ---- one that comes behind
+
+
+async def _behind(played: Played) -> "asyncio.Task[object]":
+    """Half of the memory is for a stage that comes behind, whose units are on their way."""
+    played.pool.may_fork.set()
+    order = replace(played.order(), reserve_bytes=RESERVED_BYTES // 2, behind=True)
+    forming: asyncio.Task[object] = asyncio.ensure_future(played.stages.form(order))
+    await asyncio.wait({forming}, timeout=DEADLINE_S)
+    forming.result()
+    return asyncio.ensure_future(played.stages.await_units(AwaitUnits("g", DEADLINE_S)))
+
+
+def _priorities(played: Played) -> list[int | None]:
+    transfers = [played.node.stack.transfer(unit) for unit in played.units]
+    return [one.rank.priority if one is not None and one.rank is not None else None for one in transfers]
+
+
+def _assigned(unit: UnitIndex) -> PhaseDone:
+    return PhaseDone(Phase(f"{ASSIGN}{unit.name}", "stage 0", 0.0, 1.0))
+
+
+async def test_units_of_a_stage_that_comes_behind_make_way_until_a_start_wants_them(played: Played) -> None:
+    whole = await _behind(played)
+    assert _priorities(played) == [Priority.MOVE] * 2
+    order = replace(played.order("h"), reserve_bytes=RESERVED_BYTES // 2, units=played.units[1:])
+    await played.stages.form(order)
+    assert _priorities(played) == [Priority.MOVE, Priority.COLD_START]
+    assert not whole.done()
+    await asyncio.gather(played.stages.dissolve("g"), played.stages.dissolve("h"))
+    await asyncio.wait({whole}, timeout=DEADLINE_S)
+    await played.nothing_is_left()
+
+
+async def test_a_stage_that_comes_behind_has_its_process_made_when_a_start_has_computed(played: Played) -> None:
+    """It would have its cores until then."""
+    played.pool.may_fork.set()
+    half = replace(played.order("h"), reserve_bytes=RESERVED_BYTES // 2)
+    await played.stages.form(half)
+    behind = asyncio.ensure_future(played.stages.form(replace(half, group="g", behind=True)))
+    await asyncio.sleep(0.1)
+    assert len(played.pool.made) == 1
+    played.stages._stages["h"].hear(PhaseDone(Phase(FIRST_STEP, "stage 0", 0.0, 1.0)))
+    await asyncio.wait_for(behind, DEADLINE_S)
+    assert len(played.pool.made) == 2
+    await asyncio.gather(played.stages.dissolve("g"), played.stages.dissolve("h"))
+    await played.nothing_is_left()
+
+
+async def test_what_it_takes_to_form_one_behind_tells_nothing_of_how_long_starts_take(played: Played) -> None:
+    await _behind(played)
+    assert formed(1) not in played.stages._rates
+    await played.stages.form(replace(played.order("h"), reserve_bytes=RESERVED_BYTES // 2))
+    assert formed(1) in played.stages._rates
+    await asyncio.gather(played.stages.dissolve("g"), played.stages.dissolve("h"))
+
+
+async def test_a_stage_has_all_its_units_when_its_process_has_taken_the_last_into_use(played: Played) -> None:
+    whole = await _behind(played)
+    stage = played.stages._stages["g"]
+    stage.hear(_assigned(played.units[0]))
+    stage.hear(_assigned(played.units[0]))
+    await asyncio.sleep(0)
+    assert not whole.done()
+    stage.hear(_assigned(played.units[1]))
+    await asyncio.wait_for(whole, DEADLINE_S)
+    await played.stages.await_units(AwaitUnits("g", 0.0))
+    await played.stages.dissolve("g")
+    await played.nothing_is_left()
+
+
+async def test_whoever_waits_for_a_stages_units_hears_of_its_end(played: Played) -> None:
+    whole = await _behind(played)
+    await asyncio.sleep(0)
+    await played.stages.dissolve("g")
+    with pytest.raises(StageFailed, match="dissolved"):
+        await asyncio.wait_for(whole, DEADLINE_S)
+    with pytest.raises(Refused, match="no stage"):
+        await played.stages.await_units(AwaitUnits("g", DEADLINE_S))
+    await played.nothing_is_left()
+
+
+async def test_a_stages_units_are_not_waited_for_for_ever(played: Played) -> None:
+    whole = await _behind(played)
+    with pytest.raises(StageFailed, match="did not all come within"):
+        await played.stages.await_units(AwaitUnits("g", 0.01))
+    assert not whole.done()
+    await played.stages.dissolve("g")
+    await asyncio.wait({whole}, timeout=DEADLINE_S)
+    await played.nothing_is_left()
+
+
+async def test_a_node_that_drains_takes_no_more_stages_and_tells_when_the_last_is_gone(played: Played) -> None:
+    await played.come_to("formed")
+    played.stages.draining = True
+    gone = asyncio.ensure_future(played.stages.gone())
+    with pytest.raises(Refused, match="about to end"):
+        await played.stages.form(played.order("h"))
+    assert not gone.done()
+    await played.stages.dissolve("g")
+    await asyncio.wait_for(gone, DEADLINE_S)
     await played.nothing_is_left()

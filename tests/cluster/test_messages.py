@@ -134,7 +134,13 @@ def test_parts_have_defaults_and_travel_whole() -> None:
 
 
 def test_there_is_no_pickle_on_the_wire() -> None:
-    assert msgpack.unpackb(pack(Hello("g", "s"))) == {"kind": "Hello", "group": "g", "secret": "s", "owner": ""}
+    assert msgpack.unpackb(pack(Hello("g", "s"))) == {
+        "kind": "Hello",
+        "group": "g",
+        "secret": "s",
+        "owner": "",
+        "kv": False,
+    }
     assert msgpack.unpackb(pack(Done())) == {"kind": "Done"}
 
 

@@ -82,12 +82,13 @@ async def test_a_request_is_served_from_another_nodes_memory_when_the_store_has_
     assert sum(phase["bytes"] for phase in fetches) >= published.checkpoint.size_bytes
 
 
-async def test_a_cold_start_comes_from_another_nodes_ssd(cluster: RealCluster, published: Published) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+async def test_a_start_comes_from_another_nodes_ssd(cluster: RealCluster, published: Published, behind: bool) -> None:
     """What was brought to ssd alone is in no dram: it is let go when it is written."""
     async with connected(cluster) as client:
         await bring(client, "keeper", published.checkpoint, "ssd")
         published.lose_the_bytes()
-        assert await served(client, "node-0", published) == {"node-0 from peer keeper"}
+        assert await served(client, "node-0", published, behind=behind) == {"node-0 from peer keeper"}
 
 
 async def test_bringing_goes_from_node_to_node(cluster: RealCluster, published: Published) -> None:

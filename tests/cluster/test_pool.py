@@ -235,8 +235,8 @@ async def test_a_process_that_is_stopped_with_its_order_on_the_way_is_replaced(
     chosen = await ready(pool)
     take, taken = pool._take, []
 
-    async def take_and_stop() -> StageProcess:
-        taken.append(await take())
+    async def take_and_stop(spare: bool) -> StageProcess:
+        taken.append(await take(spare))
         if len(taken) == 1:
             os.kill(taken[0].pid, signal.SIGSTOP)
         return taken[-1]
@@ -249,6 +249,17 @@ async def test_a_process_that_is_stopped_with_its_order_on_the_way_is_replaced(
     assert taken == [chosen, process]
     assert chosen.ended.done()
     assert any("does not take its order" in record.message for record in caplog.records)
+    await process.end()
+
+
+async def test_the_process_that_waits_is_spared(pool: StagePool, rendezvous: Rendezvous) -> None:
+    """It is there for the next cold start, also while another process is made for what can wait."""
+    pool.fill()
+    waiting = await ready(pool)
+    async with asyncio.timeout(_DEADLINE_S):
+        process = await pool.start(an_order(rendezvous, "comes behind"), nothing, spare=True)
+    assert process is not waiting
+    assert await ready(pool) is waiting
     await process.end()
 
 

@@ -13,11 +13,12 @@ from cluster.stage.choosing.batch import chooser_on
 from cluster.stage.engine import Driver, Worker, follow
 from cluster.stage.joining.hop import Header
 from cluster.stage.stepping.acceleration import Accelerated, NoAcceleration, means
-from cluster.stage.steps import Choice
-from cluster.wire.requests import Rejected, Submit, Tokens
+from cluster.stage.steps import Choice, StepLimits
+from cluster.wire.requests import Event, Submit, Tokens
 from storage_tiers.checkpoint import Checkpoint
 
 DEADLINE_S = 60.0
+_LIMITS = StepLimits()
 _CPU = torch.device("cpu")
 
 
@@ -88,7 +89,10 @@ def move_buffers(model: StageModel, device: torch.device) -> None:
 
 
 class ThreadedGroup:
-    """The stages between `bounds` of a checkpoint, with its `weights` by name, on a device. They run until `end`."""
+    """The stages between `bounds` of a checkpoint, with its `weights` by name, on a device. They run until `end`.
+
+    With `ahead` the first one waits while so many steps' events have not been taken.
+    """
 
     def __init__(
         self,
@@ -98,6 +102,8 @@ class ThreadedGroup:
         kv_tokens: int = 4096,
         make_worker: Callable[[StageModel, int], Worker] | None = None,
         device: torch.device = _CPU,
+        limits: StepLimits = _LIMITS,
+        ahead: int = 0,
     ) -> None:
         config = model_config(dict(checkpoint.config))
         degree = len(bounds) - 1
@@ -113,11 +119,11 @@ class ThreadedGroup:
             workers.append(make_worker(model.eval(), kv_tokens))
             for unit in checkpoint.units:
                 model.assign(unit.name, weights)
-        self.events: queue.Queue[Sequence[Tokens | Rejected]] = queue.Queue()
+        self.events: queue.Queue[Sequence[Event]] = queue.Queue(ahead)
         self.driver = Driver(
             workers[0],
             rings[0] if degree > 1 else None,  # type: ignore[arg-type]
-            Batching(kv_tokens, degree, renewal_border(config)),
+            Batching(kv_tokens, degree, renewal_border(config), limits),
             self.events.put,
             DEADLINE_S,
         )

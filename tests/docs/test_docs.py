@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from firsttoken.cli import app as cli
 from firsttoken.settings import Settings, load_settings, sections, setting_names
+from flows import events
 from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
 from schedules.actions import Action
@@ -141,7 +142,16 @@ def test_every_room_of_the_house_is_on_the_map_and_every_file_there_is_one() -> 
 def test_every_flow_is_named() -> None:
     named = (ROOT / "docs" / "how-it-works.md").read_text()
     assert set(FLOWS) <= set(re.findall(r"`(\w+)`", named))
-    assert all(f"`{path.stem}`" in named for path in (ROOT / "flows").glob("p*.py"))
+    assert set(FLOWS) <= set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "operating.md").read_text(), re.MULTILINE))
+
+
+def test_every_event_is_named() -> None:
+    told = {events.COLD_START, events.MOVE_ORDERED, events.MOVE_DONE, events.MOVE_GIVEN_UP}
+    nodes = {events.NODE + what for what in ("drained", "undrained", "left")}
+    named = re.findall(
+        r"`(firsttoken\.(?:cold-start|move\.[a-z-]+|node\.[a-z]+))`", (ROOT / "docs" / "operating.md").read_text()
+    )
+    assert set(named) == told | nodes
 
 
 def test_every_benchmark_is_described() -> None:
@@ -235,6 +245,14 @@ def test_every_component_has_a_service() -> None:
     assert (
         {service.stem.removeprefix("firsttoken-").rstrip("@") for service in SERVICES} == COMPONENTS <= set(_commands())
     )
+
+
+def test_nobody_kills_a_node_while_it_waits_for_its_stages_to_go() -> None:
+    (node,) = [service.read_text() for service in SERVICES if service.stem == "firsttoken-node@"]
+    (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", node, re.MULTILINE)
+    settings = load_settings(ROOT / "infra" / "systemd" / "firsttoken.toml", environment={})
+    assert int(stop_s) >= settings.node.grace_s + 10
+    assert f"TimeoutStopSec={stop_s}" in (ROOT / "docs" / "operating.md").read_text()
 
 
 def test_the_settings_of_the_services_are_accepted() -> None:

@@ -1,12 +1,14 @@
 """A platform of small scripts, run by the real supervisor: `python -m tests.firsttoken.fake_platform HOME NAME...`.
 
 Each component starts a child of its own that ignores SIGTERM, as a server's workers may. A name says how it behaves:
-`good` serves; `stubborn` serves and ignores SIGTERM; `broken` ends at once; `mute` never serves; `mortal` serves and ends
-after a moment; `brief` too, but only the first time. Prints every step and, once all serve, "all ready".
+`good` serves; `stubborn` serves and ignores SIGTERM; `patient` too, but notes a SIGINT and ends; `broken` ends at once;
+`mute` never serves; `mortal` serves and ends after a moment; `brief` too, but only the first time. Prints every step and,
+once all serve, "all ready".
 """
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -26,8 +28,10 @@ if kind == "broken":
     sys.exit("it is broken")
 ignores = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 subprocess.Popen([sys.executable, "-S", "-c", ignores])
-if kind == "stubborn":
+if kind in ("stubborn", "patient"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if kind == "patient":
+    signal.signal(signal.SIGINT, lambda *_: file.with_suffix(".ended").touch() or sys.exit())
 again = file.exists()
 if kind != "mute":
     file.touch()
@@ -45,6 +49,7 @@ def fake_components(names: list[str], settings: Settings, environment: Mapping[s
             ready=partial(ready.file_there, settings.run_dir / name),
             start_timeout_s=2.0 if name == "mute" else 20.0,
             stop_rank=rank,
+            stop_signal=signal.SIGINT if name == "patient" else signal.SIGTERM,
         )
         for rank, name in enumerate(names)
     ]

@@ -80,6 +80,19 @@ def test_components_are_ended_in_order_and_nothing_is_left(
     assert not (tmp_path / "run" / "up.json").exists()
 
 
+def test_a_component_that_has_time_at_sigterm_is_ended_by_what_gives_it_none(
+    supervise: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    """A node waits for its stages to move elsewhere, and in a platform that goes down nobody moves them."""
+    supervisor = supervise("patient")
+    lines_until(supervisor, "all ready")
+    supervisor.send_signal(signal.SIGTERM)
+    supervisor.communicate(timeout=20)
+    assert (tmp_path / "run" / "patient.ended").exists()
+    parts = components(load_settings(environment={"FIRSTTOKEN_HOME": str(tmp_path)}), {})
+    assert {part.name for part in parts if part.stop_signal is signal.SIGINT} == {f"node-{n}" for n in range(1, 5)}
+
+
 def test_a_killed_supervisor_leaves_nothing(supervise: Callable[..., Supervisor], tmp_path: Path, mark: str) -> None:
     supervisor = supervise("good", "good2")
     lines_until(supervisor, "all ready")

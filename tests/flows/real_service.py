@@ -20,10 +20,16 @@ from firsttoken.settings import Settings, load_settings, write_settings
 from schedules.facts import Rate
 from tests.asking import NO_AUTHORITIES
 
+MODEL = "tiny/Llama-1.0"
+NODES = ("node-1", "node-2")
+EVERY_S = 8.0
+"""Until the first run; then the schedule is paused, for those that follow take cores from the other tests, seconds each."""
+AUTH = ("firsttoken", "a-password")
 _T = TypeVar("_T")
 _STOP_WITHIN_S = 20.0
 _ASK_EVERY_S = 0.3
 _ANSWERS_WITHIN_S = 60.0
+_ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 def own_settings(home: Path, **environment: str) -> Settings:
@@ -122,16 +128,78 @@ class PrefectApi:
         """The flow's schedule makes no more runs."""
         await self._post(f"/deployments/{await self._deployment(flow)}/pause_deployment", {})
 
+    async def begin(self, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Have the flow's deployment run now."""
+        path = f"/deployments/{await self._deployment(flow)}/create_flow_run"
+        return dict(await self._post(path, {"parameters": parameters}))
+
     async def run(self, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Run the flow's deployment now, and return the run once it is over, whatever became of it."""
-        run = await self._post(
-            f"/deployments/{await self._deployment(flow)}/create_flow_run", {"parameters": parameters}
-        )
+        return await self.over((await self.begin(flow, parameters))["id"])
+
+    async def over(self, run: str) -> dict[str, Any]:
+        """The run once it is over, whatever became of it."""
+        while True:
+            (now,) = await self._post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+            if now["state_type"] in _ENDS:
+                return dict(now)
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def of_move(self, move: str, *tags: str) -> dict[str, Any]:
+        """The one run of the move, with these tags too, once it is over."""
+        (run,) = await self._over_of(move, *tags)
+        return run
+
+    async def ends_of(self, move: str) -> set[str]:
+        """What became of the runs of the move, once all are over."""
+        return {run["state_type"] for run in await self._over_of(move)}
+
+    async def _over_of(self, move: str, *tags: str) -> list[dict[str, Any]]:
+        wanted = {"flow_runs": {"tags": {"all_": [f"move {move}", *tags]}}}
+        while True:
+            runs = await self._post("/flow_runs/filter", wanted)
+            if runs and all(run["state_type"] in _ENDS for run in runs):
+                return list(runs)
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def run_of(self, move: str) -> dict[str, Any]:
+        """The run of the move that began first, once it runs."""
+        wanted = {"flow_runs": {"tags": {"all_": [f"move {move}"]}}, "sort": "START_TIME_ASC"}
+        while True:
+            runs = await self._post("/flow_runs/filter", wanted)
+            if runs and runs[0]["state_type"] == "RUNNING":
+                return dict(runs[0])
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def cancel(self, run: str) -> None:
+        """As the UI's button does."""
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        await self._post(f"/flow_runs/{run}/set_state", {"state": state})
+
+    async def steps(self, run: dict[str, Any]) -> dict[str, str]:
+        """The types of the states of the run's tasks, by task, in the order in which they began; once all are over."""
         wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         while True:
-            (now,) = await self._post("/flow_runs/filter", wanted)
-            if now["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                return dict(now)
+            tasks = await self._post("/task_runs/filter", wanted)
+            if tasks and all(task["state_type"] in _ENDS for task in tasks):
+                tasks.sort(key=lambda task: task["start_time"])
+                return {task["name"].rpartition("-")[0]: task["state_type"] for task in tasks}
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def page(self, key: str, run: dict[str, Any]) -> str:
+        """The text of the page that the run left under `key`."""
+        wanted = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": [key]}}}
+        (artifact,) = await self._post("/artifacts/filter", wanted)
+        assert artifact["type"] == "markdown"
+        return str(artifact["data"])
+
+    async def events(self, about: str, *, least: int) -> list[dict[str, Any]]:
+        """The platform's events whose payload speaks of `about`, in the order in which they happened; at least so many."""
+        wanted = {"filter": {"event": {"prefix": ["firsttoken."]}, "order": "ASC"}, "limit": 50}
+        while True:
+            events = [event for event in (await self._post("/events/filter", wanted))["events"] if about in str(event)]
+            if len(events) >= least:
+                return events
             await asyncio.sleep(_ASK_EVERY_S)
 
     async def table(self, key: str, run: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,73 +11,14 @@ import pytest
 
 from cluster.wire.orders import OF_NODE, OF_STORE
 from firsttoken import ready
-from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
-from storage_tiers.object_store import ObjectStore
-from storage_tiers.publishing.publish import publish
-from tests.flows.real_service import Components, PrefectApi, held, own_settings, rates, started, within
-from tests.tiny import make_tiny
+from tests.flows.real_service import AUTH, MODEL, NODES, Components, PrefectApi, held, rates, within
 
 pytestmark = pytest.mark.timeout(300)
 
-MODEL, ARTIFACT = "tiny/Llama-1.0", "prewarm-tiny-llama-1-0"
-NODES = ("node-1", "node-2")
-EVERY_S = 8.0
-"""Until the first run; then the schedule is paused, for those that follow take cores from the other tests, seconds each."""
-AUTH = ("firsttoken", "a-password")
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A prewarm of one model every few seconds, small nodes, and a Prefect that asks for a password."""
-    return own_settings(
-        tmp_path_factory.mktemp("home"),
-        FIRSTTOKEN_NODE__DRAM_BYTES="64MiB",
-        FIRSTTOKEN_NODE__POOL_SIZE="0",
-        FIRSTTOKEN_PREWARM__EVERY_S=str(EVERY_S),
-        FIRSTTOKEN_PREWARM__MODELS=MODEL,
-        FIRSTTOKEN_PREFECT__AUTH=":".join(AUTH),
-    )
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model as transformers saves it."""
-    return make_tiny("llama", tmp_path_factory.mktemp("source"))
-
-
-@pytest.fixture(scope="module")
-def store(settings: Settings) -> ModelStore:
-    """The store of the components."""
-    return ModelStore(ObjectStore(settings.store.url))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(source: Path, store: ModelStore) -> Checkpoint:
-    """The model that is prewarmed, published."""
-    return publish(str(source), MODEL, store)
-
-
-@pytest.fixture(scope="module")
-def components(settings: Settings, checkpoint: Checkpoint) -> Iterator[Components]:
-    """Everything but the front end. The nodes hold nothing when the flow service starts."""
-    with started(settings) as components:
-        components.start("prefect")
-        components.start("scheduler")
-        for node in NODES:
-            components.start("node", "--name", node)
-        assert within(60, held(settings, NODES)) == set()
-        components.start("flows")
-        within(90, ready.file_there(settings.run_dir / FLOWS_READY_FILE))
-        yield components
-
-
-@pytest.fixture
-def prefect(settings: Settings, components: Components) -> PrefectApi:
-    """The API of the Prefect server."""
-    return PrefectApi(settings.prefect.api_url, AUTH)
+ARTIFACT = "prewarm-tiny-llama-1-0"
 
 
 def test_a_scheduled_run_stages_the_model_on_every_node(
@@ -140,7 +80,7 @@ def test_calibrating_through_prefect(settings: Settings, checkpoint: Checkpoint,
 
 
 def test_calibrating_at_the_command_line_without_prefect_and_with_it(
-    settings: Settings, checkpoint: Checkpoint, components: Components
+    settings: Settings, checkpoint: Checkpoint, flow_service: Components
 ) -> None:
     """With a server that answers the flow runs there; at a port where none is, the same is done without."""
     for port in (str(settings.prefect.port), "1"):
@@ -191,17 +131,17 @@ def test_prefect_tells_nothing_to_who_does_not_know_the_password(settings: Setti
     assert not [text for text in logs if AUTH[1] in text]
 
 
-def test_the_service_outlives_an_absence_of_prefect(components: Components, prefect: PrefectApi) -> None:
+def test_the_service_outlives_an_absence_of_prefect(flow_service: Components, prefect: PrefectApi) -> None:
     """Behind the others: it stops the server under them, and starts it again."""
-    components.stop("prefect")
-    components.start("prefect")
+    flow_service.stop("prefect")
+    flow_service.start("prefect")
     within(60, ready.http_ok(f"{prefect.url}/health"))
     run = within(90, prefect.run("prewarm", {"models": []}))
     assert run["state_type"] == "COMPLETED"
-    assert components.processes["flows"].poll() is None
+    assert flow_service.processes["flows"].poll() is None
 
 
-def test_the_service_ends_quickly_though_prefect_is_gone(components: Components, prefect: PrefectApi) -> None:
+def test_the_service_ends_quickly_though_prefect_is_gone(flow_service: Components, prefect: PrefectApi) -> None:
     """Last of all. Nothing is left for the supervisor to kill."""
-    components.stop("prefect")
-    assert components.stop("flows") == 0
+    flow_service.stop("prefect")
+    assert flow_service.stop("flows") == 0

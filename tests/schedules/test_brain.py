@@ -542,17 +542,20 @@ def test_who_had_begun_is_told_that_it_is_cut_off_if_no_node_comes() -> None:
     assert not [state for state in driven.states() if state is not State.STOPPING]
 
 
-def test_a_node_that_drains_ends_what_it_has_begun_and_gets_nothing_new() -> None:
+def test_a_node_that_drains_ends_what_has_nowhere_to_go_and_gets_nothing_new() -> None:
     driven, key = _one(a=SIZE_BYTES, b=SIZE_BYTES)
-    driven.run_s = 5.0
+    driven.run_s = 8.0
     request = driven.ask(key)
     driven.run(1.5)
-    there = driven.starts()[0].placement.stages[0].node
+    driven.ask(driven.know(model_named("other")))
+    driven.run(1.5)
+    there = driven.starts("m")[0].placement.stages[0].node
     driven.tell(events.NodeDrained(there))
     second = driven.ask(key)
-    driven.run(20.0)
-    assert (driven.assigned[request], driven.assigned[second]) == (["g1"], ["g2"])
-    assert {start.placement.stages[0].node for start in driven.starts()} == {"a", "b"}
+    driven.run(30.0)
+    first, again = driven.starts("m")
+    assert (driven.assigned[request], driven.assigned[second]) == ([first.group], [again.group])
+    assert {start.placement.stages[0].node for start in driven.starts("m")} == {"a", "b"}
     assert driven.actions(Stop)[0] == Stop("g1")
 
 
@@ -565,6 +568,7 @@ def test_who_waits_for_a_replica_whose_node_drains_gets_another() -> None:
     driven.ask(key)
     waits = driven.ask(key)
     driven.tell(events.NodeDrained(driven.starts()[0].placement.stages[0].node))
+    driven.run(1.0)
     assert len(driven.starts()) == 2
     driven.run(30.0)
     assert driven.running(waits) == "g2" or waits in driven.ended

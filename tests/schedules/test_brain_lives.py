@@ -34,7 +34,7 @@ class Lives(RuleBasedStateMachine):
             "m4": wanting(kv_tokens=256, min_replicas=1, priority=-1),
         }
         self.keys = [self.driven.know(model_named(name), wish) for name, wish in self.objectives.items()]
-        self.versions = 1
+        self.versions, self.wishes = 1, 0
         self.announcements = 0
         self.announced: list[str] = []
 
@@ -110,6 +110,45 @@ class Lives(RuleBasedStateMachine):
     def drain(self, name: str, drained: bool) -> None:
         self.driven.tell(events.NodeDrained(name) if drained else events.NodeUndrained(name))
 
+    # ---- moves
+
+    @rule(
+        go_on_s=st.sampled_from([None, 0.0, 0.05, 4.0]), shift_s=st.sampled_from([0.0, 0.1, 3.0]),
+        data=st.data(),
+    )  # fmt: skip
+    def carry_out(self, go_on_s: float | None, shift_s: float, data: st.DataObject) -> None:
+        self.driven.go_on_s, self.driven.shift_s = go_on_s, shift_s
+        if self.driven.alive:
+            self.driven.staying += data.draw(st.lists(st.sampled_from(sorted(self.driven.alive)), max_size=4))
+
+    @rule(kind=st.sampled_from(["consolidate", "migrate", "request"]), model=st.integers(0, 4), data=st.data())
+    def wish(self, kind: str, model: int, data: st.DataObject) -> None:
+        self.wishes += 1
+        wish, node = f"w{self.wishes}", data.draw(st.sampled_from(sorted(NODES)))
+        running = sorted(self.driven._on)
+        if kind == "consolidate":
+            self.driven.tell(events.ConsolidationWanted(wish, f"m{model}", data.draw(st.sampled_from(["", node]))))
+        elif kind == "migrate" or not running:
+            self.driven.tell(events.MigrationWanted(wish, node, f"m{model}"))
+        else:
+            self.driven.tell(events.MigrationWanted(wish, node, request=data.draw(st.sampled_from(running))))
+
+    @precondition(lambda self: self.driven.plans)
+    @rule(data=st.data(), on=st.booleans())
+    def meddle(self, data: st.DataObject, on: bool) -> None:
+        """Whatever is said of a move comes late, or twice, or of one that is over."""
+        move = data.draw(st.sampled_from(sorted(self.driven.plans)))
+        self.driven.tell(events.MoveGoOn(move) if on else events.MoveGivenUp(move, "nobody wants it"))
+
+    @precondition(lambda self: self.driven.assigned)
+    @rule(data=st.data(), to=st.sampled_from(["g1", "g2", "g3"]), stays=st.booleans())
+    def say_of_nothing(self, data: st.DataObject, to: str, stays: bool) -> None:
+        """Of a request that was on its way long ago."""
+        request = data.draw(st.sampled_from(sorted(self.driven.assigned)))
+        if request not in self.driven._on:
+            late = events.RequestStayed(request, "g1", to, "late") if stays else events.RequestShifted(request, "g1", to)
+            self.driven.tell(late)
+
     @rule(lost=st.booleans())
     def scheduler(self, lost: bool) -> None:
         self.driven.tell(events.SchedulerLost() if lost else events.SchedulerJoined())
@@ -135,6 +174,8 @@ class Lives(RuleBasedStateMachine):
         """Once the world is quiet whoever waits has an answer in time, and nothing is left but what shall be there."""
         driven = self.driven
         driven.answers.clear()
+        driven.staying.clear()
+        driven.go_on_s, driven.shift_s = 0.05, 0.1
         self.take(1.0, 0.1, 0.05, 2.0)
         driven.tell(events.SchedulerJoined())
         while self.announced:
@@ -153,6 +194,7 @@ class Lives(RuleBasedStateMachine):
         assert driven.brain.held == 0
         assert set(driven.states()) <= {State.SERVING}
         assert {r.service.model.name for r in driven.brain.replicas()} == {"m1", "m4"}
+        assert not driven.brain._fleet.moves._moves
         stops = [stop.group for stop in driven.actions(Stop)]  # type: ignore[attr-defined]
         assert len(stops) == len(set(stops))
         assert driven.refused_for_memory == 0
@@ -162,5 +204,5 @@ class Lives(RuleBasedStateMachine):
             assert request not in driven.ended or got == driven.tokens, "a token is lost or doubled"
 
 
-Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Lives.TestCase.settings = settings(max_examples=600, stateful_step_count=60, deadline=None)
 TestLives = Lives.TestCase

@@ -44,6 +44,15 @@ def test_it_waits_runs_and_goes_on_elsewhere_with_what_it_has() -> None:
     assert (again.arrived_s, again.deadline_s, again.room, again.name) == (1.0, 60.0, 64, "r")
 
 
+def test_one_that_is_shifted_goes_on_there_or_stays_and_neither_is_an_attempt() -> None:
+    shifting = _request().assigned("g1").progressed(3).shifting("g2").progressed(1)
+    assert (shifting.stand, shifting.group, shifting.to, shifting.generated) == (Stand.SHIFTING, "g1", "g2", 4)
+    shifted, stayed = shifting.shifted(), shifting.stayed()
+    assert (shifted.stand, shifted.group, shifted.to, shifted.attempts) == (Stand.RUNNING, "g2", "", 1)
+    assert (stayed.stand, stayed.group, stayed.to, stayed.attempts) == (Stand.RUNNING, "g1", "", 1)
+    assert shifting.broken(9.0).to == ""
+
+
 def test_progress_changes_what_is_generated_and_nothing_else() -> None:
     before = _request().assigned("g1")
     after = before.progressed(2)
@@ -62,12 +71,24 @@ def test_a_request_is_a_value() -> None:
 @pytest.mark.parametrize(("stand", "turn"), list(product(Stand, Turn)))
 def test_what_the_table_does_not_name_cannot_happen(stand: Stand, turn: Turn) -> None:
     running = _request().assigned("g1")
-    request = {Stand.HELD: _request(), Stand.RUNNING: running, Stand.OVER: running.ended()}[stand]
+    shifting = running.shifting("g2")
+    standing = {Stand.HELD: _request(), Stand.RUNNING: running, Stand.SHIFTING: shifting, Stand.OVER: running.ended()}
+    request = standing[stand]
 
     def happens() -> Request:
-        if turn is Turn.ASSIGNED:
-            return request.assigned("g2")
-        return request.broken(2.0) if turn is Turn.BROKEN else request.ended()
+        match turn:
+            case Turn.ASSIGNED:
+                return request.assigned("g2")
+            case Turn.SHIFT:
+                return request.shifting("g2")
+            case Turn.SHIFTED:
+                return request.shifted()
+            case Turn.STAYED:
+                return request.stayed()
+            case Turn.BROKEN:
+                return request.broken(2.0)
+            case Turn.ENDED:
+                return request.ended()
 
     if (stand, turn) in TABLE:
         assert happens().stand is TABLE[stand, turn]

@@ -1,14 +1,12 @@
 """The world: it does what it is told at its nodes' speeds, and what befalls it has the consequences that it has."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
-from typing import TypeVar
 
 import pytest
 
 from schedules.events import (
-    Event,
     GroupFailed,
     GroupFormed,
     GroupFound,
@@ -26,55 +24,17 @@ from schedules.events import (
     SchedulerLost,
     StartMeasured,
 )
-from schedules.facts import Model, Node
-from schedules.simulation.groups import Ask
+from schedules.facts import Model
 from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.simulate import Arrival, Told, Trouble, simulate
 from schedules.simulation.world import World
 from tests.schedules.models import node_of
+from tests.schedules.seen import Seen
 from tests.schedules.worlds import MB, SimpleBrain, placed, world_model, world_node
 
 MODEL = world_model("m")
 A, B = world_node("a"), world_node("b")
 SOON_S = 0.001
-_E = TypeVar("_E", bound=Event)
-
-
-class Seen:
-    """A world, and what it has told with the times of it."""
-
-    def __init__(self, *nodes: Node, models: Iterable[Model] = (MODEL,), habits: Habits | None = None) -> None:
-        self.world = World(nodes or (A, B), models, habits)
-        self.events: list[tuple[float, Event]] = []
-
-    def until(self, at_s: float) -> float:
-        """Let everything happen up to then."""
-        while self.world.next_s <= at_s:
-            now_s, events = self.world.happen()
-            self.events += [(now_s, event) for event in events]
-        return at_s
-
-    def of(self, kind: type[_E]) -> list[tuple[float, _E]]:
-        return [(at_s, event) for at_s, event in self.events if isinstance(event, kind)]
-
-    def when(self, kind: type[Event]) -> float:
-        """When the only one of its kind was told."""
-        ((at_s, _),) = self.of(kind)
-        return at_s
-
-    def node(self, name: str) -> Node:
-        """As last reported."""
-        return [event.node for _, event in self.of(NodeReported) if event.node.name == name][-1]
-
-    def form(self, *nodes: Node, now_s: float = 0.0, name: str = "g", model: Model = MODEL, peer: str = "") -> None:
-        self.world.form(name, model.key, placed(model, *nodes, peer=peer), 60.0, now_s)
-
-    def ask(self, request: str, now_s: float, prompt: int = 1, tokens: int = 4, name: str = "g") -> None:
-        self.world.run(name, Ask(request, prompt, tokens, tokens), now_s)
-
-    def tokens(self, request: str) -> list[float]:
-        """When each landing of it was told."""
-        return [at_s for at_s, event in self.of(RequestProgressed) if event.request == request]
 
 
 def test_a_start_takes_as_long_as_forming_and_its_bytes_do() -> None:

@@ -25,8 +25,9 @@ from tests.serving.test_scheduler_loss import DEADLINE_S, health, wait_until
 from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.timeout(240)
-MODEL, TOKENS, BEFORE = "moved", 1200, 20
+MODEL, TOKENS, BEFORE = "moved", 800, 20
 NODES = ("node-0", "node-1", "node-2")
+GRACE_S = 60.0
 GREEDY: dict[str, Any] = {"prompt": [5, 6, 7], "temperature": 0}
 SEEDED: dict[str, Any] = {
     "prompt": [9, 8, 7, 6], "temperature": 0.9, "top_p": 0.95, "seed": 11, "presence_penalty": 0.3,
@@ -57,7 +58,7 @@ def cluster(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("cluster")
     store = ModelStore(ObjectStore(f"file://{folder / 'store'}"))
     publish(str(source), MODEL, store)
-    with run_cluster(folder, store.objects.url, nodes=len(NODES)) as running:
+    with run_cluster(folder, store.objects.url, nodes=len(NODES), grace_s=GRACE_S) as running:
         running.url = running.start_frontend(
             max_degree=2, keep_alive_s=0.5, consolidate=False, operator_key=KEY, start_timeout_s=60.0
         )
@@ -152,7 +153,7 @@ def test_a_node_that_is_asked_to_end_is_left_first(
         assert [nodes[0] in replica["nodes"] for replica in operator.replicas(MODEL)] == [False]
     (move, *_) = operator.moves()
     assert (move["kind"], move["node"], move["requests"]["shifted"]) == ("drain", nodes[0], 2)
-    cluster.start_node(nodes[0])
+    cluster.start_node(nodes[0], grace_s=GRACE_S)
 
 
 def test_an_heir_that_dies_before_anything_moved_is_given_up(

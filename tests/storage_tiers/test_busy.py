@@ -151,3 +151,14 @@ def test_what_comes_from_ssd_is_measured_apart(store: ModelStore, tmp_path: Path
         time.sleep(2 * GAP_S)
     assert len(node.stack.from_ssd.take()) == 1
     assert node.stack.network.take() == []
+
+
+@pytest.mark.parametrize("priority", [Priority.MOVE, Priority.PREWARM])
+def test_what_makes_way_for_others_tells_nothing_of_the_network(
+    store: ModelStore, tmp_path: Path, priority: Priority
+) -> None:
+    ((unit, _),) = store_units(store, count=1, chunks=500)
+    with running(Node(store, tmp_path / "ssd", dram_units=400, ssd_units=400)) as node:
+        node.load(unit, priority).result(WAIT_S)
+        time.sleep(2 * GAP_S)
+        assert node.stack.network.take() == []

@@ -181,11 +181,17 @@ def _order(reads: list[tuple[str, int]]) -> list[str]:
     return list(dict.fromkeys(name for name, _ in reads))
 
 
-def test_a_cold_start_overtakes_prewarming(store: ModelStore, tmp_path: Path, units: Units, gate: Gate) -> None:
+@pytest.mark.parametrize(
+    ("behind", "before"),
+    [(Priority.PREWARM, Priority.COLD_START), (Priority.MOVE, Priority.COLD_START), (Priority.PREWARM, Priority.MOVE)],
+)
+def test_what_is_more_urgent_overtakes(
+    store: ModelStore, tmp_path: Path, units: Units, gate: Gate, behind: Priority, before: Priority
+) -> None:
     with running(Node(store, tmp_path / "ssd", gate, threads=1)) as node:
-        loads = [node.load(unit, Priority.PREWARM) for unit, _ in units[:3]]
+        loads = [node.load(unit, behind) for unit, _ in units[:3]]
         assert gate.reached.wait(WAIT_S)
-        loads.append(node.load(units[3][0], Priority.COLD_START))
+        loads.append(node.load(units[3][0], before))
         gate.open()
         for load in loads:
             load.result(WAIT_S)
@@ -193,15 +199,16 @@ def test_a_cold_start_overtakes_prewarming(store: ModelStore, tmp_path: Path, un
         assert node.remote.reads[1:4] == [("unit3", 0), ("unit3", 1), ("unit3", 2)]
 
 
-def test_a_unit_that_is_being_prewarmed_moves_up_when_a_cold_start_wants_it(
-    store: ModelStore, tmp_path: Path, units: Units, gate: Gate
+@pytest.mark.parametrize("behind", [Priority.PREWARM, Priority.MOVE])
+def test_a_unit_that_is_brought_behind_moves_up_when_a_cold_start_wants_it(
+    store: ModelStore, tmp_path: Path, units: Units, gate: Gate, behind: Priority
 ) -> None:
     """It stayed behind everything else that was prewarmed before it."""
     with running(Node(store, tmp_path / "ssd", gate, threads=1)) as node:
-        loads = [node.load(unit, Priority.PREWARM) for unit, _ in units[:4]]
+        loads = [node.load(unit, behind) for unit, _ in units[:4]]
         assert gate.reached.wait(WAIT_S)
         loads.append(node.load(units[3][0], Priority.COLD_START))
-        loads.append(node.load(units[2][0], Priority.PREWARM))
+        loads.append(node.load(units[2][0], behind))
         gate.open()
         for load in loads:
             load.result(WAIT_S)

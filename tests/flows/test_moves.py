@@ -1,0 +1,164 @@
+"""Moves as Prefect sees them: runs of the flow service's own process, runs by hand, and records of what went on without."""
+
+import os
+import signal
+import time
+from datetime import datetime
+
+import pytest
+
+from firsttoken import ready
+from firsttoken.local import FLOWS_READY_FILE
+from firsttoken.settings import Settings
+from schedules.moving.plan import Kind
+from tests.flows.front_end_double import FrontEndDouble
+from tests.flows.real_service import Components, PrefectApi, within
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def quiet(front_end: FrontEndDouble, flow_service: Components, prefect: PrefectApi) -> None:
+    """The service listens, and nothing else that is scheduled takes cores."""
+    within(60, prefect.scheduled_run("prewarm"))
+    within(10, prefect.pause("prewarm"))
+    front_end.listeners(1)
+
+
+def test_an_order_is_carried_out_step_by_step_and_everything_stands_in_prefect(
+    front_end: FrontEndDouble, prefect: PrefectApi
+) -> None:
+    move = front_end.order(Kind.CONSOLIDATE, "tiny/Llama-1.0")
+    front_end.wait(move, "done")
+    said = [what for name, what, _ in front_end.said if name == move]
+    assert said == ["ordered", "go on from ordered", "preparing", "ready", "go on from ready", "done"]
+    run = within(30, prefect.of_move(move, "ordered"))
+    assert (run["name"], run["state_type"]) == ("consolidate tiny/Llama-1.0 -> node-2", "COMPLETED")
+    assert run["parameters"] == {"model": "tiny/Llama-1.0", "node": "node-2", "move": move}
+    steps = within(30, prefect.steps(run))
+    assert list(steps) == ["plan", "prepare", "switch", "report"]
+    assert set(steps.values()) == {"COMPLETED"}
+    page = within(10, prefect.page("consolidate-tiny-llama-1-0", run))
+    assert "Consolidate: **done**" in page
+    assert "**Why:** tiny/Llama-1.0 answers slowly" in page
+    assert "| shifted | 2 |" in page
+    ordered, done = within(30, prefect.events(move, least=2))
+    assert (ordered["event"], done["event"]) == ("firsttoken.move.ordered", "firsttoken.move.done")
+    assert done["resource"]["prefect.resource.id"] == "firsttoken.model.tiny/Llama-1.0"
+    assert {other["prefect.resource.id"] for other in done["related"]} == {
+        "firsttoken.node.node-1",
+        "firsttoken.node.node-2",
+    }
+    assert done["payload"]["requests"]["copied_bytes"] == 4096
+
+
+def test_moves_go_on_side_by_side_and_one_that_a_person_cancels_is_given_up(
+    front_end: FrontEndDouble, prefect: PrefectApi
+) -> None:
+    held = front_end.order(Kind.MIGRATE, "held")
+    front_end.wait(held, "go on from ordered")
+    other = front_end.order(Kind.DRAIN, "other", node="node-1")
+    front_end.wait(other, "done")
+    assert within(30, prefect.of_move(other))["name"] == "drain node-1"
+    run = within(10, prefect.run_of(held))
+    within(10, prefect.cancel(run["id"]))
+    front_end.wait(held, "given up")
+    assert front_end.moves[held]["why"] == "its flow run was cancelled"
+    run = within(30, prefect.of_move(held))
+    assert (run["name"], run["state_name"]) == ("migrate held -> node-2", "Cancelled")
+    assert [event["event"] for event in within(30, prefect.events(held, least=2))][-1] == "firsttoken.move.given-up"
+
+
+def test_a_move_that_the_front_end_gives_up_fails_its_run_with_the_reason(
+    front_end: FrontEndDouble, prefect: PrefectApi
+) -> None:
+    move = front_end.order(Kind.CONSOLIDATE, "held-2")
+    front_end.wait(move, "go on from ordered")
+    front_end.give_up(move, "node-2 has left")
+    run = within(30, prefect.of_move(move))
+    assert run["state_type"] == "FAILED"
+    assert run["state"]["message"].endswith("MoveGivenUp: node-2 has left")
+    assert "**given up**" in within(10, prefect.page("consolidate-held-2", run))
+
+
+def test_a_person_moves_a_replica_by_hand(front_end: FrontEndDouble, prefect: PrefectApi) -> None:
+    run = within(60, prefect.run("migrate", {"model": "by-hand", "node": "node-2"}))
+    assert (run["name"], run["state_type"]) == ("migrate by-hand -> node-2", "COMPLETED")
+    assert "Migrate: **done**" in within(10, prefect.page("migrate-by-hand", run))
+    (move,) = (move for move in front_end.moves.values() if move["handovers"][0]["model"] == "by-hand")
+    assert move["carrier"] == "caller"
+
+
+def test_what_the_front_end_refuses_fails_the_run_with_its_sentence(prefect: PrefectApi) -> None:
+    run = within(60, prefect.run("consolidate", {"model": "nothing-runs"}))
+    assert run["state_type"] == "FAILED"
+    assert run["state"]["message"].endswith("Refused: nothing of 'nothing-runs' can be moved")
+
+
+def test_a_run_by_hand_that_is_cancelled_gives_the_move_up(front_end: FrontEndDouble, prefect: PrefectApi) -> None:
+    run = within(10, prefect.begin("consolidate", {"model": "held-by-hand"}))
+    move = front_end.ordered("held-by-hand")
+    front_end.wait(move, "go on from ordered")
+    within(10, prefect.cancel(run["id"]))
+    front_end.wait(move, "given up")
+    assert within(30, prefect.over(run["id"]))["state_type"] == "CANCELLED"
+
+
+def test_what_the_front_end_carries_out_alone_is_recorded_with_the_times_at_which_it_happened(
+    front_end: FrontEndDouble, prefect: PrefectApi
+) -> None:
+    an_hour_ago_s = round(time.time()) - 3600.0
+    start = {"model": "m", "nodes": ["node-1"], "arrived_at": an_hour_ago_s, "ttft_s": 0.5}
+    front_end.tell({"notice": "cold_start", "cold_start": start})
+    move = front_end.order(Kind.CONSOLIDATE, "alone", carrier="front end")
+    front_end.alone(move)
+    front_end.tell({"notice": "node", "node": "node-9", "what": "left"})
+    run = within(30, prefect.of_move(move, "recorded"))
+    assert run["state_type"] == "COMPLETED"
+    assert set(within(30, prefect.steps(run))) == {"plan", "report"}
+    page = within(10, prefect.page("consolidate-alone", run))
+    assert "It was carried out by the front end until" in page
+    (cold_start,) = within(30, prefect.events("firsttoken.cold-start", least=1))
+    assert datetime.fromisoformat(cold_start["occurred"]).timestamp() == an_hour_ago_s + 0.5
+    assert cold_start["resource"]["prefect.resource.id"] == "firsttoken.model.m"
+    (left,) = within(30, prefect.events("firsttoken.node.left", least=1))
+    assert left["resource"]["prefect.resource.id"] == "firsttoken.node.node-9"
+
+
+def test_a_service_that_is_killed_leaves_the_move_to_the_front_end_and_the_next_records_it(
+    settings: Settings, front_end: FrontEndDouble, flow_service: Components, prefect: PrefectApi
+) -> None:
+    move = front_end.order(Kind.CONSOLIDATE, "held-3")
+    front_end.wait(move, "go on from ordered")
+    before = within(10, prefect.run_of(move))
+    service = flow_service.processes.pop("flows")
+    os.killpg(service.pid, signal.SIGKILL)
+    service.wait(10)
+    front_end.listeners(0)
+    front_end.alone(move)
+    flow_service.start("flows")
+    assert within(90, prefect.of_move(move, "recorded"))["state_type"] == "COMPLETED"
+    assert within(30, prefect.over(before["id"]))["state_type"] == "CRASHED"
+    within(90, ready.file_there(settings.run_dir / FLOWS_READY_FILE))
+
+
+def test_while_prefect_is_away_nothing_waits_for_it_and_all_is_recorded_when_it_is_back(
+    front_end: FrontEndDouble, flow_service: Components, prefect: PrefectApi
+) -> None:
+    """Behind the others: what Prefect's own runner makes of the absence is no matter of moves."""
+    begun = front_end.order(Kind.CONSOLIDATE, "held-4")
+    front_end.wait(begun, "go on from ordered")
+    within(10, prefect.run_of(begun))
+    flow_service.stop("prefect")
+    front_end.release(begun)
+    front_end.wait(begun, "done")
+    unheard = front_end.order(Kind.CONSOLIDATE, "while-away")
+    front_end.alone(unheard)
+    assert not any(what.startswith("go on") for name, what, _ in front_end.said if name == unheard)
+    front_end.listeners(1)
+    flow_service.start("prefect")
+    within(60, ready.http_ok(f"{prefect.url}/health"))
+    assert within(90, prefect.of_move(unheard))["tags"] == ["recorded", f"move {unheard}"]
+    assert "COMPLETED" in within(90, prefect.ends_of(begun))
+    told = [event["event"] for event in within(60, prefect.events(unheard, least=2))]
+    assert told == ["firsttoken.move.ordered", "firsttoken.move.done"]
