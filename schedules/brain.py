@@ -14,7 +14,6 @@ from schedules.facts import Model, ModelKey
 from schedules.learning import lesson
 from schedules.ledgers.books import Books
 from schedules.limits import Limits
-from schedules.moving.seats import Seats
 from schedules.moving.wishes import Wishes
 from schedules.node_watch import NodeWatch
 from schedules.objectives import Objectives
@@ -35,9 +34,8 @@ class Brain:
         self._wakes, self._books = Wakes(), Books(policy, now_s)
         self._desk = Desk(self._services, self._books, self._wakes, limits, prefix, self._do)
         self._fleet, self._moves = self._desk.fleet, self._desk.fleet.moves
-        seats = Seats(self._books, self._fleet.name)
         self._wishes = Wishes(
-            self._newest, self._services, self._books, self._fleet, self._moves, seats, self._desk, self._do
+            self._newest, self._services, self._books, self._fleet, self._moves, self._fleet.seats, self._desk, self._do
         )
         self._watch = NodeWatch(self._books, self._wakes, self._fleet, self._wishes.leave)
         self._handlers = self._all_handlers()
@@ -136,6 +134,13 @@ class Brain:
         for each in event.lessons:
             self._books.learned = self._books.learned.with_lesson(each)
 
+    def _node_reported(self, event: events.NodeReported, now_s: float) -> None:
+        """One that says itself that it is to be left is, whatever else is left."""
+        before = self._books.nodes.node(event.node.name)
+        self._watch.reported(event, now_s)
+        if event.node.draining and (before is None or not before.draining):
+            self._wishes.drained(events.NodeDrained(event.node.name), now_s)
+
     def _node_undrained(self, event: events.NodeUndrained, now_s: float) -> None:
         self._books.nodes.undrain(event.node)
         self._moves.undrained(event.node, now_s)
@@ -173,7 +178,7 @@ class Brain:
             events.GroupFound: self._found_group,
             events.StartMeasured: self._start_measured,
             events.Recalled: self._recalled,
-            events.NodeReported: watch.reported,
+            events.NodeReported: self._node_reported,
             events.NodeLeft: lambda event, now_s: watch.left(event.node, now_s),
             events.NodeDrained: wishes.drained,
             events.NodeUndrained: self._node_undrained,

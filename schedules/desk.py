@@ -91,6 +91,7 @@ class Desk:
         if refusal is not None:
             self._do(refusal)
             return
+        service.load.arrived(now_s)
         self._hold(service, request, now_s)
         self.fleet.scale(service, now_s)
         self.serve(service, now_s)
@@ -230,6 +231,7 @@ class Desk:
         cold.over = True
         self._books.first_token(replica.group, now_s)
         self.fleet.links_free()
+        self.fleet.consolidating.watch(replica, now_s)
         decision = cold.decision
         if decision is None:
             return
@@ -253,6 +255,7 @@ class Desk:
             return
         service = self._services[request.key]
         if request.stand is not Stand.HELD:
+            service.load.answered(request.generated)
             self._release(service, request, now_s)
         else:
             self._unhold(service, request)

@@ -49,6 +49,8 @@ MOVE_PATIENCE_S = 30.0
 """So long a move waits for whoever carries it out."""
 MOVE_AGAIN_S = 30.0
 """So long after a move the brain thinks of no other for the same replica, nor for those that were to follow."""
+MIGRATE_AMONG = 64
+"""With more replicas than these a start does not look for those that could run elsewhere: others are idle somewhere."""
 SHIFTS_AT_ONCE = 4
 """So many requests are on their way to one replica: it takes them in one after the other."""
 SHIFT_AGAIN_S = 1.0

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp
 
+from schedules.estimates import Speeds
 from schedules.facts import Model, ModelKey, Placement
 from schedules.lifecycle import State, Turn, after
+from schedules.load import LEFT, Load
 from schedules.objectives import Objectives
 from schedules.placing.decision import Decision, Running
+from schedules.scaling import busy_replicas
 
 FIRST_GUESS_S = 5.0
 """What a start is said to take before any was seen."""
@@ -63,7 +66,7 @@ class Replica:
     While a move lasts one that makes way has `heirs`, each of which is `heir_of` it; from when its requests go over it is
     `giving_way`, and only then they count as its model's. Those of its requests that are `arriving` run elsewhere still, and
     have so many tokens of room. One that started `behind` others waited for all of its units. It is not to move again before
-    `stay_until_s`.
+    `stay_until_s`. It is `watched` if it is looked at whether it should be another.
     """
 
     group: str
@@ -90,6 +93,7 @@ class Replica:
     arriving: dict[str, int] = field(default_factory=dict)
     behind: bool = False
     stay_until_s: float = 0.0
+    watched: bool = False
     _running: tuple[tuple[object, ...], Running] | None = None
 
     def let(self, turn: Turn, now_s: float) -> None:
@@ -119,13 +123,19 @@ class Replica:
         """Whether it follows another that serves as if it were not there."""
         return self.heir_of is not None and not self.heir_of.giving_way
 
-    def running(self, may_stop: bool) -> Running:
+    def may_move(self, now_s: float) -> bool:
+        """Whether it may go on elsewhere if that is of use to others."""
+        at_rest = not self.heirs and self.heir_of is None and self.turn_of is None and not self.service.retired
+        return at_rest and self.state is State.SERVING and now_s >= self.stay_until_s
+
+    def running(self, may_stop: bool, may_move: bool = False) -> Running:
         """As decisions see it; made anew when it is another."""
-        made, as_it_is = self._running, (may_stop, self.idle_since_s, self.used_tokens, self.group, self.placement)
+        as_it_is = (may_stop, may_move, self.idle_since_s, self.used_tokens, self.group, self.placement)
+        made = self._running
         if made is None or made[0] != as_it_is:
             running = Running(
                 self.service.model, self.group, self.reserved_bytes, self.idle_since_s, self.used_tokens,
-                self.service.objectives.priority, may_stop,
+                self.service.objectives.priority, may_stop, may_move,
             )  # fmt: skip
             made = self._running = as_it_is, running
         return made[1]
@@ -175,6 +185,7 @@ class Service:
     held_wake: bool = False
     keep_up_wake: bool = False
     clearing: Clearing = field(default_factory=Clearing)
+    load: Load = field(default_factory=Load)
 
     @property
     def key(self) -> ModelKey:
@@ -194,6 +205,16 @@ class Service:
         """Rooms that are asked for, in tokens."""
         there = [*self.coming, *[replica for replica in self.replicas if replica.giving_way]]
         return self.waiting_tokens + sum(replica.used_tokens - sum(replica.arriving.values()) for replica in there)
+
+    def busy_replicas(self, speeds: Speeds, now_s: float) -> int:
+        """How many whole replicas on such nodes what comes, and what is there, keeps busy."""
+        requests = self.waiting + sum(len(replica.requests) - len(replica.arriving) for replica in self.replicas)
+        room = self.outstanding_tokens // requests if requests else 1
+        answer_tokens = self.load.answer_tokens or LEFT * room
+        return busy_replicas(
+            self.objectives, self.model.size_bytes, speeds, self.load.per_s(now_s), requests * answer_tokens,
+            answer_tokens, room,
+        )  # fmt: skip
 
     def taker(self, room: int) -> Replica | None:
         """The replica that gets a request with such a room now, the one with least to do; None if it has to wait.

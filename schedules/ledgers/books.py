@@ -30,9 +30,11 @@ class Books:
         running: Sequence[Running] = (),
         prompt_tokens: int = 1,
         waited_s: float = 0.0,
+        may_migrate: bool = False,
     ) -> Decision:
         """Where the model would start now. Changes nothing that another decision sees."""
-        return self.policy.decide(self.question(group, model, objectives, now_s, running, prompt_tokens, waited_s))
+        question = self.question(group, model, objectives, now_s, running, prompt_tokens, waited_s)
+        return self.policy.decide(replace(question, may_migrate=True) if may_migrate else question)
 
     def question(
         self,

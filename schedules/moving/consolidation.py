@@ -12,7 +12,7 @@ from schedules.estimates import Speeds, token_s
 from schedules.facts import Placement
 
 BEHIND = 0.02
-"""A second of a link, or of cores, that nobody waits for counts for so much of one that somebody does."""
+"""A second of a link, of cores or of memory that nobody waits for counts for so much of one that somebody does."""
 LONGEST_S = 600.0
 """No further ahead is anything expected."""
 
@@ -34,7 +34,9 @@ def penalty_s(stages: Sequence[tuple[int, Speeds]], hop_s: float, seen_s: float 
     return pipeline_s - token_s([(size_bytes, whole)], 0.0)
 
 
-def pays(outlook: Outlook, later_s: float, pipeline: Placement, whole: Placement, ready_s: float, shift_s: float) -> str:
+def pays(
+    outlook: Outlook, later_s: float, pipeline: Placement, whole: Placement, ready_s: float, shift_s: float
+) -> str:
     """Why it pays to have the whole replica instead of the pipeline; empty if it does not. It is there after `ready_s`, and
     each request that goes over takes `shift_s`."""
     if outlook.kept_s <= ready_s:
@@ -44,7 +46,7 @@ def pays(outlook: Outlook, later_s: float, pipeline: Placement, whole: Placement
     more_bytes = sum(pipeline.reserved_bytes.values()) - sum(whole.reserved_bytes.values())
     memory_s = max(0, more_bytes) / max(1, sum(whole.reserved_bytes.values())) * outlook.kept_s * share
     cost_s = BEHIND * ready_s + shift_s * outlook.requests
-    if waited_s + memory_s <= cost_s:
+    if waited_s + BEHIND * memory_s <= cost_s:
         return ""
     return (
         f"a pipeline of {pipeline.degree} gives each token {later_s * 1e3:.1f} ms later: {waited_s:.2f} s over the "

@@ -1,4 +1,4 @@
-"""Where a replica that follows another can run. What is found is taken at once, and whoever looks next sees it."""
+"""Where a replica that follows another can run. What is taken whoever looks next sees."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -35,16 +35,22 @@ class Seats:
     def whole(
         self, service: Service, own: Iterable[str], now_s: float, *, only: str = "", but: Iterable[str] = ()
     ) -> Seat | None:
+        """As `find_whole`, and taken."""
+        found = self.find_whole(service, own, now_s, only=only, but=but)
+        return None if found is None else self.take(found, now_s)
+
+    def find_whole(
+        self, service: Service, own: Iterable[str], now_s: float, *, only: str = "", but: Iterable[str] = ()
+    ) -> Seat | None:
         """One stage with all of the model, on a node that has it whole soonest, of equals one of its `own`; on the `only` one
-        that is named, and on none of `but`. None if no node has room."""
+        that is named, and on none of `but`. None if no node has room. It is good until anything is taken."""
         survey = Survey(self._question(service, now_s))
         sites = _sites(survey, own if not only else (), [only] if only else None, frozenset(but))
         tried = [seat for site in sites[:LOOKED_AT] if (seat := self._seat(survey, [site.node])) is not None]
         if not tried:
             return None
         ours = frozenset(own)
-        soonest = min(tried, key=lambda seat: (_or_late(seat.ready_s), _nodes(seat)[0] not in ours, _nodes(seat)))
-        return self._take(soonest, now_s)
+        return min(tried, key=lambda seat: (_or_late(seat.ready_s), _nodes(seat)[0] not in ours, _nodes(seat)))
 
     def anywhere(self, service: Service, own: Iterable[str], now_s: float) -> Seat | None:
         """Whole if there is room for that, else over as many nodes as a start would be."""
@@ -56,7 +62,7 @@ class Seats:
         chosen = decision.chosen
         if chosen is None or chosen.moves:
             return None
-        return self._take(_behind(Survey(question), chosen), now_s)
+        return self.take(_behind(Survey(question), chosen), now_s)
 
     def needed(self, service: Service, node: str, now_s: float) -> tuple[int, int]:
         """Bytes that all of the model takes in one stage on the node, and what is free there."""
@@ -64,11 +70,6 @@ class Seats:
         there = self._books.nodes.view().node(node)
         free_bytes = survey.stage_free_bytes(there) if there is not None else 0
         return survey.parts(1)[0].reserve_bytes, max(0, free_bytes)
-
-    def give_back(self, seats: Iterable[Seat], now_s: float) -> None:
-        """Nobody follows there after all."""
-        for seat in seats:
-            self._books.over(seat.group, now_s)
 
     def _question(self, service: Service, now_s: float) -> Question:
         """As of a start that nobody waits for."""
@@ -80,7 +81,8 @@ class Seats:
         found = candidate(survey, len(nodes), nodes)
         return _behind(survey, found) if found.placement is not None else None
 
-    def _take(self, seat: Seat, now_s: float) -> Seat:
+    def take(self, seat: Seat, now_s: float) -> Seat:
+        """Its memory is promised, and its bytes are under way."""
         self._books.order(seat.group, seat.decision, now_s)
         self._next = ""
         return seat

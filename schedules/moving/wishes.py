@@ -121,7 +121,8 @@ class Wishes:
             self._out(Refuse(wish, sentence))
             return
         if self._moves.draining(node) is None:
-            self._books.nodes.drain(node)
+            if not self._books.nodes.drained([node]):
+                self._books.nodes.drain(node)
             leave_node(node, wish, self._fleet, self._moves, self._seats, now_s)
 
     def leave(self, node: str, now_s: float) -> None:

@@ -12,6 +12,8 @@ from schedules.limits import (
     FOUND_WITHIN_S,
     KEEP_UP_AFTER_S,
     LONGEST_WAIT_S,
+    MIGRATE_AMONG,
+    MOVE_AGAIN_S,
     PAUSE_NODES,
     PAUSE_S,
     REFUSED_AFTER_S,
@@ -21,7 +23,10 @@ from schedules.limits import (
     TURN_AFTER_S,
     Limits,
 )
+from schedules.moving.consolidating import Consolidating
 from schedules.moving.moves import Moves
+from schedules.moving.plan import Kind
+from schedules.moving.seats import Seats
 from schedules.placing.decision import Decision, Move, Running, Wait
 from schedules.replicas.idle import Idle
 from schedules.replicas.resting import Resting
@@ -56,6 +61,8 @@ class Fleet:
         self._idle = Idle()
         self.replicas: dict[str, Replica] = {}
         self.moves = Moves(books, wakes, self, waiters, f"{prefix}m", limits.start_timeout_s, out)
+        self.seats = Seats(books, self._name)
+        self.consolidating = Consolidating(books, wakes, self.moves, self.seats, waiters, wanted=limits.consolidate)
 
     def _pause_s(self) -> float:
         """Decisions take the longer the more nodes there are."""
@@ -77,13 +84,21 @@ class Fleet:
         ):  # those that shall be there are tried again then
             return
         there = len(service.coming)
-        needed = wanted_replicas(service.objectives, service.outstanding_tokens)
+        needed = wanted_replicas(service.objectives, service.outstanding_tokens, self._busy(service, now_s))
         if not there and asked_for:
             needed = max(1, needed)
         if needed > there:
             self._want(service, now_s)
         elif asked_for:
             self._ask_for(service, now_s)
+
+    def _busy(self, service: Service, now_s: float) -> int:
+        """How many whole replicas what comes keeps busy. What a pipeline becomes is decided apart."""
+        whole = [replica for replica in service.in_state(State.SERVING) if len(replica.nodes) == 1]
+        if service.objectives.max_replicas == 1 or not whole or any(replica.heirs for replica in service.replicas):
+            return 0
+        speeds = self._books.speeds(whole[0].nodes[0])
+        return service.busy_replicas(speeds, now_s) if speeds is not None else 0
 
     def _ask_for(self, service: Service, now_s: float) -> None:
         """Replicas that were wanted for nobody are for those who wait now; or for nobody again, if nobody does."""
@@ -165,7 +180,15 @@ class Fleet:
         """What a start had under way is there, or over."""
         self._wanted.hurry()
 
-    def decide(self, service: Service, group: str, running: Sequence[Running], cold: Cold, now_s: float) -> Decision:
+    def decide(
+        self,
+        service: Service,
+        group: str,
+        running: Sequence[Running],
+        cold: Cold,
+        now_s: float,
+        may_migrate: bool = False,
+    ) -> Decision:
         """Where the model would start now. Changes nothing."""
         longest = self._waiters.longest(service)
         return self._books.decide(
@@ -176,6 +199,7 @@ class Fleet:
             running,
             longest[1] if longest is not None else 1,
             now_s - cold.arrived_s if cold.arrived_s is not None else 0.0,
+            may_migrate,
         )
 
     def running(self, service: Service, asked_for: bool) -> Up:
@@ -189,8 +213,7 @@ class Fleet:
             self._stir_for(replica, replica.until_s)
             return False
         service, cold = replica.service, replica.cold
-        running = self.running(service, cold.arrived_s is not None)
-        decision = self.decide(service, replica.group, running, cold, now_s)
+        decision = self._decide_for(replica, now_s)
         cold.decision, cold.decided_s, cold.hop_s = decision, now_s, self._books.learned.corrections.hop_s
         self._out(Decided(replica.group, service.key, decision))
         match decision.outcome:
@@ -206,8 +229,32 @@ class Fleet:
                 self._wanted.remove(replica)
                 replica.placement = placement
                 self._books.order(replica.group, decision, now_s)
-                self._make_room(replica, [move.group for move in decision.chosen.moves], now_s)  # type: ignore[union-attr]
+                self._make_room(replica, decision.chosen.moves, now_s)  # type: ignore[union-attr]
                 return True
+
+    def _decide_for(self, replica: Replica, now_s: float) -> Decision:
+        """Where it starts; if it finds no room, or is late, for whoever waits, that of heirs that nobody waits for, or of
+        replicas that can run elsewhere."""
+        service, cold = replica.service, replica.cold
+        asked_for = cold.arrived_s is not None
+        running = self.running(service, asked_for)
+        decision = self.decide(service, replica.group, running, cold, now_s)
+        without_room = isinstance(decision.outcome, NoPlacement)
+        if without_room and asked_for and (heirs := [h for h in self.moves.ahead_of_time if not h.requests]):
+            leaving = [*[other for other in running if other.may_stop], *[heir.running(True) for heir in heirs]]
+            instead = self.decide(service, replica.group, leaving, cold, now_s)
+            if instead.chosen is not None:
+                return instead
+        if asked_for and (without_room or _is_late(service, decision)) and self._may_migrate(replica, now_s):
+            up = Up(self.replicas.values(), self._idle, service, True, now_s=now_s)
+            instead = self.decide(service, replica.group, up, cold, now_s, may_migrate=True)
+            if instead.chosen is not None and any(move.to for move in instead.chosen.moves):
+                return instead
+        return decision
+
+    def _may_migrate(self, replica: Replica, now_s: float) -> bool:
+        few = len(self.replicas) <= MIGRATE_AMONG
+        return self._limits.consolidate and few and now_s >= replica.stay_until_s
 
     def _may_be_found(self, now_s: float) -> bool:
         """Whether nodes run groups of others, so early that they may be without an owner."""
@@ -216,13 +263,33 @@ class Fleet:
         there = (group for node in self._books.nodes.view().nodes for group in node.groups)
         return any(group not in self.replicas for group in there)
 
-    def _make_room(self, replica: Replica, groups: Iterable[str], now_s: float) -> None:
-        for group in groups:
-            replica.leaving.add(group)
-            self._room_for[group] = replica
-            self._stop(self.replicas[group], now_s)
-        if not replica.leaving:
+    def _make_room(self, replica: Replica, moves: Iterable[Move], now_s: float) -> None:
+        """Those that move make way for it: they end, or go on elsewhere."""
+        for move in moves:
+            if replica.placement is None:  # one before has nowhere to go
+                return
+            other = self.replicas[move.group]
+            if other.heir_of is not None:
+                self.moves.interrupt(other, f"{replica.service.model.name} starts, and needs the room", now_s)
+                if other.state is not State.STOPPING:
+                    continue
+            replica.leaving.add(move.group)
+            self._room_for[move.group] = replica
+            if move.to:
+                self._migrate(other, move.to, replica, now_s)
+            elif other.state is not State.STOPPING:
+                self._stop(other, now_s)
+        if not replica.leaving and replica.placement is not None:
             self._start(replica, now_s)
+
+    def _migrate(self, replica: Replica, to: str, waiting: Replica, now_s: float) -> None:
+        """It goes on at that node, so that the one that waits can start where it was."""
+        seat = self.seats.whole(replica.service, replica.nodes, now_s, only=to)
+        if seat is None:
+            self.stays(replica, now_s)
+            return
+        reason = f"{waiting.service.model.name} starts sooner where {replica.service.model.name} is"
+        self.moves.order(Kind.MIGRATE, [(replica, [seat])], reason, now_s, node=replica.nodes[0])
 
     def _start(self, replica: Replica, now_s: float) -> None:
         assert replica.placement is not None
@@ -311,6 +378,8 @@ class Fleet:
             self.links_free()
         self._waiters.serve(replica.service, now_s)
         self.moves.formed(replica, now_s)
+        if replica.cold.over:
+            self.consolidating.watch(replica, now_s)
         if replica.heir_of is None and self._books.nodes.drained(replica.nodes):
             self._end_soon([replica], now_s)
         self.rest(replica, now_s)
@@ -520,10 +589,6 @@ class Fleet:
 
     # ---- those that follow others, as moves order it
 
-    def name(self) -> str:
-        """Of a group, never used before."""
-        return self._name()
-
     def add(self, replica: Replica) -> None:
         """It is one of its model's from now on."""
         replica.service.replicas.append(replica)
@@ -575,6 +640,7 @@ class Fleet:
         """It does not make room for whoever waits for that: where that starts is decided again."""
         waiting = self._room_for.pop(replica.group, None)
         if waiting is not None and replica.group in waiting.leaving:
+            waiting.stay_until_s = now_s + MOVE_AGAIN_S
             self._unplace(waiting, now_s)
             self.stir()
 
@@ -582,3 +648,10 @@ class Fleet:
         self._making_room.discard(replica)
         del self.replicas[replica.group]
         replica.service.replicas.remove(replica)
+
+
+def _is_late(service: Service, decision: Decision) -> bool:
+    """Whether its first token is predicted to come after it was promised, if anything was."""
+    goal_s, chosen = service.objectives.ttft_s, decision.chosen
+    prediction = chosen.prediction if chosen is not None else None
+    return goal_s is not None and prediction is not None and prediction.ttft_bad_s > goal_s

@@ -13,7 +13,8 @@ from schedules.service import Replica, Service
 class Up(Standing):
     """The replicas that are up, as a start of `service` sees them; made when it looks, for most starts do not.
 
-    Those that are `idle` may make room, if the start is `asked_for` by somebody, or more important; and those of `had`.
+    Those that are `idle` may make room, if the start is `asked_for` by somebody, or more important; and those of `had`. If it
+    is told that it is `now_s`, those that may go on elsewhere do so.
     """
 
     def __init__(
@@ -23,9 +24,11 @@ class Up(Standing):
         service: Service,
         asked_for: bool,
         had: frozenset[str] = frozenset(),
+        now_s: float | None = None,
     ) -> None:
         ours = service.objectives.priority
         self._replicas, self._idle, self._had = replicas, idle, had
+        self._now_s = now_s
         self._most = ours if asked_for else ours - 1
         self._made: list[Running] | None = None
 
@@ -55,7 +58,8 @@ class Up(Standing):
             self._made = [
                 replica.running(
                     (not replica.requests and replica.service.objectives.priority <= most and replica.idle)
-                    or replica.group in had
+                    or replica.group in had,
+                    self._now_s is not None and replica.may_move(self._now_s),
                 )
                 for replica in self._replicas
                 if replica.state is State.SERVING
@@ -69,6 +73,7 @@ def turns_over_s(replicas: Iterable[Replica], service: Service) -> dict[str, flo
         replica.group: replica.since_s + max(SHORTEST_TURN_S, TURN_STARTS * replica.service.last_start_s)
         for replica in replicas
         if replica.state is State.SERVING
+        and replica.heir_of is None
         and replica.service is not service
         and replica.service.objectives.priority <= service.objectives.priority
     }

@@ -1,7 +1,7 @@
 """Whatever happens in whatever order, the brain keeps its books: a world that loses groups and nodes, refuses starts and
 answers late, and after every step what must hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hypothesis import settings
@@ -10,9 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from schedules import events
 from schedules.actions import Stop
+from schedules.facts import Node, Rate
 from schedules.lifecycle import State
 from schedules.limits import LOST_S, Limits
+from schedules.rates import formed
 from tests.schedules.driven_brain import SIZE_BYTES, DrivenBrain, model_named, node_named, wanting
+from tests.schedules.models import rates_of
 
 NODES = {"a": SIZE_BYTES, "b": SIZE_BYTES, "c": 2 * SIZE_BYTES}
 START_TIMEOUT_S = 20.0
@@ -21,11 +24,12 @@ START_TIMEOUT_S = 20.0
 class Lives(RuleBasedStateMachine):
     """See the module. Rules are what may happen; what the brain orders in between is obeyed after random delays."""
 
+    rates: Mapping[str, Rate] = {}
+    policy = "planned"
+
     def __init__(self) -> None:
         super().__init__()
-        self.driven = DrivenBrain(
-            [node_named(name, size) for name, size in NODES.items()], limits=Limits(START_TIMEOUT_S, 60, 25)
-        )
+        self.driven = DrivenBrain([self.node(name) for name in NODES], self.policy, Limits(START_TIMEOUT_S, 60, 25))
         self.objectives = {
             "m0": wanting(kv_tokens=64, keep_alive_s=2.0, max_replicas=2),
             "m1": wanting(kv_tokens=256, keep_alive_s=5.0, min_replicas=1),
@@ -37,6 +41,9 @@ class Lives(RuleBasedStateMachine):
         self.versions, self.wishes = 1, 0
         self.announcements = 0
         self.announced: list[str] = []
+
+    def node(self, name: str) -> Node:
+        return node_named(name, NODES[name], self.rates)
 
     # ---- requests
 
@@ -99,7 +106,7 @@ class Lives(RuleBasedStateMachine):
         if name in self.driven.hosts:
             self.driven.leave_node(name)
         else:
-            self.driven.join(node_named(name, NODES[name]))
+            self.driven.join(self.node(name))
 
     @rule(name=st.sampled_from(sorted(NODES)))
     def fall_silent_or_be_heard(self, name: str) -> None:
@@ -121,8 +128,11 @@ class Lives(RuleBasedStateMachine):
         if self.driven.alive:
             self.driven.staying += data.draw(st.lists(st.sampled_from(sorted(self.driven.alive)), max_size=4))
 
-    @rule(kind=st.sampled_from(["consolidate", "migrate", "request"]), model=st.integers(0, 4), data=st.data())
-    def wish(self, kind: str, model: int, data: st.DataObject) -> None:
+    @rule(
+        kind=st.sampled_from(["consolidate", "migrate", "request"]), model=st.sampled_from([1, 3, 3]),
+        then_s=st.sampled_from([0.0, 0.3, 0.5, 2.0]), data=st.data(),
+    )  # fmt: skip
+    def wish(self, kind: str, model: int, then_s: float, data: st.DataObject) -> None:
         self.wishes += 1
         wish, node = f"w{self.wishes}", data.draw(st.sampled_from(sorted(NODES)))
         running = sorted(self.driven._on)
@@ -132,6 +142,7 @@ class Lives(RuleBasedStateMachine):
             self.driven.tell(events.MigrationWanted(wish, node, f"m{model}"))
         else:
             self.driven.tell(events.MigrationWanted(wish, node, request=data.draw(st.sampled_from(running))))
+        self.driven.run(then_s)
 
     @precondition(lambda self: self.driven.plans)
     @rule(data=st.data(), on=st.booleans())
@@ -146,7 +157,9 @@ class Lives(RuleBasedStateMachine):
         """Of a request that was on its way long ago."""
         request = data.draw(st.sampled_from(sorted(self.driven.assigned)))
         if request not in self.driven._on:
-            late = events.RequestStayed(request, "g1", to, "late") if stays else events.RequestShifted(request, "g1", to)
+            late = (
+                events.RequestStayed(request, "g1", to, "late") if stays else events.RequestShifted(request, "g1", to)
+            )
             self.driven.tell(late)
 
     @rule(lost=st.booleans())
@@ -183,7 +196,7 @@ class Lives(RuleBasedStateMachine):
         for name in NODES:
             driven.tell(events.NodeUndrained(name))
             if name not in driven.hosts:
-                driven.join(node_named(name, NODES[name]))
+                driven.join(self.node(name))
             driven.hosts[name].heard = True
         waiting = set(driven.alive)
         driven.run(2 * START_TIMEOUT_S)
@@ -204,5 +217,29 @@ class Lives(RuleBasedStateMachine):
             assert request not in driven.ended or got == driven.tokens, "a token is lost or doubled"
 
 
-Lives.TestCase.settings = settings(max_examples=600, stateful_step_count=60, deadline=None)
+class MeasuredLives(Lives):
+    """The same where the brain knows how fast everything is, so that it has moves of its own in mind, and where long requests
+    run from the beginning."""
+
+    rates = rates_of(nic=100.0, ssd=200.0, decode=1e4, prefill=1e6) | {formed(2): Rate(0.5, 0.5, 9)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        books = self.driven.brain._books
+        books.learned = books.learned.with_hop(0.1)
+        self.take(0.1, 0.1, 0.05, 12.0)
+        for model, count in ((3, 5), (1, 2)):
+            self.arrive(model, count, float("inf"))
+        self.driven.run(0.5)
+
+
+class PipelinesLive(MeasuredLives):
+    """The same with pipelines wherever there can be some."""
+
+    policy = "fixed"
+
+
+Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+MeasuredLives.TestCase.settings = PipelinesLive.TestCase.settings = settings(Lives.TestCase.settings, max_examples=40)
 TestLives = Lives.TestCase
+TestMeasuredLives, TestPipelinesLive = MeasuredLives.TestCase, PipelinesLive.TestCase

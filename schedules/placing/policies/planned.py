@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from schedules.estimates import migration_s
+from schedules.estimates import migration_s, whole_s
 from schedules.facts import NoPlacement, Placement
 from schedules.placing.candidates import candidate, slower
 from schedules.placing.choices import further
@@ -130,7 +130,8 @@ def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]
     if idle.freed_bytes:
         found += _after(survey, without, best, idle, stop=True)
     if question.may_migrate:
-        busy = [r for r in question.running if not r.may_stop and r.idle_since_s is None and len(r.reserved_bytes) == 1]
+        up = [r for r in question.running if r.may_move and not r.may_stop]
+        busy = [r for r in up if r.idle_since_s is None and len(r.reserved_bytes) == 1]
         if busy:
             found += _after(survey, without, best, Listed(busy), stop=False)
     return found
@@ -196,7 +197,8 @@ def _migration_s(question: Question, replica: Running, to: str) -> float:
     site = Survey(replace(question, model=replica.model)).site(node)
     if site.mean is None:
         return float("inf")
-    load_s = site.fetch_s([(0, len(replica.model.units))])
+    fetched_s = site.busy_s + site.far[-1] / site.mean.nic_bytes_per_s
+    load_s = whole_s(site.mean, 1, fetched_s, site.near[-1], replica.model.size_bytes)
     size_bytes = replica.model.size_bytes
     prefill, decode = site.mean.prefill_bytes_per_s / size_bytes, site.mean.decode_bytes_per_s / size_bytes
     return migration_s(load_s, replica.tokens, prefill, decode)
