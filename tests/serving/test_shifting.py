@@ -6,9 +6,9 @@ import pytest
 
 from cluster.errors import Refused, StageFailed
 from schedules import events
-from schedules.moving.rounds import NEAR_TOKENS
+from schedules.moving.rounds import LONGEST_ROUND_S, NEAR_TOKENS, ROUNDS
 from serving.errors import Unavailable
-from serving.moving.shifting import FOLLOWED_WITHIN_S, LONGEST_ROUND_S, ROUNDS
+from serving.moving.shifting import FOLLOWED_WITHIN_S
 from tests.serving.hand_groups import PROMPT, Counted, Reader, by_hand, soon, whole
 
 
