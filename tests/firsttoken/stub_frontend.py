@@ -13,7 +13,7 @@ STATUS = {
         {
             "name": "node-1", "host": "127.0.0.1", "dram_used_bytes": 1000, "dram_bytes": 2000, "ssd_used_bytes": 3000,
             "ssd_bytes": 4000, "device_reserved_bytes": 500, "device_bytes": 5000,
-            "stage_processes": {"idle": 1, "busy": 2},
+            "stage_processes": {"idle": 1, "busy": 2}, "draining": True,
             "rates": {
                 "nic": {"mean": 25_000_000.0, "bad": 20_000_000.0, "samples": 9},
                 "reach": {"mean": 0.0015, "bad": 0.002, "samples": 4},
@@ -23,6 +23,20 @@ STATUS = {
     "replicas": [
         {"model": "tiny", "group": "g1", "state": "serving", "degree": 1, "nodes": ["node-1"], "requests": 3},
         {"model": "other", "group": None, "state": "wanted", "degree": None, "nodes": [], "requests": 2},
+    ],
+    "moves": [
+        {
+            "move": "g1m2", "kind": "drain", "step": "switching", "reason": "node node-1 is to be left", "why": "",
+            "node": "node-1", "request": "", "wish": "w1", "carrier": "flow", "predicted_s": {"ready": 1.5},
+            "handovers": [
+                {
+                    "group": "g1", "model": "tiny", "degree": 1, "nodes": ["node-1"],
+                    "heirs": [{"group": "g3", "degree": 1, "nodes": ["node-2"]}],
+                }
+            ],
+            "requests": {"shifted": 2, "stayed": 0, "copied": 2, "recomputed": 0, "copied_bytes": 2000},
+            "pauses_s": [0.02, 0.04], "ordered_at": 1.0, "ready_at": 2.0, "switching_at": 2.5, "done_at": None,
+        }
     ],
 }  # fmt: skip
 COLD_STARTS = {

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.timeout(60)
 
 COMMANDS = (
     "up", "down", "status", "demo", "lab", "calibrate", "version", "publish", "verify", "chat", "generate", "explain",
-    "scheduler", "node", "frontend", "flows", "prefect", "models", "traces",
+    "drain", "undrain", "migrate", "consolidate", "moves", "scheduler", "node", "frontend", "flows", "prefect", "models",
+    "traces",
 )  # fmt: skip
 HELP_WITHIN_S = 0.5
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,22 @@ def test_help_is_there_for(command: str) -> None:
     assert f"firsttoken {command}" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["up", "publish", "chat", "generate", "explain", "node"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "up",
+        "publish",
+        "chat",
+        "generate",
+        "explain",
+        "node",
+        "drain",
+        "undrain",
+        "migrate",
+        "consolidate",
+        "moves",
+    ],
+)
 def test_help_shows_an_example_for(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
     assert re.search(rf"Example: .*firsttoken {command}\b", result.stdout)
@@ -109,7 +125,7 @@ def test_wrong_usage_exits_2(run: Run, arguments: list[str]) -> None:
         ["explain", "m", "--limit", "1000"], ["node", "--name", "../../x"], ["node", "--name", "a b"],
         ["generate", "m", "x", "--temperature", "nan"], ["generate", "m", "x", "--temperature", "inf"],
         ["generate", "m", "x", "--top-p", "nan"], ["generate", "m", "x", "--min-p", "nan"], ["chat", "m", "--seed", "1" * 30],
-        ["generate", "m", "x", "--max-tokens", "1" * 30],
+        ["generate", "m", "x", "--max-tokens", "1" * 30], ["drain", "n", "--timeout", "nan"], ["moves", "--limit", "0"],
     ],
 )  # fmt: skip
 def test_numbers_out_of_their_bounds_are_wrong_usage(arguments: list[str], tmp_path: Path) -> None:
@@ -205,7 +221,8 @@ def test_status_shows_nodes_and_replicas(run: Run, requests: list[dict[str, Any]
     report = json.loads(run("status", "--json").stdout)
     assert (report["serving"], report["nodes"][0]["name"]) == (True, "node-1")
     shown = run("status").stdout
-    assert re.search(r"node-1 .* 1 idle, 2 busy", shown)
+    assert re.search(r"node-1 \(draining\) .* 1 idle, 2 busy", shown)
+    assert re.search(r"g1m2 .* drain .* switching .* tiny: node-1 -> node-2 .* 2 .* 40 ms .* flow ", shown)
     assert re.search(r"tiny .* serving", shown)
     assert re.search(r"other .* wanted .* 2 ", shown)
     assert re.search(r"node-1 .* 25\.0 MB/s .* 1\.5 ms", shown)
