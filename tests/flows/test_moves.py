@@ -1,9 +1,13 @@
 """Moves as Prefect sees them: runs of the flow service's own process, runs by hand, and records of what went on without."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +16,11 @@ from firsttoken.local import FLOWS_READY_FILE
 from firsttoken.settings import Settings
 from schedules.moving.plan import Kind
 from tests.flows.front_end_double import FrontEndDouble
-from tests.flows.real_service import Components, PrefectApi, within
+from tests.flows.real_service import MODEL, Components, PrefectApi, within
 
 pytestmark = pytest.mark.timeout(300)
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +129,22 @@ def test_what_the_front_end_carries_out_alone_is_recorded_with_the_times_at_whic
     assert cold_start["resource"]["prefect.resource.id"] == "firsttoken.model.m"
     (left,) = within(30, prefect.events("firsttoken.node.left", least=1))
     assert left["resource"]["prefect.resource.id"] == "firsttoken.node.node-9"
+
+
+def test_an_automation_as_the_documents_have_it_brings_what_was_called_cold_to_all_nodes(
+    front_end: FrontEndDouble, prefect: PrefectApi
+) -> None:
+    (script,) = re.findall(
+        r"```python\n(from prefect.automations.*?)```", (DOCS / "operating.md").read_text(), re.DOTALL
+    )
+    environment = {"PREFECT_API_URL": prefect.url, "PREFECT_API_AUTH_STRING": ":".join(prefect.auth)}
+    made = subprocess.run([sys.executable, "-c", script], env=os.environ | environment, capture_output=True, timeout=60)
+    assert made.returncode == 0, made.stderr.decode()
+    start = {"model": MODEL, "nodes": ["node-1"], "arrived_at": time.time() - 1, "ttft_s": 0.5}
+    front_end.tell({"notice": "cold_start", "cold_start": start})
+    run = within(60, prefect.by_automation("prewarm"))
+    assert run["parameters"] == {"models": [MODEL], "tier": "ssd"}
+    assert run["state_type"] == "COMPLETED", run["state"]
 
 
 def test_a_service_that_is_killed_leaves_the_move_to_the_front_end_and_the_next_records_it(
