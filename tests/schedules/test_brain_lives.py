@@ -146,7 +146,9 @@ class Lives(RuleBasedStateMachine):
         """Of a request that was on its way long ago."""
         request = data.draw(st.sampled_from(sorted(self.driven.assigned)))
         if request not in self.driven._on:
-            late = events.RequestStayed(request, "g1", to, "late") if stays else events.RequestShifted(request, "g1", to)
+            late = (
+                events.RequestStayed(request, "g1", to, "late") if stays else events.RequestShifted(request, "g1", to)
+            )
             self.driven.tell(late)
 
     @rule(lost=st.booleans())
