@@ -148,9 +148,8 @@ def test_every_flow_is_named() -> None:
 def test_every_event_is_named() -> None:
     told = {events.COLD_START, events.MOVE_ORDERED, events.MOVE_DONE, events.MOVE_GIVEN_UP}
     nodes = {events.NODE + what for what in ("drained", "undrained", "left")}
-    named = re.findall(
-        r"`(firsttoken\.(?:cold-start|move\.[a-z-]+|node\.[a-z]+))`", (ROOT / "docs" / "operating.md").read_text()
-    )
+    text = (ROOT / "docs" / "operating.md").read_text()
+    named = re.findall(r"`(firsttoken\.(?:cold-start|move\.[a-z-]+|node\.[a-z]+))`", text)
     assert set(named) == told | nodes
 
 
