@@ -15,10 +15,12 @@ from firsttoken.settings import Settings, load_settings, sections, setting_names
 from flows import events
 from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
+from schedules import lifecycle
 from schedules.actions import Action
 from schedules.events import Event
 from schedules.foresight.cadence import FLOWS
 from schedules.lifecycle import State
+from schedules.moving import steps
 from serving import errors
 from serving.app import create_app
 from serving.metrics import Metrics
