@@ -36,7 +36,7 @@ def begin_times(folder: Path, moves: int) -> tuple[list[float], int]:
     store_url = (folder / "store").as_uri()
     publish_tiny(store_url)
     own = {"frontend": {**SETTINGS, "degree": 1, "keep_alive_s": 600.0}}
-    with run_platform(folder, store_url, nodes=2, degrees=[], frontends={"moving": own}) as platform:
+    with run_platform(folder, store_url, 2, [], _UP_WITHIN_S, frontends={"moving": own}) as platform:
         url = platform.named["moving"]
         _start_flows(platform, url)
         _ask(url)

@@ -132,13 +132,6 @@ def copy_s(kv_bytes: float, speeds: Speeds) -> float:
     return kv_bytes / speeds.nic_bytes_per_s
 
 
-def consolidation_s(missing_bytes: int, nic_bytes_per_s: float, kv_bytes: int, tokens: int, prefill_s: float) -> float:
-    """Until one stage has all the model and the requests' state: KV cache is moved, or recomputed in `prefill_s` for all
-    `tokens`, whichever is faster. Both anchors know only one of the two."""
-    state_s = min(kv_bytes / nic_bytes_per_s, prefill_s) if tokens else 0.0
-    return missing_bytes / nic_bytes_per_s + state_s
-
-
 def migration_s(load_s: float, tokens: int, prefill_tokens_per_s: float, decode_tokens_per_s: float) -> float:
     """Until a running replica goes on elsewhere: it is loaded there while the old one serves, then the tokens are taken
     over in rounds, each as long as recomputing what the one before left (ServerlessLLM, with the series summed)."""

@@ -26,7 +26,11 @@ TOGETHER = {
         "tests/serving/test_history_at_work.py",
         "tests/serving/test_sampling_fields.py",
     ),
-    FLOW_SERVICE: ("tests/flows/test_moves.py", "tests/flows/test_service.py"),
+    FLOW_SERVICE: (
+        "tests/flows/test_moves.py",
+        "tests/flows/test_service.py",
+        "tests/flows/test_service_gone.py",
+    ),
     NAMESPACES: (
         "tests/cluster/test_shaped_rates.py",
         "tests/infra/test_disks.py",

@@ -128,8 +128,9 @@ class Worker:
     def adopt(self, adoption: Adoption) -> None:
         """Put a part of what was claimed into the slot's room; with the last of it the rest is given up."""
         kept, tokens = self._claimed[adoption.slot]
-        part = [tuple(t[adoption.first : adoption.end] for t in tensors) for tensors in kept.layers]
-        self._cache.fill(adoption.slot, adoption.room, adoption.first, [(keys, values) for keys, values in part])
+        part = slice(adoption.first, adoption.end)
+        layers = [(keys[part], values[part]) for keys, values in kept.layers]
+        self._cache.fill(adoption.slot, adoption.room, adoption.first, layers)
         if adoption.end == tokens:
             self._give_back(adoption.slot)
 
@@ -208,7 +209,8 @@ class Driver:
         batching = self._batching
         match command:
             case Submit():
-                self._take(command, batching.submit)
+                if self._take(command, batching.submit):
+                    self._awaited()
             case Follow():
                 self._take(command.submit, lambda submit: batching.follow(submit, command.kv_tokens))
                 for claim in batching.take_claims():
@@ -222,6 +224,7 @@ class Driver:
                     batching.more(command.request, command.tokens)
                 else:
                     batching.go_on(command.request, command.tokens)
+                    self._awaited()
             case Yield():
                 batching.yield_up(command.request)
             case Cancel():
@@ -230,13 +233,16 @@ class Driver:
                 placed = batching.place(command.request)
                 self._emit([placed if self._worker.exports else replace(placed, kv_tokens=0)])
 
-    def _take(self, submit: Submit, take: Callable[[Submit], Rejected | None]) -> None:
+    def _take(self, submit: Submit, take: Callable[[Submit], Rejected | None]) -> bool:
         fault = self._fault(submit)
         rejected = take(submit) if fault is None else Rejected(submit.request, fault)
-        if rejected is None:
-            self._since_s = self._since_s or time.monotonic()
-        else:
+        if rejected is not None:
             self._emit([rejected])
+        return rejected is None
+
+    def _awaited(self) -> None:
+        """From now on somebody waits for a first token."""
+        self._since_s = self._since_s or time.monotonic()
 
     def _claim(self, claim: Claim) -> None:
         """Ask the stages, in the order of steps, whether they have what was pulled; what they say is known when it lands."""
@@ -288,12 +294,9 @@ class Driver:
         if self._neighbours is not None or len(self._steps) != 1:
             return
         step, pending = self._steps[0]
-        if (
-            isinstance(step, Claim)
-            or pending is None
-            or pending.tokens is None
-            or not self._worker.may_run_ahead(step.segments)
-        ):
+        if isinstance(step, Claim) or pending is None or pending.tokens is None:
+            return
+        if not self._worker.may_run_ahead(step.segments):
             return
         ahead = self._batching.step_ahead()
         if ahead is None:

@@ -48,7 +48,7 @@ class Submit:
 class Follow:
     """Take in what another group generates of the request, and choose nothing, until GoOn. It has the room of the request
     from the start. The KV cache of its first `kv_tokens` tokens was pulled by every stage before (cluster.wire.kv), under
-    the request's name."""
+    the request's name; if one has it no more, all of it is computed anew."""
 
     submit: Submit
     kv_tokens: int = 0

@@ -105,14 +105,18 @@ class _Run:
         self.shifts = Shifts(self.world)
 
     def feed(self, events: Iterable[Event], now_s: float) -> None:
-        """The events, and then whatever follows from them at the same time."""
+        """The events, and then whatever follows from them at the same time; what follows from a move, at once."""
         queue = deque(events)
         while queue:
-            event = queue.popleft()
+            event, at_once = queue.popleft(), list[Event]()
             actions = self.brain.handle(event, now_s)
             self.told.append(Told(now_s, event, actions))
             for action in actions:
-                queue.extend(self._carry_out(action, now_s))
+                if isinstance(action, MoveAt):
+                    at_once += self._carry_move(action.plan.move, action.step, now_s)
+                else:
+                    queue.extend(self._carry_out(action, now_s))
+            queue.extendleft(reversed(at_once))
 
     def hear(self, told: Iterable[happenings.Told], now_s: float) -> None:
         """The world tells it."""
@@ -168,8 +172,6 @@ class _Run:
                 self.shifts.begin(action, self.requests[request], now_s)
             case Reject(request) if request in self.requests:
                 self._give_up(self.requests.pop(request), now_s)
-            case MoveAt(plan, step):
-                self._carry_move(plan.move, step, now_s)
             case Record():
                 return (measured(self.world, action),)
             case WakeAt(at_s):
@@ -178,17 +180,21 @@ class _Run:
                 pass
         return ()
 
-    def _carry_move(self, move: str, step: Step, now_s: float) -> None:
-        """Whoever carries it out is ready a while after it is asked to be."""
+    def _carry_move(self, move: str, step: Step, now_s: float) -> Sequence[Event]:
+        """Whoever carries it out is ready a while after it is asked to be, or at once."""
         after_s = self.world.habits.carry_after_s
         if after_s is None:
-            return
+            return ()
         if step in (Step.DONE, Step.GIVEN_UP):
             self.moves.discard(move)
         else:
             self.moves.add(move)
-        if step in (Step.ORDERED, Step.READY):
-            insort(self.coming, Wish(now_s + after_s, MoveGoOn(move)), key=attrgetter("at_s"))
+        if step not in (Step.ORDERED, Step.READY):
+            return ()
+        if after_s == 0.0:
+            return (MoveGoOn(move),)
+        insort(self.coming, Wish(now_s + after_s, MoveGoOn(move)), key=attrgetter("at_s"))
+        return ()
 
 
 def measured(world: World, record: Record) -> StartMeasured:

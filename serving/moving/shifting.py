@@ -165,8 +165,7 @@ class Shifting:
 
     async def _close_gap(self, following: Following) -> None:
         """Rounds, until the gap is small, or as small as it gets. StageFailed if what is left would take too long."""
-        before: int | None = None
-        taken_s = 0.0
+        gap, before, taken_s = 0, None, 0.0
         for _ in range(ROUNDS):
             begun_s = self._loop.time()
             await following.caught_up()
@@ -175,4 +174,4 @@ class Shifting:
                 return
             following.more(self._gap)
             self._gap, before = [], gap
-        raise StageFailed(never_near(before or 0, taken_s))
+        raise StageFailed(never_near(gap, taken_s))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cluster.stage.joining.hop import Header, Op
-from cluster.stage.steps import Choice, Segment
+from cluster.stage.steps import Adoption, Choice, Claim, Segment
 from cluster.wire.requests import Submit, Tokens
 
 Fed = tuple[int, list[int], int]
@@ -36,6 +36,15 @@ class FakeWorker:
     rooms: dict[int, int] = field(default_factory=dict)
     chosen: dict[int, int] = field(default_factory=dict)
     most_room: int = 0
+    held: set[str] = field(default_factory=set)
+    adopted: list[Adoption] = field(default_factory=list)
+    exports: bool = True
+
+    def claim(self, claim: Claim) -> bool:
+        return claim.request in self.held
+
+    def adopt(self, adoption: Adoption) -> None:
+        self.adopted.append(adoption)
 
     def start(self, slot: int, submit: Submit) -> None:
         assert slot not in self.started, "a slot was used twice"
@@ -83,11 +92,13 @@ class FakeNeighbours:
     under_way: deque[Header] = field(default_factory=deque)
     most_under_way: int = 0
     drained: bool = False
+    held: bool = True
+    """Whether the others have what is claimed."""
 
     def send(self, header: Header, hidden: torch.Tensor | None = None, extra: bytes = b"") -> None:
         assert header.extra_bytes == len(extra)
         self.sent.append((header, hidden, extra))
-        if header.op is Op.STEP:
+        if header.op in (Op.STEP, Op.CLAIM):
             self.under_way.append(header)
             self.most_under_way = max(self.most_under_way, len(self.under_way))
         self.on_send(header)
@@ -100,7 +111,10 @@ class FakeNeighbours:
 
     def receive_choices(self, count: int) -> list[Choice]:
         assert self.under_way, "choices are waited for, and no step is under way"
-        wanted = sum(segment.wanted for segment in self.under_way.popleft().segments)
+        header = self.under_way.popleft()
+        if header.op is Op.CLAIM:
+            return [Choice(1 if header.numbers[2] and self.held else None)]
+        wanted = sum(segment.wanted for segment in header.segments)
         assert count == wanted, "as many choices are waited for as the last stage sends"
         return [Choice(7)] * count
 

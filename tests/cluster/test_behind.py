@@ -15,7 +15,7 @@ from schedules.placing.policies.fixed import place
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form, form_on, generate, new_name, placement_on
-from tests.real_cluster import RealCluster, run_cluster
+from tests.real_cluster import START_DEADLINE_S, RealCluster, run_cluster
 from tests.withholding_store import WithholdingStore, run_withholding_store
 
 WITHHELD = "layer.0003"
@@ -39,7 +39,8 @@ def cluster(withholding: WithholdingStore, tmp_path_factory: pytest.TempPathFact
 async def client(cluster: RealCluster, withholding: WithholdingStore) -> AsyncIterator[ClusterClient]:
     withholding.withhold()
     async with ClusterClient(cluster.scheduler_address) as connected:
-        await connected.nodes(2, 90)
+        async with asyncio.timeout(START_DEADLINE_S):
+            await connected._hearing.until(lambda: sum(n.idle_stage_processes > 0 for n in connected.view().nodes) == 2)
         try:
             yield connected
         finally:

@@ -12,7 +12,7 @@ from cluster.errors import Refused
 from schedules.events import Event, NodeLeft, NodeReported
 from storage_tiers.model_store import ModelStore
 from tests.cluster.groups import PROMPT, TIMEOUT_S, TOKENS, Published, form_on, generate, new_name
-from tests.real_cluster import RealCluster, run_cluster
+from tests.real_cluster import START_DEADLINE_S, RealCluster, run_cluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LONG_S = 600.0
@@ -59,7 +59,8 @@ def heard() -> Heard:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(cluster: RealCluster, heard: Heard) -> AsyncIterator[ClusterClient]:
     async with ClusterClient(cluster.scheduler_address, listener=heard) as connected:
-        await connected.nodes(3, 90)
+        async with asyncio.timeout(START_DEADLINE_S):
+            await connected._hearing.until(lambda: sum(n.idle_stage_processes > 0 for n in connected.view().nodes) == 3)
         yield connected
 
 

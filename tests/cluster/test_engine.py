@@ -13,8 +13,23 @@ from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Batching, room_tokens
 from cluster.stage.engine import Driver, Fault, Worker, follow
 from cluster.stage.joining.hop import Header, Op
-from cluster.stage.steps import Choice, Segment
-from cluster.wire.requests import Cancel, Rejected, Sampling, Submit, Tokens
+from cluster.stage.steps import Adoption, Choice, Segment
+from cluster.wire.requests import (
+    AskPlace,
+    Cancel,
+    Caught,
+    Event,
+    Follow,
+    GoOn,
+    More,
+    Placed,
+    Rejected,
+    Sampling,
+    Submit,
+    Tokens,
+    Yield,
+    Yielded,
+)
 from cluster.wire.vocabulary import to_wire
 from tests.cluster.fake_stages import FakeNeighbours, FakeWorker, texts_of
 
@@ -38,9 +53,12 @@ class _Run:
         at_token: Callable[["_Run", Tokens], None] = lambda _run, _event: None,
         ends: int | None = None,
         fault: Fault = lambda _submit: None,
+        worker: FakeWorker | None = None,
+        heard: list[Event] | None = None,
     ) -> None:
         self.emitted: list[list[Tokens | Rejected]] = []
-        self.worker = FakeWorker(script or {})
+        self.worker = worker or FakeWorker(script or {})
+        self._heard = heard
         self.neighbours = FakeNeighbours() if degree > 1 else None
         self._at_token = at_token
         self._ends = sum(isinstance(command, Submit) for command in commands) if ends is None else ends
@@ -56,9 +74,12 @@ class _Run:
             self.driver.inbox.put(command)
         self.driver.run()
 
-    def _emit(self, events: Sequence[Tokens | Rejected]) -> None:
-        self.emitted.append(list(events))
-        for event in events:
+    def _emit(self, events: Sequence[Event]) -> None:
+        if self._heard is not None:
+            self._heard += [event for event in events if isinstance(event, Placed)]
+        own = [event for event in events if isinstance(event, Tokens | Rejected)]
+        self.emitted.append(own)
+        for event in own:
             if isinstance(event, Tokens):
                 self._at_token(self, event)
             if isinstance(event, Rejected) or event.finish is not None:
@@ -305,6 +326,115 @@ def test_an_idle_group_is_told_that_its_driver_lives() -> None:
     neighbours.on_send = lambda header: driver.inbox.put(None) if len(neighbours.sent) == 3 else None
     driver.run()
     assert neighbours.ops() == [(Op.ALIVE, [])] * 3 + [(Op.STOP, [])]
+
+
+# ---- requests that come from elsewhere and go on elsewhere
+
+
+def _driven(
+    *commands: object,
+    degree: int = 1,
+    held: bool = True,
+    exports: bool = True,
+    ends_with: type = Tokens,
+    count: int = 1,
+) -> tuple[list[Event], FakeWorker, FakeNeighbours]:
+    """What a driver says until so many events of a kind have come; the others' stages have what is claimed, or not."""
+    told: list[Event] = []
+    worker, neighbours = FakeWorker(held={"a"} if held else set(), exports=exports), FakeNeighbours(held=held)
+
+    def emit(events: Sequence[Event]) -> None:
+        told.extend(events)
+        if sum(isinstance(event, ends_with) for event in told) == count:
+            driver.inbox.put(None)
+
+    driver = Driver(
+        worker,  # type: ignore[arg-type]
+        neighbours if degree > 1 else None,  # type: ignore[arg-type]
+        Batching(1000, degree),
+        emit,
+        60.0,
+        lambda submit: "a token that is none" if 999 in submit.tokens else None,
+    )
+    for command in commands:
+        driver.inbox.put(command)  # type: ignore[arg-type]
+    driver.run()
+    return told, worker, neighbours
+
+
+def test_what_is_followed_is_fed_told_of_and_goes_on() -> None:
+    told, worker, _ = _driven(Follow(_submit("a")), ends_with=Caught)
+    assert (told, worker.fed, worker.started) == ([Caught("a", 3)], [[(1, [1, 2], 0)]], {})
+    told, worker, _ = _driven(Follow(_submit("a")), More("a", (4,)), GoOn("a", (5,)), count=2)
+    assert worker.fed == [[(1, [1, 2, 3, 4, 5], 0)], [(1, [7], 5)]]
+    assert told == [Tokens("a", (7,)), Tokens("a", (7,), "length")]
+
+
+@pytest.mark.parametrize("said", [More("a", (999,)), GoOn("a", (999,)), Follow(_submit("b", prompt=999))])
+def test_tokens_that_the_model_does_not_know_are_refused_whenever_they_come(said: More | GoOn | Follow) -> None:
+    told, worker, _ = _driven(Follow(_submit("a")), said, ends_with=Rejected)
+    assert isinstance(told[-1], Rejected)
+    assert told[-1].message == "a token that is none"
+    assert not any(999 in tokens for step in worker.fed for _, tokens, _ in step)
+
+
+def test_what_is_given_up_is_told_and_forgotten() -> None:
+    told, worker, _ = _driven(_submit("a"), Yield("a"), ends_with=Yielded)
+    assert (told, worker.rooms) == ([Yielded("a")], {})
+
+
+@pytest.mark.parametrize(("exports", "kv_tokens"), [(True, 2), (False, 0)])
+def test_a_place_is_told(exports: bool, kv_tokens: int) -> None:
+    asked: list[Event] = []
+
+    def ask(run: _Run, _event: Tokens) -> None:
+        run.driver.inbox.put(AskPlace("a"))
+
+    worker = FakeWorker(exports=exports)
+    run = _Run(_submit("a", prompt=2, max_tokens=2), at_token=ask, worker=worker, heard=asked)
+    assert asked[0] == Placed("a", 1, kv_tokens)
+    assert run.finishes == {"a": "length"}
+    told, *_ = _driven(AskPlace("nobody"), ends_with=Placed)
+    assert told == [Placed("nobody", None)]
+
+
+@pytest.mark.parametrize("degree", [1, 3])
+def test_what_all_stages_have_is_put_in_its_place_before_anything_is_fed(degree: int) -> None:
+    told, worker, neighbours = _driven(Follow(_submit("a", prompt=600), 599), degree=degree, ends_with=Caught)
+    assert (told, worker.fed) == ([Caught("a", 600)], [])
+    assert worker.adopted == [Adoption(1, 768, first, min(first + 256, 599)) for first in (0, 256, 512)]
+    if degree > 1:
+        sent = [(header.op, header.numbers, extra) for header, _, extra in neighbours.sent]
+        slices = [(Op.ADOPT, (1, 768, first, min(first + 256, 599)), b"") for first in (0, 256, 512)]
+        assert sent == [(Op.CLAIM, (1, 599, 1), b"a"), *slices, (Op.STOP, (), b"")]
+
+
+@pytest.mark.parametrize("degree", [1, 3])
+def test_what_not_all_stages_have_is_given_back_and_computed_anew(degree: int) -> None:
+    told, worker, neighbours = _driven(Follow(_submit("a"), 2), degree=degree, held=False, ends_with=Caught)
+    assert (told, worker.fed, worker.adopted) == ([Caught("a", 3)], [[(1, [1, 2], 0)]], [])
+    if degree > 1:
+        assert neighbours.ops()[:3] == [(Op.CLAIM, []), (Op.FORGET, [1]), (Op.STEP, [1])]
+
+
+@pytest.mark.parametrize(("before", "own"), [(1, True), (1, False), (0, True)])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_later_stage_says_whether_it_has_what_is_claimed_too(last: bool, before: int, own: bool) -> None:
+    """What the ones before it have not is had by none; the last one tells the first."""
+    hops = deque([
+        (Header(Op.CLAIM, extra_bytes=1, numbers=(5, 9, before)), None, b"a"),
+        (Header(Op.ADOPT, numbers=(5, 64, 0, 9)), None, b""),
+        (Header(Op.STOP), None, b""),
+    ])  # fmt: skip
+    worker, neighbours = FakeWorker(held={"a"} if own else set()), FakeNeighbours(hops)
+    follow(worker, neighbours, last)  # type: ignore[arg-type]
+    held = before and own
+    assert worker.adopted == [Adoption(5, 64, 0, 9)]
+    assert neighbours.choices == ([[Choice(1 if held else None)]] if last else [])
+    if not last:
+        assert [(header.op, header.numbers, extra) for header, _, extra in neighbours.sent[:2]] == [
+            (Op.CLAIM, (5, 9, int(held)), b"a"), (Op.ADOPT, (5, 64, 0, 9), b""),
+        ]  # fmt: skip
 
 
 def _followed(last: bool) -> tuple[FakeWorker, FakeNeighbours]:

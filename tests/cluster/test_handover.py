@@ -78,14 +78,15 @@ def _same(got: tuple[list[int], list[TokenLogprobs]], expected: tuple[list[int],
         assert [token for token, _ in one.top] == [token for token, _ in other.top]
 
 
-@pytest.mark.parametrize("make_cache", [SlabCache, PagedCache])
 @pytest.mark.parametrize("heir_degree", [1, 2, 3])
 @pytest.mark.parametrize("degree", [1, 2, 3])
 def test_an_answer_whose_kv_cache_moves_is_the_undisturbed_one(
-    model: _Model, drawn: tuple[list[int], list[TokenLogprobs]], degree: int, heir_degree: int, make_cache: MakeCache
+    model: _Model, drawn: tuple[list[int], list[TokenLogprobs]], degree: int, heir_degree: int
 ) -> None:
-    """With penalties, a seed, log probabilities, and stop tokens that `min_tokens` keeps away; twice in a row."""
-    source, heir = model.group(degree, 0, make_cache), model.group(heir_degree, degree, make_cache)
+    """With penalties, a seed, log probabilities, and stop tokens that `min_tokens` keeps away; twice in a row,
+    from slabs to pages or from pages to slabs."""
+    slabs, pages = (SlabCache, PagedCache) if heir_degree % 2 else (PagedCache, SlabCache)
+    source, heir = model.group(degree, 0, slabs), model.group(heir_degree, degree, pages)
     try:
         for _ in range(2):
             move = Move(source, heir, model.ask())

@@ -10,13 +10,27 @@ from typing import Any
 
 import pytest
 
-from cluster.stage.request_server import RequestServer
+from cluster.stage.request_server import Command, RequestServer
 from cluster.wire import door as door_module
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import HELLO_BYTES
 from cluster.wire.hello import Hello
 from cluster.wire.reports import Done
-from cluster.wire.requests import Cancel, Failed, Rejected, Submit, Tokens
+from cluster.wire.requests import (
+    AskPlace,
+    Cancel,
+    Caught,
+    Failed,
+    Follow,
+    GoOn,
+    More,
+    Placed,
+    Rejected,
+    Submit,
+    Tokens,
+    Yield,
+    Yielded,
+)
 from storage_tiers.strangers import MOST_STRANGERS
 
 _HELLO = Hello("group", "geheimnis-ß")
@@ -28,10 +42,10 @@ class _Door:
 
     def __init__(self, server: RequestServer) -> None:
         self.server = server
-        self.commands: queue.SimpleQueue[Submit | Cancel] = queue.SimpleQueue()
+        self.commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         server.serve(_HELLO, self.commands.put)
 
-    async def next_command(self) -> Submit | Cancel:
+    async def next_command(self) -> Command:
         """What the driver is told next."""
         return await asyncio.to_thread(self.commands.get, timeout=_WAIT_S)
 
@@ -134,6 +148,41 @@ async def test_a_rejection_or_failure_is_passed_on_and_ends_the_request(door: _D
         assert await caller.hear() == event
         caller.say(_submit("a"))
         assert await door.next_command() == _submit("a")
+
+
+async def test_a_request_that_moves_is_heard_and_told_of_like_any(door: _Door) -> None:
+    """Caught is no end; Yielded is, and the name is free then."""
+    said = [Follow(_submit("a"), 3), More("a", (1,)), GoOn("a", (2,)), Yield("a")]
+    async with _caller(door.server, _HELLO, *said) as caller:
+        assert [await door.next_command() for _ in said] == said
+        events = [Caught("a", 3), Tokens("a", (5,)), Yielded("a")]
+        door.server.emit(events)
+        assert [await caller.hear() for _ in events] == events
+        caller.say(_submit("a"))
+        assert await door.next_command() == _submit("a")
+
+
+async def test_who_leaves_gives_up_what_it_follows(door: _Door) -> None:
+    async with _caller(door.server, _HELLO, Follow(_submit("a"))):
+        assert await door.next_command() == Follow(_submit("a"))
+    assert await door.next_command() == Cancel("a")
+
+
+async def test_a_name_that_is_taken_cannot_be_followed(door: _Door) -> None:
+    async with _caller(door.server, _HELLO, _submit("a"), Follow(_submit("a"))) as caller:
+        assert await door.next_command() == _submit("a")
+        assert await caller.hear() is None
+
+
+async def test_a_place_is_told_to_whoever_asked_for_it(door: _Door) -> None:
+    """Of what is over, too, which belongs to nobody; and it ends nothing."""
+    async with _caller(door.server, _HELLO, _submit("a")) as one, _caller(door.server, _HELLO, AskPlace("a")) as other:
+        assert {type(await door.next_command()) for _ in range(2)} == {Submit, AskPlace}
+        other.say(AskPlace("b"))
+        assert await door.next_command() == AskPlace("b")
+        door.server.emit([Placed("b", None), Placed("a", 1, 2), Placed("a", 1, 3), Tokens("a", (1,), "stop")])
+        assert [await other.hear() for _ in range(2)] == [Placed("b", None), Placed("a", 1, 2)]
+        assert await one.hear() == Tokens("a", (1,), "stop")
 
 
 async def test_a_cancelled_request_gets_no_more_tokens(door: _Door) -> None:

@@ -15,10 +15,12 @@ from firsttoken.settings import Settings, load_settings, sections, setting_names
 from flows import events
 from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
+from schedules import lifecycle
 from schedules.actions import Action
 from schedules.events import Event
 from schedules.foresight.cadence import FLOWS
-from schedules.lifecycle import State, draw
+from schedules.lifecycle import State
+from schedules.moving import steps
 from serving import errors
 from serving.app import create_app
 from serving.metrics import Metrics
@@ -148,9 +150,8 @@ def test_every_flow_is_named() -> None:
 def test_every_event_is_named() -> None:
     told = {events.COLD_START, events.MOVE_ORDERED, events.MOVE_DONE, events.MOVE_GIVEN_UP}
     nodes = {events.NODE + what for what in ("drained", "undrained", "left")}
-    named = re.findall(
-        r"`(firsttoken\.(?:cold-start|move\.[a-z-]+|node\.[a-z]+))`", (ROOT / "docs" / "operating.md").read_text()
-    )
+    text = (ROOT / "docs" / "operating.md").read_text()
+    named = re.findall(r"`(firsttoken\.(?:cold-start|move\.[a-z-]+|node\.[a-z]+))`", text)
     assert set(named) == told | nodes
 
 
@@ -185,8 +186,10 @@ def test_ci_runs_what_the_documents_promise() -> None:
     assert {"make check", "make test", "make demo"} <= set(re.findall(r"make [a-z]+", steps))
 
 
-def test_the_diagram_of_states_is_the_table() -> None:
-    assert draw() in (ROOT / "docs" / "how-it-works.md").read_text()
+def test_the_diagrams_of_states_are_the_tables() -> None:
+    text = (ROOT / "docs" / "how-it-works.md").read_text()
+    assert lifecycle.draw() in text
+    assert steps.draw() in text
 
 
 def test_the_life_of_a_request_is_told_in_the_brains_words() -> None:

@@ -124,6 +124,15 @@ class PrefectApi:
                 return dict(done[0])
             await asyncio.sleep(_ASK_EVERY_S)
 
+    async def by_automation(self, flow: str) -> dict[str, Any]:
+        """The flow's run that an automation made, once it is over."""
+        while True:
+            runs = await self._post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
+            for run in runs:
+                if (run["created_by"] or {}).get("type") == "AUTOMATION" and run["state_type"] in _ENDS:
+                    return dict(run)
+            await asyncio.sleep(_ASK_EVERY_S)
+
     async def pause(self, flow: str) -> None:
         """The flow's schedule makes no more runs."""
         await self._post(f"/deployments/{await self._deployment(flow)}/pause_deployment", {})

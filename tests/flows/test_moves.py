@@ -1,20 +1,22 @@
 """Moves as Prefect sees them: runs of the flow service's own process, runs by hand, and records of what went on without."""
 
 import os
-import signal
+import re
+import subprocess
+import sys
 import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from firsttoken import ready
-from firsttoken.local import FLOWS_READY_FILE
-from firsttoken.settings import Settings
 from schedules.moving.plan import Kind
 from tests.flows.front_end_double import FrontEndDouble
-from tests.flows.real_service import Components, PrefectApi, within
+from tests.flows.real_service import MODEL, Components, PrefectApi, within
 
 pytestmark = pytest.mark.timeout(300)
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -125,40 +127,17 @@ def test_what_the_front_end_carries_out_alone_is_recorded_with_the_times_at_whic
     assert left["resource"]["prefect.resource.id"] == "firsttoken.node.node-9"
 
 
-def test_a_service_that_is_killed_leaves_the_move_to_the_front_end_and_the_next_records_it(
-    settings: Settings, front_end: FrontEndDouble, flow_service: Components, prefect: PrefectApi
+def test_an_automation_as_the_documents_have_it_brings_what_was_called_cold_to_all_nodes(
+    front_end: FrontEndDouble, prefect: PrefectApi
 ) -> None:
-    move = front_end.order(Kind.CONSOLIDATE, "held-3")
-    front_end.wait(move, "go on from ordered")
-    before = within(10, prefect.run_of(move))
-    service = flow_service.processes.pop("flows")
-    os.killpg(service.pid, signal.SIGKILL)
-    service.wait(10)
-    front_end.listeners(0)
-    front_end.alone(move)
-    flow_service.start("flows")
-    assert within(90, prefect.of_move(move, "recorded"))["state_type"] == "COMPLETED"
-    assert within(30, prefect.over(before["id"]))["state_type"] == "CRASHED"
-    within(90, ready.file_there(settings.run_dir / FLOWS_READY_FILE))
-
-
-def test_while_prefect_is_away_nothing_waits_for_it_and_all_is_recorded_when_it_is_back(
-    front_end: FrontEndDouble, flow_service: Components, prefect: PrefectApi
-) -> None:
-    """Behind the others: what Prefect's own runner makes of the absence is no matter of moves."""
-    begun = front_end.order(Kind.CONSOLIDATE, "held-4")
-    front_end.wait(begun, "go on from ordered")
-    within(10, prefect.run_of(begun))
-    flow_service.stop("prefect")
-    front_end.release(begun)
-    front_end.wait(begun, "done")
-    unheard = front_end.order(Kind.CONSOLIDATE, "while-away")
-    front_end.alone(unheard)
-    assert not any(what.startswith("go on") for name, what, _ in front_end.said if name == unheard)
-    front_end.listeners(1)
-    flow_service.start("prefect")
-    within(60, ready.http_ok(f"{prefect.url}/health"))
-    assert within(90, prefect.of_move(unheard))["tags"] == ["recorded", f"move {unheard}"]
-    assert "COMPLETED" in within(90, prefect.ends_of(begun))
-    told = [event["event"] for event in within(60, prefect.events(unheard, least=2))]
-    assert told == ["firsttoken.move.ordered", "firsttoken.move.done"]
+    (script,) = re.findall(
+        r"```python\n(from prefect.automations.*?)```", (DOCS / "operating.md").read_text(), re.DOTALL
+    )
+    environment = {"PREFECT_API_URL": prefect.url, "PREFECT_API_AUTH_STRING": ":".join(prefect.auth)}
+    made = subprocess.run([sys.executable, "-c", script], env=os.environ | environment, capture_output=True, timeout=60)
+    assert made.returncode == 0, made.stderr.decode()
+    start = {"model": MODEL, "nodes": ["node-1"], "arrived_at": time.time() - 1, "ttft_s": 0.5}
+    front_end.tell({"notice": "cold_start", "cold_start": start})
+    run = within(60, prefect.by_automation("prewarm"))
+    assert run["parameters"] == {"models": [MODEL], "tier": "ssd"}
+    assert run["state_type"] == "COMPLETED", run["state"]

@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from cluster.wire.orders import OF_NODE, OF_STORE
-from firsttoken import ready
 from firsttoken.settings import Settings
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
@@ -129,19 +128,3 @@ def test_prefect_tells_nothing_to_who_does_not_know_the_password(settings: Setti
             assert client.post(f"{prefect.url}/flows/filter", json={}, auth=auth).status_code == 401
     logs = [path.read_text() for path in settings.logs_dir.glob("*.log")]
     assert not [text for text in logs if AUTH[1] in text]
-
-
-def test_the_service_outlives_an_absence_of_prefect(flow_service: Components, prefect: PrefectApi) -> None:
-    """Behind the others: it stops the server under them, and starts it again."""
-    flow_service.stop("prefect")
-    flow_service.start("prefect")
-    within(60, ready.http_ok(f"{prefect.url}/health"))
-    run = within(90, prefect.run("prewarm", {"models": []}))
-    assert run["state_type"] == "COMPLETED"
-    assert flow_service.processes["flows"].poll() is None
-
-
-def test_the_service_ends_quickly_though_prefect_is_gone(flow_service: Components, prefect: PrefectApi) -> None:
-    """Last of all. Nothing is left for the supervisor to kill."""
-    flow_service.stop("prefect")
-    assert flow_service.stop("flows") == 0

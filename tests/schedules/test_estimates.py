@@ -12,13 +12,14 @@ from schedules.estimates import (
     StageTimeline,
     arrivals_s,
     computing_s,
-    consolidation_s,
+    copy_s,
     cost_byte_s,
     first_token_s,
     migration_s,
     speeds_of,
     step_s,
     token_s,
+    whole_s,
 )  # fmt: skip
 from schedules.facts import Rate
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, formed
@@ -132,10 +133,14 @@ def test_units_arrive_as_their_bytes_do() -> None:
     assert arrivals_s(2.0, 6.0, [0, 0]) == [6.0, 6.0]
 
 
-def test_state_is_moved_or_recomputed_whichever_is_faster() -> None:
-    assert consolidation_s(100, 10.0, 50, 7, prefill_s=2.0) == 10.0 + 2.0
-    assert consolidation_s(100, 10.0, 50, 7, prefill_s=9.0) == 10.0 + 5.0
-    assert consolidation_s(100, 10.0, 50, 0, prefill_s=9.0) == 10.0
+def test_a_stage_that_came_behind_is_whole_with_the_last_of_what_it_waits_for() -> None:
+    speeds = Speeds(10.0, 20.0, 50.0, 1e3, 1e3, 0.0, {1: 0.5, 2: 4.0})
+    assert whole_s(speeds, 1, 0.0, 0, 0) == 0.5
+    assert whole_s(speeds, 2, 3.0, 0, 0) == 4.0
+    assert whole_s(speeds, 1, 3.0, 20, 100) == 3.0
+    assert whole_s(speeds, 1, 1.0, 100, 100) == 5.0
+    assert whole_s(speeds, 1, 1.0, 20, 400) == 8.0
+    assert copy_s(50, speeds) == 5.0
 
 
 def test_a_migration_recomputes_in_rounds_until_the_gap_is_closed() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
 from types import SimpleNamespace
@@ -14,9 +14,20 @@ from cluster.fake import FakeCluster
 from cluster.fake_group import answer
 from cluster.virtual_time import run_virtual
 from cluster.wire.requests import Submit
-from schedules.actions import Action, Assign, Hold, Record, Replay, Start, Stop
+from schedules.actions import Action, Assign, Hold, MoveAt, Record, Refuse, Replay, Shift, Start, Stop
 from schedules.brain import Brain
-from schedules.events import Event, GroupLost, ModelKnown, RequestBroke
+from schedules.events import (
+    ConsolidationWanted,
+    Event,
+    GroupLost,
+    MigrationWanted,
+    ModelKnown,
+    MoveGoOn,
+    NodeDrained,
+    NodeUndrained,
+    RequestBroke,
+    RequestShifted,
+)
 from schedules.facts import Node
 from schedules.limits import Limits
 from schedules.placing.policies import POLICIES
@@ -33,8 +44,8 @@ from tests.schedules.worlds import MB, world_node
 from tests.told import objectives_of
 
 OBJECTIVES = objectives_of(ttft_s=5.0, max_replicas=3, keep_alive_s=60.0, max_degree=4, kv_tokens=2048)
-BOUNDS = Limits(60.0, 500, 200)
-HABITS = Habits(tokens_at_once=16)
+BOUNDS = Limits(60.0, 500, 200, consolidate=True)
+HABITS = Habits(tokens_at_once=16, carry_after_s=0.0)
 PREFIX = "gone-brain-"
 
 
@@ -46,6 +57,7 @@ class Case:
     nodes: tuple[Node, ...]
     arrivals: tuple[Arrival, ...]
     troubles: tuple[Trouble, ...]
+    wishes: tuple[Wish, ...] = ()
 
 
 def _served(number: int) -> ServedModel:
@@ -53,7 +65,7 @@ def _served(number: int) -> ServedModel:
     return ServedModel(checkpoint, facts(checkpoint), None, 2048, (), number + 1)
 
 
-def _case(seed: int, requests: int, models: int, nodes: int, lasts_s: float) -> Case:
+def _case(seed: int, requests: int, models: int, nodes: int, lasts_s: float, tokens: int = 60) -> Case:
     """A few models are asked for much, most of them rarely."""
     random = Random(seed)
     served = tuple(_served(number) for number in range(models))
@@ -62,7 +74,7 @@ def _case(seed: int, requests: int, models: int, nodes: int, lasts_s: float) -> 
     arrivals = tuple(
         Arrival(
             at_s, f"r{index}", random.choices(served, cum_weights=weights)[0].facts.key,
-            random.randint(1, 400), random.randint(1, 60), deadline_s=at_s + 300.0,
+            random.randint(1, 400), random.randint(1, tokens), deadline_s=at_s + 300.0,
         )
         for index, at_s in enumerate(times)
     )  # fmt: skip
@@ -90,6 +102,34 @@ def _troubles(random: Random, nodes: Sequence[Node], lasts_s: float) -> tuple[Tr
     return tuple(found)
 
 
+def _with_wishes(case: Case, seed: int, lasts_s: float) -> Case:
+    """Operators have models and requests moved, and nodes drained; some nodes end by themselves."""
+    random, wishes, troubles = Random(seed), list[Wish](), list[Trouble]()
+    names = [model.name for model in case.models]
+
+    def at_s() -> float:
+        return round(random.uniform(10.0, lasts_s - 60.0), 6) + 3e-7
+
+    for number in range(150):
+        node, model, request = (random.choice(each) for each in (case.nodes, names, case.arrivals))
+        wish, then_s = f"w{number}", at_s()
+        wishes += [
+            Wish(then_s, ConsolidationWanted(f"{wish}c", model)),
+            Wish(then_s + 1.0, MigrationWanted(f"{wish}m", node.name, model=random.choice(names))),
+            Wish(request.at_s + 1.0 + number * 1e-6, MigrationWanted(f"{wish}r", node.name, request=request.request)),
+        ]
+    for number, node in enumerate(random.choices(case.nodes, k=6)):
+        then_s = at_s()
+        wishes += [Wish(then_s, NodeDrained(node.name, f"d{number}")), Wish(then_s + 31.7, NodeUndrained(node.name))]
+    for node in random.choices(case.nodes, k=4):
+        then_s = at_s()
+        troubles += [
+            Trouble(then_s, Misfortune.NODE_DRAINING, node.name),
+            Trouble(then_s + 50.0, Misfortune.NODE_BACK, node.name),
+        ]
+    return replace(case, troubles=(*case.troubles, *troubles), wishes=tuple(wishes))
+
+
 def _simulated(case: Case) -> list[Told]:
     known, inputs = set[str](), list[Input]()
     models = {model.facts.key: model for model in case.models}
@@ -100,7 +140,7 @@ def _simulated(case: Case) -> list[Told]:
             inputs.append(Wish(arrival.at_s, ModelKnown(model.facts, OBJECTIVES, model.opened)))
         inputs.append(arrival)
     world = World(case.nodes, [model.facts for model in case.models], HABITS)
-    return simulate(Brain(POLICIES["planned"], BOUNDS, PREFIX, 0.0), world, [*inputs, *case.troubles])
+    return simulate(Brain(POLICIES["planned"], BOUNDS, PREFIX, 0.0), world, [*inputs, *case.troubles, *case.wishes])
 
 
 class _Live:
@@ -140,9 +180,13 @@ class _Live:
         async with self._cluster, asyncio.TaskGroup() as readers:
             for trouble in self._case.troubles:
                 loop.call_at(trouble.at_s, self._cluster.befall, trouble.what, trouble.name)
+            for wish in self._case.wishes:
+                loop.call_at(wish.at_s, self._router.tell, wish.event)
             for arrival in self._case.arrivals:
                 loop.call_at(arrival.at_s, self._arrive, arrival, readers)
-            await asyncio.sleep(max(each.at_s for each in (*self._case.arrivals, *self._case.troubles)) + 1.0)
+            await asyncio.sleep(
+                max(each.at_s for each in (*self._case.arrivals, *self._case.troubles, *self._case.wishes)) + 1.0
+            )
         await self._router.close()
 
     def _arrive(self, arrival: Arrival, readers: asyncio.TaskGroup) -> None:
@@ -168,9 +212,8 @@ def _matters(told: Sequence[Told]) -> list[Told]:
     return [each for each in told if each.actions or not isinstance(each.event, GroupLost | RequestBroke)]
 
 
-def test_ten_thousand_requests_are_decided_alike_live_and_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+def _decided_alike(case: Case, monkeypatch: pytest.MonkeyPatch) -> list[Told]:
     """Of every event: what it was, when it came, and what followed."""
-    case = _case(seed=11, requests=10_000, models=50, nodes=10, lasts_s=1200.0)
     simulated = _matters(_simulated(case))
     live = _Live(case, monkeypatch)
     run_virtual(live.run())
@@ -179,6 +222,20 @@ def test_ten_thousand_requests_are_decided_alike_live_and_simulated(monkeypatch:
         assert ours == theirs, f"they part at event {index} of {len(simulated)}"
     assert len(heard) >= len(simulated)
     assert live.answered == len(case.arrivals)
+    return simulated
+
+
+def test_requests_that_go_on_elsewhere_are_decided_alike_live_and_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As operators wish, or because nodes end, and amid the same misfortunes."""
+    case = _case(seed=5, requests=1000, models=12, nodes=8, lasts_s=400.0, tokens=1600)
+    simulated = _decided_alike(_with_wishes(case, 7, 400.0), monkeypatch)
+    assert {type(action) for told in simulated for action in told.actions} >= {MoveAt, Refuse, Shift}
+    assert {type(told.event) for told in simulated} >= {RequestShifted, MoveGoOn}
+
+
+def test_ten_thousand_requests_are_decided_alike_live_and_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = _case(seed=11, requests=10_000, models=50, nodes=10, lasts_s=1200.0)
+    simulated = _decided_alike(case, monkeypatch)
     assert {type(action) for told in simulated for action in told.actions} >= {
         Assign,
         Hold,
