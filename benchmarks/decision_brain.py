@@ -33,7 +33,7 @@ class _World:
     """Obeys a brain, and counts what its events cost. `spent_s` is CPU time, `events` their number, by whose they are."""
 
     def __init__(self, view: View, models: Sequence[Model], objectives: Objectives) -> None:
-        self.brain = Brain(POLICIES["planned"], Limits(60.0, 100_000, 10_000), "g", 0.0)
+        self.brain = Brain(POLICIES["planned"], Limits(60.0, 100_000, 10_000, consolidate=True), "g", 0.0)
         self.now_s = 0.0
         self.spent_s = {"requests": 0.0, "nodes": 0.0}
         self.events = {"requests": 0, "nodes": 0}

@@ -12,7 +12,7 @@ class Limits:
     start_timeout_s: float
     max_held_requests: int
     max_held_per_model: int
-    consolidate: bool = True
+    consolidate: bool
 
 
 REPLAYS = 3

@@ -70,7 +70,7 @@ class DrivenBrain:
     goes over after `shift_s`, or stays if its name is one of those of `staying`."""
 
     def __init__(self, nodes: Iterable[Node] = (), policy: str = "planned", limits: Limits | None = None) -> None:
-        self.limits = limits or Limits(30.0, 1000, 1000)
+        self.limits = limits or Limits(30.0, 1000, 1000, consolidate=True)
         self.brain = Brain(POLICIES[policy], self.limits, "g", 0.0)
         self.now_s = 0.0
         self.form_s, self.reserve_s, self.stop_s, self.report_s = 1.0, 0.1, 0.1, 0.05

@@ -75,7 +75,7 @@ def test_what_is_too_long_for_any_replica_is_told_so_at_once() -> None:
 
 
 def test_of_ten_thousand_the_first_are_served_up_to_the_bound_wait_and_the_rest_are_told_when_to_come_again() -> None:
-    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 10_000, 100))
+    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 10_000, 100, consolidate=True))
     key = driven.know(model_named("m"), wanting(kv_tokens=640))
     driven.ask(key)
     driven.run(3.0)
@@ -93,7 +93,7 @@ def test_the_retry_after_of_who_is_turned_away_follows_from_what_is_queued() -> 
     """It was one constant, whether ten or a thousand waited."""
 
     def told_s(bound: int) -> int:
-        driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 10_000, bound))
+        driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 10_000, bound, consolidate=True))
         key = driven.know(model_named("m"), wanting(kv_tokens=640))
         for _ in range(10):
             driven.ask(key)
@@ -112,7 +112,7 @@ def test_the_retry_after_of_who_is_turned_away_follows_from_what_is_queued() -> 
 
 
 def test_the_bound_of_all_models_together_holds_too() -> None:
-    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 5, 4))
+    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 5, 4, consolidate=True))
     keys = [driven.know(model_named(f"m{i}")) for i in range(3)]
     requests = [driven.ask(key) for _ in range(3) for key in keys]
     assert driven.brain.held == 5
@@ -121,7 +121,7 @@ def test_the_bound_of_all_models_together_holds_too() -> None:
 
 def test_who_is_turned_away_by_the_bound_may_still_take_a_replica_that_has_room() -> None:
     """Bounds are of those who wait, and do not touch who need not."""
-    driven = DrivenBrain([node_named("a"), node_named("b")], limits=Limits(30.0, 1, 1))
+    driven = DrivenBrain([node_named("a"), node_named("b")], limits=Limits(30.0, 1, 1, consolidate=True))
     warm, cold = driven.know(model_named("warm")), driven.know(model_named("cold"))
     driven.ask(warm)
     driven.run(3.0)
@@ -174,7 +174,7 @@ class _Counted(dict[str, Request]):
 
 def _served_one_by_one(waiting: int) -> int:
     """How often a request is looked up until all who wait are over, half of whom leave."""
-    driven = DrivenBrain([node_named("a")], limits=Limits(1e9, 10**6, 10**6))
+    driven = DrivenBrain([node_named("a")], limits=Limits(1e9, 10**6, 10**6, consolidate=True))
     key = driven.know(model_named("m"), wanting(kv_tokens=64))
     requests = driven.brain._desk._requests = _Counted()
     driven.ask(key)
@@ -873,7 +873,7 @@ def test_a_front_end_that_has_just_come_waits_for_no_group_where_nothing_runs() 
 
 def test_a_request_is_taken_with_all_its_choices_or_not_at_all() -> None:
     """The second choice met a bound that the first had reached: what asked for two answers got 429 from an idle front end."""
-    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 1, 1))
+    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 1, 1, consolidate=True))
     key = driven.know(model_named("m"))
     first, second = (driven.ask(key, more=more) for more in (False, True))
     assert not driven.rejected

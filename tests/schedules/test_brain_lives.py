@@ -29,7 +29,9 @@ class Lives(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.driven = DrivenBrain([self.node(name) for name in NODES], self.policy, Limits(START_TIMEOUT_S, 60, 25))
+        self.driven = DrivenBrain(
+            [self.node(name) for name in NODES], self.policy, Limits(START_TIMEOUT_S, 60, 25, consolidate=True)
+        )
         self.objectives = {
             "m0": wanting(kv_tokens=64, keep_alive_s=2.0, max_replicas=2),
             "m1": wanting(kv_tokens=256, keep_alive_s=5.0, min_replicas=1),

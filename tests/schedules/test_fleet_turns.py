@@ -86,7 +86,7 @@ def test_however_late_reports_come_no_node_is_asked_for_more_than_it_has(
 
 def test_three_hundred_requests_for_twenty_cold_models_with_room_for_two_are_all_served_in_turn() -> None:
     """They made room for each other as soon as each was up: hundreds of starts, and most requests were turned away."""
-    driven = DrivenBrain([node_named("a"), node_named("b")], limits=Limits(30.0, 1000, 100))
+    driven = DrivenBrain([node_named("a"), node_named("b")], limits=Limits(30.0, 1000, 100, consolidate=True))
     driven.form_s, driven.reserve_s, driven.stop_s, driven.report_s = 0.01, 0.005, 0.005, 0.001
     driven.first_s, driven.run_s = 0.005, 0.05
     keys = [driven.know(model_named(f"m{i}"), wanting(kv_tokens=2048)) for i in range(20)]
@@ -248,7 +248,7 @@ def test_who_waits_for_a_replica_that_makes_room_has_another_coming() -> None:
 def test_patience_begins_when_the_last_replica_is_gone() -> None:
     """Who had waited in line behind others for longer than a start may take was turned away as soon as the replica made room
     for another model, although its next start had only just begun."""
-    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 1000, 1000))
+    driven = DrivenBrain([node_named("a")], limits=Limits(30.0, 1000, 1000, consolidate=True))
     busy, other = driven.know(model_named("busy"), wanting(kv_tokens=64)), driven.know(model_named("other"))
     driven.run_s = 8.0
     requests = [driven.ask(busy) for _ in range(12)]

@@ -48,7 +48,7 @@ def test_a_look_that_is_asked_for_while_one_is_had_is_had_too_if_it_is_due() -> 
 def test_a_timer_that_is_somewhat_early_is_set_again() -> None:
     """An event loop may call a timer a nanosecond before its time. Nothing was due then, the next time was told already, and
     nobody woke the brain any more."""
-    brain = Brain(POLICIES["fixed"], Limits(30.0, 10, 10), "g", 0.0)
+    brain = Brain(POLICIES["fixed"], Limits(30.0, 10, 10, consolidate=True), "g", 0.0)
     (told,) = brain.handle(events.NodeReported(node_named("a"), {}), 0.0)
     assert told == WakeAt(SILENT_S)
     assert brain.handle(events.Ticked(), SILENT_S - 1e-9) == (WakeAt(SILENT_S),)

@@ -44,7 +44,7 @@ from tests.schedules.worlds import MB, world_node
 from tests.told import objectives_of
 
 OBJECTIVES = objectives_of(ttft_s=5.0, max_replicas=3, keep_alive_s=60.0, max_degree=4, kv_tokens=2048)
-BOUNDS = Limits(60.0, 500, 200)
+BOUNDS = Limits(60.0, 500, 200, consolidate=True)
 HABITS = Habits(tokens_at_once=16, carry_after_s=0.0)
 PREFIX = "gone-brain-"
 
