@@ -77,8 +77,11 @@ def migration(amounts: Amounts, _rate: float, _seed: int) -> list[Result]:
 
 
 def answers(amounts: Amounts, rate: float, _seed: int) -> list[Result]:
-    found = moves_lab.long_answers(rate, amounts.pairs, ANSWER_TOKENS)
-    return ratio_figures("long_answer", found, "tpot", 2.29)
+    results: list[Result] = []
+    for name, clients in (("long_answer", 4), ("long_answer_alone", 1)):
+        found = moves_lab.long_answers(rate, amounts.pairs, ANSWER_TOKENS, clients)
+        results += ratio_figures(name, found, "tpot", 2.29)
+    return results
 
 
 def burst(amounts: Amounts, rate: float, _seed: int) -> list[Result]:
