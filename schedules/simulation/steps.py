@@ -72,7 +72,6 @@ class Steps:
         group, ask = self._follower(request)
         if group is not None and ask is not None:
             ask.more(tokens)
-            self._loads.give_up_copy(request, now_s)
             group.batch.go_on(ask)
             self.kick(group, now_s)
 

@@ -353,8 +353,7 @@ class World:
 
     def _answered(self, group: WorldGroup, now_s: float) -> None:
         """Its first tokens are there."""
-        if not group.behind:
-            self._fetch(group, Wave.HELD_BACK, now_s)
+        self._fetch(group, Wave.HELD_BACK, now_s)
 
     # ---- reports
 
