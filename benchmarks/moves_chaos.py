@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,12 +17,12 @@ import httpx
 import psutil
 
 from benchmarks.moves_operator import ENDS, Operator, Refused
-from benchmarks.moves_stream import Stream, streamed
+from benchmarks.moves_stream import PATIENCE_S, Stream, streamed
 
 Body = Mapping[str, Any]
 SETTLE_S = 120.0
 MOVE_EVERY_S = 0.4
-_LONGEST_AWAY_S = 1.0
+_LONGEST_AWAY_S, _PATIENCE_S = 1.0, 30.0
 
 
 class Harmed(Protocol):
@@ -84,49 +84,67 @@ class Chaos:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._counted: set[str] = set()
+        self._streams: set[Stream] = set()
+        self._told = 0
 
     def run(self, kills: int, every_s: float, seed: int, clients: int = 4) -> Account:
         """Return once so many were killed and the last stream is over."""
         chance = random.Random(seed)
-        work: list[Callable[[], None]] = [self._partial(self._ask, number) for number in range(clients)]
-        work.append(self._partial(self._move, random.Random(seed + 1)))
-        threads = [threading.Thread(target=each, daemon=True) for each in work]
+        threads = [threading.Thread(target=self._ask, args=(number,), daemon=True) for number in range(clients)]
+        threads.append(threading.Thread(target=self._move, args=(random.Random(seed + 1),), daemon=True))
         for thread in threads:
             thread.start()
         while self.account.kills.total() < kills:
+            self._await_tokens()
             time.sleep(chance.uniform(0, 2 * every_s))
             self._kill(chance)
             self._count_moves()
         self._over.set()
         for thread in threads:
-            thread.join(SETTLE_S)
+            thread.join(PATIENCE_S)
+            if thread.is_alive():
+                self.account.torn.append("a client still waits")
         self._count_moves()
         return self.account
 
-    def _partial(self, method: Callable[[Any], None], argument: Any) -> Callable[[], None]:
-        return lambda: method(argument)
+    def _await_tokens(self) -> None:
+        """Until somebody has a token again, so that whoever dies next dies at work. Not for ever: maybe that is the fault."""
+        before, until_s = self._tokens(), time.monotonic() + _PATIENCE_S
+        while self._tokens() <= before and time.monotonic() < until_s:
+            time.sleep(0.05)
+
+    def _tokens(self) -> int:
+        with self._lock:
+            return self._told + sum(len(stream.tokens) for stream in self._streams)
 
     def _ask(self, number: int) -> None:
         while not self._over.is_set():
             at = number % len(self._bodies)
             stream = Stream(self._operator.url, self._bodies[at])
+            with self._lock:
+                self._streams.add(stream)
             stream.run()
             with self._lock:
+                self._streams.discard(stream)
+                self._told += len(stream.tokens)
                 self.account.hear(stream, self._expected[at])
+            if stream.fault:
+                time.sleep(1.0)  # as a client would
             number += 1
 
     def _kill(self, chance: random.Random) -> None:
         """A part that is not the front end; who is killed as a whole comes back a little later."""
         parts = [name for name in self._platform.processes if not name.startswith("front")]
-        kind = chance.choices(("stage", "zygote", "part"), (6, 1, 3))[0]
-        if kind == "part":
-            name = chance.choice(parts)
+        nodes = [name for name in parts if name.startswith("node")]
+        kind = chance.choices(("stage", "zygote", "node", "other"), (6, 1, 2, 1))[0]
+        if kind in ("node", "other"):
+            name = chance.choice(nodes if kind == "node" else [name for name in parts if name not in nodes])
             self._platform.kill(name)
             self.account.kills[name.partition("-")[0]] += 1
             time.sleep(chance.uniform(0, _LONGEST_AWAY_S))
             self._platform.again(name)
             return
-        below = children(self._platform, chance.choice([name for name in parts if name.startswith("node")]), kind)
+        below = children(self._platform, chance.choice(nodes), kind)
         if below:
             with contextlib.suppress(psutil.NoSuchProcess):
                 chance.choice(below).kill()

@@ -4,6 +4,7 @@ In the lab (infra/lab, as root): four nodes in network namespaces, each behind a
 """
 
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -51,23 +52,30 @@ class Ratio:
         return statistics.median(late / soon for soon, late in zip(self.without_s, self.with_s, strict=True))
 
 
-def long_answers(bytes_per_s: float | None, pairs: int, tokens: int) -> Ratio:
-    """Seconds per token of answers to cold models, of pipelines that stay so and of those that consolidate."""
-    stays, moves = list[float](), list[float]()
-    with _lab(bytes_per_s, {"pipeline": _PIPELINE}) as lab:
+def long_answers(bytes_per_s: float | None, pairs: int, tokens: int, clients: int) -> Ratio:
+    """Seconds per token of answers of cold models, as many at once as there are `clients`: of pipelines that stay so, and of
+    those that the front end consolidates when it finds that this pays."""
+    found: dict[str, list[float]] = {"stays": [], "moves": []}
+    with _lab(bytes_per_s, {"stays": _PIPELINE, "moves": {**_PIPELINE, "consolidate": True}}) as lab:
         (subject,) = subjects(lab, ["smollm2"])
-        operator = Operator(lab.named["pipeline"])
-        body = {"model": subject.name, "prompt": PROMPT, "max_tokens": tokens}
+        bodies = [{"model": subject.name, "prompt": [*PROMPT, n], "max_tokens": tokens} for n in range(clients)]
         for _ in range(pairs):
-            for found, at in ((stays, None), (moves, _consolidate(operator, subject.name))):
-                rest(lab, operator.url)
+            for name, times_s in found.items():
+                rest(lab, lab.named[name])
                 empty(lab, [subject.checkpoint])
-                found.append(streamed(operator.url, body, at).tpot_s())
-    return Ratio(tuple(stays), tuple(moves))
+                times_s.append(statistics.fmean(each.tpot_s() for each in at_once(lab.named[name], bodies)))
+        _tell(lab.named["moves"])
+    return Ratio(tuple(found["stays"]), tuple(found["moves"]))
 
 
-def _consolidate(operator: Operator, model: str) -> Any:
-    return lambda _stream: operator.order("consolidate", model=model)
+def _tell(url: str) -> None:
+    """To stderr, what moved and why."""
+    for move in Operator(url).moves():
+        took_s = move["done_at"] - move["ordered_at"] if move["done_at"] else float("nan")
+        print(
+            f"{move['kind']} {move['step']} after {took_s:.1f} s, {move['requests']}: {move['why'] or move['reason']}",
+            file=sys.stderr,
+        )
 
 
 def bursts(bytes_per_s: float | None, pairs: int, requests: int, tokens: int) -> Ratio:
@@ -85,6 +93,7 @@ def bursts(bytes_per_s: float | None, pairs: int, requests: int, tokens: int) ->
                 rest(lab, lab.named[name])
                 empty(lab, [subject.checkpoint])
                 times_s.append(statistics.fmean(each.ttft_s for each in at_once(lab.named[name], bodies)))
+        _tell(lab.named["scales"])
     return Ratio(tuple(found["stays"]), tuple(found["scales"]))
 
 

@@ -39,7 +39,7 @@ class Pauses:
 
     def see(self, stream: Stream, move: Move) -> None:
         """A request that moved."""
-        since_s, until_s, step_s = move["switching_at"], move["done_at"], median(stream.gaps_s())
+        since_s, until_s, step_s = move["switching_at"], move["done_at"], stream.step_s
         pause_s = stream.pause_s(since_s, until_s)
         if pause_s is None:
             self.late += 1

@@ -14,6 +14,7 @@ from benchmarks.moves_operator import NO_AUTHORITIES
 
 PATIENCE_S = 300.0
 DEADLINE_S = 120.0
+_SOME = 8
 
 
 class Stream(threading.Thread):
@@ -102,6 +103,13 @@ class Stream(threading.Thread):
     def gaps_s(self, first: int = 0) -> list[float]:
         """Seconds between each token and the one before it, from the token numbered `first` on."""
         return [later - earlier for earlier, later in itertools.pairwise(self.times_s[first:])]
+
+    @property
+    def step_s(self) -> float:
+        """Seconds between tokens, in the median; of a few together, for small steps' tokens are read several at a time."""
+        return median(
+            [(later - earlier) / _SOME for earlier, later in zip(self.times_s, self.times_s[_SOME:], strict=False)]
+        )
 
     def pause_s(self, since_s: float, until_s: float) -> float | None:
         """The longest time without a token that touches the time between these two; None if its tokens do not span it."""

@@ -61,7 +61,7 @@ def run_platform(
     store_url: str,
     nodes: int,
     degrees: Sequence[int],
-    ready_s: float = 90.0,
+    ready_s: float = 180.0,
     node: Mapping[str, str | int] | None = None,
     frontends: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> Iterator[Platform]:

@@ -10,6 +10,7 @@ from typing import Any, Never
 from uuid import UUID
 
 import httpx
+import prefect.task_engine  # noqa: F401  # else the first run's first step waits for it
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter

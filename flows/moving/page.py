@@ -19,7 +19,7 @@ def page_of(move: Move, *, recorded: bool) -> str:
         _ending(move),
         *_carrier(move, recorded=recorded),
         f"**Why:** {move.reason}",
-        _table(("replica", "of", "at", "goes on as"), (_handover(handover) for handover in move.handovers)),
+        "\n".join(f"- {_handover(handover)}" for handover in move.handovers),
         _table(("step", "seconds", "predicted"), _steps(move)),
         _requests(move),
         f"Move `{move.move}`, ordered at {_time(move.ordered_at)}.",
@@ -44,18 +44,15 @@ def _carrier(move: Move, *, recorded: bool) -> Iterable[str]:
         yield "The front end took its steps over."
 
 
-def _handover(handover: Handover) -> tuple[str, ...]:
-    nodes = ", ".join(handover.nodes)
-    heirs = "; ".join(map(_replica, handover.heirs)) or "nothing: its requests end where they are"
-    return handover.group, handover.model, f"{nodes} ({_stages(handover.degree)})", heirs
+def _handover(handover: Handover) -> str:
+    heirs = " and ".join(map(_replica, handover.heirs)) or "has no heirs: its requests end where they are"
+    to = "→ " if handover.heirs else ""
+    return f"{handover.model}: {_replica(handover)} {to}{heirs}"
 
 
-def _replica(replica: Replica) -> str:
-    return f"{replica.group} at {', '.join(replica.nodes)} ({_stages(replica.degree)})"
-
-
-def _stages(degree: int) -> str:
-    return "1 stage" if degree == 1 else f"{degree} stages"
+def _replica(replica: Replica | Handover) -> str:
+    stages = "1 stage" if replica.degree == 1 else f"{replica.degree} stages"
+    return f"`{replica.group}`, {stages} at {', '.join(replica.nodes)}"
 
 
 def _steps(move: Move) -> Iterable[tuple[str, ...]]:
@@ -95,4 +92,4 @@ def _time(unix_s: float) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

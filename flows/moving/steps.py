@@ -80,7 +80,9 @@ async def switch(front_end: FrontEnd, move: Move) -> Move:
 @task(retries=2, retry_delay_seconds=[1, 5], timeout_seconds=_MARGIN_S, cache_policy=NO_CACHE)
 async def report(move: Move, recorded: bool) -> None:
     """Leave a page of what was moved, from where to where, in what time and why; `recorded` if that was before this run."""
-    await leave_page(move.kind.value, " ".join(move.models) or move.node, page_of(move, recorded=recorded), move.reason)
+    subject = " ".join(move.models) or move.node
+    page, description = page_of(move, recorded=recorded), f"What became of the move {move.move}"
+    await leave_page(move.kind.value, subject, page, description)
 
 
 async def carry(wish: Wish, move: str) -> State[Any] | None:

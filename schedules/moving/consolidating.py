@@ -19,8 +19,9 @@ from schedules.requests import Request
 from schedules.service import Replica
 from schedules.wakes import Wakes
 
-LOOK_AFTER_S, LOOK_AGAIN_S = 0.25, 2.0
-"""It is looked so long after a pipeline's first token, when that is on its way, and then again and again."""
+LOOK_AFTER_S, LOOK_AGAIN_S, SELDOM_S = 0.25, 2.0, 8.0
+"""It is looked so long after a pipeline's first token, when that is on its way, and then again and again, more and more
+seldom."""
 
 
 class Requests(Protocol):
@@ -42,14 +43,15 @@ class Consolidating:
         """It serves. If it is a pipeline that is looked at until it serves no more."""
         if self._wanted and len(replica.nodes) > 1 and not replica.watched:
             replica.watched = True
-            self._wakes.at(now_s + LOOK_AFTER_S, lambda then_s: self._look(replica, then_s))
+            self._wakes.at(now_s + LOOK_AFTER_S, lambda then_s: self._look(replica, LOOK_AGAIN_S, then_s))
 
-    def _look(self, replica: Replica, now_s: float) -> None:
+    def _look(self, replica: Replica, again_s: float, now_s: float) -> None:
         if replica.state in (State.STOPPING, State.GONE):
             return
         if self._may(replica, now_s):
             self._consider(replica, now_s)
-        self._wakes.at(now_s + LOOK_AGAIN_S, lambda then_s: self._look(replica, then_s))
+        later_s = min(2 * again_s, SELDOM_S)
+        self._wakes.at(now_s + again_s, lambda then_s: self._look(replica, later_s, then_s))
 
     def _may(self, replica: Replica, now_s: float) -> bool:
         busy = self._moves.of(replica) is not None or replica.heir_of is not None or replica.turn_of is not None
@@ -59,15 +61,22 @@ class Consolidating:
     def _consider(self, replica: Replica, now_s: float) -> None:
         service, placement = replica.service, replica.placement
         assert placement is not None
+        stages = _stages(placement, [self._books.speeds(node) for node in replica.nodes])
+        if stages is None:
+            return
+        hop_s, seen_s = self._books.learned.corrections.hop_s, _seen_s(replica)
+        later_s = max(penalty_s(stages, hop_s, seen_s, speeds) for _, speeds in stages)
+        needed_bytes = self._seats.whole_bytes(service)
+        may_pay = later_s > 0.0 or sum(placement.reserved_bytes.values()) > needed_bytes
+        if not may_pay or self._seats.most_free_bytes() < needed_bytes:  # which costs little to see
+            return
         found = self._seats.find_whole(service, replica.nodes, now_s)
         if found is None or found.ready_s is None:
             return
         whole, chosen = self._books.speeds(_node(found)), found.decision.chosen
-        stages = _stages(placement, [self._books.speeds(node) for node in replica.nodes])
-        if whole is None or stages is None or chosen is None or chosen.placement is None:
+        if whole is None or chosen is None or chosen.placement is None:
             return
-        hop_s = self._books.learned.corrections.hop_s
-        later_s = penalty_s(stages, hop_s, _seen_s(replica), whole)
+        later_s = penalty_s(stages, hop_s, seen_s, whole)
         outlook = self._outlook(replica, later_s, now_s)
         switch_s = shift_s(service.model, chosen.placement, self._mean_tokens(replica), [whole])
         why = pays(outlook, later_s, placement, chosen.placement, found.ready_s, switch_s)

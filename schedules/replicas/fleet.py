@@ -94,10 +94,13 @@ class Fleet:
 
     def _busy(self, service: Service, now_s: float) -> int:
         """How many whole replicas what comes keeps busy. What a pipeline becomes is decided apart."""
-        whole = [replica for replica in service.in_state(State.SERVING) if len(replica.nodes) == 1]
-        if service.objectives.max_replicas == 1 or not whole or any(replica.heirs for replica in service.replicas):
+        if service.objectives.max_replicas == 1 or any(replica.heirs for replica in service.replicas):
             return 0
-        speeds = self._books.speeds(whole[0].nodes[0])
+        up = [replica.placement for replica in service.in_state(State.SERVING)]
+        whole = next((placement for placement in up if placement is not None and placement.degree == 1), None)
+        if whole is None:
+            return 0
+        speeds = self._books.speeds(whole.stages[0].node)
         return service.busy_replicas(speeds, now_s) if speeds is not None else 0
 
     def _ask_for(self, service: Service, now_s: float) -> None:

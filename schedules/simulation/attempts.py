@@ -22,6 +22,12 @@ class Open:
     def left(self) -> int:
         return self.answer_tokens - self.tokens
 
+    def begin(self) -> Ask:
+        """One more attempt, which gives the tokens from now on."""
+        ask = self.ask()
+        self.attempt = ask.request
+        return ask
+
     def ask(self) -> Ask:
         """One more attempt, with what it has."""
         self.attempts += 1

@@ -88,9 +88,7 @@ class Shifts:
         """The request has its last token from there. If it cannot go over now, it begins there again."""
         shift, asked = following.shift, following.asked
         if following.lost is not None:
-            ask = asked.ask()
-            asked.attempt = ask.request
-            self._world.run(shift.group, ask, now_s)
+            self._world.run(shift.group, asked.begin(), now_s)
             return (self._stay(following, following.lost),)
         self._end(following)
         self._world.go_on(following.follower, asked.tokens - following.told, now_s)

@@ -164,10 +164,8 @@ class _Run:
             case Adopt(group):
                 self.world.adopt(group, now_s)
             case Assign(request, group):
-                asked = self.requests[request]
-                ask = asked.ask()
-                asked.attempt = ask.request
-                self.world.run(group, ask, now_s)
+                self.shifts.forget(request, now_s)
+                self.world.run(group, self.requests[request].begin(), now_s)
             case Shift(request):
                 self.shifts.begin(action, self.requests[request], now_s)
             case Reject(request) if request in self.requests:

@@ -14,10 +14,7 @@ OnAnswer = Callable[[WorldGroup, float], None]
 
 
 class Steps:
-    """Of the groups of the world, which are those in `groups` as long as they are there.
-
-    KV cache that is copied comes whole or not at all; what is not copied is computed anew.
-    """
+    """Of the groups of the world, which are those in `groups` as long as they are there."""
 
     def __init__(
         self, groups: Mapping[str, WorldGroup], loads: Loads, agenda: Agenda[Happening], on_answer: OnAnswer

@@ -4,7 +4,9 @@ It does what nodes, wires and stages do, as `estimates` and `ledgers.links` have
 decides nothing. It holds no clock and no chance: the same orders at the same times are followed by the same events. What
 the simulator runs against, and what is behind the cluster in memory (`cluster.fake`).
 
-Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there.
+Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there. What
+comes behind others makes way on wires alone. Who follows has its room at once or not at all, gets KV cache whole or not at
+all, and takes in what it lacks in one step.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,6 @@
 """The decode loop, over layers that only remember: what is fed to whom, what is told to the others, and how it ends."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -368,6 +369,23 @@ def test_what_is_followed_is_fed_told_of_and_goes_on() -> None:
     told, worker, _ = _driven(Follow(_submit("a")), More("a", (4,)), GoOn("a", (5,)), count=2)
     assert worker.fed == [[(1, [1, 2, 3, 4, 5], 0)], [(1, [7], 5)]]
     assert told == [Tokens("a", (7,)), Tokens("a", (7,), "length")]
+
+
+def test_a_first_answer_is_awaited_from_when_a_request_goes_on() -> None:
+    """Not from when it was followed, which may be long before."""
+    at: dict[str, float] = {}
+
+    def emit(events: Sequence[Event]) -> None:
+        at.setdefault(type(events[0]).__name__, time.monotonic())
+        driver.inbox.put(GoOn("a") if isinstance(events[0], Caught) else None)
+
+    def report(_phase: str, since_s: float) -> None:
+        at["since"] = since_s
+
+    driver = Driver(FakeWorker(), None, Batching(1000, 1), emit, 60.0, report=report)  # type: ignore[arg-type]
+    driver.inbox.put(Follow(_submit("a", max_tokens=1)))
+    driver.run()
+    assert at["Caught"] <= at["since"] <= at["Tokens"]
 
 
 @pytest.mark.parametrize("said", [More("a", (999,)), GoOn("a", (999,)), Follow(_submit("b", prompt=999))])

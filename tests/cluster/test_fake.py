@@ -198,6 +198,22 @@ async def test_a_node_that_is_silent_reports_nothing_and_its_streams_stand_still
 
 
 @played
+async def test_a_node_that_drains_takes_nothing_new_and_goes_when_it_has_nothing(played: Played) -> None:
+    group = await played.form("a")
+    played.cluster.drain_node("a")
+    await asyncio.sleep(1.0)
+    node = played.cluster.view().node("a")
+    assert node is not None
+    assert node.draining
+    with pytest.raises(Refused, match="node a is draining"):
+        await played.cluster.form("h", group.placement, CHECKPOINT, 60.0)
+    assert len(await _tokens(group, ask())) == 20
+    await played.cluster.dissolve(group)
+    await asyncio.sleep(1.0)
+    assert played.of(NodeLeft, GroupLost) == [NodeLeft("a")]
+
+
+@played
 async def test_a_group_of_which_a_process_dies_is_lost_and_frees_its_memory(played: Played) -> None:
     group = await played.form("a")
     played.cluster.lose_group()

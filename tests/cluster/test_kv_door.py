@@ -2,6 +2,8 @@
 
 import asyncio
 import queue
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -224,16 +226,24 @@ async def test_what_nobody_will_follow_is_dropped(servers: list[RequestServer]) 
         assert [(await _hear(caller)).fault for _ in range(2)] == ["", ""]
 
 
-async def test_who_leaves_while_it_is_pulled_leaves_nothing_behind(servers: list[RequestServer]) -> None:
+@pytest.mark.parametrize("abruptly", [False, True])
+async def test_who_leaves_while_it_is_pulled_leaves_nothing_behind(
+    servers: list[RequestServer], abruptly: bool
+) -> None:
     heir = _Stage(servers[0])
     begun, go_on = asyncio.Event(), asyncio.Event()
     async with _played_source(lambda _reader, writer: _slowly(writer, begun, go_on)) as source:
-        async with _caller(heir.server.port, _HELLO, PullKv("r", 1, (source,), _WAIT_S)):
+        async with _caller(heir.server.port, _HELLO, PullKv("r", 1, (source,), _WAIT_S)) as (_, writer):
             await asyncio.wait_for(begun.wait(), _WAIT_S)
+            if abruptly:
+                linger = struct.pack("ii", 1, 0)  # the kernel says that nothing more is taken, instead of good-bye
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.transport.abort()
         go_on.set()
         async with asyncio.timeout(_WAIT_S):
-            while True:  # the server has seen it leave, and has dropped what came
-                if (await _pulled(heir, _Stage(servers[1]).source(), tokens=1)).fault == "":
+            other = _Stage(servers[1]).source()
+            while True:  # until what came was dropped
+                if not (await _pulled(heir, other, tokens=1)).fault:
                     return
 
 

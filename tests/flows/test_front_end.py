@@ -153,11 +153,16 @@ def test_a_page_says_who_carried_the_move_out() -> None:
     assert "took its steps over" not in page_of(read_move(move | {"carrier": "flow"}), recorded=False)
 
 
-def test_a_page_shows_what_has_no_heirs_and_breaks_at_no_name() -> None:
-    move = told("m|1", Kind.DRAIN)
+def test_a_page_says_what_goes_where() -> None:
+    page = page_of(read_move(told("m", Kind.DRAIN)), recorded=False)
+    assert "- tiny: `m-old`, 2 stages at node-1, node-2 → `m-new`, 1 stage at node-2" in page
+
+
+def test_a_page_shows_what_has_no_heirs() -> None:
+    move = told("m", Kind.DRAIN)
     move["handovers"][0]["heirs"] = []
     page = page_of(read_move(move | {"pauses_s": [0.3, 0.1, 0.2]}), recorded=False)
-    assert "| m\\|1-old | tiny | node-1, node-2 (2 stages) | nothing: its requests end where they are |" in page
+    assert "- tiny: `m-old`, 2 stages at node-1, node-2 has no heirs: its requests end where they are" in page
     assert "| pause, median | 200.0 ms |" in page
     assert "| pause, longest | 300.0 ms |" in page
 

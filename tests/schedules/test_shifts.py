@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from schedules.actions import Action, Assign, Shift, Start
+from schedules.actions import Action, Assign, Shift, Start, Stop, WakeAt
 from schedules.events import (
     Event,
     RequestArrived,
@@ -17,6 +17,7 @@ from schedules.events import (
     RequestShifted,
     RequestStayed,
     SchedulerJoined,
+    Ticked,
 )
 from schedules.facts import Node
 from schedules.moving.rounds import ROUNDS
@@ -293,3 +294,21 @@ def test_a_request_may_be_over_before_the_switch(phase: Phase, how: str) -> None
     assert not played.of(RequestShifted, RequestStayed)
     assert played.groups() == ["g"]
     assert played.whole("other")
+
+
+def test_who_is_assigned_anew_is_followed_no_more() -> None:
+    """Before the brain hears what it has done: there is room for one only, which the new attempt has."""
+
+    class Hasty(Shifter):
+        def handle(self, event: Event, now_s: float) -> tuple[Action, ...]:
+            if isinstance(event, Ticked):
+                return (Assign("r", "h", cold=False), Stop("g"))
+            actions = () if isinstance(event, RequestBroke) else super().handle(event, now_s)
+            wake = [WakeAt(now_s + COPY_S / 2) for action in actions if isinstance(action, Shift)]
+            return (*actions, *wake)
+
+    arrival = Arrival(BEGUN_S, "r", MODEL.key, 600, TOKENS)
+    played = Story(simulate(Hasty(copy=True), World((A, B), (MODEL,)), [arrival], until_s=60.0))
+    assert [type(event) for event in played.of(RequestShifted, RequestStayed, RequestBroke)] == [RequestBroke]
+    assert played.groups() == ["g", "h"]
+    assert played.whole()

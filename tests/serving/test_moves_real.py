@@ -3,7 +3,10 @@
 Two requests run in each test: a greedy one, and one that draws by a seed, with penalties, and tells log probabilities.
 """
 
+import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +30,7 @@ from tests.tiny import make_tiny
 pytestmark = pytest.mark.timeout(240)
 MODEL, TOKENS, BEFORE = "moved", 800, 20
 NODES = ("node-0", "node-1", "node-2")
-GRACE_S = 60.0
+LONG, GRACE_S = 1900, 60.0
 GREEDY: dict[str, Any] = {"prompt": [5, 6, 7], "temperature": 0}
 SEEDED: dict[str, Any] = {
     "prompt": [9, 8, 7, 6], "temperature": 0.9, "top_p": 0.95, "seed": 11, "presence_penalty": 0.3,
@@ -203,6 +206,32 @@ def test_what_cannot_be_is_refused_in_a_sentence_and_changes_nothing(
         assert [replica["nodes"] for replica in operator.replicas(MODEL)] == [list(nodes)]
         given_up = operator.give_up(move, "enough is enough")
     assert (given_up["step"], given_up["why"]) == ("given up", "enough is enough")
+
+
+def test_the_command_line_moves_and_says_what_is_refused(cluster: RealCluster, operator: Operator) -> None:
+    """While a long answer runs: a command takes a while to begin."""
+    stream = Stream(operator.url, {"model": MODEL, "max_tokens": LONG, **GREEDY})
+    stream.start()
+    stream.reach(1)
+    moved = firsttoken(cluster, "consolidate", MODEL, "--json")
+    assert (moved.returncode, json.loads(moved.stdout)["requests"]["shifted"]) == (0, 1), moved.stderr
+    refused = firsttoken(cluster, "drain", "nowhere")
+    assert refused.returncode == 1
+    assert "no node called nowhere is connected" in refused.stderr
+    stream.end()
+    assert len(stream.tokens) == LONG
+
+
+def firsttoken(cluster: RealCluster, *command: str) -> "subprocess.CompletedProcess[str]":
+    settings = {
+        "home": str(cluster.folder),
+        "frontend": {"port": int(cluster.url.rpartition(":")[2]), "operator_key": KEY},
+    }
+    path = cluster.folder / "operator.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(settings))
+    full = [sys.executable, "-m", "firsttoken", *command, "--config", str(path)]
+    return subprocess.run(full, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
 
 
 def status_of(url: str, wish: dict[str, str], key: str) -> int:

@@ -48,7 +48,7 @@ class KvDoor:
                 await self._give(message, writer)
             elif isinstance(message, PullKv):
                 pulled = await self._pull(message)
-                if reader.at_eof():
+                if reader.at_eof() or writer.is_closing():
                     self._shelf.drop(message.request)
                 writer.write(frame(pulled))
             elif isinstance(message, DropKv):

@@ -35,6 +35,8 @@ class Reading:
         self, cache: SlabCache | PagedCache, first_layer: int, ask: AskKv, stream: "torch.cuda.Stream | None" = None
     ) -> None:
         self._cache, self._slot, self._stream = cache, ask.slot, stream
+        if stream is not None:
+            stream.wait_stream(torch.cuda.default_stream(stream.device))
         self._layers = range(ask.first_layer - first_layer, ask.end_layer - first_layer)
         self._tokens = ask.tokens
         self._place: Any = cache.holds(ask.slot)
@@ -61,9 +63,7 @@ class Reading:
         if self._stream is None:
             data = self._take(piece).contiguous().clone()
         else:
-            device = self._stream.device
             with torch.cuda.stream(self._stream):
-                self._stream.wait_stream(torch.cuda.default_stream(device))
                 taken = self._take(piece)
                 data = torch.empty(taken.shape, dtype=taken.dtype, pin_memory=True).copy_(taken, non_blocking=True)
                 self._stream.synchronize()
