@@ -1,5 +1,6 @@
 """The key that operators show the front end: a setting, or one that is made for this machine at first use."""
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -18,16 +19,24 @@ def operator_key(settings: Settings) -> str:
 def _of_home(path: Path) -> str:
     """Whoever comes first makes it: components start together, and all must have the same."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(secrets.token_urlsafe(32))
-        try:
-            os.link(partial, path)  # whole, or not at all
-        except FileExistsError:
-            pass
-        finally:
-            partial.unlink()
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path)
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the operator's key cannot be kept in {path}: {error}") from error
+    if not key:
+        raise SettingsError(f"there is no operator's key in {path}: remove the file, and another one is made")
+    return key
+
+
+def _make(path: Path) -> None:
+    """Whole, or not at all."""
+    partial = path.with_suffix(f".{secrets.token_hex(8)}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(secrets.token_urlsafe(32))
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, path)
+    finally:
+        partial.unlink()

@@ -90,6 +90,12 @@ def _check_origin(value: str) -> str:
     return value
 
 
+def _check_key(value: str) -> str:
+    if re.fullmatch(r"[!-~]{0,256}", value) is None:
+        raise ValueError("a key has letters, digits and signs of ASCII, no spaces, at most 256")
+    return value
+
+
 def _check_history_url(value: str) -> str:
     if re.match(r"$|sqlite:///(?!:memory:).|postgresql://.", value) is None:
         raise ValueError("a history is at sqlite:///PATH or at postgresql://USER:PASSWORD@HOST/DATABASE")
@@ -151,6 +157,7 @@ Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_parse_names)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_parse_names)]
 Auth = Annotated[Text, AfterValidator(_check_auth)]
+Key = Annotated[Text, AfterValidator(_check_key)]
 HistoryUrl = Annotated[Text, AfterValidator(_check_history_url)]
 ParseJson = BeforeValidator(_parse_json)
 Options = Annotated[dict[str, Any], ParseJson, AfterValidator(_check_options)]

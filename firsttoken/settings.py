@@ -25,6 +25,7 @@ from firsttoken.setting_types import (
     HistoryUrl,
     Host,
     Interval,
+    Key,
     Names,
     Options,
     Origins,
@@ -127,7 +128,7 @@ class FrontendSettings(Section):
         description="origins (`https://app.example`) whose pages may call the API and read its answers; `local` for pages "
         "that programs of the browser's own machine serve, `*` for all pages",
     )
-    operator_key: Text = Field(
+    operator_key: Key = Field(
         default="",
         repr=False,
         description="key that operators and the flow service show the API to move replicas and drain nodes; empty means one "

@@ -136,7 +136,7 @@ def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: Non
     api = Api(link, catalog, router, metrics, ledger, preparer, config.request_timeout_s, bodies, on_arrival)
     app.include_router(api.routes)
     app.include_router(Operators(link, catalog, router, bodies, config.operator_key).routes)
-    app.state.before_shutdown = notices.close
+    app.state.before_shutdown = router.let_go
     _add_door(app, config)
     add_handlers(app)
     return app

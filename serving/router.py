@@ -202,6 +202,11 @@ class Router:
         """Wait until the cold starts that have given their first token are in the ledger."""
         await self._recorder.settle()
 
+    def let_go(self) -> None:
+        """End the answers that would not end by themselves."""
+        self.notices.close()
+        self.moves.let_go()
+
     async def close(self) -> None:
         """Give up what is being started. Groups end with the client, and nothing is decided any more."""
         self._closed = True

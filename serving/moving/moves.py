@@ -7,7 +7,7 @@ which listens for that, or whoever asked for it. Who keeps silent is not waited 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import count
 from math import inf
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from cluster.wire.phases import unix_s
 from schedules import events
 from schedules.actions import MoveAt, Refuse, Shift
-from schedules.moving.plan import Step
+from schedules.moving.plan import Kind, Step
 from serving.errors import MoveRefused, Unavailable
 from serving.metrics import Metrics
 from serving.moving.notices import Listener, Notices
@@ -51,6 +51,7 @@ class Moves:
         self._listeners: dict[str, Listener] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._drained: set[str] = set()
+        self._let_go = False
         self._changed = asyncio.Event()
         self._numbers = count(1)
         notices.on_left(self._listener_left)
@@ -113,7 +114,7 @@ class Moves:
         waits = (Step.ORDERED, Step.PREPARING) if step is Step.ORDERED else tuple(set(Step) - set(ENDS))
         try:
             async with asyncio.timeout(timeout_s):
-                while name in self._under_way and (self._under_way[name].step in waits or self._ending(name)):
+                while not self._let_go and self._waits(name, waits):
                     await self._changed.wait()
         except TimeoutError:
             pass
@@ -146,7 +147,6 @@ class Moves:
     def drained(self, node: str) -> None:
         """An operator's wish was followed: nothing new goes to the node."""
         self._drained.add(node)
-        self.note_node(node, "drained")
 
     def undrained(self, node: str) -> None:
         """It is a node like others again."""
@@ -162,6 +162,11 @@ class Moves:
         """Put moves of before, the latest first, behind those that are here."""
         here = {each["move"] for each in self._ended}
         self._ended.extend([each for each in moves if each["move"] not in here][: KEPT - len(self._ended)])
+
+    def let_go(self) -> None:
+        """Whoever waits for a step is told how it stands, and nobody waits any more."""
+        self._let_go = True
+        self._wake()
 
     def close(self) -> None:
         """Nobody is waited for any more."""
@@ -215,9 +220,10 @@ class Moves:
         for name in [name for name, each in self._listeners.items() if each is listener]:
             self._take_over(self._under_way[name], "went away")
 
-    def _ending(self, name: str) -> bool:
-        """Whether it is at its end, but for what is still to be told of its requests."""
-        return self._under_way[name].step in ENDS
+    def _waits(self, name: str, steps: Container[Step]) -> bool:
+        """Whether it is at one of these steps; or at its end, but for what is still to be told of its requests."""
+        move = self._under_way.get(name)
+        return move is not None and (move.step in steps or move.step in ENDS)
 
     def _settle(self, move: Move) -> None:
         """If the move is over, it is kept as it is."""
@@ -229,6 +235,8 @@ class Moves:
         self._ended.appendleft(told)
         _log.info("%s", _sentence(move))
         self._notices.tell("move", move=told)
+        if move.plan.kind is Kind.DRAIN and move.step is Step.DONE:
+            self.note_node(move.plan.node, "drained")
         if self._on_end is not None:
             self._on_end(told)
         self._wake()

@@ -1,6 +1,7 @@
 """Credentials: made where they are needed, kept where only the owner reads them, shown to nobody."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from cluster.wire.encryption import Tls
 from firsttoken.components import prefect_environment, run_prefect, tls_of
 from firsttoken.credentials import PREFECT_AUTH_FILE, TLS_FOLDER, with_certificates, with_prefect_auth
 from firsttoken.errors import SettingsError
+from firsttoken.operator_key import FILE as KEY_FILE
+from firsttoken.operator_key import operator_key
 from firsttoken.settings import Settings, load_settings
 
 
@@ -36,6 +39,30 @@ def test_on_loopback_and_where_one_is_set_none_is_made(tmp_path: Path) -> None:
     own = settings(tmp_path, FIRSTTOKEN_PREFECT__HOST="10.0.0.1", FIRSTTOKEN_PREFECT__AUTH="me:mine")
     assert with_prefect_auth(own).prefect.auth == "me:mine"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_comes_first_makes_the_operators_key_and_all_have_the_same(tmp_path: Path) -> None:
+    """The front end, the flow service and a command may come at once."""
+    ours = settings(tmp_path / "home")
+    with ThreadPoolExecutor(8) as pool:
+        (key,) = set(pool.map(lambda _: operator_key(ours), range(32)))
+    file = tmp_path / "home" / KEY_FILE
+    assert (stat.S_IMODE(file.stat().st_mode), file.read_text()) == (0o600, key)
+    assert len(key) > 40
+    assert list(file.parent.iterdir()) == [file]
+    own = settings(tmp_path / "other", FIRSTTOKEN_FRONTEND__OPERATOR_KEY="own-key")
+    assert operator_key(own) == "own-key"
+    assert "own-key" not in repr(own)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_key_that_lets_everybody_in_or_cannot_be_sent_is_none(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).write_text("\n")
+    with pytest.raises(SettingsError, match="remove the file"):
+        operator_key(settings(tmp_path))
+    with pytest.raises(SettingsError, match=r"operator_key .* will not do: a key has") as refused:
+        settings(tmp_path, FIRSTTOKEN_FRONTEND__OPERATOR_KEY="two words")
+    assert "two words" not in str(refused.value)
 
 
 def test_a_prefect_component_that_others_reach_does_not_start_without_one(

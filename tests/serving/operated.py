@@ -22,7 +22,7 @@ from tests.serving.routed import PROMPT, Routed, routed
 from tests.serving.routed import served as served_model
 from tests.told import objectives_of
 
-KEY = "a key that nobody guesses"
+KEY = "a-key-that-nobody-guesses"
 MODEL = served_model("m")
 SPEEDS = {"nic": 1e9, "decode": 1e10, "formed": 0.1}
 NODES = tuple(world_node(name, **SPEEDS) for name in "abc")

@@ -238,6 +238,18 @@ def test_who_waits_for_a_step_is_told_how_it_stands_when_the_time_is_over() -> N
     with_front(test)
 
 
+def test_when_the_front_end_ends_whoever_waits_for_a_step_is_let_go() -> None:
+    async def test(front: Front) -> None:
+        front.order("m1")
+        waiting = asyncio.ensure_future(front.moves.go_on("m1", Step.READY, 600.0))
+        await soon()
+        front.moves.let_go()
+        assert (await waiting or {})["step"] == "ordered"
+        assert (await front.moves.go_on("m1", Step.READY, 600.0) or {})["step"] == "ordered"
+
+    with_front(test)
+
+
 # ---- wishes
 
 
