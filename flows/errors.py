@@ -33,5 +33,9 @@ class MoveGivenUp(FlowError):
     """The move came to nothing: what should have made way goes on as it was."""
 
 
+class NotInTime(FlowError):
+    """A step of a move took longer than any should."""
+
+
 class PrefectAway(FlowError):
     """Prefect's server does not answer as soon as it must."""

@@ -15,7 +15,7 @@ from prefect.states import Cancelled
 
 from flows.artifacts import leave_page
 from flows.context import read_context
-from flows.errors import FlowError, FrontEndAway, MoveGivenUp, Refused
+from flows.errors import FlowError, FrontEndAway, MoveGivenUp, NotInTime, Refused
 from flows.front_end import FrontEnd
 from flows.moving.moves import Move, Wish
 from flows.moving.page import page_of
@@ -122,14 +122,12 @@ def name_of(flow: str, asked: Mapping[str, Any]) -> str:
 
 
 async def _go_on(front_end: FrontEnd, move: Move, step: Step, until: Step, within_s: float) -> Move:
-    """Say that the move may go on from `step`, and wait for `until` or its end. TimeoutError if neither comes."""
+    """Say that the move may go on from `step`, and wait for `until` or its end. NotInTime if neither comes."""
     deadline_s = time.monotonic() + within_s
     found = await front_end.go_on(move.move, step, _ROUND_S)
     while not found.reached(until):
         if time.monotonic() > deadline_s:
-            raise TimeoutError(
-                f"the move {move.move} is not {until.value} after {within_s:.0f} s but {found.step.value}"
-            )
+            raise NotInTime(f"the move {move.move} is not {until.value} after {within_s:.0f} s but {found.step.value}")
         found = await front_end.go_on(move.move, step, _ROUND_S)
     return found
 

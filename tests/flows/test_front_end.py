@@ -9,7 +9,7 @@ from prefect.states import Failed
 
 from firsttoken.ports import free_port
 from flows import front_end as module
-from flows.errors import FlowError, FrontEndAway, Refused, Unanswered, Unintelligible
+from flows.errors import FlowError, FrontEndAway, NotInTime, Refused, Unanswered, Unintelligible
 from flows.front_end import FrontEnd
 from flows.moving import steps
 from flows.moving.moves import Wish, read_move
@@ -69,7 +69,7 @@ async def test_a_step_that_takes_too_long_is_an_error_that_says_where_the_move_s
         monkeypatch.setattr(steps, name, seconds)
     held = await front_end.order(Wish(Kind.MIGRATE, model="held", node="node-2"))
     await front_end.go_on(held.move, Step.ORDERED, 0.0)
-    with pytest.raises(TimeoutError, match="but preparing"):
+    with pytest.raises(NotInTime, match="but preparing"):
         await step.fn(front_end, held)
 
 

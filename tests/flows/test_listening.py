@@ -1,6 +1,7 @@
 """What the flow service makes of notices, and how events wait for Prefect."""
 
 import asyncio
+import json
 import logging
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
@@ -19,7 +20,12 @@ from flows.events import Outbox
 from flows.front_end import FrontEnd
 from flows.listening import Ear
 from flows.moving.moves import read_move
-from schedules.moving.plan import Kind
+from schedules.facts import ModelKey, Placement, StagePlan
+from schedules.moving.plan import Handover, Heir, Kind, Plan, Step
+from serving.cold_start import ColdStart
+from serving.moving.notices import Notices
+from serving.moving.report import Carrier as ToldBy
+from serving.moving.report import Move as ToldMove
 from tests.flows.front_end_double import FrontEndDouble, front_end_double, told
 
 
@@ -157,6 +163,29 @@ def test_what_cannot_be_read_is_passed_over_and_logged(
     an_ear(noted).hear(notice)
     assert (noted.carried, noted.events) == ([], [])
     assert "cannot be read" in caplog.text
+
+
+async def test_what_the_real_front_end_tells_is_understood() -> None:
+    """A move from its order to its end, a cold start and a node that left, as serving/ words them."""
+    notices, noted = Notices(), Noted()
+    stream = notices.listen()
+    assert json.loads(await anext(stream)) == {"notice": "alive"}
+    old, new = (Placement("m", (StagePlan(node, 0, 1, (), 0, 0),), 1024, ()) for node in ("a", "b"))
+    plan = Plan("m1", Kind.DRAIN, (Handover("g1", ModelKey("m", "d"), old, (Heir("g2", new),)),), "a is drained", "a")
+    move = ToldMove(plan, ToldBy.FLOW, at_s={Step.ORDERED: 1e9})
+    notices.tell("order", move=move.as_json())
+    move.step, move.at_s[Step.DONE] = Step.DONE, 2e9
+    notices.tell("move", move=move.as_json())
+    notices.tell("cold_start", cold_start=ColdStart("m", "g1", ("a",), 1e9, 0.5, ()).as_json())
+    notices.tell("node", node="a", what="left", at=1e9)
+    ear = an_ear(noted)
+    for _ in range(4):
+        ear.hear(json.loads(await asyncio.wait_for(anext(stream), 5)))
+    await stream.aclose()
+    assert (noted.carried, noted.closed) == (["m1"], ["m1"])
+    assert noted.events == [events.MOVE_ORDERED, events.MOVE_DONE, events.COLD_START, events.NODE + "left"]
+    read = read_move(move.as_json())
+    assert (read.models, read.goes_to, read.node, read.over, read.done_at) == (("m",), ("b",), "a", True, 2e9)
 
 
 def test_what_is_not_for_us_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
