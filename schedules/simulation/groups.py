@@ -119,20 +119,23 @@ class Batch:
 
     def begin(self) -> float | None:
         """How long the next step takes, in seconds; None if there is nothing to do."""
-        used = sum([ask.room(self._kv_tokens) for ask in (*self._running, *self._followers)])
-        while self._waiting and used + self._waiting[0].room(self._kv_tokens) <= self._kv_tokens:
-            self._running.append(self._waiting.popleft())
-            used += self._running[-1].room(self._kv_tokens)
+        if self._waiting:
+            self._let_in()
         followers = [(ask, ask.behind) for ask in self._followers if ask.behind and not ask.copying]
         self.under_way = bool(self._running or followers)
         if not self.under_way:
             return None
-        tokens = [1 if ask.prefilled else ask.prompt_tokens - ask.taken for ask in self._running]
-        tokens += [behind for _, behind in followers]
-        joins = bool(followers) or any(not ask.prefilled for ask in self._running)
-        steps = 1 if joins else min(self._at_once, *[ask.left for ask in self._running])
+        prompts = [ask.prompt_tokens - ask.taken for ask in self._running if not ask.prefilled]
+        tokens = len(self._running) - len(prompts) + sum(prompts) + sum([behind for _, behind in followers])
+        steps = 1 if prompts or followers else min(self._at_once, *[ask.left for ask in self._running])
         self._step = _Step(list(self._running), steps, followers)
-        return steps * token_s(self._stages, self._hop_s, sum(tokens))
+        return steps * token_s(self._stages, self._hop_s, tokens)
+
+    def _let_in(self) -> None:
+        used = sum([ask.room(self._kv_tokens) for ask in (*self._running, *self._followers)])
+        while self._waiting and used + self._waiting[0].room(self._kv_tokens) <= self._kv_tokens:
+            self._running.append(self._waiting.popleft())
+            used += self._running[-1].room(self._kv_tokens)
 
     def land(self) -> list[tuple[Ask, int]]:
         """The step is over: who is given how many tokens; none, who follows and has taken in what it lacked."""
