@@ -508,8 +508,9 @@ class Fleet:
 
     def _stop(self, replica: Replica, now_s: float) -> None:
         self.moves.interrupt(replica, "the replica has nothing to do, and ends", now_s)
-        self._let(replica, Turn.IDLE, now_s)
-        self._end_group(replica)
+        if replica.state in (State.SERVING, State.DRAINING):  # it may have ended with the move
+            self._let(replica, Turn.IDLE, now_s)
+            self._end_group(replica)
 
     def _end_group(self, replica: Replica) -> None:
         replica.idle_since_s, replica.alone = None, None

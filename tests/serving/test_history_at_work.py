@@ -13,7 +13,7 @@ import pytest
 
 from firsttoken.ports import free_port
 from serving.history import History
-from serving.history_tables import Arrival
+from serving.history_tables import VERSION, Arrival
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.asking import get, post
@@ -103,5 +103,5 @@ def test_a_front_end_does_not_start_on_the_history_of_another_version(tmp_path: 
     home = {"FIRSTTOKEN_HOME": str(tmp_path), "FIRSTTOKEN_FRONTEND__PORT": str(free_port())}
     done = subprocess.run(command, env={**os.environ, **home}, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 1
-    assert "schema version 7, this firsttoken reads and writes version 1: run " in done.stderr
+    assert f"schema version 7, this firsttoken reads and writes version {VERSION}: run " in done.stderr
     assert "Traceback" not in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cluster.wire.requests import Sampling, Submit
@@ -342,6 +342,7 @@ WISHES = st.tuples(st.floats(0.0, 2.5), st.sampled_from(["consolidate", "drain a
 LEAVING = st.lists(st.tuples(st.floats(0.0, 2.5), st.integers(0, 7)), max_size=2)
 
 
+@example([], [(0.13, "drain a"), (0.41, "drain b")], [(0.66, 0)], 1)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(MISFORTUNES, max_size=3), st.lists(WISHES, min_size=1, max_size=3), LEAVING, st.integers(1, 8))
 def test_whatever_befalls_a_move_nobody_reads_anything_wrong_and_nothing_leaks(
