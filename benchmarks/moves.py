@@ -1,6 +1,6 @@
 """Moves: how long clients wait while their requests go on elsewhere, what that is worth, and what survives chaos.
 
-    python benchmarks/moves.py [--json] [--quick] [--only PART...] [--rate 200mbit] [--kills N] [--seed N]
+    python benchmarks/moves.py [--json] [--quick] [--only PART...] [--rate 200mbit] [--pairs N] [--kills N] [--seed N]
 
 Every figure is what streaming clients of the product's own front end saw, by their own clocks. The parts:
 
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -44,13 +44,13 @@ class Amounts:
     kills: int
 
 
-FULL = Amounts(consolidations=50, migrations=100, together=5, pairs=3, cold_pairs=10, kills=200)
+FULL = Amounts(consolidations=50, migrations=100, together=5, pairs=2, cold_pairs=10, kills=200)
 QUICK = Amounts(consolidations=3, migrations=10, together=1, pairs=1, cold_pairs=1, kills=10)
-TOKENS = {"smollm2": 200, "tiny": 1500}
+TOKENS = {"smollm2": 120, "tiny": 2000}
 """Of an answer that is consolidated."""
 LONG_TOKENS = {"smollm2": 1000, "tiny": 4000}
 """Of one that goes to and fro."""
-ANSWER_TOKENS, BURST, BURST_TOKENS = 500, 16, 60
+ANSWER_TOKENS, BURST, BURST_TOKENS = 300, 16, 60
 
 
 def consolidation(amounts: Amounts, _rate: float, _seed: int) -> list[Result]:
@@ -122,13 +122,15 @@ def main() -> None:
     args.add_argument("--quick", action="store_true", help="a few of everything")
     args.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS), help="these parts alone")
     args.add_argument("--rate", type=parse_rate, default="200mbit", help="each node's card in the lab, each way")
+    args.add_argument("--pairs", type=int, help="how many cold starts there are beside a consolidation, and without")
     args.add_argument("--kills", type=int, help="how many there are in the chaos")
     args.add_argument("--seed", type=int, default=1, help="of the chaos")
     options = args.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends with us
     amounts = QUICK if options.quick else FULL
-    if options.kills is not None:
-        amounts = Amounts(**{**amounts.__dict__, "kills": options.kills})
+    amounts = replace(
+        amounts, kills=options.kills or amounts.kills, cold_pairs=options.pairs or amounts.cold_pairs
+    )  # fmt: skip
     results, failed = list[Result](), list[str]()
     problem = why_not()
     for name in options.only:

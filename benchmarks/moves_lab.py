@@ -30,7 +30,7 @@ _PREPARE_S = 0.5
 def _lab(bytes_per_s: float | None, frontends: Mapping[str, Mapping[str, Any]]) -> Iterator[Lab]:
     with (
         tempfile.TemporaryDirectory(prefix="firsttoken-lab-") as folder,
-        run_lab(Path(folder), NODES, (), bytes_per_s, frontends=frontends) as lab,
+        run_lab(Path(folder), NODES, (), bytes_per_s, frontends=frontends, ready_s=300.0) as lab,
     ):
         yield lab
 
@@ -116,6 +116,7 @@ def cold_starts_beside(bytes_per_s: float, pairs: int) -> Ratio:
             time.sleep(_PREPARE_S)
             found = streamed(operator.url, {"model": cold.name, "prompt": PROMPT, "max_tokens": 4})
             (beside if number % 2 else alone).append(found.ttft_s)
+            print(f"{'beside a consolidation' if number % 2 else 'alone'} {found.ttft_s:.2f} s", file=sys.stderr)
             if number % 2 and (step := operator.move(move)["step"]) != "preparing":
                 raise RuntimeError(f"the consolidation was no longer preparing when the cold start was over: {step}")
             stream.leave()
