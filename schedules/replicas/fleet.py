@@ -34,7 +34,7 @@ from schedules.replicas.turns import Up, something_ends, turns_over_s
 from schedules.replicas.waiters import Waiters
 from schedules.replicas.wanted import Wanted
 from schedules.scaling import wanted_replicas
-from schedules.service import Cold, Replica, Service
+from schedules.service import Cold, Demand, Replica, Service
 from schedules.wakes import Wakes
 
 
@@ -83,25 +83,27 @@ class Fleet:
             service.retired or service.keep_up_wake
         ):  # those that shall be there are tried again then
             return
-        there = len(service.coming)
-        needed = wanted_replicas(service.objectives, service.outstanding_tokens, self._busy(service, now_s))
-        if not there and asked_for:
+        demand = service.demand()
+        busy = self._busy(service, demand, now_s) if demand.coming < service.objectives.max_replicas else 0
+        needed = wanted_replicas(service.objectives, demand.room_tokens, busy)
+        if not demand.coming and asked_for:
             needed = max(1, needed)
-        if needed > there:
+        if needed > demand.coming:
             self._want(service, now_s)
         elif asked_for:
             self._ask_for(service, now_s)
 
-    def _busy(self, service: Service, now_s: float) -> int:
+    def _busy(self, service: Service, demand: Demand, now_s: float) -> int:
         """How many whole replicas what comes keeps busy. What a pipeline becomes is decided apart."""
-        if service.objectives.max_replicas == 1 or any(replica.heirs for replica in service.replicas):
-            return 0
-        up = [replica.placement for replica in service.in_state(State.SERVING)]
-        whole = next((placement for placement in up if placement is not None and placement.degree == 1), None)
-        if whole is None:
-            return 0
-        speeds = self._books.speeds(whole.stages[0].node)
-        return service.busy_replicas(speeds, now_s) if speeds is not None else 0
+        whole: Placement | None = None
+        for replica in service.replicas:
+            if replica.heirs:
+                return 0
+            placement = replica.placement
+            if whole is None and replica.state is State.SERVING and placement is not None and placement.degree == 1:
+                whole = placement
+        speeds = self._books.speeds(whole.stages[0].node) if whole is not None else None
+        return service.busy_replicas(speeds, demand, now_s) if speeds is not None else 0
 
     def _ask_for(self, service: Service, now_s: float) -> None:
         """Replicas that were wanted for nobody are for those who wait now; or for nobody again, if nobody does."""
