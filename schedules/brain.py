@@ -58,7 +58,8 @@ class Brain:
     def explain(self, model: Model, objectives: Objectives, now_s: float) -> Decision:
         """What would be decided if the model were started now. Changes nothing."""
         service = self._services.get(model.key) or Service(model, objectives, 0)
-        return self._fleet.decide(service, "now", self._fleet.running(service, True), Cold(None, now_s), now_s)
+        starts = self._fleet.starts
+        return starts.decide(service, "now", starts.running(service, True), Cold(None, now_s), now_s)
 
     def knows(self, key: ModelKey) -> bool:
         """Whether anything of this version may run, or be asked for."""
@@ -88,12 +89,12 @@ class Brain:
         newest = self._newest.setdefault(key.name, service)
         if service is not newest and service.opened > newest.opened:
             self._newest[key.name] = service
-            self._fleet.retire(newest, now_s)
+            self._fleet.counting.retire(newest, now_s)
             self._desk.forget_if_over(newest)
         service.retired = service is not self._newest[key.name]
         for found in self._found.pop(key, ()):
             self._fleet.found(found, service, now_s)
-        self._fleet.keep_up(service, now_s)
+        self._fleet.counting.keep_up(service, now_s)
 
     def _failed(self, event: events.GroupFailed, now_s: float) -> None:
         if event.unheard:
@@ -151,7 +152,7 @@ class Brain:
 
     def _scheduler_joined(self, _event: events.SchedulerJoined, now_s: float) -> None:
         self._desk.scheduler_away = False
-        self._fleet.joined(now_s)
+        self._fleet.starts.joined(now_s)
         self._fleet.stir()
 
     def _ticked(self, _event: events.Ticked, now_s: float) -> None:

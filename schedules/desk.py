@@ -49,8 +49,8 @@ class Desk:
             return  # it is refused when it is known whether it was right at all
         self._announcing[event.request] = service
         service.announced[event.request] = Announced(event.request, event.prompt_tokens, event.arrived_s)
-        self.fleet.expected(service)
-        self.fleet.scale(service, now_s)
+        self.fleet.ends.expected(service)
+        self.fleet.counting.scale(service, now_s)
 
     def announcement_over(self, event: events.AnnouncementOver, now_s: float) -> None:
         service = self._announcing.pop(event.request, None)
@@ -64,9 +64,9 @@ class Desk:
 
     def _forget_announced(self, service: Service, request: str, now_s: float) -> None:
         service.announced.pop(request, None)
-        self.fleet.unwanted(service, now_s)
+        self.fleet.counting.unwanted(service, now_s)
         for replica in list(service.replicas):
-            self.fleet.rest(replica, now_s)
+            self.fleet.ends.rest(replica, now_s)
         self.forget_if_over(service)
 
     def arrived(self, event: events.RequestArrived, now_s: float) -> None:
@@ -93,7 +93,7 @@ class Desk:
             return
         service.load.arrived(now_s)
         self._hold(service, request, now_s)
-        self.fleet.scale(service, now_s)
+        self.fleet.counting.scale(service, now_s)
         self.serve(service, now_s)
         held = self._requests.get(request.name)
         if held is not None and held.stand is Stand.HELD:
@@ -171,7 +171,7 @@ class Desk:
             reasons = [replica.reason for replica in service.replicas if replica.reason]
             why = reasons[0] if reasons else f"it took longer than {self._limits.start_timeout_s:g} s"
             self._reject_unstarted(request, why)
-        self.fleet.unwanted(service, now_s)
+        self.fleet.counting.unwanted(service, now_s)
         self.forget_if_over(service)
 
     def _patience_s(self, request: Request) -> float:
@@ -194,7 +194,7 @@ class Desk:
         service = self._services[request.key]
         self._unhold(service, request)
         self._reject_unstarted(request, f"nothing could be done for it by {request.deadline_s - request.arrived_s:g} s")
-        self.fleet.unwanted(service, now_s)
+        self.fleet.counting.unwanted(service, now_s)
         self.forget_if_over(service)
 
     def _reject(self, request: Request, why: Why, sentence: str, retry_after_s: int | None = RETRY_S) -> None:
@@ -259,7 +259,7 @@ class Desk:
             self._release(service, request, now_s)
         else:
             self._unhold(service, request)
-            self.fleet.unwanted(service, now_s)
+            self.fleet.counting.unwanted(service, now_s)
             self.forget_if_over(service)
 
     def refused(self, event: events.RequestRefused, now_s: float) -> None:
@@ -302,7 +302,7 @@ class Desk:
             self.fleet.moves.released(replica)
         self.serve(replicas[0].service, now_s)
         for replica in replicas:
-            self.fleet.rest(replica, now_s)
+            self.fleet.ends.rest(replica, now_s)
 
     # ---- requests that go on elsewhere
 
@@ -318,7 +318,7 @@ class Desk:
         to.requests[request.name] = None
         to.used_tokens += request.room
         to.alone = None
-        self.fleet.busy(to)
+        self.fleet.ends.busy(to)
 
     def shifted(self, event: events.RequestShifted, now_s: float) -> None:
         request = self._requests.get(event.request)
@@ -396,7 +396,7 @@ class Desk:
         what was only wished for is not, and a version that was replaced goes."""
         self._serve(service)
         if not service.waiting:
-            self.fleet.unwanted(service, now_s)
+            self.fleet.counting.unwanted(service, now_s)
 
     def _serve(self, service: Service) -> None:
         while (request := self._first_held(service)) is not None:
@@ -409,7 +409,7 @@ class Desk:
             replica.requests[assigned.name] = None
             replica.used_tokens += assigned.room
             replica.alone = None
-            self.fleet.busy(replica)
+            self.fleet.ends.busy(replica)
             self._do(Assign(assigned.name, replica.group, _is_cold(request, replica)))
 
     def fail(self, service: Service, reason: str) -> None:

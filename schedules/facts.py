@@ -225,6 +225,11 @@ class Placement:
         return len(self.stages)
 
     @cached_property
+    def nodes(self) -> tuple[str, ...]:
+        """Of its stages, in their order."""
+        return tuple([stage.node for stage in self.stages])
+
+    @cached_property
     def reserved_bytes(self) -> Mapping[str, int]:
         """What it reserves where, by node."""
         return {stage.node: stage.reserve_bytes for stage in self.stages}

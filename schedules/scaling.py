@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from schedules.estimates import Speeds, token_s
+from schedules.estimates import Speeds, step_s
 from schedules.objectives import Objectives
 
 CLEARED_WITHIN_S = 10.0
@@ -29,8 +29,7 @@ def busy_replicas(
     within_s = objectives.ttft_s or CLEARED_WITHIN_S
     wanted_per_s = arrivals_per_s * answer_tokens + backlog_tokens / max(within_s, 1.0)
     at_once = max(1, min(MOST_AT_ONCE, objectives.kv_tokens // max(1, room_tokens)))
-    whole = [(size_bytes, speeds)]
     if objectives.tpot_s is not None:
-        while at_once > 1 and token_s(whole, 0.0, at_once) > objectives.tpot_s:
+        while at_once > 1 and step_s(size_bytes, at_once, speeds) > objectives.tpot_s:
             at_once //= 2
-    return ceil(wanted_per_s * token_s(whole, 0.0, at_once) / at_once)
+    return ceil(wanted_per_s * step_s(size_bytes, at_once, speeds) / at_once)

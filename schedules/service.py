@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp
+from typing import NamedTuple
 
 from schedules.estimates import Speeds
 from schedules.facts import Model, ModelKey, Placement
@@ -15,6 +16,8 @@ from schedules.scaling import busy_replicas
 
 FIRST_GUESS_S = 5.0
 """What a start is said to take before any was seen."""
+COMING = (State.WANTED, State.STARTING, State.SERVING)
+"""A replica serves or will."""
 CLEARED_OVER_S = 10.0
 """The rate at which a model's requests end is reckoned over about so long."""
 
@@ -111,7 +114,7 @@ class Replica:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        return tuple(stage.node for stage in self.placement.stages) if self.placement is not None else ()
+        return self.placement.nodes if self.placement is not None else ()
 
     @property
     def idle(self) -> bool:
@@ -164,6 +167,15 @@ class Clearing:
         return tokens * over_s / recent if recent >= 1.0 else None
 
 
+class Demand(NamedTuple):
+    """Of a model: how many of its replicas are `coming`, how many requests wait or run, and the rooms of those that count,
+    in tokens: of all but such as run at replicas that end without heirs."""
+
+    coming: int
+    requests: int
+    room_tokens: int
+
+
 @dataclass(eq=False)
 class Service:
     """One version of a model. `held` are names of requests in the order of their turn, some of which may be over; `waiting`
@@ -197,19 +209,26 @@ class Service:
     @property
     def coming(self) -> list[Replica]:
         """The replicas that serve or will, but for those that follow others as long as these serve."""
-        there = self.in_state(State.WANTED, State.STARTING, State.SERVING)
-        return [replica for replica in there if not replica.ahead_of_time]
+        return [replica for replica in self.replicas if replica.state in COMING and not replica.ahead_of_time]
 
-    @property
-    def outstanding_tokens(self) -> int:
-        """Rooms that are asked for, in tokens."""
-        there = [*self.coming, *[replica for replica in self.replicas if replica.giving_way]]
-        return self.waiting_tokens + sum(replica.used_tokens - sum(replica.arriving.values()) for replica in there)
+    def demand(self) -> Demand:
+        """What is asked for now, and what is there for it."""
+        coming, requests, room_tokens = 0, self.waiting, self.waiting_tokens
+        for replica in self.replicas:
+            requests += len(replica.requests) - len(replica.arriving)
+            if replica.state in COMING and not replica.ahead_of_time:
+                coming += 1
+            elif not replica.giving_way:
+                continue
+            room_tokens += replica.used_tokens
+            if replica.arriving:
+                room_tokens -= sum(replica.arriving.values())
+        return Demand(coming, requests, room_tokens)
 
-    def busy_replicas(self, speeds: Speeds, now_s: float) -> int:
+    def busy_replicas(self, speeds: Speeds, demand: Demand, now_s: float) -> int:
         """How many whole replicas on such nodes what comes, and what is there, keeps busy."""
-        requests = self.waiting + sum(len(replica.requests) - len(replica.arriving) for replica in self.replicas)
-        room = self.outstanding_tokens // requests if requests else 1
+        requests = demand.requests
+        room = demand.room_tokens // requests if requests else 1
         answer_tokens = self.load.answer_tokens or LEFT * room
         return busy_replicas(
             self.objectives, self.model.size_bytes, speeds, self.load.per_s(now_s), requests * answer_tokens,

@@ -10,7 +10,7 @@ from schedules.ledgers.books import Books
 from schedules.lifecycle import State
 from schedules.limits import ALONE_TOKENS
 from schedules.load import LEFT
-from schedules.moving.consolidation import LONGEST_S, Outlook, pays, penalty_s
+from schedules.moving.consolidation import LONGEST_S, Outlook, pays, penalty_s, pipeline_s
 from schedules.moving.migration import shift_s
 from schedules.moving.moves import Moves
 from schedules.moving.plan import Kind
@@ -61,14 +61,16 @@ class Consolidating:
     def _consider(self, replica: Replica, now_s: float) -> None:
         service, placement = replica.service, replica.placement
         assert placement is not None
+        needed_bytes = self._seats.whole_bytes(service)
+        if self._seats.most_free_bytes() < needed_bytes:  # which costs little to see
+            return
         stages = _stages(placement, [self._books.speeds(node) for node in replica.nodes])
         if stages is None:
             return
-        hop_s, seen_s = self._books.learned.corrections.hop_s, _seen_s(replica)
-        later_s = max(penalty_s(stages, hop_s, seen_s, speeds) for _, speeds in stages)
-        needed_bytes = self._seats.whole_bytes(service)
-        may_pay = later_s > 0.0 or sum(placement.reserved_bytes.values()) > needed_bytes
-        if not may_pay or self._seats.most_free_bytes() < needed_bytes:  # which costs little to see
+        size_bytes = sum(weight_bytes for weight_bytes, _ in stages)
+        token_s = pipeline_s(stages, self._books.learned.corrections.hop_s, _seen_s(replica))
+        later_s = max(penalty_s(token_s, size_bytes, speeds) for _, speeds in stages)
+        if later_s <= 0.0 and sum(placement.reserved_bytes.values()) <= needed_bytes:
             return
         found = self._seats.find_whole(service, replica.nodes, now_s)
         if found is None or found.ready_s is None:
@@ -76,7 +78,7 @@ class Consolidating:
         whole, chosen = self._books.speeds(_node(found)), found.decision.chosen
         if whole is None or chosen is None or chosen.placement is None:
             return
-        later_s = penalty_s(stages, hop_s, seen_s, whole)
+        later_s = penalty_s(token_s, size_bytes, whole)
         outlook = self._outlook(replica, later_s, now_s)
         switch_s = shift_s(service.model, chosen.placement, self._mean_tokens(replica), [whole])
         why = pays(outlook, later_s, placement, chosen.placement, found.ready_s, switch_s)
@@ -90,9 +92,9 @@ class Consolidating:
         """Under a burst several follow, each on another node, as far as there is room."""
         service = replica.service
         found, nodes = list[Seat](), {_node(first)}
-        others = len(service.coming) - 1
-        wanted = min(service.busy_replicas(whole, now_s), service.objectives.max_replicas)
-        for _ in range(wanted - others - 1):
+        demand = service.demand()
+        wanted = min(service.busy_replicas(whole, demand, now_s), service.objectives.max_replicas)
+        for _ in range(wanted - demand.coming):
             seat = self._seats.whole(service, replica.nodes, now_s, but=nodes)
             if seat is None:
                 break

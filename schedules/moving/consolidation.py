@@ -8,7 +8,7 @@ for, and a moment of every request.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schedules.estimates import Speeds, token_s
+from schedules.estimates import Speeds, step_s, token_s
 from schedules.facts import Placement
 
 BEHIND = 0.02
@@ -27,11 +27,14 @@ class Outlook:
     requests: int
 
 
-def penalty_s(stages: Sequence[tuple[int, Speeds]], hop_s: float, seen_s: float | None, whole: Speeds) -> float:
-    """By how much each token is later for coming out of a pipeline; `seen_s` is what one took of late."""
-    size_bytes = sum(weight_bytes for weight_bytes, _ in stages)
-    pipeline_s = max(token_s(stages, hop_s), seen_s or 0.0)
-    return pipeline_s - token_s([(size_bytes, whole)], 0.0)
+def pipeline_s(stages: Sequence[tuple[int, Speeds]], hop_s: float, seen_s: float | None) -> float:
+    """What a token takes in the pipeline; `seen_s` is what one took of late."""
+    return max(token_s(stages, hop_s), seen_s or 0.0)
+
+
+def penalty_s(takes_s: float, size_bytes: int, whole: Speeds) -> float:
+    """By how much each token is later for coming out of a pipeline, where it takes `takes_s`."""
+    return takes_s - step_s(size_bytes, 1, whole)
 
 
 def pays(

@@ -1,19 +1,26 @@
 """A node that is to be left: what runs there goes on elsewhere, as far as there is room, or ends what it has begun."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from schedules.lifecycle import State
-from schedules.moving.moves import Moves, Replicas
+from schedules.moving.moves import Moves
 from schedules.moving.plan import Kind
 from schedules.moving.seats import Seat, Seats
 from schedules.service import Replica
 
 
-class Leaves(Replicas, Protocol):
+class Leaves(Protocol):
     """The replicas, as a node that is to be left orders of them."""
+
+    replicas: dict[str, Replica]
 
     def unplace_from(self, node: str, now_s: float) -> None:
         """Those that were to start there once there is room cannot any more."""
+        ...
+
+    def make_way(self, replicas: Sequence[Replica], now_s: float) -> None:
+        """They get nothing new from now on."""
         ...
 
 

@@ -363,10 +363,10 @@ class DrivenBrain:
             assert sorted(there) == sorted(names), "each waits in its model's line, once"
             assert not names or service.held_wake, "somebody looks after those who wait"
         idle = {group: r for group, r in fleet.replicas.items() if r.state is State.SERVING and r.idle}
-        assert fleet._idle.groups() == idle.keys()
+        assert fleet._roster.idle.groups() == idle.keys()
         for most in (-1, 0, 1):
             leaving = [r.running(True) for r in idle.values() if r.service.objectives.priority <= most]
-            assert fleet._idle.up_to(most).freed_bytes == Listed(leaving).freed_bytes
+            assert fleet._roster.idle.up_to(most).freed_bytes == Listed(leaving).freed_bytes
         for group, replica in fleet.replicas.items():
             assert replica.group == group
             assert replica in replica.service.replicas

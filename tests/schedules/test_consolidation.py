@@ -11,7 +11,7 @@ from schedules.facts import ModelKey, Placement, StagePlan
 from schedules.lifecycle import State
 from schedules.limits import MOVE_AGAIN_S, Limits
 from schedules.load import KEPT, WINDOW_S, Load
-from schedules.moving.consolidation import Outlook, pays, penalty_s
+from schedules.moving.consolidation import Outlook, pays, penalty_s, pipeline_s
 from schedules.moving.migration import copies, shift_s
 from schedules.moving.plan import Kind, Step
 from schedules.rates import formed
@@ -125,9 +125,9 @@ def _placement(*reserved: int) -> Placement:
 
 def test_a_token_is_later_by_its_hops_or_by_what_was_seen() -> None:
     stages = [(50, SPEEDS), (50, SPEEDS)]
-    assert penalty_s(stages, 0.01, None, SPEEDS) == pytest.approx(0.02)
-    assert penalty_s(stages, 0.01, 1.5, SPEEDS) == pytest.approx(0.5)
-    assert penalty_s(stages, 0.0, None, SPEEDS) == pytest.approx(0.0)
+    assert penalty_s(pipeline_s(stages, 0.01, None), 100, SPEEDS) == pytest.approx(0.02)
+    assert penalty_s(pipeline_s(stages, 0.01, 1.5), 100, SPEEDS) == pytest.approx(0.5)
+    assert penalty_s(pipeline_s(stages, 0.0, None), 100, SPEEDS) == pytest.approx(0.0)
 
 
 def test_it_pays_if_its_tokens_are_later_by_more_than_it_costs() -> None:

@@ -143,7 +143,7 @@ def test_while_a_request_is_shifted_it_has_a_room_at_both_and_is_asked_for_once(
     driven.run(2.0)
     old, heir = _replica(driven, "g1"), _replica(driven, _heir(plan))
     assert old.used_tokens == heir.used_tokens == 64
-    assert old.service.outstanding_tokens == 64
+    assert old.service.demand().room_tokens == 64
     assert old.service.coming == [heir]
 
 
