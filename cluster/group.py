@@ -154,7 +154,7 @@ class Group:
                 place = await source.place(kv_of.request)
         except TimeoutError:
             return Copied()
-        tokens = min(place.kv_tokens, len(submit.tokens) - 1)
+        tokens = min(place.held_tokens, len(submit.tokens) - 1)
         if place.slot is None or tokens < 1:
             return Copied()
         try:

@@ -62,17 +62,17 @@ class Batching:
         self._waiting.append(found)
         return None
 
-    def follow(self, submit: Submit, kv_tokens: int = 0) -> Rejected | None:
-        """Take a request that is generated elsewhere. The KV cache of its first `kv_tokens` may be there to be claimed."""
+    def follow(self, submit: Submit, copied_tokens: int = 0) -> Rejected | None:
+        """Take a request that is generated elsewhere. The KV cache of its first `copied_tokens` may be there to be claimed."""
         found = self._take(submit)
         if isinstance(found, Rejected):
             return found
         found.following = True
         if self._renewal is None:
-            found.kv_tokens = max(0, min(kv_tokens, found.length - 1))
-        if found.kv_tokens:
+            found.copied_tokens = max(0, min(copied_tokens, found.length - 1))
+        if found.copied_tokens:
             found.asked = True
-            self._claims.append(Claim(found.slot, submit.request, found.kv_tokens))
+            self._claims.append(Claim(found.slot, submit.request, found.copied_tokens))
         self._waiting.append(found)
         return None
 
@@ -131,7 +131,7 @@ class Batching:
             return
         known.asked = False
         if not held:
-            known.kv_tokens = 0
+            known.copied_tokens = 0
         if slot in self._running:
             self._feed(known)
 
@@ -142,8 +142,8 @@ class Batching:
         if not self._adopting:
             return None
         request = self._adopting[0]
-        first, request.fed = request.fed, min(request.fed + self._limits.adopt_tokens, request.kv_tokens)
-        if request.fed == request.kv_tokens:
+        first, request.fed = request.fed, min(request.fed + self._limits.adopt_tokens, request.copied_tokens)
+        if request.fed == request.copied_tokens:
             self._adopting.popleft()
             self._feed(request)
         return Adoption(request.slot, request.room, first, request.fed)
@@ -283,7 +283,7 @@ class Batching:
         """Have what the request lacks brought to it, if anything is there; tell if it follows and lacks nothing."""
         if request.queued or request.slot not in self._running or request.asked:
             return
-        if request.fed < request.kv_tokens:
+        if request.fed < request.copied_tokens:
             if request not in self._adopting:
                 self._adopting.append(request)
         elif request.left > 0:
@@ -362,7 +362,7 @@ class Batching:
         """It is over as soon as nothing of it is under way."""
         if request.slot not in self._running:
             self._waiting.remove(request)
-            if request.kv_tokens:
+            if request.copied_tokens:
                 self._ended.append(request.slot)  # the stages keep something for it
             return
         request.cancelled = True

@@ -212,7 +212,7 @@ class Driver:
                 if self._take(command, batching.submit):
                     self._awaited()
             case Follow():
-                self._take(command.submit, lambda submit: batching.follow(submit, command.kv_tokens))
+                self._take(command.submit, lambda submit: batching.follow(submit, command.copied_tokens))
                 for claim in batching.take_claims():
                     self._claim(claim)
             case More() | GoOn():
@@ -231,7 +231,7 @@ class Driver:
                 batching.cancel(command.request)
             case AskPlace():
                 placed = batching.place(command.request)
-                self._emit([placed if self._worker.exports else replace(placed, kv_tokens=0)])
+                self._emit([placed if self._worker.exports else replace(placed, held_tokens=0)])
 
     def _take(self, submit: Submit, take: Callable[[Submit], Rejected | None]) -> bool:
         fault = self._fault(submit)

@@ -11,7 +11,7 @@ class Running:
     """`fed` tokens of it were given to the stages, `landed` have come through all of them.
 
     While it is `following`, its tokens come from elsewhere, all but the last are fed, and none is chosen; `caught` of them
-    were there when that was told last. The KV cache of its first `kv_tokens` is taken over; it is `asked` until the stages
+    were there when that was told last. The KV cache of its first `copied_tokens` is taken over; it is `asked` until the stages
     have said whether they have that. One that `yields` is over with the token that is under way, one that is `cancelled` with
     what is under way, whose token goes nowhere.
     """
@@ -21,7 +21,7 @@ class Running:
     room: int
     tokens: list[int]
     following: bool = False
-    kv_tokens: int = 0
+    copied_tokens: int = 0
     asked: bool = False
     fed: int = 0
     landed: int = 0
@@ -49,7 +49,7 @@ class Running:
     @property
     def rests(self) -> bool:
         """Nothing is to be fed before somebody else has done or said something."""
-        return self.asked or self.fed < self.kv_tokens or (self.following and not self.left)
+        return self.asked or self.fed < self.copied_tokens or (self.following and not self.left)
 
     @property
     def decodes(self) -> bool:

@@ -47,11 +47,11 @@ class Submit:
 @dataclass(frozen=True)
 class Follow:
     """Take in what another group generates of the request, and choose nothing, until GoOn. It has the room of the request
-    from the start. The KV cache of its first `kv_tokens` tokens was pulled by every stage before (cluster.wire.kv), under
+    from the start. The KV cache of its first `copied_tokens` tokens was pulled by every stage before (cluster.wire.kv), under
     the request's name; if one has it no more, all of it is computed anew."""
 
     submit: Submit
-    kv_tokens: int = 0
+    copied_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ class Yielded:
 
 @dataclass(frozen=True)
 class Placed:
-    """The stages know the request as `slot`, and have the KV cache of its first `kv_tokens` tokens. None: it has no place
+    """The stages know the request as `slot`, and have the KV cache of its first `held_tokens` tokens. None: it has no place
     here (yet, or any more)."""
 
     request: str
     slot: int | None
-    kv_tokens: int = 0
+    held_tokens: int = 0
 
 
 Event = Tokens | Rejected | Failed | Caught | Yielded | Placed

@@ -77,7 +77,7 @@ def gc(
     from storage_tiers.publishing.collect import collect
 
     store = open_store(load(config))
-    found = collect(store, now_s=time.time(), grace_s=grace, dry_run=dry_run)
+    found = collect(store, now_s=time.time(), age_s=grace, dry_run=dry_run)
     if as_json:
         print_json([{"key": garbage.key, "size_bytes": garbage.size_bytes} for garbage in found])
         return

@@ -39,12 +39,12 @@ def remove_model(store: ModelStore, name: str) -> None:
     _tidy(store, name)
 
 
-def collect(store: ModelStore, *, now_s: float, grace_s: float = GRACE_S, dry_run: bool = False) -> tuple[Garbage, ...]:
-    """Remove versions that no model names and files that killed writers left, if older than `grace_s`; return them.
+def collect(store: ModelStore, *, now_s: float, age_s: float = GRACE_S, dry_run: bool = False) -> tuple[Garbage, ...]:
+    """Remove versions that no model names and files that killed writers left, if older than `age_s`; return them.
 
     `now_s` is Unix time. Versions of a model whose root metadata cannot be read are kept. With `dry_run` nothing goes.
     """
-    before_s = now_s - grace_s
+    before_s = now_s - age_s
     versions = [garbage for base in _bases(store) for garbage in _old_versions(store, base, before_s)]
     covered = tuple(f"{garbage.key}/" for garbage in versions)
     partials = [g for g in _old_partials(store, before_s) if not g.key.startswith(covered)]

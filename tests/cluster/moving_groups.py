@@ -160,8 +160,8 @@ class Move:
             answer = self.hear_until(Placed)
             assert isinstance(answer, Placed)
             placed = answer
-        self.kv_tokens = placed.kv_tokens
-        if placed.slot is not None and placed.kv_tokens:
+        self.kv_tokens = placed.held_tokens
+        if placed.slot is not None and placed.held_tokens:
             pulled = self.heir.pull(request, self.kv_tokens, self.source.sources(placed.slot))
             assert [answer.fault for answer in pulled] == [""] * len(pulled)
         self.heir.say(Follow(self._rest(), self.kv_tokens))

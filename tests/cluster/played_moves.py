@@ -240,7 +240,7 @@ class PlayedMoves:
             placed = self.batching.place(name)
             assert placed.slot in (None, known.slot)
             had = self._had.get(known.slot, {})
-            assert all(position in had for position in range(placed.kv_tokens))
+            assert all(position in had for position in range(placed.held_tokens))
             assert not (known.over and placed.slot)
 
     def _hear(self, events: list[Event]) -> None:

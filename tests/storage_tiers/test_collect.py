@@ -31,7 +31,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _collect(store: ModelStore, later_s: float = _LATER_S, *, dry_run: bool = False) -> list[str]:
-    found = collect(store, now_s=time.time() + later_s, grace_s=_GRACE_S, dry_run=dry_run)
+    found = collect(store, now_s=time.time() + later_s, age_s=_GRACE_S, dry_run=dry_run)
     return [garbage.key for garbage in found]
 
 
