@@ -63,7 +63,7 @@ class Batching:
         return None
 
     def follow(self, submit: Submit, copied_tokens: int = 0) -> Rejected | None:
-        """Take a request that is generated elsewhere. The KV cache of its first `copied_tokens` may be there to be claimed."""
+        """Take a request that is generated elsewhere. The KV cache of its first `copied_tokens` may be there, to claim."""
         found = self._take(submit)
         if isinstance(found, Rejected):
             return found

@@ -11,8 +11,8 @@ class Running:
     """`fed` tokens of it were given to the stages, `landed` have come through all of them.
 
     While it is `following`, its tokens come from elsewhere, all but the last are fed, and none is chosen; `caught` of them
-    were there when that was told last. The KV cache of its first `copied_tokens` is taken over; it is `asked` until the stages
-    have said whether they have that. One that `yields` is over with the token that is under way, one that is `cancelled` with
+    were there when that was told last. The KV cache of its first `copied_tokens` is taken over; it is `asked` until the
+    stages have said whether they have that. One that `yields` is over with the token that is under way, one that is `cancelled` with
     what is under way, whose token goes nowhere.
     """
 
