@@ -12,8 +12,8 @@ class Running:
 
     While it is `following`, its tokens come from elsewhere, all but the last are fed, and none is chosen; `caught` of them
     were there when that was told last. The KV cache of its first `copied_tokens` is taken over; it is `asked` until the
-    stages have said whether they have that. One that `yields` is over with the token that is under way, one that is `cancelled` with
-    what is under way, whose token goes nowhere.
+    stages have said whether they have that. One that `yields` is over with the token that is under way, one that is
+    `cancelled` with what is under way, whose token goes nowhere.
     """
 
     submit: Submit
