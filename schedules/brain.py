@@ -144,7 +144,7 @@ class Brain:
 
     def _node_undrained(self, event: events.NodeUndrained, now_s: float) -> None:
         self._books.nodes.undrain(event.node)
-        self._moves.undrained(event.node, now_s)
+        self._moves.ways.undrained(event.node, now_s)
         self._fleet.stir()
 
     def _scheduler_lost(self, _event: events.SchedulerLost, _now_s: float) -> None:
@@ -188,7 +188,7 @@ class Brain:
             events.ConsolidationWanted: wishes.consolidation,
             events.MigrationWanted: wishes.migration,
             events.MoveGoOn: lambda event, now_s: moves.go_on(event.move, now_s),
-            events.MoveGivenUp: lambda event, now_s: moves.given_up(event.move, event.reason, now_s),
+            events.MoveGivenUp: lambda event, now_s: moves.ways.given_up(event.move, event.reason, now_s),
             events.RequestShifted: desk.shifted,
             events.RequestStayed: desk.stayed,
             events.Ticked: self._ticked,

@@ -299,7 +299,7 @@ class Desk:
     def _freed(self, replicas: list[Replica], now_s: float) -> None:
         """There is room at these: for those that are to move there, then for who waits; or nothing is left to do."""
         for replica in replicas:
-            self.fleet.moves.released(replica)
+            self.fleet.moves.shifting.released(replica)
         self.serve(replicas[0].service, now_s)
         for replica in replicas:
             self.fleet.ends.rest(replica, now_s)
@@ -359,7 +359,7 @@ class Desk:
             return
         arriving = self._unshift(request)
         self._requests[event.request] = request.stayed()
-        self.fleet.moves.stayed(event.request, event.group, now_s)
+        self.fleet.moves.shifting.stayed(event.request, event.group, now_s)
         if arriving:
             self._freed(arriving, now_s)
 

@@ -54,7 +54,9 @@ class Consolidating:
         self._wakes.at(now_s + again_s, lambda then_s: self._look(replica, later_s, then_s))
 
     def _may(self, replica: Replica, now_s: float) -> bool:
-        busy = self._moves.of(replica) is not None or replica.heir_of is not None or replica.turn_of is not None
+        busy = (
+            self._moves.underway.of(replica) is not None or replica.heir_of is not None or replica.turn_of is not None
+        )
         free = not busy and now_s >= replica.stay_until_s and not replica.service.retired
         return free and replica.state is State.SERVING and not self._books.nodes.drained(replica.nodes)
 

@@ -28,10 +28,12 @@ def leave_node(node: str, wish: str, fleet: Leaves, moves: Moves, seats: Seats, 
     """One move for all that runs there. Nothing new goes there already. With nothing there nobody but who has a `wish` hears
     of it."""
     for replica in _on(node, fleet):
-        moves.interrupt(replica, f"node {node} is to be left", now_s)
+        moves.ways.interrupt(replica, f"node {node} is to be left", now_s)
     fleet.unplace_from(node, now_s)
     ways: list[tuple[Replica, list[Seat]]] = []
-    for old in [r for r in _on(node, fleet) if r.state in (State.SERVING, State.DRAINING) and moves.of(r) is None]:
+    for old in [
+        r for r in _on(node, fleet) if r.state in (State.SERVING, State.DRAINING) and moves.underway.of(r) is None
+    ]:
         seat = seats.anywhere(old.service, old.nodes, now_s)
         ways.append((old, [seat] if seat is not None else []))
     if not ways and not wish:

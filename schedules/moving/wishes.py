@@ -95,7 +95,11 @@ class Wishes:
         if request.stand is Stand.HELD:
             raise Refused(f"request {name} does not run yet, it waits for a replica")
         old = self._fleet.replicas[request.group]
-        if request.stand is Stand.SHIFTING or self._moves.shifting(name) or self._moves.of(old) is not None:
+        if (
+            request.stand is Stand.SHIFTING
+            or self._moves.underway.shifting(name)
+            or self._moves.underway.of(old) is not None
+        ):
             raise Refused(f"request {name} is moving already")
         if event.node in old.nodes:
             raise Refused(f"request {name} runs on node {event.node} already")
@@ -120,14 +124,14 @@ class Wishes:
         if wish and (sentence := self._stays(node)):
             self._out(Refuse(wish, sentence))
             return
-        if self._moves.draining(node) is None:
+        if self._moves.underway.draining(node) is None:
             if not self._books.nodes.drained([node]):
                 self._books.nodes.drain(node)
             leave_node(node, wish, self._fleet, self._moves, self._seats, now_s)
 
     def leave(self, node: str, now_s: float) -> None:
         """The node says that it wants to end: the same, until it is there again."""
-        if self._moves.draining(node) is None:
+        if self._moves.underway.draining(node) is None:
             leave_node(node, "", self._fleet, self._moves, self._seats, now_s)
 
     def _stays(self, node: str) -> str:
@@ -135,7 +139,7 @@ class Wishes:
         view = self._books.nodes.view()
         if self._books.nodes.node(node) is None:
             return f"no node called {node} is connected"
-        move = self._moves.draining(node)
+        move = self._moves.underway.draining(node)
         if move is not None:
             return f"node {node} is drained already (move {move.plan.move})"
         if self._books.nodes.drained([node]):
@@ -163,7 +167,7 @@ class Wishes:
         service, name = old.service, old.service.model.name
         if not _is_up(old):
             raise Refused(f"group {old.group} of {name} is {old.state}, only one that serves can move")
-        move = self._moves.of(old)
+        move = self._moves.underway.of(old)
         if move is not None:
             raise Refused(f"group {old.group} is moving already (move {move.plan.move})")
         if node:

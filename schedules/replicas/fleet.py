@@ -56,7 +56,7 @@ class Fleet:
         return self.starts.place(replica, now_s)
 
     def _interrupt(self, replica: Replica, reason: str, now_s: float) -> None:
-        self.moves.interrupt(replica, reason, now_s)
+        self.moves.ways.interrupt(replica, reason, now_s)
 
     def _fewer(self, service: Service, now_s: float) -> None:
         self.counting.scale(service, now_s)
@@ -109,7 +109,7 @@ class Fleet:
         if replica.heir_of is not None:
             self._roster.let(replica, Turn.FAILED, now_s)
             self._roster.forget(replica)
-            self.moves.lost(replica, event.reason, now_s)
+            self.moves.ways.lost(replica, event.reason, now_s)
         elif event.refused:
             self._attempts.refused(replica, event.reason, now_s)
         elif replica.attempts + 1 < START_ATTEMPTS:
@@ -118,7 +118,7 @@ class Fleet:
             self.counting.again(replica, now_s)
         else:
             self._attempts.fail(replica, event.reason, now_s)
-        self.moves.ended(replica, now_s)
+        self.moves.ways.ended(replica, now_s)
         self.stir()
 
     def found(self, event: GroupFound, service: Service, now_s: float) -> None:
@@ -143,9 +143,9 @@ class Fleet:
         self._books.lost(group, now_s)
         self.links_free()
         self.ends.end_group(replica)
-        self.moves.lost(replica, cause, now_s)
+        self.moves.ways.lost(replica, cause, now_s)
         self._waiters.replay(replica, cause, now_s)
-        self.moves.released(replica)
+        self.moves.shifting.released(replica)
         service = replica.service
         if heir:
             starting = False
@@ -171,7 +171,7 @@ class Fleet:
         waiting = self._rooms.freed(group)
         if waiting is not None:
             self.starts.start(waiting, now_s)
-        self.moves.ended(replica, now_s)
+        self.moves.ways.ended(replica, now_s)
         self.counting.keep_up(replica.service, now_s)
         self.stir()
 
@@ -196,7 +196,7 @@ class Fleet:
         """Where it was to start it cannot any more: it is decided again, but for one that only follows another."""
         if replica.heir_of is not None:
             self.ends.end_wanted(replica, Turn.GIVEN_UP, now_s)
-            self.moves.lost(replica, "the node where it was to start takes nothing any more", now_s)
+            self.moves.ways.lost(replica, "the node where it was to start takes nothing any more", now_s)
             return
         self._rooms.unplace(replica, now_s)
 

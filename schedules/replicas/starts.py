@@ -119,7 +119,7 @@ class Starts:
         running = self.running(service, asked_for)
         decision = self.decide(service, replica.group, running, cold, now_s)
         without_room = isinstance(decision.outcome, NoPlacement)
-        if without_room and asked_for and (heirs := [h for h in self._moves.ahead_of_time if not h.requests]):
+        if without_room and asked_for and (heirs := [h for h in self._moves.underway.ahead_of_time if not h.requests]):
             leaving = [*[other for other in running if other.may_stop], *[heir.running(True) for heir in heirs]]
             instead = self.decide(service, replica.group, leaving, cold, now_s)
             if instead.chosen is not None:
@@ -149,7 +149,7 @@ class Starts:
                 return
             other = self._roster.replicas[move.group]
             if other.heir_of is not None:
-                self._moves.interrupt(other, f"{replica.service.model.name} starts, and needs the room", now_s)
+                self._moves.ways.interrupt(other, f"{replica.service.model.name} starts, and needs the room", now_s)
                 if other.state is not State.STOPPING:
                     continue
             self._rooms.wait(replica, move.group)

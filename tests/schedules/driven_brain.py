@@ -382,14 +382,14 @@ class DrivenBrain:
         assert set(books.memory._nodes) <= set(fleet.replicas)
         assert set(shifts.values()) <= set(fleet.replicas)
         open_moves = {name for name, steps in self.steps.items() if STEPS[steps[-1]]}
-        assert set(fleet.moves._moves) == open_moves
-        assert all(self.steps[name][-1] is move.step for name, move in fleet.moves._moves.items())
+        assert set(fleet.moves.underway.moves) == open_moves
+        assert all(self.steps[name][-1] is move.step for name, move in fleet.moves.underway.moves.items())
         for host in self.hosts.values():
             assert sum(host.reserved.values()) <= host.node.device_bytes
 
     def _check_moving(self, replica: Replica) -> None:
         """Who follows whom is known on both sides, and as long as a move lasts."""
-        move = self.brain._fleet.moves.of(replica)
+        move = self.brain._fleet.moves.underway.of(replica)
         assert (move is not None) >= (replica.heir_of is not None or bool(replica.heirs) or replica.giving_way)
         assert all(heir.heir_of is replica for heir in replica.heirs)
         assert replica.heir_of is None or replica in replica.heir_of.heirs

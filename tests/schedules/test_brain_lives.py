@@ -209,7 +209,7 @@ class Lives(RuleBasedStateMachine):
         assert driven.brain.held == 0
         assert set(driven.states()) <= {State.SERVING}
         assert {r.service.model.name for r in driven.brain.replicas()} == {"m1", "m4"}
-        assert not driven.brain._fleet.moves._moves
+        assert not driven.brain._fleet.moves.underway.moves
         stops = [stop.group for stop in driven.actions(Stop)]  # type: ignore[attr-defined]
         assert len(stops) == len(set(stops))
         assert driven.refused_for_memory == 0
