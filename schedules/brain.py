@@ -9,7 +9,7 @@ from typing import Any
 
 from schedules import events
 from schedules.actions import Action, WakeAt
-from schedules.desk import Desk
+from schedules.desk.desk import Desk
 from schedules.facts import Model, ModelKey
 from schedules.learning import lesson
 from schedules.ledgers.books import Books
@@ -72,7 +72,7 @@ class Brain:
     @property
     def held(self) -> int:
         """Requests that wait, of all models."""
-        return self._desk.waiting
+        return self._desk.line.waiting
 
     def request(self, name: str) -> Request | None:
         """As it stands; None if it is over."""
@@ -90,7 +90,7 @@ class Brain:
         if service is not newest and service.opened > newest.opened:
             self._newest[key.name] = service
             self._fleet.counting.retire(newest, now_s)
-            self._desk.forget_if_over(newest)
+            self._desk.line.forget_if_over(newest)
         service.retired = service is not self._newest[key.name]
         for found in self._found.pop(key, ()):
             self._fleet.found(found, service, now_s)
@@ -105,7 +105,7 @@ class Brain:
         replica = self._fleet.replicas.get(event.group)
         self._fleet.stopped(event.group, now_s)
         if replica is not None:
-            self._desk.forget_if_over(replica.service)
+            self._desk.line.forget_if_over(replica.service)
 
     def _found_group(self, event: events.GroupFound, now_s: float) -> None:
         """If its model is not known yet, it is adopted once that is."""
@@ -167,11 +167,11 @@ class Brain:
             events.RequestAnnounced: desk.announced,
             events.AnnouncementOver: desk.announcement_over,
             events.RequestArrived: desk.arrived,
-            events.RequestProgressed: desk.progressed,
-            events.RequestEnded: desk.ended,
-            events.RequestLeft: desk.ended,
-            events.RequestRefused: desk.refused,
-            events.RequestBroke: desk.broke,
+            events.RequestProgressed: desk.runs.progressed,
+            events.RequestEnded: desk.runs.ended,
+            events.RequestLeft: desk.runs.ended,
+            events.RequestRefused: desk.runs.refused,
+            events.RequestBroke: desk.runs.broke,
             events.GroupFormed: lambda event, now_s: fleet.formed(event.group, now_s),
             events.GroupFailed: self._failed,
             events.GroupLost: lambda event, now_s: fleet.lost(event.group, event.cause, now_s),
@@ -189,7 +189,7 @@ class Brain:
             events.MigrationWanted: wishes.migration,
             events.MoveGoOn: lambda event, now_s: moves.go_on(event.move, now_s),
             events.MoveGivenUp: lambda event, now_s: moves.ways.given_up(event.move, event.reason, now_s),
-            events.RequestShifted: desk.shifted,
-            events.RequestStayed: desk.stayed,
+            events.RequestShifted: desk.shifts.shifted,
+            events.RequestStayed: desk.shifts.stayed,
             events.Ticked: self._ticked,
         }

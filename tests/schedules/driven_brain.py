@@ -348,17 +348,17 @@ class DrivenBrain:
         """What holds after every event: each request is in one place, every count is the truth, and memory is promised to
         nobody who is gone."""
         desk, books, fleet = self.brain._desk, self.brain._books, self.brain._fleet
-        held = {name for name, r in desk._requests.items() if r.stand is Stand.HELD}
-        runs = {name: r.group for name, r in desk._requests.items() if r.stand is not Stand.HELD}
-        shifts = {name: r.to for name, r in desk._requests.items() if r.stand is Stand.SHIFTING}
+        held = {name for name, r in desk.line.requests.items() if r.stand is Stand.HELD}
+        runs = {name: r.group for name, r in desk.line.requests.items() if r.stand is not Stand.HELD}
+        shifts = {name: r.to for name, r in desk.line.requests.items() if r.stand is Stand.SHIFTING}
         assert held | runs.keys() == self.alive
         assert runs == self._on
         assert set(runs.values()) <= self._formed
-        assert desk.waiting == len(held)
+        assert desk.line.waiting == len(held)
         for service in self.brain._services.values():
-            names = [name for name in held if desk._requests[name].key == service.key]
+            names = [name for name in held if desk.line.requests[name].key == service.key]
             assert service.waiting == len(names)
-            assert service.waiting_tokens == sum(desk._requests[name].room for name in names)
+            assert service.waiting_tokens == sum(desk.line.requests[name].room for name in names)
             there = [name for name in service.held if name in held]
             assert sorted(there) == sorted(names), "each waits in its model's line, once"
             assert not names or service.held_wake, "somebody looks after those who wait"
@@ -370,9 +370,9 @@ class DrivenBrain:
         for group, replica in fleet.replicas.items():
             assert replica.group == group
             assert replica in replica.service.replicas
-            assert replica.used_tokens == sum(desk._requests[name].room for name in replica.requests)
+            assert replica.used_tokens == sum(desk.line.requests[name].room for name in replica.requests)
             arriving = {name for name, to in shifts.items() if to == group}
-            assert replica.arriving == {name: desk._requests[name].room for name in arriving}
+            assert replica.arriving == {name: desk.line.requests[name].room for name in arriving}
             assert set(replica.requests) == {name for name, on in runs.items() if on == group} | arriving
             self._check_moving(replica)
             assert replica.state is not State.GONE

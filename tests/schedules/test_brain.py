@@ -176,7 +176,7 @@ def _served_one_by_one(waiting: int) -> int:
     """How often a request is looked up until all who wait are over, half of whom leave."""
     driven = DrivenBrain([node_named("a")], limits=Limits(1e9, 10**6, 10**6, consolidate=True))
     key = driven.know(model_named("m"), wanting(kv_tokens=64))
-    requests = driven.brain._desk._requests = _Counted()
+    requests = driven.brain._desk.line.requests = _Counted()
     driven.ask(key)
     driven.run(1.01)
     names = [driven.ask(key) for _ in range(waiting)]

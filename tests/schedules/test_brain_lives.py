@@ -214,7 +214,7 @@ class Lives(RuleBasedStateMachine):
         assert len(stops) == len(set(stops))
         assert driven.refused_for_memory == 0
         assert not driven.brain._books.memory.by_node()
-        assert not driven.brain._desk._requests
+        assert not driven.brain._desk.line.requests
         for request, got in driven.got_tokens.items():
             assert request not in driven.ended or got == driven.tokens, "a token is lost or doubled"
 
