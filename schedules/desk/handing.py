@@ -47,7 +47,7 @@ class Handing:
 
     def unshift(self, request: Request) -> list[Replica]:
         """It has no room any more where it was to go; that replica, if there was one."""
-        replica = self._fleet.replicas.get(request.to)
+        replica = self._fleet.replicas.get(request.to) if request.to else None
         if replica is None or replica.arriving.pop(request.name, None) is None:
             return []
         self.free(replica, request)

@@ -74,9 +74,7 @@ class Books:
 
     def speeds(self, node: str) -> Speeds | None:
         """What the node does in the mean; None if that was not measured, or it is not there."""
-        there = self.nodes.node(node)
-        ranks = self.nodes.view().ranks
-        return ranks.speeds.of(node, there.rates)[0] if there is not None and ranks is not None else None
+        return self.nodes.speeds(node)
 
     def whole(self, group: str, now_s: float) -> None:
         """All of its units are in its stages."""

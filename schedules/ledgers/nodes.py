@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import median
 
-from schedules.estimates import KnownSpeeds
+from schedules.estimates import KnownSpeeds, Speeds
 from schedules.events import NodeReported
 from schedules.facts import Node, Ranks, View
 from schedules.ledgers.finds import Finds
@@ -42,7 +42,28 @@ class Nodes:
 
     def drained(self, names: Iterable[str]) -> bool:
         """Whether nothing new goes to one of these, by an operator's wish or since it says so itself."""
-        return any(name in self._drained or ((node := self._heard.get(name)) and node.draining) for name in names)
+        for name in names:
+            node = self._heard.get(name)
+            if name in self._drained or (node is not None and node.draining):
+                return True
+        return False
+
+    # Asked with every request, where a view, which changes with every report, would be made for it alone.
+
+    def speeds(self, name: str) -> Speeds | None:
+        """What the node does in the mean; None if that was not measured, or it is not there."""
+        node = self._heard.get(name)
+        return self._speeds.of(name, node.rates)[0] if node is not None else None
+
+    @property
+    def gpus(self) -> bool:
+        """Whether any of those that are heard computes on a GPU."""
+        return bool(self._on_gpus)
+
+    @property
+    def most_free_bytes(self) -> int:
+        """What one more stage can have on the node with most, but for what is promised and not yet reserved."""
+        return -self._by_memory[0][0] if self._by_memory else 0
 
     @property
     def silent(self) -> bool:

@@ -64,7 +64,7 @@ class Consolidating:
         service, placement = replica.service, replica.placement
         assert placement is not None
         needed_bytes = self._seats.whole_bytes(service)
-        if self._seats.most_free_bytes() < needed_bytes:  # which costs little to see
+        if self._books.nodes.most_free_bytes < needed_bytes:  # which costs little to see
             return
         stages = _stages(placement, [self._books.speeds(node) for node in replica.nodes])
         if stages is None:

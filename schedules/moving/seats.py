@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from schedules.estimates import whole_s
 from schedules.facts import Node
 from schedules.ledgers.books import Books
-from schedules.ledgers.nodes import ranks_of
 from schedules.ledgers.shares import LATER, Transfer
 from schedules.placing.candidates import candidate
 from schedules.placing.decision import Candidate, Decision, Question
@@ -68,13 +67,8 @@ class Seats:
 
     def whole_bytes(self, service: Service) -> int:
         """What all of the model takes in one stage, without its process's context."""
-        gpus = ranks_of(self._books.nodes.view()).gpus
+        gpus = self._books.nodes.gpus
         return parts_of(service.model, 1, service.objectives.kv_tokens, gpus=gpus)[0].reserve_bytes
-
-    def most_free_bytes(self) -> int:
-        """What a stage can have on the node with most, but for what is promised and not yet reserved."""
-        by_memory = ranks_of(self._books.nodes.view()).by_memory
-        return -by_memory[0][0] if by_memory else 0
 
     def needed(self, service: Service, node: str, now_s: float) -> tuple[int, int]:
         """Bytes that all of the model takes in one stage on the node, and what is free there."""
