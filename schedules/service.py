@@ -169,11 +169,13 @@ class Clearing:
 
 class Demand(NamedTuple):
     """Of a model: how many of its replicas are `coming`, how many requests wait or run, and the rooms of those that count,
-    in tokens: of all but such as run at replicas that end without heirs."""
+    in tokens: of all but such as run at replicas that end without heirs. `whole` is a placement of one stage that serves,
+    None if there is none, or any replica makes way for heirs."""
 
     coming: int
     requests: int
     room_tokens: int
+    whole: Placement | None
 
 
 @dataclass(eq=False)
@@ -214,7 +216,17 @@ class Service:
     def demand(self) -> Demand:
         """What is asked for now, and what is there for it."""
         coming, requests, room_tokens = 0, self.waiting, self.waiting_tokens
+        whole, heirs = None, False
         for replica in self.replicas:
+            placement = replica.placement
+            if (
+                whole is None
+                and replica.state is State.SERVING
+                and placement is not None
+                and len(placement.stages) == 1
+            ):
+                whole = placement
+            heirs = heirs or bool(replica.heirs)
             requests += len(replica.requests) - len(replica.arriving)
             if replica.state in COMING and not replica.ahead_of_time:
                 coming += 1
@@ -223,7 +235,7 @@ class Service:
             room_tokens += replica.used_tokens
             if replica.arriving:
                 room_tokens -= sum(replica.arriving.values())
-        return Demand(coming, requests, room_tokens)
+        return Demand(coming, requests, room_tokens, None if heirs else whole)
 
     def busy_replicas(self, speeds: Speeds, demand: Demand, now_s: float) -> int:
         """How many whole replicas on such nodes what comes, and what is there, keeps busy."""

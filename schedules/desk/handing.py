@@ -55,8 +55,9 @@ class Handing:
 
     def freed(self, replicas: list[Replica], now_s: float) -> None:
         """There is room at these: for those that are to move there, then for who waits; or nothing is left to do."""
+        shifting = self._fleet.moves.shifting
         for replica in replicas:
-            self._fleet.moves.shifting.released(replica)
+            shifting.released(replica)
         self.serve(replicas[0].service, now_s)
         for replica in replicas:
             self._fleet.ends.rest(replica, now_s)

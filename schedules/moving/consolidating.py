@@ -48,7 +48,8 @@ class Consolidating:
     def _look(self, replica: Replica, again_s: float, now_s: float) -> None:
         if replica.state in (State.STOPPING, State.GONE):
             return
-        if self._may(replica, now_s):
+        free_bytes = self._books.nodes.most_free_bytes  # where all are full, which is mostly, nothing else is looked at
+        if free_bytes >= replica.service.model.size_bytes and self._may(replica, now_s):
             self._consider(replica, now_s)
         later_s = min(2 * again_s, SELDOM_S)
         self._wakes.at(now_s + again_s, lambda then_s: self._look(replica, later_s, then_s))

@@ -50,6 +50,8 @@ class Shifting:
 
     def released(self, replica: Replica) -> None:
         """A request that it had is not there any more: there may be room for others."""
+        if not self._underway.moves:
+            return
         for move in self._underway.switching_with(replica):
             for way in list(move.ways):
                 self.shift(move, way)

@@ -40,9 +40,7 @@ class Underway:
         return [heir for move in self.moves.values() for heir in move.heirs if heir.ahead_of_time]
 
     def switching_with(self, replica: Replica) -> list[Move]:
-        """The moves that are switching and have to do with the replica; of nearly all there are none."""
-        if not self.moves:
-            return []
+        """The moves that are switching and have to do with the replica."""
         return [m for m in self.moves.values() if m.switching and any(replica in (w.old, *w.heirs) for w in m.ways)]
 
     # ---- changes

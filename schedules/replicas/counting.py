@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from schedules.facts import Placement
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State, Turn
 from schedules.limits import KEEP_UP_AFTER_S
@@ -50,14 +49,7 @@ class Counting:
 
     def _busy(self, service: Service, demand: Demand, now_s: float) -> int:
         """How many whole replicas what comes keeps busy. What a pipeline becomes is decided apart."""
-        whole: Placement | None = None
-        for replica in service.replicas:
-            if replica.heirs:
-                return 0
-            placement = replica.placement
-            if whole is None and replica.state is State.SERVING and placement is not None and placement.degree == 1:
-                whole = placement
-        speeds = self._books.speeds(whole.stages[0].node) if whole is not None else None
+        speeds = self._books.speeds(demand.whole.nodes[0]) if demand.whole is not None else None
         return service.busy_replicas(speeds, demand, now_s) if speeds is not None else 0
 
     def _ask_for(self, service: Service, now_s: float) -> None:
