@@ -17,6 +17,7 @@ class Underway:
         self._names, self._out = (f"{prefix}{n}" for n in count(1)), out
         self.moves: dict[str, Move] = {}
         self._of: dict[Replica, Move] = {}
+        self._alone: set[str] = set()  # moves of one request, which `of` does not know
 
     def name(self) -> str:
         """One that was never used."""
@@ -41,6 +42,9 @@ class Underway:
 
     def switching_with(self, replica: Replica) -> list[Move]:
         """The moves that are switching and have to do with the replica."""
+        if not self._alone:
+            move = self._of.get(replica)
+            return [move] if move is not None and move.switching else []
         return [m for m in self.moves.values() if m.switching and any(replica in (w.old, *w.heirs) for w in m.ways)]
 
     # ---- changes
@@ -48,7 +52,9 @@ class Underway:
     def open(self, move: Move) -> None:
         """It stands at its first step. Its replicas are in no other, unless a request moves alone."""
         self.moves[move.plan.move] = move
-        if not move.plan.request:
+        if move.plan.request:
+            self._alone.add(move.plan.move)
+        else:
             self._of |= {way.old: move for way in move.ways} | dict.fromkeys(move.heirs, move)
         self._out(MoveAt(move.plan, move.step))
 
@@ -64,6 +70,7 @@ class Underway:
     def close(self, move: Move, to: Step, reason: str = "") -> None:
         """It is over."""
         del self.moves[move.plan.move]
+        self._alone.discard(move.plan.move)
         for replica in [replica for replica, of in self._of.items() if of is move]:
             del self._of[replica]
         self.to(move, to, reason)
