@@ -84,7 +84,9 @@ class KeptNodes(RuleBasedStateMachine):
     @invariant()
     def what_was_found_of_where_units_lie_is_as_if_found_anew(self) -> None:
         view = self.nodes.view()
+        store = link_rates(View(tuple(self.heard.values()))).get(STORE)  # silent nodes' links keep their rates
         anew, sizes = View(view.nodes), (7, 8, 9)
+        anew = View(view.nodes, ranks=replace(ranks_of(anew), store_bytes_per_s=store))
         for digests in (("digest0", "digest1"), ("digest1", "digest2", "digest3")):
             kept, found = holders_of(digests, view), holders_of(digests, anew)
             assert (kept.names, kept.best, kept.first) == (found.names, found.best, found.first)
