@@ -42,7 +42,7 @@ _FRONTEND = FrontendConfig(
     text_timeout_s=10.0,
     generation_config="model",
     cors_origins=(),
-    consolidate=True,
+    consolidate=False,
     operator_key="",
 )
 _NODE = NodeConfig(
@@ -76,7 +76,8 @@ def objectives_of(**wanted: Any) -> Objectives:
 
 
 def frontend_config(**told: Any) -> FrontendConfig:
-    """A front end on loopback that finds no cluster, in front of the store at `store_url`; but for what it is `told`."""
+    """A front end on loopback that finds no cluster, in front of the store at `store_url`, and whose pipelines stay what they
+    are; but for what it is `told`."""
     return replace(_FRONTEND, **told)
 
 

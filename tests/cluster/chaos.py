@@ -149,7 +149,7 @@ def main(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as name:
         chaos = Chaos(Path(name))
         with run_cluster(Path(name), chaos.store.objects.url, nodes=2) as cluster:
-            url = cluster.start_frontend(keep_alive_s=KEEP_ALIVE_S)
+            url = cluster.start_frontend(keep_alive_s=KEEP_ALIVE_S, consolidate=True)
             before = settled(cluster, at_rest)
             chaos.run(cluster, url, seconds, every_s=2.0, seed=int(time.time()))
             after = settled(cluster, at_rest)

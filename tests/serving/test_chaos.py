@@ -32,7 +32,7 @@ def test_clients_see_pauses_and_nodes_lose_nothing(tmp_path: Path) -> None:
     """After two hundred kills a node had lost fifteen descriptors, and one that was stopped cost a start two minutes."""
     chaos = Chaos(tmp_path)
     with run_cluster(tmp_path, chaos.store.objects.url, nodes=2) as cluster:
-        url = cluster.start_frontend(keep_alive_s=KEEP_ALIVE_S)
+        url = cluster.start_frontend(keep_alive_s=KEEP_ALIVE_S, consolidate=True)
         before = settled(cluster, at_rest)
         chaos.run(cluster, url, SECONDS, EVERY_S, seed=5)
         after = settled(
@@ -81,7 +81,9 @@ def test_whatever_dies_while_requests_move_no_token_is_lost_or_doubled(tmp_path:
     store_url = f"file://{tmp_path / 'store'}"
     model = publish_tiny(store_url).name
     with run_cluster(tmp_path, store_url, nodes=3) as cluster:
-        url = cluster.start_frontend(max_degree=2, max_replicas=2, keep_alive_s=KEEP_ALIVE_S, operator_key=KEY)
+        url = cluster.start_frontend(
+            max_degree=2, max_replicas=2, keep_alive_s=KEEP_ALIVE_S, operator_key=KEY, consolidate=True
+        )
         parts = Parts(cluster)
         account = ChaosOfMoves(parts, url, bodies(model)).run(KILLS, EVERY_S, MOVES_SEED)
         assert (account.wrong, account.torn) == ([], [])
