@@ -74,21 +74,19 @@ def move_table(move: Move) -> Table:
 
 
 def moves_table(moves: Sequence[Move], title: str = "Moves") -> Table:
-    """Moves, a row each."""
-    table = Table("move", "kind", "step", "what", "requests", "pause", "took", "by", "why", title=title)
-    table.title_justify = "left"
+    """Moves, a row each, and below what moved why it did, or why it did not."""
+    table = Table("move", "kind", "step", "what", "requests", "pause", "took", title=title, title_justify="left")
     for move in moves:
         paused = f"{1000 * max(move['pauses_s']):.0f} ms" if move["pauses_s"] else ""
+        what = "; ".join(_handed_over(handover) for handover in move["handovers"]) or move["node"]
         table.add_row(
             move["move"],
             move["kind"],
             Text(move["step"], style=_STYLES.get(move["step"], "yellow")),
-            "; ".join(_handed_over(handover) for handover in move["handovers"]) or move["node"],
+            Text.assemble(what, "\n", (f"{move['why'] or move['reason']} (by the {move['carrier']})", "dim")),
             str(move["requests"]["shifted"]),
             paused,
             _seconds(_took_s(move)),
-            move["carrier"],
-            Text(move["why"] or move["reason"]),
         )
     return table
 
