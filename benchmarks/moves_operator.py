@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-KEY = "an operator of benchmarks"
+KEY = "operator-of-benchmarks"
 SETTINGS = {"operator_key": KEY}
 """Of the section [frontend], with which a front end knows this operator."""
 ENDS = ("done", "given up")

@@ -88,7 +88,7 @@ def run_platform(
         for kind, own in kinds.items():
             frontend = {"port": urls[kind], "policy": "fixed", "keep_alive_s": 1.0, **own.get("frontend", {})}
             platform.start(f"frontend-{kind}", {**common, **own, "frontend": frontend}, "frontend")
-        _wait_ready([f"http://127.0.0.1:{port}" for port in urls.values()], nodes, time.monotonic() + ready_s)
+        _wait_ready(platform, [f"http://127.0.0.1:{port}" for port in urls.values()], nodes, time.monotonic() + ready_s)
         yield platform
     finally:
         _end(platform)
@@ -106,18 +106,30 @@ def _end(platform: Platform) -> None:
             process.wait()
 
 
+def at_rest(url: str, nodes: int) -> bool:
+    """Whether no replica is up and every node has a stage process waiting."""
+    try:
+        status = httpx.get(f"{url}/admin/status", timeout=10).json()
+    except httpx.TransportError:
+        return False
+    waiting = [n for n in status["nodes"] if n["stage_processes"]["idle"] and not n["stage_processes"]["busy"]]
+    return len(waiting) == nodes and not status["replicas"]
+
+
 def settle(url: str, nodes: int, until_s: float) -> None:
-    """Wait until no replica is up and every node has a stage process waiting."""
-    while time.monotonic() < until_s:
-        with contextlib.suppress(httpx.TransportError):
-            status = httpx.get(f"{url}/admin/status", timeout=10).json()
-            waiting = [n for n in status["nodes"] if n["stage_processes"]["idle"] and not n["stage_processes"]["busy"]]
-            if len(waiting) == nodes and not status["replicas"]:
-                return
+    """Wait until it is at rest. TimeoutError if it does not come to that."""
+    while not at_rest(url, nodes):
+        if time.monotonic() > until_s:
+            raise TimeoutError("the platform did not come to rest")
         time.sleep(0.1)
-    raise TimeoutError("the platform did not come to rest")
 
 
-def _wait_ready(urls: Sequence[str], nodes: int, until_s: float) -> None:
+def _wait_ready(platform: Platform, urls: Sequence[str], nodes: int, until_s: float) -> None:
     for url in urls:
-        settle(url, nodes, until_s)
+        while not at_rest(url, nodes):
+            ended = [name for name, process in platform.processes.items() if process.poll() is not None]
+            if ended or time.monotonic() > until_s:
+                raise TimeoutError(
+                    f"the platform did not come up: {ended or 'it is not ready in time'}\n{platform.log()}"
+                )
+            time.sleep(0.1)
