@@ -36,14 +36,14 @@ def pause_figures(name: str, pauses: Pauses) -> list[Result]:
 def pace_figures(prefix: str, paces: Paces) -> list[Result]:
     """Times per token of consolidated answers."""
     return [
-        _share(f"{prefix}tpot_after_over_never", paces.after, AFTER_GOAL, "goal"),
-        _share(f"{prefix}tpot_whole_over_never", paces.whole, WHOLE_GOAL, "goal; HydraServe's mean is 1.083"),
-        _share(f"{prefix}tpot_during_over_pipeline", paces.during, None, "the same stream before"),
+        Result(f"{prefix}{name}", median(values), "x", "lower", goal, against)
+        for name, values, goal, against in (
+            ("tpot_after_over_never", paces.after, AFTER_GOAL, "goal"),
+            ("tpot_whole_over_never", paces.whole, WHOLE_GOAL, "goal; HydraServe's mean is 1.083"),
+            ("tpot_during_over_pipeline", paces.during, None, "the same stream before"),
+        )
+        if values
     ]
-
-
-def _share(name: str, values: Sequence[float], goal: float | None, against: str) -> Result:
-    return Result(name, median(values), "x", "lower", goal, against)
 
 
 def ratio_figures(name: str, found: Ratio, what: str, paper: float | None = None) -> list[Result]:

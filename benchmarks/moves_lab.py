@@ -63,7 +63,7 @@ def long_answers(bytes_per_s: float | None, pairs: int, tokens: int, clients: in
             for name, times_s in found.items():
                 rest(lab, lab.named[name])
                 empty(lab, [subject.checkpoint])
-                times_s.append(statistics.fmean(each.tpot_s() for each in at_once(lab.named[name], bodies)))
+                times_s.append(statistics.fmean(each.tpot_s for each in at_once(lab.named[name], bodies)))
         _tell(lab.named["moves"])
     return Ratio(tuple(found["stays"]), tuple(found["moves"]))
 

@@ -104,9 +104,11 @@ def _compare(moving: Stream, never: Stream, move: Move, paces: Paces) -> None:
     """Of the same tokens: steps grow longer with what comes before."""
     after = sum(at_s <= move["done_at"] for at_s in moving.times_s)
     paces.after.append(median(moving.gaps_s(after)) / median(never.gaps_s(after)))
-    paces.whole.append(moving.tpot_s() / never.tpot_s())
+    paces.whole.append(moving.tpot_s / never.tpot_s)
     before_s = median(moving.gaps_s()[: BEFORE - 1])
-    paces.during.append(moving.tpot_s(move["ordered_at"], move["switching_at"]) / before_s)
+    during = [at_s for at_s in moving.times_s if move["ordered_at"] <= at_s <= move["switching_at"]]
+    if len(during) >= BEFORE // 2:
+        paces.during.append((during[-1] - during[0]) / (len(during) - 1) / before_s)
 
 
 def migrations(store_url: str, model: str, count: int, tokens: int) -> Pauses:

@@ -121,10 +121,10 @@ class Stream(threading.Thread):
             if later >= since_s and earlier <= until_s
         )
 
-    def tpot_s(self, since_s: float = 0.0, until_s: float = float("inf")) -> float:
-        """Seconds per token of those that came in between."""
-        times = [at_s for at_s in self.times_s if since_s <= at_s <= until_s]
-        return (times[-1] - times[0]) / (len(times) - 1)
+    @property
+    def tpot_s(self) -> float:
+        """Seconds per token after the first."""
+        return (self.times_s[-1] - self.times_s[0]) / (len(self.times_s) - 1)
 
 
 def streamed(url: str, body: Mapping[str, Any], at: Callable[[Stream], object] | None = None) -> Stream:
