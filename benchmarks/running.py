@@ -106,27 +106,34 @@ def _end(platform: Platform) -> None:
             process.wait()
 
 
-def at_rest(url: str, nodes: int) -> bool:
-    """Whether no replica is up and every node has a stage process waiting."""
-    try:
-        status = httpx.get(f"{url}/admin/status", timeout=10).json()
-    except httpx.TransportError:
-        return False
-    waiting = [n for n in status["nodes"] if n["stage_processes"]["idle"] and not n["stage_processes"]["busy"]]
-    return len(waiting) == nodes and not status["replicas"]
-
-
 def settle(url: str, nodes: int, until_s: float) -> None:
-    """Wait until it is at rest. TimeoutError if it does not come to that."""
-    while not at_rest(url, nodes):
-        if time.monotonic() > until_s:
-            raise TimeoutError("the platform did not come to rest")
+    """Wait until no replica is up and every node has a stage process waiting."""
+    while time.monotonic() < until_s:
+        found = _status(url)
+        waiting = [
+            each for each in found["nodes"] if each["stage_processes"]["idle"] and not each["stage_processes"]["busy"]
+        ]
+        if len(waiting) == nodes and not found["replicas"]:
+            return
         time.sleep(0.1)
+    raise TimeoutError("the platform did not come to rest")
+
+
+def _status(url: str) -> Any:
+    try:
+        return httpx.get(f"{url}/admin/status", timeout=10).json()
+    except httpx.TransportError:
+        return {"nodes": [], "replicas": []}
+
+
+def _up(url: str, nodes: int) -> bool:
+    """Whether every node has a stage process, be it that a replica has it already."""
+    return len([each for each in _status(url)["nodes"] if any(each["stage_processes"].values())]) == nodes
 
 
 def _wait_ready(platform: Platform, urls: Sequence[str], nodes: int, until_s: float) -> None:
     for url in urls:
-        while not at_rest(url, nodes):
+        while not _up(url, nodes):
             ended = [name for name, process in platform.processes.items() if process.poll() is not None]
             if ended or time.monotonic() > until_s:
                 raise TimeoutError(
