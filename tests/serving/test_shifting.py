@@ -125,6 +125,72 @@ def test_who_was_assigned_and_has_asked_for_nothing_yet_goes_there_at_once() -> 
     by_hand(test)
 
 
+def test_those_that_go_to_one_group_switch_one_after_the_other() -> None:
+    """Ten that went over at once waited ten steps each, for the last tokens of all ten were computed before any of them got
+    its next one. Who waits for its turn goes on where it is, and is followed once more."""
+
+    async def test(reader: Reader) -> None:
+        other = Reader(reader.turn)
+        other.assign("s")
+        await soon()
+        for each in (reader, other):
+            each.shift()
+            await soon()
+        await taken_in(reader)
+        other.d.follows.put_nowait(None)
+        await soon()
+        (following,) = other.d.followings
+        following.caught.put_nowait(None)
+        await soon()
+        assert other.s.yielded == []
+        other.s.say(NEAR_TOKENS + 1)
+        await soon()
+        reader.s.end()
+        await soon()
+        assert other.s.yielded == [], "the first one has no token yet from where it went"
+        reader.d.say(1)
+        await soon()
+        assert following.rounds == [tuple(range(3, 4 + NEAR_TOKENS))]
+        following.caught.put_nowait(None)
+        await soon()
+        assert other.s.yielded == ["r.1"]
+        other.s.end()
+        for each in (reader, other):
+            await soon()
+            each.d.say_rest()
+            await soon()
+            await at_the_end(each)
+
+    by_hand(test)
+
+
+@pytest.mark.parametrize("way", ["leaves", "is lost"])
+def test_whose_turn_it_is_keeps_nobody_waiting_when_it_goes(way: str) -> None:
+    async def test(reader: Reader) -> None:
+        other = Reader(reader.turn)
+        other.assign("s")
+        await soon()
+        for each in (reader, other):
+            each.shift()
+            await soon()
+        await taken_in(reader)
+        if way == "leaves":
+            await reader.leave()
+        else:
+            reader.s.lose("gone")
+            await soon()
+            reader.ticket.wait()
+        await soon()
+        await taken_in(other, gap=0)
+        other.s.end()
+        await soon()
+        other.d.say_rest()
+        await soon()
+        await at_the_end(other)
+
+    by_hand(test)
+
+
 # ---- it stays
 
 
