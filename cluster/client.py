@@ -7,13 +7,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from itertools import pairwise
 from types import TracebackType
 from typing import Self, TypeVar
 
 from cluster.adoption import Adoption
 from cluster.contract import FormedGroup
-from cluster.errors import ClusterError, NodeLost, Refused
+from cluster.errors import ClusterError, NodeLost, NoToken, Refused, StageFailed
 from cluster.group import Group
 from cluster.hearing import Hearing, Listeners
 from cluster.leases import LEASE_S, Leases
@@ -33,6 +34,7 @@ from cluster.wire.orders import (
 )
 from cluster.wire.phases import Phase, in_our_clock, timed_phase
 from cluster.wire.reports import Done, Phases, Probed, StageFormed, StageLease, StageLost, UnitsBrought
+from cluster.wire.requests import Submit
 from schedules.events import Event, GroupLost
 from schedules.facts import Node, Placement, StagePlan, View
 from schedules.placing.sources import Sources, peer_of
@@ -43,6 +45,7 @@ _T = TypeVar("_T")
 ORDER_TIMEOUT_S = 30.0
 PHASES_WITHIN_S = 5.0
 CONNECT_WITHIN_S = 5.0
+_TRIED = (0, 0, 0)
 ANSWER_WITHIN_S = 2.0
 """What a node has beyond the time of an order that it bounds itself, to say how it ended."""
 
@@ -127,10 +130,13 @@ class ClusterClient:
                 phases = (timed_phase("form group", "front end", started_s),)
                 if behind:
                     await self._await_units(name, nodes, max(0.0, started_s + timeout_s - time.monotonic()))
-                return await self._connect(Group(name, placement, phases), formed, timeout_s)
+                group = await self._connect(Group(name, placement, phases), formed, timeout_s)
             except BaseException:
                 await self._dissolve_on(name, nodes)
                 raise
+        if behind:
+            await self._try_out(group, max(0.0, started_s + timeout_s - time.monotonic()))
+        return group
 
     async def adopt(self, name: str) -> Group:
         """Take over the group, which GroupFound has told of. Refused if somebody else was first or its owner is alive after
@@ -258,6 +264,22 @@ class ClusterClient:
         self._leases.hold(group.name, [stage.node for stage in group.placement.stages])
         group.watch(lambda: self._mourn(group))
         return group
+
+    async def _try_out(self, group: Group, within_s: float) -> None:
+        """Have it give a few tokens to nobody: what is computed for the first time takes long, and whoever goes on there
+        shall not wait for that. StageFailed if it gives none in time; nothing is left of it then."""
+        asked = Submit(f"{group.name}.trial", _TRIED, len(_TRIED), len(_TRIED), ())
+        try:
+            async with asyncio.timeout(within_s), aclosing(group.generate(asked)) as given:
+                async for _ in given:
+                    pass
+        except NoToken:
+            pass  # which these tokens may come to, and others not
+        except BaseException as error:
+            await self.dissolve(group)
+            if isinstance(error, TimeoutError):
+                raise StageFailed(f"group {group.name} gave no token in {within_s:.0f} s") from error
+            raise
 
     async def _dissolve_on(self, group: str, nodes: Sequence[str]) -> None:
         async def dissolve(node: str) -> None:

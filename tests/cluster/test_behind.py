@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from cluster.client import ClusterClient
-from cluster.errors import StageFailed
+from cluster.errors import NoToken, StageFailed
 from cluster.group import Group
 from cluster.model_facts import facts_of
+from cluster.wire.phases import FIRST_STEP
+from cluster.wire.requests import Submit, Tokens
 from schedules.facts import Placement
 from schedules.placing.policies.fixed import place
 from storage_tiers.model_store import ModelStore
@@ -71,9 +73,11 @@ async def test_it_is_formed_when_all_its_stages_have_all_their_units(
     assert not behind.done()
     withholding.release()
     group = await asyncio.wait_for(behind, TIMEOUT_S)
+    phases = await client.phases(group)
     assert await generate(group, "r", PROMPT, TOKENS) == published.expected
-    assigned = {phase.name for phase in await client.phases(group) if phase.name.startswith("assign")}
+    assigned = {phase.name for phase in phases if phase.name.startswith("assign")}
     assert assigned == {f"assign {unit.name}" for unit in published.checkpoint.units}
+    assert FIRST_STEP in {phase.name for phase in phases}, "whoever goes on there does not wait for what is new to it"
     await asyncio.gather(client.dissolve(group), client.dissolve(ordinary))
 
 
@@ -113,3 +117,31 @@ async def test_whoever_gives_it_up_while_it_loads_leaves_nothing(
     assert behind.cancelled()
     await client.refresh()
     assert [node.groups for node in client.view().nodes] == [(), ()]
+
+
+async def test_one_that_gives_no_token_is_not_gone_on_with(
+    client: ClusterClient, withholding: WithholdingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the tokens it is tried with lead to no number is no fault of it: those of others may."""
+    withholding.release()
+    published = _published(withholding, tmp_path)
+    monkeypatch.setattr(Group, "generate", _silent)
+    with pytest.raises(StageFailed, match="gave no token in"):
+        await asyncio.wait_for(_forming(client, published, timeout_s=6.0), TIMEOUT_S)
+    await client.refresh()
+    assert [node.groups for node in client.view().nodes] == [(), ()]
+    monkeypatch.setattr(Group, "generate", _numberless)
+    group = await asyncio.wait_for(_forming(client, published), TIMEOUT_S)
+    monkeypatch.undo()
+    assert await generate(group, "r", PROMPT, TOKENS) == published.expected
+    await client.dissolve(group)
+
+
+async def _silent(_group: Group, _submit: Submit) -> AsyncIterator[Tokens]:
+    await asyncio.Event().wait()
+    yield Tokens("", ())
+
+
+async def _numberless(_group: Group, _submit: Submit) -> AsyncIterator[Tokens]:
+    raise NoToken("the model's logits are not finite numbers")
+    yield Tokens("", ())
