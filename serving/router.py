@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 from cluster.contract import Cluster, FormedGroup
 from cluster.errors import ClusterError, NodeLost, Refused
@@ -93,7 +92,6 @@ class Router:
         self._brain = Brain(POLICIES[limits.policy], bounds, f"g{secrets.token_hex(5)}", 0.0)
         self._models: dict[ModelKey, ServedModel] = {}
         self._tickets: dict[str, Ticket] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._groups: dict[str, FormedGroup] = {}
         self._forming: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -286,8 +284,7 @@ class Router:
                 self._recorder.record(action, self._groups[action.group])
             case Shift():
                 ticket = self._tickets[action.request]
-                turn = self._turns.setdefault(action.to, asyncio.Lock())
-                ticket.shift(action, self.moves.account(action, ticket.model), self._spawn, turn)
+                ticket.shift(action, self.moves.account(action, ticket.model), self._spawn)
             case MoveAt():
                 self.moves.stands(action)
             case Refuse():

@@ -73,9 +73,8 @@ class Ticket:
         self._next.set_exception(error)
         self._next.exception()  # it may be that nobody reads it any more
 
-    def shift(self, action: Shift, account: Account, spawn: Spawn, turn: asyncio.Lock) -> None:
-        """It leaves the group that answers it for another, in its `turn` of those that go there. RequestShifted or
-        RequestStayed answers, unless it is over."""
+    def shift(self, action: Shift, account: Account, spawn: Spawn) -> None:
+        """It leaves the group that answers it for another. RequestShifted or RequestStayed answers, unless it is over."""
         self._end_shift()
         if self._over:
             account.over()
@@ -96,7 +95,7 @@ class Ticket:
                 self._tell(events.RequestStayed(self.name, action.group, action.to, reason))
 
             target = Attempt(to, submit.request)
-            self._shifting = Shifting(here, target, submit, action.copy, account, stay, spawn, turn)
+            self._shifting = Shifting(here, target, submit, action.copy, account, stay, spawn)
 
     def _go_there_at_once(self, action: Shift, account: Account) -> None:
         """It was assigned, and nobody has asked the group for anything yet."""

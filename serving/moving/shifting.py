@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from cluster.contract import Following, FormedGroup, KvOf
 from cluster.errors import ClusterError, StageFailed
 from cluster.wire.requests import Submit, Tokens
-from schedules.moving.rounds import NEAR_TOKENS, ROUNDS, goes_over, never_near
+from schedules.moving.rounds import ROUNDS, goes_over, never_near
 
 _log = logging.getLogger(__name__)
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
@@ -57,9 +57,8 @@ class Account(Protocol):
 
 class Shifting:
     """See the module. `source` gives the request its tokens, and `target` shall, as `submit`, which has all tokens so far.
-    With `copy` its KV cache is copied. Those that go to one group share its `turn`: they are followed together and switch
-    one after the other, or each would wait for the last tokens of all. `on_stay` hears, once, that nothing will come of it,
-    and why; `spawn` runs what is done beside, and cancels it when all ends.
+    With `copy` its KV cache is copied. `on_stay` hears, once, that nothing will come of it, and why; `spawn` runs what is
+    done beside, and cancels it when all ends.
 
     Whoever reads the request's tokens says `took` of each, `go_on` when `source` has ended it, and `end` whatever happens.
     """
@@ -73,14 +72,13 @@ class Shifting:
         account: Account,
         on_stay: Callable[[str], None],
         spawn: Spawn,
-        turn: asyncio.Lock,
     ) -> None:
-        self.source, self.target, self._turn = source, target, turn
+        self.source, self.target = source, target
         self._submit, self._account, self._on_stay = submit, account, on_stay
         self._kv_of = KvOf(source.group, source.name) if copy else None
         self._gap: list[int] = []
         self._following: Following | None = None
-        self._switched, self._settled = asyncio.Event(), asyncio.Event()
+        self._switched, self._settled = asyncio.Event(), False
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()
         self._task = spawn(self._follow())
@@ -105,7 +103,7 @@ class Shifting:
     @property
     def settled(self) -> bool:
         """Whether there is nothing more to be done for it."""
-        return self._settled.is_set()
+        return self._settled
 
     @property
     def ready(self) -> bool:
@@ -122,7 +120,7 @@ class Shifting:
 
     def stay(self, reason: str) -> None:
         """The request goes on where it is."""
-        if not self.settled and not self.switched:
+        if not self._settled and not self.switched:
             self._settle()
             self._account.stayed(reason)
             self._on_stay(reason)
@@ -130,13 +128,13 @@ class Shifting:
 
     def end(self) -> None:
         """The request is over, or was lost; or it goes elsewhere again. Twice is once."""
-        if not self.settled:
+        if not self._settled:
             self._settle()
             self._account.over()
             self._stop()
 
     def _settle(self) -> None:
-        self._settled.set()
+        self._settled = True
 
     def _stop(self) -> None:
         if not self.switched and self._task is not asyncio.current_task():
@@ -151,12 +149,11 @@ class Shifting:
             async with asyncio.timeout(FOLLOWED_WITHIN_S):
                 following = await self.target.group.follow(self._submit, self._kv_of, FOLLOWED_WITHIN_S)
                 await self._close_gap(following)
-                waited = self._turn.locked()
-                async with self._turn:
-                    if waited and len(self._gap) > NEAR_TOKENS:
-                        self._tell_gap(following)
-                        await self._close_gap(following)
-                    await self._go_over(following)
+            if self.target.group.lost.is_set():
+                raise StageFailed(self.target.group.cause)
+            self._following = following
+            self.source.give_up()
+            await self._switched.wait()
         except (ClusterError, TimeoutError) as error:
             self.stay(str(error) or f"it was not taken in within {FOLLOWED_WITHIN_S:g} s")
         except Exception as error:  # whatever it is, the request goes on where it was
@@ -165,18 +162,6 @@ class Shifting:
         finally:
             if following is not None and not self.switched:
                 await following.close()
-
-    async def _go_over(self, following: Following) -> None:
-        """The switch, until the first token is there from the other group."""
-        if self.target.group.lost.is_set():
-            raise StageFailed(self.target.group.cause)
-        self._following = following
-        self.source.give_up()
-        await self._settled.wait()
-
-    def _tell_gap(self, following: Following) -> None:
-        following.more(self._gap)
-        self._gap = []
 
     async def _close_gap(self, following: Following) -> None:
         """Rounds, until the gap is small, or as small as it gets. StageFailed if what is left would take too long."""
@@ -187,6 +172,6 @@ class Shifting:
             gap, taken_s = len(self._gap), self._loop.time() - begun_s
             if goes_over(gap, before, taken_s):
                 return
-            self._tell_gap(following)
-            before = gap
+            following.more(self._gap)
+            self._gap, before = [], gap
         raise StageFailed(never_near(gap, taken_s))

@@ -160,8 +160,7 @@ class Counted:
 class Reader:
     """A ticket that is read, at group "s"; "d" is where it shall go, and "e" one more."""
 
-    def __init__(self, turn: asyncio.Lock | None = None) -> None:
-        self.turn = turn or asyncio.Lock()
+    def __init__(self) -> None:
         self.told: list[events.Event] = []
         self.groups = {name: HandGroup(name) for name in "sde"}
         self.tasks: set[asyncio.Task[None]] = set()
@@ -191,7 +190,7 @@ class Reader:
 
     def shift(self, group: str = "s", to: str = "d", copy: bool = False) -> Counted:
         account = Counted()
-        self.ticket.shift(Shift("r", group, to, copy), account, self.spawn, self.turn)
+        self.ticket.shift(Shift("r", group, to, copy), account, self.spawn)
         return account
 
     def spawn(self, work: Any) -> "asyncio.Task[None]":
