@@ -51,7 +51,7 @@ MOVE_AGAIN_S = 30.0
 """So long after a move the brain thinks of no other for the same replica, nor for those that were to follow."""
 MIGRATE_AMONG = 64
 """With more replicas than these a start does not look for those that could run elsewhere: others are idle somewhere."""
-SHIFTS_AT_ONCE = 4
-"""So many requests are on their way to one replica: it takes them in one after the other."""
+SHIFTS_AT_ONCE = 1
+"""So many requests are on their way to one replica: of several each would wait for the last tokens of all."""
 SHIFT_AGAIN_S = 1.0
 """So long after a request stayed it is tried once more."""

@@ -16,7 +16,7 @@ from cluster.errors import NoDevice
 from cluster.model_facts import model_config, widths_of
 from cluster.node.accelerator import Accelerator, Gpu, Gpus, choose
 from cluster.node.device_memory import ASSUMED_CONTEXT_BYTES, DeviceMemory
-from cluster.stage import batching, main
+from cluster.stage import main, steps
 from cluster.stage.attending import paged, paged_attention
 from cluster.stage.attending.paged import PagedCache
 from cluster.stage.choosing import batch as choosing
@@ -98,7 +98,7 @@ def test_whatever_stages_come_contexts_and_reservations_fit_on_the_gpu(
 
 
 def test_the_workspace_is_for_steps_as_large_as_they_are_made() -> None:
-    limits, sizes = batching.GPU_LIMITS, static_steps.SIZES
+    limits, sizes = steps.GPU_LIMITS, static_steps.SIZES
     assert max(limits.prefill_tokens_alone, limits.prefill_tokens + limits.rows) == workspace.PREFILL_TOKENS_ALONE
     assert limits.rows == workspace.MAX_ROWS
     assert (len(sizes), sum(sizes)) == (workspace.GRAPHS, workspace.GRAPH_ROWS)

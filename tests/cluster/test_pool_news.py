@@ -124,7 +124,7 @@ async def test_a_pool_with_news_tells_each_of_its_processes_and_one_without_none
         pool = PlayedPool(news=told)
         pool.goes = "ready"
         pool.may_fork.set()
-        process = await pool._take()
+        process = await pool._take(spare=False)
         (played,) = pool.made
         if told is not None:
             await until(lambda played=played: len(played.heard) == 2)  # type: ignore[misc]

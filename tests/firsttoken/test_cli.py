@@ -222,7 +222,7 @@ def test_status_shows_nodes_and_replicas(run: Run, requests: list[dict[str, Any]
     assert (report["serving"], report["nodes"][0]["name"]) == (True, "node-1")
     shown = run("status").stdout
     assert re.search(r"node-1 \(draining\) .* 1 idle, 2 busy", shown)
-    assert re.search(r"g1m2 .* drain .* switching .* tiny: node-1 -> node-2 .* 2 .* 40 ms .* flow ", shown)
+    assert re.search(r"g1m2 .* drain .* switching .* tiny: node-1 -> node-2 .* 2 .* 40 ms", shown)
     assert re.search(r"tiny .* serving", shown)
     assert re.search(r"other .* wanted .* 2 ", shown)
     assert re.search(r"node-1 .* 25\.0 MB/s .* 1\.5 ms", shown)

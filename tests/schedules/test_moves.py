@@ -123,7 +123,7 @@ def test_what_comes_while_heirs_are_prepared_goes_to_the_old_one_then_to_who_has
     driven.check()
 
 
-def test_requests_go_over_a_few_at_a_time() -> None:
+def test_requests_go_over_one_after_the_other() -> None:
     driven, *_ = _pipeline(10)
     _consolidate(driven)
     driven.shift_s = 0.5

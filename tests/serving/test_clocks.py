@@ -27,6 +27,7 @@ PACKAGES = ("schedules", "storage_tiers", "cluster", "serving", "flows", "firstt
 OF_THE_WORLD = {
     "cluster/wire/encryption.py": "certificates",
     "firsttoken/local.py": "certificates",
+    "flows/listening.py": "when a node was heard of, for Prefect's events",
     "cluster/wire/phases.py": "phases of several machines",
     "serving/answers.py": "`created` of an answer",
     "serving/history.py": "the age of rows",
