@@ -62,6 +62,16 @@ async def bring(client: ClusterClient, node: str, checkpoint: Checkpoint, tier: 
     return report.fetched_bytes
 
 
+async def _until_known(http: httpx.AsyncClient, node: str, dram_bytes: int) -> None:
+    """A front end hears of what is in a node's dram by itself, and may be the last to."""
+    for _ in range(200):
+        nodes = (await http.get("/admin/status")).json()["nodes"]
+        if any(found["name"] == node and found["dram_used_bytes"] >= dram_bytes for found in nodes):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{node} is not known to have {dram_bytes} bytes: {nodes}")
+
+
 # ---- where units come from
 
 
@@ -74,8 +84,10 @@ async def test_a_request_is_served_from_another_nodes_memory_when_the_store_has_
     published.lose_the_bytes()
     body = {"model": published.name, "prompt": PROMPT, "temperature": 0, "max_tokens": TOKENS, "return_token_ids": True}
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
+        await _until_known(http, "keeper", published.checkpoint.size_bytes)
         answer = (await http.post("/v1/completions", json=body)).json()
         starts = (await http.get("/admin/cold-starts", params={"model": published.name})).json()["cold_starts"]
+    assert "choices" in answer, answer
     assert answer["choices"][0]["token_ids"] == published.expected
     fetches = [phase for phase in starts[0]["phases"] if phase["name"].startswith("fetch")]
     assert {phase["where"] for phase in fetches} == {"node-0 from peer keeper", "node-1 from peer keeper"}
