@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +55,32 @@ class Ratio:
 def long_answers(bytes_per_s: float | None, pairs: int, tokens: int, clients: int) -> Ratio:
     """Seconds per token of answers of cold models, as many at once as there are `clients`: of pipelines that stay so, and of
     those that the front end consolidates when it finds that this pays."""
+    moves = {**_PIPELINE, "consolidate": True}
+    return _compared(bytes_per_s, _PIPELINE, moves, pairs, clients, tokens, lambda each: each.tpot_s)
+
+
+def bursts(bytes_per_s: float | None, pairs: int, requests: int, tokens: int) -> Ratio:
+    """Mean seconds to the first token of requests that come to a cold model at once: one pipeline that stays so, and one
+    that becomes up to four whole replicas. A replica has KV cache for a quarter of them."""
+    stays = {**_PIPELINE, "kv_tokens": requests * (tokens + len(PROMPT)) // NODES}
+    scales = {**stays, "consolidate": True, "max_replicas": NODES}
+    return _compared(bytes_per_s, stays, scales, pairs, requests, tokens, lambda each: each.ttft_s)
+
+
+def _compared(
+    bytes_per_s: float | None, stays: Mapping[str, Any], moves: Mapping[str, Any], pairs: int, requests: int, tokens: int,
+    seconds: Callable[[Stream], float],
+) -> Ratio:  # fmt: skip
+    """The mean `seconds` of requests that come to a cold model at once, at front ends with those settings in turn."""
     found: dict[str, list[float]] = {"stays": [], "moves": []}
-    with _lab(bytes_per_s, {"stays": _PIPELINE, "moves": {**_PIPELINE, "consolidate": True}}) as lab:
+    with _lab(bytes_per_s, {"stays": stays, "moves": moves}) as lab:
         (subject,) = subjects(lab, ["smollm2"])
-        bodies = [{"model": subject.name, "prompt": [*PROMPT, n], "max_tokens": tokens} for n in range(clients)]
+        bodies = [{"model": subject.name, "prompt": [*PROMPT, n], "max_tokens": tokens} for n in range(requests)]
         for _ in range(pairs):
             for name, times_s in found.items():
                 rest(lab, lab.named[name])
                 empty(lab, [subject.checkpoint])
-                times_s.append(statistics.fmean(each.tpot_s for each in at_once(lab.named[name], bodies)))
+                times_s.append(statistics.fmean(map(seconds, at_once(lab.named[name], bodies))))
         _tell(lab.named["moves"])
     return Ratio(tuple(found["stays"]), tuple(found["moves"]))
 
@@ -76,25 +93,6 @@ def _tell(url: str) -> None:
             f"{move['kind']} {move['step']} after {took_s:.1f} s, {move['requests']}: {move['why'] or move['reason']}",
             file=sys.stderr,
         )
-
-
-def bursts(bytes_per_s: float | None, pairs: int, requests: int, tokens: int) -> Ratio:
-    """Mean seconds to the first token of requests that come to a cold model at once: one pipeline that stays so, and one
-    that becomes up to four whole replicas. A replica has KV cache for a quarter of them."""
-    kv_tokens = requests * (tokens + len(PROMPT)) // NODES
-    stays = {**_PIPELINE, "kv_tokens": kv_tokens}
-    scales = {**stays, "consolidate": True, "max_replicas": NODES}
-    found: dict[str, list[float]] = {"stays": [], "scales": []}
-    with _lab(bytes_per_s, {"stays": stays, "scales": scales}) as lab:
-        (subject,) = subjects(lab, ["smollm2"])
-        bodies = [{"model": subject.name, "prompt": [*PROMPT, n], "max_tokens": tokens} for n in range(requests)]
-        for _ in range(pairs):
-            for name, times_s in found.items():
-                rest(lab, lab.named[name])
-                empty(lab, [subject.checkpoint])
-                times_s.append(statistics.fmean(each.ttft_s for each in at_once(lab.named[name], bodies)))
-        _tell(lab.named["scales"])
-    return Ratio(tuple(found["stays"]), tuple(found["scales"]))
 
 
 def cold_starts_beside(bytes_per_s: float, pairs: int) -> Ratio:

@@ -36,13 +36,16 @@ def front_end_was_away(task: Task[Any, Any], run: TaskRun, state: State[Any]) ->
     return isinstance(state.data, FrontEndAway)
 
 
-@task(
-    retries=len(_AGAIN_AFTER_S),
-    retry_delay_seconds=_AGAIN_AFTER_S,
-    retry_condition_fn=front_end_was_away,
-    timeout_seconds=_MARGIN_S,
-    cache_policy=NO_CACHE,
-)
+_ASKS: Mapping[str, Any] = {
+    "retries": len(_AGAIN_AFTER_S),
+    "retry_delay_seconds": _AGAIN_AFTER_S,
+    "retry_condition_fn": front_end_was_away,
+    "cache_policy": NO_CACHE,
+}
+"""Of the tasks that ask the front end."""
+
+
+@task(**_ASKS, timeout_seconds=_MARGIN_S)
 async def plan(front_end: FrontEnd, wish: Wish, move: str) -> Move:
     """The move that was ordered as `move`; without one, what the front end orders as it is wished. Refused says why not."""
     if not move:
@@ -53,25 +56,13 @@ async def plan(front_end: FrontEnd, wish: Wish, move: str) -> Move:
     return found
 
 
-@task(
-    retries=len(_AGAIN_AFTER_S),
-    retry_delay_seconds=_AGAIN_AFTER_S,
-    retry_condition_fn=front_end_was_away,
-    timeout_seconds=PREPARED_WITHIN_S + _MARGIN_S,
-    cache_policy=NO_CACHE,
-)
+@task(**_ASKS, timeout_seconds=PREPARED_WITHIN_S + _MARGIN_S)
 async def prepare(front_end: FrontEnd, move: Move) -> Move:
     """Have the heirs started, and wait until they are whole or the move is given up."""
     return await _go_on(front_end, move, Step.ORDERED, Step.READY, PREPARED_WITHIN_S)
 
 
-@task(
-    retries=len(_AGAIN_AFTER_S),
-    retry_delay_seconds=_AGAIN_AFTER_S,
-    retry_condition_fn=front_end_was_away,
-    timeout_seconds=SWITCHED_WITHIN_S + _MARGIN_S,
-    cache_policy=NO_CACHE,
-)
+@task(**_ASKS, timeout_seconds=SWITCHED_WITHIN_S + _MARGIN_S)
 async def switch(front_end: FrontEnd, move: Move) -> Move:
     """Have the requests go over, and wait until nothing is left at what makes way or the move is given up."""
     return await _go_on(front_end, move, Step.READY, Step.DONE, SWITCHED_WITHIN_S)

@@ -43,8 +43,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "summarisation": Task(Lognormal(1738.3, 0.6), Lognormal(90.7, 0.9)),
     }
 )
-"""The means are those of ShareGPT, HumanEval and LongBench as the paper on DistServe (OSDI 2024) gives them. It has no
-deviations: the sigmas are ours."""
+"""The means are about those that ShareGPT, HumanEval and LongBench are cited with, and were not counted in the data; the
+sigmas are ours."""
 
 
 def task(name: str) -> Task:
