@@ -130,9 +130,11 @@ class History:
                 happened.clear()
 
     async def _write_behind(self) -> None:
-        """Look after the database until closed; a failure is logged when it begins, and then retried."""
+        """Look after the database until closed; a failure is logged when it begins, and then retried. What fails and began
+        after the end had come is the last try: the database may have been back by then."""
         wait_s = FIRST_WAIT_S
         while not (self._closing.is_set() and not self._queue):
+            last = self._closing.is_set()
             try:
                 await self._work()
                 wait_s = FIRST_WAIT_S
@@ -142,7 +144,7 @@ class History:
                 self._note_away(error)
             except Exception:  # the history is worth nothing without this loop
                 _log.exception("writing the history failed; trying again")
-            if self._closing.is_set():
+            if last:
                 return
             await _happens(self._closing, wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)

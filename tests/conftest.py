@@ -19,6 +19,7 @@ from tests.smollm2 import smollm2_gguf
 from tests.workers import ByFile, arrange, check
 
 _OF_A_GPU = re.compile(r"mark\.gpu|\bdevice: torch\.device")
+LONGEST_ID = 20
 torch.set_num_threads(1)  # of two that share a core with others, each waits for the other at every layer
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -46,6 +47,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     files = [collection_path] if collection_path.is_file() else collection_path.rglob("test_*.py")
     return None if any(_OF_A_GPU.search(file.read_text()) for file in files) else True
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Workers must collect tests of the same names; bytes may be others in each second, as those that gzip packs are."""
+    return argname if isinstance(val, bytes) and len(val) > LONGEST_ID else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -302,6 +302,28 @@ async def test_what_waits_is_counted_when_the_end_comes_before_the_database(data
     assert sum(dropped) == 300
 
 
+async def test_what_fails_after_the_end_came_but_began_before_it_is_tried_once_more(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows were given up because the try that was under way at the end had begun while the database was still away."""
+    write, begun, may_fail = History._write, asyncio.Event(), asyncio.Event()
+
+    async def fails_late(self: History, batch: list[object]) -> None:
+        if not begun.is_set():
+            begun.set()
+            await may_fail.wait()
+            raise HistoryAway("it was away when this began")
+        await write(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(History, "_write", fails_late)
+    async with asyncio.timeout(DEADLINE_S), writing(sqlite_database.url) as history:
+        history.add_arrival(ARRIVAL)
+        await begun.wait()
+        asyncio.get_running_loop().call_later(0.1, may_fail.set)
+    async with writing(sqlite_database.url) as history:
+        assert await arrivals(history) == [ARRIVAL]
+
+
 async def test_a_server_that_accepts_and_says_nothing_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_module, "CLOSE_S", 1.0)
     dropped: list[int] = []
