@@ -154,7 +154,8 @@ class Batch:
 @dataclass(eq=False)
 class WorldGroup:
     """`nodes` run its stages, `waits` are the loads that its first token waits for, or its being formed if it comes `behind`.
-    It is `built` when its stages are. Seconds; None is not yet."""
+    It is `built` when its stages are, and `settles` for `tail_s` once it has all that it waits for. Seconds; None is not
+    yet."""
 
     name: str
     key: ModelKey
@@ -163,6 +164,8 @@ class WorldGroup:
     batch: Batch
     ordered_s: float
     behind: bool = False
+    tail_s: float = 0.0
+    settles: bool = field(init=False)
     built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
@@ -171,9 +174,12 @@ class WorldGroup:
     stalled: list[Happening] = field(default_factory=list)
     """What would have happened while one of its nodes was silent."""
 
+    def __post_init__(self) -> None:
+        self.settles = self.tail_s > 0.0
+
     @property
     def ready(self) -> bool:
-        return self.formed_s is not None and not self.waits
+        return self.formed_s is not None and not self.waits and not self.settles
 
     @property
     def answers(self) -> bool:

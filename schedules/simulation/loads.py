@@ -1,5 +1,6 @@
 """What is on its way to the nodes of the world: over shared wires, and from ssds that those of one machine share."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -45,6 +46,7 @@ class _Load:
     node: WorldNode
     units: tuple[Unit, ...]
     priority: int
+    source: str
     wanted: set[str] = field(default_factory=set)
 
 
@@ -74,6 +76,7 @@ class Loads:
         self._loads: dict[str, _Load] = {}
         self._copies: dict[str, _Copy] = {}
         self._plan = 0
+        self.moved_bytes = Counter[str]()
 
     def begin(self, group: str, placement: Placement, units: Mapping[str, Unit], wave: Wave, now_s: float) -> set[str]:
         """What the group's stages miss of a wave begins to come; the loads that its first token waits for."""
@@ -94,7 +97,7 @@ class Loads:
             for (source, priority), wanted in missing.items():
                 name = f"{group}/{rank}/{source}/{wave}{'/later' if priority == LATER else ''}"
                 new.append(self._transfer(name, source, node, wanted, priority))
-                self._loads[name] = _Load(node, tuple(wanted), priority, {group})
+                self._loads[name] = _Load(node, tuple(wanted), priority, _kind(source), {group})
                 node.coming.update((unit.digest, name) for unit in wanted)
                 waits |= set() if priority == LATER else {name}
         self._links.begin(new, now_s)
@@ -196,6 +199,7 @@ class Loads:
         for name in [name for name in self._loads if name not in under_way]:
             load = self._loads.pop(name)
             load.node.bring(load.units)
+            self.moved_bytes[load.source] += sum([unit.size_bytes for unit in load.units])
             self._on_arrival(name, load.wanted, load.node, now_s)
 
     def _plan_ahead(self, now_s: float) -> None:
@@ -211,6 +215,10 @@ class Loads:
             self._hand_over(now_s)
             self._plan_ahead(now_s)
         return ()
+
+
+def _kind(source: str) -> str:
+    return "ssd" if source == "ssd" else "remote" if peer_of(source) is None else "peer"
 
 
 def _priority(stage: StagePlan, unit: str, wave: Wave) -> int | None:

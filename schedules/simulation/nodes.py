@@ -7,6 +7,9 @@ from dataclasses import replace
 from schedules.estimates import Speeds, speeds_of
 from schedules.events import NodeReported
 from schedules.facts import Node, Unit
+from schedules.systems.system import Keeps
+
+KEEPS = Keeps()
 
 
 class WorldNode:
@@ -16,7 +19,7 @@ class WorldNode:
     longest ago makes room; one in use stays in dram, if need be beyond the budget.
     """
 
-    def __init__(self, facts: Node, size_bytes: Mapping[str, int]) -> None:
+    def __init__(self, facts: Node, size_bytes: Mapping[str, int], keeps: Keeps = KEEPS) -> None:
         speeds = speeds_of(facts.rates, bad=False)
         if speeds is None:
             raise ValueError(f"nothing says how fast node {facts.name} is")
@@ -28,6 +31,7 @@ class WorldNode:
         self.silent_since_s: float | None = None
         self.draining, self.drains = False, 0
         self._facts = facts
+        self._dram_bytes, self._ssd_bytes = facts.dram_bytes * keeps.dram, facts.ssd_bytes * keeps.ssd
         self._dram: dict[str, int] = {}
         self._ssd: dict[str, int] = {}
         self._users: dict[str, tuple[str, ...]] = {}
@@ -71,8 +75,8 @@ class WorldNode:
             self._ssd.pop(unit.digest, None)
             self._ssd[unit.digest] = unit.size_bytes
             self.coming.pop(unit.digest, None)
-        _trim(self._ssd, self._facts.ssd_bytes, {})
-        _trim(self._dram, self._facts.dram_bytes, self._used)
+        _trim(self._ssd, self._ssd_bytes, {})
+        _trim(self._dram, self._dram_bytes, self._used)
         self._now = None
 
     def use(self, group: str, digests: tuple[str, ...], reserve_bytes: int) -> None:
@@ -89,7 +93,7 @@ class WorldNode:
         self.reserved.pop(group, None)
         self._used.subtract(self._users.pop(group, ()))
         self._used += Counter()  # those in use alone
-        _trim(self._dram, self._facts.dram_bytes, self._used)
+        _trim(self._dram, self._dram_bytes, self._used)
         self._now = None
 
     def evict(self, digests: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ What serving/ does for a live brain is done here by the shortest way: actions ar
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import NamedTuple, Protocol
@@ -89,6 +89,10 @@ class Told(NamedTuple):
     actions: tuple[Action, ...]
 
 
+OnTold = Callable[[float, Event, tuple[Action, ...]], object]
+"""Given what a Told has."""
+
+
 @dataclass
 class _Run:
     """`coming` are inputs, by time; `wake_at_s` is what the brain asked for last; `moves` are those under way."""
@@ -96,10 +100,10 @@ class _Run:
     brain: Decides
     world: World
     coming: deque[Input | _Leaving]
+    on_told: OnTold
     requests: dict[str, Open] = field(default_factory=dict)
     moves: set[str] = field(default_factory=set)
     wake_at_s: float = float("inf")
-    told: list[Told] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.shifts = Shifts(self.world)
@@ -110,7 +114,7 @@ class _Run:
         while queue:
             event, at_once = queue.popleft(), list[Event]()
             actions = self.brain.handle(event, now_s)
-            self.told.append(Told(now_s, event, actions))
+            self.on_told(now_s, event, actions)
             for action in actions:
                 if isinstance(action, MoveAt):
                     at_once += self._carry_move(action.plan.move, action.step, now_s)
@@ -210,17 +214,28 @@ def measured(world: World, record: Record) -> StartMeasured:
 
 
 def simulate(brain: Decides, world: World, inputs: Iterable[Input], *, until_s: float = float("inf")) -> list[Told]:
-    """All that the brain is told until `until_s`, or until all inputs have come and every request and move is over.
+    """All that the brain is told, see `drive`."""
+    told = list[Told]()
+    drive(brain, world, inputs, lambda *each: told.append(Told(*each)), until_s=until_s)
+    return told
+
+
+def drive(
+    brain: Decides, world: World, inputs: Iterable[Input], on_told: OnTold, *, until_s: float = float("inf")
+) -> float:
+    """The brain is told what happens until `until_s`, or until all inputs have come and every request and move is over;
+    when that was.
 
     Of what comes at one time inputs come first, in their order, then the world's own, then the brain's alarm.
     """
     coming = deque(sorted(_with_leavings(inputs), key=attrgetter("at_s")))
-    run, now_s = _Run(brain, world, coming), float("-inf")
+    run, now_s = _Run(brain, world, coming, on_told), float("-inf")
     while coming or run.requests or run.moves:
         input_s = coming[0].at_s if coming else float("inf")
-        now_s = max(now_s, min(input_s, world.next_s, run.wake_at_s))
-        if now_s > until_s or now_s == float("inf"):
+        next_s = max(now_s, min(input_s, world.next_s, run.wake_at_s))
+        if next_s > until_s or next_s == float("inf"):
             break
+        now_s = next_s
         if input_s <= now_s:
             _take(run, coming.popleft(), now_s)
         elif world.next_s <= now_s:
@@ -228,7 +243,7 @@ def simulate(brain: Decides, world: World, inputs: Iterable[Input], *, until_s: 
         else:
             run.wake_at_s = float("inf")
             run.feed((Ticked(),), now_s)
-    return run.told
+    return now_s
 
 
 def _with_leavings(inputs: Iterable[Input]) -> Iterator[Input | _Leaving]:

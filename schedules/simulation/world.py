@@ -9,7 +9,7 @@ comes behind others makes way on wires alone. Who follows has its room at once o
 all, and takes in what it lacks in one step.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from schedules.events import (
     GroupFailed,
@@ -32,6 +32,11 @@ from schedules.simulation.happenings import Happening, Told
 from schedules.simulation.loads import Loads, Wave
 from schedules.simulation.nodes import WorldNode
 from schedules.simulation.steps import Steps
+from schedules.systems.system import Keeps, Startup
+
+_AT_ONCE = Startup()
+_RUNTIME = "runtime"
+"""What a serial start waits for before it fetches anything."""
 
 
 class World:
@@ -39,15 +44,21 @@ class World:
     which is never before what has happened."""
 
     def __init__(
-        self, nodes: Iterable[Node], models: Iterable[Model] = (), habits: Habits | None = None, now_s: float = 0.0
+        self,
+        nodes: Iterable[Node],
+        models: Iterable[Model] = (),
+        habits: Habits | None = None,
+        now_s: float = 0.0,
+        startups: Mapping[str, Startup] | None = None,
+        keeps: Keeps | None = None,
     ) -> None:
-        self.habits = habits or Habits()
+        self.habits, self._startups = habits or Habits(), startups or {}
         self._models: dict[ModelKey, Model] = {}
         for model in models:
             self.know(model)
         sizes = {unit.digest: unit.size_bytes for model in self._models.values() for unit in model.units}
         facts = sorted(nodes, key=lambda node: node.name)
-        self._nodes = {node.name: WorldNode(node, sizes) for node in facts}
+        self._nodes = {node.name: WorldNode(node, sizes, keeps or Keeps()) for node in facts}
         self._groups: dict[str, WorldGroup] = {}
         self._agenda: Agenda[Happening] = Agenda(now_s)
         disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
@@ -88,6 +99,11 @@ class World:
         """Of all nodes that answer, asked now."""
         return [node.report() for node in self._nodes.values() if node.answers]
 
+    @property
+    def moved_bytes(self) -> Mapping[str, int]:
+        """Units that have come to nodes, by whence: "remote", "peer", "ssd"."""
+        return self._loads.moved_bytes
+
     # ---- orders
 
     def form(
@@ -102,12 +118,16 @@ class World:
         nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
         weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
         batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once)
-        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, behind)
+        startup = self._startup(nodes)
+        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, behind, startup.tail_s)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
             node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
             self._report_soon(node, now_s)
-        self._fetch(group, Wave.BEHIND if behind else Wave.FIRST, now_s)
+        if startup.serial:
+            group.waits.add(_RUNTIME)
+        else:
+            self._fetch(group, Wave.BEHIND if behind else Wave.FIRST, now_s)
         formed_s = max(node.speeds.formed(placement.degree) for node in nodes)
         self._agenda.tell(now_s + formed_s, lambda at_s: self._formed(group, at_s))
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
@@ -301,11 +321,34 @@ class World:
             group.stalled.append(lambda at_s: self._formed(group, at_s))
             return ()
         group.built = True
+        if _RUNTIME in group.waits:
+            group.waits.remove(_RUNTIME)
+            self._fetch(group, Wave.BEHIND if group.behind else Wave.FIRST, now_s)
         if group.behind and group.waits:
             return ()  # until it has them all
         group.formed_s = now_s
-        self._steps.kick(group, now_s)
+        self._settle(group, now_s)
         return (GroupFormed(group.name),)
+
+    def _settle(self, group: WorldGroup, now_s: float) -> None:
+        """It computes a while after it has all that it waits for."""
+        if group.formed_s is None or group.waits:
+            return
+        if group.tail_s > 0.0:
+            self._agenda.put(now_s + group.tail_s, lambda at_s: self._settled(group, at_s))
+            group.tail_s = 0.0
+        elif not group.settles:
+            self._settled(group, now_s)
+
+    def _settled(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
+        group.settles = False
+        self._steps.kick(group, now_s)
+        return ()
+
+    def _startup(self, nodes: Iterable[WorldNode]) -> Startup:
+        """Of a group on them: the slowest's."""
+        each = [self._startups.get(node.name, _AT_ONCE) for node in nodes]
+        return Startup(any(startup.serial for startup in each), max(startup.tail_s for startup in each))
 
     def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is group and group.formed_s is None:
@@ -344,7 +387,7 @@ class World:
             if load in group.waits:
                 group.waits.remove(load)
                 group.fetched_s = now_s
-                self._steps.kick(group, now_s)
+                self._settle(group, now_s)
                 if group.behind and group.built and not group.waits:
                     self._agenda.tell(now_s, self._forming(group))
 

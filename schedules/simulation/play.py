@@ -1,0 +1,41 @@
+"""A scenario, played: the product's own brain against the world, under virtual time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from schedules.brain import Brain
+from schedules.events import ModelKnown
+from schedules.limits import Limits
+from schedules.simulation.counting import Counting
+from schedules.simulation.outcomes import Outcomes
+from schedules.simulation.scenario import Scenario
+from schedules.simulation.simulate import Input, Wish, drive
+from schedules.simulation.world import World
+from schedules.traces.arrivals import arrivals
+
+LEAD_S = 5.0
+"""So long before the trace begins its nodes are there, and its models known."""
+_NO_BOUND = 1 << 62
+
+
+def play(scenario: Scenario, on_progress: Callable[[int], object] | None = None) -> Outcomes:
+    """What becomes of it. `on_progress` is told now and then how many requests are over."""
+    system, models = scenario.system, [offered.model for offered in scenario.models]
+    startups = {node.name: scenario.startups.get(node.name, system.startup) for node in scenario.nodes}
+    world = World(scenario.nodes, models, scenario.habits, startups=startups, keeps=system.keeps)
+    limits = Limits(scenario.start_timeout_s, _NO_BOUND, _NO_BOUND, consolidate=system.consolidate)
+    brain = Brain(system.policy(scenario.seed), limits, "g", 0.0)
+    counting = Counting(scenario.trace, [model.key for model in models], world, LEAD_S, on_progress)
+    return counting.outcomes(drive(brain, world, _inputs(scenario), counting.see))
+
+
+def _inputs(scenario: Scenario) -> Iterator[Input]:
+    keep_alive_s = scenario.system.keep_alive_s
+    for opened, offered in enumerate(scenario.models):
+        wanted = offered.objectives
+        objectives = wanted if keep_alive_s is None else replace(wanted, keep_alive_s=keep_alive_s)
+        yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
+    for trouble in scenario.troubles:
+        yield replace(trouble, at_s=LEAD_S + trouble.at_s)
+    keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
+    yield from arrivals(scenario.trace, keys, LEAD_S, scenario.patience_s)

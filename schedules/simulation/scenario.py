@@ -1,0 +1,36 @@
+"""All that is played: given once, the same is played each time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schedules.facts import Model, Node
+from schedules.objectives import Objectives
+from schedules.simulation.habits import Habits
+from schedules.simulation.simulate import Trouble
+from schedules.systems.system import OURS, Startup, System
+from schedules.traces.trace import Trace
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A model, and what is wanted of it."""
+
+    model: Model
+    objectives: Objectives
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`models` are those of the trace, in its order; `troubles` count their seconds from its begin. `startups` are of nodes
+    whose stages come up in another way than the system has it. No request is held for a replica longer than `patience_s`."""
+
+    nodes: tuple[Node, ...]
+    models: tuple[Offered, ...]
+    trace: Trace
+    system: System = OURS
+    habits: Habits = field(default_factory=Habits)
+    startups: Mapping[str, Startup] = field(default_factory=dict)
+    troubles: tuple[Trouble, ...] = ()
+    start_timeout_s: float = 600.0
+    patience_s: float = float("inf")
+    seed: int = 0

@@ -1,0 +1,40 @@
+"""What one way to run a cluster is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from schedules.placing.decision import Policy
+from schedules.placing.policies.planned import Planned
+
+
+@dataclass(frozen=True)
+class Startup:
+    """How a stage comes up, beyond the rates of its node. It can compute `tail_s` after it is formed and has the units that
+    it waits for. If it is `serial` nothing is fetched before it is formed, otherwise both go on at once."""
+
+    serial: bool = False
+    tail_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Keeps:
+    """Whether nodes keep units that nobody uses, as far as their budgets go: in dram, on ssd."""
+
+    dram: bool = True
+    ssd: bool = True
+
+
+@dataclass(frozen=True)
+class System:
+    """The brain, with a `policy` made from a seed (whoever draws no lots leaves it), and what else makes a system what it is.
+    Without a `keep_alive_s` each model has its own."""
+
+    name: str
+    policy: Callable[[int], Policy]
+    consolidate: bool
+    keeps: Keeps = field(default_factory=Keeps)
+    startup: Startup = field(default_factory=Startup)
+    keep_alive_s: float | None = None
+
+
+OURS = System("firsttoken", lambda _seed: Planned(), consolidate=True)
