@@ -82,7 +82,8 @@ class Counting:
             self._end(name, now_s, over=False)
         return Outcomes(
             self._trace.model, self._trace.answer_tokens, self._ttft_s, self._last_s, self._cold, self._ending,
-            tuple(self._over), self._cost, self._world.moved_bytes, now_s - self._begin_s, self._events,
+            tuple(self._over), self._cost, self._world.moved_bytes, self._world.by_minute(now_s), now_s - self._begin_s,
+            self._events,
         )  # fmt: skip
 
     # ---- requests

@@ -14,6 +14,7 @@ from schedules.rates import STORE
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.happenings import Happening, Told
 from schedules.simulation.nodes import WorldNode
+from schedules.simulation.usage import Usage
 
 OnArrival = Callable[[str, Iterable[str], WorldNode, float], None]
 """Told of a load's name, the groups that want it, its node, and what time it is."""
@@ -41,20 +42,22 @@ class Way:
 
 @dataclass(eq=False)
 class _Load:
-    """Units that come to a node as one; `wanted` are the groups that want them."""
+    """Units that come to a node as one, ordered at `ordered_s`; `wanted` are the groups that want them."""
 
     node: WorldNode
     units: tuple[Unit, ...]
     priority: int
     source: str
+    ordered_s: float
     wanted: set[str] = field(default_factory=set)
 
 
 @dataclass(eq=False)
 class _Copy:
-    """`left` are its transfers that are under way."""
+    """`left` are its transfers that are under way, since `ordered_s`."""
 
     ways: Sequence[Way]
+    ordered_s: float
     on_copied: OnCopied
     left: set[str]
 
@@ -69,10 +72,12 @@ class Loads:
         nodes: Mapping[str, WorldNode],
         agenda: Agenda[Happening],
         on_arrival: OnArrival,
+        usage: Usage,
         now_s: float,
     ) -> None:
         self._links = Links(rates, now_s)
         self._nodes, self._agenda, self._on_arrival = nodes, agenda, on_arrival
+        self._usage = usage
         self._loads: dict[str, _Load] = {}
         self._copies: dict[str, _Copy] = {}
         self._plan = 0
@@ -97,7 +102,7 @@ class Loads:
             for (source, priority), wanted in missing.items():
                 name = f"{group}/{rank}/{source}/{wave}{'/later' if priority == LATER else ''}"
                 new.append(self._transfer(name, source, node, wanted, priority))
-                self._loads[name] = _Load(node, tuple(wanted), priority, _kind(source), {group})
+                self._loads[name] = _Load(node, tuple(wanted), priority, _kind(source), now_s, {group})
                 node.coming.update((unit.digest, name) for unit in wanted)
                 waits |= set() if priority == LATER else {name}
         self._links.begin(new, now_s)
@@ -112,7 +117,7 @@ class Loads:
         for index, way in enumerate(ways):
             links = () if way.giver is way.taker else (out_link(way.giver.name), nic_link(way.taker.name))
             new.append(Transfer(f"{name}/kv/{index}", links, way.size_bytes))
-        self._copies[name] = _Copy(ways, on_copied, {transfer.name for transfer in new})
+        self._copies[name] = _Copy(ways, now_s, on_copied, {transfer.name for transfer in new})
         self._links.begin(new, now_s)
         self._plan_ahead(now_s)
 
@@ -195,11 +200,17 @@ class Loads:
             copy.left.intersection_update(under_way)
             if not copy.left:
                 del self._copies[name]
+                for way in copy.ways:
+                    if way.giver is not way.taker:
+                        self._usage.came(way.size_bytes, copy.ordered_s, now_s, from_store=False)
                 copy.on_copied(True, now_s)
         for name in [name for name in self._loads if name not in under_way]:
             load = self._loads.pop(name)
             load.node.bring(load.units)
-            self.moved_bytes[load.source] += sum([unit.size_bytes for unit in load.units])
+            size_bytes = sum([unit.size_bytes for unit in load.units])
+            self.moved_bytes[load.source] += size_bytes
+            if load.source != "ssd":
+                self._usage.came(size_bytes, load.ordered_s, now_s, from_store=load.source == "remote")
             self._on_arrival(name, load.wanted, load.node, now_s)
 
     def _plan_ahead(self, now_s: float) -> None:

@@ -55,7 +55,17 @@ class WorldNode:
     @property
     def free_bytes(self) -> int:
         """Device memory that nobody has reserved."""
-        return self._facts.device_bytes - sum(self.reserved.values())
+        return self._facts.device_bytes - self.reserved_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Device memory that groups have reserved."""
+        return sum(self.reserved.values())
+
+    @property
+    def dram_used_bytes(self) -> int:
+        """What units take in its dram."""
+        return sum(self._dram.values())
 
     @property
     def ssd_link(self) -> str:
@@ -128,9 +138,9 @@ class WorldNode:
         if self._now is None:
             self._now = replace(
                 self._facts,
-                dram_used_bytes=sum(self._dram.values()),
+                dram_used_bytes=self.dram_used_bytes,
                 ssd_used_bytes=sum(self._ssd.values()),
-                device_reserved_bytes=sum(self.reserved.values()),
+                device_reserved_bytes=self.reserved_bytes,
                 busy_stage_processes=len(self.reserved),
                 groups=tuple(self.reserved),
                 draining=self.draining,

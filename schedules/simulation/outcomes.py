@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schedules.simulation.usage import ByMinute
+
 Seconds = NDArray[np.float64]
 
 
@@ -50,7 +52,8 @@ class Outcomes:
     have.
 
     `cost_byte_s` is by model: accelerator memory reserved, times how long. `moved_bytes` by whence units came to nodes:
-    "remote", "peer", "ssd". It lasted `lasted_s` from the trace's begin; `events` were handled.
+    "remote", "peer", "ssd", and `by_minute` says what that was of the cluster. It lasted `lasted_s` from the trace's begin;
+    `events` were handled.
     """
 
     model: NDArray[np.int32]
@@ -62,11 +65,17 @@ class Outcomes:
     starts: tuple[StartSeen, ...]
     cost_byte_s: Seconds
     moved_bytes: Mapping[str, int]
+    by_minute: ByMinute
     lasted_s: float
     events: int
 
     def __len__(self) -> int:
         return len(self.ttft_s)
+
+    @property
+    def dram_byte_s(self) -> float:
+        """Bytes of units in the dram of nodes, times how long, in use or not."""
+        return float(self.by_minute.dram_byte_s.sum())
 
     @cached_property
     def tpot_s(self) -> Seconds:

@@ -32,6 +32,7 @@ from schedules.simulation.happenings import Happening, Told
 from schedules.simulation.loads import Loads, Wave
 from schedules.simulation.nodes import WorldNode
 from schedules.simulation.steps import Steps
+from schedules.simulation.usage import ByMinute, Usage
 from schedules.systems.system import Keeps, Startup
 
 _AT_ONCE = Startup()
@@ -51,6 +52,7 @@ class World:
         now_s: float = 0.0,
         startups: Mapping[str, Startup] | None = None,
         keeps: Keeps | None = None,
+        count_from_s: float | None = None,
     ) -> None:
         self.habits, self._startups = habits or Habits(), startups or {}
         self._models: dict[ModelKey, Model] = {}
@@ -63,7 +65,8 @@ class World:
         self._agenda: Agenda[Happening] = Agenda(now_s)
         disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
         rates = link_rates(View(tuple(facts))) | disks
-        self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, now_s)
+        self._usage = Usage(now_s if count_from_s is None else count_from_s)
+        self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, self._usage, now_s)
         self._steps = Steps(self._groups, self._loads, self._agenda, self._answered)
         self._failed: set[str] = set()
         self._changed: set[str] = set()
@@ -103,6 +106,10 @@ class World:
     def moved_bytes(self) -> Mapping[str, int]:
         """Units that have come to nodes, by whence: "remote", "peer", "ssd"."""
         return self._loads.moved_bytes
+
+    def by_minute(self, now_s: float) -> ByMinute:
+        """What of the nodes was used since `count_from_s`, or its begin, and until now."""
+        return self._usage.by_minute(now_s)
 
     # ---- orders
 
@@ -244,6 +251,7 @@ class World:
 
     def _end(self, node: WorldNode, cause: str, now_s: float) -> Sequence[Told]:
         node.end()
+        self._count(node, now_s)
         self._loads.leave(node, now_s)
         return (NodeLeft(node.name), *self._lose(self._on(node), cause, now_s))
 
@@ -281,6 +289,7 @@ class World:
             self._drain(node, now_s)
         for name in [name for name in node.reserved if name not in self._groups]:
             node.release(name)
+        self._count(node, now_s)
         report, groups = node.report(), self._on(node)
         if over:
             return (report, *self._lose(groups, f"node {node.name} was silent for too long", now_s))
@@ -408,10 +417,14 @@ class World:
         return tell
 
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
-        """With all others that change until then."""
+        """It has changed: with all others that do until then."""
+        self._count(node, now_s)
         if not self._changed:
             self._agenda.tell(now_s + self.habits.report_after_s, lambda _: self._report_changed())
         self._changed.add(node.name)
+
+    def _count(self, node: WorldNode, now_s: float) -> None:
+        self._usage.stands(node.name, node.reserved_bytes, node.dram_used_bytes, now_s)
 
     def _report_changed(self) -> Sequence[Told]:
         changed, self._changed = [self._nodes[name] for name in sorted(self._changed)], set()
