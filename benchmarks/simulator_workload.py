@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from schedules.facts import Model, Node, Rate, Unit, Widths
 from schedules.objectives import Objectives
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, formed
-from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Offered, Scenario
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
@@ -101,4 +100,4 @@ def workload(nodes: int, models: int, requests: int, duration_s: float, seed: in
     chance.shuffle(sizes)
     offered = tuple(Offered(model(served.name, size), WANTED) for served, size in zip(lineup, sizes, strict=True))
     made = tuple(node(index, chance) for index in range(nodes))
-    return Scenario(made, offered, trace, habits=Habits(), seed=seed)
+    return Scenario(made, offered, trace, seed=seed)

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from schedules.facts import ModelKey
 
 _SMALLEST_ROOM = 64
 
 
+@lru_cache(maxsize=1 << 14)
 def room_tokens(tokens: int, most_tokens: int) -> int:
     """The KV cache that a request of `tokens` is given: the next of 64, 96, 128, 192, 256, ..., at most `most_tokens`.
 

@@ -6,8 +6,13 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class Habits:
-    """Of the clusters that are played: what is no node's measured rate. `tokens_at_once` makes streams coarser, and hence
-    a long run faster. Whoever carries moves out is ready for the next step after `carry_after_s`; None if nobody ever is."""
+    """Of the clusters that are played: what is no node's measured rate. Whoever carries moves out is ready for the next step
+    after `carry_after_s`; None if nobody ever is.
+
+    So many `tokens_at_once` land together, whoever comes meanwhile. If the world is `terse` the same happens as token by
+    token, but a long run is far faster: of a stream its first and last tokens are told, and what it had when something
+    becomes of it; of nodes what has changed, and once a second, in one word for all, that they are there.
+    """
 
     report_every_s: float = 1.0
     report_after_s: float = 0.01
@@ -20,6 +25,10 @@ class Habits:
     drain_grace_s: float = 60.0
     carry_after_s: float | None = 0.05
     tokens_at_once: int = 1
+    terse: bool = False
+
+
+TERSE = Habits(terse=True)
 
 
 class Misfortune(StrEnum):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from heapq import merge
+from operator import attrgetter
 
 from schedules.brain import Brain
 from schedules.events import ModelKnown
@@ -35,7 +37,7 @@ def _inputs(scenario: Scenario) -> Iterator[Input]:
         wanted = offered.objectives
         objectives = wanted if keep_alive_s is None else replace(wanted, keep_alive_s=keep_alive_s)
         yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
-    for trouble in scenario.troubles:
-        yield replace(trouble, at_s=LEAD_S + trouble.at_s)
+    troubles = [replace(trouble, at_s=LEAD_S + trouble.at_s) for trouble in scenario.troubles]
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
-    yield from arrivals(scenario.trace, keys, LEAD_S, scenario.patience_s)
+    come = arrivals(scenario.trace, keys, LEAD_S, scenario.patience_s)
+    yield from merge(sorted(troubles, key=attrgetter("at_s")), come, key=attrgetter("at_s"))

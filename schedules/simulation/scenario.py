@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from schedules.facts import Model, Node
 from schedules.objectives import Objectives
-from schedules.simulation.habits import Habits
+from schedules.simulation.habits import TERSE, Habits
 from schedules.simulation.simulate import Trouble
 from schedules.systems.system import OURS, Startup, System
 from schedules.traces.trace import Trace
@@ -28,7 +28,7 @@ class Scenario:
     models: tuple[Offered, ...]
     trace: Trace
     system: System = OURS
-    habits: Habits = field(default_factory=Habits)
+    habits: Habits = TERSE
     startups: Mapping[str, Startup] = field(default_factory=dict)
     troubles: tuple[Trouble, ...] = ()
     start_timeout_s: float = 600.0

@@ -19,6 +19,8 @@ from schedules.events import (
     GroupStopped,
     NodeLeft,
     NodeReported,
+    NodesHeard,
+    RequestProgressed,
     SchedulerJoined,
     SchedulerLost,
 )
@@ -67,15 +69,18 @@ class World:
         rates = link_rates(View(tuple(facts))) | disks
         self._usage = Usage(now_s if count_from_s is None else count_from_s)
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, self._usage, now_s)
-        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered)
+        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered, terse=self.habits.terse)
         self._failed: set[str] = set()
         self._changed: set[str] = set()
         self._refusals = 0
         self._agenda.tell(now_s, lambda _: (SchedulerJoined(),))
         for index, node in enumerate(self._nodes.values()):
             self._report_soon(node, now_s - self.habits.report_after_s)
-            offset_s = self.habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
-            self._agenda.tell(now_s + offset_s, self._reporting_always(node))
+            if not self.habits.terse:
+                offset_s = self.habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
+                self._agenda.tell(now_s + offset_s, self._reporting_always(node))
+        if self.habits.terse:
+            self._agenda.tell(now_s + self.habits.report_every_s, self._hear_always)
 
     # ---- what is seen from outside
 
@@ -124,7 +129,8 @@ class World:
             return
         nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
         weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
-        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once)
+        at_once = None if self.habits.terse else self.habits.tokens_at_once
+        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, at_once)
         startup = self._startup(nodes)
         group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, behind, startup.tail_s)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
@@ -178,6 +184,10 @@ class World:
         """It is given nothing after the step that it is in; Yielded is told then, unless it is over before."""
         self._steps.yield_up(request, now_s)
 
+    def untold(self, request: str, now_s: float) -> Sequence[RequestProgressed]:
+        """Tokens that the request was given by now, and that nothing was told of: if the world is terse."""
+        return self._steps.untold(request, now_s)
+
     def cancel(self, request: str, now_s: float) -> None:
         """Nobody wants the request's tokens any more. One that is over is so already."""
         self._steps.cancel(request, now_s)
@@ -218,6 +228,8 @@ class World:
             case Misfortune.NODE_SILENT if node is not None and node.answers:
                 node.silent_since_s = now_s
                 self._loads.leave(node, now_s)
+                for on_it in self._on(node):
+                    self._steps.hurry(on_it, now_s)
             case Misfortune.NODE_DRAINING if node is not None and node.answers:
                 self._drain(node, now_s)
             case Misfortune.NODE_LOST if node is not None and not node.gone:
@@ -415,6 +427,10 @@ class World:
             return (node.report(),) if node.answers else ()
 
         return tell
+
+    def _hear_always(self, now_s: float) -> Sequence[Told]:
+        self._agenda.tell(now_s + self.habits.report_every_s, self._hear_always)
+        return (NodesHeard(frozenset([node.name for node in self._nodes.values() if not node.answers])),)
 
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
         """It has changed: with all others that do until then."""
