@@ -12,6 +12,7 @@ SCRIPTS = (
     "pipeline_cold_start.py",
     "prediction.py",
     "decision.py",
+    "simulator.py",
     "moves.py",
     "move_flow.py",
     "generation.py",
