@@ -1,6 +1,7 @@
 """What the simulator is measured on: models of seven sizes, nodes of one accelerator each, and a trace for them.
 
-Sizes, layers and KV cache are those of well-known open models in two bytes a weight. Cards, ssds and accelerators are of the kinds that clouds rent out, and no two nodes are quite alike.
+Sizes, layers and KV cache are those of well-known open models in two bytes a weight. Cards, ssds and accelerators are of the
+kinds that clouds rent out, and no two nodes are quite alike.
 """
 
 import random
