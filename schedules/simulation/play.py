@@ -1,6 +1,6 @@
 """A scenario, played: the product's own brain against the world, under virtual time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from heapq import merge
 from operator import attrgetter
@@ -39,5 +39,5 @@ def _inputs(scenario: Scenario) -> Iterator[Input]:
         yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
     troubles = [replace(trouble, at_s=LEAD_S + trouble.at_s) for trouble in scenario.troubles]
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
-    come = arrivals(scenario.trace, keys, LEAD_S, scenario.patience_s)
+    come: Iterable[Input] = arrivals(scenario.trace, keys, LEAD_S, scenario.patience_s)
     yield from merge(sorted(troubles, key=attrgetter("at_s")), come, key=attrgetter("at_s"))
