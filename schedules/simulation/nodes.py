@@ -16,10 +16,13 @@ class WorldNode:
     """Begins with what `facts` say, and is as fast as they say. ValueError if they leave out a speed.
 
     What comes to its dram is on its ssd as well, at once and for nothing. Of each tier the unit that was brought or used
-    longest ago makes room; one in use stays in dram, if need be beyond the budget.
+    longest ago makes room; one in use stays in dram, if need be beyond the budget. If it is `terse` what it says of its units
+    is good until it says more, for thousands of them need not be copied then.
     """
 
-    def __init__(self, facts: Node, size_bytes: Mapping[str, int], keeps: Keeps = KEEPS) -> None:
+    def __init__(
+        self, facts: Node, size_bytes: Mapping[str, int], keeps: Keeps = KEEPS, *, terse: bool = False
+    ) -> None:
         speeds = speeds_of(facts.rates, bad=False)
         if speeds is None:
             raise ValueError(f"nothing says how fast node {facts.name} is")
@@ -30,18 +33,19 @@ class WorldNode:
         self.gone = False
         self.silent_since_s: float | None = None
         self.draining, self.drains = False, 0
-        self._facts = facts
-        self._dram_bytes, self._ssd_bytes = facts.dram_bytes * keeps.dram, facts.ssd_bytes * keeps.ssd
-        self._dram: dict[str, int] = {}
-        self._ssd: dict[str, int] = {}
+        self._facts, self._terse = facts, terse
+        self._dram, self._ssd = _Held(facts.dram_bytes * keeps.dram), _Held(facts.ssd_bytes * keeps.ssd)
         self._users: dict[str, tuple[str, ...]] = {}
         self._used: Counter[str] = Counter()
-        self._told: Mapping[str, str] = {}
+        self._told: dict[str, str] = {}
+        self._changed: dict[str, None] = {}
+        """Units that may lie elsewhere than was told."""
         self._now: Node | None = None
         for digest, tier in facts.units.items():
             if tier == "dram":
-                self._dram[digest] = size_bytes.get(digest, 0)
-            self._ssd[digest] = size_bytes.get(digest, 0)
+                self._dram.put(digest, size_bytes.get(digest, 0))
+            self._ssd.put(digest, size_bytes.get(digest, 0))
+            self._changed[digest] = None
 
     @property
     def name(self) -> str:
@@ -65,7 +69,7 @@ class WorldNode:
     @property
     def dram_used_bytes(self) -> int:
         """What units take in its dram."""
-        return sum(self._dram.values())
+        return self._dram.used_bytes
 
     @property
     def ssd_link(self) -> str:
@@ -74,19 +78,18 @@ class WorldNode:
 
     def tier(self, digest: str) -> str | None:
         """The fastest tier that holds the unit."""
-        return "dram" if digest in self._dram else "ssd" if digest in self._ssd else None
+        return "dram" if digest in self._dram.sizes else "ssd" if digest in self._ssd.sizes else None
 
     def bring(self, units: Iterable[Unit], tier: str = "dram") -> None:
         """They are in the tier now."""
         for unit in units:
             if tier == "dram":
-                self._dram.pop(unit.digest, None)
-                self._dram[unit.digest] = unit.size_bytes
-            self._ssd.pop(unit.digest, None)
-            self._ssd[unit.digest] = unit.size_bytes
+                self._dram.put(unit.digest, unit.size_bytes)
+            self._ssd.put(unit.digest, unit.size_bytes)
+            self._changed[unit.digest] = None
             self.coming.pop(unit.digest, None)
-        _trim(self._ssd, self._ssd_bytes, {})
-        _trim(self._dram, self._dram_bytes, self._used)
+        self._changed |= dict.fromkeys(self._ssd.trim({}))
+        self._changed |= dict.fromkeys(self._dram.trim(self._used))
         self._now = None
 
     def use(self, group: str, digests: tuple[str, ...], reserve_bytes: int) -> None:
@@ -95,23 +98,23 @@ class WorldNode:
         self._now = None
         self._used.update(digests)
         for digest in digests:
-            if digest in self._dram:
-                self._dram[digest] = self._dram.pop(digest)
+            self._dram.touch(digest)
 
     def release(self, group: str) -> None:
         """Nothing of the group is here any more. Twice is once."""
         self.reserved.pop(group, None)
         self._used.subtract(self._users.pop(group, ()))
         self._used += Counter()  # those in use alone
-        _trim(self._dram, self._dram_bytes, self._used)
+        self._changed |= dict.fromkeys(self._dram.trim(self._used))
         self._now = None
 
     def evict(self, digests: Iterable[str]) -> None:
         """Drop units from both tiers; those in use stay in dram."""
         for digest in digests:
-            self._ssd.pop(digest, None)
+            self._ssd.drop(digest)
             if digest not in self._used:
-                self._dram.pop(digest, None)
+                self._dram.drop(digest)
+            self._changed[digest] = None
         self._now = None
 
     def drain(self) -> None:
@@ -122,6 +125,7 @@ class WorldNode:
     def end(self) -> None:
         """Its processes are gone; its ssd stays."""
         self.gone, self.silent_since_s = True, None
+        self._changed |= dict.fromkeys(self._dram.sizes)
         self._dram.clear()
         self.coming.clear()
         for group in list(self.reserved):
@@ -131,35 +135,71 @@ class WorldNode:
         """It is there, and nobody has heard of it yet."""
         self.draining &= not self.gone
         self.gone, self.silent_since_s, self._told, self._now = False, None, {}, None
-
-    @property
-    def facts(self) -> Node:
-        """The node as it is now."""
-        if self._now is None:
-            self._now = replace(
-                self._facts,
-                dram_used_bytes=self.dram_used_bytes,
-                ssd_used_bytes=sum(self._ssd.values()),
-                device_reserved_bytes=self.reserved_bytes,
-                busy_stage_processes=len(self.reserved),
-                groups=tuple(self.reserved),
-                draining=self.draining,
-                units={**dict.fromkeys(self._ssd, "ssd"), **dict.fromkeys(self._dram, "dram")},
-            )
-        return self._now
+        self._changed = dict.fromkeys([*self._ssd.sizes, *self._dram.sizes])
 
     def report(self) -> NodeReported:
         """Itself, and what is other than in the report before."""
-        facts, told = self.facts, self._told
-        self._told = facts.units
-        if facts.units is told:
-            return NodeReported(facts, {})
-        gained = {digest: tier for digest, tier in facts.units.items() if told.get(digest) != tier}
-        return NodeReported(facts, gained, tuple(digest for digest in told if digest not in facts.units))
+        if self._now is not None:
+            return NodeReported(self._now, {})
+        gained, lost = dict[str, str](), list[str]()
+        for digest in self._changed:
+            tier, told = self.tier(digest), self._told.get(digest)
+            if tier is None and told is not None:
+                del self._told[digest]
+                lost.append(digest)
+            elif tier is not None and tier != told:
+                self._told[digest] = gained[digest] = tier
+        self._changed.clear()
+        self._now = replace(
+            self._facts,
+            dram_used_bytes=self.dram_used_bytes,
+            ssd_used_bytes=self._ssd.used_bytes,
+            device_reserved_bytes=self.reserved_bytes,
+            busy_stage_processes=len(self.reserved),
+            groups=tuple(self.reserved),
+            draining=self.draining,
+            units=self._told if self._terse else self._told.copy(),
+        )
+        return NodeReported(self._now, gained, tuple(lost))
 
 
-def _trim(held: dict[str, int], budget_bytes: int, in_use: Mapping[str, int]) -> None:
-    over_bytes = sum(held.values()) - budget_bytes
-    for digest in list(held) if over_bytes > 0 else ():
-        if over_bytes > 0 and digest not in in_use:
-            over_bytes -= held.pop(digest)
+class _Held:
+    """Units in a tier with their `sizes`, those first that were brought or used longest ago."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        self.sizes: dict[str, int] = {}
+        self.used_bytes = 0
+
+    def put(self, digest: str, size_bytes: int) -> None:
+        """It is there, and the last."""
+        self.drop(digest)
+        self.sizes[digest] = size_bytes
+        self.used_bytes += size_bytes
+
+    def touch(self, digest: str) -> None:
+        """It is the last, if it is there."""
+        if digest in self.sizes:
+            self.sizes[digest] = self.sizes.pop(digest)
+
+    def drop(self, digest: str) -> None:
+        """It is not there."""
+        self.used_bytes -= self.sizes.pop(digest, 0)
+
+    def clear(self) -> None:
+        """Nothing is there."""
+        self.sizes.clear()
+        self.used_bytes = 0
+
+    def trim(self, in_use: Mapping[str, int]) -> list[str]:
+        """Who goes, so that the rest is within the budget; nobody who is in use."""
+        gone, over_bytes = list[str](), self.used_bytes - self._budget_bytes
+        for digest in self.sizes if over_bytes > 0 else ():
+            if over_bytes <= 0:
+                break
+            if digest not in in_use:
+                gone.append(digest)
+                over_bytes -= self.sizes[digest]
+        for digest in gone:
+            self.drop(digest)
+        return gone

@@ -62,7 +62,7 @@ class World:
             self.know(model)
         sizes = {unit.digest: unit.size_bytes for model in self._models.values() for unit in model.units}
         facts = sorted(nodes, key=lambda node: node.name)
-        self._nodes = {node.name: WorldNode(node, sizes, keeps or Keeps()) for node in facts}
+        self._nodes = {node.name: WorldNode(node, sizes, keeps or Keeps(), terse=self.habits.terse) for node in facts}
         self._groups: dict[str, WorldGroup] = {}
         self._agenda: Agenda[Happening] = Agenda(now_s)
         disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
