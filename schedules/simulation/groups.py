@@ -35,10 +35,8 @@ class Ask:
     copied_bytes: int = 0
     begun: bool = False
     counted: int = 0
-
-    def room(self, kv_tokens: int) -> int:
-        """Its KV cache, in tokens, of `kv_tokens` in all."""
-        return room_tokens(self.prompt_tokens + self.max_tokens, kv_tokens)
+    room: int = 0
+    """Its KV cache, in tokens, since its batch knows it."""
 
     @property
     def behind(self) -> int:
@@ -79,6 +77,7 @@ class Batch:
         self._running: dict[Ask, None] = {}
         self._followers: list[Ask] = []
         self._fresh: list[Ask] = []
+        self._yielding: list[Ask] = []
         self._used_tokens = self._landed = 0
         self._ends: list[tuple[int, int, Ask]] = []
         self._numbers = count()
@@ -104,17 +103,19 @@ class Batch:
         """False if it will never find room."""
         fits = ask.prompt_tokens + ask.max_tokens <= self._kv_tokens
         if fits:
+            ask.room = room_tokens(ask.prompt_tokens + ask.max_tokens, self._kv_tokens)
             self._waiting.append(ask)
         return fits
 
     def follow(self, ask: Ask) -> bool:
         """False if there is no room for it now, beside all who are here."""
-        used = self._used_tokens + sum([other.room(self._kv_tokens) for other in (*self._waiting, ask)])
+        ask.room = room_tokens(ask.prompt_tokens + ask.max_tokens, self._kv_tokens)
+        used = self._used_tokens + sum([other.room for other in (*self._waiting, ask)])
         fits = used <= self._kv_tokens
         if fits:
             ask.follows = True
             self._followers.append(ask)
-            self._used_tokens += ask.room(self._kv_tokens)
+            self._used_tokens += ask.room
         return fits
 
     def go_on(self, ask: Ask) -> None:
@@ -128,6 +129,7 @@ class Batch:
         """It is given nothing after the step that it is in; True if it is in none, and was given all already."""
         ask.yields = True
         if self._step is not None and ask.begun and ask in self._running:
+            self._yielding.append(ask)
             return False
         self.cancel(ask.request)
         return True
@@ -135,7 +137,7 @@ class Batch:
     def cancel(self, request: str) -> None:
         """It is given nothing more."""
         for ask in [ask for ask in (*self._running, *self._followers) if ask.request == request]:
-            self._used_tokens -= ask.room(self._kv_tokens)
+            self._used_tokens -= ask.room
             if ask.follows:
                 self._followers.remove(ask)
             else:
@@ -148,7 +150,7 @@ class Batch:
             ask = self._waiting.popleft()
             self._running[ask] = None
             self._fresh.append(ask)
-            self._used_tokens += ask.room(self._kv_tokens)
+            self._used_tokens += ask.room
         followers = [(ask, ask.behind) for ask in self._followers if ask.behind and not ask.copying]
         self.under_way = bool(self._running or followers)
         if not self.under_way:
@@ -187,22 +189,23 @@ class Batch:
         self._landed += step.steps
         over = self._over()
         if self._at_once is None:
-            told = [ask for ask in step.fresh if ask in self._running and ask not in over]
-            told += [*over, *[ask for ask in self._running if ask.yields and ask not in over and ask not in step.fresh]]
+            among = dict.fromkeys([*step.fresh, *over, *self._yielding]) if step.fresh or self._yielding else over
+            told = [ask for ask in among if ask in self._running]
         else:
             told = [ask for ask in self._running if ask.begun]
+        self._yielding.clear()
         given = [(ask, self._count(ask)) for ask in told]
         for ask in told:
             ask.prefilled = True
             if ask.left <= 0 or ask.yields:
-                self._used_tokens -= ask.room(self._kv_tokens)
+                self._used_tokens -= ask.room
                 self._leave(ask)
         for ask, tokens in step.followers:
             ask.taken += tokens
         return given + [(ask, 0) for ask, _ in step.followers if ask in self._followers]
 
     def _fits(self, ask: Ask) -> bool:
-        return self._used_tokens + ask.room(self._kv_tokens) <= self._kv_tokens
+        return self._used_tokens + ask.room <= self._kv_tokens
 
     def _leave(self, ask: Ask) -> None:
         del self._running[ask]

@@ -197,15 +197,17 @@ class _Run:
 
     def _carry_out(self, action: Action, now_s: float) -> Sequence[Event]:
         match action:
+            case Assign(request, group):
+                self.shifts.forget(request, now_s)
+                self.world.run(group, self.requests[request].begin(), now_s)
+            case WakeAt(at_s):
+                self.wake_at_s = at_s
             case Start(group, key, placement, timeout_s, behind):
                 self.world.form(group, key, placement, timeout_s, now_s, behind=behind)
             case Stop(group):
                 self.world.stop(group, now_s)
             case Adopt(group):
                 self.world.adopt(group, now_s)
-            case Assign(request, group):
-                self.shifts.forget(request, now_s)
-                self.world.run(group, self.requests[request].begin(), now_s)
             case Shift(request):
                 asked = self.requests[request]
                 told = self.shifts.hear_of(asked, now_s)
@@ -215,8 +217,6 @@ class _Run:
                 self._give_up(self.requests.pop(request), now_s)
             case Record():
                 return (measured(self.world, action),)
-            case WakeAt(at_s):
-                self.wake_at_s = at_s
             case _:
                 pass
         return ()

@@ -172,15 +172,17 @@ class Steps:
         told = list[Told]()
         for index, (ask, tokens) in enumerate(landed):
             if tokens and self._terse:
-                told += self._progress(group, ask, tokens)(now_s)
+                if self._at.get(ask.request) is group:
+                    told.append(RequestProgressed(ask.request, group.name, tokens))
+                    if ask.left == 0:
+                        self._leave(ask.request)
                 if ask.yields and ask.left:
                     told += self._yielded(group, ask.request)(now_s)
-                continue
-            if tokens:
+            elif tokens:
                 self._agenda.tell(now_s + index * 1e-6, self._progress(group, ask, tokens))
             else:
                 self._agenda.tell(now_s + index * 1e-6, self._caught_up(group, ask))
-            if ask.yields and ask.left:
+            if ask.yields and ask.left and not self._terse:
                 self._agenda.tell(now_s + index * 1e-6, self._yielded(group, ask.request))
         return told
 
