@@ -27,7 +27,8 @@ class Keeps:
 @dataclass(frozen=True)
 class System:
     """The brain, with a `policy` made from a seed (whoever draws no lots leaves it), and what else makes a system what it is.
-    Without a `keep_alive_s` each model has its own."""
+    Without a `keep_alive_s` each model has its own; without `peers` no node gives units to others. As a value it can be sent to other processes: a `policy` is a function or
+    class of a module."""
 
     name: str
     policy: Callable[[int], Policy]
@@ -35,6 +36,13 @@ class System:
     keeps: Keeps = field(default_factory=Keeps)
     startup: Startup = field(default_factory=Startup)
     keep_alive_s: float | None = None
+    peers: bool = True
 
 
-OURS = System("firsttoken", lambda _seed: Planned(), consolidate=True)
+def _planned(_seed: int) -> Planned:
+    return Planned()
+
+
+OURS = System("firsttoken", _planned, consolidate=True)
+STAYING = System("firsttoken-no-moves", _planned, consolidate=False)
+"""Ours, but for what has started staying where it is, as it is."""
