@@ -27,8 +27,8 @@ class Keeps:
 @dataclass(frozen=True)
 class System:
     """The brain, with a `policy` made from a seed (whoever draws no lots leaves it), and what else makes a system what it is.
-    Without a `keep_alive_s` each model has its own; without `peers` no node gives units to others. As a value it can be sent to other processes: a `policy` is a function or
-    class of a module."""
+    Without a `keep_alive_s` each model has its own; without `peers` no node gives units to others. As a value it can be sent
+    to other processes: a `policy` is a function or class of a module."""
 
     name: str
     policy: Callable[[int], Policy]
