@@ -64,8 +64,11 @@ def test_a_front_end_remembers_what_the_one_before_it_did(
     assert complete(url, tiny, logit_bias={"2": -100}).status_code == 200
     assert complete(url, tiny, prompt=[1] * 600).status_code == 400
     shared_cluster.kill("first", signal.SIGTERM)
-    ended = [(a.model, a.prompt_tokens, a.max_tokens, a.generated_tokens, a.outcome) for a in arrivals(database)]
-    assert ended == [(tiny, 3, 8, 8, "served"), (tiny, 3, 4, 4, "served")]
+    kept = arrivals(database)
+    ended = [(a.model, a.prompt_tokens, a.max_tokens, a.generated_tokens, a.outcome, a.cold) for a in kept]
+    assert ended == [(tiny, 3, 8, 8, "served", True), (tiny, 3, 4, 4, "served", False)]
+    assert kept[0].ttft_s == pytest.approx(before[0]["ttft_s"], abs=0.1)
+    assert all(0.0 < arrival.ttft_s <= arrival.last_s for arrival in kept if arrival.ttft_s and arrival.last_s)
     url = shared_cluster.start_frontend("second", START_S, history_url=database)
     try:
         assert cold_starts(url) == before
