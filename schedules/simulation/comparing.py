@@ -1,8 +1,6 @@
 """How near what was played comes to what was seen: two distributions, and one by one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,10 +44,8 @@ def compare(seen: ArrayLike, played: ArrayLike) -> Comparison:
     one, other = _values(seen), _values(played)
     if not len(one) or not len(other):
         raise ValueError("there is nothing to compare")
-    errors = [
-        _relative(float(value), float(against)) for value, against in zip(_figures(other), _figures(one), strict=True)
-    ]
-    return Comparison(len(one), len(other), *errors, *ks(one, other))
+    mean, median, p90, p95, p99 = map(_relative, _figures(other), _figures(one))
+    return Comparison(len(one), len(other), mean, median, p90, p95, p99, *ks(one, other))
 
 
 def match(seen: ArrayLike, played: ArrayLike) -> Matched:
@@ -91,8 +87,8 @@ def _kolmogorov(scaled: float) -> float:
     return float(np.clip(2.0 * np.sum(signs * np.exp(-2.0 * terms**2 * scaled**2)), 0.0, 1.0))
 
 
-def _figures(values: NDArray[Any]) -> Sequence[Any]:
-    return (values.mean(), *np.percentile(values, (50, 90, 95, 99)))
+def _figures(values: NDArray[np.float64]) -> list[float]:
+    return [float(values.mean()), *np.percentile(values, (50, 90, 95, 99)).tolist()]
 
 
 def _relative(value: float, against: float) -> float:
