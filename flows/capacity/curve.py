@@ -1,0 +1,124 @@
+"""Attainment against cost. Places are in percent of the plot, so that it takes any size and its letters keep theirs."""
+
+from collections.abc import Iterable, Iterator
+from xml.etree.ElementTree import Element
+
+from flows.capacity.markup import el
+from flows.capacity.scales import Linear, Nines, from_zero, nines
+from flows.capacity.words import HOURS_A_MONTH, goal, machines, money, percent
+from schedules.capacity.plan import Plan
+from schedules.capacity.trial import Trial
+
+TITLE = "Requests served within their levels, against the price of the cluster"
+_TICKS_OF_PRICE = 5
+_LEFT_ENOUGH = 0.42
+
+
+def monthly(trial: Trial) -> float:
+    """What a month of it costs."""
+    return trial.price_per_h * HOURS_A_MONTH
+
+
+def said(trial: Trial, currency: str) -> str:
+    """A trial in a line."""
+    price = f"{money(monthly(trial), currency)} a month, {money(trial.price_per_h, currency)} an hour"
+    return f"{machines(trial.cluster)}: {percent(trial.attained)}, {price}"
+
+
+def description(plan: Plan) -> str:
+    """The plot in words, for who does not see it."""
+    points = "; ".join(said(trial, plan.currency) for trial in plan.curve)
+    return f"The target is {goal(plan.attainment)}. The best that was tried at each price: {points or 'nothing'}."
+
+
+def marks(plan: Plan) -> list[Element]:
+    """All that is drawn, in an area that lets what is beside it be seen: labels of axes stand there."""
+    trials = _shown(plan)
+    x = from_zero(monthly(trial) for trial in trials)
+    y = nines((trial.attained for trial in trials), plan.attainment)
+    return [
+        *_axes(plan, x, y),
+        *_line(plan.curve, x, y),
+        *(_point(trial, plan, x, y, "tried", 4) for trial in trials if trial not in (*plan.curve, plan.chosen)),
+        *(_point(trial, plan, x, y, "best", 4.5) for trial in plan.curve if trial != plan.chosen),
+        *_chosen(plan, x, y),
+    ]
+
+
+def _shown(plan: Plan) -> list[Trial]:
+    """Each once, whichever of the lists it is in."""
+    chosen = () if plan.chosen is None else (plan.chosen,)
+    found: list[Trial] = []
+    for trial in (*plan.tried, *plan.curve, *chosen):
+        if trial not in found:
+            found.append(trial)
+    return found
+
+
+def _axes(plan: Plan, x: Linear, y: Nines) -> Iterator[Element]:
+    wanted = y.at(plan.attainment)
+    yield el("rect", x="0", y="0", width="100%", height=_share(1 - wanted), class_="enough")
+    for share in y.ticks(plan.attainment):
+        yield _across(y.at(share), "grid")
+        yield el("text", _tick(share), x="-10", y=_up(y.at(share)), dy="0.32em", class_="tick", text_anchor="end")
+    for price in x.ticks(_TICKS_OF_PRICE):
+        yield el("line", x1=_share(x.at(price)), x2=_share(x.at(price)), y1="100%", y2="100%", class_="notch")
+        label = money(price, plan.currency)
+        yield el("text", label, x=_share(x.at(price)), y="100%", dy="20", class_="tick", text_anchor="middle")
+    yield _across(0, "axis")
+    yield _across(wanted, "goal")
+    yield el("text", goal(plan.attainment), x="-10", y=_up(wanted), dy="0.32em", class_="tick goal", text_anchor="end")
+    yield el("text", "target", x="100%", y=_up(wanted), dy="15", dx="-4", class_="tick goal", text_anchor="end")
+    yield el("text", "price per month", x="100%", y="100%", dy="40", class_="tick", text_anchor="end")
+
+
+def _line(curve: Iterable[Trial], x: Linear, y: Nines) -> Iterator[Element]:
+    """What can be had for so much money or less: in steps, for nothing can be bought between two machines."""
+    best, since = None, 0.0
+    for trial in curve:
+        across, up = x.at(monthly(trial)), y.at(trial.attained)
+        if best is None or up > best:
+            if best is not None:
+                yield _stroke(since, best, across, best)
+                yield _stroke(across, best, across, up)
+            best, since = up, across
+    if best is not None:
+        yield _stroke(since, best, 1.0, best)
+
+
+def _point(trial: Trial, plan: Plan, x: Linear, y: Nines, kind: str, radius: float) -> Element:
+    words = el("title", said(trial, plan.currency))
+    return el("circle", words, cx=_share(x.at(monthly(trial))), cy=_up(y.at(trial.attained)), r=radius, class_=kind)
+
+
+def _chosen(plan: Plan, x: Linear, y: Nines) -> Iterator[Element]:
+    trial = plan.chosen
+    if trial is None:
+        return
+    across, up = x.at(monthly(trial)), y.at(trial.attained)
+    yield el("line", x1=_share(across), x2=_share(across), y1=_up(up), y2="100%", class_="drop")
+    yield _point(trial, plan, x, y, "ring", 10)
+    yield _point(trial, plan, x, y, "chosen", 5.5)
+    words = f"{machines(trial.cluster)}, {percent(trial.attained)}"
+    aside = {"dx": "-14", "dy": "-12", "text_anchor": "end"} if across > _LEFT_ENOUGH else {"dx": "15", "dy": "24"}
+    yield el("text", words, x=_share(across), y=_up(up), class_="label", **aside)
+
+
+def _stroke(x1: float, y1: float, x2: float, y2: float) -> Element:
+    return el("line", x1=_share(x1), y1=_up(y1), x2=_share(x2), y2=_up(y2), class_="curve")
+
+
+def _across(up: float, kind: str) -> Element:
+    return el("line", x1="0", x2="100%", y1=_up(up), y2=_up(up), class_=kind)
+
+
+def _tick(share: float) -> str:
+    return goal(share)
+
+
+def _share(place: float) -> str:
+    return f"{place * 100:.2f}%"
+
+
+def _up(place: float) -> str:
+    return _share(1 - place)

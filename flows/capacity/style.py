@@ -1,0 +1,76 @@
+"""How the page and the picture look: by light and dark, on a telephone and on paper. Colours are told apart by who is
+colour-blind (blue and orange of Okabe and Ito, darkened or lightened for contrast), and never say anything alone."""
+
+LIGHT = """--page:#f6f7f9;--card:#fff;--ink:#16202c;--quiet:#566373;--line:#dfe4ea;--soft:#eef1f5;--blue:#0a66b0;
+--orange:#b84a00;--wash:#e4f0f9;--pale:#a9cbe6;--dot:#98a5b3"""
+DARK = """--page:#10151b;--card:#181f27;--ink:#e8edf3;--quiet:#a3b0bf;--line:#2c3743;--soft:#212a34;--blue:#66b5f0;
+--orange:#f39a4a;--wash:#17293a;--pale:#2f5878;--dot:#65727f"""
+
+PLOT = """
+text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--quiet);font-variant-numeric:tabular-nums}
+text.goal{fill:var(--orange);font-weight:600}text.label{fill:var(--ink);font-weight:600;font-size:13px;paint-order:stroke;
+stroke:var(--card);stroke-width:4px}text.head{font-size:17px;font-weight:650;fill:var(--ink)}
+line{stroke:var(--line)}line.axis{stroke:var(--quiet)}line.goal{stroke:var(--orange);stroke-width:1.5;stroke-dasharray:5 4}
+line.curve{stroke:var(--blue);stroke-width:2.5;stroke-linecap:round}line.drop{stroke:var(--blue);stroke-dasharray:2 3}
+.enough{fill:var(--wash);opacity:.6}circle.tried{fill:var(--card);stroke:var(--dot);stroke-width:1.5}
+circle.best{fill:var(--blue)}circle.chosen{fill:var(--blue)}circle.ring{fill:var(--card);stroke:var(--blue);stroke-width:2.5}
+"""
+
+PAGE = """
+*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
+overflow-wrap:break-word}
+main{max-width:1120px;margin:0 auto;padding:2rem 1.25rem 4rem}
+h1{font-size:clamp(1.4rem,1rem + 1.7vw,2rem);line-height:1.25;font-weight:650;letter-spacing:-.012em;margin:.3rem 0 1.4rem;
+text-wrap:balance}
+h2{font-size:1.12rem;font-weight:650;margin:0 0 .2rem}p{margin:.2rem 0 .9rem}
+.eyebrow,.small,figcaption{color:var(--quiet);font-size:.875rem}.eyebrow{margin:0}
+section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1.25rem 1.4rem;margin-top:1rem}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr));background:var(--card);
+border:1px solid var(--line);border-radius:10px;overflow:hidden;margin:0}
+.facts>div{padding:1.05rem 1.4rem;box-shadow:-1px -1px 0 var(--line)}
+.facts dt{color:var(--quiet);font-size:.875rem}.facts dd{margin:0}
+.facts .big{font-size:1.65rem;line-height:1.25;font-weight:650;letter-spacing:-.01em;font-variant-numeric:tabular-nums}
+.binds{border-left:4px solid var(--blue);padding:.1rem 0 .1rem 1rem;margin:1.25rem 0 0}.binds b{display:block}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:0 1rem}
+figure{margin:0}.plot{padding:14px 12px 52px 62px}.plot svg{display:block;overflow:visible}
+.key{display:flex;flex-wrap:wrap;gap:.3rem 1.3rem;list-style:none;margin:.2rem 0 .6rem;padding:0;font-size:.875rem;
+color:var(--quiet)}.key li{display:flex;align-items:center;gap:.45rem}
+.rows{list-style:none;margin:.6rem 0;padding:0}
+.rows li{display:grid;grid-template-columns:minmax(7rem,13rem) 1fr 5.5rem;gap:0 1rem;align-items:center}
+.rows .value{text-align:right;font-variant-numeric:tabular-nums}.rows .said{grid-column:2/4;margin:0 0 .6rem}
+.rows .over{overflow:hidden;text-overflow:ellipsis}.rows .head{grid-column:1/4;font-weight:600;margin-top:.5rem}
+svg.bar{display:block;overflow:visible}
+rect.more,circle.more,rect.mean,rect.all{fill:var(--blue)}rect.less,circle.less,rect.cold{fill:var(--orange)}
+rect.more,rect.less{opacity:.45}rect.busiest{fill:var(--pale)}rect.empty{fill:var(--soft)}rect.band{fill:var(--orange);
+opacity:.13}
+.verdict{font-weight:600}.yes{color:var(--blue)}.no{color:var(--orange)}
+.wide-table{overflow-x:auto;margin:.6rem 0}table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums;
+width:100%}caption{text-align:left;color:var(--quiet);padding-bottom:.4rem}
+th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child{text-align:left;padding-left:0;white-space:normal;min-width:9rem;max-width:24rem}
+thead th{color:var(--quiet);font-weight:600;vertical-align:bottom}
+tbody th{font-weight:400}.marked>*{font-weight:650;background:var(--wash)}
+details{margin-top:.7rem}summary{cursor:pointer;color:var(--blue);width:fit-content}
+dl dl{margin:.2rem 0}section dl{margin:.6rem 0;font-size:.9rem}section dt{font-weight:600;margin-top:.5rem}
+section dd{margin:0 0 0 1rem}
+pre{background:var(--soft);border-radius:8px;padding:.9rem 1.1rem;overflow-x:auto;user-select:all;font:13px/1.5 ui-monospace,
+SFMono-Regular,Menlo,Consolas,monospace}
+:focus-visible{outline:2px solid var(--blue);outline-offset:2px}
+@media(max-width:620px){main{padding:1.2rem .8rem 3rem}section{padding:1rem}.plot{padding-left:52px;padding-right:4px}
+.plot .label{display:none}.rows li{grid-template-columns:1fr auto}.rows li>svg{grid-column:1/3;grid-row:2}
+.rows .said,.rows .head{grid-column:1/3}}
+@media print{body{background:#fff;font-size:11pt;print-color-adjust:exact;-webkit-print-color-adjust:exact}main{max-width:none;
+padding:0}section,.facts{break-inside:avoid;border-color:#ccc}pre{white-space:pre-wrap}.wide-table{overflow:visible}
+th,td{white-space:normal}}
+"""
+
+
+def for_page() -> str:
+    """Light, or dark where that is preferred; on paper light."""
+    return f":root{{color-scheme:light dark;{LIGHT}}}@media screen and (prefers-color-scheme:dark){{:root{{{DARK}}}}}{PAGE}{PLOT}"
+
+
+def for_picture() -> str:
+    """Light: whoever shows a picture does not say to it what is around it."""
+    return f"svg{{{LIGHT}}}{PLOT}"

@@ -1,0 +1,93 @@
+"""Quantities as a person reads them, with their units; what is not known or not finite is a dash."""
+
+from collections.abc import Mapping
+from math import ceil, floor, isfinite, log10
+
+from schedules.capacity.clusters import Cluster
+
+DASH = "\u2013"
+SPACE = "\u00a0"
+TIMES = "\u00d7"
+HOURS_A_MONTH = 730
+_SIZES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+_GIB = 1 << 30
+_MOST_DECIMALS = 5
+
+
+def money(amount: float, currency: str) -> str:
+    """Cents as far as they count: $0.0123, $4.50, $12,300. A sign stands before the number, a word with a space."""
+    if not isfinite(amount):
+        return DASH
+    if amount >= 1000 or amount == 0:
+        number = f"{amount:,.0f}"
+    elif amount >= 0.1:
+        number = f"{amount:,.2f}"
+    else:
+        number = f"{amount:.3g}"
+    return f"{currency}{SPACE if currency[-1:].isalnum() else ''}{number}"
+
+
+def percent(share: float) -> str:
+    """Down, never up, and with more decimals the closer to all: 98.996 % is not the 99 % that were asked for."""
+    if not isfinite(share):
+        return DASH
+    decimals = _decimals(share)
+    return f"{floor(share * 100 * 10**decimals + 1e-6) / 10**decimals:.{decimals}f}{SPACE}%"
+
+
+def goal(share: float) -> str:
+    """A share that somebody chose, as they wrote it."""
+    return f"{share * 100:.10g}{SPACE}%"
+
+
+def used(share: float | None) -> str:
+    """A share of what there is."""
+    return DASH if share is None or not isfinite(share) else f"{share * 100:.0f}{SPACE}%"
+
+
+def seconds(value_s: float | None) -> str:
+    """Three figures, in milliseconds, seconds or minutes."""
+    if value_s is None or not isfinite(value_s):
+        return DASH
+    if value_s < 0.9995:
+        return f"{value_s * 1e3:.{1 if value_s < 0.00995 else 0}f}{SPACE}ms"
+    if value_s < 600:
+        return f"{value_s:.{2 if value_s < 9.995 else 1 if value_s < 99.95 else 0}f}{SPACE}s"
+    return f"{value_s / 60:,.0f}{SPACE}min"
+
+
+def size(size_bytes: float) -> str:
+    """Powers of two if it is whole gibibytes, else powers of ten."""
+    if size_bytes and size_bytes % _GIB == 0:
+        return f"{size_bytes / _GIB:,.0f}{SPACE}GiB"
+    unit, name = next(((unit, name) for unit, name in _SIZES if size_bytes >= unit), _SIZES[-1])
+    return f"{size_bytes / unit:,.3g}{SPACE}{name}"
+
+
+def rate(bytes_per_s: float) -> str:
+    """Bytes in a second, powers of ten."""
+    unit, name = next(((unit, name) for unit, name in _SIZES if bytes_per_s >= unit), _SIZES[-1])
+    return f"{bytes_per_s / unit:,.3g}{SPACE}{name}/s"
+
+
+def count(number: float, one: str, many: str = "") -> str:
+    """A number and what is counted: 1 machine, 1,200 machines."""
+    return f"{number:,.0f}{SPACE}{one if number == 1 else many or one + 's'}"
+
+
+def machines(cluster: Cluster) -> str:
+    """How many of which type; those of which there are none are not named."""
+    kinds = [f"{number:,}{SPACE}{TIMES}{SPACE}{name}" for name, number in cluster.machines.items() if number]
+    return " + ".join(kinds) or "no machines"
+
+
+def budgets(sizes_bytes: Mapping[str, int]) -> str:
+    """Sizes by type of machine, the type named only if there are several."""
+    if len(sizes_bytes) == 1:
+        return size(next(iter(sizes_bytes.values())))
+    return ", ".join(f"{size(each)} ({name})" for name, each in sizes_bytes.items()) or DASH
+
+
+def _decimals(share: float) -> int:
+    missing = 1 - share
+    return 1 if missing <= 0 or share <= 0 else min(_MOST_DECIMALS, max(1, ceil(-log10(missing)) - 1))
