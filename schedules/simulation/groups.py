@@ -10,6 +10,7 @@ from schedules.facts import ModelKey, Placement
 from schedules.requests import room_tokens
 from schedules.simulation.happenings import Happening
 from schedules.simulation.nodes import WorldNode
+from schedules.systems.system import Startup
 
 
 @dataclass(eq=False)
@@ -154,8 +155,8 @@ class Batch:
 @dataclass(eq=False)
 class WorldGroup:
     """`nodes` run its stages, `waits` are the loads that its first token waits for, or its being formed if it comes `behind`.
-    It is `built` when its stages are, and `settles` for `tail_s` once it has all that it waits for. Seconds; None is not
-    yet."""
+    It is `built` when its stages are, `settles` once it has all that it waits for, and is `ready` when it can compute.
+    Seconds; None is not yet."""
 
     name: str
     key: ModelKey
@@ -163,9 +164,10 @@ class WorldGroup:
     nodes: tuple[WorldNode, ...]
     batch: Batch
     ordered_s: float
+    startup: Startup
     behind: bool = False
-    tail_s: float = 0.0
-    settles: bool = field(init=False)
+    settles: bool = False
+    ready: bool = False
     built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
@@ -174,12 +176,19 @@ class WorldGroup:
     stalled: list[Happening] = field(default_factory=list)
     """What would have happened while one of its nodes was silent."""
 
-    def __post_init__(self) -> None:
-        self.settles = self.tail_s > 0.0
-
-    @property
-    def ready(self) -> bool:
-        return self.formed_s is not None and not self.waits and not self.settles
+    def ready_s(self, now_s: float) -> float:
+        """When it can compute that has all that it waits for since now: its weights are over their buses by then, on which
+        they began to go when they began to come, or, unless they stream, now."""
+        copies_s = max(
+            stage.weight_bytes / node.speeds.bus_bytes_per_s
+            for stage, node in zip(self.placement.stages, self.nodes, strict=True)
+        )
+        begun_s = self.ordered_s
+        if self.startup.serial and self.formed_s is not None:
+            begun_s = self.formed_s
+        if not self.startup.streams:
+            begun_s = now_s
+        return max(now_s, begun_s + copies_s) + self.startup.tail_s
 
     @property
     def answers(self) -> bool:

@@ -12,40 +12,109 @@ from schedules.systems.system import Keeps
 KEEPS = Keeps()
 
 
-class WorldNode:
-    """Begins with what `facts` say, and is as fast as they say. ValueError if they leave out a speed.
+class Tiers:
+    """What is in the dram and on the ssd of the nodes of one box, or of one node.
 
-    What comes to its dram is on its ssd as well, at once and for nothing. Of each tier the unit that was brought or used
-    longest ago makes room; one in use stays in dram, if need be beyond the budget.
+    What comes to dram is on ssd as well, at once and for nothing. Of each tier the unit that was brought or used longest ago
+    makes room; one in use stays in dram, if need be beyond the budget.
     """
 
-    def __init__(self, facts: Node, size_bytes: Mapping[str, int], keeps: Keeps = KEEPS) -> None:
+    def __init__(self, dram_bytes: int, ssd_bytes: int, keeps: Keeps = KEEPS) -> None:
+        self.dram: dict[str, int] = {}
+        self.ssd: dict[str, int] = {}
+        self.coming: dict[str, str] = {}
+        """Names of the loads that bring units, by digest."""
+        self.up: set[str] = set()
+        """Names of the nodes that are there."""
+        self.changes = 0
+        self._dram_bytes, self._ssd_bytes = dram_bytes * keeps.dram, ssd_bytes * keeps.ssd
+        self._used: Counter[str] = Counter()
+
+    def bring(self, units: Iterable[Unit], tier: str) -> None:
+        """They are in the tier now."""
+        for unit in units:
+            if tier == "dram":
+                self.dram.pop(unit.digest, None)
+                self.dram[unit.digest] = unit.size_bytes
+            self.ssd.pop(unit.digest, None)
+            self.ssd[unit.digest] = unit.size_bytes
+            self.coming.pop(unit.digest, None)
+        _trim(self.ssd, self._ssd_bytes, {})
+        _trim(self.dram, self._dram_bytes, self._used)
+        self.changes += 1
+
+    def use(self, digests: Iterable[str]) -> None:
+        """One more group runs on them."""
+        self._used.update(digests)
+        for digest in digests:
+            if digest in self.dram:
+                self.dram[digest] = self.dram.pop(digest)
+        self.changes += 1
+
+    def release(self, digests: Iterable[str]) -> None:
+        """One group less does."""
+        self._used.subtract(digests)
+        self._used += Counter()  # those in use alone
+        _trim(self.dram, self._dram_bytes, self._used)
+        self.changes += 1
+
+    def evict(self, digests: Iterable[str]) -> None:
+        """Those in use stay in dram."""
+        for digest in digests:
+            self.ssd.pop(digest, None)
+            if digest not in self._used:
+                self.dram.pop(digest, None)
+        self.changes += 1
+
+    def leave(self, node: str) -> None:
+        """What is in dram goes with the last of its nodes."""
+        self.up.discard(node)
+        if not self.up:
+            self.dram.clear()
+            self.coming.clear()
+        self.changes += 1
+
+
+class WorldNode:
+    """Begins with what `facts` say, and is as fast as they say. ValueError if they leave out a speed. Without `tiers` it has
+    its own."""
+
+    def __init__(
+        self, facts: Node, size_bytes: Mapping[str, int], keeps: Keeps = KEEPS, tiers: Tiers | None = None
+    ) -> None:
         speeds = speeds_of(facts.rates, bad=False)
         if speeds is None:
             raise ValueError(f"nothing says how fast node {facts.name} is")
         self.speeds: Speeds = speeds
         self.reserved: dict[str, int] = {}
-        self.coming: dict[str, str] = {}
-        """Names of the loads that bring units, by digest."""
         self.gone = False
         self.silent_since_s: float | None = None
         self.draining, self.drains = False, 0
         self._facts = facts
-        self._dram_bytes, self._ssd_bytes = facts.dram_bytes * keeps.dram, facts.ssd_bytes * keeps.ssd
-        self._dram: dict[str, int] = {}
-        self._ssd: dict[str, int] = {}
+        self._tiers = Tiers(facts.dram_bytes, facts.ssd_bytes, keeps) if tiers is None else tiers
+        self._tiers.up.add(facts.name)
         self._users: dict[str, tuple[str, ...]] = {}
-        self._used: Counter[str] = Counter()
         self._told: Mapping[str, str] = {}
         self._now: Node | None = None
+        self._as_of = -1
         for digest, tier in facts.units.items():
             if tier == "dram":
-                self._dram[digest] = size_bytes.get(digest, 0)
-            self._ssd[digest] = size_bytes.get(digest, 0)
+                self._tiers.dram[digest] = size_bytes.get(digest, 0)
+            self._tiers.ssd[digest] = size_bytes.get(digest, 0)
 
     @property
     def name(self) -> str:
         return self._facts.name
+
+    @property
+    def card(self) -> str:
+        """See Node."""
+        return self._facts.card
+
+    @property
+    def coming(self) -> dict[str, str]:
+        """Names of the loads that bring units, by digest."""
+        return self._tiers.coming
 
     @property
     def answers(self) -> bool:
@@ -65,7 +134,7 @@ class WorldNode:
     @property
     def dram_used_bytes(self) -> int:
         """What units take in its dram."""
-        return sum(self._dram.values())
+        return sum(self._tiers.dram.values())
 
     @property
     def ssd_link(self) -> str:
@@ -74,45 +143,27 @@ class WorldNode:
 
     def tier(self, digest: str) -> str | None:
         """The fastest tier that holds the unit."""
-        return "dram" if digest in self._dram else "ssd" if digest in self._ssd else None
+        return "dram" if digest in self._tiers.dram else "ssd" if digest in self._tiers.ssd else None
 
     def bring(self, units: Iterable[Unit], tier: str = "dram") -> None:
         """They are in the tier now."""
-        for unit in units:
-            if tier == "dram":
-                self._dram.pop(unit.digest, None)
-                self._dram[unit.digest] = unit.size_bytes
-            self._ssd.pop(unit.digest, None)
-            self._ssd[unit.digest] = unit.size_bytes
-            self.coming.pop(unit.digest, None)
-        _trim(self._ssd, self._ssd_bytes, {})
-        _trim(self._dram, self._dram_bytes, self._used)
-        self._now = None
+        self._tiers.bring(units, tier)
 
     def use(self, group: str, digests: tuple[str, ...], reserve_bytes: int) -> None:
         """The group runs on them here."""
         self.reserved[group], self._users[group] = reserve_bytes, digests
         self._now = None
-        self._used.update(digests)
-        for digest in digests:
-            if digest in self._dram:
-                self._dram[digest] = self._dram.pop(digest)
+        self._tiers.use(digests)
 
     def release(self, group: str) -> None:
         """Nothing of the group is here any more. Twice is once."""
         self.reserved.pop(group, None)
-        self._used.subtract(self._users.pop(group, ()))
-        self._used += Counter()  # those in use alone
-        _trim(self._dram, self._dram_bytes, self._used)
+        self._tiers.release(self._users.pop(group, ()))
         self._now = None
 
     def evict(self, digests: Iterable[str]) -> None:
         """Drop units from both tiers; those in use stay in dram."""
-        for digest in digests:
-            self._ssd.pop(digest, None)
-            if digest not in self._used:
-                self._dram.pop(digest, None)
-        self._now = None
+        self._tiers.evict(digests)
 
     def drain(self) -> None:
         """It takes nothing new, and says so."""
@@ -122,29 +173,31 @@ class WorldNode:
     def end(self) -> None:
         """Its processes are gone; its ssd stays."""
         self.gone, self.silent_since_s = True, None
-        self._dram.clear()
-        self.coming.clear()
+        self._tiers.leave(self.name)
         for group in list(self.reserved):
             self.release(group)
 
     def begin(self) -> None:
         """It is there, and nobody has heard of it yet."""
         self.draining &= not self.gone
+        self._tiers.up.add(self.name)
         self.gone, self.silent_since_s, self._told, self._now = False, None, {}, None
 
     @property
     def facts(self) -> Node:
         """The node as it is now."""
-        if self._now is None:
+        tiers = self._tiers
+        if self._now is None or self._as_of != tiers.changes:
+            self._as_of = tiers.changes
             self._now = replace(
                 self._facts,
                 dram_used_bytes=self.dram_used_bytes,
-                ssd_used_bytes=sum(self._ssd.values()),
+                ssd_used_bytes=sum(tiers.ssd.values()),
                 device_reserved_bytes=self.reserved_bytes,
                 busy_stage_processes=len(self.reserved),
                 groups=tuple(self.reserved),
                 draining=self.draining,
-                units={**dict.fromkeys(self._ssd, "ssd"), **dict.fromkeys(self._dram, "dram")},
+                units={**dict.fromkeys(tiers.ssd, "ssd"), **dict.fromkeys(tiers.dram, "dram")},
             )
         return self._now
 

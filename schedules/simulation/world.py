@@ -4,8 +4,9 @@ It does what nodes, wires and stages do, as `estimates` and `ledgers.links` have
 decides nothing. It holds no clock and no chance: the same orders at the same times are followed by the same events. What
 the simulator runs against, and what is behind the cluster in memory (`cluster.fake`).
 
-Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there. What
-comes behind others makes way on wires alone. Who follows has its room at once or not at all, gets KV cache whole or not at
+Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there, and has
+gone over its own bus, of which stages on one GPU take nothing from each other. What comes behind others makes way on wires
+alone. Who follows has its room at once or not at all, gets KV cache whole or not at
 all, and takes in what it lacks in one step.
 """
 
@@ -30,7 +31,7 @@ from schedules.simulation.groups import Ask, Batch, WorldGroup
 from schedules.simulation.habits import Habits, Misfortune, Times
 from schedules.simulation.happenings import Happening, Told
 from schedules.simulation.loads import Loads, Wave
-from schedules.simulation.nodes import WorldNode
+from schedules.simulation.nodes import Tiers, WorldNode
 from schedules.simulation.steps import Steps
 from schedules.simulation.usage import ByMinute, Usage
 from schedules.systems.system import Keeps, Startup
@@ -60,7 +61,12 @@ class World:
             self.know(model)
         sizes = {unit.digest: unit.size_bytes for model in self._models.values() for unit in model.units}
         facts = sorted(nodes, key=lambda node: node.name)
-        self._nodes = {node.name: WorldNode(node, sizes, keeps or Keeps()) for node in facts}
+        keeps = keeps or Keeps()
+        tiers = {each.card: Tiers(each.dram_bytes, each.ssd_bytes, keeps) for each in facts}
+        self._nodes = {each.name: WorldNode(each, sizes, keeps, tiers[each.card]) for each in facts}
+        self._beside: dict[str, list[str]] = {}
+        for each in facts:
+            self._beside.setdefault(each.card, []).append(each.name)
         self._groups: dict[str, WorldGroup] = {}
         self._agenda: Agenda[Happening] = Agenda(now_s)
         disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
@@ -124,9 +130,11 @@ class World:
             return
         nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
         weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
-        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once)
         startup = self._startup(nodes)
-        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, behind, startup.tail_s)
+        if startup.sliced:
+            weights = [(size * (len(nodes) if rank else 1), speeds) for rank, (size, speeds) in enumerate(weights)]
+        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once)
+        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, startup, behind)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
             node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
@@ -340,24 +348,29 @@ class World:
         return (GroupFormed(group.name),)
 
     def _settle(self, group: WorldGroup, now_s: float) -> None:
-        """It computes a while after it has all that it waits for."""
-        if group.formed_s is None or group.waits:
+        """It computes a while after it has all that it waits for, once."""
+        if group.formed_s is None or group.waits or group.settles:
             return
-        if group.tail_s > 0.0:
-            self._agenda.put(now_s + group.tail_s, lambda at_s: self._settled(group, at_s))
-            group.tail_s = 0.0
-        elif not group.settles:
+        group.settles, ready_s = True, group.ready_s(now_s)
+        if ready_s <= now_s:
             self._settled(group, now_s)
+        else:
+            self._agenda.put(ready_s, lambda at_s: self._settled(group, at_s))
 
     def _settled(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
-        group.settles = False
+        group.ready = True
         self._steps.kick(group, now_s)
         return ()
 
     def _startup(self, nodes: Iterable[WorldNode]) -> Startup:
         """Of a group on them: the slowest's."""
         each = [self._startups.get(node.name, _AT_ONCE) for node in nodes]
-        return Startup(any(startup.serial for startup in each), max(startup.tail_s for startup in each))
+        return Startup(
+            any(startup.serial for startup in each),
+            max(startup.tail_s for startup in each),
+            all(startup.streams for startup in each),
+            any(startup.sliced for startup in each),
+        )
 
     def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is group and group.formed_s is None:
@@ -417,14 +430,18 @@ class World:
         return tell
 
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
-        """It has changed: with all others that do until then."""
+        """It has changed: with all others that do until then, among them those of its box, who have what it has."""
         self._count(node, now_s)
         if not self._changed:
             self._agenda.tell(now_s + self.habits.report_after_s, lambda _: self._report_changed())
-        self._changed.add(node.name)
+        self._changed.update(self._beside[node.card])
 
     def _count(self, node: WorldNode, now_s: float) -> None:
-        self._usage.stands(node.name, node.reserved_bytes, node.dram_used_bytes, now_s)
+        """What is in the dram of a box counts as its first node's."""
+        first = self._nodes[self._beside[node.card][0]]
+        self._usage.stands(first.name, first.reserved_bytes, first.dram_used_bytes, now_s)
+        if node is not first:
+            self._usage.stands(node.name, node.reserved_bytes, 0, now_s)
 
     def _report_changed(self) -> Sequence[Told]:
         changed, self._changed = [self._nodes[name] for name in sorted(self._changed)], set()

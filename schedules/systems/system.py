@@ -10,10 +10,14 @@ from schedules.placing.policies.planned import Planned
 @dataclass(frozen=True)
 class Startup:
     """How a stage comes up, beyond the rates of its node. It can compute `tail_s` after it is formed and has the units that
-    it waits for. If it is `serial` nothing is fetched before it is formed, otherwise both go on at once."""
+    it waits for on its accelerator. If it is `serial` nothing is fetched before it is formed, otherwise both go on at once.
+    Units go over the bus as they come; unless it `streams`, once all are there. If it is `sliced`, each stage of a pipeline
+    but the first has the accelerator's compute only in the share that it has of the layers."""
 
     serial: bool = False
     tail_s: float = 0.0
+    streams: bool = True
+    sliced: bool = False
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ def chosen_nodes(survey: Survey) -> tuple[list[Node], str, list[Candidate]]:
         return cached[:1], "one stage where the whole model is cached", tried
     for stages in range(1, most + 1):
         needed = -(-whole_bytes // stages)
-        usable = [(b, s) for b, s in offers if b > 0 and s.free_bytes >= needed]
-        full = [(b, s) for b, s in roomy if b > 0]
+        usable = _apart([(b, s) for b, s in offers if b > 0 and s.free_bytes >= needed])
+        full = _apart([(b, s) for b, s in roomy if b > 0])
         if len(usable) < stages or not full:
             missing = f"{stages} nodes with room and bandwidth, one for all of it, are not there"
             tried.append(Candidate(stages, (), missing))
@@ -67,6 +67,16 @@ def chosen_nodes(survey: Survey) -> tuple[list[Node], str, list[Candidate]]:
     return [s.node for _, s in roomy[:1]], "nothing meets the service level: one stage, as well as can be", tried
 
 
+def _apart(offers: Sequence[tuple[float, Site]]) -> list[tuple[float, Site]]:
+    """One node of each card: that with the least room, of those that have enough."""
+    fitting: dict[str, tuple[float, Site]] = {}
+    for bandwidth, site in offers:
+        known = fitting.get(site.node.card)
+        if known is None or site.free_bytes < known[1].free_bytes:
+            fitting[site.node.card] = bandwidth, site
+    return list(fitting.values())
+
+
 def shared(stages: int, whole_workers: int) -> float:
     """f(s, w): a stage with the memory of a share has a share of the compute as well."""
     return (stages - whole_workers) + whole_workers / stages
@@ -76,8 +86,8 @@ def _best(
     full: Sequence[tuple[float, Site]], usable: Sequence[tuple[float, Site]], stages: int, whole_workers: int
 ) -> list[tuple[float, Site]]:
     chosen = list(full[:whole_workers])
-    names = {site.node.name for _, site in chosen}
-    return chosen + [(b, s) for b, s in usable if s.node.name not in names][: stages - whole_workers]
+    cards = {site.node.card for _, site in chosen}
+    return chosen + [(b, s) for b, s in usable if s.node.card not in cards][: stages - whole_workers]
 
 
 def _refused(question: Question, chosen: Sequence[tuple[float, Site]], stages: int, whole_workers: int) -> str:
