@@ -105,9 +105,7 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
     return tuple([_stage(survey, parts[index], found[index], degree) for index in range(degree)])
 
 
-def _soonest(
-    sites: Iterable[Site], part: Part, there: Mapping[str, int], on_card: Mapping[str, int]
-) -> Site | None:
+def _soonest(sites: Iterable[Site], part: Part, there: Mapping[str, int], on_card: Mapping[str, int]) -> Site | None:
     """Where the part is computed soonest; of equals where fewest stages of the group are, then where most memory is free."""
     runs, weight_bytes, needed = part.runs, part.weight_bytes, part.reserve_bytes
     best, best_s, best_key = None, inf, None

@@ -75,9 +75,7 @@ class Site(NamedTuple):
             return self.busy_s + size_bytes / self.mean.ssd_bytes_per_s
         return size_bytes / self.mean.bus_bytes_per_s
 
-    def done_s(
-        self, runs: Sequence[tuple[int, int]], weight_bytes: int, sharing: int = 1, fetching: int = 1
-    ) -> float:
+    def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int, sharing: int = 1, fetching: int = 1) -> float:
         """Seconds until a stage of these units, alone on its links and first in its group, has computed the prompt; `sharing`
         stages of the group, with this one, have the node's GPU, and `fetching` its card."""
         steps_s = weight_bytes * self.step_s_per_byte
@@ -198,7 +196,7 @@ class Survey:
         """What the node's card has for one more fetch if all share it equally; 0 if a fetch on it would be late then."""
         if site.mean is None:
             return 0.0
-        there, now_s = self._on_card(site.node), self.question.now_s
+        there, now_s = self.on_card(site.node), self.question.now_s
         if not there:
             return site.mean.nic_bytes_per_s
         share = site.mean.nic_bytes_per_s / (len(there) + 1)
@@ -207,7 +205,7 @@ class Survey:
         )
         return 0.0 if late else share
 
-    def _on_card(self, node: Node) -> Sequence[Transfer]:
+    def on_card(self, node: Node) -> Sequence[Transfer]:
         """The fetches that stand in queues before the node's card."""
         if not node.box:
             return self.queues.get(node.name, ())

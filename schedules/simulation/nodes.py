@@ -1,7 +1,7 @@
 """A node of the world: what is in its tiers, what is reserved there, and what its next report has to tell."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from schedules.estimates import Speeds, speeds_of
@@ -29,6 +29,7 @@ class Tiers:
         self.changes = 0
         self._dram_bytes, self._ssd_bytes = dram_bytes * keeps.dram, ssd_bytes * keeps.ssd
         self._used: Counter[str] = Counter()
+        self._all, self._passing = keeps.of_pipelines, set[str]()
 
     def bring(self, units: Iterable[Unit], tier: str) -> None:
         """They are in the tier now."""
@@ -43,8 +44,11 @@ class Tiers:
         _trim(self.dram, self._dram_bytes, self._used)
         self.changes += 1
 
-    def use(self, digests: Iterable[str]) -> None:
-        """One more group runs on them."""
+    def use(self, digests: Collection[str], *, passing: bool) -> None:
+        """One more group runs on them, for whose sake nobody keeps them in dram if they are `passing`."""
+        if not self._all:
+            self._passing.difference_update(() if passing else digests)
+            self._passing.update([digest for digest in digests if passing and digest not in self.dram])
         self._used.update(digests)
         for digest in digests:
             if digest in self.dram:
@@ -55,6 +59,9 @@ class Tiers:
         """One group less does."""
         self._used.subtract(digests)
         self._used += Counter()  # those in use alone
+        for digest in self._passing.intersection(digests).difference(self._used) if self._passing else ():
+            self.dram.pop(digest, None)
+            self._passing.remove(digest)
         _trim(self.dram, self._dram_bytes, self._used)
         self.changes += 1
 
@@ -93,6 +100,8 @@ class WorldNode:
         self._facts = facts
         self._tiers = Tiers(facts.dram_bytes, facts.ssd_bytes, keeps) if tiers is None else tiers
         self._tiers.up.add(facts.name)
+        self._grown: dict[str, tuple[str, int]] = {}
+        """Who grows in whose place, and what of it is reserved by the one before."""
         self._users: dict[str, tuple[str, ...]] = {}
         self._told: Mapping[str, str] = {}
         self._now: Node | None = None
@@ -149,15 +158,24 @@ class WorldNode:
         """They are in the tier now."""
         self._tiers.bring(units, tier)
 
-    def use(self, group: str, digests: tuple[str, ...], reserve_bytes: int) -> None:
-        """The group runs on them here."""
-        self.reserved[group], self._users[group] = reserve_bytes, digests
+    def use(
+        self, group: str, digests: tuple[str, ...], reserve_bytes: int, *, passing: bool = False, in_place_of: str = ""
+    ) -> None:
+        """The group runs on them here. They are `passing` if nobody keeps them for its sake. What the group that it grows
+        `in_place_of` has reserved it has, too."""
+        had_bytes = min(self.reserved.get(in_place_of, 0), reserve_bytes)
+        self.reserved[group], self._users[group] = reserve_bytes - had_bytes, digests
+        if had_bytes:
+            self._grown[in_place_of] = group, had_bytes
         self._now = None
-        self._tiers.use(digests)
+        self._tiers.use(digests, passing=passing)
 
     def release(self, group: str) -> None:
         """Nothing of the group is here any more. Twice is once."""
         self.reserved.pop(group, None)
+        follows, had_bytes = self._grown.pop(group, ("", 0))
+        if follows in self.reserved:
+            self.reserved[follows] += had_bytes
         self._tiers.release(self._users.pop(group, ()))
         self._now = None
 

@@ -161,8 +161,8 @@ class _Run:
 
     def _carry_out(self, action: Action, now_s: float) -> Sequence[Event]:
         match action:
-            case Start(group, key, placement, timeout_s, behind):
-                self.world.form(group, key, placement, timeout_s, now_s, behind=behind)
+            case Start(group, key, placement, timeout_s, behind, in_place_of):
+                self.world.form(group, key, placement, timeout_s, now_s, behind=behind, in_place_of=in_place_of)
             case Stop(group):
                 self.world.stop(group, now_s)
             case Adopt(group):

@@ -120,30 +120,33 @@ class World:
     # ---- orders
 
     def form(
-        self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float, *, behind: bool = False
-    ) -> None:
+        self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float,
+        *, behind: bool = False, in_place_of: str = "",
+    ) -> None:  # fmt: skip
         """GroupFormed or GroupFailed answers, unless it is stopped before. One that comes `behind` is formed when all of its
-        units are there, too, which make way for all others."""
-        failure = self._refusal(placement)
+        units are there, too, which make way for all others; one that grows `in_place_of` another is up already."""
+        failure = self._refusal(placement, in_place_of)
         if failure is not None:
             self._tell_failed(GroupFailed(name, *failure), now_s + self.habits.answer_after_s)
             return
         nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
-        weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
-        startup = self._startup(nodes)
-        if startup.sliced:
-            weights = [(size * (len(nodes) if rank else 1), speeds) for rank, (size, speeds) in enumerate(weights)]
-        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once)
+        startup = _AT_ONCE if in_place_of else self._startup(nodes)
+        weights = _weights(placement, sliced=startup.sliced)
+        speeds = [node.speeds for node in nodes]
+        batch = Batch(
+            placement.kv_tokens, [*zip(weights, speeds, strict=True)], self.habits.hop_s, self.habits.tokens_at_once
+        )
         group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, startup, behind)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
-            node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
+            units, passing = tuple(digests[unit] for unit in stage.units), behind or placement.degree > 1
+            node.use(name, units, stage.reserve_bytes, passing=passing, in_place_of=in_place_of)
             self._report_soon(node, now_s)
         if startup.serial:
             group.waits.add(_RUNTIME)
         else:
             self._fetch(group, Wave.BEHIND if behind else Wave.FIRST, now_s)
-        formed_s = max(node.speeds.formed(placement.degree) for node in nodes)
+        formed_s = 0.0 if in_place_of else max(node.speeds.formed(placement.degree) for node in nodes)
         self._agenda.tell(now_s + formed_s, lambda at_s: self._formed(group, at_s))
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
 
@@ -310,7 +313,7 @@ class World:
 
     # ---- groups
 
-    def _refusal(self, placement: Placement) -> tuple[str, bool] | None:
+    def _refusal(self, placement: Placement, in_place_of: str) -> tuple[str, bool] | None:
         """Why it cannot be formed, and whether deciding again may help."""
         for stage in placement.stages:
             node = self._nodes.get(stage.node)
@@ -322,7 +325,8 @@ class World:
             self._refusals -= 1
             return f"node {placement.stages[0].node} takes no stages now", True
         for stage in placement.stages:
-            free_bytes = self._nodes[stage.node].free_bytes
+            node = self._nodes[stage.node]
+            free_bytes = node.free_bytes + node.reserved.get(in_place_of, 0)
             if free_bytes < stage.reserve_bytes:
                 return f"node {stage.node} has {free_bytes} bytes free, {stage.reserve_bytes} are wanted", True
         return None
@@ -446,3 +450,9 @@ class World:
     def _report_changed(self) -> Sequence[Told]:
         changed, self._changed = [self._nodes[name] for name in sorted(self._changed)], set()
         return [node.report() for node in changed if node.answers]
+
+
+def _weights(placement: Placement, *, sliced: bool) -> list[int]:
+    """What each stage reads for a token; of a slice that computes slower, as much more as takes as long."""
+    most_bytes = max(stage.reserve_bytes for stage in placement.stages)
+    return [s.weight_bytes * most_bytes // s.reserve_bytes if sliced else s.weight_bytes for s in placement.stages]

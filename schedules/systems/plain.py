@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from schedules.placing.policies.anywhere import Anywhere
+from schedules.placing.policies.first import First
 from schedules.placing.policies.roomiest import Roomiest
 from schedules.systems.system import Keeps, Startup, System
 
@@ -11,9 +12,15 @@ def _roomiest(_seed: int) -> Roomiest:
     return Roomiest()
 
 
+def _first(_seed: int) -> First:
+    return First()
+
+
 _NOTHING = Keeps(dram=False, ssd=False)
 
-VLLM = System("vllm", _roomiest, consolidate=False, keeps=_NOTHING, startup=Startup(serial=True), peers=False)
+VLLM = System(
+    "vllm", _first, consolidate=False, keeps=_NOTHING, startup=Startup(serial=True, streams=False), peers=False
+)
 RANDOM = System("random", Anywhere, consolidate=False, keeps=_NOTHING, peers=False)
 LRU = System("lru", _roomiest, consolidate=False, peers=False)
 

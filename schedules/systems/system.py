@@ -11,8 +11,8 @@ from schedules.placing.policies.planned import Planned
 class Startup:
     """How a stage comes up, beyond the rates of its node. It can compute `tail_s` after it is formed and has the units that
     it waits for on its accelerator. If it is `serial` nothing is fetched before it is formed, otherwise both go on at once.
-    Units go over the bus as they come; unless it `streams`, once all are there. If it is `sliced`, each stage of a pipeline
-    but the first has the accelerator's compute only in the share that it has of the layers."""
+    Units go over the bus as they come; unless it `streams`, once all are there. If it is `sliced` a stage that has reserved
+    less than the largest of its group has as much less of the compute."""
 
     serial: bool = False
     tail_s: float = 0.0
@@ -22,17 +22,25 @@ class Startup:
 
 @dataclass(frozen=True)
 class Keeps:
-    """Whether nodes keep units that nobody uses, as far as their budgets go: in dram, on ssd."""
+    """Whether nodes keep units that nobody uses, as far as their budgets go: in dram, on ssd. Not `of_pipelines` if they keep
+    only what came for a start of one stage."""
 
     dram: bool = True
     ssd: bool = True
+    of_pipelines: bool = True
 
 
 @dataclass(frozen=True)
 class System:
     """The brain, with a `policy` made from a seed (whoever draws no lots leaves it), and what else makes a system what it is.
-    Without a `keep_alive_s` each model has its own; without `peers` no node gives units to others. As a value it can be sent
-    to other processes: a `policy` is a function or class of a module."""
+    Without a `keep_alive_s` each model has its own; without `peers` no node gives units to others. `moves_others` is as in
+    the brain's limits.
+
+    If pipelines become whole `in_place`, they do so as soon as they have answered, where one of their stages has reserved
+    enough for that; its process stays what it is, and fetches what it lacks.
+
+    As a value it can be sent to other processes: a `policy` is a function or class of a module.
+    """
 
     name: str
     policy: Callable[[int], Policy]
@@ -41,6 +49,8 @@ class System:
     startup: Startup = field(default_factory=Startup)
     keep_alive_s: float | None = None
     peers: bool = True
+    in_place: bool = False
+    moves_others: bool = False
 
 
 def _planned(_seed: int) -> Planned:

@@ -4,8 +4,8 @@ from zlib import crc32
 
 import numpy as np
 
+from schedules.placing.alone import alone_on, nowhere, with_room
 from schedules.placing.decision import Decision, Question
-from schedules.placing.policies.roomiest import alone_on, nowhere, with_room
 from schedules.placing.survey import Survey
 
 
