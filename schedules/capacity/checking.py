@@ -15,6 +15,8 @@ def check(question: PlanQuestion) -> None:
     _check_choices(question.choices)
     if not 0.0 < question.attainment <= 1.0:
         raise BadQuestion(f"a share of requests is above 0 and up to 1, not {question.attainment:g}")
+    if not (isfinite(question.patience_s) and question.patience_s > 0):
+        raise BadQuestion(f"nobody waits for {question.patience_s:g} s")
     if not question.models:
         raise BadQuestion("there are no models to be served")
     if not len(question.trace):
@@ -63,8 +65,8 @@ def _check_choices(choices: Choices) -> None:
 
 
 def _check_type(kind: NodeType) -> None:
-    if not (isfinite(kind.price_per_h) and kind.price_per_h >= 0):
-        raise BadQuestion(f"the price of {kind.name!r} is a number from 0 on, not {kind.price_per_h:g}")
+    if not isinstance(kind.price_per_h, int | float) or not (isfinite(kind.price_per_h) and kind.price_per_h >= 0):
+        raise BadQuestion(f"what an hour of {kind.name!r} costs is a number from 0 on, not {kind.price_per_h}")
     if kind.nodes < 1 or kind.device_bytes <= kind.context_bytes or min(kind.dram_bytes, kind.ssd_bytes) < 0:
         raise BadQuestion(f"a machine {kind.name!r} has a node and memory for its stages at least")
     if speeds_of(kind.rates, bad=False) is None:

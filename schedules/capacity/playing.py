@@ -23,8 +23,6 @@ from schedules.systems.system import Keeps
 from schedules.traces.changing import denser, during
 from schedules.traces.trace import Trace
 
-PATIENCE_S = 600.0
-"""Nobody waits longer for a replica."""
 PERCENTILES = (50, 95, 99)
 SECONDS_PER_H = 3600.0
 
@@ -47,7 +45,7 @@ def scenario_of(question: PlanQuestion, job: Job) -> Scenario:
         system = replace(system, keeps=Keeps(dram=False, ssd=False))
     nodes = nodes_of(job.cluster, question.choices.types, job.twice)
     scenario = Scenario(
-        nodes, question.models, trace, system, question.habits, patience_s=PATIENCE_S, seed=question.seed
+        nodes, question.models, trace, system, question.habits, patience_s=question.patience_s, seed=question.seed
     )
     if job.lose:
         middle_s = trace.duration_s / 2

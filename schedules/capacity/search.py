@@ -10,15 +10,15 @@ from schedules.capacity.trial import Trial
 
 
 class Resource(StrEnum):
-    """What may keep a cluster from serving better, as people call it."""
+    """What may keep a cluster from serving better."""
 
     DEVICE = "accelerator memory"
     COMPUTE = "computing"
-    CARDS = "the network cards"
-    STORE = "the store's egress"
+    CARDS = "network cards"
+    STORE = "the store"
     DRAM = "dram"
-    SSD = "the speed of ssds"
-    STARTUP = "the start of stage processes"
+    SSD = "ssds"
+    STARTUP = "starting stages"
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from schedules.capacity.tried import EPSILON, Tried
 
 MOST_JOBS = 60
 """In all."""
-_FOR_LATER = {"neighbours": 22, "shares": 20, "curve": 14, "end": 0}
-"""How many of them are kept for what comes after each part of the search."""
+_FOR_LATER = {"neighbours": 0.4, "shares": 0.35, "curve": 0.25, "end": 0.0}
+"""Which share of them is kept for what comes after each part of the search."""
 _AT_ONCE = 4
 """So many trials of a round are useful at least, if there are so many to think of."""
 _PARTNERS = 2
@@ -57,7 +57,7 @@ class Search:
         self._cut = False
         self._to_ask: list[Job] = []
         self._asked: dict[str, Job] = {}
-        self._to_come = _FOR_LATER["neighbours"]
+        self._to_come = 0
         self._plan: Plan | None = None
         self._rounds = self._search()
         self._next_round()
@@ -107,24 +107,25 @@ class Search:
         """Each round's jobs, of which none is empty and none there twice."""
         if self._is_hopeless:
             yield from self._round(self._some(), "end")
-        else:
-            alone = self._alone()
-            yield from self._refine(alone)
-            yield from self._refine(self._mixed(alone))
-            yield from self._fewer()
-            yield from self._less()
-            yield from self._round(self._around(), "curve")
+            return
+        alone = self._alone()
+        yield from self._refine(alone)
+        yield from self._refine(self._mixed(alone))
+        yield from self._fewer()
+        yield from self._less()
+        yield from self._round(self._around(), "curve")
         yield from self._round(self._last(), "end")
 
     def _round(self, jobs: Iterable[Job], later: str) -> Iterator[list[Job]]:
         """Of the jobs those that are new, as many as may be; then what is kept is for what comes `later`."""
         new = {job.name: job for job in jobs if job.name not in self._known}
-        left = max(0, self._most_jobs - len(self._known) - _FOR_LATER[later])
+        kept = int(_FOR_LATER[later] * self._most_jobs)
+        left = max(0, self._most_jobs - len(self._known) - kept)
         if not self._known:
             left = max(left, len(self._types))
         self._cut |= len(new) > left
         given = list(new.values())[:left]
-        self._to_come = min(_FOR_LATER[later], self._most_jobs - len(self._known) - len(given))
+        self._to_come = min(kept, self._most_jobs - len(self._known) - len(given))
         if given:
             yield given
 

@@ -95,6 +95,7 @@ def inputs_of(question: PlanQuestion) -> dict[str, Any]:
         "attainment": question.attainment,
         "system": _system(question),
         "habits": asdict(question.habits),
+        "patience_s": question.patience_s,
         "seed": question.seed,
     }
     found: dict[str, Any] = _finite(told)
@@ -113,6 +114,7 @@ def digest(question: PlanQuestion) -> str:
         "choices": {**asdict(question.choices), "most_machines": 0, "currency": ""},
         "system": _system(question),
         "habits": asdict(question.habits),
+        "patience_s": question.patience_s,
         "seed": question.seed,
     }
     seen.update(json.dumps(told, sort_keys=True).encode())

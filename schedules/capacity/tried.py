@@ -8,6 +8,8 @@ from schedules.capacity.trial import Trial
 
 EPSILON = 1e-9
 """Of prices and shares: sums of floats."""
+BEATEN_BY = 0.01
+"""What attains so much less than something cheaper is on no curve; by less, it may be the luck of one trace."""
 
 
 class Tried:
@@ -59,12 +61,13 @@ class Tried:
 
     @property
     def curve(self) -> tuple[Trial, ...]:
-        """Cheapest first, what each price buys: the best at it, unless something cheaper is better."""
-        found = list[Trial]()
+        """Cheapest first, what each price buys: the best at it, unless something cheaper is clearly better."""
+        found, best = list[Trial](), 0.0
         for trial in sorted(self._trials.values(), key=lambda trial: (trial.price_per_h, -trial.attained, trial.name)):
             dearer = not found or trial.price_per_h > found[-1].price_per_h + EPSILON
-            if dearer and (not found or trial.attained >= found[-1].attained):
+            if dearer and trial.attained >= best - BEATEN_BY:
                 found.append(trial)
+                best = max(best, trial.attained)
         return tuple(found)
 
 

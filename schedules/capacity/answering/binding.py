@@ -9,6 +9,15 @@ from schedules.capacity.trial import Trial
 
 GAIN = 0.001
 """What attains less than this more does not count."""
+_TWICE: Mapping[Resource, str] = {
+    Resource.DEVICE: "twice the accelerator memory",
+    Resource.COMPUTE: "accelerators that compute twice as fast",
+    Resource.CARDS: "network cards twice as fast",
+    Resource.STORE: "a store that gives twice as much",
+    Resource.DRAM: "twice the dram",
+    Resource.SSD: "ssds twice as fast",
+    Resource.STARTUP: "stages that start twice as fast",
+}
 
 
 def binding_jobs(trial: Trial) -> dict[Resource, Job]:
@@ -17,38 +26,27 @@ def binding_jobs(trial: Trial) -> dict[Resource, Job]:
     could += [Resource.STORE] if trial.cluster.store_bytes_per_s is not None else []
     could += [Resource.SSD] if trial.moved_bytes.get("ssd") else []
     could += [Resource.DRAM] if any(trial.cluster.dram_bytes.values()) else []
-    return {each: Job(f"{trial.name}: twice {each}", trial.cluster, twice=each) for each in could}
+    return {each: Job(f"{trial.name}: {_TWICE[each]}", trial.cluster, twice=each) for each in could}
 
 
 def binding_sentence(trial: Trial, goal: float, doubled: Mapping[Resource, Trial]) -> str:
-    """Of the trial that misses the goal, by what became of it with twice of something."""
+    """Of the trial that misses the goal, by what became of it with twice of something; "" if nothing was doubled."""
     ranked = sorted(doubled, key=lambda each: (-doubled[each].attained, list(Resource).index(each)))
-    where, now = f"on {trial.name}", percent(trial.attained)
-    if not ranked or doubled[ranked[0]].attained < trial.attained + GAIN:
-        return (
-            f"No single thing: with twice of {_listed(ranked)} {trial.name} attains no more than {now}."
-            if ranked
-            else ""
-        )
-    first, rest = ranked[0], ranked[1:]
-    best = percent(doubled[first].attained)
-    if doubled[first].attained < goal:
-        return (
-            f"No single thing: {where} twice of {first} would help the most, to {best} instead of {now}, "
-            f"and {percent(goal)} are wanted."
-        )
-    also = [each for each in rest if doubled[each].attained >= goal]
-    sentence = f"{_capital(first)}: twice of it {where} would attain {best} instead of {now}"
+    if not ranked:
+        return ""
+    first, now = ranked[0], percent(trial.attained)
+    best = doubled[first].attained
+    if best < trial.attained + GAIN:
+        return f"No single thing: whichever is doubled, {trial.name} attains no more than {now}."
+    would = f"with {_TWICE[first]} {trial.name} would attain {percent(best)} instead of {now}"
+    if best < goal:
+        return f"No single thing, {first} most of all: {would}, where {percent(goal)} are wanted."
+    also = [each for each in ranked[1:] if doubled[each].attained >= goal]
     if also:
-        return f"{sentence}; so would {_listed(also)} do, to {percent(doubled[also[0]].attained)} or less."
-    if rest:
-        return f"{sentence}, and twice of anything else no more than {percent(doubled[rest[0]].attained)}."
-    return f"{sentence}."
-
-
-def _listed(resources: list[Resource]) -> str:
-    *most, last = [str(each) for each in resources]
-    return f"{', '.join(most)} or {last}" if most else last
+        others = " or with ".join(_TWICE[each] for each in also)
+        return f"{_capital(first)}: {would}; it would be {percent(doubled[also[0]].attained)} at most with {others}."
+    rest = f", and with anything else doubled {percent(doubled[ranked[1]].attained)} at most" if ranked[1:] else ""
+    return f"{_capital(first)}: {would}{rest}."
 
 
 def _capital(resource: Resource) -> str:

@@ -9,7 +9,7 @@ from schedules.capacity.search import Job
 from schedules.capacity.trial import Trial
 
 FEWER = "one machine fewer"
-TRAFFIC, LOST, NOTHING_KEPT = "twice the traffic", "a machine lost", "nothing kept"
+TRAFFIC, LOST, COLD = "twice the traffic", "a machine lost", "no prewarming"
 NETWORK, DRAM = "twice the network", "half the dram"
 
 _ABOUT = 0.9
@@ -18,8 +18,8 @@ _ABOUT = 0.9
 _WORDS: Mapping[str, str] = {
     FEWER: "With one machine fewer",
     TRAFFIC: "With twice the traffic",
-    LOST: "With the machine that is used most lost in the middle, and not replaced,",
-    NOTHING_KEPT: "If nodes kept nothing of models that are not running",
+    LOST: "If the machine that is used most were lost in the middle, and not replaced,",
+    COLD: "If nothing were brought to nodes beforehand, nor kept there of models that do not run,",
     NETWORK: "With network cards, and a store, that are twice as fast",
     DRAM: "With half of the dram",
 }
@@ -32,7 +32,7 @@ def what_if_jobs(chosen: Trial) -> dict[str, Job]:
     return {
         TRAFFIC: Job(f"{name}: {TRAFFIC}", cluster, demand=2.0),
         LOST: Job(f"{name}: {LOST}", cluster, lose=True),
-        NOTHING_KEPT: Job(f"{name}: {NOTHING_KEPT}", cluster, cold=True),
+        COLD: Job(f"{name}: {COLD}", cluster, cold=True),
         NETWORK: Job(f"{name}: {NETWORK}", replace(cluster, network=2 * cluster.network)),
         DRAM: Job(f"{name}: {DRAM}", replace(cluster, dram_bytes=half)),
     }
@@ -58,4 +58,6 @@ def _outcome(chosen: Trial, trial: Trial) -> str:
 
 
 def _of_which(name: str, trial: Trial) -> str:
+    if name == LOST and trial.cluster.count == 1:
+        return " (it is the only one)"
     return f" ({machines_in_words(trial.cluster)})" if name == FEWER else ""
