@@ -45,8 +45,8 @@ class NotATrace(FlowError):
     """A file holds no trace that can be read, or none can be written there."""
 
 
-class BadQuestion(FlowError):
-    """What a plan is asked for cannot be meant; the sentence says what is wrong with it, and what would do."""
+class Unclear(FlowError):
+    """What was typed for a plan cannot be meant; the sentence says what would do."""
 
 
 class SweepFailed(FlowError):
