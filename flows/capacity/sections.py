@@ -8,8 +8,8 @@ from flows.capacity.curve import attains
 from flows.capacity.markup import Child, el
 from flows.capacity.scales import Linear, from_zero, nines
 from flows.capacity.tables import beyond, table
-from flows.capacity.trials import PERCENTILES, trials
-from flows.capacity.words import DASH, capital, count, goal, limit, percent, prose, seconds, size, used
+from flows.capacity.trials import PERCENTILES, what_would_be
+from flows.capacity.words import DASH, capital, count, goal, limit, percent, portion, prose, seconds, size, used
 from schedules.capacity.plan import Plan
 from schedules.capacity.trial import Trial
 
@@ -40,7 +40,7 @@ def what_ifs(plan: Plan) -> Iterator[Element]:
         "What if",
         f"Requests served within their levels: to the right of the line is more than the {goal(plan.attainment)} asked for.",
         el("ul", rows, _under(bars.ticks_around(plan.attainment, scale)), class_="rows told"),
-        details("The figures", trials(plan, ((name, trial) for name, _, trial in told), "What would be")),
+        details("The figures", what_would_be(plan, ((name, trial) for name, _, trial in told))),
     )
 
 
@@ -60,7 +60,7 @@ def latency(plan: Plan, told: Trial) -> Element:
     tpot = ", ".join(f"{name} {seconds(told.tpot_s.get(name))}" for name in PERCENTILES)
     return section(
         "Time to first token",
-        f"{words}. {percent(told.cold)} of the requests waited for a start.",
+        f"{words}. {portion(told.cold)} of the requests waited for a start.",
         *(el("div", _percentiles(*kind, limits, scale)) for kind in kinds),
         el("ul", _under(bars.ticks_of_seconds(scale)), class_="rows"),
         el("p", f"Time per output token: {tpot}.", class_="small"),
@@ -81,7 +81,7 @@ def usage(told: Trial) -> Element:
         "Mean in dark; in light, and as the second figure, the busiest minute.",
         el("ul", (_used(*kind) for kind in kinds), class_="rows busy"),
         el("p", f"Bytes moved: {moved}.", class_="small") if moved else None,
-        el("p", f"{percent(told.unserved)} of the requests got no whole answer.", class_="small"),
+        el("p", f"{portion(told.unserved)} of the requests got no whole answer.", class_="small"),
     )
 
 

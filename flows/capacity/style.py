@@ -43,7 +43,7 @@ color:var(--quiet)}.key li{display:flex;align-items:center;gap:.3rem}
 .rows{list-style:none;margin:.4rem 0;padding:0}
 .rows li{display:grid;grid-template-columns:minmax(0,13rem) minmax(0,1fr) 5rem;gap:0 1.2rem;align-items:center}
 .pair .rows li{grid-template-columns:2.5rem minmax(0,1fr) 4.5rem}
-.pair .busy li{grid-template-columns:10.5rem minmax(0,1fr) 6.7rem}
+.pair .busy li{grid-template-columns:11.3rem minmax(0,1fr) 6.7rem}
 .told li{grid-template-columns:minmax(0,5fr) minmax(0,6fr) 5rem;padding:.3rem 0}.told p{margin:0}.told b{font-weight:600}
 .rows .value{text-align:right;font-variant-numeric:tabular-nums}
 .over{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
@@ -52,7 +52,7 @@ rect.more,circle.more,rect.mean,rect.all{fill:var(--blue)}rect.less,circle.less,
 rect.more,rect.less{opacity:.45}rect.busiest{fill:var(--pale)}rect.empty{fill:var(--soft)}
 rect.band{fill:var(--orange);opacity:.13}
 .yes{color:var(--blue)}.no{color:var(--orange)}
-.wide-table{overflow-x:auto;margin:.6rem 0;max-height:36rem}
+.wide-table{overflow-x:auto;margin:.6rem 0}details .wide-table{max-height:36rem}
 table{border-collapse:separate;border-spacing:0;font-size:.875rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--quiet);padding-bottom:.3rem}
 th,td{padding:.38rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap;background:var(--card)}

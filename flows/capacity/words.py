@@ -37,6 +37,13 @@ def percent(share: float) -> str:
     return f"{floor(share * 100 * 10**decimals + 1e-6) / 10**decimals:.{decimals}f}{SPACE}%"
 
 
+def portion(share: float) -> str:
+    """Of all, whichever way it is rounded: also one that is small can be seen."""
+    if not isfinite(share):
+        return DASH
+    return f"{share * 100:.1f}{SPACE}%" if share >= 0.01 else f"{share * 100:.2g}{SPACE}%"
+
+
 def goal(share: float) -> str:
     """A share that somebody chose, as they wrote it."""
     return f"{share * 100:.10g}{SPACE}%"
