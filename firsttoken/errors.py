@@ -47,10 +47,6 @@ class NotACheckout(FirsttokenError):
     """A command needs more of the repository than is installed."""
 
 
-class NotATrace(FirsttokenError):
-    """A file holds no trace that can be read, or none can be written there."""
-
-
 def is_expected(error: BaseException) -> bool:
     """Whether the message alone tells a person what is wrong; of anything else the log must hold a traceback."""
     expected = (FirsttokenError, StorageError, ClusterError, FlowError, HistoryError, TraceError, OSError)

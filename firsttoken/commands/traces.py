@@ -11,7 +11,7 @@ import typer
 from firsttoken.commands.options import MOST_TOKENS, AsJson, finite, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from firsttoken.trace_files import Report
+    from flows.trace_files import Report
     from schedules.traces.parsing import Parsed
     from schedules.traces.trace import Trace
 
@@ -168,7 +168,7 @@ def import_(
 
     Example: firsttoken traces import day1.csv --models 40 --for 1h --rate 2 --out hour.npz
     """
-    from firsttoken.trace_files import check_place, load, save, take
+    from flows.trace_files import check_place, load, save, take
     from schedules.traces.formats import ROLES, Reading
     from schedules.traces.importing import Wishes, made_of
     from schedules.traces.lengths import task as task_of
@@ -239,7 +239,7 @@ def synth(
 
     Example: firsttoken traces synth --preset hydraserve --rate 0.7 --cv 4 --out hydra.npz
     """
-    from firsttoken.trace_files import check_place, save
+    from flows.trace_files import check_place, save
     from schedules.traces import lineup
     from schedules.traces.synthesis import Recipe, synthesise
 
@@ -279,8 +279,8 @@ def show(
 
     Example: firsttoken traces show hour.npz --top 5
     """
-    from firsttoken.trace_files import load
     from firsttoken.trace_pictures import figures, picture, tables
+    from flows.trace_files import load
     from schedules.traces.summary import summarise
 
     trace = load(trace_file)

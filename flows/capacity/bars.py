@@ -2,18 +2,20 @@
 
 from xml.etree.ElementTree import Element
 
+from flows.capacity.curve import attains
 from flows.capacity.markup import el
 from flows.capacity.scales import Linear, Nines
-from flows.capacity.words import goal, seconds
+from flows.capacity.words import goal, limit
 
 HEIGHT = 26
 _TOP, _THICK = 6, 14
+_APART = 0.13
 
 
 def around(share: float, wanted: float, scale: Nines, words: str) -> Element:
     """From the target to what became of it: to the right if that is more, to the left if it is less."""
     here, there = scale.at(wanted), scale.at(share)
-    kind = "more" if share >= wanted else "less"
+    kind = "more" if attains(share, wanted) else "less"
     return _row(
         words,
         _bar(min(here, there), max(here, there), kind),
@@ -40,13 +42,13 @@ def used(mean: float, busiest: float, words: str) -> Element:
 
 def ticks_around(wanted: float, scale: Nines) -> Element:
     """The axis of bars around a target."""
-    labels = [_label(scale.at(share), goal(share), "tick") for share in scale.ticks(wanted)]
+    labels = [_label(scale.at(share), goal(share), "tick") for share in scale.ticks(wanted, _APART)]
     return _axis(_label(scale.at(wanted), goal(wanted), "tick goal"), *labels)
 
 
 def ticks_of_seconds(scale: Linear) -> Element:
     """The axis of bars from zero."""
-    return _axis(*(_label(scale.at(tick), seconds(tick) if tick else "0", "tick") for tick in scale.ticks(3)))
+    return _axis(*(_label(scale.at(tick), limit(tick) if tick else "0", "tick") for tick in scale.ticks(3)))
 
 
 def _row(words: str, *marks: Element) -> Element:

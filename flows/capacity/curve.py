@@ -11,7 +11,15 @@ from schedules.capacity.trial import Trial
 
 TITLE = "Requests served within their levels, against the price of the cluster"
 _TICKS_OF_PRICE = 5
-_LEFT_ENOUGH = 0.42
+_APART = 0.07
+_LETTER, _NARROW = 7.4, 560.0
+"""About the width of a letter, and of the narrowest plot that has labels, in pixels."""
+_EPSILON = 1e-9
+
+
+def attains(share: float, wanted: float) -> bool:
+    """Shares are quotients of floats."""
+    return share >= wanted - _EPSILON
 
 
 def monthly(trial: Trial) -> float:
@@ -29,6 +37,14 @@ def description(plan: Plan) -> str:
     """The plot in words, for who does not see it."""
     points = "; ".join(said(trial, plan.currency) for trial in plan.curve)
     return f"The target is {goal(plan.attainment)}. The best that was tried at each price: {points or 'nothing'}."
+
+
+def key(plan: Plan) -> Iterator[tuple[Element, str]]:
+    """What the marks mean."""
+    if plan.chosen is not None:
+        yield el("circle", cx=12, cy=8, r=6, class_="ring"), "chosen"
+    yield el("circle", cx=12, cy=8, r=4.5, class_="best"), "the best at its price"
+    yield el("circle", cx=12, cy=8, r=4, class_="tried"), "also tried"
 
 
 def marks(plan: Plan) -> list[Element]:
@@ -58,13 +74,14 @@ def _shown(plan: Plan) -> list[Trial]:
 def _axes(plan: Plan, x: Linear, y: Nines) -> Iterator[Element]:
     wanted = y.at(plan.attainment)
     yield el("rect", x="0", y="0", width="100%", height=_share(1 - wanted), class_="enough")
-    for share in y.ticks(plan.attainment):
+    for share in y.ticks(plan.attainment, _APART):
         yield _across(y.at(share), "grid")
-        yield el("text", _tick(share), x="-10", y=_up(y.at(share)), dy="0.32em", class_="tick", text_anchor="end")
-    for price in x.ticks(_TICKS_OF_PRICE):
+        yield el("text", goal(share), x="-10", y=_up(y.at(share)), dy="0.32em", class_="tick", text_anchor="end")
+    for place, price in enumerate(x.ticks(_TICKS_OF_PRICE)):
         yield el("line", x1=_share(x.at(price)), x2=_share(x.at(price)), y1="100%", y2="100%", class_="notch")
         label = money(price, plan.currency)
-        yield el("text", label, x=_share(x.at(price)), y="100%", dy="20", class_="tick", text_anchor="middle")
+        kind = "tick spare" if place % 2 else "tick"
+        yield el("text", label, x=_share(x.at(price)), y="100%", dy="20", class_=kind, text_anchor="middle")
     yield _across(0, "axis")
     yield _across(wanted, "goal")
     yield el("text", goal(plan.attainment), x="-10", y=_up(wanted), dy="0.32em", class_="tick goal", text_anchor="end")
@@ -100,7 +117,8 @@ def _chosen(plan: Plan, x: Linear, y: Nines) -> Iterator[Element]:
     yield _point(trial, plan, x, y, "ring", 10)
     yield _point(trial, plan, x, y, "chosen", 5.5)
     words = f"{machines(trial.cluster)}, {percent(trial.attained)}"
-    aside = {"dx": "-14", "dy": "-12", "text_anchor": "end"} if across > _LEFT_ENOUGH else {"dx": "15", "dy": "24"}
+    room = across * _NARROW > len(words) * _LETTER + 20
+    aside = {"dx": "-14", "dy": "-12", "text_anchor": "end"} if room else {"dx": "15", "dy": "24"}
     yield el("text", words, x=_share(across), y=_up(up), class_="label", **aside)
 
 
@@ -110,10 +128,6 @@ def _stroke(x1: float, y1: float, x2: float, y2: float) -> Element:
 
 def _across(up: float, kind: str) -> Element:
     return el("line", x1="0", x2="100%", y1=_up(up), y2=_up(up), class_=kind)
-
-
-def _tick(share: float) -> str:
-    return goal(share)
 
 
 def _share(place: float) -> str:

@@ -6,9 +6,9 @@ from math import ceil, floor, log10
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _LOWS = (0.0, 0.5, 0.9, 0.99, 0.999)
-_TICKS = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999)
+_TICKS = (1.0, 0.0, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.5, 0.75, 0.95, 0.995, 0.9995)
+"""Those that matter most first."""
 _FURTHEST = 0.99999
-_APART = 0.07
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,14 @@ class Nines:
         within = min(self.high, max(self.low, share))
         return (_nines(within) - _nines(self.low)) / (_nines(self.high) + 0.5 - _nines(self.low))
 
-    def ticks(self, beside: float) -> list[float]:
-        """Where they do not stand in each other's way, or in that of `beside`, which has a label of its own."""
+    def ticks(self, beside: float, apart: float) -> list[float]:
+        """Those that are so far `apart` on the axis, and from `beside`, which has a label of its own."""
         kept = [self.at(beside)]
         found = []
-        for share in (1.0, *sorted(_TICKS, key=lambda tick: (f"{tick:.5f}".strip("0.").strip("9") != "", tick))):
-            if self.low <= share <= self.high or share == 1:
-                place = self.at(share)
-                if all(abs(place - other) >= _APART for other in kept):
-                    kept.append(place)
-                    found.append(share)
+        for share in _TICKS:
+            if (self.low <= share <= self.high or share == 1) and min(abs(self.at(share) - at) for at in kept) >= apart:
+                kept.append(self.at(share))
+                found.append(share)
         return sorted(found)
 
 

@@ -1,7 +1,8 @@
 """Quantities as a person reads them, with their units; what is not known or not finite is a dash."""
 
+import re
 from collections.abc import Mapping
-from math import ceil, floor, isfinite, log10
+from math import floor, isfinite, log10
 
 from schedules.capacity.clusters import Cluster
 
@@ -12,10 +13,11 @@ HOURS_A_MONTH = 730
 _SIZES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _GIB = 1 << 30
 _MOST_DECIMALS = 5
+_UNIT = re.compile(r"(?<=\d) (?=%|(?:s|ms|min|x|[kMGT]i?B)\b)")
 
 
 def money(amount: float, currency: str) -> str:
-    """Cents as far as they count: $0.0123, $4.50, $12,300. A sign stands before the number, a word with a space."""
+    """Cents as far as they count: $0.0123, $4.50, $12,300, 12,300 EUR."""
     if not isfinite(amount):
         return DASH
     if amount >= 1000 or amount == 0:
@@ -24,15 +26,22 @@ def money(amount: float, currency: str) -> str:
         number = f"{amount:,.2f}"
     else:
         number = f"{amount:.3g}"
-    return f"{currency}{SPACE if currency[-1:].isalnum() else ''}{number}"
+    return f"{currency}{number}" if len(currency) == 1 else f"{number}{SPACE}{currency}"
 
 
 def percent(share: float) -> str:
     """Down, never up, and with more decimals the closer to all: 98.996 % is not the 99 % that were asked for."""
     if not isfinite(share):
         return DASH
-    decimals = _decimals(share)
+    decimals = _decimals(share) if 0 < share < 1 else 0
     return f"{floor(share * 100 * 10**decimals + 1e-6) / 10**decimals:.{decimals}f}{SPACE}%"
+
+
+def portion(share: float) -> str:
+    """Of all, whichever way it is rounded: also one that is small can be seen."""
+    if not isfinite(share):
+        return DASH
+    return f"{share * 100:.1f}{SPACE}%" if share >= 0.01 else f"{share * 100:.2g}{SPACE}%"
 
 
 def goal(share: float) -> str:
@@ -43,6 +52,11 @@ def goal(share: float) -> str:
 def used(share: float | None) -> str:
     """A share of what there is."""
     return DASH if share is None or not isfinite(share) else f"{share * 100:.0f}{SPACE}%"
+
+
+def limit(value_s: float) -> str:
+    """Seconds that somebody chose, as they wrote them."""
+    return f"{value_s:.6g}{SPACE}s"
 
 
 def seconds(value_s: float | None) -> str:
@@ -88,6 +102,15 @@ def budgets(sizes_bytes: Mapping[str, int]) -> str:
     return ", ".join(f"{size(each)} ({name})" for name, each in sizes_bytes.items()) or DASH
 
 
+def prose(text: str) -> str:
+    """A number stays with its unit."""
+    return _UNIT.sub(SPACE, text)
+
+
+def capital(text: str) -> str:
+    """As a line begins."""
+    return text[:1].upper() + text[1:]
+
+
 def _decimals(share: float) -> int:
-    missing = 1 - share
-    return 1 if missing <= 0 or share <= 0 else min(_MOST_DECIMALS, max(1, ceil(-log10(missing)) - 1))
+    return min(_MOST_DECIMALS, max(1, floor(-log10(1 - share)) - 1))

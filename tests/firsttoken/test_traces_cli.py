@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from firsttoken import trace_files
 from firsttoken.cli import app
-from firsttoken.trace_files import load
+from flows import trace_files
+from flows.trace_files import load
 from schedules.traces.formats import Reading
 from schedules.traces.lengths import task
 from schedules.traces.parsing import Wanting

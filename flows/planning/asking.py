@@ -1,0 +1,118 @@
+"""A question as a person types it, made one that can be answered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.errors import Unclear
+from flows.planning.machines import CLUSTER, types_of
+from flows.planning.models import Published, Wanted, offered
+from flows.planning.typed import number, parts, seconds, shares, size_bytes
+from flows.trace_files import take
+from schedules.capacity.question import Choices, PlanQuestion
+from schedules.facts import Node
+from schedules.rates import STORE
+from schedules.traces.changing import denser, during
+from schedules.traces.formats import Reading
+from schedules.traces.lengths import task
+from schedules.traces.lineup import numbered
+from schedules.traces.parsing import Wanting
+from schedules.traces.synthesis import Recipe, synthesise
+from schedules.traces.trace import Trace
+
+MOST_TOKENS = 1024
+"""What clients ask for where that was not recorded."""
+MOST_MACHINES = 100_000
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """All that is asked, as typed; docs/capacity.md says what each is. Empty text leaves it out."""
+
+    trace: str
+    node_types: str
+    models: str = ""
+    slo_ttft: str = ""
+    slo_tpot: str = ""
+    attainment: float = 0.99
+    most_machines: int = 64
+    rate: str = ""
+    duration: str = ""
+    price: str = ""
+    store: str = ""
+    dram: str = "1,0.5,0.25"
+    ssd: str = "1"
+    currency: str = "$"
+    keep_alive: str = "300s"
+    degree: int = 4
+    kv_tokens: int = 16384
+    most_replicas: int = 1000
+    seed: int = 0
+
+    @property
+    def of_cluster(self) -> bool:
+        """Whether the nodes of a running cluster are asked for."""
+        return any(part.partition("=")[0].strip() == CLUSTER for part in parts(self.node_types, "node types"))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The question, and what whoever reads the answer should know of how it was made, in sentences."""
+
+    question: PlanQuestion
+    notes: tuple[str, ...]
+
+
+def question_of(wishes: Wishes, published: Published, cluster: Sequence[Node] = ()) -> Asked:
+    """The question. `cluster` has the nodes that run, if the wishes are about them.
+
+    Unclear, BadQuestion, TraceError, NotATrace, StorageError or OSError say what is wrong.
+    """
+    trace = _changed(trace_of(wishes), wishes)
+    wanted = Wanted(
+        wishes.slo_ttft, wishes.slo_tpot, wishes.keep_alive, wishes.degree, wishes.kv_tokens, wishes.most_replicas
+    )
+    models, note = offered(trace, wishes.models, published, wanted)
+    choices = Choices(
+        types=types_of(wishes.node_types, wishes.price, cluster),
+        most_machines=wishes.most_machines,
+        store_bytes_per_s=_store(wishes, cluster),
+        dram_shares=shares(wishes.dram, "shares of dram"),
+        ssd_shares=shares(wishes.ssd, "shares of ssd"),
+        currency=wishes.currency,
+    )
+    question = PlanQuestion(trace, models, choices, wishes.attainment, seed=wishes.seed)
+    return Asked(question, tuple(filter(None, (note,))))
+
+
+def trace_of(wishes: Wishes) -> Trace:
+    """The trace of a file, whatever it was recorded by; without one a trace made up of rate and duration."""
+    if wishes.trace:
+        wanting = Wanting(Path(wishes.trace).name.split(".")[0] or "model", task("chat"), MOST_TOKENS, wishes.seed)
+        return take(Path(wishes.trace), Reading(), wanting, lambda _done: None).trace
+    if not (wishes.rate and wishes.duration and wishes.models):
+        raise Unclear("nothing says what is to be served: name a trace, or rate, duration and models")
+    lineup = numbered(len(parts(wishes.models, "models")))
+    recipe = Recipe(lineup, number(wishes.rate, "the rate"), seconds(wishes.duration, "the duration"))
+    return synthesise(recipe, wishes.seed, "made up")
+
+
+def _changed(trace: Trace, wishes: Wishes) -> Trace:
+    """Only so much of it, as dense as is wanted."""
+    if not wishes.trace:
+        return trace
+    if wishes.duration:
+        trace = during(trace, 0.0, seconds(wishes.duration, "the duration"))
+    if wishes.rate:
+        if not len(trace) or not trace.duration_s:
+            raise Unclear("the rate: a trace without requests has none that could be changed")
+        trace = denser(trace, number(wishes.rate, "the rate") * trace.duration_s / len(trace), wishes.seed)
+    return trace
+
+
+def _store(wishes: Wishes, cluster: Sequence[Node]) -> float | None:
+    """What the store gives to all: as told, or as the cluster's nodes measured it."""
+    if wishes.store:
+        return size_bytes(wishes.store, "the store")
+    measured = [node.rates[STORE].mean for node in cluster if STORE in node.rates]
+    return max(measured, default=None)
