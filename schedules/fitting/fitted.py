@@ -37,8 +37,8 @@ class Quantity:
 
 
 HOP, RECEIVE, TAIL = "hop", "receive", "tail"
-"""Seconds: of a token's way from stage to stage; from a request's arrival to the router and of its tokens back; of a start from
-all being there to its first step."""
+"""Seconds: of a token's way from stage to stage; from a request's arrival to the router and of its tokens back; of a start
+from all being there to its first step."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Played:
 
 @dataclass(frozen=True)
 class Quality:
-    """The last part of the history, `requests` from `since_s` to `until_s` (unix seconds), played by what nodes report, and by
-    what was fitted to the part before it."""
+    """The last part of the history, `requests` from `since_s` to `until_s` (unix seconds), played by what nodes report, and
+    by what was fitted to the part before."""
 
     since_s: float
     until_s: float

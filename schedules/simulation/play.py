@@ -39,4 +39,4 @@ def _inputs(scenario: Scenario) -> Iterator[Input]:
     for trouble in scenario.troubles:
         yield replace(trouble, at_s=LEAD_S + trouble.at_s)
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
-    yield from arrivals(scenario.trace, keys, LEAD_S, scenario.patience_s)
+    yield from arrivals(scenario.trace, keys, LEAD_S + scenario.habits.receive_s, scenario.patience_s)
