@@ -67,18 +67,20 @@ class Replay:
 
 
 def replay(world: Fitted, happened: Happened, ground: Ground) -> Replay:
-    """What is played is all that happened, from nodes that held what they are known to have held; of time in which nothing
-    runs a little is left. BadTrace if there were no requests."""
+    """What is played is all that happened, from nodes that held what they are known to have held, and report what they do;
+    they are as fast as those of the world. Of time in which nothing runs a little is left. BadTrace if there were no
+    requests."""
     trace = trace_of(happened.asked, happened.since_s, happened.until_s, "history")
     offered = tuple(ground.offered[name] for name in trace.models)
     longest_s = max([each.last_s or 0.0 for each in happened.asked])
     quiet_s = QUIET_S + longest_s + max(of.objectives.keep_alive_s for of in offered)
     cut_s = _cut(trace.at_s, quiet_s)
     shorter = trace.after("quiet time cut", at_s=trace.at_s - cut_s, duration_s=trace.duration_s - float(cut_s[-1]))
-    nodes = as_found(world.nodes, held_at_first(happened, ground.models))
+    nodes = as_found(ground.nodes, held_at_first(happened, ground.models))
     scenario = Scenario(
-        nodes, offered, shorter, ground.system, world.habits, world.startups, start_timeout_s=ground.start_timeout_s
-    )
+        nodes, offered, shorter, ground.system, world.habits, world.startups,
+        truly={node.name: node.rates for node in world.nodes}, start_timeout_s=ground.start_timeout_s,
+    )  # fmt: skip
     return _beside(play(scenario), happened, trace.at_s, shorter.at_s)
 
 

@@ -6,21 +6,27 @@ from dataclasses import replace
 
 from schedules.estimates import Speeds, speeds_of
 from schedules.events import NodeReported
-from schedules.facts import Node, Unit
+from schedules.facts import Node, Rate, Unit
 from schedules.systems.system import Keeps
 
 KEEPS = Keeps()
 
 
 class WorldNode:
-    """Begins with what `facts` say, and is as fast as they say. ValueError if they leave out a speed.
+    """Begins with what `facts` say, and is as fast as `rates` say, or they. ValueError if those leave out a speed.
 
     What comes to its dram is on its ssd as well, at once and for nothing. Of each tier the unit that was brought or used
     longest ago makes room; one in use stays in dram, if need be beyond the budget.
     """
 
-    def __init__(self, facts: Node, size_bytes: Mapping[str, int], keeps: Keeps = KEEPS) -> None:
-        speeds = speeds_of(facts.rates, bad=False)
+    def __init__(
+        self,
+        facts: Node,
+        size_bytes: Mapping[str, int],
+        keeps: Keeps = KEEPS,
+        rates: Mapping[str, Rate] | None = None,
+    ) -> None:
+        speeds = speeds_of(facts.rates if rates is None else rates, bad=False)
         if speeds is None:
             raise ValueError(f"nothing says how fast node {facts.name} is")
         self.speeds: Speeds = speeds

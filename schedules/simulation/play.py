@@ -23,7 +23,9 @@ def play(scenario: Scenario, on_progress: Callable[[int], object] | None = None)
     system, models = scenario.system, [offered.model for offered in scenario.models]
     startups = {node.name: scenario.startups.get(node.name, system.startup) for node in scenario.nodes}
     nodes = scenario.nodes if system.peers else tuple(replace(node, peer_port=0) for node in scenario.nodes)
-    world = World(nodes, models, scenario.habits, startups=startups, keeps=system.keeps, count_from_s=LEAD_S)
+    world = World(
+        nodes, models, scenario.habits, startups=startups, keeps=system.keeps, count_from_s=LEAD_S, truly=scenario.truly
+    )
     limits = Limits(scenario.start_timeout_s, _NO_BOUND, _NO_BOUND, consolidate=system.consolidate)
     brain = Brain(system.policy(scenario.seed), limits, "g", 0.0)
     counting = Counting(scenario.trace, [model.key for model in models], world, LEAD_S, on_progress)

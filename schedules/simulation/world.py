@@ -10,6 +10,7 @@ all, and takes in what it lacks in one step.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from schedules.events import (
     GroupFailed,
@@ -22,7 +23,7 @@ from schedules.events import (
     SchedulerJoined,
     SchedulerLost,
 )
-from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
+from schedules.facts import Model, ModelKey, Node, Placement, Rate, Unit, View
 from schedules.ledgers.nodes import link_rates
 from schedules.rates import SSD
 from schedules.simulation.agenda import Agenda
@@ -42,7 +43,7 @@ _RUNTIME = "runtime"
 
 class World:
     """`next_s` is when something happens next, and `happen` lets it. Orders and misfortunes come with the time that it is,
-    which is never before what has happened."""
+    which is never before what has happened. `truly` are the rates of nodes that are not as fast as they report."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class World:
         startups: Mapping[str, Startup] | None = None,
         keeps: Keeps | None = None,
         count_from_s: float | None = None,
+        truly: Mapping[str, Mapping[str, Rate]] | None = None,
     ) -> None:
         self.habits, self._startups = habits or Habits(), startups or {}
         self._models: dict[ModelKey, Model] = {}
@@ -60,11 +62,12 @@ class World:
             self.know(model)
         sizes = {unit.digest: unit.size_bytes for model in self._models.values() for unit in model.units}
         facts = sorted(nodes, key=lambda node: node.name)
-        self._nodes = {node.name: WorldNode(node, sizes, keeps or Keeps()) for node in facts}
+        rates_of = {node.name: (truly or {}).get(node.name, node.rates) for node in facts}
+        self._nodes = {node.name: WorldNode(node, sizes, keeps or Keeps(), rates_of[node.name]) for node in facts}
         self._groups: dict[str, WorldGroup] = {}
         self._agenda: Agenda[Happening] = Agenda(now_s)
-        disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
-        rates = link_rates(View(tuple(facts))) | disks
+        disks = {node.ssd_link: rates_of[name][SSD].mean for name, node in self._nodes.items()}
+        rates = link_rates(View(tuple(replace(node, rates=rates_of[node.name]) for node in facts))) | disks
         self._usage = Usage(now_s if count_from_s is None else count_from_s)
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, self._usage, now_s)
         self._steps = Steps(self._groups, self._loads, self._agenda, self._answered)

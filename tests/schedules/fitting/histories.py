@@ -64,7 +64,14 @@ def _unix(at_s: float) -> float:
 def happened_in(scenario: Scenario) -> Happened:
     """What a front end would have kept of it."""
     models = [offered.model for offered in scenario.models]
-    world = World(scenario.nodes, models, scenario.habits, startups=scenario.startups, keeps=scenario.system.keeps)
+    world = World(
+        scenario.nodes,
+        models,
+        scenario.habits,
+        startups=scenario.startups,
+        keeps=scenario.system.keeps,
+        truly=scenario.truly,
+    )
     brain = Brain(scenario.system.policy(0), Limits(600.0, 1 << 62, 1 << 62, consolidate=True), "g", 0.0)
     watch = _Watch(world)
     counting = Counting(scenario.trace, [model.key for model in models], world, LEAD_S, None)
