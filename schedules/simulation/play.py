@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from schedules.brain import Brain
-from schedules.events import ModelKnown
+from schedules.events import ModelKnown, Recalled
 from schedules.limits import Limits
 from schedules.simulation.counting import Counting
 from schedules.simulation.outcomes import Outcomes
@@ -38,6 +38,8 @@ def _inputs(scenario: Scenario) -> Iterator[Input]:
         wanted = offered.objectives
         objectives = wanted if keep_alive_s is None else replace(wanted, keep_alive_s=keep_alive_s)
         yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
+    if scenario.lessons:
+        yield Wish(0.0, Recalled(scenario.lessons))
     for trouble in scenario.troubles:
         yield replace(trouble, at_s=LEAD_S + trouble.at_s)
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
