@@ -1,4 +1,4 @@
-"""A run in the lab, and its log: fourteen models on four nodes, bursts, pipelines that are consolidated, and a node that dies."""
+"""A run in the lab, and its log: many models on four nodes, bursts, consolidations, and a node that dies."""
 
 import asyncio
 import os
@@ -36,6 +36,8 @@ FRONT = "planned"
 TASK = "60:0.6/24:0.6"
 """Prompt and answer in tokens, and the sigmas of their logarithms."""
 MOST_PROMPT_TOKENS, MOST_TOKENS = 400, 96
+WARMED_UP = ("medium-0", "medium-1", "small-1", "medium-2", "medium-5", "small-4")
+"""Once more, with cold starts of two and four stages."""
 _OF_MOVE = ("kind", "step", "reason", "why", "handovers", "requests", "pauses_s")
 
 
@@ -98,16 +100,19 @@ def _lab(run: Run) -> Iterator[Lab]:
 
 
 def _warm_up(lab: Lab, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """A start of each model, which its nodes learn how fast they are by; then nothing is anywhere."""
-    url = lab.named[FRONT]
-    empty(lab, list(checkpoints.values()))
-    for name in checkpoints:
+    """Each model is started from the store, and some of them again, by which nodes and front end learn how long that takes;
+    then no node has anything."""
+    url, every = lab.named[FRONT], list(checkpoints.values())
+    for name in (*checkpoints, *WARMED_UP):
         body = {"model": name, "prompt": list(range(3, 67)), "max_tokens": 24, "ignore_eos": True}
         answer = httpx.post(f"{url}/v1/completions", json=body, timeout=READY_S)
         if answer.status_code != 200:
             raise RuntimeError(f"{name} cannot be started: {answer.text}")
+        if name in WARMED_UP:
+            rest(lab, url)
+            empty(lab, every)
     rest(lab, url)
-    empty(lab, list(checkpoints.values()))
+    empty(lab, every)
 
 
 async def _recorded(lab: Lab, run: Run, checkpoints: Mapping[str, Checkpoint]) -> Log:

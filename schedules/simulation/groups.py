@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from schedules.estimates import Speeds, token_s
+from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
 from schedules.requests import room_tokens
 from schedules.simulation.happenings import Happening
@@ -71,6 +71,8 @@ class Batch:
         self._followers: list[Ask] = []
         self._step: _Step | None = None
         self.under_way = False
+        self.step_tokens = 0
+        """Of the step that began last."""
 
     @property
     def asks(self) -> list[Ask]:
@@ -127,6 +129,7 @@ class Batch:
             return None
         prompts = [ask.prompt_tokens - ask.taken for ask in self._running if not ask.prefilled]
         tokens = len(self._running) - len(prompts) + sum(prompts) + sum([behind for _, behind in followers])
+        self.step_tokens = tokens
         steps = 1 if prompts or followers else min(self._at_once, *[ask.left for ask in self._running])
         self._step = _Step(list(self._running), steps, followers)
         return steps * token_s(self._stages, self._hop_s, tokens)
@@ -154,8 +157,9 @@ class Batch:
 @dataclass(eq=False)
 class WorldGroup:
     """`nodes` run its stages, `waits` are the loads that its first token waits for, or its being formed if it comes `behind`.
-    It is `built` when its stages are, and `settles` for `tail_s` once it has all that it waits for. Seconds; None is not
-    yet."""
+    It is `built` when its stages are, and `settles` for `tail_s` once it has all that it waits for. One that `overlaps`
+    computes each layer as soon as that is there: its first step, which began at `stepped_s`, ends some time after the last
+    bytes of each stage have come, when `there_s` says by node. Seconds; None is not yet."""
 
     name: str
     key: ModelKey
@@ -165,6 +169,9 @@ class WorldGroup:
     ordered_s: float
     behind: bool = False
     tail_s: float = 0.0
+    overlaps: bool = True
+    stepped_s: float | None = None
+    there_s: dict[str, float] = field(default_factory=dict)
     settles: bool = field(init=False)
     built: bool = False
     formed_s: float | None = None
@@ -179,7 +186,18 @@ class WorldGroup:
 
     @property
     def ready(self) -> bool:
-        return self.formed_s is not None and not self.waits and not self.settles
+        return self.formed_s is not None and (self.overlaps or not (self.waits or self.settles))
+
+    def first_step_s(self, hop_s: float) -> float:
+        """When the first step ends, all being there: what came last to a stage is taken for the last of its units."""
+        lines = list[StageTimeline]()
+        for stage, node in zip(self.placement.stages, self.nodes, strict=True):
+            last_bytes = stage.weight_bytes // len(stage.units)
+            there_s = max(0.0, self.there_s.get(node.name, 0.0) - self.ordered_s)
+            units = ((0.0, stage.weight_bytes - last_bytes), (there_s, last_bytes))
+            lines.append(StageTimeline(node.speeds, (self.formed_s or 0.0) - self.ordered_s, units))
+        hops = hops_s(len(lines), hop_s)
+        return self.ordered_s + first_token_s(lines, self.batch.step_tokens) + hops
 
     @property
     def answers(self) -> bool:

@@ -39,7 +39,7 @@ def _inputs(scenario: Scenario) -> Iterator[Input]:
         objectives = wanted if keep_alive_s is None else replace(wanted, keep_alive_s=keep_alive_s)
         yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
     if scenario.lessons:
-        yield Wish(0.0, Recalled(scenario.lessons))
+        yield Wish(0.0, Recalled(scenario.lessons, (scenario.habits.hop_s,)))
     for trouble in scenario.troubles:
         yield replace(trouble, at_s=LEAD_S + trouble.at_s)
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}

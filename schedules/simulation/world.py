@@ -70,7 +70,7 @@ class World:
         rates = link_rates(View(tuple(replace(node, rates=rates_of[node.name]) for node in facts))) | disks
         self._usage = Usage(now_s if count_from_s is None else count_from_s)
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, self._usage, now_s)
-        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered)
+        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered, self.habits.hop_s)
         self._failed: set[str] = set()
         self._changed: set[str] = set()
         self._refusals = 0
@@ -129,7 +129,9 @@ class World:
         weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
         batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once)
         startup = self._startup(nodes)
-        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, behind, startup.tail_s)
+        group = self._groups[name] = WorldGroup(
+            name, key, placement, nodes, batch, now_s, behind, startup.tail_s, startup == _AT_ONCE
+        )
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
             node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
@@ -339,6 +341,8 @@ class World:
         if group.behind and group.waits:
             return ()  # until it has them all
         group.formed_s = now_s
+        if group.ready:
+            self._steps.kick(group, now_s)
         self._settle(group, now_s)
         return (GroupFormed(group.name),)
 
@@ -346,7 +350,9 @@ class World:
         """It computes a while after it has all that it waits for."""
         if group.formed_s is None or group.waits:
             return
-        if group.tail_s > 0.0:
+        if group.overlaps:
+            self._steps.all_there(group, now_s)
+        elif group.tail_s > 0.0:
             self._agenda.put(now_s + group.tail_s, lambda at_s: self._settled(group, at_s))
             group.tail_s = 0.0
         elif not group.settles:
@@ -398,7 +404,7 @@ class World:
         for group in [self._groups[name] for name in names if name in self._groups]:
             if load in group.waits:
                 group.waits.remove(load)
-                group.fetched_s = now_s
+                group.fetched_s = group.there_s[node.name] = now_s
                 self._settle(group, now_s)
                 if group.behind and group.built and not group.waits:
                     self._agenda.tell(now_s, self._forming(group))
