@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
-from schedules.requests import room_tokens
+from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
 from schedules.simulation.happenings import Happening
 from schedules.simulation.nodes import WorldNode
 
@@ -58,14 +58,17 @@ class _Step(NamedTuple):
 
 class Batch:
     """Continuous batching at its simplest: every step gives each request that has a room one token, or its first one after
-    its whole prompt; who finds no room waits, in order of arrival. Who follows has its room at once or never, and takes in
-    what it lacks in one step with the others.
+    its whole prompt; who finds no room waits, in order of arrival, and so does whose prompt is too much beside those that
+    begin with this step. Who follows has its room at once or never, and takes in what it lacks in one step with the others.
 
     Up to `at_once` steps in which nobody takes anything in land as one, which whoever comes meanwhile waits for.
     """
 
-    def __init__(self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], hop_s: float, at_once: int) -> None:
+    def __init__(
+        self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], hop_s: float, at_once: int, on_gpu: bool = False
+    ) -> None:
         self._kv_tokens, self._stages, self._hop_s, self._at_once = kv_tokens, stages, hop_s, at_once
+        self._prompts_beside = PROMPTS_BESIDE_ON_GPU if on_gpu else PROMPTS_BESIDE
         self._waiting: deque[Ask] = deque()
         self._running: list[Ask] = []
         self._followers: list[Ask] = []
@@ -135,8 +138,13 @@ class Batch:
         return steps * token_s(self._stages, self._hop_s, tokens)
 
     def _let_in(self) -> None:
+        """Those that find a room, one of them at least whatever its prompt."""
         used = sum([ask.room(self._kv_tokens) for ask in (*self._running, *self._followers)])
+        most, prompts = self._prompts_beside if self._running else PROMPTS_ALONE, 0
         while self._waiting and used + self._waiting[0].room(self._kv_tokens) <= self._kv_tokens:
+            prompts += self._waiting[0].prompt_tokens
+            if prompts > max(most, self._waiting[0].prompt_tokens):
+                break
             self._running.append(self._waiting.popleft())
             used += self._running[-1].room(self._kv_tokens)
 

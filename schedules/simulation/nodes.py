@@ -54,6 +54,11 @@ class WorldNode:
         return self._facts.name
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether its stages compute on a GPU."""
+        return bool(self._facts.gpu)
+
+    @property
     def answers(self) -> bool:
         """Whether it does anything at all."""
         return not self.gone and self.silent_since_s is None

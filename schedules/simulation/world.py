@@ -127,7 +127,8 @@ class World:
             return
         nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
         weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
-        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once)
+        on_gpu = all(node.on_gpu for node in nodes)
+        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once, on_gpu)
         startup = self._startup(nodes)
         group = self._groups[name] = WorldGroup(
             name, key, placement, nodes, batch, now_s, behind, startup.tail_s, startup == _AT_ONCE
