@@ -78,6 +78,11 @@ class Batch:
         """Of the step that began last."""
 
     @property
+    def in_step(self) -> int:
+        """Requests that are in the step under way."""
+        return 0 if self._step is None else len(self._step.asks) + len(self._step.followers)
+
+    @property
     def asks(self) -> list[Ask]:
         """Everyone who is not done."""
         return [*self._running, *self._followers, *self._waiting]
@@ -206,6 +211,11 @@ class WorldGroup:
             lines.append(StageTimeline(node.speeds, (self.formed_s or 0.0) - self.ordered_s, units))
         hops = hops_s(len(lines), hop_s)
         return self.ordered_s + first_token_s(lines, self.batch.step_tokens) + hops
+
+    @property
+    def at_once(self) -> int:
+        """So many steps of it are under way at once, of some of its requests each: up to one a stage."""
+        return min(len(self.nodes), self.batch.in_step) if self.batch.under_way else 0
 
     @property
     def answers(self) -> bool:

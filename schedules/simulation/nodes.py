@@ -54,6 +54,11 @@ class WorldNode:
         return self._facts.name
 
     @property
+    def machine(self) -> str:
+        """What it shares cores with others of."""
+        return self._facts.shared_with
+
+    @property
     def on_gpu(self) -> bool:
         """Whether its stages compute on a GPU."""
         return bool(self._facts.gpu)

@@ -70,7 +70,7 @@ class World:
         rates = link_rates(View(tuple(replace(node, rates=rates_of[node.name]) for node in facts))) | disks
         self._usage = Usage(now_s if count_from_s is None else count_from_s)
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, self._usage, now_s)
-        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered, self.habits.hop_s)
+        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered, self.habits)
         self._failed: set[str] = set()
         self._changed: set[str] = set()
         self._refusals = 0
