@@ -80,7 +80,9 @@ def node(
     )  # fmt: skip
 
 
-def bed_one(gpu: str, system: str, calibration: Calibration, units: Mapping[str, str] | None = None) -> tuple[Node, ...]:
+def bed_one(
+    gpu: str, system: str, calibration: Calibration, units: Mapping[str, str] | None = None
+) -> tuple[Node, ...]:
     """Four machines of which each gives one GPU, as in figure 7."""
     machine, costs = A10_SMALL if gpu == "A10" else V100, calibration.costs[gpu]
     store = calibration.store_bytes_per_s

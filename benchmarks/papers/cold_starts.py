@@ -50,7 +50,10 @@ def cold_start_s(point: Point, calibration: Calibration, system: System = FORCED
     began = startup(point.system, calibration.costs[point.gpu])
     played = play(
         Scenario(
-            nodes, (Offered(known, _wanted(known, degree or DEGREES[point.system])),), _one(known.name), system,
+            nodes,
+            (Offered(known, _wanted(known, degree or DEGREES[point.system])),),
+            _one(known.name),
+            system,
             startups={node.name: began for node in nodes},
         )  # fmt: skip
     )

@@ -5,12 +5,11 @@ Machines, their prices and speeds are round numbers of the kind that clouds have
 
 from collections.abc import Mapping
 
-from schedules.capacity.playing import try_out
-from schedules.capacity.searching import Search
-
 from schedules.capacity.clusters import NodeType
 from schedules.capacity.plan import Plan
+from schedules.capacity.playing import try_out
 from schedules.capacity.question import Choices, PlanQuestion
+from schedules.capacity.searching import Search
 from schedules.facts import Model, Rate, Unit
 from schedules.objectives import Objectives
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, formed

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from schedules.capacity.catalog import named, of_cluster
+
 from flows.errors import Unclear
 from flows.planning.typed import number, parts, size_bytes
-from schedules.capacity.catalog import named, of_cluster
 from schedules.capacity.clusters import NodeType
 from schedules.facts import Node, Rate
 
@@ -68,7 +69,9 @@ def _of_table(where: str, name: str, table: Any, price: str) -> NodeType:
         raise Unclear(f"{where} has no key {unknown[0]!r}: those are {', '.join(sorted(_KEYS))}")
     price_per_h = _price(name, str(table.get("price_per_h", price)))
     like = table.get("like")
-    kind = NodeType(name, price_per_h, 0, 0, 0, {}) if like is None else replace(named(str(like), price_per_h), name=name)
+    kind = (
+        NodeType(name, price_per_h, 0, 0, 0, {}) if like is None else replace(named(str(like), price_per_h), name=name)
+    )
     sizes = {key: int(size_bytes(str(table[key]), f"{where}.{key}")) for key in _SIZES if key in table}
     nodes = table.get("nodes", kind.nodes)
     if type(nodes) is not int:

@@ -136,10 +136,11 @@ class Counting:
         up, times = self._up.get(action.group), self._world.times(action.group)
         if up is not None:
             fetched_s = None if times is None or times.fetched_s is None else times.fetched_s - self._begin_s
-            arrived_s = action.arrived_s - self._begin_s
+            told_s = action.arrived_s - self._begin_s
             up.seen = replace(
-                up.seen, arrived_s=arrived_s, first_token_s=arrived_s + action.ttft_s, fetched_s=fetched_s
-            )
+                up.seen, arrived_s=told_s - self._world.habits.receive_s, first_token_s=told_s + action.ttft_s,
+                fetched_s=fetched_s,
+            )  # fmt: skip
 
     def _stopped(self, event: GroupStopped | GroupFailed, now_s: float) -> None:
         if event.group in self._up:
