@@ -11,7 +11,7 @@ from schedules.fitting.samples import Sample
 HALF_LIFE = 32
 """So many samples later one weighs half as much."""
 ODD_MADS = 5.0
-"""So many median absolute deviations from the median, as shares of it, no sample is for any good reason; see _odd."""
+"""So many median absolute deviations from the median no sample is for any good reason."""
 _TO_DEVIATION = 1.4826
 """A standard deviation in median absolute ones, if samples were drawn from a normal distribution."""
 _EXACT = 0.02
@@ -36,20 +36,20 @@ class Summed(NamedTuple):
 def sum_up(samples: Sequence[Sample], quantile: float = 0.5) -> Summed:
     """The value at a quantile of the samples, which come oldest first. There is at least one."""
     values = np.array([sample.value for sample in samples])
-    odd = _odd(values)
-    kept = values[~odd]
-    weights = 0.5 ** (np.arange(len(kept))[::-1] / HALF_LIFE)
-    value, low, high = (_at(kept, weights, share) for share in (quantile, 0.05, 0.95))
-    return Summed(value, low, high, len(kept), int(odd.sum()))
+    weights = 0.5 ** (np.arange(len(values))[::-1] / HALF_LIFE)
+    odd = _odd(values, weights)
+    value, low, high = (_at(values[~odd], weights[~odd], share) for share in (quantile, 0.05, 0.95))
+    return Summed(value, low, high, int((~odd).sum()), int(odd.sum()))
 
 
-def _odd(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """By the logarithm where all are above zero, for a speed is as easily a third as thrice what it should be."""
+def _odd(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """By the logarithm where all are above zero, for a speed is as easily a third as thrice what it should be. What was so
+    before a machine was changed is odd by now."""
     scaled = np.log(values) if values.min() > 0.0 else values
-    middle = np.median(scaled)
+    middle = _at(scaled, weights, 0.5)
     apart = np.abs(scaled - middle)
-    floor = _EXACT if values.min() > 0.0 else _EXACT * max(abs(float(middle)), 1e-3)
-    found: NDArray[np.bool_] = apart > ODD_MADS * max(_TO_DEVIATION * float(np.median(apart)), floor)
+    floor = _EXACT if values.min() > 0.0 else _EXACT * max(abs(middle), 1e-3)
+    found: NDArray[np.bool_] = apart > ODD_MADS * max(_TO_DEVIATION * _at(apart, weights, 0.5), floor)
     return found
 
 
