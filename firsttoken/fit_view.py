@@ -49,9 +49,7 @@ def quantity_table(world: Fitted) -> Table:
 
 def quality_table(quality: Quality) -> Table:
     """What was not fitted to, played by what nodes report and by what was fitted."""
-    hours = (quality.until_s - quality.since_s) / 3600
-    title = f"How good it is: the last {hours:,.1f} h ({quality.requests:,} requests), which it was not fitted to"
-    table = Table("", title=title, title_justify="left")
+    table = Table("", title="How good it is", title_justify="left")
     for column in ("as reported", "fitted"):
         table.add_column(column, justify="right")
     for name, figure in _FIGURES:
@@ -65,6 +63,8 @@ def verdict(quality: Quality) -> str:
 
 
 def _sentences(quality: Quality) -> Iterator[str]:
+    hours = (quality.until_s - quality.since_s) / 3600
+    yield f"Judged by the last {hours:,.1f} h ({quality.requests:,} requests), which were not fitted to."
     before, after = quality.reported.starts, quality.fitted.starts
     if before is None or after is None:
         yield "No cold start was both seen and played in it: how good single ones are is not known."
