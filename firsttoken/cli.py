@@ -64,6 +64,7 @@ _traces = typer.Typer(
 )
 _traces.command("import")(traces.import_)
 _traces.command()(traces.synth)
+_traces.command()(traces.history)
 _traces.command()(traces.show)
 app.add_typer(_traces, rich_help_panel="Planning")
 
