@@ -7,11 +7,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from schedules.facts import Node
+from schedules.facts import Node, Rate
 from schedules.objectives import Objectives
+from schedules.rates import BUS
+from schedules.simulation.habits import Misfortune
 from schedules.simulation.outcomes import Ending, Outcomes, StartSeen
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
+from schedules.simulation.simulate import Trouble
 from schedules.systems import SYSTEMS
 from schedules.systems.plain import keeping_alive
 from schedules.traces.lineup import numbered
@@ -108,9 +111,6 @@ def test_vllm_takes_the_first_machine_with_room_and_the_node_there_that_it_fits_
 
 def test_vllm_pays_runtime_fetch_and_copy_one_after_the_other_and_keeps_nothing() -> None:
     """0.5, 0.6 and 0.4 s."""
-    from schedules.facts import Rate
-    from schedules.rates import BUS
-
     node = world_node("n")
     node = replace(node, rates={**node.rates, BUS: Rate(150.0 * MB, 150.0 * MB, 9)})
     requests = [(0.0, "m", 10, 5), (100.0, "m", 10, 5)]
@@ -194,6 +194,7 @@ def test_what_it_grows_into_is_paid_once() -> None:
     low_bytes = WHOLE_BYTES / 2
     paid = WHOLE_BYTES * (played.lasted_s - pipeline.ordered_s) + low_bytes * (pipeline.ended_s - pipeline.ordered_s)
     assert played.cost_byte_s.sum() == pytest.approx(paid, rel=0.01)
+    assert played.by_minute.device_reserved_byte_s.sum() == pytest.approx(paid, rel=0.01)
 
 
 def test_ours_has_no_room_to_become_whole_there() -> None:
@@ -227,3 +228,16 @@ def test_who_has_the_model_in_memory_starts_it_in_one_stage_whatever_the_level()
     played = _played("hydraserve-cache", [(0.0, "m", 10, 5)], *nodes, ttft_s=2.4)
     assert played.starts[0].nodes == ("b",)
     assert not played.moved_bytes
+
+
+@pytest.mark.parametrize("lost", ["", "b", "a"], ids=["the pipeline", "its slice's node", "the node where it grows"])
+@pytest.mark.parametrize("at_s", [0.3, 0.7, 1.0, 1.25, 1.6])
+def test_whatever_is_lost_while_it_grows_nothing_stays_reserved_and_no_request_is_lost(at_s: float, lost: str) -> None:
+    """Its first token is there after 0.6 s, and it is whole 0.6 s later. The second request needs all of the room."""
+    nodes = world_node("a", device_bytes=80 * MB), world_node("b", device_bytes=80 * MB)
+    scenario = _scenario("hydraserve", [(0.0, "m", 10, 400), (60.0, "x", 10, 5)], *nodes, ttft_s=2.5, keep_alive_s=10.0)
+    what = Misfortune.NODE_LOST if lost else Misfortune.GROUP_LOST
+    back = (Trouble(30.0, Misfortune.NODE_BACK, lost),) if lost else ()
+    played = play(replace(scenario, troubles=(Trouble(at_s, what, lost), *back)))
+    assert (played.ending == Ending.SERVED).all()
+    assert played.ttft_s[1] < 2.5
