@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.papers.calibration import DECODE_BYTES_PER_S, STEP_S, Calibration, Costs
-from benchmarks.papers.hydraserve import HYDRA, HYDRA_1, HYDRA_4, HYDRA_CACHE, SLLM, SLLM_CACHED, VLLM
+from benchmarks.papers.hydraserve import HYDRA, HYDRA_CACHE, SLLM, SLLM_CACHED, VLLM
 from schedules.facts import Node, Rate
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
 from schedules.simulation.habits import Habits
@@ -55,7 +55,7 @@ def startup(system: str, costs: Costs) -> Startup:
         return Startup(serial=True, streams=False)
     if system in (SLLM, SLLM_CACHED):
         return Startup(serial=True)
-    return Startup(tail_s=costs.tail_s)
+    return Startup(tail_s=costs.tail_s, sliced=system in (HYDRA, HYDRA_CACHE))
 
 
 def node(

@@ -112,7 +112,7 @@ def _least(loss: Callable[[Sequence[float]], float], start: Iterable[float], rou
         before = least
         for place in range(len(best)):
             for factor in (1 + share, 1 / (1 + share)):
-                tried = best[:place] + [best[place] * factor] + best[place + 1 :]
+                tried = [*best[:place], best[place] * factor, *best[place + 1 :]]
                 if (found := loss(tried)) < least:
                     best, least = tried, found
         if least == before:

@@ -56,7 +56,7 @@ def cold_start_s(point: Point, calibration: Calibration, system: System = FORCED
             system,
             HABITS,
             {node.name: began for node in nodes},
-        )  # fmt: skip
+        )
     )
     return float(played.ttft_s[0])
 

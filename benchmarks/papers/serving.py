@@ -1,6 +1,6 @@
 """HydraServe's figures 9, 11 and 13, played: the same trace for each system on test bed (ii)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +16,11 @@ from schedules.simulation.scenario import Scenario
 from schedules.systems import SYSTEMS
 from schedules.traces.trace import Trace
 
+UNSLICED = f"{HYDRA}, compute not sliced"
+"""Its artifact sets cGPU's policy to 1, by which whoever else is idle leaves its share."""
 PLAYED: Mapping[str, str] = {
     VLLM: "vllm", SLLM: "serverlessllm", HYDRA: "hydraserve", HYDRA_CACHE: "hydraserve-cache", OURS: "firsttoken",
+    UNSLICED: "hydraserve",
 }  # fmt: skip
 """Of the systems' names as the papers have them, those in the registry."""
 _HABITS = replace(HABITS, tokens_at_once=4)
@@ -87,8 +90,3 @@ def _mean_by(group: NDArray[np.int32], values: NDArray[np.float64], count: int) 
     total = np.bincount(group[known], values[known], count)
     with np.errstate(invalid="ignore"):
         return total / np.bincount(group[known], minlength=count)
-
-
-def best(served: Iterable[Served]) -> Served:
-    """Of them the one that attains most."""
-    return max(served, key=lambda each: each.attained)

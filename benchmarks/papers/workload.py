@@ -35,7 +35,7 @@ from schedules.traces.trace import Trace
 DURATION_S = 3600.0
 INVOCATIONS = 1_980_951
 """Of Azure's trace of 2021, by its description: so many come in the hour before it is thinned."""
-SKEW = 1.07
+SKEW = 1.06
 PRESET = PRESETS["hydraserve"]
 ROOM_TOKENS = 2048
 """A request's prompt and answer are 1,024 tokens at most each."""
