@@ -8,6 +8,7 @@ from typing import NamedTuple
 from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
 from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
+from schedules.simulation.habits import Habits
 from schedules.simulation.happenings import Happening
 from schedules.simulation.nodes import WorldNode
 from schedules.systems.system import Startup
@@ -62,13 +63,13 @@ class Batch:
     its whole prompt; who finds no room waits, in order of arrival, and so does whose prompt is too much beside those that
     begin with this step. Who follows has its room at once or never, and takes in what it lacks in one step with the others.
 
-    Up to `at_once` steps in which nobody takes anything in land as one, which whoever comes meanwhile waits for.
+    Up to `tokens_at_once` steps in which nobody takes anything in land as one, which whoever comes meanwhile waits for.
     """
 
     def __init__(
-        self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], hop_s: float, at_once: int, on_gpu: bool = False
+        self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], habits: Habits, on_gpu: bool = False
     ) -> None:
-        self._kv_tokens, self._stages, self._hop_s, self._at_once = kv_tokens, stages, hop_s, at_once
+        self._kv_tokens, self._stages, self._habits = kv_tokens, stages, habits
         self._prompts_beside = PROMPTS_BESIDE_ON_GPU if on_gpu else PROMPTS_BESIDE
         self._waiting: deque[Ask] = deque()
         self._running: list[Ask] = []
@@ -139,9 +140,9 @@ class Batch:
         prompts = [ask.prompt_tokens - ask.taken for ask in self._running if not ask.prefilled]
         tokens = len(self._running) - len(prompts) + sum(prompts) + sum([behind for _, behind in followers])
         self.step_tokens = tokens
-        steps = 1 if prompts or followers else min(self._at_once, *[ask.left for ask in self._running])
+        steps = 1 if prompts or followers else min(self._habits.tokens_at_once, *[ask.left for ask in self._running])
         self._step = _Step(list(self._running), steps, followers)
-        return steps * token_s(self._stages, self._hop_s, tokens)
+        return steps * (token_s(self._stages, self._habits.hop_s, tokens) + self._habits.step_s)
 
     def _let_in(self) -> None:
         """Those that find a room, one of them at least whatever its prompt."""
@@ -215,7 +216,7 @@ class WorldGroup:
             begun_s = now_s
         return max(now_s, begun_s + copies_s) + self.startup.tail_s
 
-    def first_step_s(self, hop_s: float) -> float:
+    def first_step_s(self, hop_s: float, step_s: float) -> float:
         """When the first step ends, all being there: what came last to a stage is taken for the last of its units."""
         lines = list[StageTimeline]()
         for stage, node in zip(self.placement.stages, self.nodes, strict=True):
@@ -224,7 +225,7 @@ class WorldGroup:
             units = ((0.0, stage.weight_bytes - last_bytes), (there_s, last_bytes))
             lines.append(StageTimeline(node.speeds, (self.formed_s or 0.0) - self.ordered_s, units))
         hops = hops_s(len(lines), hop_s)
-        return self.ordered_s + first_token_s(lines, self.batch.step_tokens) + hops
+        return self.ordered_s + first_token_s(lines, self.batch.step_tokens) + hops + step_s
 
     @property
     def at_once(self) -> int:

@@ -8,7 +8,8 @@ from enum import StrEnum
 class Habits:
     """Of the clusters that are played: what is no node's measured rate. `tokens_at_once` makes streams coarser, and hence
     a long run faster. Whoever carries moves out is ready for the next step after `carry_after_s`; None if nobody ever is.
-    `receive_s` of each TTFT pass on the way to the brain and back. Nodes of one machine compute so many steps at once as it
+    `receive_s` of each TTFT pass on the way to the brain and back. A step takes `step_s` beside what its weights take, of
+    however many stages it is: an engine's own time. Nodes of one machine compute so many steps at once as it
     has `cores`, and more of them in turn.
     """
 
@@ -24,6 +25,7 @@ class Habits:
     carry_after_s: float | None = 0.05
     tokens_at_once: int = 1
     receive_s: float = 0.0
+    step_s: float = 0.0
     cores: float = float("inf")
 
 

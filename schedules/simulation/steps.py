@@ -26,7 +26,7 @@ class Steps:
         habits: Habits,
     ) -> None:
         self._groups, self._loads, self._agenda, self._on_answer = groups, loads, agenda, on_answer
-        self._hop_s, self._cores = habits.hop_s, habits.cores
+        self._hop_s, self._step_s, self._cores = habits.hop_s, habits.step_s, habits.cores
         self._at: dict[str, WorldGroup] = {}
 
     # ---- orders
@@ -115,7 +115,7 @@ class Steps:
     def all_there(self, group: WorldGroup, now_s: float) -> None:
         """The last of what it waited for has come: its first step, if it is at that, will end."""
         if group.stepped_s is not None and not group.answered:
-            self._put_landing(group, max(now_s, group.first_step_s(self._hop_s)))
+            self._put_landing(group, max(now_s, group.first_step_s(self._hop_s, self._step_s)))
 
     def _step(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         takes_s = group.batch.begin()
@@ -125,7 +125,7 @@ class Steps:
         if group.waits:
             group.stepped_s = now_s
         elif group.overlaps and not group.answered:
-            self._put_landing(group, max(now_s + takes_s, group.first_step_s(self._hop_s)))
+            self._put_landing(group, max(now_s + takes_s, group.first_step_s(self._hop_s, self._step_s)))
         else:
             self._put_landing(group, now_s + takes_s)
         return ()

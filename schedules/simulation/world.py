@@ -139,7 +139,7 @@ class World:
         weights = _weights(placement, sliced=startup.sliced)
         speeds = [*zip(weights, [node.speeds for node in nodes], strict=True)]
         on_gpu = all(node.on_gpu for node in nodes)
-        batch = Batch(placement.kv_tokens, speeds, self.habits.hop_s, self.habits.tokens_at_once, on_gpu)
+        batch = Batch(placement.kv_tokens, speeds, self.habits, on_gpu)
         group = self._groups[name] = WorldGroup(
             name, key, placement, nodes, batch, now_s, startup, behind, startup == _AT_ONCE
         )
