@@ -7,6 +7,7 @@ waiting stage processes has them. Who is to spend money replaces both: prices by
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from types import MappingProxyType
 
@@ -51,6 +52,14 @@ EXAMPLES: Mapping[str, NodeType] = MappingProxyType({
     )
 })  # fmt: skip
 """By name. The last one is a machine of eight, the others have one each."""
+
+
+def named(name: str, price_per_h: float) -> NodeType:
+    """The example of that name, in capitals or not, for another price. BadQuestion if there is none."""
+    found = next((kind for known, kind in EXAMPLES.items() if known.lower() == name.lower()), None)
+    if found is None:
+        raise BadQuestion(f"nothing is known of machines {name!r}: examples are {', '.join(EXAMPLES)}")
+    return replace(found, price_per_h=price_per_h)
 
 
 def of_cluster(nodes: Sequence[Node], price_per_h: float | Mapping[str, float]) -> tuple[NodeType, ...]:

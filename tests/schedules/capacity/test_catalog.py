@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from schedules.capacity.catalog import EXAMPLES, of_cluster, store_of
+from schedules.capacity.catalog import EXAMPLES, named, of_cluster, store_of
 from schedules.capacity.errors import BadQuestion
 from schedules.capacity.searching import Search
 from schedules.estimates import speeds_of
@@ -25,6 +25,14 @@ def test_every_example_can_be_planned_with() -> None:
         assert speeds is not None
         assert speeds.formed(8) > speeds.formed(1)
         assert name in Search(asked(kind)).ask(1)[0].cluster.machines
+
+
+def test_an_example_is_taken_by_its_name_for_the_price_that_is_paid() -> None:
+    assert named("h100", 2.5) == replace(EXAMPLES["H100"], price_per_h=2.5)
+    with pytest.raises(
+        BadQuestion, match="nothing is known of machines 'tpu': examples are L4, A10, A100-80, H100, H200"
+    ):
+        named("tpu", 1.0)
 
 
 def test_alike_machines_are_one_type_with_the_medians_of_their_rates() -> None:
