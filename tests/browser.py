@@ -19,6 +19,7 @@ const look = () => {
     const window = frame.contentWindow, page = window.document;
     return {
       width: window.innerWidth,
+      room: page.documentElement.clientWidth,
       needed: page.documentElement.scrollWidth,
       asked: window.performance.getEntriesByType("resource").map(each => each.name),
       texts: [...page.querySelectorAll(".plot text")].map(text => [text.textContent, text.getBoundingClientRect()])
@@ -45,7 +46,7 @@ def browser() -> str:
 
 
 def looked_at(document: str, widths: tuple[int, ...], folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """What is seen of a document in windows of such widths: `width` and what it `needed`, what was `asked` for, and the
+    """What is seen of a document in windows of such widths: `width`, `room` and what it `needed`, what was `asked` for, and the
     plot's `texts` with their boxes; and what the console said."""
     frames = "".join(
         f'<iframe width="{width}" height="800" style="border:0" srcdoc="{escape(document)}"></iframe>'
