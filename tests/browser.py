@@ -46,8 +46,8 @@ def browser() -> str:
 
 
 def looked_at(document: str, widths: tuple[int, ...], folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """What is seen of a document in windows of such widths: `width`, `room` and what it `needed`, what was `asked` for, and the
-    plot's `texts` with their boxes; and what the console said."""
+    """What is seen of a document in windows of such widths: `width`, `room` and what it `needed`, what was `asked` for, and
+    the plot's `texts` with their boxes; and what the console said."""
     frames = "".join(
         f'<iframe width="{width}" height="800" style="border:0" srcdoc="{escape(document)}"></iframe>'
         for width in widths

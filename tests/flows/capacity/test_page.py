@@ -9,7 +9,7 @@ import pytest
 
 from flows.capacity.page import page, picture
 from flows.capacity.summary import summary
-from flows.capacity.words import DASH, SPACE, TIMES
+from flows.capacity.words import DASH, SPACE
 from schedules.capacity.clusters import Cluster
 from schedules.capacity.plan import Plan
 from tests.flows.capacity.plans import GOAL, NAME, large, plan, trial
@@ -20,7 +20,7 @@ HOSTILE = (
 )
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 MOST_BYTES = 1_000_000
-PLAIN = {ord(SPACE): " ", ord(TIMES): "x", ord(DASH): "-"}
+PLAIN = {ord(SPACE): " ", ord(DASH): "-"}
 
 
 class Read(HTMLParser):
