@@ -14,6 +14,7 @@ from schedules.capacity.plan import Plan
 from schedules.capacity.trial import Trial
 
 WORST_MODELS = 12
+_FROM = {"remote": "the store", "peer": "other nodes", "ssd": "ssds", "dram": "dram"}
 
 
 def section(title: str, about: str, *parts: Child | Iterable[Child]) -> Element:
@@ -75,10 +76,12 @@ def usage(told: Trial) -> Element:
         ("Network cards", use.network, use.network_busiest),
         ("Object store", use.store, use.store_busiest),
     )
-    moved = ", ".join(f"{size(moved)} from {name}" for name, moved in told.moved_bytes.items() if moved)
+    moved = ", ".join(
+        f"{size(moved)} from {_FROM.get(name, name)}" for name, moved in told.moved_bytes.items() if moved
+    )
     return section(
         "How busy it is",
-        "Mean in dark; in light, and as the second figure, the busiest minute.",
+        "The full colour and the first figure are the mean, the pale colour and the second the busiest minute.",
         el("ul", (_used(*kind) for kind in kinds), class_="rows busy"),
         el("p", f"Bytes moved: {moved}.", class_="small") if moved else None,
         el("p", f"{portion(told.unserved)} of the requests got no whole answer.", class_="small"),
@@ -101,7 +104,7 @@ def models(plan: Plan, told: Trial) -> Element:
     missed = sum(not attains(share, plan.attainment) for _, share in worst)
     return section(
         "By model, worst first",
-        f"{missed:,} of {count(len(worst), 'model')} below the {goal(plan.attainment)} asked for of all requests together.",
+        f"{missed:,} of {count(len(worst), 'model')} below the {goal(plan.attainment)} that are asked for of all together.",
         el("ul", rows, _under(bars.ticks_around(plan.attainment, scale)), class_="rows"),
         details(f"All {count(len(worst), 'model')}", _all_models(worst, wanted), beyond(len(worst))),
     )

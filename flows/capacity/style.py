@@ -1,10 +1,10 @@
 """How the page and the picture look: by light and dark, on a telephone and on paper. Colours are told apart by who is
-colour-blind (blue and orange of Okabe and Ito, darkened or lightened for contrast), and never say anything alone."""
+colour-blind (blue, orange and green of Okabe and Ito, darkened or lightened for contrast), and never say anything alone."""
 
 LIGHT = """--page:#f6f7f9;--card:#fff;--ink:#16202c;--quiet:#566373;--line:#dfe4ea;--soft:#eef1f5;--blue:#0a66b0;
---orange:#b84a00;--wash:#e4f0f9;--pale:#a9cbe6;--dot:#98a5b3"""
+--orange:#b84a00;--green:#00785a;--wash:#e4f0f9;--pale:#a9cbe6;--dot:#98a5b3"""
 DARK = """--page:#10151b;--card:#181f27;--ink:#e8edf3;--quiet:#a3b0bf;--line:#2c3743;--soft:#212a34;--blue:#66b5f0;
---orange:#f39a4a;--wash:#17293a;--pale:#2f5878;--dot:#65727f"""
+--orange:#f39a4a;--green:#3dbd97;--wash:#17293a;--pale:#2f5878;--dot:#65727f"""
 
 PLOT = """
 text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--quiet);font-variant-numeric:tabular-nums}
@@ -48,7 +48,7 @@ color:var(--quiet)}.key li{display:flex;align-items:center;gap:.3rem}
 .rows .value{text-align:right;font-variant-numeric:tabular-nums}
 .over{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 svg.bar{display:block;overflow:visible}
-rect.more,circle.more,rect.mean,rect.all{fill:var(--blue)}rect.less,circle.less,rect.cold{fill:var(--orange)}
+rect.more,circle.more,rect.mean,rect.all{fill:var(--blue)}rect.less,circle.less{fill:var(--orange)}rect.cold{fill:var(--green)}
 rect.more,rect.less{opacity:.45}rect.busiest{fill:var(--pale)}rect.empty{fill:var(--soft)}
 rect.band{fill:var(--orange);opacity:.13}
 .yes{color:var(--blue)}.no{color:var(--orange)}
@@ -73,7 +73,7 @@ pre{background:var(--soft);border-radius:8px;padding:.9rem 1.1rem;margin:.3rem 0
 -webkit-print-color-adjust:exact}main{max-width:none;padding:0}section,.facts{border-color:#ccc}
 .facts,.pair,.rows li,.plot,tr{break-inside:avoid}h2{break-after:avoid}
 .wide-table{overflow:visible;max-height:none}th,td{white-space:normal;padding:.2rem .3rem}table{font-size:7pt}
-th:first-child{min-width:0}thead th,th:first-child{position:static}pre{white-space:pre-wrap}details:not([open]){display:none}}
+th:first-child{min-width:5.5rem}thead th,th:first-child{position:static}pre{white-space:pre-wrap}details:not([open]){display:none}}
 """
 
 

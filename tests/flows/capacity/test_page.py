@@ -80,7 +80,16 @@ def test_everything_of_the_plan_is_in_the_page() -> None:
         assert each.name in found.texts
     for what_if in seen.what_ifs:
         assert what_if.sentence in found.text
-    for words in ("p95", "2.50 s", "4.00 s", "51 ms", "61 % / 97 %", "22 % / 88 %", "15 % / 71 %", "48 TB from store"):
+    for words in (
+        "p95",
+        "2.50 s",
+        "4.00 s",
+        "51 ms",
+        "61 % / 97 %",
+        "22 % / 88 %",
+        "15 % / 71 %",
+        "48 TB from the store",
+    ):
         assert words in found.text
     assert "0.04 % of the requests got no whole answer" in found.text
     assert "The line is the limit of 2 s . 8.0 % of the requests waited" in found.text.replace("2 s.", "2 s .")
