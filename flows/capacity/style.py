@@ -73,7 +73,8 @@ pre{background:var(--soft);border-radius:8px;padding:.9rem 1.1rem;margin:.3rem 0
 -webkit-print-color-adjust:exact}main{max-width:none;padding:0}section,.facts{border-color:#ccc}
 .facts,.pair,.rows li,.plot,tr{break-inside:avoid}h2{break-after:avoid}
 .wide-table{overflow:visible;max-height:none}th,td{white-space:normal;padding:.2rem .3rem}table{font-size:7pt}
-th:first-child{min-width:5.5rem}thead th,th:first-child{position:static}pre{white-space:pre-wrap}details:not([open]){display:none}}
+th:first-child{min-width:5.5rem}thead th,th:first-child{position:static}pre{white-space:pre-wrap}
+details:not([open]){display:none}}
 """
 
 
