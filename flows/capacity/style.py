@@ -56,19 +56,21 @@ rect.band{fill:var(--orange);opacity:.13}
 table{border-collapse:separate;border-spacing:0;font-size:.875rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--quiet);padding-bottom:.3rem}
 th,td{padding:.38rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap;background:var(--card)}
-th:first-child{text-align:left;padding-left:0;position:sticky;left:0;white-space:normal;min-width:8rem;max-width:22rem}
+th:first-child{text-align:left;padding-left:0;position:sticky;left:0;white-space:normal;min-width:min(13rem,38vw);max-width:22rem}
 thead th{color:var(--quiet);font-weight:600;vertical-align:bottom;position:sticky;top:0}thead th:first-child{z-index:1}
 tbody th{font-weight:400}.marked>*{font-weight:650;background:var(--wash)}
 details{margin-top:.7rem}summary{cursor:pointer;color:var(--blue);width:fit-content}
-section dl{margin:.5rem 0;font-size:.9rem}dl dl{margin:.1rem 0 .5rem}section dt{font-weight:600;margin-top:.4rem}
-section dd{margin:0 0 0 1.1rem}
+section dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.25rem 1.2rem;margin:.5rem 0;font-size:.9rem}
+section dl dl,dd .wide-table{margin:0}dd th:first-child{min-width:5rem}section dt{font-weight:600}section dd{margin:0}section dl>p{grid-column:1/3}
 pre{background:var(--soft);border-radius:8px;padding:.9rem 1.1rem;margin:.3rem 0 .6rem;overflow-x:auto;user-select:all;
 -webkit-user-select:all;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 :focus-visible{outline:2px solid var(--blue);outline-offset:2px}
 @media(max-width:640px){main{padding:1.2rem .8rem 3rem}section{padding:1rem}.plot{padding:24px 6px 50px 52px}
 .plot .label,.plot .spare{display:none}
 .rows li,.told li,.pair .busy li{grid-template-columns:minmax(0,1fr) auto}.rows li>svg{grid-column:1/3;grid-row:2}
-.pair .rows:not(.busy) li>svg{grid-column:auto;grid-row:auto}.rows .axis{padding-top:0}.told .small{grid-column:1/3}}
+.pair .rows:not(.busy) li>svg{grid-column:auto;grid-row:auto}
+section dl{grid-template-columns:minmax(0,1fr);gap:0}section dd{margin:0 0 .4rem .8rem}
+.rows .axis{padding-top:0}.told .small{grid-column:1/3}}
 @media print{@page{margin:14mm}body{background:#fff;font-size:10pt;print-color-adjust:exact;
 -webkit-print-color-adjust:exact}main{max-width:none;padding:0}section,.facts{border-color:#ccc}
 .facts,.pair,.rows li,.plot,tr{break-inside:avoid}h2{break-after:avoid}
