@@ -1,4 +1,4 @@
-"""The plan whose report is shown: forty models of the sizes of Llama 3 for an hour of requests that nobody has sent.
+"""The plan whose report is shown: forty models of the sizes of Llama 3 for ten minutes of requests that nobody has sent.
 
 Machines, their prices and speeds are round numbers of the kind that clouds have, not measurements.
 """
@@ -36,7 +36,7 @@ def _question() -> PlanQuestion:
     sizes |= {f"llama-3-3b-router-{i}": 3 for i in range(4)}
     tasks = {"chat": "chat", "code": "code", "summaries": "summarisation", "router": "code"}
     lineup = tuple(Served(name, tasks[name.split("-")[3]]) for name in sizes)
-    trace = synthesise(Recipe(lineup, 2.0, 1200.0, cv=4.0, skew=0.9, max_prompt_tokens=4096, max_tokens=512), seed=1)
+    trace = synthesise(Recipe(lineup, 2.0, 600.0, cv=4.0, skew=0.9, max_prompt_tokens=4096, max_tokens=512), seed=1)
     offered = tuple(Offered(_model(name, sizes[name]), _wanted(name)) for name in trace.models)
     types = (
         NodeType("l40s", 1.86, 46 * GB, 64 * GIB, 450 * GB, _speeds(1.25 * GB, 1.5 * GB, 24 * GB, 800 * GB, 1.8e14)),

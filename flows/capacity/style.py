@@ -61,7 +61,8 @@ thead th{color:var(--quiet);font-weight:600;vertical-align:bottom;position:stick
 tbody th{font-weight:400}.marked>*{font-weight:650;background:var(--wash)}
 details{margin-top:.7rem}summary{cursor:pointer;color:var(--blue);width:fit-content}
 section dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.25rem 1.2rem;margin:.5rem 0;font-size:.9rem}
-section dl dl,dd .wide-table{margin:0}dd th:first-child{min-width:5rem}section dt{font-weight:600}section dd{margin:0}section dl>p{grid-column:1/3}
+section dl dl,dd .wide-table{margin:0}dd th:first-child{min-width:5rem}
+section dt{font-weight:600}section dd{margin:0}section dl>p{grid-column:1/3}
 pre{background:var(--soft);border-radius:8px;padding:.9rem 1.1rem;margin:.3rem 0 .6rem;overflow-x:auto;user-select:all;
 -webkit-user-select:all;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 :focus-visible{outline:2px solid var(--blue);outline-offset:2px}
