@@ -78,7 +78,6 @@ def _axes(plan: Plan, x: Linear, y: Nines) -> Iterator[Element]:
         yield _across(y.at(share), "grid")
         yield el("text", goal(share), x="-10", y=_up(y.at(share)), dy="0.32em", class_="tick", text_anchor="end")
     for place, price in enumerate(x.ticks(_TICKS_OF_PRICE)):
-        yield el("line", x1=_share(x.at(price)), x2=_share(x.at(price)), y1="100%", y2="100%", class_="notch")
         label = money(price, plan.currency)
         kind = "tick spare" if place % 2 else "tick"
         yield el("text", label, x=_share(x.at(price)), y="100%", dy="20", class_=kind, text_anchor="middle")

@@ -1,6 +1,7 @@
 """What there is to say of the chosen cluster: what would be if something were other, how fast, how busy, and which models."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 from xml.etree.ElementTree import Element
 
 from flows.capacity import asked, bars
@@ -48,7 +49,7 @@ def what_ifs(plan: Plan) -> Iterator[Element]:
 def latency(plan: Plan, told: Trial) -> Element:
     """Percentiles against the limits."""
     limits = asked.limits(plan)
-    kinds = (("All requests", "all", told.ttft_s), ("Cold starts", "cold", told.cold_ttft_s))
+    kinds = (("All requests", "all", _finite(told.ttft_s)), ("Cold starts", "cold", _finite(told.cold_ttft_s)))
     scale = from_zero((*limits, *(value for _, _, values in kinds for value in values.values())))
     if not limits:
         words = "No limit was asked for"
@@ -139,6 +140,10 @@ def _percentiles(
         yield el("ul", rows, class_="rows")
     else:
         yield el("p", "There were none.", class_="small")
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isfinite(value)}
 
 
 def _used(name: str, mean: float | None, busiest: float | None) -> Element:

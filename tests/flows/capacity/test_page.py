@@ -167,7 +167,16 @@ def test_one_trial_is_enough_for_all_pictures(share: float) -> None:
 
 
 def test_a_cluster_that_costs_nothing_and_serves_nobody_can_be_drawn() -> None:
-    nothing = trial(0, 0.0, {}, cluster=Cluster({}), ttft_s={}, cold_ttft_s={}, tpot_s={}, price_per_mtok=float("inf"))
+    nothing = trial(
+        0,
+        0.0,
+        {},
+        cluster=Cluster({}),
+        ttft_s={"p50": float("inf")},
+        cold_ttft_s={},
+        tpot_s={},
+        price_per_mtok=float("inf"),
+    )
     found = read(plan({}, tried=(nothing,), curve=(nothing,), inputs={}))
     _within(found)
     assert "no machines" in found.text
