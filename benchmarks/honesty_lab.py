@@ -6,14 +6,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from benchmarks.honesty_clients import Seen, send
-from benchmarks.honesty_log import Befell, Log, Sent, Start
+from benchmarks.honesty_log import Befell, Log, Sent
 from benchmarks.honesty_models import SHAPES, publish_all
 from benchmarks.moves_operator import SETTINGS, Operator
 from benchmarks.pipeline_lab import calibrated, empty, rest
@@ -38,6 +38,7 @@ TASK = "60:0.6/24:0.6"
 MOST_PROMPT_TOKENS, MOST_TOKENS = 400, 96
 WARMED_UP = ("medium-0", "medium-1", "small-1", "medium-2", "medium-5", "small-4")
 """Once more, with cold starts of two and four stages."""
+_OF_PREDICTION = ("ttft_s", "ttft_bad_s", "slowest", "uncorrected_s", "parts")
 _OF_MOVE = ("kind", "step", "reason", "why", "handovers", "requests", "pauses_s")
 
 
@@ -126,14 +127,12 @@ async def _recorded(lab: Lab, run: Run, checkpoints: Mapping[str, Checkpoint]) -
         killed_unix_s = await _kill_later(lab, run.lost, lost_s)
         begin_unix_s, seen = await sending
         await asyncio.sleep(1.0)
-        after = (await client.refresh()).nodes
     _check(seen)
-    told = [start for start in _starts(url) if start["arrived_at"] >= begin_unix_s]
+    starts = [start for start in map(_cold_start, _starts(url)) if start.arrived_s >= begin_unix_s]
     return Log(
         run=asdict(run),
         machine=machine() | {"load_before": load_before, "load_after": os.getloadavg()},
         nodes=tuple(nodes),
-        nodes_after=tuple(after),
         models=tuple(facts_of(checkpoint) for checkpoint in checkpoints.values()),
         objectives=tuple(run.objectives(name) for name in checkpoints),
         lessons=lessons_of([_cold_start(start) for start in earlier]),
@@ -143,7 +142,7 @@ async def _recorded(lab: Lab, run: Run, checkpoints: Mapping[str, Checkpoint]) -
                 seen, trace.model, trace.prompt_tokens, trace.answer_tokens, strict=True
             )
         ),
-        starts=tuple(Start.told(start, begin_unix_s) for start in reversed(told)),
+        starts=tuple(_since(start, begin_unix_s) for start in reversed(starts)),
         moves=tuple(_moves(url, begin_unix_s)),
         troubles=(Befell(killed_unix_s - begin_unix_s, Misfortune.NODE_LOST.value, run.lost),),
     )
@@ -171,15 +170,22 @@ def _starts(url: str) -> list[dict[str, Any]]:
 
 
 def _cold_start(told: Mapping[str, Any]) -> ColdStart:
-    """What the front end told, as it had it itself."""
+    """What the front end told, as it had it itself, but for what else it had considered."""
     arrived_s = told["arrived_at"]
     phases = tuple(
         Phase(each["name"], each["where"], arrived_s + each["start_s"], arrived_s + each["end_s"], each["bytes"])
         for each in told["phases"]
     )
-    return ColdStart(
-        told["model"], told["group"], tuple(told["nodes"]), arrived_s, told["ttft_s"], phases, told["predicted"]
+    predicted = told["predicted"] and {key: told["predicted"][key] for key in _OF_PREDICTION}
+    return ColdStart(told["model"], told["group"], tuple(told["nodes"]), arrived_s, told["ttft_s"], phases, predicted)
+
+
+def _since(start: ColdStart, begin_s: float) -> ColdStart:
+    """The start by another clock."""
+    phases = tuple(
+        replace(phase, start_s=phase.start_s - begin_s, end_s=phase.end_s - begin_s) for phase in start.phases
     )
+    return replace(start, arrived_s=start.arrived_s - begin_s, phases=phases)
 
 
 def _moves(url: str, begin_unix_s: float) -> Iterator[dict[str, Any]]:

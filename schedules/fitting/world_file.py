@@ -105,7 +105,7 @@ def _startup(told: Mapping[str, Any]) -> Startup:
     tail_s = _number(told["tail_s"], "tail_s")
     if tail_s < 0.0:
         raise BadWorld("a tail_s is below zero")
-    return Startup(bool(told["serial"]), tail_s)
+    return Startup(bool(told["serial"]), tail_s, bool(told["by_layer"]))
 
 
 def _habits(told: Mapping[str, Any]) -> Habits:

@@ -10,6 +10,7 @@ from schedules.facts import ModelKey, Placement
 from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
 from schedules.simulation.happenings import Happening
 from schedules.simulation.nodes import WorldNode
+from schedules.systems.system import Startup
 
 
 @dataclass(eq=False)
@@ -170,9 +171,9 @@ class Batch:
 @dataclass(eq=False)
 class WorldGroup:
     """`nodes` run its stages, `waits` are the loads that its first token waits for, or its being formed if it comes `behind`.
-    It is `built` when its stages are, and `settles` for `tail_s` once it has all that it waits for. One that `overlaps`
-    computes each layer as soon as that is there: its first step, which began at `stepped_s`, ends some time after the last
-    bytes of each stage have come, when `there_s` says by node. Seconds; None is not yet."""
+    It is `built` when its stages are, and `settles` for a tail once it has all that it waits for. The first step of one that
+    computes by layer began at `stepped_s` and ends some time after the last bytes of each stage have come, when `there_s`
+    says by node. Seconds; None is not yet."""
 
     name: str
     key: ModelKey
@@ -180,12 +181,12 @@ class WorldGroup:
     nodes: tuple[WorldNode, ...]
     batch: Batch
     ordered_s: float
+    startup: Startup
     behind: bool = False
-    tail_s: float = 0.0
-    overlaps: bool = True
     stepped_s: float | None = None
     there_s: dict[str, float] = field(default_factory=dict)
     settles: bool = field(init=False)
+    settling: bool = False
     built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
@@ -195,11 +196,11 @@ class WorldGroup:
     """What would have happened while one of its nodes was silent."""
 
     def __post_init__(self) -> None:
-        self.settles = self.tail_s > 0.0
+        self.settles = self.startup.tail_s > 0.0 and not self.startup.by_layer
 
     @property
     def ready(self) -> bool:
-        return self.formed_s is not None and (self.overlaps or not (self.waits or self.settles))
+        return self.formed_s is not None and (self.startup.by_layer or not (self.waits or self.settles))
 
     def first_step_s(self, hop_s: float) -> float:
         """When the first step ends, all being there: what came last to a stage is taken for the last of its units."""
@@ -209,8 +210,8 @@ class WorldGroup:
             there_s = max(0.0, self.there_s.get(node.name, 0.0) - self.ordered_s)
             units = ((0.0, stage.weight_bytes - last_bytes), (there_s, last_bytes))
             lines.append(StageTimeline(node.speeds, (self.formed_s or 0.0) - self.ordered_s, units))
-        hops = hops_s(len(lines), hop_s)
-        return self.ordered_s + first_token_s(lines, self.batch.step_tokens) + hops
+        computed_s = first_token_s(lines, self.batch.step_tokens) + hops_s(len(lines), hop_s)
+        return self.ordered_s + computed_s + self.startup.tail_s
 
     @property
     def at_once(self) -> int:

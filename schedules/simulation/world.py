@@ -131,7 +131,7 @@ class World:
         batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, self.habits.tokens_at_once, on_gpu)
         startup = self._startup(nodes)
         group = self._groups[name] = WorldGroup(
-            name, key, placement, nodes, batch, now_s, behind, startup.tail_s, startup == _AT_ONCE
+            name, key, placement, nodes, batch, now_s, startup, behind
         )
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
@@ -351,11 +351,11 @@ class World:
         """It computes a while after it has all that it waits for."""
         if group.formed_s is None or group.waits:
             return
-        if group.overlaps:
+        if group.startup.by_layer:
             self._steps.all_there(group, now_s)
-        elif group.tail_s > 0.0:
-            self._agenda.put(now_s + group.tail_s, lambda at_s: self._settled(group, at_s))
-            group.tail_s = 0.0
+        elif group.settles and not group.settling:
+            group.settling = True
+            self._agenda.put(now_s + group.startup.tail_s, lambda at_s: self._settled(group, at_s))
         elif not group.settles:
             self._settled(group, now_s)
 
@@ -367,7 +367,11 @@ class World:
     def _startup(self, nodes: Iterable[WorldNode]) -> Startup:
         """Of a group on them: the slowest's."""
         each = [self._startups.get(node.name, _AT_ONCE) for node in nodes]
-        return Startup(any(startup.serial for startup in each), max(startup.tail_s for startup in each))
+        return Startup(
+            any(startup.serial for startup in each),
+            max(startup.tail_s for startup in each),
+            all(startup.by_layer for startup in each),
+        )
 
     def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is group and group.formed_s is None:
