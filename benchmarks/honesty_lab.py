@@ -137,9 +137,11 @@ async def _recorded(lab: Lab, run: Run, checkpoints: Mapping[str, Checkpoint]) -
         objectives=tuple(run.objectives(name) for name in checkpoints),
         lessons=lessons_of([_cold_start(start) for start in earlier]),
         sent=tuple(
-            Sent(each.at_s, int(model), int(prompt), int(answer), each.ttft_s or 0.0, each.last_s or 0.0)
-            for each, model, prompt, answer in zip(
-                seen, trace.model, trace.prompt_tokens, trace.answer_tokens, strict=True
+            sorted(
+                Sent(each.at_s, int(model), int(prompt), int(answer), each.ttft_s or 0.0, each.last_s or 0.0)
+                for each, model, prompt, answer in zip(
+                    seen, trace.model, trace.prompt_tokens, trace.answer_tokens, strict=True
+                )
             )
         ),
         starts=tuple(_since(start, begin_unix_s) for start in reversed(starts)),

@@ -89,7 +89,9 @@ class Log:
 
     def write(self, path: Path) -> None:
         """The same log is the same file."""
-        told = {"version": VERSION} | asdict(replace(self, starts=())) | {"starts": [_start_json(s) for s in self.starts]}
+        told = (
+            {"version": VERSION} | asdict(replace(self, starts=())) | {"starts": [_start_json(s) for s in self.starts]}
+        )
         path.write_bytes(gzip.compress(_rounded(json.dumps(told)).encode(), mtime=0))
 
     @classmethod
