@@ -5,8 +5,8 @@
 
 The run is in the lab (infra/lab, as root): four nodes behind cards of the given rate, an S3 server, models of three sizes,
 bursts, cold starts from the store, from ssd and from dram, pipelines that are consolidated, and a node that is killed. The
-log of it (`--log`) can be replayed anywhere. To its first third a world is fitted as `firsttoken fit` fits one to a history;
-errors are of the rest. Seeds make the requests the same, and nothing else of a live run.
+log of it (`--log`) can be replayed anywhere. Before, each model is asked for alone, to which a world is fitted as `firsttoken
+fit` fits one to a history; errors are of all that comes later. A seed makes the requests the same, and nothing else of a run.
 """
 
 import signal
@@ -21,7 +21,7 @@ from benchmarks.honesty_figures import judge, results
 from benchmarks.honesty_lab import Run, record
 from benchmarks.honesty_log import Log
 from benchmarks.honesty_page import text, write
-from benchmarks.honesty_replay import as_learned, as_reported, learned_until_s, replay
+from benchmarks.honesty_replay import as_learned, as_reported, replay
 from benchmarks.report import parser, report
 from infra.lab.network import LabError
 from infra.lab.platform import parse_rate
@@ -53,12 +53,10 @@ def main() -> None:
 
 def told(log: Log, page: Path | None, as_json: bool) -> None:
     """What is found of a log, printed, and written into a page."""
-    since_s, world, reported = learned_until_s(log), as_learned(log), as_reported(log)
-    played = replay(log, world)
-    learned = judge(log, played, since_s)
+    world = as_learned(log)
+    learned = judge(log, replay(log, world))
     if page is not None:
-        other, part = judge(log, replay(log, reported), since_s), judge(log, played, 0.0, since_s)
-        write(page, text(log, world, learned, other, part, since_s))
+        write(page, text(log, world, learned, judge(log, replay(log, as_reported(log)))))
     report("honesty", results(learned), as_json, log_machine=log.machine)
 
 

@@ -5,7 +5,7 @@ It is JSON, packed by gzip; times are seconds from the first moment of the trace
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from cluster.wire.phases import Phase
 from schedules.facts import Model, Node, Rate, Unit, Widths
-from schedules.fitting.seen import SAME_S, Happened
+from schedules.fitting.seen import SAME_S, Began, Happened
 from schedules.learning import Lesson
 from schedules.objectives import Objectives
 from schedules.traces.happened import Asked
-from serving.cold_start import ColdStart
+from serving.cold_start import ColdStart, lessons_of
 from serving.happened import began
 
 VERSION = 1
@@ -46,46 +46,60 @@ class Befell(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """See the module. `models` and their `objectives` are in the trace's order, `nodes` as they were at the begin; `lessons`
-    are what the front end had learned before it; `starts` and `moves` are those that it tells of, oldest first."""
+    """See the module. `models` and their `objectives` are in the trace's order, `nodes` as they were at its begin. What came
+    before it, one request at a time, has times below zero: by that a world may be calibrated. `starts` and `moves` are those
+    that the front end tells of, oldest first."""
 
     run: Mapping[str, Any]
     machine: Mapping[str, Any]
     nodes: tuple[Node, ...]
     models: tuple[Model, ...]
     objectives: tuple[Objectives, ...]
-    lessons: tuple[Lesson, ...]
     sent: tuple[Sent, ...]
     starts: tuple[ColdStart, ...]
     moves: tuple[Mapping[str, Any], ...]
     troubles: tuple[Befell, ...]
 
+    @property
+    def trace(self) -> tuple[Sent, ...]:
+        """The requests that are replayed."""
+        return tuple(each for each in self.sent if each.at_s >= 0.0)
+
     def column(self, name: str) -> NDArray[np.float64]:
-        """One thing of all requests."""
-        return np.array([getattr(sent, name) for sent in self.sent], np.float64)
+        """One thing of all requests that are replayed."""
+        return np.array([getattr(each, name) for each in self.trace], np.float64)
 
     @property
-    def cold(self) -> NDArray[np.bool_]:
-        """Of each request whether it came while a replica of its model was being started, or was what that was for."""
-        at_s, model = self.column("at_s"), self.column("model")
-        found = np.zeros(len(at_s), np.bool_)
-        places = {model.name: place for place, model in enumerate(self.models)}
-        for start in map(began, self.starts):
-            formed_s = start.ordered_s if start.formed_s is None else start.formed_s
-            found |= (model == places[start.model]) & (at_s >= start.arrived_s - SAME_S) & (at_s < formed_s)
-        return found
+    def lessons(self) -> tuple[Lesson, ...]:
+        """What the front end had learned before."""
+        return lessons_of([start for start in reversed(self.starts) if start.arrived_s < 0.0])
 
     @property
-    def happened(self) -> Happened:
-        """What a world is fitted to."""
-        cold = self.cold
-        asked = tuple(
-            Asked(self.models[each.model].name, each.at_s, each.prompt_tokens, each.answer_tokens, each.answer_tokens,
-                  ttft_s=each.ttft_s, last_s=each.last_s, cold=bool(cold[place]))
-            for place, each in enumerate(self.sent)
-        )  # fmt: skip
-        starts = tuple(sorted(map(began, self.starts), key=lambda start: start.arrived_s))
-        return Happened(0.0, float(self.column("at_s").max()) + 1.0, starts, asked)
+    def replayed(self) -> Happened:
+        """What there is to compare with."""
+        return self._happened(0.0, float("inf"))
+
+    @property
+    def before(self) -> Happened:
+        """What a world may be fitted to."""
+        return self._happened(self.sent[0].at_s - 1.0, 0.0)
+
+    def _happened(self, since_s: float, until_s: float) -> Happened:
+        starts = [began(start) for start in self.starts if since_s <= start.arrived_s < until_s]
+        asked = [self._asked(each, starts) for each in self.sent if since_s <= each.at_s < until_s]
+        return Happened(since_s, until_s, tuple(starts), tuple(asked))
+
+    def _asked(self, sent: Sent, starts: Iterable[Began]) -> Asked:
+        """It was cold if it came while a replica of its model was being started, or was what that was for."""
+        model, answer = self.models[sent.model].name, sent.answer_tokens
+        cold = any(
+            start.arrived_s - SAME_S <= sent.at_s < (start.formed_s or start.ordered_s)
+            for start in starts
+            if start.model == model
+        )
+        return Asked(
+            model, sent.at_s, sent.prompt_tokens, answer, answer, ttft_s=sent.ttft_s, last_s=sent.last_s, cold=cold
+        )
 
     def write(self, path: Path) -> None:
         """The same log is the same file."""
@@ -105,7 +119,6 @@ class Log:
             tuple(_node(node) for node in found["nodes"]),
             tuple(_model(model) for model in found["models"]),
             tuple(Objectives(**each) for each in found["objectives"]),
-            tuple(Lesson(**each) for each in found["lessons"]),
             tuple(Sent(*each) for each in found["sent"]),
             tuple(_start(start) for start in found["starts"]),
             tuple(found["moves"]),

@@ -22,47 +22,39 @@ def write(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
-def text(log: Log, world: Fitted, learned: Judged, reported: Judged, part: Judged, learned_until_s: float) -> str:
-    """`learned` and `reported` are of what came after `learned_until_s`, in the world that was fitted to what came before and
-    in the one that the nodes report; `part` is of that first part itself."""
-    return "\n".join(_lines(log, world, learned, reported, part, learned_until_s))
+def text(log: Log, world: Fitted, learned: Judged, reported: Judged) -> str:
+    """Of the replays in the world that was fitted to what came before the trace, and in the one that the nodes report."""
+    return "\n".join(_lines(log, world, learned, reported))
 
 
-def _lines(
-    log: Log, world: Fitted, learned: Judged, reported: Judged, part: Judged, learned_until_s: float
-) -> Iterator[str]:
+def _lines(log: Log, world: Fitted, learned: Judged, reported: Judged) -> Iterator[str]:
     yield from _run(log)
-    yield from ("", "### Errors", "")
-    yield from (
-        f"Requests that came after the first {learned_until_s:.0f} s, in the world that was fitted to those:",
-        "",
-    )
-    every, single = learned.every, learned.single
+    yield ""
+    both = (learned, reported)
     yield from _table(
-        ("", "error", "goal", "fitted part itself", "not fitted"),
+        ("error", "goal", "in the fitted world", "in the world as nodes report it"),
         [
-            ("TTFT, median", _share(every.median), f"{TTFT_MEDIAN:.0%}", *_both(part, reported, "median")),
-            ("TTFT, 95th percentile", _share(every.p95), f"{TTFT_P95:.0%}", *_both(part, reported, "p95")),
-            ("TTFT, mean", _share(every.mean), "", *_both(part, reported, "mean")),
-            (
-                "single cold starts, mean absolute error over mean", f"{single.mae:.1%}", f"{COLD_START:.0%}",
-                f"{part.single.mae:.1%}", f"{reported.single.mae:.1%}",
-            ),
-            (
-                "single cold starts, median of each one's error", *(
-                    told for each in (learned, part, reported)
-                    for told in (f"{np.median(each.single.errors):.1%}", *([""] if each is learned else []))
-                ),
-            ),
+            ("TTFT, median", f"{TTFT_MEDIAN:.0%}", *(_share(each.every.median) for each in both)),
+            ("TTFT, 95th percentile", f"{TTFT_P95:.0%}", *(_share(each.every.p95) for each in both)),
+            ("TTFT, mean", "", *(_share(each.every.mean) for each in both)),
+            ("TTFT, Kolmogorov-Smirnov distance", "", *(f"{each.every.ks:.3f}" for each in both)),
+            ("its p-value", "", *(f"{each.every.ks_p:.3f}" for each in both)),
+            ("time per output token, median", "", *(_share(each.tpot.compared.median) for each in both)),
+            ("single cold starts alike", f"{COLD_START:.0%}", *(f"{each.single.mae:.1%}" for each in both)),
+            ("each of them, median", "", *(f"{np.median(each.single.errors):.1%}" for each in both)),
+            ("all single cold starts", "", *(f"{each.single.mae_of_all:.1%}" for each in both)),
         ],
-    )  # fmt: skip
-    yield f"\nOf {single.seen} cold starts {single.pairs} were cold when played too."
-    yield from ("", "### Distributions", "")
+    )
+    single = learned.single
+    yield (
+        f"\nOf {single.seen} cold starts {single.pairs} were cold when played too. Of these {len(single.alike_live_s)} are alike: "
+        "they had as many stages, and their slowest bytes from the same kind of place.\n"
+    )
     yield from _table(
         ("seconds, live / played", "live", "played", "mean", *(f"p{p}" for p in _PERCENTILES), "KS", "KS p"),
         [_row(each) for each in (*learned.ttft, learned.tpot)],
     )
-    yield from ("", "### What was fitted", "")
+    yield "\nWhat was fitted, in the units of `schedules/rates.py`:\n"
     yield from _table(
         ("node", "quantity", "fitted", "reported", "from", "samples", "odd"),
         [
@@ -79,10 +71,10 @@ def _run(log: Log) -> Iterator[str]:
     lost = ", ".join(f"{name} killed after {at_s:.0f} s" for at_s, _, name in log.troubles)
     moved = sum(move["step"] == "done" for move in log.moves)
     yield (
-        f"`python benchmarks/honesty.py --write docs/honesty.md`, seed {run['seed']}: {len(log.sent)} requests for "
+        f"`python benchmarks/honesty.py --write docs/honesty.md`, seed {run['seed']}: {len(log.trace)} requests for "
         f"{len(log.models)} models in {run['seconds']:.0f} s, {run['bursts']} bursts of {run['burst_requests']}; "
-        f"{len(log.nodes)} nodes behind {run['bytes_per_s'] * 8 / 1e6:.0f} Mbit/s, {len(log.starts)} cold starts, {moved} of "
-        f"{len(log.moves)} moves done, {lost}."
+        f"{len(log.nodes)} nodes behind {run['bytes_per_s'] * 8 / 1e6:.0f} Mbit/s, {len(log.replayed.starts)} cold starts, "
+        f"{moved} of {len(log.moves)} moves done, {lost}."
     )
     load = " and ".join(f"{found[key][0]:.1f}" for key in ("load_before", "load_after"))
     yield (
@@ -99,10 +91,6 @@ def _row(each: Distribution) -> tuple[str, ...]:
     ]
     means = f"{each.live_s.mean():.3f} / {each.played_s.mean():.3f}"
     return (each.name, str(found.seen), str(found.played), means, *pairs, f"{found.ks:.3f}", f"{found.ks_p:.3f}")
-
-
-def _both(one: Judged, other: Judged, name: str) -> Sequence[str]:
-    return [_share(getattr(each.every, name)) for each in (one, other)]
 
 
 def _share(error: float) -> str:

@@ -15,14 +15,6 @@ from schedules.simulation.scenario import Offered, Scenario
 from schedules.simulation.simulate import Trouble
 from schedules.traces.trace import Provenance, Trace, in_order
 
-LEARNED = 1 / 3
-"""Of the run's time, its first part, in which the world may be fitted to what happened."""
-
-
-def learned_until_s(log: Log) -> float:
-    """When what the world may be fitted to ends."""
-    return LEARNED * float(log.run["seconds"])
-
 
 def as_reported(log: Log) -> Fitted:
     """The world by what the nodes said of themselves at the begin."""
@@ -30,9 +22,9 @@ def as_reported(log: Log) -> Fitted:
 
 
 def as_learned(log: Log) -> Fitted:
-    """The world that is fitted to the first part, as `firsttoken fit` does it to a history."""
+    """The world that is fitted to what came before the trace, as `firsttoken fit` does it to a history."""
     offered = {each.model.name: each for each in _offered(log)}
-    return _with_cores(fit_all(log.happened.part(0.0, learned_until_s(log)), Ground(log.nodes, offered)), log)
+    return _with_cores(fit_all(log.before, Ground(log.nodes, offered)), log)
 
 
 def replay(log: Log, world: Fitted) -> Outcomes:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
+from schedules.placing.decision import IN_DRAM
 from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
 from schedules.simulation.happenings import Happening
 from schedules.simulation.nodes import WorldNode
@@ -190,6 +191,7 @@ class WorldGroup:
     built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
+    whence: str = IN_DRAM
     answered: bool = False
     waits: set[str] = field(default_factory=set)
     stalled: list[Happening] = field(default_factory=list)

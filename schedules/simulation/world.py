@@ -25,6 +25,7 @@ from schedules.events import (
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Rate, Unit, View
 from schedules.ledgers.nodes import link_rates
+from schedules.placing.decision import NETWORK, ON_SSD
 from schedules.rates import SSD
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.groups import Ask, Batch, WorldGroup
@@ -99,7 +100,7 @@ class World:
     def times(self, group: str) -> Times | None:
         """Of the group's start; None if it is not there any more."""
         there = self._groups.get(group)
-        return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s)
+        return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s, there.whence)
 
     def reports(self) -> list[NodeReported]:
         """Of all nodes that answer, asked now."""
@@ -327,7 +328,10 @@ class World:
 
     def _fetch(self, group: WorldGroup, wave: Wave, now_s: float) -> None:
         units = {unit.name: unit for unit in self._models[group.key].units}
-        group.waits |= self._loads.begin(group.name, group.placement, units, wave, now_s)
+        waits = self._loads.begin(group.name, group.placement, units, wave, now_s)
+        group.waits |= waits
+        if waits and not group.answered:
+            group.whence = NETWORK if self._loads.over_network(waits) else ON_SSD
 
     def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is not group:
