@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from schedules.placing.decision import IN_DRAM
+
 
 @dataclass(frozen=True)
 class Habits:
@@ -45,8 +47,10 @@ class Misfortune(StrEnum):
 
 @dataclass(frozen=True)
 class Times:
-    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there."""
+    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there. `whence` is where the
+    slowest came from of what its first token waited for: NETWORK, ON_SSD or IN_DRAM (schedules.placing.decision)."""
 
     ordered_s: float
     formed_s: float | None
     fetched_s: float | None
+    whence: str = IN_DRAM

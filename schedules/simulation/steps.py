@@ -124,7 +124,7 @@ class Steps:
         takes_s *= self._crowding(group)
         if group.waits:
             group.stepped_s = now_s
-        elif group.overlaps and not group.answered:
+        elif group.startup.by_layer and not group.answered:
             self._put_landing(group, max(now_s + takes_s, group.first_step_s(self._hop_s, self._step_s)))
         else:
             self._put_landing(group, now_s + takes_s)
