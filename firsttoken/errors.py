@@ -2,6 +2,7 @@
 
 from cluster.errors import ClusterError
 from flows.errors import FlowError
+from schedules.capacity.errors import CapacityError
 from schedules.traces.errors import TraceError
 from serving.errors import HistoryError
 from storage_tiers.errors import StorageError
@@ -49,5 +50,5 @@ class NotACheckout(FirsttokenError):
 
 def is_expected(error: BaseException) -> bool:
     """Whether the message alone tells a person what is wrong; of anything else the log must hold a traceback."""
-    expected = (FirsttokenError, StorageError, ClusterError, FlowError, HistoryError, TraceError, OSError)
-    return isinstance(error, expected)
+    ours = (FirsttokenError, StorageError, ClusterError, FlowError, HistoryError, TraceError, CapacityError)
+    return isinstance(error, (*ours, OSError))

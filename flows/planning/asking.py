@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.errors import Unclear
-from flows.planning.machines import CLUSTER, types_of
+from flows.planning.machines import is_of_cluster, types_of
 from flows.planning.models import Published, Wanted, offered
 from flows.planning.typed import number, parts, seconds, shares, size_bytes
 from flows.trace_files import take
@@ -52,7 +52,7 @@ class Wishes:
     @property
     def of_cluster(self) -> bool:
         """Whether the nodes of a running cluster are asked for."""
-        return any(part.partition("=")[0].strip() == CLUSTER for part in parts(self.node_types, "node types"))
+        return is_of_cluster(self.node_types)
 
 
 @dataclass(frozen=True)

@@ -119,4 +119,3 @@ def _sentence(trace: Trace, names: Sequence[str]) -> str:
         return ""
     told = [f"{count} like {name}" for name, count in others.most_common()]
     return f"Models of the trace are taken for what they are not published as: {listed(told)}."
-

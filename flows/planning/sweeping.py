@@ -66,6 +66,19 @@ class Progress:
     under_way: dict[str, int]
     requests: int
 
+    @property
+    def share(self) -> float:
+        """Of the work, from 0 to 1."""
+        parts = sum(min(1.0, over / max(1, self.requests)) for over in self.under_way.values())
+        return min(1.0, (self.done + parts) / max(1, self.about))
+
+    @property
+    def words(self) -> str:
+        """For a person."""
+        before = f", {self.kept} of them before" if self.kept else ""
+        now = "; ".join(f"{name}: {over:,} of {self.requests:,} requests" for name, over in self.under_way.items())
+        return f"{self.done} of about {self.about} clusters played{before}{f'; now {now}' if now else ''}"
+
 
 Report = Callable[[Progress], object]
 

@@ -48,7 +48,9 @@ def test_two_sweeps_of_one_question_add_to_one_file(tmp_path: Path) -> None:
     for number, sweep in enumerate((one, other, one, other)):
         sweep.add(job(number), trial(job(number), 40))
     assert one.path is not None
-    assert [json.loads(line)["job"] for line in one.path.read_text().splitlines()] == [job(n).name for n in range(4)]
+    assert [json.loads(line)["job"]["name"] for line in one.path.read_text().splitlines()] == [
+        job(n).name for n in range(4)
+    ]
     assert len(opened(tmp_path)) == 4
 
 
