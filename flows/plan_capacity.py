@@ -53,53 +53,57 @@ async def write_plan(plan: Plan, prefix: Path) -> Written:
 
 @flow(name="plan_capacity")
 async def plan_capacity(
-    node_types: Annotated[
-        _Text,
-        Field(
-            description="Machines that may be had and what an hour of each costs: h100=4.10,a10=1.20; cluster=1.50 for the "
-            "nodes that run; or a file with your own, /path/types.toml"
-        ),
-    ],
-    trace: Annotated[
-        _Text, Field(description="File of a trace. Empty: one is made up of rate, duration and models")
-    ] = "",
-    slo_ttft: Annotated[
-        _Text, Field(description="Time to the first token: 2s, or by model chat*=2s,5s. Empty: as the trace says")
-    ] = "",
-    slo_tpot: Annotated[_Text, Field(description="Time of every other token: 50ms. Empty: as the trace says")] = "",
-    attainment: Annotated[float, Field(description="Share of the requests to be served so", gt=0, le=1)] = 0.99,
-    models: Annotated[
-        _Text,
-        Field(
-            description="Published models or sizes (8b,70b) that stand for those of the trace in turn, or "
-            "chat*=8b,code*=70b. Empty: what is published"
-        ),
-    ] = "",
-    most_machines: Annotated[int, Field(description="Most machines in all", ge=1, le=100_000)] = 64,
-    rate: Annotated[_Text, Field(description="Requests a second, in the mean. Empty: as the trace has them")] = "",
-    duration: Annotated[_Text, Field(description="Only so much of the trace: 2h. Empty: all of it")] = "",
-    store: Annotated[
-        _Text,
-        Field(description="What the object store gives to all together: 25gbit, 2GB. Empty: as measured, or no limit"),
-    ] = "",
-    dram: Annotated[_Text, Field(description="Shares of each machine's dram to try")] = "1,0.5,0.25",
-    ssd: Annotated[_Text, Field(description="Shares of each machine's ssd to try")] = "1,0.5,0.25",
-    keep_alive: Annotated[_Text, Field(description="How long a replica stays after its last request")] = "300s",
-    degree: Annotated[int, Field(description="Over so many nodes a cold model is spread at most", ge=1, le=256)] = 4,
-    kv_tokens: Annotated[int, Field(description="Tokens of KV cache of a replica", ge=16)] = 16384,
-    most_replicas: Annotated[int, Field(description="Most replicas of a model", ge=1, le=1000)] = 1000,
-    currency: Annotated[str, Field(description="Of the prices", max_length=10)] = "$",
-    seed: Annotated[int, Field(description="Of all chance", ge=0, lt=2**32)] = 0,
-    name: Annotated[str, Field(description="Of the files that are written", pattern=_NAME)] = "plan",
-    resume: Annotated[bool, Field(description="Use what an earlier run of the same question has played")] = True,
-    jobs: Annotated[
-        int, Field(description="Clusters played at once. 0: as many as there are cores", ge=0, le=1024)
-    ] = 0,
-    dask: Annotated[
-        _Text, Field(description="Address of a Dask scheduler to play on, not that of the nodes. Empty: this machine")
-    ] = "",
+    node_types: _Text,
+    trace: _Text = "",
+    slo_ttft: _Text = "",
+    slo_tpot: _Text = "",
+    attainment: Annotated[float, Field(gt=0, le=1)] = 0.99,
+    models: _Text = "",
+    most_machines: Annotated[int, Field(ge=1, le=100_000)] = 64,
+    rate: _Text = "",
+    duration: _Text = "",
+    store: _Text = "",
+    dram: _Text = "1,0.5,0.25",
+    ssd: _Text = "1,0.5,0.25",
+    keep_alive: _Text = "300s",
+    degree: Annotated[int, Field(ge=1, le=256)] = 4,
+    kv_tokens: Annotated[int, Field(ge=16)] = 16384,
+    most_replicas: Annotated[int, Field(ge=1, le=1000)] = 1000,
+    currency: Annotated[str, Field(max_length=10)] = "$",
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+    name: Annotated[str, Field(pattern=_NAME)] = "plan",
+    resume: bool = True,
+    jobs: Annotated[int, Field(ge=0, le=1024)] = 0,
+    dask: _Text = "",
 ) -> None:
-    """Find the cheapest cluster that serves a trace within its service levels, and say what binds and what else would be."""
+    """Find the cheapest cluster that serves a trace within its service levels; say what binds, and what else would be.
+
+    Args:
+        node_types: Machines that may be had and what an hour of each costs, as h100=4.10,a10=1.20. cluster=1.50 are the
+            machines that run now. A file with your own is /path/types.toml.
+        trace: File of a trace, on the flow service's machine. Empty: one is made up of rate, duration and models.
+        slo_ttft: Time to the first token, as 2s, or by model as chat*=2s,5s. Empty: as the trace has it.
+        slo_tpot: Time of every other token, as 50ms. Empty: as the trace has it.
+        attainment: Share of the requests that are to be served so.
+        models: Published models, or sizes as 8b,70b, that stand for those of the trace in turn; by model chat*=8b,70b.
+            Empty: what is published.
+        most_machines: So many machines in all may be had.
+        rate: Requests a second in the mean, as 2.5. Empty: as the trace has them.
+        duration: Only so much of the trace, as 2h. Empty: all of it.
+        store: What the object store gives to all machines together in a second, as 25gbit. Empty: as it was measured.
+        dram: Shares of each machine's dram to try.
+        ssd: Shares of each machine's ssd to try.
+        keep_alive: How long a replica stays up after its last request.
+        degree: Over so many nodes a cold model is spread at most.
+        kv_tokens: Tokens of KV cache that a replica has.
+        most_replicas: Most replicas of a model.
+        currency: What prices are in.
+        seed: Of all chance; the same gives the same plan.
+        name: Of the files that are written.
+        resume: Use what an earlier run of the same question has played.
+        jobs: So many clusters are played at once. 0: as many as there are cores.
+        dask: Address of a Dask scheduler to play on, not that of the nodes. Empty: processes of the flow service's machine.
+    """
     context = read_context()
     wishes = Wishes(
         trace, node_types, models, slo_ttft, slo_tpot, attainment, most_machines, rate, duration, "", store, dram, ssd,

@@ -41,7 +41,7 @@ class Wishes:
     price: str = ""
     store: str = ""
     dram: str = "1,0.5,0.25"
-    ssd: str = "1"
+    ssd: str = "1,0.5,0.25"
     currency: str = "$"
     keep_alive: str = "300s"
     degree: int = 4
