@@ -70,6 +70,14 @@ def test_what_nobody_has_added_to_for_a_month_goes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_does_not_want_to_resume_begins_anew(tmp_path: Path) -> None:
+    opened(tmp_path).add(job(1), trial(job(1), 40))
+    anew = Kept.open(tmp_path, "q", resume=False)
+    assert len(anew) == 0
+    anew.add(job(2), trial(job(2), 40))
+    assert len(opened(tmp_path)) == 1
+
+
 def test_in_memory_nothing_is_written() -> None:
     kept = Kept(None)
     kept.add(job(1), trial(job(1), 40))
