@@ -96,7 +96,7 @@ def test_calibrating_at_the_command_line_without_prefect_and_with_it(
 TYPES = """
 [small]
 price_per_h = 1
-device_bytes = "1MB"
+device_bytes = "100MB"
 dram_bytes = "10MB"
 ssd_bytes = "10MB"
 rates = {nic = 1e6, ssd = 1e7, decode = 1e9, prefill = 1e11, formed.1 = 0.3}
@@ -112,7 +112,7 @@ def test_planning_through_prefect(settings: Settings, checkpoint: Checkpoint, pr
     types.write_text(TYPES)
     parameters = {
         "node_types": str(types), "models": MODEL, "rate": "0.2", "duration": "2min", "slo_ttft": "5s", "most_machines": 2,
-        "dram": "1", "ssd": "1", "jobs": 2, "kv_tokens": 64, "degree": 1, "name": "small",
+        "dram": "1", "ssd": "1", "jobs": 2, "degree": 1, "name": "small",
     }  # fmt: skip
     run = within(240, prefect.run("plan_capacity", parameters))
     assert run["state_type"] == "COMPLETED", run["state"]
