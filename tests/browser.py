@@ -19,9 +19,10 @@ const look = () => {
     const window = frame.contentWindow, page = window.document;
     return {
       width: window.innerWidth,
+      room: page.documentElement.clientWidth,
       needed: page.documentElement.scrollWidth,
       asked: window.performance.getEntriesByType("resource").map(each => each.name),
-      texts: [...page.querySelectorAll(".plot text")].map(text => [text.textContent, text.getBoundingClientRect()])
+      texts: [...page.querySelectorAll("svg text")].map(text => [text.textContent, text.getBoundingClientRect()])
         .filter(([, box]) => box.width > 0)
         .map(([words, box]) => [words, box.left, box.top, box.right, box.bottom]),
     };
@@ -45,8 +46,8 @@ def browser() -> str:
 
 
 def looked_at(document: str, widths: tuple[int, ...], folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """What is seen of a document in windows of such widths: `width` and what it `needed`, what was `asked` for, and the
-    plot's `texts` with their boxes; and what the console said."""
+    """What is seen of a document in windows of such widths: `width`, `room` and what it `needed`, what was `asked` for, and
+    the pictures' `texts` with their boxes; and what the console said."""
     frames = "".join(
         f'<iframe width="{width}" height="800" style="border:0" srcdoc="{escape(document)}"></iframe>'
         for width in widths

@@ -8,10 +8,11 @@ of test bed (ii)'s six storage servers each gives what the cards before it take.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.papers.calibration import DECODE_BYTES_PER_S, Calibration, Costs
-from benchmarks.papers.hydraserve import HYDRA, HYDRA_1, HYDRA_4, HYDRA_CACHE, SLLM, SLLM_CACHED, VLLM
+from benchmarks.papers.calibration import DECODE_BYTES_PER_S, STEP_S, Calibration, Costs
+from benchmarks.papers.hydraserve import HYDRA, HYDRA_CACHE, SLLM, SLLM_CACHED, VLLM
 from schedules.facts import Node, Rate
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
+from schedules.simulation.habits import Habits
 from schedules.systems.system import Startup
 
 GB, GIB = 10**9, 1 << 30
@@ -42,6 +43,7 @@ V100 = Machine("gn6e-c12g1.12xlarge", "V100", 4, 32 * GIB, 368 * GIB, 16)
 PREFILL_BYTES_TOKENS_PER_S: Mapping[str, float] = {"A10": 7.4e13, "V100": 8.9e13}
 """With which eight prompts of 1,024 tokens take the 1.5 s (7B) and 2.4 s (13B) that HydraServe's service levels are five
 times of: what those were measured with it does not say."""
+HABITS = Habits(hop_s=0.001, step_s=STEP_S)
 BED_GBIT_PER_S = 16
 """Of the cards on which `Costs` were measured: of a faster one the same share is to be had."""
 _INSTANT_S, _DISK_BYTES_PER_S = 0.001, 2e9
@@ -53,7 +55,7 @@ def startup(system: str, costs: Costs) -> Startup:
         return Startup(serial=True, streams=False)
     if system in (SLLM, SLLM_CACHED):
         return Startup(serial=True)
-    return Startup(tail_s=costs.tail_s, sliced=system in (HYDRA, HYDRA_CACHE, HYDRA_1, HYDRA_4))
+    return Startup(tail_s=costs.tail_s, sliced=system in (HYDRA, HYDRA_CACHE))
 
 
 def node(
@@ -80,7 +82,9 @@ def node(
     )  # fmt: skip
 
 
-def bed_one(gpu: str, system: str, calibration: Calibration, units: Mapping[str, str] | None = None) -> tuple[Node, ...]:
+def bed_one(
+    gpu: str, system: str, calibration: Calibration, units: Mapping[str, str] | None = None
+) -> tuple[Node, ...]:
     """Four machines of which each gives one GPU, as in figure 7."""
     machine, costs = A10_SMALL if gpu == "A10" else V100, calibration.costs[gpu]
     store = calibration.store_bytes_per_s

@@ -6,7 +6,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from benchmarks.papers.beds import OURS, bed_one, startup
+from benchmarks.papers.beds import HABITS, OURS, bed_one, startup
 from benchmarks.papers.calibration import MODELS, POINTS, Calibration, Point, calibrate, rounded
 from benchmarks.papers.hydraserve import DEGREES, FIGURE7_PROMPT_TOKENS, HYDRA_1, HYDRA_4, KV_BYTES, SLLM_CACHED
 from benchmarks.papers.models import model
@@ -50,9 +50,13 @@ def cold_start_s(point: Point, calibration: Calibration, system: System = FORCED
     began = startup(point.system, calibration.costs[point.gpu])
     played = play(
         Scenario(
-            nodes, (Offered(known, _wanted(known, degree or DEGREES[point.system])),), _one(known.name), system,
-            startups={node.name: began for node in nodes},
-        )  # fmt: skip
+            nodes,
+            (Offered(known, _wanted(known, degree or DEGREES[point.system])),),
+            _one(known.name),
+            system,
+            HABITS,
+            {node.name: began for node in nodes},
+        )
     )
     return float(played.ttft_s[0])
 

@@ -1,16 +1,15 @@
-"""The plan whose report is shown: forty models of the sizes of Llama 3 for an hour of requests that nobody has sent.
+"""The plan whose report is shown: forty models of the sizes of Llama 3 for ten minutes of requests that nobody has sent.
 
 Machines, their prices and speeds are round numbers of the kind that clouds have, not measurements.
 """
 
 from collections.abc import Mapping
 
-from schedules.capacity.playing import try_out
-from schedules.capacity.searching import Search
-
 from schedules.capacity.clusters import NodeType
 from schedules.capacity.plan import Plan
+from schedules.capacity.playing import try_out
 from schedules.capacity.question import Choices, PlanQuestion
+from schedules.capacity.searching import Search
 from schedules.facts import Model, Rate, Unit
 from schedules.objectives import Objectives
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, formed
@@ -24,10 +23,11 @@ _FORMED_S = 2.0
 
 def example() -> Plan:
     """Takes some minutes of one core."""
-    search = Search(_question())
+    question = _question()
+    search = Search(question)
     while not search.done:
         for job in search.ask(1):
-            search.tell(job, try_out(search.question, job))
+            search.tell(job, try_out(question, job))
     return search.plan()
 
 
@@ -36,11 +36,11 @@ def _question() -> PlanQuestion:
     sizes |= {f"llama-3-3b-router-{i}": 3 for i in range(4)}
     tasks = {"chat": "chat", "code": "code", "summaries": "summarisation", "router": "code"}
     lineup = tuple(Served(name, tasks[name.split("-")[3]]) for name in sizes)
-    trace = synthesise(Recipe(lineup, 2.0, 1200.0, cv=4.0, skew=0.9, max_prompt_tokens=4096, max_tokens=512), seed=1)
+    trace = synthesise(Recipe(lineup, 2.0, 600.0, cv=4.0, skew=0.9, max_prompt_tokens=4096, max_tokens=512), seed=1)
     offered = tuple(Offered(_model(name, sizes[name]), _wanted(name)) for name in trace.models)
     types = (
         NodeType("l40s", 1.86, 46 * GB, 64 * GIB, 450 * GB, _speeds(1.25 * GB, 1.5 * GB, 24 * GB, 800 * GB, 1.8e14)),
-        NodeType("h100", 6.90, 79 * GB, 192 * GIB, 3000 * GB, _speeds(3.1 * GB, 6.0 * GB, 50 * GB, 2.8e12, 4.5e14)),
+        NodeType("l4", 0.80, 23 * GB, 48 * GIB, 400 * GB, _speeds(1.25 * GB, 1.5 * GB, 12 * GB, 280 * GB, 6e13)),
     )
     choices = Choices(
         types, most_machines=32, store_bytes_per_s=12.5 * GB, dram_shares=(1.0, 0.5), ssd_shares=(1.0, 0.0)

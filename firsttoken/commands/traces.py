@@ -1,6 +1,8 @@
-"""Commands about traces: who asked for what, and when. They need no platform."""
+"""Commands about traces: who asked for what, and when. Only `history` needs a home with one."""
 
+import asyncio
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from firsttoken.commands.options import MOST_TOKENS, AsJson, finite, print_json, stderr, stdout
+from firsttoken.commands.options import MOST_TOKENS, AsJson, Config, finite, load, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from flows.trace_files import Report
@@ -263,6 +265,31 @@ def synth(
         max_tokens=max_tokens or base.max_tokens,
     )
     trace = synthesise(recipe, seed, f"made up as {preset}" if preset else "made up")
+    save(trace, out)
+    _tell_written(out, trace)
+
+
+def history(
+    out: Out,
+    since: Annotated[
+        float, typer.Option(parser=seconds, help="How far back: 90, 15min, 2h, 14d.", metavar="TIME")
+    ] = "7d",  # type: ignore[assignment]
+    force: Force = False,
+    config: Config = None,
+) -> None:
+    """Make a trace of what the platform of this home was asked, also of what it refused.
+
+    Example: firsttoken traces history --since 14d --out fortnight.npz
+    """
+    from firsttoken.happened import read_happened
+    from firsttoken.local import running_settings
+    from flows.trace_files import check_place, save
+    from schedules.traces.happened import trace_of
+
+    check_place(out, force=force)
+    now_s, settings = time.time(), running_settings(load(config))
+    happened = asyncio.run(read_happened(settings, now_s - since, now_s))
+    trace = trace_of(happened.asked, happened.since_s, happened.until_s, "history")
     save(trace, out)
     _tell_written(out, trace)
 

@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 from flows.capacity import asked
 from flows.capacity.curve import attains, monthly
 from flows.capacity.markup import Child, el
-from flows.capacity.words import SPACE, TIMES, budgets, capital, count, goal, machines, money, percent, prose, rate
+from flows.capacity.words import SPACE, budgets, capital, count, goal, machines, money, percent, prose, rate
 from schedules.capacity.plan import Plan
 from schedules.capacity.trial import Trial
 
@@ -78,7 +78,7 @@ def _network(plan: Plan, told: Trial) -> str:
         return rate(rates[0] * times)
     if rates:
         return f"{rate(rates[0] * times)} to {rate(rates[-1] * times)}"
-    return f"{times:g}{SPACE}{TIMES}{SPACE}its cards" if times != 1 else "As it is"
+    return f"{times:g}{SPACE}x{SPACE}its cards" if times != 1 else "As it is"
 
 
 def _of_the_network(plan: Plan, told: Trial) -> str:

@@ -9,7 +9,7 @@ from flows.capacity.words import goal, limit
 
 HEIGHT = 26
 _TOP, _THICK = 6, 14
-_APART = 0.13
+_APART = 0.19
 
 
 def around(share: float, wanted: float, scale: Nines, words: str) -> Element:

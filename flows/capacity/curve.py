@@ -78,7 +78,6 @@ def _axes(plan: Plan, x: Linear, y: Nines) -> Iterator[Element]:
         yield _across(y.at(share), "grid")
         yield el("text", goal(share), x="-10", y=_up(y.at(share)), dy="0.32em", class_="tick", text_anchor="end")
     for place, price in enumerate(x.ticks(_TICKS_OF_PRICE)):
-        yield el("line", x1=_share(x.at(price)), x2=_share(x.at(price)), y1="100%", y2="100%", class_="notch")
         label = money(price, plan.currency)
         kind = "tick spare" if place % 2 else "tick"
         yield el("text", label, x=_share(x.at(price)), y="100%", dy="20", class_=kind, text_anchor="middle")
@@ -117,9 +116,11 @@ def _chosen(plan: Plan, x: Linear, y: Nines) -> Iterator[Element]:
     yield _point(trial, plan, x, y, "ring", 10)
     yield _point(trial, plan, x, y, "chosen", 5.5)
     words = f"{machines(trial.cluster)}, {percent(trial.attained)}"
-    room = across * _NARROW > len(words) * _LETTER + 20
-    aside = {"dx": "-14", "dy": "-12", "text_anchor": "end"} if room else {"dx": "15", "dy": "24"}
-    yield el("text", words, x=_share(across), y=_up(up), class_="label", **aside)
+    label = {"x": _share(across), "class_": "label"}
+    if across * _NARROW > len(words) * _LETTER + 20:  # nothing is cheaper and better: there is room on the left
+        yield el("text", words, y=_up(up), dx=-14, dy=-12, text_anchor="end", **label)
+    else:
+        yield el("text", words, y=_up(min(up, y.at(plan.attainment))), dx=8, dy=20, **label)
 
 
 def _stroke(x1: float, y1: float, x2: float, y2: float) -> Element:

@@ -1,6 +1,7 @@
 """What there is to say of the chosen cluster: what would be if something were other, how fast, how busy, and which models."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 from xml.etree.ElementTree import Element
 
 from flows.capacity import asked, bars
@@ -14,6 +15,7 @@ from schedules.capacity.plan import Plan
 from schedules.capacity.trial import Trial
 
 WORST_MODELS = 12
+_FROM = {"remote": "the store", "peer": "other nodes", "ssd": "ssds", "dram": "dram"}
 
 
 def section(title: str, about: str, *parts: Child | Iterable[Child]) -> Element:
@@ -47,7 +49,7 @@ def what_ifs(plan: Plan) -> Iterator[Element]:
 def latency(plan: Plan, told: Trial) -> Element:
     """Percentiles against the limits."""
     limits = asked.limits(plan)
-    kinds = (("All requests", "all", told.ttft_s), ("Cold starts", "cold", told.cold_ttft_s))
+    kinds = (("All requests", "all", _finite(told.ttft_s)), ("Cold starts", "cold", _finite(told.cold_ttft_s)))
     scale = from_zero((*limits, *(value for _, _, values in kinds for value in values.values())))
     if not limits:
         words = "No limit was asked for"
@@ -75,10 +77,12 @@ def usage(told: Trial) -> Element:
         ("Network cards", use.network, use.network_busiest),
         ("Object store", use.store, use.store_busiest),
     )
-    moved = ", ".join(f"{size(moved)} from {name}" for name, moved in told.moved_bytes.items() if moved)
+    moved = ", ".join(
+        f"{size(moved)} from {_FROM.get(name, name)}" for name, moved in told.moved_bytes.items() if moved
+    )
     return section(
         "How busy it is",
-        "Mean in dark; in light, and as the second figure, the busiest minute.",
+        "The full colour and the first figure are the mean, the pale colour and the second the busiest minute.",
         el("ul", (_used(*kind) for kind in kinds), class_="rows busy"),
         el("p", f"Bytes moved: {moved}.", class_="small") if moved else None,
         el("p", f"{portion(told.unserved)} of the requests got no whole answer.", class_="small"),
@@ -101,7 +105,7 @@ def models(plan: Plan, told: Trial) -> Element:
     missed = sum(not attains(share, plan.attainment) for _, share in worst)
     return section(
         "By model, worst first",
-        f"{missed:,} of {count(len(worst), 'model')} below the {goal(plan.attainment)} asked for of all requests together.",
+        f"{missed:,} of {count(len(worst), 'model')} below the {goal(plan.attainment)} that are asked for of all together.",
         el("ul", rows, _under(bars.ticks_around(plan.attainment, scale)), class_="rows"),
         details(f"All {count(len(worst), 'model')}", _all_models(worst, wanted), beyond(len(worst))),
     )
@@ -136,6 +140,10 @@ def _percentiles(
         yield el("ul", rows, class_="rows")
     else:
         yield el("p", "There were none.", class_="small")
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isfinite(value)}
 
 
 def _used(name: str, mean: float | None, busiest: float | None) -> Element:

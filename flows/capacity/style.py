@@ -1,10 +1,10 @@
 """How the page and the picture look: by light and dark, on a telephone and on paper. Colours are told apart by who is
-colour-blind (blue and orange of Okabe and Ito, darkened or lightened for contrast), and never say anything alone."""
+colour-blind (blue, orange and green of Okabe and Ito, darkened or lightened for contrast), and never say anything alone."""
 
 LIGHT = """--page:#f6f7f9;--card:#fff;--ink:#16202c;--quiet:#566373;--line:#dfe4ea;--soft:#eef1f5;--blue:#0a66b0;
---orange:#b84a00;--wash:#e4f0f9;--pale:#a9cbe6;--dot:#98a5b3"""
+--orange:#b84a00;--green:#00785a;--wash:#e4f0f9;--pale:#a9cbe6;--dot:#98a5b3"""
 DARK = """--page:#10151b;--card:#181f27;--ink:#e8edf3;--quiet:#a3b0bf;--line:#2c3743;--soft:#212a34;--blue:#66b5f0;
---orange:#f39a4a;--wash:#17293a;--pale:#2f5878;--dot:#65727f"""
+--orange:#f39a4a;--green:#3dbd97;--wash:#17293a;--pale:#2f5878;--dot:#65727f"""
 
 PLOT = """
 text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--quiet);font-variant-numeric:tabular-nums}
@@ -48,7 +48,7 @@ color:var(--quiet)}.key li{display:flex;align-items:center;gap:.3rem}
 .rows .value{text-align:right;font-variant-numeric:tabular-nums}
 .over{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 svg.bar{display:block;overflow:visible}
-rect.more,circle.more,rect.mean,rect.all{fill:var(--blue)}rect.less,circle.less,rect.cold{fill:var(--orange)}
+rect.more,circle.more,rect.mean,rect.all{fill:var(--blue)}rect.less,circle.less{fill:var(--orange)}rect.cold{fill:var(--green)}
 rect.more,rect.less{opacity:.45}rect.busiest{fill:var(--pale)}rect.empty{fill:var(--soft)}
 rect.band{fill:var(--orange);opacity:.13}
 .yes{color:var(--blue)}.no{color:var(--orange)}
@@ -56,24 +56,28 @@ rect.band{fill:var(--orange);opacity:.13}
 table{border-collapse:separate;border-spacing:0;font-size:.875rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--quiet);padding-bottom:.3rem}
 th,td{padding:.38rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap;background:var(--card)}
-th:first-child{text-align:left;padding-left:0;position:sticky;left:0;white-space:normal;min-width:8rem;max-width:22rem}
+th:first-child{text-align:left;padding-left:0;position:sticky;left:0;white-space:normal;min-width:min(13rem,38vw);max-width:22rem}
 thead th{color:var(--quiet);font-weight:600;vertical-align:bottom;position:sticky;top:0}thead th:first-child{z-index:1}
 tbody th{font-weight:400}.marked>*{font-weight:650;background:var(--wash)}
 details{margin-top:.7rem}summary{cursor:pointer;color:var(--blue);width:fit-content}
-section dl{margin:.5rem 0;font-size:.9rem}dl dl{margin:.1rem 0 .5rem}section dt{font-weight:600;margin-top:.4rem}
-section dd{margin:0 0 0 1.1rem}
+section dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.25rem 1.2rem;margin:.5rem 0;font-size:.9rem}
+section dl dl,dd .wide-table{margin:0}dd th:first-child{min-width:5rem}
+section dt{font-weight:600}section dd{margin:0}section dl>p{grid-column:1/3}
 pre{background:var(--soft);border-radius:8px;padding:.9rem 1.1rem;margin:.3rem 0 .6rem;overflow-x:auto;user-select:all;
 -webkit-user-select:all;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 :focus-visible{outline:2px solid var(--blue);outline-offset:2px}
 @media(max-width:640px){main{padding:1.2rem .8rem 3rem}section{padding:1rem}.plot{padding:24px 6px 50px 52px}
 .plot .label,.plot .spare{display:none}
 .rows li,.told li,.pair .busy li{grid-template-columns:minmax(0,1fr) auto}.rows li>svg{grid-column:1/3;grid-row:2}
-.pair .rows:not(.busy) li>svg{grid-column:auto;grid-row:auto}.rows .axis{padding-top:0}.told .small{grid-column:1/3}}
+.pair .rows:not(.busy) li>svg{grid-column:auto;grid-row:auto}
+section dl{grid-template-columns:minmax(0,1fr);gap:0}section dd{margin:0 0 .4rem .8rem}
+.rows .axis{padding-top:0}.told .small{grid-column:1/3}}
 @media print{@page{margin:14mm}body{background:#fff;font-size:10pt;print-color-adjust:exact;
 -webkit-print-color-adjust:exact}main{max-width:none;padding:0}section,.facts{border-color:#ccc}
 .facts,.pair,.rows li,.plot,tr{break-inside:avoid}h2{break-after:avoid}
 .wide-table{overflow:visible;max-height:none}th,td{white-space:normal;padding:.2rem .3rem}table{font-size:7pt}
-th:first-child{min-width:0}thead th,th:first-child{position:static}pre{white-space:pre-wrap}details:not([open]){display:none}}
+th:first-child{min-width:5.5rem}thead th,th:first-child{position:static}pre{white-space:pre-wrap}
+details:not([open]){display:none}}
 """
 
 

@@ -2,18 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from math import floor, isfinite, log10
+from math import isfinite
 
+from schedules.capacity.answering import words
 from schedules.capacity.clusters import Cluster
 
 DASH = "\u2013"
 SPACE = "\u00a0"
-TIMES = "\u00d7"
 HOURS_A_MONTH = 730
 _SIZES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _GIB = 1 << 30
-_MOST_DECIMALS = 5
-_UNIT = re.compile(r"(?<=\d) (?=%|(?:s|ms|min|x|[kMGT]i?B)\b)")
+_UNIT = re.compile(r"(?<=\d) (?=%|(?:s|ms|min|x|[kMGT]i?B)\b)|(?<=\d x) ")
 
 
 def money(amount: float, currency: str) -> str:
@@ -30,11 +29,8 @@ def money(amount: float, currency: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Down, never up, and with more decimals the closer to all: 98.996 % is not the 99 % that were asked for."""
-    if not isfinite(share):
-        return DASH
-    decimals = _decimals(share) if 0 < share < 1 else 0
-    return f"{floor(share * 100 * 10**decimals + 1e-6) / 10**decimals:.{decimals}f}{SPACE}%"
+    """As in the plan's sentences."""
+    return prose(words.percent(share)) if isfinite(share) else DASH
 
 
 def portion(share: float) -> str:
@@ -91,8 +87,7 @@ def count(number: float, one: str, many: str = "") -> str:
 
 def machines(cluster: Cluster) -> str:
     """How many of which type; those of which there are none are not named."""
-    kinds = [f"{number:,}{SPACE}{TIMES}{SPACE}{name}" for name, number in cluster.machines.items() if number]
-    return " + ".join(kinds) or "no machines"
+    return prose(words.machines_in_words(cluster)) or "no machines"
 
 
 def budgets(sizes_bytes: Mapping[str, int]) -> str:
@@ -110,7 +105,3 @@ def prose(text: str) -> str:
 def capital(text: str) -> str:
     """As a line begins."""
     return text[:1].upper() + text[1:]
-
-
-def _decimals(share: float) -> int:
-    return min(_MOST_DECIMALS, max(1, floor(-log10(1 - share)) - 1))

@@ -9,9 +9,9 @@ from flows.planning.machines import is_of_cluster, types_of
 from flows.planning.models import Published, Wanted, offered
 from flows.planning.typed import number, parts, seconds, shares, size_bytes
 from flows.trace_files import take
+from schedules.capacity.catalog import store_of
 from schedules.capacity.question import Choices, PlanQuestion
 from schedules.facts import Node
-from schedules.rates import STORE
 from schedules.traces.changing import denser, during
 from schedules.traces.formats import Reading
 from schedules.traces.lengths import task
@@ -114,5 +114,4 @@ def _store(wishes: Wishes, cluster: Sequence[Node]) -> float | None:
     """What the store gives to all: as told, or as the cluster's nodes measured it."""
     if wishes.store:
         return size_bytes(wishes.store, "the store")
-    measured = [node.rates[STORE].mean for node in cluster if STORE in node.rates]
-    return max(measured, default=None)
+    return store_of(cluster)

@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.errors import Unclear
 from flows.planning.typed import number, parts, size_bytes
-from schedules.capacity.catalog import EXAMPLES, of_cluster
+from schedules.capacity.catalog import named, of_cluster
 from schedules.capacity.clusters import NodeType
 from schedules.facts import Node, Rate
 
@@ -37,7 +37,7 @@ def types_of(told: str, price: str, cluster: Sequence[Node]) -> tuple[NodeType, 
         return _of_file(Path(told.strip()), price)
     prices = {name: _price(name, own or price) for name, own in _named(told)}
     own = {name: each for name, each in prices.items() if _is_own(name)}
-    found = [replace(_example(name), price_per_h=each) for name, each in prices.items() if name not in own]
+    found = [named(name, each) for name, each in prices.items() if name not in own]
     if own:
         found += of_cluster(cluster, own.get(CLUSTER, own))
     if not found:
@@ -52,16 +52,6 @@ def _named(told: str) -> list[tuple[str, str]]:
 
 def _is_own(name: str) -> bool:
     return name == CLUSTER or re.fullmatch(r"machine(-\d+)?", name) is not None
-
-
-def _example(name: str) -> NodeType:
-    found = {known.lower(): kind for known, kind in EXAMPLES.items()}.get(name.lower())
-    if found is None:
-        raise Unclear(
-            f"there is no node type {name!r}: those are {', '.join(EXAMPLES)}, `{CLUSTER}` for the nodes that run, or a file "
-            "with your own, NAME.toml"
-        )
-    return found
 
 
 def _price(name: str, told: str) -> float:
@@ -92,7 +82,7 @@ def _of_table(where: str, name: str, table: Any, price: str) -> NodeType:
     price_per_h = _price(name, str(table.get("price_per_h", price)))
     kind = NodeType(name, price_per_h, 0, 0, 0, {})
     if "like" in table:
-        kind = replace(_example(str(table["like"])), name=name, price_per_h=price_per_h)
+        kind = replace(named(str(table["like"]), price_per_h), name=name)
     sizes: dict[str, Any] = {key: int(size_bytes(str(table[key]), f"{where}.{key}")) for key in _SIZES if key in table}
     nodes = table.get("nodes", kind.nodes)
     if type(nodes) is not int:

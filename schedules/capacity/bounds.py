@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from schedules.capacity.clusters import NodeType
 from schedules.capacity.question import PlanQuestion
 from schedules.estimates import speeds_of, step_s
-from schedules.facts import Model
 from schedules.placing.partition import parts_of
 from schedules.rates import BUS
 from schedules.simulation.scenario import Offered
@@ -85,12 +84,12 @@ class Floor:
 def floor_of(offered: Offered, types: Iterable[NodeType], system: System) -> Floor:
     """Of nodes that have all units already, and nothing else to do."""
     speeds = [found for kind in types if (found := speeds_of(kind.rates, bad=False)) is not None]
-    layers_bytes = _layers_bytes(offered.model)
+    size_bytes = offered.model.size_bytes
     tail_s = system.startup.tail_s
     return Floor(
-        min(min(each.formed_s.values()) + tail_s + step_s(layers_bytes, 1, each) for each in speeds),
-        min(step_s(layers_bytes, 1, each) for each in speeds),
-        min(step_s(layers_bytes, _MANY, each) for each in speeds) / _MANY,
+        min(min(each.formed_s.values()) + tail_s + step_s(size_bytes, 1, each) for each in speeds),
+        min(step_s(size_bytes, 1, each) for each in speeds),
+        min(step_s(size_bytes, _MANY, each) for each in speeds) / _MANY,
     )
 
 
@@ -124,8 +123,3 @@ def lost_anyway(question: PlanQuestion) -> Lost:
     return Lost(
         prompts_s > ttft_s[trace.model], slow[trace.model] & (trace.answer_tokens > 1), first & cold[trace.model]
     )
-
-
-def _layers_bytes(model: Model) -> int:
-    """Of what every token is computed with, wherever the embedding and the head are."""
-    return sum(model.sizes[1:-1])

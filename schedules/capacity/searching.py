@@ -151,7 +151,7 @@ class Search:
     def _refine(self, lines: list[Line]) -> Iterator[list[Job]]:
         """Until nothing cheaper can be found on any of them."""
         goal = self._question.attainment - EPSILON
-        while alive := [line for line in lines if line.wanted(goal, self._most(line), 1)]:
+        while alive := [line for line in lines if self._is_worth_it(line)][: max(_AT_ONCE, len(self._types))]:
             at_once = max(1, _AT_ONCE // len(alive))
             wanted = [(line, count) for line in alive for count in line.wanted(goal, self._most(line), at_once)]
             names = [self._job(line.machines(count)) for line, count in wanted]
@@ -161,6 +161,13 @@ class Search:
                     line.known[count] = self._known[job.name]
             if self._cut:
                 return
+
+    def _is_worth_it(self, line: Line) -> bool:
+        """Whether there is anything to be tried on it. Beside other machines no more can help if it missed beside more."""
+        most = self._most(line)
+        if not line.wanted(self._question.attainment - EPSILON, most, 1):
+            return False
+        return not line.base or not self._tried.missed_with(line.machines(most))
 
     def _most(self, line: Line) -> int:
         """Of the line's machines: with more there are too many, or it is no cheaper than what attains already."""
@@ -267,7 +274,7 @@ class Search:
         return Plan(
             attainment=question.attainment,
             currency=question.choices.currency,
-            sentence=sentence_of(question, self._tried, self._lost),
+            sentence=sentence_of(question, self._tried, self._lost, cut=self._cut),
             binding=self._binding_sentence(),
             chosen=chosen,
             curve=self._tried.curve,
@@ -276,7 +283,11 @@ class Search:
             inputs=inputs_of(question),
             settings=settings_of(chosen.cluster, question.choices.types) if chosen is not None else {},
             notes=notes_of(question)
-            + ((f"Only {self._most_jobs} trials were made: more might find a cheaper cluster.",) if self._cut else ()),
+            + (
+                (f"Only {self._most_jobs} trials were made: more of them might find a cheaper cluster.",)
+                if self._cut
+                else ()
+            ),
         )
 
     def _binding_sentence(self) -> str:
@@ -298,9 +309,7 @@ class Search:
 
 
 def _thinned(count: int) -> list[int]:
-    """How many of so many machines to keep: all but 1, 2, 3, 4, 6, 8, 12, ..."""
-    found, less = list[int](), 1
-    while less < count:
-        found.append(count - less)
-        less += max(1, less // 2) if less > 2 else 1
-    return found
+    """How many of so many machines to keep: all but a few, and a few; of many not every number."""
+    steps = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+    few = {step for step in steps if step <= count // 2}
+    return [count - step for step in sorted(few)] + sorted(few - {count - step for step in few}, reverse=True)

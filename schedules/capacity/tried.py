@@ -1,6 +1,6 @@
 """What was tried of clusters as they are asked for, and what that says so far."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from schedules.capacity.clusters import Cluster, NodeType
 from schedules.capacity.machines import price_per_h
@@ -40,6 +40,14 @@ class Tried:
     def cheapest(self) -> Trial | None:
         """That attains the goal; of equally cheap ones that of the fewest machines, and of the least dram and ssd."""
         return min(filter(self.attains, self._trials.values()), key=_by_price, default=None)
+
+    def missed_with(self, machines: Mapping[str, int]) -> bool:
+        """Whether a cluster missed the goal that had as many machines of each type, or more."""
+        return any(
+            not self.attains(trial)
+            and all(trial.cluster.machines.get(name, 0) >= count for name, count in machines.items())
+            for trial in self._trials.values()
+        )
 
     @property
     def furthest(self) -> Trial:

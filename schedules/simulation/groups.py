@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from schedules.estimates import Speeds, token_s
+from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
-from schedules.requests import room_tokens
+from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
+from schedules.simulation.habits import Habits
 from schedules.simulation.happenings import Happening
 from schedules.simulation.nodes import WorldNode
 from schedules.systems.system import Startup
@@ -59,19 +60,29 @@ class _Step(NamedTuple):
 
 class Batch:
     """Continuous batching at its simplest: every step gives each request that has a room one token, or its first one after
-    its whole prompt; who finds no room waits, in order of arrival. Who follows has its room at once or never, and takes in
-    what it lacks in one step with the others.
+    its whole prompt; who finds no room waits, in order of arrival, and so does whose prompt is too much beside those that
+    begin with this step. Who follows has its room at once or never, and takes in what it lacks in one step with the others.
 
-    Up to `at_once` steps in which nobody takes anything in land as one, which whoever comes meanwhile waits for.
+    Up to `tokens_at_once` steps in which nobody takes anything in land as one, which whoever comes meanwhile waits for.
     """
 
-    def __init__(self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], hop_s: float, at_once: int) -> None:
-        self._kv_tokens, self._stages, self._hop_s, self._at_once = kv_tokens, stages, hop_s, at_once
+    def __init__(
+        self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], habits: Habits, on_gpu: bool = False
+    ) -> None:
+        self._kv_tokens, self._stages, self._habits = kv_tokens, stages, habits
+        self._prompts_beside = PROMPTS_BESIDE_ON_GPU if on_gpu else PROMPTS_BESIDE
         self._waiting: deque[Ask] = deque()
         self._running: list[Ask] = []
         self._followers: list[Ask] = []
         self._step: _Step | None = None
         self.under_way = False
+        self.step_tokens = 0
+        """Of the step that began last."""
+
+    @property
+    def in_step(self) -> int:
+        """Requests that are in the step under way."""
+        return 0 if self._step is None else len(self._step.asks) + len(self._step.followers)
 
     @property
     def asks(self) -> list[Ask]:
@@ -128,13 +139,19 @@ class Batch:
             return None
         prompts = [ask.prompt_tokens - ask.taken for ask in self._running if not ask.prefilled]
         tokens = len(self._running) - len(prompts) + sum(prompts) + sum([behind for _, behind in followers])
-        steps = 1 if prompts or followers else min(self._at_once, *[ask.left for ask in self._running])
+        self.step_tokens = tokens
+        steps = 1 if prompts or followers else min(self._habits.tokens_at_once, *[ask.left for ask in self._running])
         self._step = _Step(list(self._running), steps, followers)
-        return steps * token_s(self._stages, self._hop_s, tokens)
+        return steps * (token_s(self._stages, self._habits.hop_s, tokens) + self._habits.step_s)
 
     def _let_in(self) -> None:
+        """Those that find a room, one of them at least whatever its prompt."""
         used = sum([ask.room(self._kv_tokens) for ask in (*self._running, *self._followers)])
+        most, prompts = self._prompts_beside if self._running else PROMPTS_ALONE, 0
         while self._waiting and used + self._waiting[0].room(self._kv_tokens) <= self._kv_tokens:
+            prompts += self._waiting[0].prompt_tokens
+            if prompts > max(most, self._waiting[0].prompt_tokens):
+                break
             self._running.append(self._waiting.popleft())
             used += self._running[-1].room(self._kv_tokens)
 
@@ -155,8 +172,9 @@ class Batch:
 @dataclass(eq=False)
 class WorldGroup:
     """`nodes` run its stages, `waits` are the loads that its first token waits for, or its being formed if it comes `behind`.
-    It is `built` when its stages are, `settles` once it has all that it waits for, and is `ready` when it can compute.
-    Seconds; None is not yet."""
+    It is `built` when its stages are, and `settled` a while after it `settles`, which is once it has all that it waits for.
+    One that `overlaps` computes each layer as soon as that is there: its first step, which began at `stepped_s`, ends some
+    time after the last bytes of each stage have come, when `there_s` says by node. Seconds; None is not yet."""
 
     name: str
     key: ModelKey
@@ -166,8 +184,11 @@ class WorldGroup:
     ordered_s: float
     startup: Startup
     behind: bool = False
+    overlaps: bool = True
+    stepped_s: float | None = None
+    there_s: dict[str, float] = field(default_factory=dict)
     settles: bool = False
-    ready: bool = False
+    settled: bool = False
     built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
@@ -175,6 +196,11 @@ class WorldGroup:
     waits: set[str] = field(default_factory=set)
     stalled: list[Happening] = field(default_factory=list)
     """What would have happened while one of its nodes was silent."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can compute, or begin to."""
+        return self.formed_s is not None and (self.overlaps or self.settled)
 
     def ready_s(self, now_s: float) -> float:
         """When it can compute that has all that it waits for since now: its weights are over their buses by then, on which
@@ -189,6 +215,22 @@ class WorldGroup:
         if not self.startup.streams:
             begun_s = now_s
         return max(now_s, begun_s + copies_s) + self.startup.tail_s
+
+    def first_step_s(self, hop_s: float, step_s: float) -> float:
+        """When the first step ends, all being there: what came last to a stage is taken for the last of its units."""
+        lines = list[StageTimeline]()
+        for stage, node in zip(self.placement.stages, self.nodes, strict=True):
+            last_bytes = stage.weight_bytes // len(stage.units)
+            there_s = max(0.0, self.there_s.get(node.name, 0.0) - self.ordered_s)
+            units = ((0.0, stage.weight_bytes - last_bytes), (there_s, last_bytes))
+            lines.append(StageTimeline(node.speeds, (self.formed_s or 0.0) - self.ordered_s, units))
+        hops = hops_s(len(lines), hop_s)
+        return self.ordered_s + first_token_s(lines, self.batch.step_tokens) + hops + step_s
+
+    @property
+    def at_once(self) -> int:
+        """So many steps of it are under way at once, of some of its requests each: up to one a stage."""
+        return min(len(self.nodes), self.batch.in_step) if self.batch.under_way else 0
 
     @property
     def answers(self) -> bool:

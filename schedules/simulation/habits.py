@@ -7,7 +7,11 @@ from enum import StrEnum
 @dataclass(frozen=True)
 class Habits:
     """Of the clusters that are played: what is no node's measured rate. `tokens_at_once` makes streams coarser, and hence
-    a long run faster. Whoever carries moves out is ready for the next step after `carry_after_s`; None if nobody ever is."""
+    a long run faster. Whoever carries moves out is ready for the next step after `carry_after_s`; None if nobody ever is.
+    `receive_s` of each TTFT pass on the way to the brain and back. A step takes `step_s` beside what its weights take, of
+    however many stages it is: an engine's own time. Nodes of one machine compute so many steps at once as it
+    has `cores`, and more of them in turn.
+    """
 
     report_every_s: float = 1.0
     report_after_s: float = 0.01
@@ -20,6 +24,9 @@ class Habits:
     drain_grace_s: float = 60.0
     carry_after_s: float | None = 0.05
     tokens_at_once: int = 1
+    receive_s: float = 0.0
+    step_s: float = 0.0
+    cores: float = float("inf")
 
 
 class Misfortune(StrEnum):

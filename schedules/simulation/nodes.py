@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from schedules.estimates import Speeds, speeds_of
 from schedules.events import NodeReported
-from schedules.facts import Node, Unit
+from schedules.facts import Node, Rate, Unit
 from schedules.systems.system import Keeps
 
 KEEPS = Keeps()
@@ -83,13 +83,18 @@ class Tiers:
 
 
 class WorldNode:
-    """Begins with what `facts` say, and is as fast as they say. ValueError if they leave out a speed. Without `tiers` it has
-    its own."""
+    """Begins with what `facts` say, and is as fast as `rates` say, or they. ValueError if those leave out a speed. Without
+    `tiers` it has its own."""
 
     def __init__(
-        self, facts: Node, size_bytes: Mapping[str, int], keeps: Keeps = KEEPS, tiers: Tiers | None = None
+        self,
+        facts: Node,
+        size_bytes: Mapping[str, int],
+        keeps: Keeps = KEEPS,
+        tiers: Tiers | None = None,
+        rates: Mapping[str, Rate] | None = None,
     ) -> None:
-        speeds = speeds_of(facts.rates, bad=False)
+        speeds = speeds_of(facts.rates if rates is None else rates, bad=False)
         if speeds is None:
             raise ValueError(f"nothing says how fast node {facts.name} is")
         self.speeds: Speeds = speeds
@@ -124,6 +129,16 @@ class WorldNode:
     def coming(self) -> dict[str, str]:
         """Names of the loads that bring units, by digest."""
         return self._tiers.coming
+
+    @property
+    def machine(self) -> str:
+        """What it shares cores with others of."""
+        return self._facts.shared_with
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its stages compute on a GPU."""
+        return bool(self._facts.gpu)
 
     @property
     def answers(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from schedules.brain import Brain
-from schedules.events import ModelKnown
+from schedules.events import ModelKnown, Recalled
 from schedules.limits import Limits
 from schedules.simulation.counting import Counting
 from schedules.simulation.outcomes import Outcomes
@@ -23,7 +23,9 @@ def play(scenario: Scenario, on_progress: Callable[[int], object] | None = None)
     system, models = scenario.system, [offered.model for offered in scenario.models]
     startups = {node.name: scenario.startups.get(node.name, system.startup) for node in scenario.nodes}
     nodes = scenario.nodes if system.peers else tuple(replace(node, peer_port=0) for node in scenario.nodes)
-    world = World(nodes, models, scenario.habits, startups=startups, keeps=system.keeps, count_from_s=LEAD_S)
+    world = World(
+        nodes, models, scenario.habits, startups=startups, keeps=system.keeps, count_from_s=LEAD_S, truly=scenario.truly
+    )
     limits = Limits(
         scenario.start_timeout_s, _NO_BOUND, _NO_BOUND, system.consolidate, system.in_place, system.moves_others
     )
@@ -38,7 +40,9 @@ def _inputs(scenario: Scenario) -> Iterator[Input]:
         wanted = offered.objectives
         objectives = wanted if keep_alive_s is None else replace(wanted, keep_alive_s=keep_alive_s)
         yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
+    if scenario.lessons:
+        yield Wish(0.0, Recalled(scenario.lessons, (scenario.habits.hop_s,)))
     for trouble in scenario.troubles:
         yield replace(trouble, at_s=LEAD_S + trouble.at_s)
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
-    yield from arrivals(scenario.trace, keys, LEAD_S, scenario.patience_s)
+    yield from arrivals(scenario.trace, keys, LEAD_S + scenario.habits.receive_s, scenario.patience_s)

@@ -6,6 +6,7 @@ from schedules.events import RequestBroke, RequestProgressed, RequestRefused
 from schedules.facts import Placement, StagePlan
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.groups import Ask, WorldGroup
+from schedules.simulation.habits import Habits
 from schedules.simulation.happenings import CaughtUp, Happening, Told, Yielded
 from schedules.simulation.loads import Loads, Way
 
@@ -17,9 +18,15 @@ class Steps:
     """Of the groups of the world, which are those in `groups` as long as they are there."""
 
     def __init__(
-        self, groups: Mapping[str, WorldGroup], loads: Loads, agenda: Agenda[Happening], on_answer: OnAnswer
+        self,
+        groups: Mapping[str, WorldGroup],
+        loads: Loads,
+        agenda: Agenda[Happening],
+        on_answer: OnAnswer,
+        habits: Habits,
     ) -> None:
         self._groups, self._loads, self._agenda, self._on_answer = groups, loads, agenda, on_answer
+        self._hop_s, self._step_s, self._cores = habits.hop_s, habits.step_s, habits.cores
         self._at: dict[str, WorldGroup] = {}
 
     # ---- orders
@@ -105,11 +112,34 @@ class Steps:
             group.batch.under_way = True
             self._agenda.put(now_s, lambda at_s: self._step(group, at_s))
 
+    def all_there(self, group: WorldGroup, now_s: float) -> None:
+        """The last of what it waited for has come: its first step, if it is at that, will end."""
+        if group.stepped_s is not None and not group.answered:
+            self._put_landing(group, max(now_s, group.first_step_s(self._hop_s, self._step_s)))
+
     def _step(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         takes_s = group.batch.begin()
-        if takes_s is not None:
-            self._agenda.put(now_s + takes_s, lambda at_s: self._land(group, at_s))
+        if takes_s is None:
+            return ()
+        takes_s *= self._crowding(group)
+        if group.waits:
+            group.stepped_s = now_s
+        elif group.overlaps and not group.answered:
+            self._put_landing(group, max(now_s + takes_s, group.first_step_s(self._hop_s, self._step_s)))
+        else:
+            self._put_landing(group, now_s + takes_s)
         return ()
+
+    def _crowding(self, group: WorldGroup) -> float:
+        """By how much longer a step takes, for its machine has other steps to compute."""
+        if self._cores == float("inf") or group.nodes[0].on_gpu:
+            return 1.0
+        machine = group.nodes[0].machine
+        at_once = sum(each.at_once for each in self._groups.values() if each.nodes[0].machine == machine)
+        return max(1.0, at_once / self._cores)
+
+    def _put_landing(self, group: WorldGroup, at_s: float) -> None:
+        self._agenda.put(at_s, lambda landing_s: self._land(group, landing_s))
 
     def _land(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         """Everyone's tokens are told apart from the others', within as many microseconds."""

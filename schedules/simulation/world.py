@@ -11,6 +11,7 @@ all, and takes in what it lacks in one step.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from schedules.events import (
     GroupFailed,
@@ -23,7 +24,7 @@ from schedules.events import (
     SchedulerJoined,
     SchedulerLost,
 )
-from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
+from schedules.facts import Model, ModelKey, Node, Placement, Rate, Unit, View
 from schedules.ledgers.nodes import link_rates
 from schedules.rates import SSD
 from schedules.simulation.agenda import Agenda
@@ -43,7 +44,7 @@ _RUNTIME = "runtime"
 
 class World:
     """`next_s` is when something happens next, and `happen` lets it. Orders and misfortunes come with the time that it is,
-    which is never before what has happened."""
+    which is never before what has happened. `truly` are the rates of nodes that are not as fast as they report."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class World:
         startups: Mapping[str, Startup] | None = None,
         keeps: Keeps | None = None,
         count_from_s: float | None = None,
+        truly: Mapping[str, Mapping[str, Rate]] | None = None,
     ) -> None:
         self.habits, self._startups = habits or Habits(), startups or {}
         self._models: dict[ModelKey, Model] = {}
@@ -63,17 +65,20 @@ class World:
         facts = sorted(nodes, key=lambda node: node.name)
         keeps = keeps or Keeps()
         tiers = {each.card: Tiers(each.dram_bytes, each.ssd_bytes, keeps) for each in facts}
-        self._nodes = {each.name: WorldNode(each, sizes, keeps, tiers[each.card]) for each in facts}
+        rates_of = {each.name: (truly or {}).get(each.name, each.rates) for each in facts}
+        self._nodes = {
+            each.name: WorldNode(each, sizes, keeps, tiers[each.card], rates_of[each.name]) for each in facts
+        }
         self._beside: dict[str, list[str]] = {}
         for each in facts:
             self._beside.setdefault(each.card, []).append(each.name)
         self._groups: dict[str, WorldGroup] = {}
         self._agenda: Agenda[Happening] = Agenda(now_s)
-        disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
-        rates = link_rates(View(tuple(facts))) | disks
+        disks = {node.ssd_link: rates_of[name][SSD].mean for name, node in self._nodes.items()}
+        rates = link_rates(View(tuple(replace(node, rates=rates_of[node.name]) for node in facts))) | disks
         self._usage = Usage(now_s if count_from_s is None else count_from_s)
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, self._usage, now_s)
-        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered)
+        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered, self.habits)
         self._failed: set[str] = set()
         self._changed: set[str] = set()
         self._refusals = 0
@@ -132,11 +137,12 @@ class World:
         nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
         startup = _AT_ONCE if in_place_of else self._startup(nodes)
         weights = _weights(placement, sliced=startup.sliced)
-        speeds = [node.speeds for node in nodes]
-        batch = Batch(
-            placement.kv_tokens, [*zip(weights, speeds, strict=True)], self.habits.hop_s, self.habits.tokens_at_once
+        speeds = [*zip(weights, [node.speeds for node in nodes], strict=True)]
+        on_gpu = all(node.on_gpu for node in nodes)
+        batch = Batch(placement.kv_tokens, speeds, self.habits, on_gpu)
+        group = self._groups[name] = WorldGroup(
+            name, key, placement, nodes, batch, now_s, startup, behind, startup == _AT_ONCE
         )
-        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, startup, behind)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
             units, passing = tuple(digests[unit] for unit in stage.units), behind or placement.degree > 1
@@ -348,6 +354,8 @@ class World:
         if group.behind and group.waits:
             return ()  # until it has them all
         group.formed_s = now_s
+        if group.ready:
+            self._steps.kick(group, now_s)
         self._settle(group, now_s)
         return (GroupFormed(group.name),)
 
@@ -355,14 +363,18 @@ class World:
         """It computes a while after it has all that it waits for, once."""
         if group.formed_s is None or group.waits or group.settles:
             return
-        group.settles, ready_s = True, group.ready_s(now_s)
+        group.settles = True
+        if group.overlaps:
+            self._steps.all_there(group, now_s)
+            return
+        ready_s = group.ready_s(now_s)
         if ready_s <= now_s:
             self._settled(group, now_s)
         else:
             self._agenda.put(ready_s, lambda at_s: self._settled(group, at_s))
 
     def _settled(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
-        group.ready = True
+        group.settled = True
         self._steps.kick(group, now_s)
         return ()
 
@@ -412,7 +424,7 @@ class World:
         for group in [self._groups[name] for name in names if name in self._groups]:
             if load in group.waits:
                 group.waits.remove(load)
-                group.fetched_s = now_s
+                group.fetched_s = group.there_s[node.name] = now_s
                 self._settle(group, now_s)
                 if group.behind and group.built and not group.waits:
                     self._agenda.tell(now_s, self._forming(group))

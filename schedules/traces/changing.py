@@ -65,7 +65,7 @@ def denser(trace: Trace, factor: float, seed: int) -> Trace:
     if rest:
         which.append(np.sort(rng.choice(len(trace), rest, replace=False, shuffle=False)))
     later_s = rng.random((len(which), len(trace.models))) * min(MOST_SHIFT_S, trace.duration_s)
-    later_s[0] = 0.0
+    later_s[:1] = 0.0
     at_s = [trace.at_s[own] + later[trace.model[own]] for own, later in zip(which, later_s, strict=True)]
     come_s = np.concatenate(at_s) if at_s else np.empty(0)
     come_s = np.where(come_s > trace.duration_s, come_s - trace.duration_s, come_s)

@@ -119,7 +119,7 @@ def test_who_stops_it_is_told_that_nothing_is_lost(
         ((), "no front end answers at http://127.0.0.1:"),
         (("--nodes", "h100=4"), "name a trace, or rate, duration and models"),
         (("--nodes", "h100=4", "--trace", "absent.npz"), "absent.npz"),
-        (("--nodes", "tpu=4", "--rate", "1", "--duration", "5min", "--models", "8b"), "no node type 'tpu'"),
+        (("--nodes", "tpu=4", "--rate", "1", "--duration", "5min", "--models", "8b"), "nothing is known of machines 'tpu'"),
         (("--nodes", "h100", "--rate", "1", "--duration", "5min", "--models", "8b"), "what an hour of 'h100' costs"),
         (("--nodes", "h100=4", "--rate", "1", "--duration", "5min", "--models", "9b"), "how large '9b' is"),
         (("--nodes", "h100=4", "--rate", "1", "--duration", "5min", "--models", "8b", "--attainment", "7"), "up to 1, not 7"),

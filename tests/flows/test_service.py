@@ -124,7 +124,7 @@ def test_planning_through_prefect(settings: Settings, checkpoint: Checkpoint, pr
         assert (settings.plans_dir / name).is_file()
     refused = within(60, prefect.run("plan_capacity", parameters | {"node_types": "tpu=1"}))
     assert refused["state_type"] == "FAILED"
-    assert "there is no node type 'tpu'" in refused["state"]["message"]
+    assert "nothing is known of machines 'tpu'" in refused["state"]["message"]
 
 
 _WEBSOCKET = {

@@ -11,8 +11,8 @@ from schedules.capacity.trial import Trial
 from schedules.capacity.tried import Tried
 
 
-def sentence_of(question: PlanQuestion, tried: Tried, lost: Lost) -> str:
-    """Which cluster it is, or why it is none."""
+def sentence_of(question: PlanQuestion, tried: Tried, lost: Lost, *, cut: bool) -> str:
+    """Which cluster it is, or why it is none; `cut` if not all was tried that could have been."""
     goal, chosen = percent(question.attainment), tried.cheapest
     if chosen is not None:
         return (
@@ -24,10 +24,14 @@ def sentence_of(question: PlanQuestion, tried: Tried, lost: Lost) -> str:
     late = int(lost.which.sum())
     if late > (1.0 - question.attainment) * len(question.trace):
         return f"No cluster of these machines can attain {goal}: {why_lost(question, lost)}. It is {at_best}."
-    return (
-        f"No cluster of up to {question.choices.most_machines} of these machines attains {goal}: it is {at_best}, "
-        f"{_worst(question, best)}."
-    )
+    most = question.choices.most_machines
+    if cut:
+        none = f"No cluster that was tried attains {goal}"
+    elif max(trial.cluster.count for trial in tried.all) < most:
+        none = f"No cluster that was tried attains {goal}, and more machines do not help"
+    else:
+        none = f"No cluster of up to {most} of these machines attains {goal}"
+    return f"{none}: it is {at_best}, {_worst(question, best)}."
 
 
 def why_lost(question: PlanQuestion, lost: Lost) -> str:

@@ -1,6 +1,10 @@
 """How clusters, shares and times are called in sentences."""
 
+from math import floor, log10
+
 from schedules.capacity.clusters import Cluster
+
+_MOST_DIGITS, _EPSILON = 5, 1e-6
 
 
 def machines_in_words(cluster: Cluster) -> str:
@@ -9,14 +13,13 @@ def machines_in_words(cluster: Cluster) -> str:
 
 
 def percent(share: float) -> str:
-    """With as many digits as tell it from all: "95 %", "99.2 %", "99.97 %"."""
-    if share == 1.0:
-        return "100 %"
-    for digits in (1, 2, 3):
-        told = f"{share * 100:.{digits}f}"
-        if float(told) < 100.0:
-            break
-    return f"{told.removesuffix('.0')} %"
+    """Never more than it is, for what misses 99 % must not read as if it attained that; with as many digits as tell it from
+    all: "95 %", "99.2 %", "99.97 %"."""
+    if not 0.0 < share < 1.0:
+        return f"{share * 100:.0f} %"
+    digits = min(_MOST_DIGITS, max(1, floor(-log10(1.0 - share)) - 1))
+    told = floor(share * 100 * 10**digits + _EPSILON) / 10**digits
+    return f"{told:.{digits}f}".removesuffix(".0") + " %"
 
 
 def seconds(value_s: float) -> str:

@@ -29,7 +29,7 @@ def trial(count: int, attained: float, models: Mapping[str, float] | None = None
         cold=0.08,
         unserved=0.0004,
         price_per_mtok=0.4 * count,
-        moved_bytes={"store": 48 * 10**12, "ssd": 0},
+        moved_bytes={"remote": 48 * 10**12, "ssd": 0},
         usage=Usage(0.61, 0.97, 0.22, 0.88, 0.15, 0.71),
         requests=182_334,
     )

@@ -18,7 +18,7 @@ def _looks(shown: Plan, folder: Path) -> None:
     assert console == ""
     assert [each["width"] for each in seen] == list(WIDTHS)
     for each in seen:
-        assert each["needed"] <= each["width"]
+        assert each["needed"] <= each["room"]
         assert each["asked"] == []
         assert len(each["texts"]) >= 5
         for (one, *a), (other, *b) in combinations(each["texts"], 2):
