@@ -6,7 +6,7 @@ Heavy imports stay inside the functions: a process pays only for the component t
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from firsttoken.errors import SettingsError
 from firsttoken.local import FLOWS_READY_FILE
@@ -190,6 +190,7 @@ def prepare_flows(settings: Settings) -> None:
         tls=tls_of(settings),
         front_end_url=settings.frontend_url,
         operator_key=operator_key(settings),
+        plans_dir=str(settings.plans_dir),
     )
     write_context(context, context_path)
     os.environ[CONTEXT_VARIABLE] = str(context_path)
@@ -200,7 +201,7 @@ def run_flows(settings: Settings) -> None:
     prepare_flows(settings)
     from flows.context import read_context
     from flows.service import ServiceConfig, run_service
-    from schedules.foresight.cadence import CALIBRATE, PREWARM, cadences
+    from schedules.foresight.cadence import CALIBRATE, PLAN, PREWARM, cadences
 
     _log_to_stderr(settings)
     prewarm = settings.prewarm
@@ -208,11 +209,21 @@ def run_flows(settings: Settings) -> None:
     config = ServiceConfig(
         front_end=read_context().front_end(),
         cadences=cadences({flow: seconds for flow, seconds in every_s.items() if seconds}),
-        parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}},
+        parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}, PLAN: _as_served(settings)},
     )
     ready = settings.run_dir / FLOWS_READY_FILE
     ready.unlink(missing_ok=True)
     asyncio.run(run_service(config, on_ready=ready.touch))
+
+
+def _as_served(settings: Settings) -> dict[str, Any]:
+    """Of the plan_capacity flow: models are planned for as they are served, unless somebody says otherwise."""
+    frontend = settings.frontend
+    return {
+        "keep_alive": f"{frontend.keep_alive_s:g}s",
+        "degree": frontend.degree,
+        "kv_tokens": frontend.kv_tokens,
+    }
 
 
 def _log_to_stderr(settings: Settings) -> None:

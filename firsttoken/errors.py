@@ -2,6 +2,7 @@
 
 from cluster.errors import ClusterError
 from flows.errors import FlowError
+from schedules.capacity.errors import CapacityError
 from schedules.fitting.errors import FitError
 from schedules.traces.errors import TraceError
 from serving.errors import HistoryError
@@ -50,5 +51,7 @@ class NotACheckout(FirsttokenError):
 
 def is_expected(error: BaseException) -> bool:
     """Whether the message alone tells a person what is wrong; of anything else the log must hold a traceback."""
-    ours = (FirsttokenError, StorageError, ClusterError, FlowError, HistoryError, TraceError, FitError)
+    ours = (
+        FirsttokenError, StorageError, ClusterError, FlowError, HistoryError, TraceError, FitError, CapacityError,
+    )  # fmt: skip
     return isinstance(error, (*ours, OSError))

@@ -299,6 +299,11 @@ class Settings(Section):
         return self.home / "run"
 
     @property
+    def plans_dir(self) -> Path:
+        """What capacity plans were made of, and what was written of them."""
+        return self.home / "plans"
+
+    @property
     def logs_dir(self) -> Path:
         """One log per component."""
         return self.home / "logs"

@@ -2,7 +2,7 @@
 
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import httpx
 
 from flows.errors import FrontEndAway, Refused, Unanswered, Unintelligible
 from flows.moving.moves import Move, Wish, read_move
+from schedules.facts import Node, Rate
 from schedules.moving.plan import Step
 
 ANSWERS_WITHIN_S = 10.0
@@ -17,6 +18,10 @@ SILENT_AFTER_S = 7.0
 """The front end says every two seconds that it is there."""
 LONGEST_REASON = 500
 _CONNECTS_WITHIN_S = 2.0
+_SIZES = (
+    "dram_bytes", "dram_used_bytes", "ssd_bytes", "ssd_used_bytes", "device_bytes", "device_reserved_bytes",
+    "context_bytes",
+)  # fmt: skip
 _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody, and is made once: httpx would read all authorities' certificates each time, and the API speaks no TLS."""
 
@@ -57,6 +62,13 @@ class FrontEnd:
         return read_move(
             await self._ask_again("POST", f"/v1/moves/{name}/give_up", {"reason": reason[:LONGEST_REASON]})
         )
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """The nodes that are there, with what they have measured."""
+        try:
+            return tuple(map(_node, (await self._ask_again("GET", "/admin/status"))["nodes"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unintelligible(f"the front end at {self.url} says what are no nodes: {error!r}") from error
 
     async def notices(self) -> AsyncIterator[dict[str, Any]]:
         """What the front end has to tell, from now on. Ends, or is FrontEndAway, when it is silent or gone."""
@@ -100,6 +112,25 @@ def _complain(answer: httpx.Response) -> None:
     if answer.is_server_error:
         raise FrontEndAway(f"the front end cannot do it now: {sentence}")
     raise Refused(sentence)
+
+
+def _node(told: Mapping[str, Any]) -> Node:
+    sizes: dict[str, Any] = {name: int(told[name]) for name in _SIZES}
+    rates = {name: Rate(**rate) for name, rate in told["rates"].items()}
+    processes, where = told["stage_processes"], str(told["host"])
+    return Node(
+        name=str(told["name"]),
+        address="",
+        host=where,
+        rendezvous_port=0,
+        idle_stage_processes=int(processes["idle"]),
+        busy_stage_processes=int(processes["busy"]),
+        draining=bool(told["draining"]),
+        rates=rates,
+        machine=str(told["machine"]),
+        gpu=str(told["gpu"]),
+        **sizes,
+    )
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.errors import Unclear
-from flows.planning.machines import CLUSTER, types_of
+from flows.planning.machines import is_of_cluster, types_of
 from flows.planning.models import Published, Wanted, offered
 from flows.planning.typed import number, parts, seconds, shares, size_bytes
 from flows.trace_files import take
+from schedules.capacity.catalog import store_of
 from schedules.capacity.question import Choices, PlanQuestion
 from schedules.facts import Node
-from schedules.rates import STORE
 from schedules.traces.changing import denser, during
 from schedules.traces.formats import Reading
 from schedules.traces.lengths import task
@@ -41,7 +41,7 @@ class Wishes:
     price: str = ""
     store: str = ""
     dram: str = "1,0.5,0.25"
-    ssd: str = "1"
+    ssd: str = "1,0.5,0.25"
     currency: str = "$"
     keep_alive: str = "300s"
     degree: int = 4
@@ -52,7 +52,7 @@ class Wishes:
     @property
     def of_cluster(self) -> bool:
         """Whether the nodes of a running cluster are asked for."""
-        return any(part.partition("=")[0].strip() == CLUSTER for part in parts(self.node_types, "node types"))
+        return is_of_cluster(self.node_types)
 
 
 @dataclass(frozen=True)
@@ -114,5 +114,4 @@ def _store(wishes: Wishes, cluster: Sequence[Node]) -> float | None:
     """What the store gives to all: as told, or as the cluster's nodes measured it."""
     if wishes.store:
         return size_bytes(wishes.store, "the store")
-    measured = [node.rates[STORE].mean for node in cluster if STORE in node.rates]
-    return max(measured, default=None)
+    return store_of(cluster)

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import schedules
-from schedules.capacity.clusters import Cluster
+from schedules.capacity.errors import BadDocument
 from schedules.capacity.search import Job
-from schedules.capacity.trial import Trial, Usage
+from schedules.capacity.spoken import trial_from_json, trial_to_json
+from schedules.capacity.trial import Trial
 
 FORGOTTEN_AFTER_S = 30 * 86_400.0
+_DIGITS = 24
 _ENDING = ".trials.jsonl"
 
 _log = logging.getLogger(__name__)
@@ -34,12 +36,17 @@ class Kept:
         self._mend = False
 
     @classmethod
-    def open(cls, folder: Path, digest: str) -> Self:
-        """Those that were found out before; files that nobody has added to for a month go. OSError if it is no folder."""
+    def open(cls, folder: Path, digest: str, *, resume: bool = True) -> Self:
+        """Those that were found out before, or none of them; files that nobody has added to for a month go. OSError if it is
+        no folder."""
         folder.mkdir(parents=True, exist_ok=True)
         _forget(folder)
-        kept = cls(folder / f"{digest}-{brain_digest()}{_ENDING}")
-        kept._read()
+        path = folder / f"{digest[:_DIGITS]}-{brain_digest()}{_ENDING}"
+        kept = cls(path)
+        if resume:
+            kept._read()
+        else:
+            path.unlink(missing_ok=True)
         return kept
 
     @property
@@ -52,15 +59,15 @@ class Kept:
 
     def trial(self, job: Job) -> Trial | None:
         """What became of the job, if that is known."""
-        trial = self._trials.get(job.name)
-        return trial if trial is not None and trial.cluster == job.cluster else None
+        return self._trials.get(_key(asdict(job)))
 
     def add(self, job: Job, trial: Trial) -> None:
         """Keep it, from now on whatever happens. OSError if it cannot be written."""
-        self._trials[job.name] = trial
+        told = asdict(job)
+        self._trials[_key(told)] = trial
         if self._path is None:
             return
-        line = json.dumps({"job": job.name, "trial": _to_json(trial)}) + "\n"
+        line = json.dumps({"job": told, "trial": trial_to_json(trial)}) + "\n"
         whole = ("\n" if self._mend else "") + line
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -79,20 +86,17 @@ class Kept:
         for line in filter(None, content.split(b"\n")):
             try:
                 told = json.loads(line)
-                self._trials[str(told["job"])] = _of_json(told["trial"])
-            except (ValueError, KeyError, TypeError, AttributeError):
+                self._trials[_key(told["job"])] = trial_from_json(told["trial"])
+            except (ValueError, KeyError, TypeError, BadDocument):
                 damaged += 1
         self._mend = bool(content) and not content.endswith(b"\n")
         if damaged:
             _log.warning("%s: %d lines that cannot be read are passed over", self._path, damaged)
 
 
-def _to_json(trial: Trial) -> Any:
-    return asdict(trial)
-
-
-def _of_json(told: Any) -> Trial:
-    return Trial(**{**told, "cluster": Cluster(**told["cluster"]), "usage": Usage(**told["usage"])})
+def _key(told: dict[str, Any]) -> str:
+    """All of a job: of the same name there is one in a search, not in all searches of a question."""
+    return json.dumps(told, sort_keys=True)
 
 
 def _forget(folder: Path) -> None:

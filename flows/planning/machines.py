@@ -1,16 +1,16 @@
 """Which machines may be had, as a person types it: by name, as the nodes that run, or in a file."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from schedules.capacity.catalog import named, of_cluster
-
 from flows.errors import Unclear
 from flows.planning.typed import number, parts, size_bytes
+from schedules.capacity.catalog import named, of_cluster
 from schedules.capacity.clusters import NodeType
 from schedules.facts import Node, Rate
 
@@ -22,24 +22,36 @@ _LARGEST_FILE = 1 << 20
 _EXAMPLE = "h100=4.10,a10=1.20"
 
 
+def is_of_cluster(told: str) -> bool:
+    """Whether the nodes of a running cluster are asked for."""
+    return any(_is_own(part.partition("=")[0].strip()) for part in parts(told, "node types"))
+
+
 def types_of(told: str, price: str, cluster: Sequence[Node]) -> tuple[NodeType, ...]:
-    """`told` is NAME=PRICE,... where `cluster` is a name too, or a file (TOML, JSON) of tables by name; `price` is of those
-    that have none. Unclear, BadQuestion or OSError say what is wrong."""
+    """`told` is NAME=PRICE,... or a file (TOML, JSON) of tables by name; `price` is of those that have none. The name
+    `cluster` is of all machines of the cluster that runs; if those are of several types, `machine-1` and so on of one each.
+
+    Unclear, BadQuestion or OSError say what is wrong.
+    """
     if told.strip().endswith((".toml", ".json")):
         return _of_file(Path(told.strip()), price)
-    found: list[NodeType] = []
-    for part in parts(told, "node types"):
-        name, _, own = (word.strip() for word in part.partition("="))
-        found += _of_name(name, _price(name, own or price), cluster)
+    prices = {name: _price(name, own or price) for name, own in _named(told)}
+    own = {name: each for name, each in prices.items() if _is_own(name)}
+    found = [named(name, each) for name, each in prices.items() if name not in own]
+    if own:
+        found += of_cluster(cluster, own.get(CLUSTER, own))
     if not found:
         raise Unclear(f"nothing says which machines may be had: give them with their prices, as {_EXAMPLE}")
     return tuple(found)
 
 
-def _of_name(name: str, price_per_h: float, cluster: Sequence[Node]) -> tuple[NodeType, ...]:
-    if name == CLUSTER:
-        return of_cluster(cluster, price_per_h)
-    return (named(name, price_per_h),)
+def _named(told: str) -> list[tuple[str, str]]:
+    split = (part.partition("=") for part in parts(told, "node types"))
+    return [(name.strip(), price.strip()) for name, _, price in split]
+
+
+def _is_own(name: str) -> bool:
+    return name == CLUSTER or re.fullmatch(r"machine(-\d+)?", name) is not None
 
 
 def _price(name: str, told: str) -> float:
@@ -68,11 +80,10 @@ def _of_table(where: str, name: str, table: Any, price: str) -> NodeType:
     if unknown := sorted(table.keys() - _KEYS):
         raise Unclear(f"{where} has no key {unknown[0]!r}: those are {', '.join(sorted(_KEYS))}")
     price_per_h = _price(name, str(table.get("price_per_h", price)))
-    like = table.get("like")
-    kind = (
-        NodeType(name, price_per_h, 0, 0, 0, {}) if like is None else replace(named(str(like), price_per_h), name=name)
-    )
-    sizes = {key: int(size_bytes(str(table[key]), f"{where}.{key}")) for key in _SIZES if key in table}
+    kind = NodeType(name, price_per_h, 0, 0, 0, {})
+    if "like" in table:
+        kind = replace(named(str(table["like"]), price_per_h), name=name)
+    sizes: dict[str, Any] = {key: int(size_bytes(str(table[key]), f"{where}.{key}")) for key in _SIZES if key in table}
     nodes = table.get("nodes", kind.nodes)
     if type(nodes) is not int:
         raise Unclear(f"{where}.nodes: {nodes!r} is no number of nodes")

@@ -18,7 +18,7 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_wo
 from distributed.client import FutureCancelledError
 
 from cluster.wire.encryption import Tls, security
-from flows.errors import SweepFailed
+from flows.errors import SweepFailed, Unclear
 from flows.planning.kept import Kept
 from schedules.capacity.plan import Plan
 from schedules.capacity.question import PlanQuestion
@@ -66,8 +66,33 @@ class Progress:
     under_way: dict[str, int]
     requests: int
 
+    @property
+    def share(self) -> float:
+        """Of the work, from 0 to 1."""
+        parts = sum(min(1.0, over / max(1, self.requests)) for over in self.under_way.values())
+        return min(1.0, (self.done + parts) / max(1, self.about))
+
+    @property
+    def words(self) -> str:
+        """For a person."""
+        before = f", {self.kept} of them before" if self.kept else ""
+        now = "; ".join(f"{name}: {over:,} of {self.requests:,} requests" for name, over in self.under_way.items())
+        return f"{self.done} of about {self.about} clusters played{before}{f'; now {now}' if now else ''}"
+
 
 Report = Callable[[Progress], object]
+
+
+def crew_of(address: str, workers: int, serving: str, tls: Tls | None) -> Crew:
+    """Of a Dask scheduler's address as typed, "" for none. Unclear if it is that of the nodes that serve, `serving`."""
+    if not address:
+        return Crew(workers=workers)
+    where = address if "://" in address else f"tcp://{address}"
+    if where.partition("://")[2] == serving.partition("://")[2]:
+        raise Unclear(
+            f"at {where} are the nodes that serve, and planning would take their cores: name another, or none"
+        )
+    return Crew(where, workers, tls if where.startswith("tls://") else None)
 
 
 async def sweep(searches: Searches, question: PlanQuestion, kept: Kept, crew: Crew, report: Report, play: Play) -> Plan:

@@ -14,6 +14,7 @@ from flows.front_end import FrontEnd
 from flows.moving import steps
 from flows.moving.moves import Wish, read_move
 from flows.moving.page import page_of
+from schedules.facts import Rate
 from schedules.moving.plan import Kind, Step
 from tests.flows.front_end_double import FrontEndDouble, front_end_double, told
 
@@ -178,3 +179,17 @@ def test_a_page_shows_what_has_no_heirs() -> None:
 )
 def test_a_run_is_called_by_what_moves_and_where_to(flow: str, asked: dict[str, str], name: str) -> None:
     assert steps.name_of(flow, asked) == name
+
+
+async def test_the_nodes_are_told_with_what_they_have_measured(front_end: FrontEnd) -> None:
+    (node,) = await front_end.nodes()
+    assert (node.name, node.machine, node.gpu, node.device_bytes) == ("node-1", "box", "", 4 << 30)
+    assert node.rates == {"nic": Rate(1e9, 9e8, 4)}
+
+
+async def test_nodes_that_nobody_can_read_are_an_error(front_end: FrontEnd, double: FrontEndDouble) -> None:
+    node = double.nodes.pop()
+    double.nodes.append({"name": "node-1"})
+    with pytest.raises(Unintelligible, match="what are no nodes"):
+        await front_end.nodes()
+    double.nodes[:] = [node]

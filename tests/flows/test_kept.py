@@ -48,7 +48,9 @@ def test_two_sweeps_of_one_question_add_to_one_file(tmp_path: Path) -> None:
     for number, sweep in enumerate((one, other, one, other)):
         sweep.add(job(number), trial(job(number), 40))
     assert one.path is not None
-    assert [json.loads(line)["job"] for line in one.path.read_text().splitlines()] == [job(n).name for n in range(4)]
+    assert [json.loads(line)["job"]["name"] for line in one.path.read_text().splitlines()] == [
+        job(n).name for n in range(4)
+    ]
     assert len(opened(tmp_path)) == 4
 
 
@@ -66,6 +68,14 @@ def test_what_nobody_has_added_to_for_a_month_goes(tmp_path: Path) -> None:
     os.utime(old.path, (at_s, at_s))
     opened(tmp_path, "another")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_does_not_want_to_resume_begins_anew(tmp_path: Path) -> None:
+    opened(tmp_path).add(job(1), trial(job(1), 40))
+    anew = Kept.open(tmp_path, "q", resume=False)
+    assert len(anew) == 0
+    anew.add(job(2), trial(job(2), 40))
+    assert len(opened(tmp_path)) == 1
 
 
 def test_in_memory_nothing_is_written() -> None:

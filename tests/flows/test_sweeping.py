@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ async def swept(
 def names(kept: Kept) -> list[str]:
     """Of the jobs in the file."""
     assert kept.path is not None
-    return [line.split('"')[3] for line in kept.path.read_text().splitlines()]
+    return [json.loads(line)["job"]["name"] for line in kept.path.read_text().splitlines()]
 
 
 async def cancelled_after_the_first(kept: Kept) -> None:
