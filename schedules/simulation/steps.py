@@ -132,7 +132,7 @@ class Steps:
 
     def _crowding(self, group: WorldGroup) -> float:
         """By how much longer a step takes, for its machine has other steps to compute."""
-        if self._cores == float("inf") or group.nodes[0].on_gpu:
+        if self._cores is None or group.nodes[0].on_gpu:
             return 1.0
         machine = group.nodes[0].machine
         at_once = sum(each.at_once for each in self._groups.values() if each.nodes[0].machine == machine)
