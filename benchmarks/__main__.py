@@ -16,6 +16,7 @@ SCRIPTS = (
     "move_flow.py",
     "generation.py",
     "loading.py",
+    "reproductions.py",
     "gpu.py",
 )
 IN_LAB = ("pipeline_cold_start.py", "prediction.py")
