@@ -114,6 +114,7 @@ class Search:
         yield from self._fewer()
         yield from self._less()
         yield from self._round(self._around(), "curve")
+        yield from self._fewer()
         yield from self._round(self._last(), "end")
 
     def _round(self, jobs: Iterable[Job], later: str) -> Iterator[list[Job]]:
@@ -282,13 +283,12 @@ class Search:
             tried=self._tried.all,
             inputs=inputs_of(question),
             settings=settings_of(chosen.cluster, question.choices.types) if chosen is not None else {},
-            notes=notes_of(question)
-            + (
-                (f"Only {self._most_jobs} trials were made: more of them might find a cheaper cluster.",)
-                if self._cut
-                else ()
-            ),
+            notes=notes_of(question) + self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        cut = f"Only {self._most_jobs} trials were made: more of them might find a cheaper cluster."
+        return (cut,) if self._cut else ()
 
     def _binding_sentence(self) -> str:
         compared = self._compared()
