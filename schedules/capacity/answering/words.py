@@ -29,8 +29,4 @@ def seconds(value_s: float) -> str:
 
 def price(per_h: float, currency: str) -> str:
     """Of an hour: "$12.50 an hour", "12.50 EUR an hour"."""
-    return (
-        f"{currency}{per_h:,.2f} an hour"
-        if len(currency) == 1
-        else f"{per_h:,.2f} {currency} an hour"
-    )
+    return f"{currency}{per_h:,.2f} an hour" if len(currency) == 1 else f"{per_h:,.2f} {currency} an hour"
