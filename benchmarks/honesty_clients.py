@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +31,23 @@ class Seen:
     fault: str = ""
 
 
+async def alone(url: str, asked: Sequence[tuple[str, int, int]], seed: int) -> tuple[float, list[Seen]]:
+    """Requests one after the other, each of a model's name, a prompt and an answer in tokens; the unix seconds that their
+    times count from, and what became of each."""
+    rng = np.random.default_rng(seed)
+    async with httpx.AsyncClient(timeout=PATIENCE_S, verify=NO_AUTHORITIES) as client:
+        await client.get(f"{url}/healthz")
+        begin_s, begin_unix_s = asyncio.get_running_loop().time(), time.time()
+        seen = [Seen() for _ in asked]
+        for each, (model, prompt, answer) in zip(seen, asked, strict=True):
+            await _ask(client, url, _body(model, _prompt(prompt, rng), answer), each, begin_s)
+    return begin_unix_s, seen
+
+
 async def send(url: str, trace: Trace, seed: int) -> tuple[float, list[Seen]]:
     """All requests of the trace; the unix seconds of its begin, and what became of each."""
     rng = np.random.default_rng(seed)
-    prompts = [rng.integers(3, VOCABULARY, size=tokens).tolist() for tokens in trace.prompt_tokens]
+    prompts = [_prompt(tokens, rng) for tokens in trace.prompt_tokens.tolist()]
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=600.0)
     async with httpx.AsyncClient(timeout=PATIENCE_S, verify=NO_AUTHORITIES, limits=limits) as client:
         await asyncio.gather(*[client.get(f"{url}/healthz") for _ in range(16)])
@@ -43,14 +57,23 @@ async def send(url: str, trace: Trace, seed: int) -> tuple[float, list[Seen]]:
 
         async def one(place: int) -> None:
             await asyncio.sleep(begin_s + float(trace.at_s[place]) - loop.time())
-            body = {
-                "model": trace.models[trace.model[place]], "prompt": prompts[place], "ignore_eos": True,
-                "max_tokens": int(trace.answer_tokens[place]), "temperature": 0, "stream": True, "return_token_ids": True,
-            }  # fmt: skip
+            body = _body(trace.models[trace.model[place]], prompts[place], int(trace.answer_tokens[place]))
             await _ask(client, url, body, seen[place], begin_s)
 
         await asyncio.gather(*[one(place) for place in range(len(trace))])
     return begin_unix_s, seen
+
+
+def _prompt(tokens: int, rng: np.random.Generator) -> list[int]:
+    found: list[int] = rng.integers(3, VOCABULARY, size=tokens).tolist()
+    return found
+
+
+def _body(model: str, prompt: list[int], answer_tokens: int) -> dict[str, Any]:
+    return {
+        "model": model, "prompt": prompt, "ignore_eos": True, "max_tokens": answer_tokens, "temperature": 0,
+        "stream": True, "return_token_ids": True,
+    }  # fmt: skip
 
 
 async def _ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], seen: Seen, begin_s: float) -> None:

@@ -6,14 +6,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.honesty_clients import Seen, send
-from benchmarks.honesty_log import Befell, Log, Sent, Start
+from benchmarks.honesty_clients import Seen, alone, send
+from benchmarks.honesty_log import Befell, Log, Sent
 from benchmarks.honesty_models import SHAPES, publish_all
 from benchmarks.moves_operator import SETTINGS, Operator
 from benchmarks.pipeline_lab import calibrated, empty, rest
@@ -27,7 +27,7 @@ from schedules.simulation.habits import Misfortune
 from schedules.traces.lineup import Served
 from schedules.traces.synthesis import Recipe, synthesise
 from schedules.traces.trace import Trace
-from serving.cold_start import ColdStart, lessons_of
+from serving.cold_start import ColdStart
 from storage_tiers.checkpoint import Checkpoint
 
 NODES = 4
@@ -36,8 +36,10 @@ FRONT = "planned"
 TASK = "60:0.6/24:0.6"
 """Prompt and answer in tokens, and the sigmas of their logarithms."""
 MOST_PROMPT_TOKENS, MOST_TOKENS = 400, 96
-WARMED_UP = ("medium-0", "medium-1", "small-1", "medium-2", "medium-5", "small-4")
-"""Once more, with cold starts of two and four stages."""
+ALONE = ((64, 32), (64, 32))
+"""Prompt and answer in tokens: of a start, and of whoever finds that up."""
+SETTLED_S = 1.0
+_OF_PREDICTION = ("ttft_s", "ttft_bad_s", "slowest", "uncorrected_s", "parts")
 _OF_MOVE = ("kind", "step", "reason", "why", "handovers", "requests", "pauses_s")
 
 
@@ -81,8 +83,8 @@ def record(run: Run) -> Log:
     with _lab(run) as lab:
         checkpoints = publish_all(lab)
         calibrated(lab)
-        _warm_up(lab, checkpoints)
-        return asyncio.run(_recorded(lab, run, checkpoints))
+        before = asyncio.run(_before(lab, list(checkpoints.values())))
+        return asyncio.run(_recorded(lab, run, checkpoints, before))
 
 
 @contextmanager
@@ -99,54 +101,54 @@ def _lab(run: Run) -> Iterator[Lab]:
         yield lab
 
 
-def _warm_up(lab: Lab, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Each model is started from the store, and some of them again, by which nodes and front end learn how long that takes;
-    then no node has anything."""
-    url, every = lab.named[FRONT], list(checkpoints.values())
-    for name in (*checkpoints, *WARMED_UP):
-        body = {"model": name, "prompt": list(range(3, 67)), "max_tokens": 24, "ignore_eos": True}
-        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=READY_S)
-        if answer.status_code != 200:
-            raise RuntimeError(f"{name} cannot be started: {answer.text}")
-        if name in WARMED_UP:
-            rest(lab, url)
-            empty(lab, every)
-    rest(lab, url)
+async def _before(lab: Lab, every: Sequence[Checkpoint]) -> list[Sent]:
+    """Each model is started, asked again while it is up, and started again when it is up no more, all of it alone: by that
+    nodes and front end learn how long things take. Then no node has anything. Times are unix seconds."""
+    url = lab.named[FRONT]
+    asked = [(name, prompt, answer) for name in (*SHAPES, *SHAPES) for prompt, answer in ALONE]
+    await asyncio.to_thread(empty, lab, every)
+    since_s, seen = await alone(url, asked, seed=0)
+    _check(seen)
+    await asyncio.to_thread(_at_rest_and_empty, lab, every)
+    places = {name: place for place, name in enumerate(SHAPES)}
+    return [
+        _sent(each, places[name], prompt, answer, since_s)
+        for each, (name, prompt, answer) in zip(seen, asked, strict=True)
+    ]
+
+
+def _at_rest_and_empty(lab: Lab, every: Sequence[Checkpoint]) -> None:
+    rest(lab, lab.named[FRONT])
     empty(lab, every)
 
 
-async def _recorded(lab: Lab, run: Run, checkpoints: Mapping[str, Checkpoint]) -> Log:
+async def _recorded(lab: Lab, run: Run, checkpoints: Mapping[str, Checkpoint], before: Sequence[Sent]) -> Log:
     url, trace = lab.named[FRONT], run.trace
-    earlier = _starts(url)
     async with ClusterClient(lab.scheduler_address) as client:
         nodes = (await client.nodes(NODES)).nodes
         load_before = os.getloadavg()
         sending = asyncio.create_task(send(url, trace, run.seed))
-        lost_s = run.lost_at * run.seconds
-        killed_unix_s = await _kill_later(lab, run.lost, lost_s)
+        killed_unix_s = await _kill_later(lab, run.lost, run.lost_at * run.seconds)
         begin_unix_s, seen = await sending
-        await asyncio.sleep(1.0)
-        after = (await client.refresh()).nodes
     _check(seen)
-    told = [start for start in _starts(url) if start["arrived_at"] >= begin_unix_s]
+    await asyncio.sleep(SETTLED_S)
+    columns = (trace.model.tolist(), trace.prompt_tokens.tolist(), trace.answer_tokens.tolist())
+    sent = [_sent(each, *numbers) for each, *numbers in zip(seen, *columns, strict=True)]
     return Log(
         run=asdict(run),
         machine=machine() | {"load_before": load_before, "load_after": os.getloadavg()},
         nodes=tuple(nodes),
-        nodes_after=tuple(after),
         models=tuple(facts_of(checkpoint) for checkpoint in checkpoints.values()),
         objectives=tuple(run.objectives(name) for name in checkpoints),
-        lessons=lessons_of([_cold_start(start) for start in earlier]),
-        sent=tuple(
-            Sent(each.at_s, int(model), int(prompt), int(answer), each.ttft_s or 0.0, each.last_s or 0.0)
-            for each, model, prompt, answer in zip(
-                seen, trace.model, trace.prompt_tokens, trace.answer_tokens, strict=True
-            )
-        ),
-        starts=tuple(Start.told(start, begin_unix_s) for start in reversed(told)),
+        sent=tuple(sorted([*(each._replace(at_s=each.at_s - begin_unix_s) for each in before), *sent])),
+        starts=tuple(_since(_cold_start(start), begin_unix_s) for start in reversed(_starts(url))),
         moves=tuple(_moves(url, begin_unix_s)),
         troubles=(Befell(killed_unix_s - begin_unix_s, Misfortune.NODE_LOST.value, run.lost),),
     )
+
+
+def _sent(seen: Seen, model: int, prompt: int, answer: int, since_s: float = 0.0) -> Sent:
+    return Sent(since_s + seen.at_s, model, prompt, answer, seen.ttft_s or 0.0, seen.last_s or 0.0)
 
 
 async def _kill_later(lab: Lab, node: str, after_s: float) -> float:
@@ -171,15 +173,22 @@ def _starts(url: str) -> list[dict[str, Any]]:
 
 
 def _cold_start(told: Mapping[str, Any]) -> ColdStart:
-    """What the front end told, as it had it itself."""
+    """What the front end told, as it had it itself, but for what else it had considered."""
     arrived_s = told["arrived_at"]
     phases = tuple(
         Phase(each["name"], each["where"], arrived_s + each["start_s"], arrived_s + each["end_s"], each["bytes"])
         for each in told["phases"]
     )
-    return ColdStart(
-        told["model"], told["group"], tuple(told["nodes"]), arrived_s, told["ttft_s"], phases, told["predicted"]
+    predicted = told["predicted"] and {key: told["predicted"][key] for key in _OF_PREDICTION}
+    return ColdStart(told["model"], told["group"], tuple(told["nodes"]), arrived_s, told["ttft_s"], phases, predicted)
+
+
+def _since(start: ColdStart, begin_s: float) -> ColdStart:
+    """The start by another clock."""
+    phases = tuple(
+        replace(phase, start_s=phase.start_s - begin_s, end_s=phase.end_s - begin_s) for phase in start.phases
     )
+    return replace(start, arrived_s=start.arrived_s - begin_s, phases=phases)
 
 
 def _moves(url: str, begin_unix_s: float) -> Iterator[dict[str, Any]]:

@@ -5,25 +5,28 @@ It is JSON, packed by gzip; times are seconds from the first moment of the trace
 
 import gzip
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.wire.phases import FETCH, FIRST_STEP
+from cluster.wire.phases import Phase
 from schedules.facts import Model, Node, Rate, Unit, Widths
+from schedules.fitting.seen import SAME_S, Began, Happened
 from schedules.learning import Lesson
 from schedules.objectives import Objectives
+from schedules.traces.happened import Asked
+from serving.cold_start import ColdStart, lessons_of
+from serving.happened import began
 
 VERSION = 1
-_FROM = " from "
 
 
 class Sent(NamedTuple):
-    """A request, of the model in that place of the log, as its client saw it; no last token is 0."""
+    """A request, of the model in that place of the log, as its client saw it."""
 
     at_s: float
     model: int
@@ -42,69 +45,68 @@ class Befell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Start:
-    """A cold start in the front end's ledger. It is for the request that came at `arrived_s`; all other seconds count from
-    there. `bytes_from` are those that were fetched, by "remote", "ssd" and "peer"."""
-
-    model: str
-    group: str
-    nodes: tuple[str, ...]
-    arrived_s: float
-    ttft_s: float
-    predicted_s: float | None
-    parts: Mapping[str, float]
-    ordered_s: float
-    formed_s: float
-    fetched_s: float
-    stepped_s: float
-    bytes_from: Mapping[str, int]
-
-    @classmethod
-    def told(cls, start: Mapping[str, Any], begin_unix_s: float) -> Self:
-        """As the front end tells it over HTTP."""
-        phases = start["phases"]
-        fetches = [phase for phase in phases if phase["name"].startswith(FETCH)]
-        found: dict[str, int] = {}
-        for phase in fetches:
-            source = phase["where"].partition(_FROM)[2].partition(" ")[0]
-            found[source] = found.get(source, 0) + phase["bytes"]
-        predicted = start["predicted"] or {}
-        steps = [phase["end_s"] - phase["start_s"] for phase in phases if phase["name"] == FIRST_STEP]
-        return cls(
-            start["model"], start["group"], tuple(start["nodes"]), start["arrived_at"] - begin_unix_s, start["ttft_s"],
-            predicted.get("ttft_s"), predicted.get("parts", {}),
-            max((phase["end_s"] for phase in phases if phase["where"] == "front end"), default=0.0),
-            max((phase["end_s"] for phase in phases if phase["name"] == "build skeleton"), default=0.0),
-            max((phase["end_s"] for phase in fetches), default=0.0),
-            sum(steps), found,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Log:
-    """See the module. `models` and their `objectives` are in the trace's order, `nodes_after` are the nodes at the end, and
-    `lessons` what the front end had learned before the begin; `moves` are as it tells them, but for the times."""
+    """See the module. `models` and their `objectives` are in the trace's order, `nodes` as they were at its begin. What came
+    before it, one request at a time, has times below zero: by that a world may be calibrated. `starts` and `moves` are those
+    that the front end tells of, oldest first."""
 
     run: Mapping[str, Any]
     machine: Mapping[str, Any]
     nodes: tuple[Node, ...]
-    nodes_after: tuple[Node, ...]
     models: tuple[Model, ...]
     objectives: tuple[Objectives, ...]
-    lessons: tuple[Lesson, ...]
     sent: tuple[Sent, ...]
-    starts: tuple[Start, ...]
+    starts: tuple[ColdStart, ...]
     moves: tuple[Mapping[str, Any], ...]
     troubles: tuple[Befell, ...]
 
+    @property
+    def trace(self) -> tuple[Sent, ...]:
+        """The requests that are replayed."""
+        return tuple(each for each in self.sent if each.at_s >= 0.0)
+
     def column(self, name: str) -> NDArray[np.float64]:
-        """One thing of all requests."""
-        return np.array([getattr(sent, name) for sent in self.sent], np.float64)
+        """One thing of all requests that are replayed."""
+        return np.array([getattr(each, name) for each in self.trace], np.float64)
+
+    @property
+    def lessons(self) -> tuple[Lesson, ...]:
+        """What the front end had learned before."""
+        return lessons_of([start for start in reversed(self.starts) if start.arrived_s < 0.0])
+
+    @property
+    def replayed(self) -> Happened:
+        """What there is to compare with."""
+        return self._happened(0.0, float("inf"))
+
+    @property
+    def before(self) -> Happened:
+        """What a world may be fitted to."""
+        return self._happened(self.sent[0].at_s - 1.0, 0.0)
+
+    def _happened(self, since_s: float, until_s: float) -> Happened:
+        starts = [began(start) for start in self.starts if since_s <= start.arrived_s < until_s]
+        asked = [self._asked(each, starts) for each in self.sent if since_s <= each.at_s < until_s]
+        return Happened(since_s, until_s, tuple(starts), tuple(asked))
+
+    def _asked(self, sent: Sent, starts: Iterable[Began]) -> Asked:
+        """It was cold if it came while a replica of its model was being started, or was what that was for."""
+        model, answer = self.models[sent.model].name, sent.answer_tokens
+        cold = any(
+            start.arrived_s - SAME_S <= sent.at_s < (start.formed_s or start.ordered_s)
+            for start in starts
+            if start.model == model
+        )
+        return Asked(
+            model, sent.at_s, sent.prompt_tokens, answer, answer, ttft_s=sent.ttft_s, last_s=sent.last_s, cold=cold
+        )
 
     def write(self, path: Path) -> None:
         """The same log is the same file."""
-        text = json.dumps({"version": VERSION} | asdict(self), default=list)
-        path.write_bytes(gzip.compress(_rounded(text).encode(), mtime=0))
+        told = (
+            {"version": VERSION} | asdict(replace(self, starts=())) | {"starts": [_start_json(s) for s in self.starts]}
+        )
+        path.write_bytes(gzip.compress(_rounded(json.dumps(told)).encode(), mtime=0))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -114,12 +116,11 @@ class Log:
             raise ValueError(f"{path} is no log of version {VERSION}")
         return cls(
             found["run"], found["machine"],
-            tuple(_node(node) for node in found["nodes"]), tuple(_node(node) for node in found["nodes_after"]),
+            tuple(_node(node) for node in found["nodes"]),
             tuple(_model(model) for model in found["models"]),
             tuple(Objectives(**each) for each in found["objectives"]),
-            tuple(Lesson(**each) for each in found["lessons"]),
             tuple(Sent(*each) for each in found["sent"]),
-            tuple(Start(**start | {"nodes": tuple(start["nodes"])}) for start in found["starts"]),
+            tuple(_start(start) for start in found["starts"]),
             tuple(found["moves"]),
             tuple(Befell(*each) for each in found["troubles"]),
         )  # fmt: skip
@@ -138,3 +139,13 @@ def _node(found: dict[str, Any]) -> Node:
 def _model(found: dict[str, Any]) -> Model:
     widths = None if found["widths"] is None else Widths(**found["widths"])
     return Model(**found | {"units": tuple(Unit(**unit) for unit in found["units"]), "widths": widths})
+
+
+def _start_json(start: ColdStart) -> dict[str, Any]:
+    phases = [(phase.name, phase.where, phase.start_s, phase.end_s, phase.bytes) for phase in start.phases]
+    return asdict(start) | {"phases": phases}
+
+
+def _start(found: dict[str, Any]) -> ColdStart:
+    phases = tuple(Phase(*phase) for phase in found["phases"])
+    return ColdStart(**found | {"nodes": tuple(found["nodes"]), "phases": phases})

@@ -19,7 +19,6 @@ from schedules.fitting.robust import Summed, sum_up
 from schedules.fitting.samples import Sample, hops, samples
 from schedules.fitting.seen import Happened
 from schedules.simulation.habits import Habits
-from schedules.systems.system import Startup
 
 FEWEST_STARTS = 9
 FITTED_SHARE = 2 / 3
@@ -34,11 +33,11 @@ def fit(happened: Happened, ground: Ground) -> Fitted:
     known = _known(happened, ground)
     cut_s = known.starts[ceil(len(known.starts) * FITTED_SHARE)].arrived_s
     reported = Fitted(ground.nodes)
-    first = _fitted(known.part(known.since_s, cut_s), ground)
+    first = fit_all(known.part(known.since_s, cut_s), ground)
     before, after = (replay(world, known, ground).after(cut_s) for world in (reported, first))
     requests = len(known.part(cut_s, known.until_s).asked)
     quality = Quality(cut_s, known.until_s, requests, before, after)
-    return replace(_fitted(known, ground), quality=quality)
+    return replace(fit_all(known, ground), quality=quality)
 
 
 def _known(happened: Happened, ground: Ground) -> Happened:
@@ -60,7 +59,8 @@ def _known(happened: Happened, ground: Ground) -> Happened:
     return known
 
 
-def _fitted(happened: Happened, ground: Ground) -> Fitted:
+def fit_all(happened: Happened, ground: Ground) -> Fitted:
+    """The world of all that happened, and no word on how good it is."""
     machines = {node.name: node.shared_with for node in ground.nodes}
     nodes, quantities = rated(ground.nodes, samples(happened, ground.models, machines))
     speeds = {node.name: known for node in nodes if (known := speeds_of(node.rates, bad=False)) is not None}
@@ -69,7 +69,7 @@ def _fitted(happened: Happened, ground: Ground) -> Fitted:
     played = replay(world, happened, ground)
     receive, told_receive = _of_all(RECEIVE, _warm(played), 0.0, Whence.PLAYED)
     tail, told_tail = _of_all(TAIL, _cold(played, receive), 0.0, Whence.PLAYED)
-    startups = {node.name: Startup(tail_s=tail) for node in nodes}
+    startups = {node.name: replace(ground.system.startup, tail_s=tail) for node in nodes}
     told = (*quantities, told_hop, told_receive, told_tail)
     source = f"{len(happened.starts)} cold starts and {len(happened.asked)} requests of {_span(happened)}"
     return Fitted(nodes, replace(world.habits, receive_s=receive), startups, told, source=source)

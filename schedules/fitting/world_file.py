@@ -60,6 +60,10 @@ def _node_json(node: Node, startup: Startup) -> dict[str, Any]:
     }
 
 
+_MAY_BE_NONE = ("carry_after_s", "cores")
+"""Of habits."""
+
+
 def _fitted(told: Mapping[str, Any]) -> Fitted:
     nodes = tuple(_node(each) for each in _some(told["nodes"]))
     names = [node.name for node in nodes]
@@ -113,7 +117,9 @@ def _habits(told: Mapping[str, Any]) -> Habits:
     unknown = sorted(told.keys() - known)
     if unknown:
         raise BadWorld(f"the world's habits have no {unknown[0]!r}")
-    found = {name: None if value is None else _number(value, name) for name, value in told.items()}
+    found = {
+        name: None if value is None and name in _MAY_BE_NONE else _number(value, name) for name, value in told.items()
+    }
     if any(value is not None and value < 0.0 for value in found.values()):
         raise BadWorld("one of the world's habits is below zero")
     at_once = _whole(told.get("tokens_at_once", 1), "tokens_at_once")

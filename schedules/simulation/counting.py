@@ -144,7 +144,7 @@ class Counting:
             told_s = action.arrived_s - self._begin_s
             up.seen = replace(
                 up.seen, arrived_s=told_s - self._world.habits.receive_s, first_token_s=told_s + action.ttft_s,
-                fetched_s=fetched_s,
+                fetched_s=fetched_s, whence=None if times is None else times.whence,
             )  # fmt: skip
 
     def _stopped(self, event: GroupStopped | GroupFailed, now_s: float) -> None:

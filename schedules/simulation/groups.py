@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
+from schedules.placing.decision import IN_DRAM
 from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
 from schedules.simulation.habits import Habits
 from schedules.simulation.happenings import Happening
@@ -173,8 +174,8 @@ class Batch:
 class WorldGroup:
     """`nodes` run its stages, `waits` are the loads that its first token waits for, or its being formed if it comes `behind`.
     It is `built` when its stages are, and `settled` a while after it `settles`, which is once it has all that it waits for.
-    One that `overlaps` computes each layer as soon as that is there: its first step, which began at `stepped_s`, ends some
-    time after the last bytes of each stage have come, when `there_s` says by node. Seconds; None is not yet."""
+    The first step of one that computes by layer began at `stepped_s` and ends some time after the last bytes of each stage
+    have come, when `there_s` says by node. Seconds; None is not yet."""
 
     name: str
     key: ModelKey
@@ -184,7 +185,6 @@ class WorldGroup:
     ordered_s: float
     startup: Startup
     behind: bool = False
-    overlaps: bool = True
     stepped_s: float | None = None
     there_s: dict[str, float] = field(default_factory=dict)
     settles: bool = False
@@ -192,6 +192,7 @@ class WorldGroup:
     built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
+    whence: str = IN_DRAM
     answered: bool = False
     waits: set[str] = field(default_factory=set)
     stalled: list[Happening] = field(default_factory=list)
@@ -200,7 +201,7 @@ class WorldGroup:
     @property
     def ready(self) -> bool:
         """Whether it can compute, or begin to."""
-        return self.formed_s is not None and (self.overlaps or self.settled)
+        return self.formed_s is not None and (self.startup.by_layer or self.settled)
 
     def ready_s(self, now_s: float) -> float:
         """When it can compute that has all that it waits for since now: its weights are over their buses by then, on which
@@ -224,8 +225,8 @@ class WorldGroup:
             there_s = max(0.0, self.there_s.get(node.name, 0.0) - self.ordered_s)
             units = ((0.0, stage.weight_bytes - last_bytes), (there_s, last_bytes))
             lines.append(StageTimeline(node.speeds, (self.formed_s or 0.0) - self.ordered_s, units))
-        hops = hops_s(len(lines), hop_s)
-        return self.ordered_s + first_token_s(lines, self.batch.step_tokens) + hops + step_s
+        computed_s = first_token_s(lines, self.batch.step_tokens) + hops_s(len(lines), hop_s) + step_s
+        return self.ordered_s + computed_s + self.startup.tail_s
 
     @property
     def at_once(self) -> int:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from schedules.placing.decision import IN_DRAM
+
 
 @dataclass(frozen=True)
 class Habits:
@@ -10,7 +12,7 @@ class Habits:
     a long run faster. Whoever carries moves out is ready for the next step after `carry_after_s`; None if nobody ever is.
     `receive_s` of each TTFT pass on the way to the brain and back. A step takes `step_s` beside what its weights take, of
     however many stages it is: an engine's own time. Nodes of one machine compute so many steps at once as it
-    has `cores`, and more of them in turn.
+    has `cores`, and more of them in turn; None is as many as are wanted.
     """
 
     report_every_s: float = 1.0
@@ -26,7 +28,7 @@ class Habits:
     tokens_at_once: int = 1
     receive_s: float = 0.0
     step_s: float = 0.0
-    cores: float = float("inf")
+    cores: float | None = None
 
 
 class Misfortune(StrEnum):
@@ -45,8 +47,10 @@ class Misfortune(StrEnum):
 
 @dataclass(frozen=True)
 class Times:
-    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there."""
+    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there. `whence` is where the
+    slowest came from of what its first token waited for: NETWORK, ON_SSD or IN_DRAM (schedules.placing.decision)."""
 
     ordered_s: float
     formed_s: float | None
     fetched_s: float | None
+    whence: str = IN_DRAM

@@ -109,6 +109,10 @@ class Loads:
         self._plan_ahead(now_s)
         return waits
 
+    def over_network(self, names: Iterable[str]) -> bool:
+        """Whether any of the loads under way that are called so comes from the store or a peer."""
+        return any(self._loads[name].source != "ssd" for name in names)
+
     def copy(self, name: str, ways: Sequence[Way], on_copied: OnCopied, now_s: float) -> None:
         """KV cache begins to go these ways, beside all else that there is on them; `on_copied` hears of it once, unless it is
         given up. Names are used once."""

@@ -124,7 +124,7 @@ class Steps:
         takes_s *= self._crowding(group)
         if group.waits:
             group.stepped_s = now_s
-        elif group.overlaps and not group.answered:
+        elif group.startup.by_layer and not group.answered:
             self._put_landing(group, max(now_s + takes_s, group.first_step_s(self._hop_s, self._step_s)))
         else:
             self._put_landing(group, now_s + takes_s)
@@ -132,7 +132,7 @@ class Steps:
 
     def _crowding(self, group: WorldGroup) -> float:
         """By how much longer a step takes, for its machine has other steps to compute."""
-        if self._cores == float("inf") or group.nodes[0].on_gpu:
+        if self._cores is None or group.nodes[0].on_gpu:
             return 1.0
         machine = group.nodes[0].machine
         at_once = sum(each.at_once for each in self._groups.values() if each.nodes[0].machine == machine)

@@ -26,6 +26,7 @@ from schedules.events import (
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Rate, Unit, View
 from schedules.ledgers.nodes import link_rates
+from schedules.placing.decision import NETWORK, ON_SSD
 from schedules.rates import SSD
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.groups import Ask, Batch, WorldGroup
@@ -107,7 +108,7 @@ class World:
     def times(self, group: str) -> Times | None:
         """Of the group's start; None if it is not there any more."""
         there = self._groups.get(group)
-        return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s)
+        return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s, there.whence)
 
     def reports(self) -> list[NodeReported]:
         """Of all nodes that answer, asked now."""
@@ -140,9 +141,7 @@ class World:
         speeds = [*zip(weights, [node.speeds for node in nodes], strict=True)]
         on_gpu = all(node.on_gpu for node in nodes)
         batch = Batch(placement.kv_tokens, speeds, self.habits, on_gpu)
-        group = self._groups[name] = WorldGroup(
-            name, key, placement, nodes, batch, now_s, startup, behind, startup == _AT_ONCE
-        )
+        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, startup, behind)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
             units, passing = tuple(digests[unit] for unit in stage.units), behind or placement.degree > 1
@@ -339,7 +338,10 @@ class World:
 
     def _fetch(self, group: WorldGroup, wave: Wave, now_s: float) -> None:
         units = {unit.name: unit for unit in self._models[group.key].units}
-        group.waits |= self._loads.begin(group.name, group.placement, units, wave, now_s)
+        waits = self._loads.begin(group.name, group.placement, units, wave, now_s)
+        group.waits |= waits
+        if waits and not group.answered:
+            group.whence = NETWORK if self._loads.over_network(waits) else ON_SSD
 
     def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is not group:
@@ -364,7 +366,7 @@ class World:
         if group.formed_s is None or group.waits or group.settles:
             return
         group.settles = True
-        if group.overlaps:
+        if group.startup.by_layer:
             self._steps.all_there(group, now_s)
             return
         ready_s = group.ready_s(now_s)
@@ -386,6 +388,7 @@ class World:
             max(startup.tail_s for startup in each),
             all(startup.streams for startup in each),
             any(startup.sliced for startup in each),
+            all(startup.by_layer for startup in each),
         )
 
     def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Told]:

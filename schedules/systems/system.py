@@ -12,12 +12,14 @@ class Startup:
     """How a stage comes up, beyond the rates of its node. It can compute `tail_s` after it is formed and has the units that
     it waits for on its accelerator. If it is `serial` nothing is fetched before it is formed, otherwise both go on at once.
     Units go over the bus as they come; unless it `streams`, once all are there. If it is `sliced` a stage that has reserved
-    less than the largest of its group has as much less of the compute."""
+    less than the largest of its group has as much less of the compute. One that goes on `by_layer` computes each layer of
+    its first step as soon as that is there, and what comes last then takes the tail."""
 
     serial: bool = False
     tail_s: float = 0.0
     streams: bool = True
     sliced: bool = False
+    by_layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,6 @@ def _planned(_seed: int) -> Planned:
     return Planned()
 
 
-OURS = System("firsttoken", _planned, consolidate=True)
+OURS = System("firsttoken", _planned, consolidate=True, startup=Startup(by_layer=True))
 STAYING = System("firsttoken-no-moves", _planned, consolidate=False)
 """Ours, but for what has started staying where it is, as it is."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from schedules.facts import Rate
+from schedules.learning import Lesson
 from schedules.objectives import Objectives
 from schedules.simulation.habits import Habits
 from schedules.simulation.outcomes import Ending
@@ -71,6 +72,12 @@ def test_a_node_that_is_slower_than_it_says_is_believed_and_is_slow() -> None:
     said, was = (play(replace(SCENARIO, truly=truly)).starts[0] for truly in ({}, slow))
     assert was.predicted_s == said.predicted_s
     assert (was.fetched_s or 0.0) - was.ordered_s == pytest.approx(2 * ((said.fetched_s or 0.0) - said.ordered_s))
+
+
+def test_what_earlier_starts_taught_is_in_the_first_prediction() -> None:
+    """They all took half a second longer than was thought."""
+    taught = play(replace(SCENARIO, lessons=(Lesson(1, 1.0, 1.5), Lesson(1, 1.0, 1.5))))
+    assert taught.starts[0].predicted_s == pytest.approx((play(SCENARIO).starts[0].predicted_s or 0.0) + 0.5)
 
 
 def test_what_nodes_do_not_keep_comes_from_the_store_each_time() -> None:

@@ -38,14 +38,14 @@ SOON_S = 0.001
 
 
 def test_a_start_takes_as_long_as_forming_and_its_bytes_do() -> None:
-    """Six units of 10 MB over a card of 100 MB/s, of which only the last is still to be computed when it has come."""
+    """Six units of 10 MB over a card of 100 MB/s."""
     seen = Seen()
     seen.form(A)
     seen.until(0.1)
     seen.ask("r", 0.1)
     seen.until(5.0)
     assert seen.when(GroupFormed) == pytest.approx(0.5, abs=SOON_S)
-    assert seen.tokens("r")[0] == pytest.approx(0.6 + 10 * MB / 1e10, abs=SOON_S)
+    assert seen.tokens("r")[0] == pytest.approx(0.6 + 60 * MB / 1e10, abs=SOON_S)
     assert [b - a for a, b in zip(seen.tokens("r"), seen.tokens("r")[1:], strict=False)] == pytest.approx(
         [60 * MB / 1e10] * 3, abs=SOON_S
     )

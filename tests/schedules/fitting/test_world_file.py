@@ -82,6 +82,7 @@ def _with(path: tuple[str | int, ...], value: object) -> Callable[[dict[str, Any
         (_with(("habits", "tokens_at_once"), 1.5), "tokens_at_once is no whole number"),
         (_with(("quantities", 0, "whence"), "a dream"), "damaged"),
         (_with(("quality", "fitted"), 3), "damaged"),
+        (_with(("habits", "hop_s"), None), "hop_s is no number"),
         (_with(("nodes",), "all of them"), "damaged"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
