@@ -1,6 +1,7 @@
 """A capacity plan as a person sees it at the terminal."""
 
 from collections.abc import Iterator
+from math import isclose
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -36,8 +37,11 @@ def _curve(plan: Plan, bars: int) -> Table:
     for column in ("an hour", "a month", "attained", "first token, 95 %", "accelerators"):
         table.add_column(column, justify="right")
     table.add_column("")
-    for trial in plan.curve:
-        chosen = plan.chosen is not None and trial.name == plan.chosen.name
+    for best in plan.curve:
+        chosen = plan.chosen is not None and isclose(best.price_per_h, plan.chosen.price_per_h)
+        trial = (
+            plan.chosen if plan.chosen is not None and chosen else best
+        )  # it may do with less dram and ssd than the best
         table.add_row(
             Text(f"{'→' if chosen else ' '} {machines(trial.cluster)}"),
             money(trial.price_per_h, plan.currency),

@@ -75,6 +75,7 @@ async def plan_capacity(
     resume: bool = True,
     jobs: Annotated[int, Field(ge=0, le=1024)] = 0,
     dask: _Text = "",
+    world: _Text = "",
 ) -> None:
     """Find the cheapest cluster that serves a trace within its service levels; say what binds, and what else would be.
 
@@ -102,12 +103,13 @@ async def plan_capacity(
         name: Of the files that are written.
         resume: Use what an earlier run of the same question has played.
         jobs: So many clusters are played at once. 0: as many as there are cores.
+        world: File that firsttoken fit has written: cluster are then its machines, as they were seen to be.
         dask: Address of a Dask scheduler to play on, not that of the nodes. Empty: processes of the flow service's machine.
     """
     context = read_context()
     wishes = Wishes(
         trace, node_types, models, slo_ttft, slo_tpot, attainment, most_machines, rate, duration, "", store, dram, ssd,
-        currency, keep_alive, degree, kv_tokens, most_replicas, seed,
+        currency, keep_alive, degree, kv_tokens, most_replicas, seed, world,
     )  # fmt: skip
     prefix = Path(context.plans_dir) / name
     prefix.parent.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,10 @@ def plan(
             _HAD,
         ),
     ] = "cluster",
+    world: Annotated[
+        str,
+        _text("What `firsttoken fit` has written: `cluster` are its machines, as they were seen to be.", "FILE", _HAD),
+    ] = "",
     price: Annotated[str, _text("Of an hour of a machine that is given none.", "PRICE", _HAD)] = "",
     most_machines: Annotated[int, typer.Option(min=1, max=100_000, help="In all.", rich_help_panel=_HAD)] = 64,
     store: Annotated[
@@ -132,7 +136,7 @@ def plan(
     wishes = Wishes(
         trace, nodes, models, slo_ttft, slo_tpot, attainment, most_machines, rate, duration, price, store, dram, ssd,
         currency, keep_alive or f"{frontend.keep_alive_s:g}s", degree or frontend.degree, kv_tokens or frontend.kv_tokens,
-        most_replicas, seed,
+        most_replicas, seed, world,
     )  # fmt: skip
     prefix = out or _beside_others(settings, trace)
     check_prefix(prefix)

@@ -1,8 +1,10 @@
 """A question as a person types it, made one that can be answered."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from flows.errors import Unclear
 from flows.planning.machines import is_of_cluster, types_of
@@ -12,6 +14,10 @@ from flows.trace_files import take
 from schedules.capacity.catalog import store_of
 from schedules.capacity.question import Choices, PlanQuestion
 from schedules.facts import Node
+from schedules.fitting.errors import BadWorld
+from schedules.fitting.fitted import Fitted
+from schedules.fitting.world_file import from_json
+from schedules.systems.system import OURS, Startup
 from schedules.traces.changing import denser, during
 from schedules.traces.formats import Reading
 from schedules.traces.lengths import task
@@ -48,11 +54,12 @@ class Wishes:
     kv_tokens: int = 16384
     most_replicas: int = 1000
     seed: int = 0
+    world: str = ""
 
     @property
     def of_cluster(self) -> bool:
-        """Whether the nodes of a running cluster are asked for."""
-        return is_of_cluster(self.node_types)
+        """Whether the nodes that run now are asked for, of which a fitted world knows more."""
+        return is_of_cluster(self.node_types) and not self.world
 
 
 @dataclass(frozen=True)
@@ -66,23 +73,39 @@ class Asked:
 def question_of(wishes: Wishes, published: Published, cluster: Sequence[Node] = ()) -> Asked:
     """The question. `cluster` has the nodes that run, if the wishes are about them.
 
-    Unclear, BadQuestion, TraceError, NotATrace, StorageError or OSError say what is wrong.
+    Unclear, BadQuestion, BadWorld, TraceError, NotATrace, StorageError or OSError say what is wrong.
     """
     trace = _changed(trace_of(wishes), wishes)
+    world = world_of(Path(wishes.world)) if wishes.world else Fitted(tuple(cluster))
     wanted = Wanted(
         wishes.slo_ttft, wishes.slo_tpot, wishes.keep_alive, wishes.degree, wishes.kv_tokens, wishes.most_replicas
     )
     models, note = offered(trace, wishes.models, published, wanted)
     choices = Choices(
-        types=types_of(wishes.node_types, wishes.price, cluster),
+        types=types_of(wishes.node_types, wishes.price, world.nodes),
         most_machines=wishes.most_machines,
-        store_bytes_per_s=_store(wishes, cluster),
+        store_bytes_per_s=_store(wishes, world.nodes),
         dram_shares=shares(wishes.dram, "shares of dram"),
         ssd_shares=shares(wishes.ssd, "shares of ssd"),
         currency=wishes.currency,
     )
-    question = PlanQuestion(trace, models, choices, wishes.attainment, seed=wishes.seed)
+    system = replace(OURS, startup=_startup(world))
+    question = PlanQuestion(trace, models, choices, wishes.attainment, system, world.habits, seed=wishes.seed)
     return Asked(question, tuple(filter(None, (note,))))
+
+
+def world_of(path: Path) -> Fitted:
+    """What `firsttoken fit` has written. BadWorld or OSError say what is wrong."""
+    content = path.read_bytes()
+    try:
+        return from_json(json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise BadWorld(f"{path} is no JSON: {error}") from error
+
+
+def _startup(world: Fitted) -> Startup:
+    """That of the nodes in the median."""
+    return Startup(tail_s=median(each.tail_s for each in world.startups.values())) if world.startups else OURS.startup
 
 
 def trace_of(wishes: Wishes) -> Trace:

@@ -14,6 +14,11 @@ from flows.trace_files import save
 from schedules.capacity.errors import BadQuestion
 from schedules.capacity.question import PlanQuestion
 from schedules.facts import Model, Rate
+from schedules.fitting.errors import BadWorld
+from schedules.fitting.fitted import Fitted
+from schedules.fitting.world_file import to_json
+from schedules.simulation.habits import Habits
+from schedules.systems.system import Startup
 from schedules.traces.errors import BadWish
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
@@ -259,3 +264,23 @@ def test_a_file_of_machines_that_cannot_be_meant(stored: Path, tmp_path: Path, c
     file.write_text(content)
     with pytest.raises((Unclear, BadQuestion), match=sentence):
         asked(stored, node_types=str(file))
+
+
+def test_a_fitted_world_says_what_its_machines_are_like_and_how_they_start(stored: Path, tmp_path: Path) -> None:
+    nodes = (world_node("n1"), world_node("n2"))
+    fitted = Fitted(nodes, Habits(hop_s=0.007, cores=8.0), {"n1": Startup(tail_s=0.1), "n2": Startup(tail_s=0.3)})
+    file = tmp_path / "world.json"
+    file.write_text(json.dumps(to_json(fitted)))
+    wishes = replace(ASKED, trace=str(stored), node_types="cluster=2", world=str(file))
+    assert not wishes.of_cluster
+    question = question_of(wishes, Store()).question
+    assert question.choices.types[0].rates == dict(nodes[0].rates)
+    assert (question.habits.hop_s, question.system.startup.tail_s) == (0.007, 0.2)
+
+
+def test_a_file_that_holds_no_world_says_so(stored: Path, tmp_path: Path) -> None:
+    file = tmp_path / "world.json"
+    for content in ("{", "{}"):
+        file.write_text(content)
+        with pytest.raises(BadWorld, match=r"no JSON|no world of ours"):
+            asked(stored, world=str(file))
