@@ -98,6 +98,8 @@ def test_everything_of_the_plan_is_in_the_page() -> None:
 
 
 def test_nothing_is_asked_for_from_elsewhere_and_nothing_is_run() -> None:
+    policies = [each["content"] for _, each in read(plan()).tags if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
     for document in (page(plan(), MADE_AT), page(plan(sentence=HOSTILE), MADE_AT), picture(plan(sentence=HOSTILE))):
         found = Read(document) if document.startswith("<!doctype") else None
         names = set(re.findall(r"<[a-z]+[^>]*? (src|href|xlink:href|srcset|on[a-z]+|action|data)=", document))
