@@ -11,6 +11,7 @@ SCRIPTS = (
     "cold_start.py",
     "pipeline_cold_start.py",
     "prediction.py",
+    "honesty.py",
     "decision.py",
     "moves.py",
     "move_flow.py",
@@ -19,7 +20,7 @@ SCRIPTS = (
     "reproductions.py",
     "gpu.py",
 )
-IN_LAB = ("pipeline_cold_start.py", "prediction.py")
+IN_LAB = ("pipeline_cold_start.py", "prediction.py", "honesty.py")
 
 
 def main() -> int:
