@@ -52,7 +52,7 @@ EXAMPLES: Mapping[str, NodeType] = MappingProxyType({
         _example("8xH200", 63.0, 139.0, (1600.0, 28000.0), (10.0, 20.0, 45.0, 3200.0, 400.0), nodes=8),
     )
 })  # fmt: skip
-"""By name. The last one is a machine of eight accelerators, of which the one before is an eighth; the others have one each."""
+"""By name. The last is a machine of eight accelerators, of which the one before is an eighth; the others have one each."""
 
 
 def named(name: str, price_per_h: float) -> NodeType:
