@@ -59,7 +59,11 @@ def _seen(served: Served, plain: Served) -> Seen:
 def _in_parallel(play: Callable[[_Job], Served], jobs: Sequence[_Job]) -> list[Served]:
     """One job after the other on each core."""
     with ProcessPoolExecutor(min(len(jobs), psutil.cpu_count() or 1)) as pool:
-        return list(pool.map(play, jobs))
+        played = list[Served]()
+        for served in pool.map(play, jobs):
+            played.append(served)
+            print(f"{len(played)} of {len(jobs)} played: {served.system}, {served.attained:.1%}", file=sys.stderr)
+        return played
 
 
 def _cells(
