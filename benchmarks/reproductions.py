@@ -24,7 +24,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.papers import figures
-from benchmarks.papers.beds import OURS
+from benchmarks.papers.beds import HALVED, OURS
 from benchmarks.papers.calibration import Calibration, calibrate, rounded
 from benchmarks.papers.figures import PUBLISHED, Found, Seen
 from benchmarks.papers.hydraserve import CELLS, FIGURE11_CELL, VLLM, Cell
@@ -73,7 +73,7 @@ def _cells(
     cells = CELLS if "fig9" in parts and not quick else (FIGURE11_CELL,)
     jobs = [(system, cell) for cell in cells for system in SYSTEMS_PLAYED]
     if "fig13" in parts:
-        jobs.append((UNSLICED, FIGURE11_CELL))
+        jobs += [(UNSLICED, FIGURE11_CELL), (HALVED, FIGURE11_CELL)]
     served = dict(
         zip(jobs, _in_parallel(partial(_serve, calibration, QUICK_S if quick else DURATION_S), jobs), strict=True)
     )  # fmt: skip
