@@ -11,14 +11,16 @@ SCRIPTS = (
     "cold_start.py",
     "pipeline_cold_start.py",
     "prediction.py",
+    "honesty.py",
     "decision.py",
     "moves.py",
     "move_flow.py",
     "generation.py",
     "loading.py",
+    "reproductions.py",
     "gpu.py",
 )
-IN_LAB = ("pipeline_cold_start.py", "prediction.py")
+IN_LAB = ("pipeline_cold_start.py", "prediction.py", "honesty.py")
 
 
 def main() -> int:

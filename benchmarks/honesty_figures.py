@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from benchmarks.honesty_log import Log
 from benchmarks.report import Result
 from schedules.fitting.seen import Began, matched
-from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD
+from schedules.placing.decision import NETWORK
 from schedules.simulation.comparing import Comparison, compare
 from schedules.simulation.outcomes import Outcomes
 
@@ -36,8 +36,8 @@ class Distribution:
 @dataclass(frozen=True)
 class Single:
     """Cold starts that were played as such too: TTFT of the request that each was for. Of those, the `alike` had as many
-    stages when played, and bytes from no slower and no faster place: what is left is how long it took, and not what was
-    decided."""
+    stages both times, and waited for bytes over the network both times or neither time: what is left is how long that took,
+    and not what was decided."""
 
     seen: int
     live_s: Seconds
@@ -118,19 +118,17 @@ def _single(log: Log, played: Outcomes) -> Single:
     return Single(len(places), live_s[cold], played.ttft_s[cold], live_s[alike], played.ttft_s[alike])
 
 
-def _kind(start: Began) -> tuple[int, str]:
-    """Of how many stages it is, and where the slowest came from of what its first token waited for."""
-    by = {
-        fetch.source for fetch in start.fetches if fetch.size_bytes and fetch.ended_s - start.arrived_s <= start.ttft_s
-    }
-    return start.degree, NETWORK if by & {"remote", "peer"} else ON_SSD if ON_SSD in by else IN_DRAM
+def _kind(start: Began) -> tuple[int, bool]:
+    """Of how many stages it is, and whether its first token waited for bytes over the network."""
+    waited = [fetch for fetch in start.fetches if fetch.size_bytes and fetch.ended_s - start.arrived_s <= start.ttft_s]
+    return start.degree, any(fetch.source in ("remote", "peer") for fetch in waited)
 
 
-def _played_kind(log: Log, played: Outcomes, place: int) -> tuple[int, str | None] | None:
+def _played_kind(log: Log, played: Outcomes, place: int) -> tuple[int, bool] | None:
     sent = log.trace[place]
     of_model = [each for each in played.starts if each.model == sent.model and each.arrived_s is not None]
     nearest = min(of_model, key=lambda each: abs((each.arrived_s or 0.0) - sent.at_s), default=None)
-    return None if nearest is None else (nearest.degree, nearest.whence)
+    return None if nearest is None else (nearest.degree, nearest.whence == NETWORK)
 
 
 def results(judged: Judged) -> list[Result]:

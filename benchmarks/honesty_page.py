@@ -48,7 +48,7 @@ def _lines(log: Log, world: Fitted, learned: Judged, reported: Judged) -> Iterat
     single = learned.single
     yield (
         f"\nOf {single.seen} cold starts {single.pairs} were cold when played too. Of these {len(single.alike_live_s)} are "
-        "alike: they had as many stages, and their slowest bytes from the same kind of place.\n"
+        "alike.\n"
     )
     yield from _table(
         ("seconds, live / played", "live", "played", "mean", *(f"p{p}" for p in _PERCENTILES), "KS", "KS p"),

@@ -1,6 +1,7 @@
 """Two papers' figures, played: what was published, what the simulator says, and what ours would have done there.
 
-    python benchmarks/reproductions.py [--json] [--quick] [--only fig7|fig9|fig11|fig13|loading...] [--trace FILE] [--write PAGE]
+    python benchmarks/reproductions.py [--json] [--quick] [--only fig7|fig9|fig11|fig13|loading...] [--write PAGE]
+    python benchmarks/reproductions.py [--json] --trace FILE
 
 The data and their sources are in benchmarks/papers/. Cold starts (figure 7 of HydraServe) are one request each; figures
 9, 11 and 13 are an hour on 24 GPUs under five systems. --quick takes a quarter of an hour of one cell, and leaves no model
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from rich.console import Console
@@ -37,6 +39,7 @@ from schedules.traces.trace import Trace
 PARTS = ("fig7", "fig9", "fig11", "fig13", "loading")
 QUICK_S = 900.0
 SYSTEMS_PLAYED = (*PUBLISHED, OURS)
+_Job = TypeVar("_Job")
 
 
 def _serve(calibration: Calibration, duration_s: float, job: tuple[str, Cell]) -> Served:
@@ -53,9 +56,9 @@ def _seen(served: Served, plain: Served) -> Seen:
     return Seen(served.attained, served.by_task, tpot, cost, served.cold)
 
 
-def _in_parallel[Job](play: Callable[[Job], Served], jobs: Sequence[Job]) -> list[Served]:
+def _in_parallel(play: Callable[[_Job], Served], jobs: Sequence[_Job]) -> list[Served]:
     """One job after the other on each core."""
-    with ProcessPoolExecutor(min(len(jobs), psutil.cpu_count(logical=False) or 1)) as pool:
+    with ProcessPoolExecutor(min(len(jobs), psutil.cpu_count() or 1)) as pool:
         return list(pool.map(play, jobs))
 
 
@@ -100,7 +103,6 @@ def replay(file: Path) -> Found:
     plain, rows = served[0], []
     for each in served:
         seen = _seen(each, plain)
-        assert seen.cost is not None
         found.add(f"trace_attained_{each.system.lower().replace(' ', '_')}", seen.attained, "higher")
         rows.append((each.system, f"{seen.attained:.1%}", f"{seen.cold:.0%}", f"{seen.cost.mean:.3f}"))
     rate_per_s = len(trace) / trace.duration_s

@@ -1,7 +1,8 @@
 """What is known of this home's cluster for a world to be fitted to it: its history, its nodes and its models."""
 
 import asyncio
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from schedules.facts import Model, Node
 from schedules.fitting.replaying import Ground
 from schedules.fitting.seen import Happened
 from schedules.placing.policies import POLICIES
+from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Offered
 from schedules.systems.system import OURS
 from serving.happened import happened
@@ -23,6 +25,8 @@ from serving.history import History
 from storage_tiers.errors import Missing
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
+
+_HERE = {"127.0.0.1", "::1", "localhost"}
 
 
 async def read_happened(settings: Settings, since_s: float, until_s: float) -> Happened:
@@ -51,12 +55,19 @@ async def read_ground(settings: Settings, models: Collection[str]) -> Ground:
     }
     frontend = settings.frontend
     system = replace(OURS, policy=lambda _seed: POLICIES[frontend.policy], consolidate=frontend.consolidate)
-    return Ground(await _nodes(settings), offered, system, frontend.start_timeout_s)
+    nodes = await _nodes(settings)
+    return Ground(nodes, offered, system, Habits(cores=_cores(nodes)), frontend.start_timeout_s)
 
 
 async def _nodes(settings: Settings) -> tuple[Node, ...]:
     async with ClusterClient(settings.scheduler_address, tls_of(settings)) as client:
         return (await client.nodes()).nodes
+
+
+def _cores(nodes: Sequence[Node]) -> float | None:
+    """What the nodes share, if all of them compute on the CPUs of this machine; of others' nobody knows."""
+    ours = all(not node.gpu and node.host in _HERE for node in nodes)
+    return os.cpu_count() if ours else None
 
 
 def _published(settings: Settings, names: Collection[str]) -> list[Model]:

@@ -36,9 +36,9 @@ class Seen:
 
     attained: float
     by_task: Mapping[str, float]
-    tpot: Spread | None = None
-    cost: Spread | None = None
-    cold: float = 0.0
+    tpot: Spread
+    cost: Spread
+    cold: float
 
 
 @dataclass
@@ -78,8 +78,8 @@ def figure7(found: Found, calibration: Calibration, *, leave_out: bool) -> None:
         rows.append((name.replace("_", " "), *_errors(left)))
     found.tables.append(_figure7_table(compared, calibration))
     note = (
-        f"Relative errors. {calibration.constants} constants against {len(POINTS)} points. Left one out: each model's points by "
-        "constants fitted to the other models; left half out: every other model by size."
+        f"Relative errors. {calibration.constants} constants against {len(POINTS)} points. Left one out: each model's points "
+        "by constants fitted to the other models; left half out: every other model by size."
     )
     columns = ("fitted to", "HydraServe's 24, largest", "mean", "all 60, largest", "mean")
     found.tables.append(Shown("Figure 7: errors", note, columns, rows))
@@ -179,21 +179,15 @@ def figure11(found: Found, seen: Mapping[str, Seen]) -> None:
 def figure13(found: Found, seen: Mapping[str, Seen]) -> None:
     """Of one cell, by model, over plain serving."""
     hydra = seen[HYDRA]
-    assert hydra.tpot is not None and hydra.cost is not None
     found.add("fig13_tpot_mean", hydra.tpot.mean, limit=FIGURE13_TPOT.mean, against="published")
     found.add("fig13_tpot_error", abs(hydra.tpot.mean / FIGURE13_TPOT.mean - 1))
     found.add("fig13_cost_mean", hydra.cost.mean, limit=FIGURE13_COST.mean, against="published")
     found.add("fig13_cost_error", abs(hydra.cost.mean / FIGURE13_COST.mean - 1))
     ours = seen[OURS]
-    assert ours.tpot is not None and ours.cost is not None
     found.add("fig13_ours_cost_mean", ours.cost.mean, limit=FIGURE13_COST.mean, against="published HydraServe")
     found.add("fig13_ours_tpot_mean", ours.tpot.mean)
     rows = [(f"{HYDRA}, published", *_spread(FIGURE13_TPOT), *_spread(FIGURE13_COST))]
-    rows += [
-        (name, *_spread(each.tpot), *_spread(each.cost))
-        for name, each in seen.items()
-        if each.tpot is not None and each.cost is not None and name != VLLM
-    ]
+    rows += [(name, *_spread(each.tpot), *_spread(each.cost)) for name, each in seen.items() if name != VLLM]
     note = "CV 8, 0.6/s. Over the models that were called: the ratio to serverless vLLM of time per output token and of cost."
     columns = ("", "TPOT mean", "median", "largest", "cost mean", "median", "largest")
     found.tables.append(Shown("Figure 13: what it costs", note, columns, rows))
@@ -217,7 +211,7 @@ def loading(found: Found, table: Sequence[Row]) -> None:
             "Seconds until a model is on its GPU. Fitted rows gave the rates of their machine.",
             ("machine", "model", "from", "GB", "published", "played", "error", ""),
             list(_loading_rows(table)),
-        )  # fmt: skip
+        )
     )
 
 

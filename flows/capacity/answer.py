@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 from flows.capacity import asked
 from flows.capacity.curve import attains, monthly
 from flows.capacity.markup import Child, el
-from flows.capacity.words import SPACE, budgets, capital, count, goal, machines, money, percent, prose, rate
+from flows.capacity.words import SPACE, capital, count, goal, machines, money, percent, prose, rate, size
 from schedules.capacity.plan import Plan
 from schedules.capacity.trial import Trial
 
@@ -57,17 +57,21 @@ def _fact(name: str, big: Sequence[Child], small: str | Element) -> Element:
 
 
 def _of_a_machine(plan: Plan, told: Trial) -> str:
-    cluster, kinds = told.cluster, [name for name, number in told.cluster.machines.items() if number]
+    """By type where that makes a difference."""
     per = asked.accelerators(plan)
-    numbers = {name: per[name] for name in kinds if name in per}
-    parts = []
-    if len(numbers) == 1 == len(kinds):
-        parts.append(count(numbers[kinds[0]], "accelerator"))
-    for name, sizes in (("dram", cluster.dram_bytes), ("ssd", cluster.ssd_bytes)):
-        chosen = {kind: sizes[kind] for kind in kinds if kind in sizes}
-        if chosen:
-            parts.append(f"{budgets(chosen)}{SPACE}{name}")
-    return f"each with {', '.join(parts)}" if parts else "with all of their dram and ssd"
+    of = {name: _parts(told, name, per.get(name)) for name, number in told.cluster.machines.items() if number}
+    if len(set(of.values())) <= 1:
+        return f"each with {next(iter(of.values()), '') or 'all that it has'}"
+    return "; ".join(f"{name}: {parts or 'all that it has'}" for name, parts in of.items())
+
+
+def _parts(told: Trial, name: str, accelerators: int | None) -> str:
+    sizes = (("dram", told.cluster.dram_bytes.get(name)), ("ssd", told.cluster.ssd_bytes.get(name)))
+    parts = [] if accelerators is None else [count(accelerators, "accelerator")]
+    parts += [
+        f"{size(bytes_)}{SPACE}{what}" if bytes_ else f"no{SPACE}{what}" for what, bytes_ in sizes if bytes_ is not None
+    ]
+    return ", ".join(parts)
 
 
 def _network(plan: Plan, told: Trial) -> str:

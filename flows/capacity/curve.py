@@ -1,6 +1,7 @@
 """Attainment against cost. Places are in percent of the plot, so that it takes any size and its letters keep theirs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from xml.etree.ElementTree import Element
 
 from flows.capacity.markup import el
@@ -35,28 +36,28 @@ def said(trial: Trial, currency: str) -> str:
 
 def description(plan: Plan) -> str:
     """The plot in words, for who does not see it."""
-    points = "; ".join(said(trial, plan.currency) for trial in plan.curve)
-    return f"The target is {goal(plan.attainment)}. The best that was tried at each price: {points or 'nothing'}."
+    points = "; ".join(said(trial, plan.currency) for trial in _best(plan.curve))
+    return f"The target is {goal(plan.attainment)}. The best for its price: {points or 'nothing'}."
 
 
 def key(plan: Plan) -> Iterator[tuple[Element, str]]:
     """What the marks mean."""
     if plan.chosen is not None:
         yield el("circle", cx=12, cy=8, r=6, class_="ring"), "chosen"
-    yield el("circle", cx=12, cy=8, r=4.5, class_="best"), "the best at its price"
+    yield el("circle", cx=12, cy=8, r=4.5, class_="best"), "the best for its price"
     yield el("circle", cx=12, cy=8, r=4, class_="tried"), "also tried"
 
 
 def marks(plan: Plan) -> list[Element]:
     """All that is drawn, in an area that lets what is beside it be seen: labels of axes stand there."""
-    trials = _shown(plan)
+    trials, best = _shown(plan), _best(plan.curve)
     x = from_zero(monthly(trial) for trial in trials)
     y = nines((trial.attained for trial in trials), plan.attainment)
     return [
         *_axes(plan, x, y),
-        *_line(plan.curve, x, y),
-        *(_point(trial, plan, x, y, "tried", 4) for trial in trials if trial not in (*plan.curve, plan.chosen)),
-        *(_point(trial, plan, x, y, "best", 4.5) for trial in plan.curve if trial != plan.chosen),
+        *_line(best, x, y),
+        *(_point(trial, plan, x, y, "tried", 4) for trial in trials if trial not in (*best, plan.chosen)),
+        *(_point(trial, plan, x, y, "best", 4.5) for trial in best if trial != plan.chosen),
         *_chosen(plan, x, y),
     ]
 
@@ -88,18 +89,23 @@ def _axes(plan: Plan, x: Linear, y: Nines) -> Iterator[Element]:
     yield el("text", "price per month", x="100%", y="100%", dy="40", class_="tick", text_anchor="end")
 
 
-def _line(curve: Iterable[Trial], x: Linear, y: Nines) -> Iterator[Element]:
-    """What can be had for so much money or less: in steps, for nothing can be bought between two machines."""
-    best, since = None, 0.0
+def _best(curve: Iterable[Trial]) -> list[Trial]:
+    """Those than which nothing cheaper is as good."""
+    found: list[Trial] = []
     for trial in curve:
-        across, up = x.at(monthly(trial)), y.at(trial.attained)
-        if best is None or up > best:
-            if best is not None:
-                yield _stroke(since, best, across, best)
-                yield _stroke(across, best, across, up)
-            best, since = up, across
-    if best is not None:
-        yield _stroke(since, best, 1.0, best)
+        if not found or trial.attained > found[-1].attained:
+            found.append(trial)
+    return found
+
+
+def _line(best: Sequence[Trial], x: Linear, y: Nines) -> Iterator[Element]:
+    """What can be had for so much money or less: in steps, for nothing can be bought between two machines."""
+    places = [(x.at(monthly(trial)), y.at(trial.attained)) for trial in best]
+    for (across, up), (then, higher) in pairwise(places):
+        yield _stroke(across, up, then, up)
+        yield _stroke(then, up, then, higher)
+    for across, up in places[-1:]:
+        yield _stroke(across, up, 1.0, up)
 
 
 def _point(trial: Trial, plan: Plan, x: Linear, y: Nines, kind: str, radius: float) -> Element:

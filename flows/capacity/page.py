@@ -15,6 +15,7 @@ from flows.capacity.trials import everything
 from flows.capacity.words import HOURS_A_MONTH, SPACE
 from schedules.capacity.plan import Plan
 
+_NOTHING_ELSE = "default-src 'none'; style-src 'unsafe-inline'"
 _WIDTH, _HEIGHT = 920, 460
 _LEFT, _RIGHT, _UNDER = 74, 30, 60
 _LETTERS, _LINES = 92, 3
@@ -40,6 +41,7 @@ def page(plan: Plan, made_at: str) -> str:
         "head",
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", http_equiv="Content-Security-Policy", content=_NOTHING_ELSE),
         el("meta", name="color-scheme", content="light dark"),
         el("title", f"Capacity plan: {plan.sentence}"),
         el("style", style.for_page()),

@@ -71,7 +71,7 @@ pre{background:var(--soft);border-radius:8px;padding:.9rem 1.1rem;margin:.3rem 0
 .rows li,.told li,.pair .busy li{grid-template-columns:minmax(0,1fr) auto}.rows li>svg{grid-column:1/3;grid-row:2}
 .pair .rows:not(.busy) li>svg{grid-column:auto;grid-row:auto}
 section dl{grid-template-columns:minmax(0,1fr);gap:0}section dd{margin:0 0 .4rem .8rem}
-.rows .axis{padding-top:0}.told .small{grid-column:1/3}}
+.rows .axis{padding-top:0}.told li{align-items:start}.told .small{grid-column:1/3}}
 @media print{@page{margin:14mm}body{background:#fff;font-size:10pt;print-color-adjust:exact;
 -webkit-print-color-adjust:exact}main{max-width:none;padding:0}section,.facts{border-color:#ccc}
 .facts,.pair,.rows li,.plot,tr{break-inside:avoid}h2{break-after:avoid}

@@ -114,6 +114,7 @@ class Search:
         yield from self._fewer()
         yield from self._less()
         yield from self._round(self._around(), "curve")
+        yield from self._fewer()
         yield from self._round(self._last(), "end")
 
     def _round(self, jobs: Iterable[Job], later: str) -> Iterator[list[Job]]:
@@ -234,7 +235,7 @@ class Search:
         return found
 
     def _last(self) -> list[Job]:
-        """What else would be on the cluster, and what binds the next cheaper one; without one that attains, the best."""
+        """What else would be on the cluster, and what binds the one that it is compared with."""
         chosen = self._tried.cheapest
         self._what_ifs = what_if_jobs(chosen) if chosen is not None else {}
         compared = self._compared()
@@ -242,7 +243,7 @@ class Search:
         return [*self._what_ifs.values(), *self._binding.values()]
 
     def _compared(self) -> Trial | None:
-        """What falls short by the least."""
+        """What falls short by the least: of what is cheaper than the chosen one, or of all."""
         chosen = self._tried.cheapest
         return self._tried.furthest if chosen is None else self._tried.cheaper(chosen)
 
@@ -282,13 +283,12 @@ class Search:
             tried=self._tried.all,
             inputs=inputs_of(question),
             settings=settings_of(chosen.cluster, question.choices.types) if chosen is not None else {},
-            notes=notes_of(question)
-            + (
-                (f"Only {self._most_jobs} trials were made: more of them might find a cheaper cluster.",)
-                if self._cut
-                else ()
-            ),
+            notes=notes_of(question) + self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        cut = f"Only {self._most_jobs} trials were made: more of them might find a cheaper cluster."
+        return (cut,) if self._cut else ()
 
     def _binding_sentence(self) -> str:
         compared = self._compared()
@@ -300,8 +300,8 @@ class Search:
         return binding_sentence(compared, self._question.attainment, doubled)
 
     def _what_would_be(self, chosen: Trial) -> Iterator[WhatIf]:
-        fewer = self._tried.cheaper(chosen)
-        if fewer is not None and fewer.cluster.count == chosen.cluster.count - 1:
+        fewer = self._tried.fewer(chosen)
+        if fewer is not None:
             yield what_if(FEWER, chosen, fewer)
         for name, job in self._what_ifs.items():
             if job.name in self._known:

@@ -58,14 +58,15 @@ class Tried:
         """Whether or not it was tried."""
         return price_per_h(cluster, self._types)
 
-    def cheaper(self, chosen: Trial) -> Trial | None:
-        """The one to compare it with: of those with one machine fewer that which attains the most, else the dearest that
-        is cheaper; None if none was tried."""
+    def fewer(self, chosen: Trial) -> Trial | None:
+        """Of those with one of its machines fewer the one that attains the most; None if none was tried."""
         fewer = [trial for trial in self.all if _is_one_fewer(trial.cluster, chosen.cluster)]
-        if fewer:
-            return max(fewer, key=lambda trial: (trial.attained, trial.name))
-        less = [trial for trial in self.all if trial.price_per_h < chosen.price_per_h - EPSILON]
-        return max(less, key=lambda trial: (trial.price_per_h, trial.attained, trial.name), default=None)
+        return max(fewer, key=_by_share, default=None)
+
+    def cheaper(self, chosen: Trial) -> Trial | None:
+        """What attains the most of all that is cheaper, or has fewer machines for the same; None if nothing was tried."""
+        cost = _by_price(chosen)[:2]
+        return max((trial for trial in self.all if _by_price(trial)[:2] < cost), key=_by_share, default=None)
 
     @property
     def curve(self) -> tuple[Trial, ...]:
@@ -82,6 +83,10 @@ class Tried:
 def _by_price(trial: Trial) -> tuple[float, int, int, float, str]:
     memory_bytes = sum(trial.cluster.dram_bytes.values()) + sum(trial.cluster.ssd_bytes.values())
     return round(trial.price_per_h, 9), trial.cluster.count, memory_bytes, -trial.attained, trial.name
+
+
+def _by_share(trial: Trial) -> tuple[float, str]:
+    return trial.attained, trial.name
 
 
 def _is_one_fewer(cluster: Cluster, than: Cluster) -> bool:

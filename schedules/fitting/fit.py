@@ -18,7 +18,6 @@ from schedules.fitting.replaying import Ground, Replay, replay
 from schedules.fitting.robust import Summed, sum_up
 from schedules.fitting.samples import Sample, hops, samples
 from schedules.fitting.seen import Happened
-from schedules.simulation.habits import Habits
 
 FEWEST_STARTS = 9
 FITTED_SHARE = 2 / 3
@@ -32,7 +31,7 @@ def fit(happened: Happened, ground: Ground) -> Fitted:
     there any more are left out. TooLittle says what is missing."""
     known = _known(happened, ground)
     cut_s = known.starts[ceil(len(known.starts) * FITTED_SHARE)].arrived_s
-    reported = Fitted(ground.nodes)
+    reported = Fitted(ground.nodes, ground.habits)
     first = fit_all(known.part(known.since_s, cut_s), ground)
     before, after = (replay(world, known, ground).after(cut_s) for world in (reported, first))
     requests = len(known.part(cut_s, known.until_s).asked)
@@ -64,8 +63,8 @@ def fit_all(happened: Happened, ground: Ground) -> Fitted:
     machines = {node.name: node.shared_with for node in ground.nodes}
     nodes, quantities = rated(ground.nodes, samples(happened, ground.models, machines))
     speeds = {node.name: known for node in nodes if (known := speeds_of(node.rates, bad=False)) is not None}
-    hop, told_hop = _of_all(HOP, hops(happened, ground.models, speeds), Habits().hop_s, Whence.OWN)
-    world = Fitted(nodes, Habits(hop_s=hop))
+    hop, told_hop = _of_all(HOP, hops(happened, ground.models, speeds), ground.habits.hop_s, Whence.OWN)
+    world = Fitted(nodes, replace(ground.habits, hop_s=hop))
     played = replay(world, happened, ground)
     receive, told_receive = _of_all(RECEIVE, _warm(played), 0.0, Whence.PLAYED)
     tail, told_tail = _of_all(TAIL, _cold(played, receive), 0.0, Whence.PLAYED)
@@ -82,8 +81,11 @@ def _warm(played: Replay) -> list[Sample]:
 
 
 def _cold(played: Replay, receive_s: float) -> list[Sample]:
-    """What starts took longer than they were played, beyond what every request does."""
+    """What starts took longer than they were played, beyond what every request does; of those that were decided as they had
+    been, if there are enough."""
     both = [place for place in sorted(played.starts) if played.played_cold[place]]
+    alike = [place for place in both if place in played.alike]
+    both = alike if len(alike) >= FEWEST else both
     found = [sample for sample in _missing(played, both) if np.isfinite(sample.value)]
     return [sample._replace(value=sample.value - receive_s) for sample in found]
 

@@ -11,6 +11,7 @@ from schedules.fitting.fitted import Fitted, Played
 from schedules.fitting.samples import held_at_first
 from schedules.fitting.seen import Happened, matched
 from schedules.simulation.comparing import Comparison, Matched, compare, match
+from schedules.simulation.habits import Habits
 from schedules.simulation.outcomes import Outcomes
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
@@ -26,11 +27,12 @@ Values = NDArray[np.float64]
 @dataclass(frozen=True)
 class Ground:
     """What is known of the cluster beside its history: its nodes as they report, its models and what is wanted of them, by
-    name, and how it is run."""
+    name, how it is run, and the habits that are not fitted."""
 
     nodes: tuple[Node, ...]
     offered: Mapping[str, Offered]
     system: System = OURS
+    habits: Habits = field(default_factory=Habits)
     start_timeout_s: float = 600.0
 
     @property
@@ -42,7 +44,8 @@ class Ground:
 @dataclass(frozen=True)
 class Replay:
     """A history beside what became of it when it was played: TTFT of its requests in their order, NaN where there was none or
-    none is known. `starts` are those requests that a recorded start was for, with its own TTFT."""
+    none is known. `starts` are those requests that a recorded start was for, with its own TTFT; those that were started on
+    the same nodes both times are `alike`."""
 
     at_s: Values
     seen_s: Values
@@ -50,6 +53,7 @@ class Replay:
     played_s: Values
     played_cold: NDArray[np.bool_]
     starts: Mapping[int, float]
+    alike: frozenset[int]
     starts_at_s: Sequence[float]
     played_starts_at_s: Sequence[float] = field(repr=False)
 
@@ -103,15 +107,19 @@ def _cut(at_s: Values, quiet_s: float) -> Values:
 def _beside(outcomes: Outcomes, happened: Happened, at_s: Values, played_at_s: Values) -> Replay:
     seen_s = np.array([np.nan if each.ttft_s is None else each.ttft_s for each in happened.asked])
     cold = np.array([bool(each.cold) for each in happened.asked])
-    starts = dict[int, float]()
+    starts, alike = dict[int, float](), set[int]()
+    answered = [(start, start.arrived_s) for start in outcomes.starts if start.arrived_s is not None]
+    where = {(start.model, round(arrived_s, 3)): start.nodes for start, arrived_s in answered}
     for start, place in matched(happened.starts, happened.asked).items():
         starts[place] = happened.starts[start].ttft_s
+        if where.get((int(outcomes.model[place]), round(float(played_at_s[place]), 3))) == happened.starts[start].nodes:
+            alike.add(place)
         seen_s[place] = starts[place] if np.isnan(seen_s[place]) else seen_s[place]
         cold[place] = True
     ordered_s = np.array([start.ordered_s for start in outcomes.starts])
     places = np.maximum(np.searchsorted(played_at_s, ordered_s, side="right") - 1, 0)
     return Replay(
-        happened.since_s + at_s, seen_s, cold, outcomes.ttft_s, outcomes.cold, starts,
+        happened.since_s + at_s, seen_s, cold, outcomes.ttft_s, outcomes.cold, starts, frozenset(alike),
         [start.arrived_s for start in happened.starts], (happened.since_s + at_s[places]).tolist(),
     )  # fmt: skip
 

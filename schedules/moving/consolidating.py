@@ -96,12 +96,12 @@ class Consolidating:
 
     def _grow(self, replica: Replica, now_s: float) -> None:
         """Whatever it costs, and saves."""
-        seat = self._seats.in_place(replica, now_s)
-        if seat is not None:
-            heirs = [self._seats.take(seat, now_s)]
-            self._moves.order(
-                Kind.CONSOLIDATE, [(replica, heirs)], "it has answered, and has room for all of it", now_s
-            )
+        service = replica.service
+        most = service.objectives.max_replicas - len(service.coming) + 1
+        heirs = self._seats.in_place(replica, most, now_s)
+        if heirs:
+            why = "it has answered, and has reserved room to be whole"
+            self._moves.order(Kind.CONSOLIDATE, [(replica, heirs)], why, now_s)
 
     def _more(self, replica: Replica, first: Seat, whole: Speeds, now_s: float) -> list[Seat]:
         """Under a burst several follow, each on another node, as far as there is room."""

@@ -66,23 +66,24 @@ class Seats:
             return None
         return self.take(_behind(Survey(question), chosen), now_s)
 
-    def in_place(self, old: Replica, now_s: float) -> Seat | None:
-        """All of the model on the first of the replica's nodes where that has reserved enough for it from its start on. None
-        if there is none, or all of them are, for then it is not meant to become whole."""
-        question = self._question(old.service, now_s)
-        needed = self.whole_bytes(old.service)
+    def in_place(self, old: Replica, most: int, now_s: float) -> list[Seat]:
+        """All of the model on those of the replica's nodes where that has reserved enough for it from its start on, the first
+        `most` of them, taken. None if it has on each, for then it is not meant to become whole."""
+        question, needed = self._question(old.service, now_s), self.whole_bytes(old.service)
         stages = old.placement.stages if old.placement is not None else ()
-        nodes = [question.view.node(stage.node) for stage in stages]
         roomy = [
             (node, stage.reserve_bytes)
-            for node, stage in zip(nodes, stages, strict=True)
-            if node is not None and stage.reserve_bytes >= needed + node.context_bytes * bool(node.gpu)
+            for stage in stages
+            if (node := question.view.node(stage.node)) is not None
+            and stage.reserve_bytes >= needed + (node.context_bytes if node.gpu else 0)
         ]
-        if not roomy or len(roomy) == len(stages):
-            return None
-        node, reserved_bytes = roomy[0]
-        seat = self._seat(Survey(question, {node.name: reserved_bytes}), [node])
-        return None if seat is None else replace(seat, in_place=True)
+        found = list[Seat]()
+        for node, reserved_bytes in roomy[:most] if len(roomy) < len(stages) else ():
+            survey = Survey(self._question(old.service, now_s), {node.name: reserved_bytes})
+            seat = self._seat(survey, [node])
+            if seat is not None:
+                found.append(self.take(replace(seat, in_place=True), now_s))
+        return found
 
     def whole_bytes(self, service: Service) -> int:
         """What all of the model takes in one stage, without its process's context."""

@@ -187,6 +187,19 @@ def test_hydraserve_becomes_whole_at_once_in_what_was_reserved_for_that() -> Non
     assert pipeline.ended_s - pipeline.first_token_s < 1.0
 
 
+@pytest.mark.parametrize(("replicas", "wholes"), [(1, 1), (4, 2)])
+def test_each_stage_with_room_for_all_becomes_a_replica_as_far_as_the_model_may_have_so_many(
+    replicas: int, wholes: int
+) -> None:
+    """Three stages take 2.2 s by the rule, and a token 16 ms with one of them whole, 12 ms with two."""
+    nodes = [world_node(name, device_bytes=80 * MB) for name in "abcd"]
+    levels = {"ttft_s": 2.25, "tpot_s": 0.014, "max_replicas": replicas}
+    pipeline, *whole = _began(_played("hydraserve", [(0.0, "m", 10, 400)], *nodes, **levels))
+    assert pipeline.degree == 3
+    assert len(whole) == wholes
+    assert {start.nodes[0] for start in whole} < set(pipeline.nodes)
+
+
 def test_what_it_grows_into_is_paid_once() -> None:
     played = _grown()
     pipeline, _ = _began(played)

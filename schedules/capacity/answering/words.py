@@ -19,7 +19,7 @@ def percent(share: float) -> str:
         return f"{share * 100:.0f} %"
     digits = min(_MOST_DIGITS, max(1, floor(-log10(1.0 - share)) - 1))
     told = floor(share * 100 * 10**digits + _EPSILON) / 10**digits
-    return f"{told:.{digits}f}".removesuffix(".0") + " %"
+    return f"{told:.{digits}f}".rstrip("0").removesuffix(".") + " %"
 
 
 def seconds(value_s: float) -> str:
@@ -29,8 +29,4 @@ def seconds(value_s: float) -> str:
 
 def price(per_h: float, currency: str) -> str:
     """Of an hour: "$12.50 an hour", "12.50 EUR an hour"."""
-    return (
-        f"{currency}{per_h:,.2f} an hour"
-        if len(currency) == 1
-        else f"{per_h:,.2f} {currency} an hour".replace("  ", " ")
-    )
+    return f"{currency}{per_h:,.2f} an hour" if len(currency) == 1 else f"{per_h:,.2f} {currency} an hour"

@@ -10,7 +10,7 @@ enough of what runs there goes on elsewhere, by measured rates and not by their 
 
 from dataclasses import replace
 
-from schedules.facts import Node, NoPlacement
+from schedules.facts import NoPlacement
 from schedules.placing.candidates import candidate, slower
 from schedules.placing.covers import Movable, Way, cheapest_cover
 from schedules.placing.decision import Candidate, Decision, Move, Question, Running
@@ -50,11 +50,6 @@ class ServerlessLlm:
             for s in sites[1:]
         )
         return Decision(self.name, placement, (*others, replace(found, placement=placement, ruled_out="")))
-
-
-def chosen_nodes(survey: Survey) -> list[Node]:
-    """The one node that the rule takes, none if none has room."""
-    return [site.node for site in _sites(survey)[0][:1]]
 
 
 def _sites(survey: Survey) -> tuple[list[Site], bool]:

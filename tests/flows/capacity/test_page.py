@@ -12,7 +12,7 @@ from flows.capacity.summary import summary
 from flows.capacity.words import DASH, SPACE
 from schedules.capacity.clusters import Cluster
 from schedules.capacity.plan import Plan
-from tests.flows.capacity.plans import GOAL, NAME, large, plan, trial
+from tests.flows.capacity.plans import GIB, GOAL, NAME, large, plan, trial
 
 MADE_AT = "2026-11-27 10:00 UTC"
 HOSTILE = (
@@ -98,6 +98,8 @@ def test_everything_of_the_plan_is_in_the_page() -> None:
 
 
 def test_nothing_is_asked_for_from_elsewhere_and_nothing_is_run() -> None:
+    policies = [each["content"] for _, each in read(plan()).tags if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
     for document in (page(plan(), MADE_AT), page(plan(sentence=HOSTILE), MADE_AT), picture(plan(sentence=HOSTILE))):
         found = Read(document) if document.startswith("<!doctype") else None
         names = set(re.findall(r"<[a-z]+[^>]*? (src|href|xlink:href|srcset|on[a-z]+|action|data)=", document))
@@ -203,6 +205,22 @@ def test_the_chosen_cluster_is_marked_once_and_the_curve_never_falls() -> None:
     heights = [float(str(each["y1"])[:-1]) for each in steps]
     assert len(steps) == 2 * 9 - 1
     assert heights == sorted(heights, reverse=True)
+
+
+def test_what_something_cheaper_is_as_good_as_is_no_best_for_its_price() -> None:
+    found = read(plan({1: 0.9, 2: 0.95, 3: 0.93, 4: 0.95, 5: 0.995}))
+    kinds = [each.get("class") for tag, each in found.tags if tag == "circle" and each["cx"] != "12"]
+    assert (kinds.count("tried"), kinds.count("best"), kinds.count("chosen")) == (2, 2, 1)
+
+
+def test_machines_of_several_types_are_told_apart() -> None:
+    seen = plan()
+    assert seen.chosen is not None
+    mixed = Cluster({"a": 2, "b": 1}, None, {"a": GIB, "b": 2 * GIB}, {"a": 0, "b": 0})
+    text = read(replace(seen, chosen=replace(seen.chosen, cluster=mixed))).text
+    assert "2 x a + 1 x b" in text
+    assert "a: 1 GiB dram, no ssd; b: 2 GiB dram, no ssd" in text
+    assert "the store sets no limit" in text
 
 
 def test_of_many_models_the_worst_are_drawn_and_the_others_folded_away() -> None:

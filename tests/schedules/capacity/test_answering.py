@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from schedules.capacity.answering.words import machines_in_words
 from schedules.capacity.clusters import Cluster
 from schedules.capacity.plan import Plan
 from schedules.capacity.playing import try_out
@@ -122,6 +123,19 @@ def test_no_single_thing_may_bind() -> None:
         "wanted."
     )
     assert _with_twice().binding == "No single thing: whichever is doubled, 2 x small attains no more than 90 %."
+
+
+def test_what_is_compared_comes_closest_of_all_that_is_cheaper() -> None:
+    shares = {"2 x large": 0.96, "1 x large": 0.5, "3 x small": 0.9}
+    question = asked(*priced(small=4.0, large=10.0), most_machines=3)
+
+    def served(job: Job) -> float:
+        return 1.0 if job.twice is Resource.CARDS else shares.get(machines_in_words(job.cluster), 0.4)
+
+    plan = found(question, played_as(served))
+    assert plan.binding.startswith(
+        "Network cards: with network cards twice as fast 3 x small would attain 100 % instead of 90 %"
+    )
 
 
 # ---- no cluster

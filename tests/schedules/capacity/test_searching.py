@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from schedules.capacity.clusters import Cluster
 from schedules.capacity.plan import Plan
+from schedules.capacity.playing import try_out
 from schedules.capacity.question import PlanQuestion
 from schedules.capacity.search import Job, Searches
 from schedules.capacity.searching import MOST_JOBS, Search
 from schedules.capacity.trial import Trial
-from tests.schedules.capacity.small import asked, by_power, found, machine, played_as, priced
+from tests.schedules.capacity.small import WANTED, asked, by_power, found, machine, played_as, priced
 from tests.schedules.worlds import MB
 
 
@@ -59,6 +60,19 @@ def test_it_is_the_cheapest_of_all_that_there_are(
     cheapest = min((prices[0] * each["a"] + prices[1] * each["b"] for each in enough), default=None)
     plan = found(question, played_as(served))
     assert (plan.chosen and plan.chosen.price_per_h) == cheapest
+
+
+def test_it_is_the_cheapest_of_all_that_there_are_when_they_are_played() -> None:
+    question = asked(
+        machine("small", 1.0, 70 * MB), machine("large", 1.8, 130 * MB), most_machines=3,
+        objectives=replace(WANTED, ttft_s=0.9), attainment=0.97,
+    )  # fmt: skip
+    grid = [{"small": a, "large": b} for a, b in product(range(4), repeat=2) if 1 <= a + b <= 3]
+    trials = [try_out(question, Job(f"grid {each}", Cluster(each))) for each in grid]
+    cheapest = min(trial.price_per_h for trial in trials if trial.attained >= 0.97)
+    plan = found(question)
+    assert plan.chosen is not None
+    assert plan.chosen.price_per_h == cheapest > 1.0
 
 
 def test_some_machines_of_another_type_may_be_cheaper() -> None:

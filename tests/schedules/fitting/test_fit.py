@@ -84,6 +84,14 @@ def test_it_is_judged_by_what_it_does_not_know_and_is_better_than_what_nodes_say
     assert quality.fitted.starts_seen == quality.fitted.starts_played
 
 
+def test_in_the_true_world_everything_happens_as_it_did(happened: Happened) -> None:
+    played = replay(Fitted(TRUE, SCENARIO.habits, SCENARIO.startups), happened, GROUND)
+    assert np.allclose(played.played_s, played.seen_s, atol=1e-3)
+    assert (played.played_cold == played.seen_cold).all()
+    assert played.alike == played.starts.keys()
+    assert len(played.alike) == len(happened.starts)
+
+
 def test_a_few_starts_that_went_wrong_change_little(happened: Happened) -> None:
     starts = list(happened.starts)
     for place in range(0, len(starts), 8):
