@@ -205,25 +205,22 @@ def run_flows(settings: Settings) -> None:
 
     _log_to_stderr(settings)
     prewarm = settings.prewarm
-    every_s = {PREWARM: prewarm.every_s, CALIBRATE: settings.calibrate.every_s}
+    every_s = {PREWARM: prewarm.every_s, CALIBRATE: settings.calibrate.every_s, PLAN: settings.planning.every_s}
     config = ServiceConfig(
         front_end=read_context().front_end(),
         cadences=cadences({flow: seconds for flow, seconds in every_s.items() if seconds}),
-        parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}, PLAN: _as_served(settings)},
+        parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}, PLAN: _plan_parameters(settings)},
     )
     ready = settings.run_dir / FLOWS_READY_FILE
     ready.unlink(missing_ok=True)
     asyncio.run(run_service(config, on_ready=ready.touch))
 
 
-def _as_served(settings: Settings) -> dict[str, Any]:
-    """Of the plan_capacity flow: models are planned for as they are served, unless somebody says otherwise."""
-    frontend = settings.frontend
-    return {
-        "keep_alive": f"{frontend.keep_alive_s:g}s",
-        "degree": frontend.degree,
-        "kv_tokens": frontend.kv_tokens,
-    }
+def _plan_parameters(settings: Settings) -> dict[str, Any]:
+    """Models are planned for as they are served; and for what was asked of late, unless somebody says otherwise."""
+    frontend, planning = settings.frontend, settings.planning
+    served = {"keep_alive": f"{frontend.keep_alive_s:g}s", "degree": frontend.degree, "kv_tokens": frontend.kv_tokens}
+    return {**served, **({"trace": "history"} if planning.every_s else {}), "node_types": planning.node_types}
 
 
 def _log_to_stderr(settings: Settings) -> None:

@@ -12,6 +12,7 @@ from flows.errors import FrontEndAway, Refused, Unanswered, Unintelligible
 from flows.moving.moves import Move, Wish, read_move
 from schedules.facts import Node, Rate
 from schedules.moving.plan import Step
+from schedules.traces.happened import Asked
 
 ANSWERS_WITHIN_S = 10.0
 SILENT_AFTER_S = 7.0
@@ -69,6 +70,26 @@ class FrontEnd:
             return tuple(map(_node, (await self._ask_again("GET", "/admin/status"))["nodes"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Unintelligible(f"the front end at {self.url} says what are no nodes: {error!r}") from error
+
+    async def requests(self, since_s: float, until_s: float) -> list[Asked]:
+        """What came from `since_s` to before `until_s` (unix seconds), by time, as far as the front end's history knows."""
+        path, found = f"/admin/requests?since={since_s:.3f}&until={until_s:.3f}", list[Asked]()
+        try:
+            timeout = httpx.Timeout(ANSWERS_WITHIN_S, connect=_CONNECTS_WITHIN_S)
+            async with self._client(timeout) as client, client.stream("GET", path) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    _complain(answer)
+                async for line in answer.aiter_lines():
+                    told = _object(line)
+                    if told == {"requests": len(found)}:
+                        return found
+                    found.append(Asked(**told))
+        except TypeError as error:
+            raise Unintelligible(f"the front end at {self.url} says what is no request: {error}") from error
+        except httpx.TransportError as error:
+            raise FrontEndAway(f"the front end at {self.url} does not answer: {error!r}") from error
+        raise FrontEndAway(f"the front end at {self.url} broke off")
 
     async def notices(self) -> AsyncIterator[dict[str, Any]]:
         """What the front end has to tell, from now on. Ends, or is FrontEndAway, when it is silent or gone."""

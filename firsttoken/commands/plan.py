@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +12,11 @@ import typer
 from firsttoken.commands.options import AsJson, Config, finite, load, open_store, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from firsttoken.settings import Settings
     from flows.planning.answering import Means
-    from flows.planning.asking import Wishes
+    from flows.planning.asking import Known, Wishes
     from flows.planning.sweeping import Progress, Report
     from schedules.capacity.plan import Plan
-    from schedules.facts import Node
 
 _SERVED, _HAD, _PLAYED, _WRITTEN = "What is to be served", "What may be had", "How models are served", "How it is done"
 _TERMINATED = 143
@@ -31,7 +29,12 @@ def _text(about: str, metavar: str, panel: str) -> Any:
 
 def plan(
     trace: Annotated[
-        str, _text("A trace, stored or as others record it. Else it is made up: see --rate.", "FILE", _SERVED)
+        str,
+        _text(
+            "A trace, stored or as others record it; `history` for what was asked of late. Else made up: --rate.",
+            "FILE",
+            _SERVED,
+        ),
     ] = "",
     slo_ttft: Annotated[
         str,
@@ -134,9 +137,11 @@ def plan(
     settings = running_settings(load(config))
     frontend = settings.frontend
     wishes = Wishes(
-        trace, nodes, models, slo_ttft, slo_tpot, attainment, most_machines, rate, duration, price, store, dram, ssd,
-        currency, keep_alive or f"{frontend.keep_alive_s:g}s", degree or frontend.degree, kv_tokens or frontend.kv_tokens,
-        most_replicas, seed, world,
+        trace=trace, node_types=nodes, keep_alive=keep_alive or f"{frontend.keep_alive_s:g}s",
+        degree=degree or frontend.degree, kv_tokens=kv_tokens or frontend.kv_tokens, models=models,
+        slo_ttft=slo_ttft, slo_tpot=slo_tpot, attainment=attainment, most_machines=most_machines, rate=rate,
+        duration=duration, price=price, store=store, dram=dram, ssd=ssd, currency=currency,
+        most_replicas=most_replicas, seed=seed, world=world,
     )  # fmt: skip
     prefix = out or _beside_others(settings, trace)
     check_prefix(prefix)
@@ -199,19 +204,20 @@ async def _answered(settings: "Settings", wishes: "Wishes", means: "Means", repo
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    nodes = await _running_nodes(settings) if wishes.of_cluster else ()
-    return await answered(wishes, StoreModels(open_store(settings)), nodes, means, report)
+    known = await _known(settings, wishes)
+    return await answered(wishes, StoreModels(open_store(settings)), known, means, report)
 
 
-async def _running_nodes(settings: "Settings") -> "Sequence[Node]":
+async def _known(settings: "Settings", wishes: "Wishes") -> "Known":
     from firsttoken.errors import NotUp
     from firsttoken.home import frontend_url
     from flows.errors import FrontEndAway
     from flows.front_end import FrontEnd
+    from flows.planning.answering import known_of
 
     url = frontend_url(settings)
     try:
-        return await FrontEnd(url, "").nodes()
+        return await known_of(wishes, FrontEnd(url, ""), time.time())
     except FrontEndAway as error:
         raise NotUp(
             f"no front end answers at {url}: start one with `firsttoken up`, or name machines with their prices, as --nodes "

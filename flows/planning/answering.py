@@ -1,12 +1,13 @@
 """From wishes to a plan: what is known of them already is used, the rest is played."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.planning.asking import Wishes, question_of
+from flows.front_end import FrontEnd
+from flows.planning.asking import Known, Wishes, question_of
 from flows.planning.kept import Kept
 from flows.planning.models import Published
 from flows.planning.sweeping import Crew, Report, sweep
@@ -15,7 +16,7 @@ from schedules.capacity.playing import try_out
 from schedules.capacity.question import PlanQuestion
 from schedules.capacity.searching import Search
 from schedules.capacity.spoken import digest
-from schedules.facts import Node
+from schedules.traces.happened import trace_of
 
 _SETTINGS = {
     "ttft_slo_s": "ttft_s",
@@ -37,9 +38,18 @@ class Means:
     resume: bool = True
 
 
-async def answered(wishes: Wishes, published: Published, cluster: Sequence[Node], means: Means, report: Report) -> Plan:
+async def known_of(wishes: Wishes, front_end: FrontEnd, now_s: float) -> Known:
+    """What the wishes are about that the front end knows. FrontEndAway, or BadTrace if nothing was asked."""
+    nodes = await front_end.nodes() if wishes.of_cluster else ()
+    if (past_s := wishes.past_s) is None:
+        return Known(nodes)
+    asked = await front_end.requests(now_s - past_s, now_s)
+    return Known(nodes, await asyncio.to_thread(trace_of, asked, now_s - past_s, now_s, "history"))
+
+
+async def answered(wishes: Wishes, published: Published, known: Known, means: Means, report: Report) -> Plan:
     """The plan. What flows.planning.asking.question_of raises, BadQuestion if nothing can answer it, SweepFailed."""
-    asked = await asyncio.to_thread(question_of, wishes, published, cluster)
+    asked = await asyncio.to_thread(question_of, wishes, published, known)
     question = asked.question
     search = Search(question)
     kept = Kept.open(means.folder, digest(question), resume=means.resume)

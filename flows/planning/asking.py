@@ -28,7 +28,9 @@ from schedules.traces.trace import Trace
 
 MOST_TOKENS = 1024
 """What clients ask for where that was not recorded."""
-MOST_MACHINES = 100_000
+HISTORY = "history"
+"""In the place of a trace: what the platform was asked of late."""
+_PAST = "7d"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Wishes:
 
     trace: str
     node_types: str
+    keep_alive: str
+    degree: int
+    kv_tokens: int
     models: str = ""
     slo_ttft: str = ""
     slo_tpot: str = ""
@@ -49,9 +54,6 @@ class Wishes:
     dram: str = "1,0.5,0.25"
     ssd: str = "1,0.5,0.25"
     currency: str = "$"
-    keep_alive: str = "300s"
-    degree: int = 4
-    kv_tokens: int = 16384
     most_replicas: int = 1000
     seed: int = 0
     world: str = ""
@@ -60,6 +62,13 @@ class Wishes:
     def of_cluster(self) -> bool:
         """Whether the nodes that run now are asked for, of which a fitted world knows more."""
         return is_of_cluster(self.node_types) and not self.world
+
+    @property
+    def past_s(self) -> float | None:
+        """How much of the past is to be served again; None if that is not what is asked."""
+        if self.trace != HISTORY:
+            return None
+        return seconds(self.duration or _PAST, "the duration")
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,21 @@ class Asked:
     notes: tuple[str, ...]
 
 
-def question_of(wishes: Wishes, published: Published, cluster: Sequence[Node] = ()) -> Asked:
-    """The question. `cluster` has the nodes that run, if the wishes are about them.
+@dataclass(frozen=True)
+class Known:
+    """What the front end says, if the wishes are about that: the nodes that run, and what was asked of late."""
+
+    nodes: Sequence[Node] = ()
+    past: Trace | None = None
+
+
+def question_of(wishes: Wishes, published: Published, known: Known) -> Asked:
+    """The question.
 
     Unclear, BadQuestion, BadWorld, TraceError, NotATrace, StorageError or OSError say what is wrong.
     """
-    trace = _changed(trace_of(wishes), wishes)
-    world = world_of(Path(wishes.world)) if wishes.world else Fitted(tuple(cluster))
+    trace = _changed(trace_of(wishes) if known.past is None else known.past, wishes)
+    world = world_of(Path(wishes.world)) if wishes.world else Fitted(tuple(known.nodes))
     wanted = Wanted(
         wishes.slo_ttft, wishes.slo_tpot, wishes.keep_alive, wishes.degree, wishes.kv_tokens, wishes.most_replicas
     )

@@ -47,6 +47,9 @@ class FrontEndDouble:
             "machine": "box", "stage_processes": {"idle": 1, "busy": 0}, "draining": False,
             "rates": {"nic": {"mean": 1e9, "bad": 9e8, "samples": 4}},
         }]  # fmt: skip
+        self.requests: list[dict[str, Any]] = []
+        self.ends = True
+        """Whether what is told of requests has its end."""
         self._key = key
         self._names = (f"double-{number}" for number in itertools.count(1))
         self._listeners: list[asyncio.Queue[dict[str, Any]]] = []
@@ -190,6 +193,12 @@ class FrontEndDouble:
         @app.get("/admin/status")
         async def status() -> Any:
             return {"nodes": self.nodes, "replicas": [], "moves": []}
+
+        @app.get("/admin/requests")
+        async def requests(since: float, until: float) -> Any:
+            lines = [json.dumps(each) for each in self.requests if since <= each["at_s"] < until]
+            whole = [*lines, json.dumps({"requests": len(lines)})]
+            return StreamingResponse(iter([f"{line}\n" for line in whole[: len(lines) + self.ends]]))
 
         @app.post("/v1/moves")
         async def order(body: dict[str, str]) -> dict[str, Any]:

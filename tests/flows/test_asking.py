@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flows.errors import NotATrace, Unclear
-from flows.planning.asking import Wishes, question_of
+from flows.planning.asking import Known, Wishes, question_of
 from flows.trace_files import save
 from schedules.capacity.errors import BadQuestion
 from schedules.capacity.question import PlanQuestion
@@ -26,7 +26,7 @@ from schedules.traces.trace import Target, Trace
 from tests.schedules.worlds import world_model, world_node
 
 TRACE = synthesise(Recipe(numbered(3, ["40:0.5/20:0.5"]), 0.5, 200.0, max_tokens=64), seed=1)
-ASKED = Wishes(trace="", node_types="a10=1.20", models="8b")
+ASKED = Wishes("", "a10=1.20", keep_alive="300s", degree=4, kv_tokens=16384, models="8b")
 
 
 @dataclass
@@ -56,7 +56,7 @@ def stored(tmp_path: Path) -> Path:
 def asked(trace: Path | str, store: Store | None = None, **wishes: object) -> PlanQuestion:
     """The question of such wishes."""
     changed = replace(ASKED, trace=str(trace), **wishes)  # type: ignore[arg-type]
-    return question_of(changed, store or Store(), [world_node("n1")]).question
+    return question_of(changed, store or Store(), Known([world_node("n1")])).question
 
 
 # ---- the trace
@@ -132,7 +132,7 @@ def test_published_models_of_the_same_name_are_themselves_and_stand_for_the_othe
     assert models[f"model-{second}"].digests == tuple(f"model-{second}/{each}" for each in world_model("other").digests)
     assert not set(models["model-0"].digests) & set(models["model-2"].digests)
     assert sorted(store.opened) == ["model-1", "other"]
-    note = question_of(replace(ASKED, trace=str(stored), models=""), store).notes
+    note = question_of(replace(ASKED, trace=str(stored), models=""), store, Known()).notes
     assert note == ("Models of the trace are taken for what they are not published as: 1 like model-1, 1 like other.",)
 
 
@@ -184,7 +184,7 @@ def test_the_running_cluster_is_its_machines_as_measured_and_its_store(stored: P
     node = world_node("n1", store_bytes_per_s=5e8)
     wishes = replace(ASKED, trace=str(stored), node_types="cluster=2")
     assert wishes.of_cluster
-    choices = question_of(wishes, Store(), [node, world_node("n2")]).question.choices
+    choices = question_of(wishes, Store(), Known([node, world_node("n2")])).question.choices
     (kind,) = choices.types
     assert (kind.price_per_h, kind.device_bytes, kind.rates["nic"].mean) == (
         2.0,
@@ -192,14 +192,14 @@ def test_the_running_cluster_is_its_machines_as_measured_and_its_store(stored: P
         node.rates["nic"].mean,
     )
     assert choices.store_bytes_per_s == 5e8
-    assert question_of(replace(wishes, store="1GB"), Store(), [node]).question.choices.store_bytes_per_s == 1e9
-    by_type = question_of(replace(wishes, node_types="machine=3"), Store(), [node]).question.choices
+    assert question_of(replace(wishes, store="1GB"), Store(), Known([node])).question.choices.store_bytes_per_s == 1e9
+    by_type = question_of(replace(wishes, node_types="machine=3"), Store(), Known([node])).question.choices
     assert by_type.types[0].price_per_h == 3.0
 
 
 def test_a_cluster_that_has_measured_nothing_says_what_to_do(stored: Path) -> None:
     with pytest.raises(BadQuestion, match="firsttoken calibrate"):
-        question_of(replace(ASKED, trace=str(stored), node_types="cluster=2"), Store(), [])
+        question_of(replace(ASKED, trace=str(stored), node_types="cluster=2"), Store(), Known())
 
 
 @pytest.mark.parametrize(
@@ -268,13 +268,14 @@ def test_a_file_of_machines_that_cannot_be_meant(stored: Path, tmp_path: Path, c
 
 def test_a_fitted_world_says_what_its_machines_are_like_and_how_they_start(stored: Path, tmp_path: Path) -> None:
     nodes = (world_node("n1"), world_node("n2"))
-    fitted = Fitted(nodes, Habits(hop_s=0.007, cores=8.0), {"n1": Startup(tail_s=0.1), "n2": Startup(tail_s=0.3)})
+    fitted = Fitted(nodes, Habits(hop_s=0.007), {"n1": Startup(tail_s=0.1), "n2": Startup(tail_s=0.3)})
     file = tmp_path / "world.json"
     file.write_text(json.dumps(to_json(fitted)))
     wishes = replace(ASKED, trace=str(stored), node_types="cluster=2", world=str(file))
     assert not wishes.of_cluster
-    question = question_of(wishes, Store()).question
-    assert question.choices.types[0].rates == dict(nodes[0].rates)
+    question = question_of(wishes, Store(), Known()).question
+    means = {name: rate.mean for name, rate in question.choices.types[0].rates.items()}
+    assert means == {name: rate.mean for name, rate in nodes[0].rates.items()}
     assert (question.habits.hop_s, question.system.startup.tail_s) == (0.007, 0.2)
 
 
