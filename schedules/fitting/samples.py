@@ -113,14 +113,14 @@ def _forming(starts: Iterable[Began]) -> Iterator[tuple[Of, Sample]]:
 
 
 def _steps(happened: Happened, models: Mapping[str, Model]) -> Iterator[tuple[Of, Sample]]:
-    """Prefills of starts from memory alone: others compute beside what still comes."""
+    """Prefills of starts from dram or ssd alone: others compute beside what still comes, for seconds."""
     for start, tpot_s in _paces(happened):
         if start.degree == 1 and tpot_s > 0.0:
             yield Of(start.nodes[0], DECODE), Sample(start.arrived_s, models[start.model].size_bytes / tpot_s)
     places = matched(happened.starts, happened.asked)
     for place, start in enumerate(happened.starts):
         tokens = happened.asked[places[place]].prompt_tokens if place in places else 0
-        if tokens >= PREFILL_TOKENS and not any(fetch.size_bytes for fetch in start.fetches):
+        if tokens >= PREFILL_TOKENS and not any(_LINKS.get(fetch.source) == NIC for fetch in start.fetches):
             weight_bytes = models[start.model].size_bytes // start.degree
             for step in start.steps:
                 if step.computed_s > 0.0:
