@@ -120,7 +120,7 @@ def _steps(happened: Happened, models: Mapping[str, Model]) -> Iterator[tuple[Of
     places = matched(happened.starts, happened.asked)
     for place, start in enumerate(happened.starts):
         tokens = happened.asked[places[place]].prompt_tokens if place in places else 0
-        if tokens >= PREFILL_TOKENS and not any(_LINKS.get(fetch.source) == NIC for fetch in start.fetches):
+        if tokens >= PREFILL_TOKENS and start.is_local:
             weight_bytes = models[start.model].size_bytes // start.degree
             for step in start.steps:
                 if step.computed_s > 0.0:
