@@ -52,6 +52,11 @@ class Began:
     def degree(self) -> int:
         return len(self.nodes)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing came to its nodes over the network."""
+        return not any(fetch.source in ("remote", "peer") for fetch in self.fetches)
+
 
 @dataclass(frozen=True)
 class Happened:
