@@ -1,14 +1,12 @@
 """A log, replayed: what the simulator makes of the same cluster, requests and misfortunes."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from benchmarks.honesty_log import Log
 from schedules.fitting.fit import fit_all
 from schedules.fitting.fitted import Fitted
 from schedules.fitting.replaying import Ground
-from schedules.simulation.habits import Misfortune
+from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.outcomes import Outcomes
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
@@ -18,13 +16,13 @@ from schedules.traces.trace import Provenance, Trace, in_order
 
 def as_reported(log: Log) -> Fitted:
     """The world by what the nodes said of themselves at the begin."""
-    return _with_cores(Fitted(log.nodes), log)
+    return Fitted(log.nodes, _habits(log))
 
 
 def as_learned(log: Log) -> Fitted:
     """The world that is fitted to what came before the trace, as `firsttoken fit` does it to a history."""
     offered = {each.model.name: each for each in _offered(log)}
-    return _with_cores(fit_all(log.before, Ground(log.nodes, offered)), log)
+    return fit_all(log.before, Ground(log.nodes, offered, habits=_habits(log)))
 
 
 def replay(log: Log, world: Fitted) -> Outcomes:
@@ -37,9 +35,9 @@ def replay(log: Log, world: Fitted) -> Outcomes:
     return play(scenario)
 
 
-def _with_cores(world: Fitted, log: Log) -> Fitted:
+def _habits(log: Log) -> Habits:
     """All nodes of a lab compute on one machine."""
-    return replace(world, habits=replace(world.habits, cores=float(log.machine["cores"])))
+    return Habits(cores=float(log.machine["cores"]))
 
 
 def _offered(log: Log) -> tuple[Offered, ...]:

@@ -24,7 +24,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.papers import figures
-from benchmarks.papers.beds import OURS
+from benchmarks.papers.beds import HALVED, OURS
 from benchmarks.papers.calibration import Calibration, calibrate, rounded
 from benchmarks.papers.figures import PUBLISHED, Found, Seen
 from benchmarks.papers.hydraserve import CELLS, FIGURE11_CELL, VLLM, Cell
@@ -59,7 +59,11 @@ def _seen(served: Served, plain: Served) -> Seen:
 def _in_parallel(play: Callable[[_Job], Served], jobs: Sequence[_Job]) -> list[Served]:
     """One job after the other on each core."""
     with ProcessPoolExecutor(min(len(jobs), psutil.cpu_count() or 1)) as pool:
-        return list(pool.map(play, jobs))
+        played = list[Served]()
+        for served in pool.map(play, jobs):
+            played.append(served)
+            print(f"{len(played)} of {len(jobs)} played: {served.system}, {served.attained:.1%}", file=sys.stderr)
+        return played
 
 
 def _cells(
@@ -69,7 +73,7 @@ def _cells(
     cells = CELLS if "fig9" in parts and not quick else (FIGURE11_CELL,)
     jobs = [(system, cell) for cell in cells for system in SYSTEMS_PLAYED]
     if "fig13" in parts:
-        jobs.append((UNSLICED, FIGURE11_CELL))
+        jobs += [(UNSLICED, FIGURE11_CELL), (HALVED, FIGURE11_CELL)]
     served = dict(
         zip(jobs, _in_parallel(partial(_serve, calibration, QUICK_S if quick else DURATION_S), jobs), strict=True)
     )  # fmt: skip

@@ -16,7 +16,8 @@ from schedules.simulation.habits import Habits
 from schedules.systems.system import Startup
 
 GB, GIB = 10**9, 1 << 30
-OURS = "firsttoken"
+OURS, HALVED = "firsttoken", "firsttoken, half the compute"
+"""Stages on one GPU do not slow each other here. Ours are not sliced, so it is also played as if each had half of its GPU."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def node(
     runtime_s = costs.hydraserve_s
     if system in (VLLM, SLLM, SLLM_CACHED):
         runtime_s = costs.vllm_s if system == VLLM else costs.serverlessllm_s
+    compute = 0.5 if system == HALVED else 1.0
     speeds = {
         NIC: costs.nic_bytes_per_s * machine.card_gbit_per_s / BED_GBIT_PER_S,
         SSD: _DISK_BYTES_PER_S,
         BUS: costs.load_bytes_per_s if system == VLLM else costs.bus_bytes_per_s,
-        DECODE: DECODE_BYTES_PER_S[machine.gpu],
-        PREFILL: PREFILL_BYTES_TOKENS_PER_S[machine.gpu],
+        DECODE: compute * DECODE_BYTES_PER_S[machine.gpu],
+        PREFILL: compute * PREFILL_BYTES_TOKENS_PER_S[machine.gpu],
         REACH: _INSTANT_S,
         formed(1): runtime_s,
     } | ({} if store is None else {STORE: store})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.papers.beds import HABITS, OURS, bed_two, startup
+from benchmarks.papers.beds import HABITS, HALVED, OURS, bed_two, startup
 from benchmarks.papers.calibration import Calibration
 from benchmarks.papers.hydraserve import HYDRA, HYDRA_CACHE, SLLM, TASKS, VLLM, Spread
 from benchmarks.papers.workload import offered
@@ -20,7 +20,7 @@ UNSLICED = f"{HYDRA}, compute not sliced"
 """Its artifact sets cGPU's policy to 1, by which whoever else is idle leaves its share."""
 PLAYED: Mapping[str, str] = {
     VLLM: "vllm", SLLM: "serverlessllm", HYDRA: "hydraserve", HYDRA_CACHE: "hydraserve-cache", OURS: "firsttoken",
-    UNSLICED: "hydraserve",
+    UNSLICED: "hydraserve", HALVED: "firsttoken",
 }  # fmt: skip
 """Of the systems' names as the papers have them, those in the registry."""
 _HABITS = replace(HABITS, tokens_at_once=4)

@@ -32,7 +32,7 @@ PORTS = ("FRONTEND__PORT", "PREFECT__PORT", "CLUSTER__SCHEDULER_PORT", "CLUSTER_
 WITHIN_S = 300.0
 PICTURES = {"flow-run.png": "/runs/flow-run/{run}?tab=Task Runs", "flow-run-page.png": "/artifacts/artifact/{artifact}"}
 SIZE = {"width": 1280, "height": 900}
-REPORT, REPORT_SIZE = "capacity-report.png", {"width": 1180, "height": 1010}
+REPORT, REPORT_SIZE = "capacity-report.png", {"width": 1180, "height": 1060}
 
 
 def main() -> None:

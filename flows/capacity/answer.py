@@ -56,13 +56,13 @@ def _fact(name: str, big: Sequence[Child], small: str | Element) -> Element:
     return el("div", el("dt", name), el("dd", big, class_="big"), el("dd", small, class_="small"))
 
 
-def _of_a_machine(plan: Plan, told: Trial) -> str:
-    """By type where that makes a difference."""
+def _of_a_machine(plan: Plan, told: Trial) -> Element:
+    """By type, a line each, where that makes a difference."""
     per = asked.accelerators(plan)
     of = {name: _parts(told, name, per.get(name)) for name, number in told.cluster.machines.items() if number}
     if len(set(of.values())) <= 1:
-        return f"each with {next(iter(of.values()), '') or 'all that it has'}"
-    return "; ".join(f"{name}: {parts or 'all that it has'}" for name, parts in of.items())
+        return el("span", f"each with {next(iter(of.values()), '') or 'all that it has'}")
+    return el("div", (el("div", f"{name}: {parts or 'all that it has'}") for name, parts in of.items()))
 
 
 def _parts(told: Trial, name: str, accelerators: int | None) -> str:

@@ -8,7 +8,7 @@ from flows.capacity.answer import told_of
 from flows.capacity.curve import TITLE, monthly
 from flows.capacity.markup import clean
 from flows.capacity.page import picture
-from flows.capacity.words import capital, goal, machines, money, percent
+from flows.capacity.words import capital, goal, machines, money, percent, prose
 from schedules.capacity.plan import Plan
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|~&])")
@@ -39,4 +39,4 @@ def _rows(plan: Plan) -> Iterator[str]:
 
 def _text(text: str) -> str:
     """As it is, on one line."""
-    return _MARKS.sub(r"\\\1", " ".join(clean(text).split()))
+    return prose(_MARKS.sub(r"\\\1", " ".join(clean(text).split())))

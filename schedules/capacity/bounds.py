@@ -16,19 +16,20 @@ from schedules.rates import BUS
 from schedules.simulation.scenario import Offered
 from schedules.systems.system import System
 
-MOST_STAGES = 64
 _WINDOW_S = 10.0
 _MANY = 1 << 20
 """Tokens of a step that arithmetic bounds."""
 
 
 def stages_needed(offered: Offered, kind: NodeType) -> int | None:
-    """The fewest stages in which nodes of the type hold the model with its KV cache; None if they do in none."""
-    model, kv_tokens, gpus = offered.model, offered.objectives.kv_tokens, BUS in kind.rates
+    """The fewest stages in which nodes of the type hold the model with its KV cache; None if it would be spread further than
+    is wanted. The product goes on from there if it must, but nobody should buy machines for that."""
+    model, wanted, gpus = offered.model, offered.objectives, BUS in kind.rates
+    kv_tokens = wanted.kv_tokens
     free_bytes = kind.device_bytes - kind.context_bytes
     least_bytes = model.size_bytes + kv_tokens * model.kv_bytes_per_token
     begin = max(1, least_bytes // max(1, free_bytes))
-    for degree in range(begin, min(model.layers, MOST_STAGES) + 1):
+    for degree in range(begin, min(model.layers, wanted.max_degree) + 1):
         if max(part.reserve_bytes for part in parts_of(model, degree, kv_tokens, gpus=gpus)) <= free_bytes:
             return degree
     return None

@@ -48,10 +48,11 @@ EXAMPLES: Mapping[str, NodeType] = MappingProxyType({
         _example("A10", 1.2, 23.0, (20.0, 400.0), (1.1, 1.5, 20.0, 400.0, 50.0)),
         _example("A100-80", 3.7, 79.0, (180.0, 800.0), (2.2, 2.5, 22.0, 1300.0, 150.0)),
         _example("H100", 7.0, 79.0, (260.0, 3000.0), (4.5, 4.0, 45.0, 2200.0, 400.0)),
-        _example("H200", 63.0, 139.0, (1600.0, 28000.0), (10.0, 20.0, 45.0, 3200.0, 400.0), nodes=8),
+        _example("H200", 8.0, 139.0, (200.0, 3500.0), (10.0, 2.5, 45.0, 3200.0, 400.0)),
+        _example("8xH200", 63.0, 139.0, (1600.0, 28000.0), (10.0, 20.0, 45.0, 3200.0, 400.0), nodes=8),
     )
 })  # fmt: skip
-"""By name. The last one is a machine of eight, the others have one each."""
+"""By name. The last is a machine of eight accelerators, of which the one before is an eighth; the others have one each."""
 
 
 def named(name: str, price_per_h: float) -> NodeType:

@@ -85,7 +85,11 @@ def _check_rooms(question: PlanQuestion) -> None:
     ):
         needed = [(stages_needed(offered, kind), kind) for kind in choices.types]
         if not any(stages is not None and stages <= choices.most_machines * kind.nodes for stages, kind in needed):
+            nodes = min(
+                offered.objectives.max_degree, choices.most_machines * max(kind.nodes for kind in choices.types)
+            )
+            few = "a node" if nodes == 1 else f"{nodes} nodes"
             raise BadQuestion(
                 f"{name!r} fits nowhere: {offered.model.size_bytes / 1e9:.3g} GB of weights and KV cache for "
-                f"{offered.objectives.kv_tokens:,} tokens are too much for {choices.most_machines} machines of any type"
+                f"{offered.objectives.kv_tokens:,} tokens are too much for {few} of any type"
             )

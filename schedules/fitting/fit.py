@@ -12,11 +12,11 @@ import numpy as np
 
 from schedules.estimates import speeds_of
 from schedules.fitting.errors import TooLittle
-from schedules.fitting.fitted import HOP, RECEIVE, TAIL, Fitted, Quality, Quantity, Whence
+from schedules.fitting.fitted import HOP, RECEIVE, STEP, TAIL, Fitted, Quality, Quantity, Whence
 from schedules.fitting.rating import FEWEST, rated
 from schedules.fitting.replaying import Ground, Replay, replay
 from schedules.fitting.robust import Summed, sum_up
-from schedules.fitting.samples import Sample, hops, samples
+from schedules.fitting.samples import Sample, hops, samples, steps
 from schedules.fitting.seen import Happened
 
 FEWEST_STARTS = 9
@@ -61,15 +61,16 @@ def _known(happened: Happened, ground: Ground) -> Happened:
 def fit_all(happened: Happened, ground: Ground) -> Fitted:
     """The world of all that happened, and no word on how good it is."""
     machines = {node.name: node.shared_with for node in ground.nodes}
-    nodes, quantities = rated(ground.nodes, samples(happened, ground.models, machines))
+    step, told_step = _of_all(STEP, steps(happened, ground.models), ground.habits.step_s, Whence.OWN)
+    nodes, quantities = rated(ground.nodes, samples(happened, ground.models, machines, step))
     speeds = {node.name: known for node in nodes if (known := speeds_of(node.rates, bad=False)) is not None}
-    hop, told_hop = _of_all(HOP, hops(happened, ground.models, speeds), ground.habits.hop_s, Whence.OWN)
-    world = Fitted(nodes, replace(ground.habits, hop_s=hop))
+    hop, told_hop = _of_all(HOP, hops(happened, ground.models, speeds, step), ground.habits.hop_s, Whence.OWN)
+    world = Fitted(nodes, replace(ground.habits, step_s=step, hop_s=hop))
     played = replay(world, happened, ground)
     receive, told_receive = _of_all(RECEIVE, _warm(played), 0.0, Whence.PLAYED)
     tail, told_tail = _of_all(TAIL, _cold(played, receive), 0.0, Whence.PLAYED)
     startups = {node.name: replace(ground.system.startup, tail_s=tail) for node in nodes}
-    told = (*quantities, told_hop, told_receive, told_tail)
+    told = (*quantities, told_step, told_hop, told_receive, told_tail)
     source = f"{len(happened.starts)} cold starts and {len(happened.asked)} requests of {_span(happened)}"
     return Fitted(nodes, replace(world.habits, receive_s=receive), startups, told, source=source)
 

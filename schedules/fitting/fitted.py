@@ -22,8 +22,8 @@ class Whence(StrEnum):
 
 @dataclass(frozen=True)
 class Quantity:
-    """One quantity (schedules.rates has names and units; HOP, RECEIVE and TAIL are ours, in seconds) of a node, or of the
-    cluster if that is "". `spread` is how far apart nine of ten samples lie, as a share of the `value`; samples that were
+    """One quantity (schedules.rates has names and units; STEP, HOP, RECEIVE and TAIL are ours, in seconds) of a node, or of
+    the cluster if that is "". `spread` is how far apart nine of ten samples lie, as a share of the `value`; samples that were
     `outliers` are not among the others. `reported` is None for what no node reports."""
 
     node: str
@@ -36,9 +36,9 @@ class Quantity:
     spread: float = 0.0
 
 
-HOP, RECEIVE, TAIL = "hop", "receive", "tail"
-"""Seconds: of a token's way from stage to stage; from a request's arrival to the router and of its tokens back; of a start
-from all being there to its first step."""
+STEP, HOP, RECEIVE, TAIL = "step", "hop", "receive", "tail"
+"""Seconds: of a step beside its weights; of a token's way from stage to stage; from a request's arrival to the router and of
+its tokens back; of a start from all being there to its first step."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import permutations
+from statistics import median
 from typing import NamedTuple
 
 from schedules.estimates import Speeds, token_s
@@ -13,6 +15,8 @@ SMALLEST_BYTES = 1 << 20
 """What moved less in one go tells of latencies, and not of how fast the wire is."""
 FEWEST_TOKENS = 8
 """After the first, for a time per token to be one."""
+LARGER = 1.5
+"""So many times as large a model tells, beside the other, what a step takes by its weights."""
 _LINKS = {"remote": NIC, "peer": NIC, "ssd": SSD}
 
 
@@ -39,22 +43,45 @@ class _Go:
     size_bytes: int
 
 
-def samples(happened: Happened, models: Mapping[str, Model], machines: Mapping[str, str]) -> dict[Of, list[Sample]]:
+def samples(
+    happened: Happened, models: Mapping[str, Model], machines: Mapping[str, str], step_s: float = 0.0
+) -> dict[Of, list[Sample]]:
     """By node and quantity, oldest first: links, forming by degree, steps of one token and of whole prompts. `machines` are
-    the nodes' own, whose ssds those of one share."""
+    the nodes' own, whose ssds those of one share. A step takes `step_s` beside its weights."""
     found = dict[Of, list[Sample]]()
-    for of, sample in (*_links(happened.starts, machines), *_forming(happened.starts), *_steps(happened, models)):
+    for of, sample in (
+        *_links(happened.starts, machines), *_forming(happened.starts), *_steps(happened, models, step_s),
+    ):  # fmt: skip
         found.setdefault(of, []).append(sample)
     return {of: sorted(each) for of, each in found.items()}
 
 
-def hops(happened: Happened, models: Mapping[str, Model], speeds: Mapping[str, Speeds]) -> list[Sample]:
+def steps(happened: Happened, models: Mapping[str, Model]) -> list[Sample]:
+    """What a step of one stage takes beside its weights: where the line through the times of models of several sizes begins,
+    whose slope is the median of those of all pairs (Theil and Sen). None if there are no such pairs, or the larger are not
+    slower."""
+    paces = [(start.arrived_s, models[start.model].size_bytes, tpot_s) for start, tpot_s in _paces(happened)
+             if start.degree == 1]  # fmt: skip
+    slopes = [
+        (tpot_s - other_s) / (size_bytes - other_bytes)
+        for (_, size_bytes, tpot_s), (_, other_bytes, other_s) in permutations(paces, 2)
+        if size_bytes >= LARGER * other_bytes
+    ]
+    slope = median(slopes) if slopes else 0.0
+    return (
+        sorted(Sample(at_s, tpot_s - slope * size_bytes) for at_s, size_bytes, tpot_s in paces) if slope > 0.0 else []
+    )
+
+
+def hops(
+    happened: Happened, models: Mapping[str, Model], speeds: Mapping[str, Speeds], step_s: float = 0.0
+) -> list[Sample]:
     """What a token of a pipeline took beyond its stages' steps, by hop; stages of equal bytes are assumed."""
     found = list[Sample]()
     for start, tpot_s in _paces(happened):
         if start.degree > 1 and all(node in speeds for node in start.nodes):
             weight_bytes = models[start.model].size_bytes // start.degree
-            steps_s = token_s([(weight_bytes, speeds[node]) for node in start.nodes], 0.0)
+            steps_s = token_s([(weight_bytes, speeds[node]) for node in start.nodes], 0.0) + step_s
             found.append(Sample(start.arrived_s, max(0.0, (tpot_s - steps_s) / start.degree)))
     return sorted(found)
 
@@ -112,15 +139,18 @@ def _forming(starts: Iterable[Began]) -> Iterator[tuple[Of, Sample]]:
                 yield Of(node, formed(start.degree)), Sample(start.arrived_s, start.formed_s - start.ordered_s)
 
 
-def _steps(happened: Happened, models: Mapping[str, Model]) -> Iterator[tuple[Of, Sample]]:
-    """Prefills of starts from memory alone: others compute beside what still comes."""
+def _steps(happened: Happened, models: Mapping[str, Model], step_s: float) -> Iterator[tuple[Of, Sample]]:
+    """Prefills of starts from dram or ssd alone: others compute beside what still comes, for seconds."""
     for start, tpot_s in _paces(happened):
-        if start.degree == 1 and tpot_s > 0.0:
-            yield Of(start.nodes[0], DECODE), Sample(start.arrived_s, models[start.model].size_bytes / tpot_s)
+        if start.degree == 1 and tpot_s > step_s:
+            yield (
+                Of(start.nodes[0], DECODE),
+                Sample(start.arrived_s, models[start.model].size_bytes / (tpot_s - step_s)),
+            )
     places = matched(happened.starts, happened.asked)
     for place, start in enumerate(happened.starts):
         tokens = happened.asked[places[place]].prompt_tokens if place in places else 0
-        if tokens >= PREFILL_TOKENS and not any(fetch.size_bytes for fetch in start.fetches):
+        if tokens >= PREFILL_TOKENS and start.is_local:
             weight_bytes = models[start.model].size_bytes // start.degree
             for step in start.steps:
                 if step.computed_s > 0.0:

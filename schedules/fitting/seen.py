@@ -1,5 +1,6 @@
 """What happened on a cluster, as a front end kept it: the facts that a world is fitted to. All times are unix seconds."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -51,6 +52,11 @@ class Began:
     def degree(self) -> int:
         return len(self.nodes)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing came to its nodes over the network."""
+        return not any(fetch.source in ("remote", "peer") for fetch in self.fetches)
+
 
 @dataclass(frozen=True)
 class Happened:
@@ -76,12 +82,17 @@ class Happened:
 
 def matched(starts: Sequence[Began], asked: Sequence[Asked]) -> dict[int, int]:
     """By a start's place the place of the request that it was for; starts whose request is not there are absent."""
-    by_model = dict[str, list[int]]()
+    by_model = dict[str, list[tuple[float, int]]]()
     for place, each in enumerate(asked):
-        by_model.setdefault(each.model, []).append(place)
+        by_model.setdefault(each.model, []).append((each.at_s, place))
+    for arrivals in by_model.values():
+        arrivals.sort()
     found = dict[int, int]()
     for place, start in enumerate(starts):
-        nearest = min(by_model.get(start.model, ()), key=lambda of: abs(asked[of].at_s - start.arrived_s), default=None)
-        if nearest is not None and abs(asked[nearest].at_s - start.arrived_s) <= SAME_S:
-            found[place] = nearest
+        arrivals = by_model.get(start.model, [])
+        after = bisect_left(arrivals, (start.arrived_s, -1))
+        near = [(abs(at_s - start.arrived_s), of) for at_s, of in arrivals[max(0, after - 1) : after + 1]]
+        apart_s, of = min(near, default=(float("inf"), -1))
+        if apart_s <= SAME_S:
+            found[place] = of
     return found

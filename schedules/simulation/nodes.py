@@ -29,10 +29,19 @@ class Tiers:
         self.changes = 0
         self._dram_bytes, self._ssd_bytes = dram_bytes * keeps.dram, ssd_bytes * keeps.ssd
         self._used: Counter[str] = Counter()
+        self._units: Mapping[str, str] | None = None
         self._all, self._passing = keeps.of_pipelines, set[str]()
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """The fastest tier of each; the same one as long as these are the same."""
+        if self._units is None:
+            self._units = {**dict.fromkeys(self.ssd, "ssd"), **dict.fromkeys(self.dram, "dram")}
+        return self._units
 
     def bring(self, units: Iterable[Unit], tier: str) -> None:
         """They are in the tier now."""
+        self._units = None
         for unit in units:
             if tier == "dram":
                 self.dram.pop(unit.digest, None)
@@ -57,16 +66,20 @@ class Tiers:
 
     def release(self, digests: Iterable[str]) -> None:
         """One group less does."""
+        had = len(self.dram)
         self._used.subtract(digests)
         self._used += Counter()  # those in use alone
         for digest in self._passing.intersection(digests).difference(self._used) if self._passing else ():
             self.dram.pop(digest, None)
             self._passing.remove(digest)
         _trim(self.dram, self._dram_bytes, self._used)
+        if len(self.dram) < had:
+            self._units = None
         self.changes += 1
 
     def evict(self, digests: Iterable[str]) -> None:
         """Those in use stay in dram."""
+        self._units = None
         for digest in digests:
             self.ssd.pop(digest, None)
             if digest not in self._used:
@@ -77,6 +90,7 @@ class Tiers:
         """What is in dram goes with the last of its nodes."""
         self.up.discard(node)
         if not self.up:
+            self._units = None
             self.dram.clear()
             self.coming.clear()
         self.changes += 1
@@ -230,7 +244,7 @@ class WorldNode:
                 busy_stage_processes=len(self.reserved),
                 groups=tuple(self.reserved),
                 draining=self.draining,
-                units={**dict.fromkeys(tiers.ssd, "ssd"), **dict.fromkeys(tiers.dram, "dram")},
+                units=tiers.units,
             )
         return self._now
 

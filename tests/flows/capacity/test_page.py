@@ -219,7 +219,7 @@ def test_machines_of_several_types_are_told_apart() -> None:
     mixed = Cluster({"a": 2, "b": 1}, None, {"a": GIB, "b": 2 * GIB}, {"a": 0, "b": 0})
     text = read(replace(seen, chosen=replace(seen.chosen, cluster=mixed))).text
     assert "2 x a + 1 x b" in text
-    assert "a: 1 GiB dram, no ssd; b: 2 GiB dram, no ssd" in text
+    assert "a: 1 GiB dram, no ssd b: 2 GiB dram, no ssd" in text
     assert "the store sets no limit" in text
 
 

@@ -10,7 +10,7 @@ from schedules.capacity.clusters import Cluster
 from schedules.capacity.plan import Plan
 from schedules.capacity.playing import try_out
 from schedules.capacity.question import PlanQuestion
-from schedules.capacity.search import Job
+from schedules.capacity.search import Job, Resource
 from schedules.capacity.trial import Trial
 from tests.schedules.capacity.small import HALF_USED, WANTED, asked, by_power, found, machine, played_as, priced
 from tests.schedules.worlds import MB

@@ -13,7 +13,8 @@ from schedules.systems.system import OURS, Startup
 from tests.schedules.capacity.small import WANTED, asked, machine
 from tests.schedules.worlds import MB, world_model
 
-OFFERED = Offered(world_model("one"), WANTED)
+SPREAD = replace(WANTED, max_degree=4)
+OFFERED = Offered(world_model("one"), SPREAD)
 
 
 @pytest.mark.parametrize(("device_mb", "stages"), [(62, 1), (61, 2), (31, 2), (30, 3), (21, 3), (20, None)])
@@ -24,17 +25,23 @@ def test_a_model_is_held_in_as_few_stages_as_have_room_for_its_units_and_its_cac
     assert stages_needed(OFFERED, machine(device_bytes=device_mb * MB)) == stages
 
 
+def test_nobody_plans_to_spread_a_model_further_than_is_wanted() -> None:
+    one = replace(OFFERED, objectives=replace(SPREAD, max_degree=2))
+    assert stages_needed(one, machine(device_bytes=31 * MB)) == 2
+    assert stages_needed(one, machine(device_bytes=30 * MB)) is None
+
+
 def test_a_process_and_what_is_computed_need_room_as_well_on_a_gpu() -> None:
     kind = machine(device_bytes=62 * MB)
     assert stages_needed(OFFERED, replace(kind, context_bytes=2 * MB)) == 2
-    wide = Offered(replace(OFFERED.model, widths=Widths(64, 256, 192, 1000, 2)), WANTED)
+    wide = Offered(replace(OFFERED.model, widths=Widths(64, 256, 192, 1000, 2)), SPREAD)
     on_gpu = replace(kind, rates={**kind.rates, BUS: Rate(1e9, 1e9, 1)})
     assert stages_needed(wide, kind) == 1
     assert stages_needed(wide, on_gpu) is None
 
 
 def test_machines_are_as_many_as_hold_what_enough_requests_are_for() -> None:
-    question = asked(machine(device_bytes=40 * MB))
+    question = asked(machine(device_bytes=40 * MB), objectives=SPREAD)
     large = replace(question.models[0], model=world_model("large", layers=8))
     share = float((question.trace.model == 0).mean())
     mixed = replace(question, models=(large, *question.models[1:]))

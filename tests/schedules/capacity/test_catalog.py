@@ -19,7 +19,7 @@ def node(name: str, machine: str = "", **more: float) -> Node:
 
 
 def test_every_example_can_be_planned_with() -> None:
-    assert list(EXAMPLES) == ["L4", "A10", "A100-80", "H100", "H200"]
+    assert list(EXAMPLES) == ["L4", "A10", "A100-80", "H100", "H200", "8xH200"]
     for name, kind in EXAMPLES.items():
         speeds = speeds_of(kind.rates, bad=False)
         assert speeds is not None
@@ -30,7 +30,7 @@ def test_every_example_can_be_planned_with() -> None:
 def test_an_example_is_taken_by_its_name_for_the_price_that_is_paid() -> None:
     assert named("h100", 2.5) == replace(EXAMPLES["H100"], price_per_h=2.5)
     with pytest.raises(
-        BadQuestion, match="nothing is known of machines 'tpu': examples are L4, A10, A100-80, H100, H200"
+        BadQuestion, match="nothing is known of machines 'tpu': examples are L4, A10, A100-80, H100, H200, 8xH200"
     ):
         named("tpu", 1.0)
 

@@ -47,8 +47,7 @@ def with_type(**changed: Any) -> PlanQuestion:
         (with_type(rates={**KIND.rates, NIC: Rate(0.0, 1.0, 1)}), "the rate nic of 'small' is a number above 0, not 0"),
         (
             with_type(device_bytes=3 * MB),
-            "'model-0' fits nowhere: 0.06 GB of weights and KV cache for 1,024 tokens are too much for 6 machines of any "
-            "type",
+            "'model-0' fits nowhere: 0.06 GB of weights and KV cache for 1,024 tokens are too much for a node of any type",
         ),
         (replace(GOOD, attainment=0.0), "a share of requests is above 0 and up to 1, not 0"),
         (replace(GOOD, attainment=float("nan")), "a share of requests is above 0 and up to 1, not nan"),
