@@ -32,17 +32,17 @@ class KeptRequests:
             raise Unavailable("no history is kept", retry_after_s=60)
         batches = self._history.arrivals(since, until)
         try:
-            first = await anext(batches, ())
+            first = await anext(batches, None)
         except HistoryError as error:
             raise Unavailable(str(error), retry_after_s=5) from error
         return StreamingResponse(_lines(first, batches), media_type="application/jsonl")
 
 
-async def _lines(first: Sequence[Arrival], batches: AsyncGenerator[Sequence[Arrival]]) -> AsyncIterator[str]:
+async def _lines(first: Sequence[Arrival] | None, batches: AsyncGenerator[Sequence[Arrival]]) -> AsyncIterator[str]:
     """At last how many they were: what ends without that is not all."""
     told, batch = 0, first
     while batch:
         yield "".join(json.dumps(asked(arrival)._asdict()) + "\n" for arrival in batch)
         told += len(batch)
-        batch = await anext(batches, ())
+        batch = await anext(batches, None)
     yield json.dumps({"requests": told}) + "\n"
