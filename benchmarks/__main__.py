@@ -11,15 +11,17 @@ SCRIPTS = (
     "cold_start.py",
     "pipeline_cold_start.py",
     "prediction.py",
+    "honesty.py",
     "decision.py",
     "simulator.py",
     "moves.py",
     "move_flow.py",
     "generation.py",
     "loading.py",
+    "reproductions.py",
     "gpu.py",
 )
-IN_LAB = ("pipeline_cold_start.py", "prediction.py")
+IN_LAB = ("pipeline_cold_start.py", "prediction.py", "honesty.py")
 
 
 def main() -> int:

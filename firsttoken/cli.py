@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from firsttoken.commands import calibrate, components, explain, models, moves, platform, published, traces
+from firsttoken.commands import calibrate, components, explain, fit, models, moves, plan, platform, published, traces
 from firsttoken.errors import is_expected
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         moves.consolidate,
         moves.moves,
     ),
+    "Planning": (plan.plan, fit.fit),
     "Components, alone in the foreground": (
         components.scheduler,
         components.node,
@@ -63,6 +64,7 @@ _traces = typer.Typer(
 )
 _traces.command("import")(traces.import_)
 _traces.command()(traces.synth)
+_traces.command()(traces.history)
 _traces.command()(traces.show)
 app.add_typer(_traces, rich_help_panel="Planning")
 

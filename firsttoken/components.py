@@ -6,7 +6,7 @@ Heavy imports stay inside the functions: a process pays only for the component t
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from firsttoken.errors import SettingsError
 from firsttoken.local import FLOWS_READY_FILE
@@ -190,6 +190,7 @@ def prepare_flows(settings: Settings) -> None:
         tls=tls_of(settings),
         front_end_url=settings.frontend_url,
         operator_key=operator_key(settings),
+        plans_dir=str(settings.plans_dir),
     )
     write_context(context, context_path)
     os.environ[CONTEXT_VARIABLE] = str(context_path)
@@ -200,19 +201,26 @@ def run_flows(settings: Settings) -> None:
     prepare_flows(settings)
     from flows.context import read_context
     from flows.service import ServiceConfig, run_service
-    from schedules.foresight.cadence import CALIBRATE, PREWARM, cadences
+    from schedules.foresight.cadence import CALIBRATE, PLAN, PREWARM, cadences
 
     _log_to_stderr(settings)
     prewarm = settings.prewarm
-    every_s = {PREWARM: prewarm.every_s, CALIBRATE: settings.calibrate.every_s}
+    every_s = {PREWARM: prewarm.every_s, CALIBRATE: settings.calibrate.every_s, PLAN: settings.planning.every_s}
     config = ServiceConfig(
         front_end=read_context().front_end(),
         cadences=cadences({flow: seconds for flow, seconds in every_s.items() if seconds}),
-        parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}},
+        parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}, PLAN: _plan_parameters(settings)},
     )
     ready = settings.run_dir / FLOWS_READY_FILE
     ready.unlink(missing_ok=True)
     asyncio.run(run_service(config, on_ready=ready.touch))
+
+
+def _plan_parameters(settings: Settings) -> dict[str, Any]:
+    """Models are planned for as they are served; and for what was asked of late, unless somebody says otherwise."""
+    frontend, planning = settings.frontend, settings.planning
+    served = {"keep_alive": f"{frontend.keep_alive_s:g}s", "degree": frontend.degree, "kv_tokens": frontend.kv_tokens}
+    return {**served, **({"trace": "history"} if planning.every_s else {}), "node_types": planning.node_types}
 
 
 def _log_to_stderr(settings: Settings) -> None:

@@ -2,6 +2,8 @@
 
 from cluster.errors import ClusterError
 from flows.errors import FlowError
+from schedules.capacity.errors import CapacityError
+from schedules.fitting.errors import FitError
 from schedules.traces.errors import TraceError
 from serving.errors import HistoryError
 from storage_tiers.errors import StorageError
@@ -47,11 +49,9 @@ class NotACheckout(FirsttokenError):
     """A command needs more of the repository than is installed."""
 
 
-class NotATrace(FirsttokenError):
-    """A file holds no trace that can be read, or none can be written there."""
-
-
 def is_expected(error: BaseException) -> bool:
     """Whether the message alone tells a person what is wrong; of anything else the log must hold a traceback."""
-    expected = (FirsttokenError, StorageError, ClusterError, FlowError, HistoryError, TraceError, OSError)
-    return isinstance(error, expected)
+    ours = (
+        FirsttokenError, StorageError, ClusterError, FlowError, HistoryError, TraceError, FitError, CapacityError,
+    )  # fmt: skip
+    return isinstance(error, (*ours, OSError))

@@ -256,6 +256,19 @@ class CalibrateSettings(Section):
     )
 
 
+class PlanningSettings(Section):
+    every_s: Interval = Field(
+        default=0.0,
+        description="seconds between two runs of the plan_capacity flow, which then plans for what was asked in the last "
+        "week; 0 means only when asked",
+    )
+    node_types: Text = Field(
+        default="",
+        description="machines that may be had and what an hour of each costs, unless a run says otherwise: "
+        "`h100=4.10,cluster=1.50`",
+    )
+
+
 class LoggingSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
@@ -280,6 +293,7 @@ class Settings(Section):
     prefect: PrefectSettings = PrefectSettings()
     prewarm: PrewarmSettings = PrewarmSettings()
     calibrate: CalibrateSettings = CalibrateSettings()
+    planning: PlanningSettings = PlanningSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @property
@@ -297,6 +311,11 @@ class Settings(Section):
     def run_dir(self) -> Path:
         """Files that live as long as a running platform."""
         return self.home / "run"
+
+    @property
+    def plans_dir(self) -> Path:
+        """What capacity plans were made of, and what was written of them."""
+        return self.home / "plans"
 
     @property
     def logs_dir(self) -> Path:

@@ -215,12 +215,13 @@ def _mean_rates(nodes: Sequence[Mapping[str, Any]]) -> Table | None:
     for name in names:
         table.add_column(name, justify="right")
     for node in nodes:
-        means = [_rate(name, node["rates"][name]["mean"]) if name in node["rates"] else "" for name in names]
+        means = [rate_text(name, node["rates"][name]["mean"]) if name in node["rates"] else "" for name in names]
         table.add_row(node["name"], *means)
     return table
 
 
-def _rate(name: str, value: float) -> str:
+def rate_text(name: str, value: float) -> str:
+    """A rate in its unit, for a person."""
     from schedules.rates import is_duration
 
     return f"{value * 1000:,.1f} ms" if is_duration(name) else f"{decimal(int(value))}/s"
@@ -232,7 +233,7 @@ def rates_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for column in ("mean", "bad end", "samples"):
         table.add_column(column, justify="right")
     for row in rows:
-        mean, bad = _rate(row["rate"], row["mean"]), _rate(row["rate"], row["bad"])
+        mean, bad = rate_text(row["rate"], row["mean"]), rate_text(row["rate"], row["bad"])
         table.add_row(row["node"], row["rate"], mean, bad, str(row["samples"]))
     return table
 

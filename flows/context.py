@@ -24,7 +24,8 @@ CONTEXT_VARIABLE = "FLOW_CONTEXT"
 
 @dataclass(frozen=True)
 class FlowContext:
-    """Connection facts. `store_options` go to the store's file system as they are.
+    """Connection facts. `store_options` go to the store's file system as they are. In `plans_dir` lies what plans were
+    made of, and what was written of them.
 
     What reaches the cluster and the store is imported by those that do: the flows of moves speak to the front end alone.
     """
@@ -36,6 +37,7 @@ class FlowContext:
     tls: Tls | None
     front_end_url: str
     operator_key: str = field(repr=False)
+    plans_dir: str
 
     def cluster(self) -> "ClusterClient":
         """A client of the cluster, to be entered."""

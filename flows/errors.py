@@ -39,3 +39,15 @@ class NotInTime(FlowError):
 
 class PrefectAway(FlowError):
     """Prefect's server does not answer as soon as it must."""
+
+
+class NotATrace(FlowError):
+    """A file holds no trace that can be read, or none can be written there."""
+
+
+class Unclear(FlowError):
+    """What was typed for a plan cannot be meant; the sentence says what would do."""
+
+
+class SweepFailed(FlowError):
+    """What was to be played could not be, or not to its end. What was played is kept."""

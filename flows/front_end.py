@@ -2,7 +2,7 @@
 
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,13 +10,19 @@ import httpx
 
 from flows.errors import FrontEndAway, Refused, Unanswered, Unintelligible
 from flows.moving.moves import Move, Wish, read_move
+from schedules.facts import Node, Rate
 from schedules.moving.plan import Step
+from schedules.traces.happened import Asked
 
 ANSWERS_WITHIN_S = 10.0
 SILENT_AFTER_S = 7.0
 """The front end says every two seconds that it is there."""
 LONGEST_REASON = 500
 _CONNECTS_WITHIN_S = 2.0
+_SIZES = (
+    "dram_bytes", "dram_used_bytes", "ssd_bytes", "ssd_used_bytes", "device_bytes", "device_reserved_bytes",
+    "context_bytes",
+)  # fmt: skip
 _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody, and is made once: httpx would read all authorities' certificates each time, and the API speaks no TLS."""
 
@@ -57,6 +63,33 @@ class FrontEnd:
         return read_move(
             await self._ask_again("POST", f"/v1/moves/{name}/give_up", {"reason": reason[:LONGEST_REASON]})
         )
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """The nodes that are there, with what they have measured."""
+        try:
+            return tuple(map(_node, (await self._ask_again("GET", "/admin/status"))["nodes"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unintelligible(f"the front end at {self.url} says what are no nodes: {error!r}") from error
+
+    async def requests(self, since_s: float, until_s: float) -> list[Asked]:
+        """What came from `since_s` to before `until_s` (unix seconds), by time, as far as the front end's history knows."""
+        path, found = f"/admin/requests?since={since_s:.3f}&until={until_s:.3f}", list[Asked]()
+        try:
+            timeout = httpx.Timeout(ANSWERS_WITHIN_S, connect=_CONNECTS_WITHIN_S)
+            async with self._client(timeout) as client, client.stream("GET", path) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    _complain(answer)
+                async for line in answer.aiter_lines():
+                    told = _object(line)
+                    if told == {"requests": len(found)}:
+                        return found
+                    found.append(Asked(**told))
+        except TypeError as error:
+            raise Unintelligible(f"the front end at {self.url} says what is no request: {error}") from error
+        except httpx.TransportError as error:
+            raise FrontEndAway(f"the front end at {self.url} does not answer: {error!r}") from error
+        raise FrontEndAway(f"the front end at {self.url} broke off")
 
     async def notices(self) -> AsyncIterator[dict[str, Any]]:
         """What the front end has to tell, from now on. Ends, or is FrontEndAway, when it is silent or gone."""
@@ -100,6 +133,25 @@ def _complain(answer: httpx.Response) -> None:
     if answer.is_server_error:
         raise FrontEndAway(f"the front end cannot do it now: {sentence}")
     raise Refused(sentence)
+
+
+def _node(told: Mapping[str, Any]) -> Node:
+    sizes: dict[str, Any] = {name: int(told[name]) for name in _SIZES}
+    rates = {name: Rate(**rate) for name, rate in told["rates"].items()}
+    processes, where = told["stage_processes"], str(told["host"])
+    return Node(
+        name=str(told["name"]),
+        address="",
+        host=where,
+        rendezvous_port=0,
+        idle_stage_processes=int(processes["idle"]),
+        busy_stage_processes=int(processes["busy"]),
+        draining=bool(told["draining"]),
+        rates=rates,
+        machine=str(told["machine"]),
+        gpu=str(told["gpu"]),
+        **sizes,
+    )
 
 
 def _object(text: str) -> dict[str, Any]:

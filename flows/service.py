@@ -24,6 +24,7 @@ from flows.calibrate import calibrate
 from flows.carrying import MOVES
 from flows.front_end import FrontEnd
 from flows.listening import listening
+from flows.plan_capacity import plan_capacity
 from flows.prewarm import prewarm
 from flows.publish import publish
 from schedules.foresight.cadence import Cadence
@@ -32,6 +33,7 @@ FLOWS: Mapping[str, Flow[..., Any]] = {
     "publish": publish,
     "prewarm": prewarm,
     "calibrate": calibrate,
+    "plan_capacity": plan_capacity,
     **{kind.value: flow for kind, flow in MOVES.items()},
 }
 DEPLOYMENT = "firsttoken"

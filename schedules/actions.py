@@ -58,7 +58,8 @@ class Start:
     """Form the group, as its placement says, within `timeout_s`. GroupFormed or GroupFailed answers.
 
     One that comes `behind` follows another that runs: its units make way for all that anybody waits for, and it counts as
-    formed when the last of them is in its stages.
+    formed when the last of them is in its stages. If it grows `in_place_of` the group that it follows it has what that has
+    reserved on its node, in the same process; no live cluster is asked for that.
     """
 
     group: str
@@ -66,6 +67,7 @@ class Start:
     placement: Placement
     timeout_s: float
     behind: bool = False
+    in_place_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ class Brain:
     def _recalled(self, event: events.Recalled, _now_s: float) -> None:
         for each in event.lessons:
             self._books.learned = self._books.learned.with_lesson(each)
+        for hop_s in event.hops_s:
+            self._books.learned = self._books.learned.with_hop(hop_s)
 
     def _node_reported(self, event: events.NodeReported, now_s: float) -> None:
         """One that says itself that it is to be left is, whatever else is left."""

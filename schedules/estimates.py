@@ -108,7 +108,12 @@ def token_s(stages: Sequence[tuple[int, Speeds]], hop_s: float, tokens: int = 1)
     """Time per output token of one request: each stage in turn reads its weight bytes, and the token goes round; with
     `tokens` in the step, those of others among them."""
     computing_s = sum(step_s(weight_bytes, tokens, speeds) for weight_bytes, speeds in stages)
-    return computing_s + (len(stages) * hop_s if len(stages) > 1 else 0.0)
+    return computing_s + hops_s(len(stages), hop_s)
+
+
+def hops_s(stages: int, hop_s: float) -> float:
+    """Of a token once round so many stages."""
+    return stages * hop_s if stages > 1 else 0.0
 
 
 def arrivals_s(begin_s: float, end_s: float, sizes: Sequence[int]) -> list[float]:

@@ -164,6 +164,7 @@ class Recalled:
     """What starts of before teach, oldest first."""
 
     lessons: tuple[Lesson, ...]
+    hops_s: tuple[float, ...] = ()
 
 
 # ---- nodes

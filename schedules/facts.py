@@ -95,9 +95,10 @@ class Node:
     """A node as it last reported itself. `units` maps a unit's digest to the fastest tier that holds it.
 
     At `peer_port` it gives units to other nodes, if it does at all. `rates` has what was measured there, by the names of
-    schedules.rates; what was never measured is absent. Nodes of one `machine` share it; "" is one of its own. `gpu` names
-    the GPU in the world on which its stages compute, "" if that is a CPU; each of them has `context_bytes` there beside what
-    it loads and computes.
+    schedules.rates; what was never measured is absent. Nodes of one `machine` share it; "" is one of its own. Those of one
+    `box` have one network card, one dram and one ssd among them, and what one of them holds they all hold. `gpu` names the
+    GPU in the world on which its stages compute, "" if that is a CPU; each of them has `context_bytes` there beside what it
+    loads and computes.
     """
 
     name: str
@@ -120,6 +121,12 @@ class Node:
     machine: str = ""
     gpu: str = ""
     context_bytes: int = 0
+    box: str = ""
+
+    @property
+    def card(self) -> str:
+        """The same for nodes that have their network card in common: their box, or the node's own name."""
+        return self.box or self.name
 
     @property
     def computes_on(self) -> str:
@@ -129,7 +136,7 @@ class Node:
     @property
     def shared_with(self) -> str:
         """The same for nodes that have cores and ssd in common: their machine, or the node's own name."""
-        return self.machine or self.name
+        return self.box or self.machine or self.name
 
     @property
     def device_free_bytes(self) -> int:

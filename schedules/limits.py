@@ -7,12 +7,19 @@ from dataclasses import dataclass
 class Limits:
     """Bounds of waiting, in requests: of all models together, and of one. A start may take `start_timeout_s`, waiting for
     room included. Unless it may `consolidate` pipelines stay what they are, and replicas where they are, but for operators'
-    wishes."""
+    wishes.
+
+    What only systems that ours is compared with ask for: pipelines become whole `in_place`, where a stage has reserved enough
+    for that from its start on, as soon as they have answered, whether or not it pays; and of each start it is asked whether
+    it `moves_others`, not only of those that are late or without room.
+    """
 
     start_timeout_s: float
     max_held_requests: int
     max_held_per_model: int
     consolidate: bool
+    in_place: bool = False
+    moves_others: bool = False
 
 
 REPLAYS = 3

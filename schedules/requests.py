@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from schedules.facts import ModelKey
 
+PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, PROMPTS_ALONE = 256, 1024, 2048
+"""Tokens of prompts in one step: beside others that decode, whose next token they hold up, and where nobody does."""
 _SMALLEST_ROOM = 64
 
 

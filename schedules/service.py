@@ -68,8 +68,9 @@ class Replica:
 
     While a move lasts one that makes way has `heirs`, each of which is `heir_of` it; from when its requests go over it is
     `giving_way`, and only then they count as its model's. Those of its requests that are `arriving` run elsewhere still, and
-    have so many tokens of room. One that started `behind` others waited for all of its units. It is not to move again before
-    `stay_until_s`. It is `watched` if it is looked at whether it should be another.
+    have so many tokens of room. One that started `behind` others waited for all of its units, and one that follows `in_place`
+    has what the other reserved on its node. It is not to move again before `stay_until_s`. It is `watched` if it is looked at
+    whether it should be another.
     """
 
     group: str
@@ -95,6 +96,7 @@ class Replica:
     giving_way: bool = False
     arriving: dict[str, int] = field(default_factory=dict)
     behind: bool = False
+    in_place: bool = False
     stay_until_s: float = 0.0
     watched: bool = False
     _running: tuple[tuple[object, ...], Running] | None = None

@@ -98,13 +98,24 @@ class Delta:
     logprobs: tuple[Entry, ...] | None = None
 
 
+@dataclass
+class Given:
+    """What a request was given: so many tokens, the first and the latest of them so long after it came. `cold` if one of its
+    choices waited for a replica to start. None before the first."""
+
+    tokens: int = 0
+    ttft_s: float | None = None
+    last_s: float | None = None
+    cold: bool | None = None
+
+
 class Answerer:
     """Reads requests' tokens and says what came of them.
 
-    `on_end` hears of every request that was begun: its outcome, and how many tokens were generated.
+    `on_end` hears of every request that was begun: its outcome, and what it was given.
     """
 
-    def __init__(self, metrics: Metrics, timeout_s: float, on_end: Callable[[Ask, str, int], object]) -> None:
+    def __init__(self, metrics: Metrics, timeout_s: float, on_end: Callable[[Ask, str, Given], object]) -> None:
         self._metrics, self._timeout_s, self._on_end = metrics, timeout_s, on_end
 
     async def whole(self, request: Ask, tickets: Sequence[Ticket]) -> dict[str, Any]:
@@ -165,11 +176,11 @@ class Answerer:
         """What all choices add, in the order in which it comes. The first RequestError ends all: once there was a token it
         is TimedOut, ModelFailed or Interrupted."""
         queue: asyncio.Queue[Delta | RequestError | None] = asyncio.Queue()
+        outcome, given = "cancelled", Given()
         tasks = [
-            asyncio.get_running_loop().create_task(self._run(request, index, ticket, queue))
+            asyncio.get_running_loop().create_task(self._run(request, index, ticket, given, queue))
             for index, ticket in enumerate(tickets)
         ]
-        outcome, generated = "cancelled", 0
         until_s = request.arrived_s + self._timeout_s
         try:
             running = len(tasks)
@@ -181,25 +192,34 @@ class Answerer:
                 if item is None:
                     running -= 1
                 elif isinstance(item, Delta):
-                    generated += len(item.tokens)
+                    given.tokens += len(item.tokens)
                     yield item
                 else:
                     outcome = "failed"
-                    raise _as_end(item, generated)
+                    raise _as_end(item, given.tokens)
             outcome = "served"
         finally:
             self._metrics.requests.labels(request.model.name, outcome).inc()
-            self._on_end(request, outcome, generated)
+            self._on_end(request, outcome, given)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(
-        self, request: Ask, index: int, ticket: Ticket, queue: "asyncio.Queue[Delta | RequestError | None]"
+        self,
+        request: Ask,
+        index: int,
+        ticket: Ticket,
+        given: Given,
+        queue: "asyncio.Queue[Delta | RequestError | None]",
     ) -> None:
         try:
             async with aclosing(self._choice(request, index, ticket)) as deltas:
                 async for delta in deltas:
+                    if delta.tokens:
+                        given.last_s = time.monotonic() - request.arrived_s
+                        given.ttft_s = given.last_s if given.ttft_s is None else given.ttft_s
+                        given.cold = bool(given.cold) or ticket.cold
                     queue.put_nowait(delta)
         except RequestError as error:
             queue.put_nowait(error)

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from cluster.wire.phases import unix_s
-from serving.answers import Answerer, Ask, ask, timed_out
+from serving.answers import Answerer, Ask, Given, ask, timed_out
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
@@ -100,7 +100,7 @@ class Api:
         try:
             tickets = self._router.admit(prepared.model, asked.submits, arrived_s, arrived_s + self._request_timeout_s)
         except (Overloaded, Unavailable):
-            self._ended(asked, "refused", 0)
+            self._ended(asked, "refused", Given())
             raise
         if body.stream:
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -113,12 +113,15 @@ class Api:
             _close(tickets)
         return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
 
-    def _ended(self, asked: Ask, outcome: str, generated_tokens: int) -> None:
+    def _ended(self, asked: Ask, outcome: str, given: Given) -> None:
         if self._on_arrival is not None:
             most = sum(submit.max_tokens for submit in asked.submits)
             self._on_arrival(
-                Arrival(asked.model.name, unix_s(asked.arrived_s), asked.prompt_tokens, most, generated_tokens, outcome)
-            )
+                Arrival(
+                    asked.model.name, unix_s(asked.arrived_s), asked.prompt_tokens, most, given.tokens, outcome,
+                    given.ttft_s, given.last_s, given.cold,
+                )
+            )  # fmt: skip
 
     # ---- operators
 
@@ -144,6 +147,9 @@ class Api:
                 "ssd_bytes": node.ssd_bytes,
                 "device_reserved_bytes": node.device_reserved_bytes,
                 "device_bytes": node.device_bytes,
+                "context_bytes": node.context_bytes,
+                "gpu": node.gpu,
+                "machine": node.machine,
                 "draining": node.draining or self._router.moves.is_drained(node.name),
                 "stage_processes": {"idle": node.idle_stage_processes, "busy": node.busy_stage_processes},
                 "rates": {name: asdict(rate) for name, rate in node.rates.items()},

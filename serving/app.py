@@ -26,6 +26,7 @@ from serving.door.methods import Methods
 from serving.door.unexpected import Guard
 from serving.errors import HistoryError
 from serving.history import History
+from serving.kept_requests import KeptRequests
 from serving.link import ClusterLink
 from serving.metrics import Metrics
 from serving.moving.moves import KEPT as KEPT_MOVES
@@ -135,6 +136,7 @@ def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: Non
     preparer = Preparer(catalog, router, config.default_max_tokens, config.generation_config == "model")
     api = Api(link, catalog, router, metrics, ledger, preparer, config.request_timeout_s, bodies, on_arrival)
     app.include_router(api.routes)
+    app.include_router(KeptRequests(history).routes)
     app.include_router(Operators(link, catalog, router, bodies, config.operator_key).routes)
     app.state.before_shutdown = router.let_go
     _add_door(app, config)

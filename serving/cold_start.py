@@ -9,6 +9,8 @@ from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase
 from schedules.learning import Lesson, lesson
 from schedules.placing.decision import NETWORK
 
+DECIDE, WAIT_FOR_ROOM = "decide", "wait for room"
+"""The front end's own phases: the last before the stages are ordered, and the time that a start stood back before it."""
 TOKENISE = "tokenise"
 """The part of a prediction that a request's own text took, where the first token waited for it."""
 CLOCKS_APART_S = 1.0

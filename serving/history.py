@@ -231,11 +231,20 @@ class History:
 
     async def arrivals(self, since_s: float, until_s: float) -> AsyncGenerator[Sequence[Arrival]]:
         """Arrivals from `since_s` to before `until_s` (unix seconds), oldest first, up to READ_ROWS at a time."""
-        at, key = ARRIVALS.c.arrived_s, ARRIVALS.c.id
-        query = select(ARRIVALS).where(at < until_s).order_by(at, key).limit(READ_ROWS)
+        async for rows in self._between(ARRIVALS, since_s, until_s):
+            yield [arrival_of_row(row) for row in rows]
+
+    async def starts_between(self, since_s: float, until_s: float) -> AsyncGenerator[Sequence[ColdStart]]:
+        """Cold starts whose request came in that time, in the same manner."""
+        async for rows in self._between(COLD_STARTS, since_s, until_s):
+            yield [start_of_row(row) for row in rows]
+
+    async def _between(self, table: Table, since_s: float, until_s: float) -> AsyncGenerator[Sequence[Any]]:
+        at, key = table.c.arrived_s, table.c.id
+        query = select(table).where(at < until_s).order_by(at, key).limit(READ_ROWS)
         after = at >= since_s
         while rows := await self._rows(query.where(after)):
-            yield [arrival_of_row(row) for row in rows]
+            yield rows
             after = and_(at >= rows[-1].arrived_s, or_(at > rows[-1].arrived_s, key > rows[-1].id))
 
     async def counts(self, model: str | None, since_s: float, until_s: float, bucket_s: float) -> Sequence[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import aiosqlite
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Double,
     Index,
@@ -29,13 +30,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryRefused
 
-VERSION = 2
+VERSION = 3
 CONNECT_S, STATEMENT_S = 5.0, 10.0
 _PREPARE_LOCK = 0x66697273  # any number that all front ends share
 
@@ -68,6 +69,9 @@ ARRIVALS = Table(
     Column("max_tokens", Integer, nullable=False),
     Column("generated_tokens", Integer, nullable=False),
     Column("outcome", Text, nullable=False),
+    Column("ttft_s", Double),
+    Column("last_s", Double),
+    Column("cold", Boolean),
     Index("firsttoken_arrivals_by_model", "model", "arrived_s"),
     Index("firsttoken_arrivals_by_time", "arrived_s", "id"),
 )
@@ -82,15 +86,18 @@ MOVES = Table(
 )
 KEPT = {COLD_STARTS: COLD_STARTS.c.arrived_s, ARRIVALS: ARRIVALS.c.arrived_s, MOVES: MOVES.c.ordered_s}
 """The tables of what is kept, each with the time of its rows in unix seconds."""
-_UPGRADES = {1: (MOVES,)}
-"""The tables that those of an older version lack; otherwise they are as they are now."""
+_TIMES = (ARRIVALS.c.ttft_s, ARRIVALS.c.last_s, ARRIVALS.c.cold)
+_UPGRADES: dict[int, tuple[tuple[Table, ...], tuple[Column[Any], ...]]] = {1: ((MOVES,), _TIMES), 2: ((), _TIMES)}
+"""The tables that those of an older version lack, and the columns; otherwise they are as they are now."""
 
 
 @dataclass(frozen=True)
 class Arrival:
     """One request, of all its prompts and choices together; `arrived_s` in unix seconds, tokens generated so far.
 
-    `outcome` is served, failed, cancelled, or refused for one that was turned away at the door.
+    `outcome` is served, failed, cancelled, or refused for one that was turned away at the door. `ttft_s` and `last_s` are
+    from its arrival to its first and its latest token, `cold` if that first one waited for a replica to start: None if there
+    was none, or if an older version wrote it.
     """
 
     model: str
@@ -99,6 +106,9 @@ class Arrival:
     max_tokens: int
     generated_tokens: int
     outcome: str
+    ttft_s: float | None = None
+    last_s: float | None = None
+    cold: bool | None = None
 
 
 def history_engine(url: str) -> AsyncEngine:
@@ -139,8 +149,8 @@ def _use_wal(connection: Any, _record: Any) -> None:
 
 
 async def prepare(connection: AsyncConnection) -> None:
-    """Make the tables where there are none, and those that an older version lacks. HistoryRefused if they are a newer
-    version's. Safe among many at once."""
+    """Make the tables where there are none, and what an older version lacks. HistoryRefused if they are a newer version's.
+    Safe among many at once."""
     if connection.dialect.name == "postgresql":
         await connection.execute(select(func.pg_advisory_xact_lock(_PREPARE_LOCK)))
     version = await _version(connection)
@@ -149,9 +159,7 @@ async def prepare(connection: AsyncConnection) -> None:
         await connection.execute(insert_new(connection, SCHEMA), {"only": 1, "version": VERSION})
         version = await _version(connection)
     elif version in _UPGRADES:
-        await _make(connection, _UPGRADES[version])
-        await connection.execute(update(SCHEMA).values(version=VERSION))
-        version = VERSION
+        version = await _upgrade(connection)
     if version != VERSION:
         shown = connection.engine.url.render_as_string(hide_password=True)
         raise HistoryRefused(
@@ -165,6 +173,22 @@ async def _make(connection: AsyncConnection, tables: Sequence[Table]) -> None:
         await connection.execute(CreateTable(table, if_not_exists=True))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             await connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+async def _upgrade(connection: AsyncConnection) -> int | None:
+    """The version after it, by whomever: of many at once the first does it, and nobody has begun to write meanwhile."""
+    if connection.dialect.name == "sqlite":
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+    version = await _version(connection)
+    if version not in _UPGRADES:
+        return version
+    tables, columns = _UPGRADES[version]
+    await _make(connection, tables)
+    for column in columns:
+        told = CreateColumn(column).compile(dialect=connection.dialect)
+        await connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {told}")
+    await connection.execute(update(SCHEMA).values(version=VERSION))
+    return VERSION
 
 
 async def _version(connection: AsyncConnection) -> int | None:

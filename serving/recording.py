@@ -11,7 +11,7 @@ from cluster.wire.phases import Phase, timed_phase
 from schedules import events
 from schedules.actions import Record
 from schedules.placing.decision import Decision
-from serving.cold_start import TOKENISE, ColdStart, Ledger
+from serving.cold_start import DECIDE, TOKENISE, WAIT_FOR_ROOM, ColdStart, Ledger
 from serving.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ class Recorder:
         received_s = max(action.arrived_s, action.wanted_s)
         found = [timed_phase("receive and tokenise", "front end", action.arrived_s, received_s)]
         if waited_until_s - action.wanted_s > WAITED_S:
-            found.append(timed_phase("wait for room", "front end", action.wanted_s, waited_until_s))
-        return (*found, timed_phase("decide", "front end", waited_until_s, ordered_s))
+            found.append(timed_phase(WAIT_FOR_ROOM, "front end", action.wanted_s, waited_until_s))
+        return (*found, timed_phase(DECIDE, "front end", waited_until_s, ordered_s))
 
 
 def predicted_of(decision: Decision, text_s: float) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ class FirstToken:
 
 class Ticket:
     """One request that was admitted. `tell` takes what happens to it, `group_of` knows the groups that are up, and `on_first`
-    hears of its first token.
+    hears of its first token; `cold` if that waited for a replica to start.
 
     To be closed whether or not its tokens were read to the end.
     """
@@ -45,6 +45,7 @@ class Ticket:
         self.name = submit.request
         self.model, self._submit, self._arrived_s = model, submit, arrived_s
         self._tell, self._group_of, self._on_first = tell, group_of, on_first
+        self.cold = False
         self._done: list[int] = []
         self._attempts = 0
         self._over = False
@@ -164,6 +165,7 @@ class Ticket:
                 async with aclosing(stream) as found:
                     async for each in found:
                         if each.tokens and not self._done:
+                            self.cold = assigned.cold
                             self._on_first(FirstToken(self.model, self._arrived_s, assigned.cold))
                         self._done += each.tokens
                         if self._shifting is not None:

@@ -20,6 +20,7 @@ TOGETHER = {
         "tests/cluster/test_joining.py",
         "tests/cluster/test_ports.py",
         "tests/cluster/test_shifts.py",
+        "tests/firsttoken/test_fit_cli.py",
         "tests/serving/test_api.py",
         "tests/serving/test_damaged_models.py",
         "tests/serving/test_explain.py",

@@ -10,7 +10,7 @@ from cluster.errors import StageFailed
 from cluster.node.stage_process import StageProcess
 from cluster.stage.pulse import SILENT_S
 from cluster.wire.orders import FormStage
-from cluster.wire.phases import ASSIGN, COPY, FETCH, FIRST_ANSWER, FIRST_STEP, Phase, timed_phase
+from cluster.wire.phases import ASSIGN, COPY, FETCH, FIRST_ANSWER, FIRST_STEP, FROM, Phase, timed_phase
 from cluster.wire.reports import StageFacts, StageFormed, StageLease
 from cluster.wire.stages import Beat, Broken, Callers, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
 from schedules.rates import BUS, DECODE, PREFILL
@@ -147,7 +147,7 @@ class LocalStage:
         """Hand a loaded unit to a process that has taken the order, or shall. StageFailed if it has, and is gone."""
         if self._ending is not None:
             return
-        unit, name, where = loaded.unit, f"{FETCH}{loaded.unit.name}", f"{self._node} from {loaded.source}"
+        unit, name, where = loaded.unit, f"{FETCH}{loaded.unit.name}", f"{self._node}{FROM}{loaded.source}"
         size_bytes = unit.size_bytes if loaded.source != "dram" else 0
         if all(phase.name != name for phase in self.phases):  # else another process was to take the order before
             self.phases.append(timed_phase(name, where, loaded.started_s, loaded.ended_s, size_bytes))

@@ -40,7 +40,7 @@ from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsI
 from cluster.stage.warm_up import form_once, prepare, warm_up
 from cluster.wire.codec import Channel
 from cluster.wire.hello import Hello
-from cluster.wire.phases import ASSIGN, BUILD_SKELETON, timed_phase
+from cluster.wire.phases import ASSIGN, BUILD_SKELETON, STAGE, WAIT, timed_phase
 from cluster.wire.stages import (
     Beat,
     Broken,
@@ -178,7 +178,7 @@ class _Stage:
         self._memory = memory
         tier = DeviceTier(build.order.reserve_bytes, memory.copy if memory is not None else None)
         self._units = UnitsInPlace(self, tier) if memory is None else UnitsByCopy(self, tier, memory)
-        self._where = f"stage {build.order.rank}"
+        self._where = f"{STAGE}{build.order.rank}"
         self._model: StageModel | None = None
         self._built = threading.Event()
         self._assigning = threading.Lock()
@@ -267,7 +267,7 @@ class _Stage:
         started_s = time.monotonic()
         with self._pulse.waiting():
             gate.wait(f"unit {unit}", self._order.timeout_s)
-        self.tell_phase(f"wait for {unit}", started_s)
+        self.tell_phase(f"{WAIT}{unit}", started_s)
 
     def _take_units(self) -> None:
         """Units come in any order, also before the skeleton stands; the end of the channel is the end of the process."""

@@ -6,9 +6,9 @@ Knows no tensor.
 from dataclasses import dataclass
 
 from cluster.wire.requests import Submit, TokenLogprobs
+from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU
 
-PREFILL_TOKENS = 256
-PREFILL_TOKENS_ALONE = 2048
+PREFILL_TOKENS, PREFILL_TOKENS_ALONE = PROMPTS_BESIDE, PROMPTS_ALONE
 FOLLOW_TOKENS = 32
 ADOPT_TOKENS = 256
 MAX_ROWS = 128
@@ -27,7 +27,7 @@ class StepLimits:
     adopt_tokens: int = ADOPT_TOKENS
 
 
-GPU_LIMITS = StepLimits(rows=256, prefill_tokens=1024, follow_tokens=1024, adopt_tokens=2048)
+GPU_LIMITS = StepLimits(rows=256, prefill_tokens=PROMPTS_BESIDE_ON_GPU, follow_tokens=1024, adopt_tokens=2048)
 """There telling the device what to do lasts as long as some 1,000 tokens of a prompt."""
 
 

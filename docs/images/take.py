@@ -1,10 +1,10 @@
-"""Take the pictures of this folder anew: a consolidation as Prefect's UI shows it.
+"""Take the pictures of this folder anew: a consolidation as Prefect's UI shows it, and the report of a capacity plan.
 
     pip install playwright && apt-get install chromium
-    PYTHONPATH=. python docs/images/take.py
+    PYTHONPATH=. python docs/images/take.py move report
 
-A platform of its own, whose front end starts SmolLM2-135M-Instruct as a pipeline of four stages, is asked for a long answer;
-meanwhile the pipeline becomes one replica.
+Of the move: a platform of its own, whose front end starts SmolLM2-135M-Instruct as a pipeline of four stages, is asked for a
+long answer; meanwhile the pipeline becomes one replica. Of the report: see plan.py.
 """
 
 import json
@@ -23,16 +23,37 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.model import published_smollm2
 from benchmarks.moves_operator import KEY, Operator
+from docs.images.plan import example
 from firsttoken.ports import free_port
+from flows.capacity.page import page as report_of
 
 HERE = Path(__file__).resolve().parent
 PORTS = ("FRONTEND__PORT", "PREFECT__PORT", "CLUSTER__SCHEDULER_PORT", "CLUSTER__DASHBOARD_PORT")
 WITHIN_S = 300.0
 PICTURES = {"flow-run.png": "/runs/flow-run/{run}?tab=Task Runs", "flow-run-page.png": "/artifacts/artifact/{artifact}"}
 SIZE = {"width": 1280, "height": 900}
+REPORT, REPORT_SIZE = "capacity-report.png", {"width": 1180, "height": 1060}
 
 
 def main() -> None:
+    wanted = sys.argv[1:] or ["move", "report"]
+    for name in wanted:
+        {"move": take_move, "report": take_report}[name]()
+
+
+def take_report() -> None:
+    """The top of the report."""
+    document = report_of(example(), "an example")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page(viewport=REPORT_SIZE)
+        page.set_content(document)
+        page.screenshot(path=HERE / REPORT)
+        browser.close()
+
+
+def take_move() -> None:
+    """The move's flow run, and the page that it left."""
     store_url, model = published_smollm2()
     ports = {name: free_port() for name in PORTS}
     with tempfile.TemporaryDirectory(prefix="firsttoken-pictures-") as home:

@@ -1,6 +1,8 @@
-"""Commands about traces: who asked for what, and when. They need no platform."""
+"""Commands about traces: who asked for what, and when. Only `history` needs a home with one."""
 
+import asyncio
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from firsttoken.commands.options import MOST_TOKENS, AsJson, finite, print_json, stderr, stdout
+from firsttoken.commands.options import MOST_TOKENS, AsJson, Config, finite, load, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from firsttoken.trace_files import Report
+    from flows.trace_files import Report
     from schedules.traces.parsing import Parsed
     from schedules.traces.trace import Trace
 
@@ -168,7 +170,7 @@ def import_(
 
     Example: firsttoken traces import day1.csv --models 40 --for 1h --rate 2 --out hour.npz
     """
-    from firsttoken.trace_files import check_place, load, save, take
+    from flows.trace_files import check_place, load, save, take
     from schedules.traces.formats import ROLES, Reading
     from schedules.traces.importing import Wishes, made_of
     from schedules.traces.lengths import task as task_of
@@ -239,7 +241,7 @@ def synth(
 
     Example: firsttoken traces synth --preset hydraserve --rate 0.7 --cv 4 --out hydra.npz
     """
-    from firsttoken.trace_files import check_place, save
+    from flows.trace_files import check_place, save
     from schedules.traces import lineup
     from schedules.traces.synthesis import Recipe, synthesise
 
@@ -267,6 +269,31 @@ def synth(
     _tell_written(out, trace)
 
 
+def history(
+    out: Out,
+    since: Annotated[
+        float, typer.Option(parser=seconds, help="How far back: 90, 15min, 2h, 14d.", metavar="TIME")
+    ] = "7d",  # type: ignore[assignment]
+    force: Force = False,
+    config: Config = None,
+) -> None:
+    """Make a trace of what the platform of this home was asked, also of what it refused.
+
+    Example: firsttoken traces history --since 14d --out fortnight.npz
+    """
+    from firsttoken.happened import read_happened
+    from firsttoken.local import running_settings
+    from flows.trace_files import check_place, save
+    from schedules.traces.happened import trace_of
+
+    check_place(out, force=force)
+    now_s, settings = time.time(), running_settings(load(config))
+    happened = asyncio.run(read_happened(settings, now_s - since, now_s))
+    trace = trace_of(happened.asked, happened.since_s, happened.until_s, "history")
+    save(trace, out)
+    _tell_written(out, trace)
+
+
 def show(
     trace_file: Annotated[Path, typer.Argument(help="A stored trace.", metavar="FILE")],
     top: Annotated[int, typer.Option(min=1, max=1000, help="So many models, the most called first.")] = 10,
@@ -279,8 +306,8 @@ def show(
 
     Example: firsttoken traces show hour.npz --top 5
     """
-    from firsttoken.trace_files import load
     from firsttoken.trace_pictures import figures, picture, tables
+    from flows.trace_files import load
     from schedules.traces.summary import summarise
 
     trace = load(trace_file)

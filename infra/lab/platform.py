@@ -65,6 +65,7 @@ def run_lab(
     disk_bytes_per_s: float | None = None,
     planner: bool = False,
     frontends: Mapping[str, Mapping[str, Any]] | None = None,
+    models: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[Lab]:
     """A lab whose nodes have joined, until the block ends. The bucket's folder is `folder`/buckets/models.
 
@@ -72,6 +73,7 @@ def run_lab(
     node's disk, as it is read; None is unlimited. A node computes with its part of this machine's cores. `node_settings`
     are every node's settings [node], `settings_of` more of them for single nodes, by name. With `planner` there is one more
     front end, of the policy "planned"; `frontends` are still more by name, with settings [frontend] of theirs.
+    `models` are all front ends' settings [models], by the models' names.
     LabError if it cannot be built or does not come up.
     """
     names = tuple(f"node-{index}" for index in range(nodes))
@@ -106,7 +108,7 @@ def run_lab(
         kinds += (frontends or {}).items()
         for index, (kind, own) in enumerate(kinds):
             frontend = {"host": at[FRONT], "port": FRONTEND_PORT + index, "keep_alive_s": 1.0, **own}
-            _start(lab, FRONT, f"frontend-{kind}", {"frontend": frontend}, "frontend")
+            _start(lab, FRONT, f"frontend-{kind}", {"frontend": frontend, "models": dict(models or {})}, "frontend")
         _wait_ready(lab, time.monotonic() + ready_s)
         yield lab
 

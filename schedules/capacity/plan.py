@@ -19,8 +19,9 @@ class WhatIf:
 @dataclass(frozen=True)
 class Plan:
     """`chosen` is the cheapest trial that attains `attainment`, None if none does: `sentence` says so either way. `binding`
-    says what keeps a cheaper cluster from attaining it. The `curve` has, cheapest first, the best attainment at each price
-    that was tried; `tried` is everything. `inputs` are all that was asked, as JSON for people.
+    says what keeps a cheaper cluster from attaining it. The `curve` has, cheapest first, the best at each price that was
+    tried, unless something cheaper is clearly better; `tried` is everything. `inputs` are all that was asked, as JSON for
+    people, and `notes` what they should know of it, in sentences.
 
     `settings` are those of firsttoken for the chosen cluster's nodes, by type: section.key to value.
     """
@@ -35,3 +36,4 @@ class Plan:
     tried: tuple[Trial, ...]
     inputs: Mapping[str, Any]
     settings: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...] = ()

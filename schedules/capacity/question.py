@@ -25,7 +25,8 @@ class Choices:
 @dataclass(frozen=True)
 class PlanQuestion:
     """The cheapest cluster on which the share `attainment` of the trace's requests is served within the service levels of
-    their models; `models` are in the trace's order. A limit that a model does not have is not missed."""
+    their models; `models` are in the trace's order. A limit that a model does not have is not missed. Who has waited for a
+    replica for `patience_s` is turned away."""
 
     trace: Trace
     models: tuple[Offered, ...]
@@ -33,4 +34,5 @@ class PlanQuestion:
     attainment: float = 0.99
     system: System = OURS
     habits: Habits = field(default_factory=Habits)
+    patience_s: float = 600.0
     seed: int = 0

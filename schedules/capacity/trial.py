@@ -22,8 +22,8 @@ class Usage:
 @dataclass(frozen=True)
 class Trial:
     """`attained` is the share of requests that were served within their levels, `by_model` the same by model's name. TTFT and
-    TPOT by percentiles ("p50", "p95", "p99"), in seconds; `cold` is the share that waited for a start, `unserved` of those
-    that got no whole answer. `price_per_mtok` is the price of a million tokens of answers."""
+    TPOT by percentiles ("p50", "p95", "p99"), in seconds, empty where there was none; `cold` is the share that waited for a
+    start, `unserved` of those that got no whole answer. `price_per_mtok` is the price of a million tokens of answers."""
 
     name: str
     cluster: Cluster

@@ -18,8 +18,8 @@ class Cadence:
             raise ValueError(f"flow {self.flow!r} cannot run every {self.every_s} s")
 
 
-PUBLISH, PREWARM, CALIBRATE = "publish", "prewarm", "calibrate"
-FLOWS = (PUBLISH, PREWARM, CALIBRATE, *(kind.value for kind in Kind))
+PUBLISH, PREWARM, CALIBRATE, PLAN = "publish", "prewarm", "calibrate", "plan_capacity"
+FLOWS = (PUBLISH, PREWARM, CALIBRATE, PLAN, *(kind.value for kind in Kind))
 
 
 def cadences(every_s: Mapping[str, float]) -> tuple[Cadence, ...]:

@@ -7,14 +7,14 @@ from itertools import count
 from schedules.ledgers.shares import LATER, Flow, Transfer, finish_times
 
 
-def nic_link(node: str) -> str:
-    """A node's network card, inwards."""
-    return f"nic:{node}"
+def nic_link(card: str) -> str:
+    """A network card, inwards; nodes know it by `Node.card`."""
+    return f"nic:{card}"
 
 
-def out_link(node: str) -> str:
-    """A node's network card, outwards: what it gives to peers."""
-    return f"out:{node}"
+def out_link(card: str) -> str:
+    """A network card, outwards: what its nodes give to peers."""
+    return f"out:{card}"
 
 
 @dataclass(frozen=True)

@@ -183,11 +183,12 @@ class Nodes:
 
 class _LinkRates:
     """A node that was not measured yet is taken for the median of those that were: no limit at all would make it the
-    best."""
+    best. A card is as fast as the node of its box says that was heard last."""
 
     def __init__(self) -> None:
         self.rates: dict[str, float] = {}
         self._changed: dict[str, float | None] = {}
+        self._cards: dict[str, str] = {}
         self._nics: dict[str, float] = {}
         self._stores: dict[str, float] = {}
         self._unmeasured: set[str] = set()
@@ -200,6 +201,7 @@ class _LinkRates:
 
     def report(self, node: Node) -> None:
         name, nic, store = node.name, node.rates.get(NIC), node.rates.get(STORE)
+        self._cards[name] = node.card
         if nic is None:
             self._unmeasured.add(name)
         else:
@@ -211,7 +213,10 @@ class _LinkRates:
 
     def leave(self, name: str) -> None:
         self._unmeasured.discard(name)
-        self._set_card(name, None)
+        card = self._cards.pop(name, name)
+        if card == name or card not in self._cards.values():
+            self._set_link(nic_link(card), None)
+            self._set_link(out_link(card), None)
         self._note(name, None, None)
 
     def _note(self, name: str, nic: float | None, store: float | None) -> None:
@@ -224,8 +229,9 @@ class _LinkRates:
             self._set_link(STORE, median(self._stores.values()) if self._stores else None)
 
     def _set_card(self, name: str, bytes_per_s: float | None) -> None:
-        self._set_link(nic_link(name), bytes_per_s)
-        self._set_link(out_link(name), bytes_per_s)
+        card = self._cards[name]
+        self._set_link(nic_link(card), bytes_per_s)
+        self._set_link(out_link(card), bytes_per_s)
 
     def _set_link(self, link: str, bytes_per_s: float | None) -> None:
         if _set(self.rates, link, bytes_per_s):

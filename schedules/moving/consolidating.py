@@ -8,7 +8,7 @@ from schedules.estimates import Speeds
 from schedules.facts import Placement
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State
-from schedules.limits import ALONE_TOKENS
+from schedules.limits import ALONE_TOKENS, Limits
 from schedules.load import LEFT
 from schedules.moving.consolidation import LONGEST_S, Outlook, pays, penalty_s, pipeline_s
 from schedules.moving.migration import shift_s
@@ -35,9 +35,9 @@ class Requests(Protocol):
 class Consolidating:
     """See the module. Where there is no room now, or it does not pay yet, it is looked again."""
 
-    def __init__(self, books: Books, wakes: Wakes, moves: Moves, seats: Seats, desk: Requests, *, wanted: bool) -> None:
+    def __init__(self, books: Books, wakes: Wakes, moves: Moves, seats: Seats, desk: Requests, limits: Limits) -> None:
         self._books, self._wakes, self._moves, self._seats, self._desk = books, wakes, moves, seats, desk
-        self._wanted = wanted
+        self._wanted, self._in_place = limits.consolidate, limits.in_place
 
     def watch(self, replica: Replica, now_s: float) -> None:
         """It serves. If it is a pipeline that is looked at until it serves no more."""
@@ -49,7 +49,10 @@ class Consolidating:
         if replica.state in (State.STOPPING, State.GONE):
             return
         free_bytes = self._books.nodes.most_free_bytes  # where all are full, which is mostly, nothing else is looked at
-        if free_bytes >= replica.service.model.size_bytes and self._may(replica, now_s):
+        if self._in_place:
+            if self._may(replica, now_s):
+                self._grow(replica, now_s)
+        elif free_bytes >= replica.service.model.size_bytes and self._may(replica, now_s):
             self._consider(replica, now_s)
         later_s = min(2 * again_s, SELDOM_S)
         self._wakes.at(now_s + again_s, lambda then_s: self._look(replica, later_s, then_s))
@@ -90,6 +93,15 @@ class Consolidating:
         seats = [self._seats.take(found, now_s), *self._more(replica, found, whole, now_s)]
         switch_s *= ceil(outlook.requests / len(seats))
         self._moves.order(Kind.CONSOLIDATE, [(replica, seats)], why, now_s, switch_s=switch_s)
+
+    def _grow(self, replica: Replica, now_s: float) -> None:
+        """Whatever it costs, and saves."""
+        service = replica.service
+        most = service.objectives.max_replicas - len(service.coming) + 1
+        heirs = self._seats.in_place(replica, most, now_s)
+        if heirs:
+            why = "it has answered, and has reserved room to be whole"
+            self._moves.order(Kind.CONSOLIDATE, [(replica, heirs)], why, now_s)
 
     def _more(self, replica: Replica, first: Seat, whole: Speeds, now_s: float) -> list[Seat]:
         """Under a burst several follow, each on another node, as far as there is room."""

@@ -80,7 +80,9 @@ class Moves:
         assert seat.decision.chosen is not None
         cold = Cold(None, now_s, now_s, seat.decision, self._books.learned.corrections.hop_s, over=True)
         placement = seat.decision.chosen.placement
-        heir = Replica(seat.group, old.service, now_s, cold, placement=placement, heir_of=old, behind=True)
+        heir = Replica(
+            seat.group, old.service, now_s, cold, placement=placement, heir_of=old, behind=True, in_place=seat.in_place
+        )
         old.heirs.append(heir)
         self._fleet.add(heir)
         return heir

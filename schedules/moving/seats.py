@@ -11,7 +11,7 @@ from schedules.placing.candidates import candidate
 from schedules.placing.decision import Candidate, Decision, Question
 from schedules.placing.partition import parts_of
 from schedules.placing.survey import Site, Survey
-from schedules.service import Service
+from schedules.service import Replica, Service
 
 LOOKED_AT = 4
 """Of the nodes that seem to be whole first so many are looked at closely."""
@@ -19,12 +19,13 @@ LOOKED_AT = 4
 
 @dataclass(frozen=True)
 class Seat:
-    """Where an heir is to run, under this group's name. It is whole after `ready_s`, None if
-    its nodes' speeds are not known."""
+    """Where an heir is to run, under this group's name. It is whole after `ready_s`, None if its nodes' speeds are not known.
+    One that is `in_place` has what the one that it follows reserved there."""
 
     group: str
     decision: Decision
     ready_s: float | None
+    in_place: bool = False
 
 
 class Seats:
@@ -64,6 +65,25 @@ class Seats:
         if chosen is None or chosen.moves:
             return None
         return self.take(_behind(Survey(question), chosen), now_s)
+
+    def in_place(self, old: Replica, most: int, now_s: float) -> list[Seat]:
+        """All of the model on those of the replica's nodes where that has reserved enough for it from its start on, the first
+        `most` of them, taken. None if it has on each, for then it is not meant to become whole."""
+        question, needed = self._question(old.service, now_s), self.whole_bytes(old.service)
+        stages = old.placement.stages if old.placement is not None else ()
+        roomy = [
+            (node, stage.reserve_bytes)
+            for stage in stages
+            if (node := question.view.node(stage.node)) is not None
+            and stage.reserve_bytes >= needed + (node.context_bytes if node.gpu else 0)
+        ]
+        found = list[Seat]()
+        for node, reserved_bytes in roomy[:most] if len(roomy) < len(stages) else ():
+            survey = Survey(self._question(old.service, now_s), {node.name: reserved_bytes})
+            seat = self._seat(survey, [node])
+            if seat is not None:
+                found.append(self.take(replace(seat, in_place=True), now_s))
+        return found
 
     def whole_bytes(self, service: Service) -> int:
         """What all of the model takes in one stage, without its process's context."""

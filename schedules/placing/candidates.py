@@ -91,19 +91,21 @@ def _assign(survey: Survey, degree: int, among: Sequence[Node] | None) -> tuple[
                 return _too_large(parts[index])
     sites = survey.shortlist(min(needed), degree) if among is None else [survey.site(node) for node in among]
     left, found = {site.node.name: site for site in sites}, dict[int, Site]()
-    there = dict[str, int]()  # stages by what computes them
+    there, on_card = dict[str, int](), dict[str, int]()  # stages by what computes them, and by the card of their box
     for index in order:
-        site = _soonest(left.values(), parts[index], there)
+        site = _soonest(left.values(), parts[index], there, on_card)
         if site is None:
             return _too_large(parts[index])
         del left[site.node.name]
         found[index] = site
         computes_on = site.node.computes_on
         there[computes_on] = there.get(computes_on, 0) + 1
+        if site.node.box:
+            on_card[site.node.box] = on_card.get(site.node.box, 0) + 1
     return tuple([_stage(survey, parts[index], found[index], degree) for index in range(degree)])
 
 
-def _soonest(sites: Iterable[Site], part: Part, there: Mapping[str, int]) -> Site | None:
+def _soonest(sites: Iterable[Site], part: Part, there: Mapping[str, int], on_card: Mapping[str, int]) -> Site | None:
     """Where the part is computed soonest; of equals where fewest stages of the group are, then where most memory is free."""
     runs, weight_bytes, needed = part.runs, part.weight_bytes, part.reserve_bytes
     best, best_s, best_key = None, inf, None
@@ -111,7 +113,8 @@ def _soonest(sites: Iterable[Site], part: Part, there: Mapping[str, int]) -> Sit
         if site.free_bytes < needed:
             continue
         beside = there.get(site.node.computes_on, 0) if there else 0
-        done_s = site.done_s(runs, weight_bytes, 1 + beside)
+        fetching = 1 + on_card.get(site.node.box, 0) if on_card else 1
+        done_s = site.done_s(runs, weight_bytes, 1 + beside, fetching)
         if best is None or done_s < best_s:
             best, best_s, best_key = site, done_s, None
         elif done_s == best_s:
@@ -186,7 +189,8 @@ def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
             if source in TIERS:
                 continue
             size_bytes = sum([sizes[units[place]] for place in places])
-            links = (STORE if source == STORE else out_link(str(peer_of(source))), nic_link(node))
+            peer = peer_of(source)
+            links = (STORE if peer is None else out_link(survey.card(peer)), nic_link(stage.site.node.card))
             name = f"{question.start}/{rank}/{source}"
             if later:
                 found.append(Transfer(f"{name}/later", links, size_bytes, LATER, None, node))

@@ -132,7 +132,7 @@ def _bound(survey: Survey, degree: int, sites: Sequence[Site]) -> _Bound:
     late_bytes = sizes[0] if question.model.rows_first else 0
     held_bytes = sum([total_bytes - site.far[-1] for site in sites])
     fetched_bytes = max(0, total_bytes - late_bytes - held_bytes)
-    rates = [max(site.mean.nic_bytes_per_s, question.links.rate(nic_link(site.node.name)) or float("inf"))
+    rates = [max(site.mean.nic_bytes_per_s, question.links.rate(nic_link(site.node.card)) or float("inf"))
              for site in sites if site.mean is not None]  # fmt: skip
     fetched_s = fetched_bytes / sum(rates)
     if fetched_bytes and all(site.node.peer_port for site in sites):

@@ -76,13 +76,14 @@ class Site(NamedTuple):
             return self.busy_s + size_bytes / self.mean.ssd_bytes_per_s
         return size_bytes / self.mean.bus_bytes_per_s
 
-    def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int, sharing: int = 1) -> float:
+    def done_s(self, runs: Sequence[tuple[int, int]], weight_bytes: int, sharing: int = 1, fetching: int = 1) -> float:
         """Seconds until a stage of these units, alone on its links and first in its group, has computed the prompt; `sharing`
-        stages of the group, with this one, have the node's GPU."""
+        stages of the group, with this one, have the node's GPU, and `fetching` its card."""
         steps_s = weight_bytes * self.step_s_per_byte
         if self.mean is None:
             return self.fetch_s(runs) + steps_s
         here_s = self.busy_s + weight_bytes / self.mean.nic_bytes_per_s if self.bare else self.fetch_s(runs)
+        here_s *= fetching
         copied_s = sharing * weight_bytes / self.mean.bus_bytes_per_s
         return (here_s if here_s > copied_s else copied_s) + steps_s
 
@@ -141,6 +142,11 @@ class Survey:
         """Whence nodes ask for the model's units."""
         return Sources(self.digests, self.question.view)
 
+    def card(self, name: str) -> str:
+        """The network card of a node, which may have gone since."""
+        node = self._ranks.by_name.get(name)
+        return name if node is None else node.card
+
     @cached_property
     def given(self) -> tuple[int, float]:
         """How many bytes of the model come from other nodes wherever it starts, but for what is there already, and how many
@@ -148,7 +154,8 @@ class Survey:
         if self.store_limits:
             return 0, 1.0
         givers = self._holders.first
-        cards = [self.question.links.rate(out_link(name)) or float("inf") for name in set[str]().union(*givers)]
+        giving = {self.card(name) for name in set[str]().union(*givers)}
+        cards = [self.question.links.rate(out_link(card)) or float("inf") for card in giving]
         return sum([size for size, names in zip(self.sizes, givers, strict=True) if names]), sum(cards) or 1.0
 
     @cached_property
@@ -190,14 +197,20 @@ class Survey:
         """What the node's card has for one more fetch if all share it equally; 0 if a fetch on it would be late then."""
         if site.mean is None:
             return 0.0
-        there, now_s = self.queues.get(site.node.name), self.question.now_s
-        if there is None:
+        there, now_s = self.on_card(site.node), self.question.now_s
+        if not there:
             return site.mean.nic_bytes_per_s
         share = site.mean.nic_bytes_per_s / (len(there) + 1)
         late = any(
             t.deadline_s is not None and t.remaining_bytes > max(0.0, t.deadline_s - now_s) * share for t in there
         )
         return 0.0 if late else share
+
+    def on_card(self, node: Node) -> Sequence[Transfer]:
+        """The fetches that stand in queues before the node's card."""
+        if not node.box:
+            return self.queues.get(node.name, ())
+        return [transfer for name, there in self.queues.items() if self.card(name) == node.box for transfer in there]
 
     def shortlist(self, least_bytes: int, stages: int) -> list[Site]:
         """The nodes worth trying for up to `stages` stages of at least `least_bytes` each; others have too little memory.

@@ -50,7 +50,7 @@ class Fleet:
         self.starts = Starts(
             roster, books, wakes, limits, waiters, wanted, rooms, ends, attempts, moves, seats, out
         )  # fmt: skip
-        self.consolidating = Consolidating(books, wakes, moves, seats, waiters, wanted=limits.consolidate)
+        self.consolidating = Consolidating(books, wakes, moves, seats, waiters, limits)
 
     def _place(self, replica: Replica, now_s: float) -> bool:
         return self.starts.place(replica, now_s)

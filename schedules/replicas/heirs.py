@@ -40,7 +40,9 @@ class Heirs:
         """It has its room, and starts behind everything that anybody waits for."""
         assert replica.placement is not None
         self._roster.let(replica, Turn.PLACED, now_s)
-        self._out(Start(replica.group, replica.service.key, replica.placement, timeout_s, behind=True))
+        in_place_of = replica.heir_of.group if replica.in_place and replica.heir_of is not None else ""
+        key, placement = replica.service.key, replica.placement
+        self._out(Start(replica.group, key, placement, timeout_s, behind=True, in_place_of=in_place_of))
 
     def abandon(self, replica: Replica, now_s: float) -> None:
         """One that followed another is not wanted any more, whatever it is at; who runs there already ends there."""

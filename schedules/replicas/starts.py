@@ -124,7 +124,8 @@ class Starts:
             instead = self.decide(service, replica.group, leaving, cold, now_s)
             if instead.chosen is not None:
                 return instead
-        if asked_for and (without_room or _is_late(service, decision)) and self._may_migrate(replica, now_s):
+        wished = without_room or self._limits.moves_others or _is_late(service, decision)
+        if asked_for and wished and self._may_migrate(replica, now_s):
             up = Up(self._roster.replicas.values(), self._roster.idle, service, True, now_s=now_s)
             instead = self.decide(service, replica.group, up, cold, now_s, may_migrate=True)
             if instead.chosen is not None and any(move.to for move in instead.chosen.moves):

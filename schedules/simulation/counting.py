@@ -29,10 +29,11 @@ PROGRESS_EVERY = 500
 
 @dataclass
 class _Up:
-    """A start, and what it has reserved."""
+    """A start, and what it has reserved by node; until `since_s` that is in its cost."""
 
     seen: StartSeen
-    reserved_bytes: int
+    reserved_bytes: dict[str, int]
+    since_s: float
 
 
 class Counting:
@@ -129,7 +130,11 @@ class Counting:
             action.group, self._places[action.key], action.placement.nodes, action.behind, now_s - self._begin_s,
             predicted_s=self._predicted.pop(action.group, None),
         )  # fmt: skip
-        self._up[action.group] = _Up(seen, sum(action.placement.reserved_bytes.values()))
+        if (before := self._up.get(action.in_place_of)) is not None:
+            self._pay(before, seen.ordered_s)
+            for node in seen.nodes:
+                before.reserved_bytes.pop(node, None)
+        self._up[action.group] = _Up(seen, dict(action.placement.reserved_bytes), seen.ordered_s)
 
     def _formed(self, event: GroupFormed, now_s: float) -> None:
         up = self._up.get(event.group)
@@ -140,10 +145,11 @@ class Counting:
         up, times = self._up.get(action.group), self._world.times(action.group)
         if up is not None:
             fetched_s = None if times is None or times.fetched_s is None else times.fetched_s - self._begin_s
-            arrived_s = action.arrived_s - self._begin_s
+            told_s = action.arrived_s - self._begin_s
             up.seen = replace(
-                up.seen, arrived_s=arrived_s, first_token_s=arrived_s + action.ttft_s, fetched_s=fetched_s
-            )
+                up.seen, arrived_s=told_s - self._world.habits.receive_s, first_token_s=told_s + action.ttft_s,
+                fetched_s=fetched_s, whence=None if times is None else times.whence,
+            )  # fmt: skip
 
     def _stopped(self, event: GroupStopped | GroupFailed, now_s: float) -> None:
         if event.group in self._up:
@@ -151,5 +157,9 @@ class Counting:
 
     def _end(self, name: str, now_s: float, *, over: bool) -> None:
         up, at_s = self._up.pop(name), now_s - self._begin_s
-        self._cost[up.seen.model] += up.reserved_bytes * (at_s - up.seen.ordered_s)
+        self._pay(up, at_s)
         self._over.append(replace(up.seen, ended_s=at_s) if over else up.seen)
+
+    def _pay(self, up: _Up, at_s: float) -> None:
+        self._cost[up.seen.model] += sum(up.reserved_bytes.values()) * (at_s - up.since_s)
+        up.since_s = at_s

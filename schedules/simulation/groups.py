@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 
-from schedules.estimates import Speeds, token_s
+from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
-from schedules.requests import room_tokens
+from schedules.placing.decision import IN_DRAM
+from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
+from schedules.simulation.habits import Habits
 from schedules.simulation.happenings import Happening
 from schedules.simulation.nodes import WorldNode
+from schedules.systems.system import Startup
 
 
 @dataclass(eq=False)
@@ -52,27 +55,34 @@ class Ask:
 
 @dataclass
 class _Step:
-    """So many steps of `each_s`, the first from `began_s` on. `fresh` take their prompts in, `followers` so many tokens."""
+    """So many steps of `each_s`, the first from `began_s` on, with so many `requests`. `fresh` take their prompts in,
+    `followers` so many tokens."""
 
     began_s: float
     each_s: float
     steps: int
+    requests: int
     fresh: list[Ask]
     followers: list[tuple[Ask, int]]
 
 
 class Batch:
     """Continuous batching at its simplest: every step gives each request that has a room one token, or its first one after
-    its whole prompt; who finds no room waits, in order of arrival. Who follows has its room at once or never, and takes in
-    what it lacks in one step with the others.
+    its whole prompt; who finds no room waits, in order of arrival, and so does whose prompt is too much beside those that
+    begin with this step. Who follows has its room at once or never, and takes in what it lacks in one step with the others.
 
-    Up to `at_once` steps in which nobody takes anything in land as one, which whoever comes meanwhile waits for. Without it
-    they land as one until somebody has all of its tokens, or, as `hurry` has it, until the end of the step at which something
-    changes; and of those tokens that are neither a request's first nor its last it is told when somebody asks.
+    Up to `tokens_at_once` steps in which nobody takes anything in land as one, which whoever comes meanwhile waits for. If it
+    is `terse` they land as one until somebody has all of its tokens, or, as `hurry` has it, until the end of the step at
+    which something changes; and of those tokens that are neither a request's first nor its last it is told when somebody
+    asks. Where others on its machine slow it down from step to step it is not.
     """
 
-    def __init__(self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], hop_s: float, at_once: int | None) -> None:
-        self._kv_tokens, self._stages, self._hop_s, self._at_once = kv_tokens, stages, hop_s, at_once
+    def __init__(
+        self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], habits: Habits, on_gpu: bool = False
+    ) -> None:
+        self._kv_tokens, self._stages, self._habits = kv_tokens, stages, habits
+        self._prompts_beside = PROMPTS_BESIDE_ON_GPU if on_gpu else PROMPTS_BESIDE
+        self.terse = habits.terse and (habits.cores is None or on_gpu)
         self._waiting: deque[Ask] = deque()
         self._running: dict[Ask, None] = {}
         self._followers: list[Ask] = []
@@ -84,6 +94,13 @@ class Batch:
         self._step: _Step | None = None
         self._step_s: dict[int, float] = {}
         self.under_way = False
+        self.step_tokens = 0
+        """Of the step that began last."""
+
+    @property
+    def in_step(self) -> int:
+        """Requests that are in the step under way."""
+        return 0 if self._step is None else self._step.requests
 
     @property
     def asks(self) -> list[Ask]:
@@ -145,12 +162,9 @@ class Batch:
         self._waiting = deque([ask for ask in self._waiting if ask.request != request])
 
     def begin(self, now_s: float) -> float | None:
-        """When the next step lands, or the last of several; None if there is nothing to do."""
-        while self.lets_in:
-            ask = self._waiting.popleft()
-            self._running[ask] = None
-            self._fresh.append(ask)
-            self._used_tokens += ask.room
+        """How long the next step takes, or all of several, in seconds; None if there is nothing to do."""
+        if self._waiting:
+            self._let_in()
         followers = [(ask, ask.behind) for ask in self._followers if ask.behind and not ask.copying]
         self.under_way = bool(self._running or followers)
         if not self.under_way:
@@ -159,19 +173,20 @@ class Batch:
         for ask in fresh:
             ask.begun, ask.counted = True, self._landed
             heappush(self._ends, (self._landed + ask.left, next(self._numbers), ask))
-        step = self._step = _Step(now_s, self._takes_s(fresh, followers), 1, fresh, followers)
+        step = self._step = _Step(now_s, self._takes_s(fresh, followers), 1, 0, fresh, followers)
+        step.requests = len(self._running) + len(followers)
         if not fresh and not followers:
             step.steps = self._first_end() - self._landed
-            if self._at_once is not None:
-                step.steps = min(self._at_once, step.steps)
-        return now_s + step.steps * step.each_s
+            if not self.terse:
+                step.steps = min(self._habits.tokens_at_once, step.steps)
+        return step.steps * step.each_s
 
     def hurry(self, now_s: float) -> float | None:
         """The step that it is at lands alone, then; None if it does anyway, or those that land as one are not to be told
         apart."""
         self._settle(now_s)
         step = self._step
-        if self._at_once is not None or step is None or step.steps == 1:
+        if not self.terse or step is None or step.steps == 1:
             return None
         step.steps = 1
         return step.began_s + step.each_s
@@ -188,7 +203,7 @@ class Batch:
         step, self._step = self._step, None
         self._landed += step.steps
         over = self._over()
-        if self._at_once is None:
+        if self.terse:
             among = dict.fromkeys([*step.fresh, *over, *self._yielding]) if step.fresh or self._yielding else over
             told = [ask for ask in among if ask in self._running]
         else:
@@ -204,6 +219,18 @@ class Batch:
             ask.taken += tokens
         return given + [(ask, 0) for ask, _ in step.followers if ask in self._followers]
 
+    def _let_in(self) -> None:
+        """Those that find a room, one of them at least whatever its prompt."""
+        most, prompts = self._prompts_beside if self._running else PROMPTS_ALONE, 0
+        while self.lets_in:
+            prompts += self._waiting[0].prompt_tokens
+            if prompts > max(most, self._waiting[0].prompt_tokens):
+                break
+            ask = self._waiting.popleft()
+            self._running[ask] = None
+            self._fresh.append(ask)
+            self._used_tokens += ask.room
+
     def _fits(self, ask: Ask) -> bool:
         return self._used_tokens + ask.room <= self._kv_tokens
 
@@ -214,19 +241,21 @@ class Batch:
 
     def _takes_s(self, fresh: Sequence[Ask], followers: Sequence[tuple[Ask, int]]) -> float:
         """One step, in seconds."""
-        tokens = len(self._running) - len(fresh)
+        tokens, habits = len(self._running) - len(fresh), self._habits
         if fresh or followers:
             tokens += sum([ask.prompt_tokens - ask.taken for ask in fresh]) + sum([behind for _, behind in followers])
-            return token_s(self._stages, self._hop_s, tokens)
+        self.step_tokens = tokens
         known = self._step_s.get(tokens)
         if known is None:
-            known = self._step_s[tokens] = token_s(self._stages, self._hop_s, tokens)
+            known = token_s(self._stages, habits.hop_s, tokens) + habits.step_s
+            if not fresh and not followers:
+                self._step_s[tokens] = known
         return known
 
     def _settle(self, now_s: float) -> None:
         """Of several steps that land as one those that are over have landed."""
         step = self._step
-        if self._at_once is None and step is not None and step.steps > 1:
+        if self.terse and step is not None and step.steps > 1:
             over = min(step.steps - 1, int((now_s - step.began_s) / step.each_s))
             self._landed += over
             step.steps -= over
@@ -257,8 +286,9 @@ class Batch:
 class WorldGroup:
     """`nodes` run its stages, `requests` are those that are at it, `waits` the loads that its first token waits for, or its
     being formed if it comes `behind`.
-    It is `built` when its stages are, and `settles` for `tail_s` once it has all that it waits for. Seconds; None is not
-    yet."""
+    It is `built` when its stages are, and `settled` a while after it `settles`, which is once it has all that it waits for.
+    The first step of one that computes by layer began at `stepped_s` and ends some time after the last bytes of each stage
+    have come, when `there_s` says by node. Seconds; None is not yet."""
 
     name: str
     key: ModelKey
@@ -266,12 +296,16 @@ class WorldGroup:
     nodes: tuple[WorldNode, ...]
     batch: Batch
     ordered_s: float
+    startup: Startup
     behind: bool = False
-    tail_s: float = 0.0
-    settles: bool = field(init=False)
+    stepped_s: float | None = None
+    there_s: dict[str, float] = field(default_factory=dict)
+    settles: bool = False
+    settled: bool = False
     built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
+    whence: str = IN_DRAM
     answered: bool = False
     waits: set[str] = field(default_factory=set)
     requests: dict[str, None] = field(default_factory=dict)
@@ -280,12 +314,40 @@ class WorldGroup:
     stalled: list[Happening] = field(default_factory=list)
     """What would have happened while one of its nodes was silent."""
 
-    def __post_init__(self) -> None:
-        self.settles = self.tail_s > 0.0
-
     @property
     def ready(self) -> bool:
-        return self.formed_s is not None and not self.waits and not self.settles
+        """Whether it can compute, or begin to."""
+        return self.formed_s is not None and (self.startup.by_layer or self.settled)
+
+    def ready_s(self, now_s: float) -> float:
+        """When it can compute that has all that it waits for since now: its weights are over their buses by then, on which
+        they began to go when they began to come, or, unless they stream, now."""
+        copies_s = max(
+            stage.weight_bytes / node.speeds.bus_bytes_per_s
+            for stage, node in zip(self.placement.stages, self.nodes, strict=True)
+        )
+        begun_s = self.ordered_s
+        if self.startup.serial and self.formed_s is not None:
+            begun_s = self.formed_s
+        if not self.startup.streams:
+            begun_s = now_s
+        return max(now_s, begun_s + copies_s) + self.startup.tail_s
+
+    def first_step_s(self, hop_s: float, step_s: float) -> float:
+        """When the first step ends, all being there: what came last to a stage is taken for the last of its units."""
+        lines = list[StageTimeline]()
+        for stage, node in zip(self.placement.stages, self.nodes, strict=True):
+            last_bytes = stage.weight_bytes // len(stage.units)
+            there_s = max(0.0, self.there_s.get(node.name, 0.0) - self.ordered_s)
+            units = ((0.0, stage.weight_bytes - last_bytes), (there_s, last_bytes))
+            lines.append(StageTimeline(node.speeds, (self.formed_s or 0.0) - self.ordered_s, units))
+        computed_s = first_token_s(lines, self.batch.step_tokens) + hops_s(len(lines), hop_s) + step_s
+        return self.ordered_s + computed_s + self.startup.tail_s
+
+    @property
+    def at_once(self) -> int:
+        """So many steps of it are under way at once, of some of its requests each: up to one a stage."""
+        return min(len(self.nodes), self.batch.in_step) if self.batch.under_way else 0
 
     @property
     def answers(self) -> bool:

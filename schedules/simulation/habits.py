@@ -3,11 +3,16 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from schedules.placing.decision import IN_DRAM
+
 
 @dataclass(frozen=True)
 class Habits:
     """Of the clusters that are played: what is no node's measured rate. Whoever carries moves out is ready for the next step
     after `carry_after_s`; None if nobody ever is.
+    `receive_s` of each TTFT pass on the way to the brain and back. A step takes `step_s` beside what its weights take, of
+    however many stages it is: an engine's own time. Nodes of one machine compute so many steps at once as it
+    has `cores`, and more of them in turn; None is as many as are wanted.
 
     So many `tokens_at_once` land together, whoever comes meanwhile. If the world is `terse` the same happens as token by
     token, but a long run is far faster: of a stream its first and last tokens are told, and what it had when something
@@ -25,6 +30,9 @@ class Habits:
     drain_grace_s: float = 60.0
     carry_after_s: float | None = 0.05
     tokens_at_once: int = 1
+    receive_s: float = 0.0
+    step_s: float = 0.0
+    cores: float | None = None
     terse: bool = False
 
 
@@ -47,8 +55,10 @@ class Misfortune(StrEnum):
 
 @dataclass(frozen=True)
 class Times:
-    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there."""
+    """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there. `whence` is where the
+    slowest came from of what its first token waited for: NETWORK, ON_SSD or IN_DRAM (schedules.placing.decision)."""
 
     ordered_s: float
     formed_s: float | None
     fetched_s: float | None
+    whence: str = IN_DRAM

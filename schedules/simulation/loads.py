@@ -114,13 +114,18 @@ class Loads:
         self._plan_ahead()
         return waits
 
+    def over_network(self, names: Iterable[str]) -> bool:
+        """Whether any of the loads under way that are called so comes from the store or a peer."""
+        return any(self._loads[name].source != "ssd" for name in names)
+
     def copy(self, name: str, ways: Sequence[Way], on_copied: OnCopied, now_s: float) -> None:
         """KV cache begins to go these ways, beside all else that there is on them; `on_copied` hears of it once, unless it is
         given up. Names are used once."""
         self._hand_over(now_s)
         new = list[Transfer]()
         for index, way in enumerate(ways):
-            links = () if way.giver is way.taker else (out_link(way.giver.name), nic_link(way.taker.name))
+            card = way.taker.card
+            links = () if way.giver.card == card else (out_link(way.giver.card), nic_link(card))
             new.append(Transfer(f"{name}/kv/{index}", links, way.size_bytes))
         self._copies[name] = _Copy(ways, now_s, on_copied, {transfer.name for transfer in new})
         self._copy_of |= {transfer.name: name for transfer in new}
@@ -146,20 +151,24 @@ class Loads:
         self._plan_ahead()
 
     def leave(self, node: WorldNode, now_s: float) -> None:
-        """The node answers nobody: what came from it comes from the store now, and nothing comes to one that is gone. No
-        copy from it or to it will be whole."""
+        """The node answers nobody: what came from it comes from the store now, and nothing comes to one that is gone, but
+        what others of its box wait for. No copy from it or to it will be whole."""
         self._hand_over(now_s)
         for name, copy in list(self._copies.items()):
             if any(node in (way.giver, way.taker) for way in copy.ways):
                 self._end_copy(name, now_s)
                 copy.on_copied(False, now_s)
         if node.gone:
-            for name in [name for name, load in self._loads.items() if load.node is node]:
-                self._end(name, now_s)
+            beside = next((each for each in self._nodes.values() if each.card == node.card and not each.gone), None)
+            for name, load in [(name, load) for name, load in self._loads.items() if load.node is node]:
+                if beside is None:
+                    self._end(name, now_s)
+                else:
+                    load.node = beside
         for transfer in self._links.transfers:
-            if out_link(node.name) in transfer.links:
+            if out_link(node.card) in transfer.links:
                 self._links.end(transfer.name, now_s)
-                links = tuple(STORE if link == out_link(node.name) else link for link in transfer.links)
+                links = tuple(STORE if link == out_link(node.card) else link for link in transfer.links)
                 self._links.begin([transfer._replace(links=links)], now_s)
         self._plan_ahead()
 
@@ -187,7 +196,7 @@ class Loads:
         size_bytes, peer = sum(unit.size_bytes for unit in units), peer_of(source)
         if source == "ssd":
             return Transfer(name, (node.ssd_link,), size_bytes, priority)
-        links = (STORE if peer is None else out_link(peer), nic_link(node.name))
+        links = (STORE if peer is None else out_link(self._nodes[peer].card), nic_link(node.card))
         return Transfer(name, links, size_bytes, priority, queue=node.name)
 
     def _end(self, name: str, now_s: float) -> None:

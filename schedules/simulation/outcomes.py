@@ -25,7 +25,8 @@ class StartSeen:
     """A replica's start, of the model in that place of the scenario; seconds from the trace's begin, None is never.
 
     `arrived_s` is when the request came that it was for, `first_token_s` when that had its first token, `predicted_s` what
-    the decision expected from its own moment on. One that came `behind` another replica was for no request.
+    the decision expected from its own moment on, `whence` where the slowest of its bytes came from (see Times). One that came
+    `behind` another replica was for no request.
     """
 
     group: str
@@ -39,6 +40,7 @@ class StartSeen:
     arrived_s: float | None = None
     first_token_s: float | None = None
     predicted_s: float | None = None
+    whence: str | None = None
 
     @property
     def degree(self) -> int:

@@ -6,7 +6,7 @@ from heapq import merge
 from operator import attrgetter
 
 from schedules.brain import Brain
-from schedules.events import ModelKnown
+from schedules.events import ModelKnown, Recalled
 from schedules.limits import Limits
 from schedules.simulation.counting import Counting
 from schedules.simulation.outcomes import Outcomes
@@ -24,8 +24,13 @@ def play(scenario: Scenario, on_progress: Callable[[int], object] | None = None)
     """What becomes of it. `on_progress` is told now and then how many requests are over."""
     system, models = scenario.system, [offered.model for offered in scenario.models]
     startups = {node.name: scenario.startups.get(node.name, system.startup) for node in scenario.nodes}
-    world = World(scenario.nodes, models, scenario.habits, startups=startups, keeps=system.keeps, count_from_s=LEAD_S)
-    limits = Limits(scenario.start_timeout_s, _NO_BOUND, _NO_BOUND, consolidate=system.consolidate)
+    nodes = scenario.nodes if system.peers else tuple(replace(node, peer_port=0) for node in scenario.nodes)
+    world = World(
+        nodes, models, scenario.habits, startups=startups, keeps=system.keeps, count_from_s=LEAD_S, truly=scenario.truly
+    )
+    limits = Limits(
+        scenario.start_timeout_s, _NO_BOUND, _NO_BOUND, system.consolidate, system.in_place, system.moves_others
+    )
     brain = Brain(system.policy(scenario.seed), limits, "g", 0.0)
     counting = Counting(scenario.trace, [model.key for model in models], world, LEAD_S, on_progress)
     return counting.outcomes(drive(brain, world, _inputs(scenario), counting.see))
@@ -37,7 +42,9 @@ def _inputs(scenario: Scenario) -> Iterator[Input]:
         wanted = offered.objectives
         objectives = wanted if keep_alive_s is None else replace(wanted, keep_alive_s=keep_alive_s)
         yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
+    if scenario.lessons:
+        yield Wish(0.0, Recalled(scenario.lessons, (scenario.habits.hop_s,)))
     troubles = [replace(trouble, at_s=LEAD_S + trouble.at_s) for trouble in scenario.troubles]
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
-    come: Iterable[Input] = arrivals(scenario.trace, keys, LEAD_S, scenario.patience_s)
+    come: Iterable[Input] = arrivals(scenario.trace, keys, LEAD_S + scenario.habits.receive_s, scenario.patience_s)
     yield from merge(sorted(troubles, key=attrgetter("at_s")), come, key=attrgetter("at_s"))

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schedules.facts import Model, Node
+from schedules.facts import Model, Node, Rate
+from schedules.learning import Lesson
 from schedules.objectives import Objectives
 from schedules.simulation.habits import TERSE, Habits
 from schedules.simulation.simulate import Trouble
@@ -22,7 +23,9 @@ class Offered:
 @dataclass(frozen=True)
 class Scenario:
     """`models` are those of the trace, in its order; `troubles` count their seconds from its begin. `startups` are of nodes
-    whose stages come up in another way than the system has it. No request is held for a replica longer than `patience_s`."""
+    whose stages come up in another way than the system has it, `truly` the rates of those that are not as fast as they say.
+    No request is held for a replica longer than `patience_s`. `lessons` are of earlier starts, oldest first, which the brain
+    remembers."""
 
     nodes: tuple[Node, ...]
     models: tuple[Offered, ...]
@@ -30,7 +33,9 @@ class Scenario:
     system: System = OURS
     habits: Habits = TERSE
     startups: Mapping[str, Startup] = field(default_factory=dict)
+    truly: Mapping[str, Mapping[str, Rate]] = field(default_factory=dict)
     troubles: tuple[Trouble, ...] = ()
     start_timeout_s: float = 600.0
     patience_s: float = float("inf")
     seed: int = 0
+    lessons: tuple[Lesson, ...] = ()

@@ -202,8 +202,8 @@ class _Run:
                 self.world.run(group, self.requests[request].begin(), now_s)
             case WakeAt(at_s):
                 self.wake_at_s = at_s
-            case Start(group, key, placement, timeout_s, behind):
-                self.world.form(group, key, placement, timeout_s, now_s, behind=behind)
+            case Start(group, key, placement, timeout_s, behind, in_place_of):
+                self.world.form(group, key, placement, timeout_s, now_s, behind=behind, in_place_of=in_place_of)
             case Stop(group):
                 self.world.stop(group, now_s)
             case Adopt(group):

@@ -6,6 +6,7 @@ from schedules.events import RequestBroke, RequestProgressed, RequestRefused
 from schedules.facts import Placement, StagePlan
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.groups import Ask, WorldGroup
+from schedules.simulation.habits import Habits
 from schedules.simulation.happenings import CaughtUp, Happening, Told, Yielded
 from schedules.simulation.loads import Loads, Way
 
@@ -22,11 +23,10 @@ class Steps:
         loads: Loads,
         agenda: Agenda[Happening],
         on_answer: OnAnswer,
-        *,
-        terse: bool,
+        habits: Habits,
     ) -> None:
         self._groups, self._loads, self._agenda, self._on_answer = groups, loads, agenda, on_answer
-        self._terse = terse
+        self._hop_s, self._step_s, self._cores = habits.hop_s, habits.step_s, habits.cores
         self._at: dict[str, WorldGroup] = {}
 
     # ---- orders
@@ -141,11 +141,31 @@ class Steps:
             group.batch.under_way = True
             self._agenda.put(now_s, lambda at_s: self._step(group, at_s))
 
+    def all_there(self, group: WorldGroup, now_s: float) -> None:
+        """The last of what it waited for has come: its first step, if it is at that, will end."""
+        if group.stepped_s is not None and not group.answered:
+            self._land_at(group, max(now_s, group.first_step_s(self._hop_s, self._step_s)))
+
     def _step(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
-        lands_s = group.batch.begin(now_s)
-        if lands_s is not None:
-            self._land_at(group, lands_s)
+        takes_s = group.batch.begin(now_s)
+        if takes_s is None:
+            return ()
+        takes_s *= self._crowding(group)
+        if group.waits:
+            group.stepped_s = now_s
+        elif group.startup.by_layer and not group.answered:
+            self._land_at(group, max(now_s + takes_s, group.first_step_s(self._hop_s, self._step_s)))
+        else:
+            self._land_at(group, now_s + takes_s)
         return ()
+
+    def _crowding(self, group: WorldGroup) -> float:
+        """By how much longer a step takes, for its machine has other steps to compute."""
+        if self._cores is None or group.nodes[0].on_gpu:
+            return 1.0
+        machine = group.nodes[0].machine
+        at_once = sum(each.at_once for each in self._groups.values() if each.nodes[0].machine == machine)
+        return max(1.0, at_once / self._cores)
 
     def _land_at(self, group: WorldGroup, at_s: float) -> None:
         """Then, and at no time that was said before."""
@@ -171,7 +191,7 @@ class Steps:
     def _tell(self, group: WorldGroup, landed: Sequence[tuple[Ask, int]], now_s: float) -> Sequence[Told]:
         told = list[Told]()
         for index, (ask, tokens) in enumerate(landed):
-            if tokens and self._terse:
+            if tokens and group.batch.terse:
                 if self._at.get(ask.request) is group:
                     told.append(RequestProgressed(ask.request, group.name, tokens))
                     if ask.left == 0:
@@ -182,7 +202,7 @@ class Steps:
                 self._agenda.tell(now_s + index * 1e-6, self._progress(group, ask, tokens))
             else:
                 self._agenda.tell(now_s + index * 1e-6, self._caught_up(group, ask))
-            if ask.yields and ask.left and not self._terse:
+            if ask.yields and ask.left and not group.batch.terse:
                 self._agenda.tell(now_s + index * 1e-6, self._yielded(group, ask.request))
         return told
 

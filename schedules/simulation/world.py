@@ -4,12 +4,15 @@ It does what nodes, wires and stages do, as `estimates` and `ledgers.links` have
 decides nothing. It holds no clock and no chance: the same orders at the same times are followed by the same events. What
 the simulator runs against, and what is behind the cluster in memory (`cluster.fake`).
 
-Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there. What
-comes behind others makes way on wires alone. Who follows has its room at once or not at all, gets KV cache whole or not at
-all, and takes in what it lacks in one step.
+Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there, or all
+but a stage's last unit if it goes on by layer, and has gone over its own bus, of which stages on one GPU take nothing from
+each other. What comes behind others makes way on wires alone. Who follows has its room at once or not at all, gets KV cache
+whole or not at all, and takes in what it lacks in one step. Steps alone use cores: what fetching, forming and answering take
+of them is nobody's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from schedules.events import (
     GroupFailed,
@@ -24,15 +27,16 @@ from schedules.events import (
     SchedulerJoined,
     SchedulerLost,
 )
-from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
+from schedules.facts import Model, ModelKey, Node, Placement, Rate, Unit, View
 from schedules.ledgers.nodes import link_rates
+from schedules.placing.decision import NETWORK, ON_SSD
 from schedules.rates import SSD
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.groups import Ask, Batch, WorldGroup
 from schedules.simulation.habits import Habits, Misfortune, Times
 from schedules.simulation.happenings import Happening, Told
 from schedules.simulation.loads import Loads, Wave
-from schedules.simulation.nodes import WorldNode
+from schedules.simulation.nodes import Tiers, WorldNode
 from schedules.simulation.steps import Steps
 from schedules.simulation.usage import ByMinute, Usage
 from schedules.systems.system import Keeps, Startup
@@ -44,7 +48,7 @@ _RUNTIME = "runtime"
 
 class World:
     """`next_s` is when something happens next, and `happen` lets it. Orders and misfortunes come with the time that it is,
-    which is never before what has happened."""
+    which is never before what has happened. `truly` are the rates of nodes that are not as fast as they report."""
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class World:
         startups: Mapping[str, Startup] | None = None,
         keeps: Keeps | None = None,
         count_from_s: float | None = None,
+        truly: Mapping[str, Mapping[str, Rate]] | None = None,
     ) -> None:
         self.habits, self._startups = habits or Habits(), startups or {}
         self._models: dict[ModelKey, Model] = {}
@@ -62,14 +67,23 @@ class World:
             self.know(model)
         sizes = {unit.digest: unit.size_bytes for model in self._models.values() for unit in model.units}
         facts = sorted(nodes, key=lambda node: node.name)
-        self._nodes = {node.name: WorldNode(node, sizes, keeps or Keeps(), terse=self.habits.terse) for node in facts}
+        keeps = keeps or Keeps()
+        tiers = {each.card: Tiers(each.dram_bytes, each.ssd_bytes, keeps) for each in facts}
+        rates_of = {each.name: (truly or {}).get(each.name, each.rates) for each in facts}
+        self._nodes = {
+            each.name: WorldNode(each, sizes, keeps, tiers[each.card], rates_of[each.name], terse=self.habits.terse)
+            for each in facts
+        }
+        self._beside: dict[str, list[str]] = {}
+        for each in facts:
+            self._beside.setdefault(each.card, []).append(each.name)
         self._groups: dict[str, WorldGroup] = {}
         self._agenda: Agenda[Happening] = Agenda(now_s)
-        disks = {node.ssd_link: facts.rates[SSD].mean for node, facts in zip(self._nodes.values(), facts, strict=True)}
-        rates = link_rates(View(tuple(facts))) | disks
+        disks = {node.ssd_link: rates_of[name][SSD].mean for name, node in self._nodes.items()}
+        rates = link_rates(View(tuple(replace(node, rates=rates_of[node.name]) for node in facts))) | disks
         self._usage = Usage(now_s if count_from_s is None else count_from_s)
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, self._usage, now_s)
-        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered, terse=self.habits.terse)
+        self._steps = Steps(self._groups, self._loads, self._agenda, self._answered, self.habits)
         self._failed: set[str] = set()
         self._changed: set[str] = set()
         self._refusals = 0
@@ -101,7 +115,7 @@ class World:
     def times(self, group: str) -> Times | None:
         """Of the group's start; None if it is not there any more."""
         there = self._groups.get(group)
-        return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s)
+        return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s, there.whence)
 
     def reports(self) -> list[NodeReported]:
         """Of all nodes that answer, asked now."""
@@ -119,29 +133,32 @@ class World:
     # ---- orders
 
     def form(
-        self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float, *, behind: bool = False
-    ) -> None:
+        self, name: str, key: ModelKey, placement: Placement, timeout_s: float, now_s: float,
+        *, behind: bool = False, in_place_of: str = "",
+    ) -> None:  # fmt: skip
         """GroupFormed or GroupFailed answers, unless it is stopped before. One that comes `behind` is formed when all of its
-        units are there, too, which make way for all others."""
-        failure = self._refusal(placement)
+        units are there, too, which make way for all others; one that grows `in_place_of` another is up already."""
+        failure = self._refusal(placement, in_place_of)
         if failure is not None:
             self._tell_failed(GroupFailed(name, *failure), now_s + self.habits.answer_after_s)
             return
         nodes = tuple(self._nodes[stage.node] for stage in placement.stages)
-        weights = [(stage.weight_bytes, node.speeds) for stage, node in zip(placement.stages, nodes, strict=True)]
-        at_once = None if self.habits.terse else self.habits.tokens_at_once
-        batch = Batch(placement.kv_tokens, weights, self.habits.hop_s, at_once)
-        startup = self._startup(nodes)
-        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, behind, startup.tail_s)
+        startup = _AT_ONCE if in_place_of else self._startup(nodes)
+        weights = _weights(placement, sliced=startup.sliced)
+        speeds = [*zip(weights, [node.speeds for node in nodes], strict=True)]
+        on_gpu = all(node.on_gpu for node in nodes)
+        batch = Batch(placement.kv_tokens, speeds, self.habits, on_gpu)
+        group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, startup, behind)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
-            node.use(name, tuple(digests[unit] for unit in stage.units), stage.reserve_bytes)
+            units, passing = tuple(digests[unit] for unit in stage.units), behind or placement.degree > 1
+            node.use(name, units, stage.reserve_bytes, passing=passing, in_place_of=in_place_of)
             self._report_soon(node, now_s)
         if startup.serial:
             group.waits.add(_RUNTIME)
         else:
             self._fetch(group, Wave.BEHIND if behind else Wave.FIRST, now_s)
-        formed_s = max(node.speeds.formed(placement.degree) for node in nodes)
+        formed_s = 0.0 if in_place_of else max(node.speeds.formed(placement.degree) for node in nodes)
         self._agenda.tell(now_s + formed_s, lambda at_s: self._formed(group, at_s))
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
 
@@ -314,7 +331,7 @@ class World:
 
     # ---- groups
 
-    def _refusal(self, placement: Placement) -> tuple[str, bool] | None:
+    def _refusal(self, placement: Placement, in_place_of: str) -> tuple[str, bool] | None:
         """Why it cannot be formed, and whether deciding again may help."""
         for stage in placement.stages:
             node = self._nodes.get(stage.node)
@@ -326,14 +343,18 @@ class World:
             self._refusals -= 1
             return f"node {placement.stages[0].node} takes no stages now", True
         for stage in placement.stages:
-            free_bytes = self._nodes[stage.node].free_bytes
+            node = self._nodes[stage.node]
+            free_bytes = node.free_bytes + node.reserved.get(in_place_of, 0)
             if free_bytes < stage.reserve_bytes:
                 return f"node {stage.node} has {free_bytes} bytes free, {stage.reserve_bytes} are wanted", True
         return None
 
     def _fetch(self, group: WorldGroup, wave: Wave, now_s: float) -> None:
         units = {unit.name: unit for unit in self._models[group.key].units}
-        group.waits |= self._loads.begin(group.name, group.placement, units, wave, now_s)
+        waits = self._loads.begin(group.name, group.placement, units, wave, now_s)
+        group.waits |= waits
+        if waits and not group.answered:
+            group.whence = NETWORK if self._loads.over_network(waits) else ON_SSD
 
     def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is not group:
@@ -348,28 +369,40 @@ class World:
         if group.behind and group.waits:
             return ()  # until it has them all
         group.formed_s = now_s
+        if group.ready:
+            self._steps.kick(group, now_s)
         self._settle(group, now_s)
         return (GroupFormed(group.name),)
 
     def _settle(self, group: WorldGroup, now_s: float) -> None:
-        """It computes a while after it has all that it waits for."""
-        if group.formed_s is None or group.waits:
+        """It computes a while after it has all that it waits for, once."""
+        if group.formed_s is None or group.waits or group.settles:
             return
-        if group.tail_s > 0.0:
-            self._agenda.put(now_s + group.tail_s, lambda at_s: self._settled(group, at_s))
-            group.tail_s = 0.0
-        elif not group.settles:
+        group.settles = True
+        if group.startup.by_layer:
+            self._steps.all_there(group, now_s)
+            return
+        ready_s = group.ready_s(now_s)
+        if ready_s <= now_s:
             self._settled(group, now_s)
+        else:
+            self._agenda.put(ready_s, lambda at_s: self._settled(group, at_s))
 
     def _settled(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
-        group.settles = False
+        group.settled = True
         self._steps.kick(group, now_s)
         return ()
 
     def _startup(self, nodes: Iterable[WorldNode]) -> Startup:
         """Of a group on them: the slowest's."""
         each = [self._startups.get(node.name, _AT_ONCE) for node in nodes]
-        return Startup(any(startup.serial for startup in each), max(startup.tail_s for startup in each))
+        return Startup(
+            any(startup.serial for startup in each),
+            max(startup.tail_s for startup in each),
+            all(startup.streams for startup in each),
+            any(startup.sliced for startup in each),
+            all(startup.by_layer for startup in each),
+        )
 
     def _too_late(self, group: WorldGroup, timeout_s: float, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is group and group.formed_s is None:
@@ -407,7 +440,7 @@ class World:
         for group in [self._groups[name] for name in names if name in self._groups]:
             if load in group.waits:
                 group.waits.remove(load)
-                group.fetched_s = now_s
+                group.fetched_s = group.there_s[node.name] = now_s
                 self._settle(group, now_s)
                 if group.behind and group.built and not group.waits:
                     self._agenda.tell(now_s, self._forming(group))
@@ -433,15 +466,25 @@ class World:
         return (NodesHeard(frozenset([node.name for node in self._nodes.values() if not node.answers])),)
 
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
-        """It has changed: with all others that do until then."""
+        """It has changed: with all others that do until then, among them those of its box, who have what it has."""
         self._count(node, now_s)
         if not self._changed:
             self._agenda.tell(now_s + self.habits.report_after_s, lambda _: self._report_changed())
-        self._changed.add(node.name)
+        self._changed.update(self._beside[node.card])
 
     def _count(self, node: WorldNode, now_s: float) -> None:
-        self._usage.stands(node.name, node.reserved_bytes, node.dram_used_bytes, now_s)
+        """What is in the dram of a box counts as its first node's."""
+        first = self._nodes[self._beside[node.card][0]]
+        self._usage.stands(first.name, first.reserved_bytes, first.dram_used_bytes, now_s)
+        if node is not first:
+            self._usage.stands(node.name, node.reserved_bytes, 0, now_s)
 
     def _report_changed(self) -> Sequence[Told]:
         changed, self._changed = [self._nodes[name] for name in sorted(self._changed)], set()
         return [node.report() for node in changed if node.answers]
+
+
+def _weights(placement: Placement, *, sliced: bool) -> list[int]:
+    """What each stage reads for a token; of a slice that computes slower, as much more as takes as long."""
+    most_bytes = max(stage.reserve_bytes for stage in placement.stages)
+    return [s.weight_bytes * most_bytes // s.reserve_bytes if sliced else s.weight_bytes for s in placement.stages]

@@ -10,7 +10,10 @@ from schedules.traces.errors import BadWish
 from schedules.traces.lengths import Pair, Task, draw, task
 from schedules.traces.lineup import Served, popularity
 from schedules.traces.renewals import arrivals_within
-from schedules.traces.trace import COLUMNS, LONGEST_S, Provenance, Target, Trace, in_order
+from schedules.traces.trace import COLUMNS, LONGEST_S, MOST_REQUESTS, Provenance, Target, Trace, in_order
+
+MOST_SHIFT_S = 3600.0
+"""Copies of a trace are laid so far apart at most: a day's wave stays what it is."""
 
 
 def during(trace: Trace, start_s: float, end_s: float) -> Trace:
@@ -45,6 +48,30 @@ def sped(trace: Trace, factor: float) -> Trace:
     return trace.after(
         f"{factor:g} times as fast", at_s=np.minimum(trace.at_s / factor, duration_s), duration_s=duration_s
     )
+
+
+def denser(trace: Trace, factor: float, seed: int) -> Trace:
+    """`factor` times as many requests in the same time, each model's as bursty as they are: the trace once for each whole of
+    the factor, and once more in part. Below 1 it is a part of the trace, by chance.
+
+    In each copy the requests of a model come later than in the trace by up to an hour, the same for all of them, and those
+    that would come after the end come at the begin instead.
+    """
+    if not (isfinite(factor) and factor > 0) or len(trace) * factor > MOST_REQUESTS:
+        raise BadWish(f"{len(trace):,} requests cannot be {factor:g} times as many")
+    rng = np.random.default_rng(seed)
+    wholes, rest = int(factor), round((factor - int(factor)) * len(trace))
+    which = [np.arange(len(trace))] * wholes
+    if rest:
+        which.append(np.sort(rng.choice(len(trace), rest, replace=False, shuffle=False)))
+    later_s = rng.random((len(which), len(trace.models))) * min(MOST_SHIFT_S, trace.duration_s)
+    later_s[:1] = 0.0
+    at_s = [trace.at_s[own] + later[trace.model[own]] for own, later in zip(which, later_s, strict=True)]
+    come_s = np.concatenate(at_s) if at_s else np.empty(0)
+    come_s = np.where(come_s > trace.duration_s, come_s - trace.duration_s, come_s)
+    order = np.argsort(come_s, kind="stable")
+    chosen = np.concatenate(which)[order] if which else np.empty(0, np.int64)
+    return trace.only(chosen, f"{factor:g} times as many requests", seed, at_s=come_s[order])
 
 
 def redrawn(trace: Trace, cv: float, window_s: float, seed: int) -> Trace:

@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import typer.main
@@ -12,15 +12,19 @@ from fastapi.routing import APIRoute
 
 from firsttoken.cli import app as cli
 from firsttoken.settings import Settings, load_settings, sections, setting_names
+from firsttoken.world_files import save
 from flows import events
 from infra.lab.__main__ import parser as lab_parser
 from infra.lab.console import HELP as LAB_HELP
 from schedules import lifecycle
 from schedules.actions import Action
 from schedules.events import Event
+from schedules.fitting.fitted import Fitted
 from schedules.foresight.cadence import FLOWS
 from schedules.lifecycle import State
 from schedules.moving import steps
+from schedules.simulation.habits import Habits
+from schedules.simulation.scenario import Scenario
 from serving import errors
 from serving.app import create_app
 from serving.metrics import Metrics
@@ -262,3 +266,18 @@ def test_the_settings_of_the_services_are_accepted() -> None:
     settings = load_settings(ROOT / "infra" / "systemd" / "firsttoken.toml", environment={})
     assert settings.home == Path("/var/lib/firsttoken")
     assert all(f"StateDirectory={settings.home.name}" in service.read_text() for service in SERVICES)
+
+
+def test_the_scenario_that_is_shown_can_be_played(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    example, fitted = _blocks("python", (ROOT / "docs" / "simulator.md").read_text())
+    names: dict[str, Any] = {}
+    exec(compile(example, "simulator.md", "exec"), names)
+    first, *starts = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d+ requests, \d+ of them cold, \d+ starts", first)
+    assert any("node-2" in start for start in starts)
+    assert all("node-2" not in start for start in starts if float(start.split()[0]) > 300.0)
+    exec(compile(fitted, "simulator.md", "exec"), names)
+    path, scenario = tmp_path / "world.json", Scenario((), (), names["trace"])
+    save(Fitted((names["node"]("of mine"),), Habits(hop_s=0.5)), path)
+    found = names["on_my_cluster"](scenario, path)
+    assert ([node.name for node in found.nodes], found.habits.hop_s) == (["of mine"], 0.5)

@@ -1,5 +1,6 @@
 """Traces recorded, made up and shown, each as a person or a script does it."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -15,13 +16,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from firsttoken import trace_files
 from firsttoken.cli import app
-from firsttoken.trace_files import load
+from flows import trace_files
+from flows.trace_files import load
 from schedules.traces.formats import Reading
 from schedules.traces.lengths import task
 from schedules.traces.parsing import Wanting
 from schedules.traces.trace import Provenance
+from serving.history import History
+from serving.history_tables import Arrival
 from tests.firsttoken.command_line import Done, clean_environment, run_here
 
 pytestmark = pytest.mark.timeout(60)
@@ -341,3 +344,27 @@ def test_a_pipe_is_read_as_a_file(run: Run, tmp_path: Path) -> None:
     with subprocess.Popen(["sh", "-c", f"printf '1,a\\n2,b\\n' | gzip > {source}"]):
         assert run("import", source, "-o", out).returncode == 0
     assert load(out).models == ("a", "b")
+
+
+def test_what_this_home_was_asked_is_a_trace(run: Run, tmp_path: Path) -> None:
+    """Also what it refused; but not what is too long ago."""
+    out, home = tmp_path / "kept.npz", tmp_path / "home"
+    nothing = run("history", "--out", out)
+    assert nothing.returncode == 1
+    assert "there is no history at" in nothing.stderr
+    home.mkdir()
+    asyncio.run(_kept(f"sqlite:///{home}/history.db"))
+    told = run("history", "--since", "1h", "--out", out)
+    assert told.returncode == 0, told.stderr
+    assert "2 requests in 3,600 s" in told.stderr
+    trace = load(out)
+    assert (trace.models, trace.provenance.source) == (("a", "b"), "history")
+    assert trace.answer_tokens.tolist() == [7, 16]
+
+
+async def _kept(url: str) -> None:
+    now_s, history = time.time(), History(url, keep_days=1.0)
+    history.start()
+    for model, ago_s, outcome in (("a", 7200.0, "served"), ("a", 600.0, "served"), ("b", 300.0, "refused")):
+        history.add_arrival(Arrival(model, now_s - ago_s, 3, 16, 7 if outcome == "served" else 0, outcome))
+    await history.close()

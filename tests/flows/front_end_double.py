@@ -41,6 +41,15 @@ class FrontEndDouble:
         self.moves: dict[str, dict[str, Any]] = {}
         self.said: list[tuple[str, str, float]] = []
         """What was said of moves: move, what, when by time.monotonic()."""
+        self.nodes: list[dict[str, Any]] = [{
+            "name": "node-1", "host": "127.0.0.1", "dram_used_bytes": 0, "dram_bytes": 2 << 30, "ssd_used_bytes": 0,
+            "ssd_bytes": 20 << 30, "device_reserved_bytes": 0, "device_bytes": 4 << 30, "context_bytes": 0, "gpu": "",
+            "machine": "box", "stage_processes": {"idle": 1, "busy": 0}, "draining": False,
+            "rates": {"nic": {"mean": 1e9, "bad": 9e8, "samples": 4}},
+        }]  # fmt: skip
+        self.requests: list[dict[str, Any]] = []
+        self.ends = True
+        """Whether what is told of requests has its end."""
         self._key = key
         self._names = (f"double-{number}" for number in itertools.count(1))
         self._listeners: list[asyncio.Queue[dict[str, Any]]] = []
@@ -180,6 +189,16 @@ class FrontEndDouble:
         @app.exception_handler(HTTPException)
         async def complain(_request: Request, error: HTTPException) -> JSONResponse:
             return _error(error.status_code, str(error.detail))
+
+        @app.get("/admin/status")
+        async def status() -> Any:
+            return {"nodes": self.nodes, "replicas": [], "moves": []}
+
+        @app.get("/admin/requests")
+        async def requests(since: float, until: float) -> Any:
+            lines = [json.dumps(each) for each in self.requests if since <= each["at_s"] < until]
+            whole = [*lines, json.dumps({"requests": len(lines)})]
+            return StreamingResponse(iter([f"{line}\n" for line in whole[: len(lines) + self.ends]]))
 
         @app.post("/v1/moves")
         async def order(body: dict[str, str]) -> dict[str, Any]:

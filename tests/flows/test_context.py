@@ -14,7 +14,7 @@ from flows.errors import NoContext
 
 TLS = Tls("ca.pem", "cert.pem", "key.pem")
 CONTEXT = FlowContext(
-    "tls://127.0.0.1:1", "s3://models", {"secret": "hush"}, "auto", TLS, "http://127.0.0.1:2", "hush-key"
+    "tls://127.0.0.1:1", "s3://models", {"secret": "hush"}, "auto", TLS, "http://127.0.0.1:2", "hush-key", "/plans"
 )
 
 

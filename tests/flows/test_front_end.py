@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,12 @@ from flows.front_end import FrontEnd
 from flows.moving import steps
 from flows.moving.moves import Wish, read_move
 from flows.moving.page import page_of
+from flows.planning.answering import known_of
+from flows.planning.asking import Known, Wishes
+from schedules.facts import Rate
 from schedules.moving.plan import Kind, Step
+from schedules.traces.errors import BadTrace
+from schedules.traces.happened import Asked
 from tests.flows.front_end_double import FrontEndDouble, front_end_double, told
 
 KEY = "a-key"
@@ -178,3 +184,48 @@ def test_a_page_shows_what_has_no_heirs() -> None:
 )
 def test_a_run_is_called_by_what_moves_and_where_to(flow: str, asked: dict[str, str], name: str) -> None:
     assert steps.name_of(flow, asked) == name
+
+
+async def test_the_nodes_are_told_with_what_they_have_measured(front_end: FrontEnd) -> None:
+    (node,) = await front_end.nodes()
+    assert (node.name, node.machine, node.gpu, node.device_bytes) == ("node-1", "box", "", 4 << 30)
+    assert node.rates == {"nic": Rate(1e9, 9e8, 4)}
+
+
+async def test_nodes_that_nobody_can_read_are_an_error(front_end: FrontEnd, double: FrontEndDouble) -> None:
+    node = double.nodes.pop()
+    double.nodes.append({"name": "node-1"})
+    with pytest.raises(Unintelligible, match="what are no nodes"):
+        await front_end.nodes()
+    double.nodes[:] = [node]
+
+
+async def test_what_was_asked_is_told_as_far_as_there_is_an_end_to_it(
+    front_end: FrontEnd, double: FrontEndDouble
+) -> None:
+    asked = [Asked("tiny", at_s, 10, 20, 5, ttft_s=0.2) for at_s in (100.0, 150.0, 200.0)]
+    double.requests[:] = [each._asdict() for each in asked]
+    assert await front_end.requests(100.0, 200.0) == asked[:2]
+    double.ends = False
+    with pytest.raises(FrontEndAway, match="broke off"):
+        await front_end.requests(100.0, 200.0)
+    double.ends = True
+    double.requests[:] = [{"at_s": 100.0}]
+    with pytest.raises(Unintelligible, match="what is no request"):
+        await front_end.requests(100.0, 200.0)
+
+
+async def test_of_the_front_end_only_that_is_asked_what_the_wishes_are_about(
+    front_end: FrontEnd, double: FrontEndDouble
+) -> None:
+    double.requests[:] = [Asked("tiny", 1e9 - 50.0, 10, 20, 5)._asdict()]
+    nowhere = FrontEnd("http://127.0.0.1:1", KEY)
+    wishes = Wishes("a.npz", "h100=4", "300s", 4, 1024)
+    assert await known_of(wishes, nowhere, 1e9) == Known()
+    past = replace(wishes, trace="history", duration="2min")
+    known = await known_of(replace(past, node_types="cluster=1"), front_end, 1e9)
+    assert [node.name for node in known.nodes] == ["node-1"]
+    assert known.past is not None
+    assert (known.past.duration_s, known.past.at_s.tolist(), known.past.models) == (120.0, [70.0], ("tiny",))
+    with pytest.raises(BadTrace, match="no request came"):
+        await known_of(replace(past, duration="10s"), front_end, 1e9)

@@ -93,6 +93,40 @@ def test_calibrating_at_the_command_line_without_prefect_and_with_it(
         assert found["failures"] == []
 
 
+TYPES = """
+[small]
+price_per_h = 1
+device_bytes = "100MB"
+dram_bytes = "10MB"
+ssd_bytes = "10MB"
+rates = {nic = 1e6, ssd = 1e7, decode = 1e9, prefill = 1e11, formed.1 = 0.3}
+"""
+
+
+@pytest.mark.timeout(480)
+def test_planning_through_prefect(settings: Settings, checkpoint: Checkpoint, prefect: PrefectApi) -> None:
+    """Of the model that is published, by words that a person types; the files are where the page says."""
+    within(60, prefect.scheduled_run("prewarm"))
+    within(10, prefect.pause("prewarm"))
+    types = settings.run_dir / "types.toml"
+    types.write_text(TYPES)
+    parameters = {
+        "node_types": str(types), "models": MODEL, "rate": "0.2", "duration": "2min", "slo_ttft": "5s", "most_machines": 2,
+        "dram": "1", "ssd": "1", "jobs": 2, "degree": 1, "name": "small",
+    }  # fmt: skip
+    run = within(240, prefect.run("plan_capacity", parameters))
+    assert run["state_type"] == "COMPLETED", run["state"]
+    page = within(10, prefect.page("plan-capacity-small", run))
+    assert "small for $" in page
+    assert "data:image/svg+xml;base64," in page
+    for name in ("small.html", "small.json", "small-small.toml"):
+        assert f"`{settings.plans_dir / name}`" in page
+        assert (settings.plans_dir / name).is_file()
+    refused = within(60, prefect.run("plan_capacity", parameters | {"node_types": "tpu=1"}))
+    assert refused["state_type"] == "FAILED"
+    assert "nothing is known of machines 'tpu'" in refused["state"]["message"]
+
+
 _WEBSOCKET = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",

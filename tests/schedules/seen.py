@@ -9,6 +9,7 @@ from schedules.simulation.groups import Ask
 from schedules.simulation.habits import Habits
 from schedules.simulation.happenings import CaughtUp, Yielded
 from schedules.simulation.world import World
+from schedules.systems.system import Startup
 from tests.schedules.worlds import placed, world_model, world_node
 
 MODEL = world_model("m")
@@ -19,8 +20,15 @@ _E = TypeVar("_E", bound=Event | CaughtUp | Yielded)
 class Seen:
     """A world, and what it has told with the times of it."""
 
-    def __init__(self, *nodes: Node, models: Iterable[Model] = (MODEL,), habits: Habits | None = None) -> None:
-        self.world = World(nodes or (A, B), models, habits)
+    def __init__(
+        self,
+        *nodes: Node,
+        models: Iterable[Model] = (MODEL,),
+        habits: Habits | None = None,
+        startup: Startup | None = None,
+    ) -> None:
+        startups = {} if startup is None else {node.name: startup for node in nodes or (A, B)}
+        self.world = World(nodes or (A, B), models, habits, startups=startups)
         self.events: list[tuple[float, Event | CaughtUp | Yielded]] = []
 
     def until(self, at_s: float) -> float:

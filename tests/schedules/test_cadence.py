@@ -7,7 +7,7 @@ from schedules.foresight.cadence import FLOWS, Cadence, cadences
 
 def test_every_flow_has_one_cadence_and_runs_only_when_asked_unless_it_has_an_interval() -> None:
     assert set(cadences({"prewarm": 5.0})) == {Cadence(flow, 5.0 if flow == "prewarm" else None) for flow in FLOWS}
-    assert {"publish", "prewarm", "calibrate", "consolidate", "migrate", "drain"} == set(FLOWS)
+    assert {"publish", "prewarm", "calibrate", "plan_capacity", "consolidate", "migrate", "drain"} == set(FLOWS)
     assert [cadence.flow for cadence in cadences({})] == list(FLOWS)
 
 

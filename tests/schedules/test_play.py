@@ -5,7 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from schedules.facts import Rate
+from schedules.learning import Lesson
 from schedules.objectives import Objectives
+from schedules.simulation.habits import Habits
 from schedules.simulation.outcomes import Ending
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
@@ -53,6 +56,28 @@ def test_a_serial_start_takes_its_runtime_its_bytes_and_its_tail_one_after_the_o
     serial = play(replace(SCENARIO, system=replace(nothing, startup=Startup(serial=True, tail_s=2.0))))
     first = int(np.flatnonzero(at_once.cold)[0])
     assert serial.ttft_s[first] == pytest.approx(at_once.ttft_s[first] + 0.5 + 2.0, abs=0.01)
+
+
+def test_what_passes_on_the_way_to_the_brain_is_part_of_every_ttft() -> None:
+    played, longer = play(SCENARIO), play(replace(SCENARIO, habits=Habits(receive_s=0.125)))
+    assert longer.ttft_s == pytest.approx(played.ttft_s + 0.125, abs=1e-3)
+    for one, other in zip(played.starts, longer.starts, strict=True):
+        assert other.arrived_s == pytest.approx(one.arrived_s, abs=1e-3)
+        assert other.first_token_s == pytest.approx((one.first_token_s or 0.0) + 0.125, abs=1e-3)
+
+
+def test_a_node_that_is_slower_than_it_says_is_believed_and_is_slow() -> None:
+    """What a cold start was thought to take is by what nodes report, what it takes by what they are."""
+    slow = {node.name: dict(node.rates) | {"nic": Rate(50e6, 50e6, 9)} for node in SCENARIO.nodes}
+    said, was = (play(replace(SCENARIO, truly=truly)).starts[0] for truly in ({}, slow))
+    assert was.predicted_s == said.predicted_s
+    assert (was.fetched_s or 0.0) - was.ordered_s == pytest.approx(2 * ((said.fetched_s or 0.0) - said.ordered_s))
+
+
+def test_what_earlier_starts_taught_is_in_the_first_prediction() -> None:
+    """They all took half a second longer than was thought."""
+    taught = play(replace(SCENARIO, lessons=(Lesson(1, 1.0, 1.5), Lesson(1, 1.0, 1.5))))
+    assert taught.starts[0].predicted_s == pytest.approx((play(SCENARIO).starts[0].predicted_s or 0.0) + 0.5)
 
 
 def test_what_nodes_do_not_keep_comes_from_the_store_each_time() -> None:

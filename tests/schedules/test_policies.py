@@ -10,14 +10,19 @@ from schedules.facts import Model, Node, NoPlacement, Placement, Rate, View
 from schedules.ledgers.links import Links
 from schedules.ledgers.nodes import link_rates
 from schedules.ledgers.shares import Transfer
-from schedules.placing.decision import Question
+from schedules.placing.decision import Question, Wait
 from schedules.placing.policies import POLICIES
-from schedules.placing.policies.hydraserve import shared
+from schedules.placing.policies.hydraserve import HydraServe, shared
 from schedules.rates import BUS, DECODE
+from schedules.systems import SYSTEMS
 from tests.schedules.models import measured_views, model_of, models, node_of, objectives, question_of, rates_of
 from tests.told import objectives_of
 
 HYDRA, SLLM = POLICIES["hydraserve"], POLICIES["serverlessllm"]
+SLICED = HydraServe(sliced=True)
+COMPARED = ("hydraserve", "serverlessllm-migration", "vllm", "random", "lru")
+ALL = {**POLICIES, **{f"of {name}": SYSTEMS[name].policy(0) for name in COMPARED}}
+"""Of the live router, and those that other systems have."""
 GIB, CARD = 10**9, 2e9  # 16 Gbit/s
 
 
@@ -155,6 +160,48 @@ def test_the_most_stages_that_the_operator_allows_bind_it_too() -> None:
     assert decision.chosen.degree == 1
 
 
+# ---- HydraServe over slices
+
+
+def test_stages_with_room_for_all_reserve_it_over_slices_and_only_there() -> None:
+    question = _asked(13, 7.5)
+    sliced, plain = SLICED.decide(question).outcome, HYDRA.decide(question).outcome
+    assert isinstance(sliced, Placement)
+    assert isinstance(plain, Placement)
+    assert sorted(stage.reserve_bytes for stage in plain.stages) == [6.5e9, 6.5e9]
+    assert sorted(stage.reserve_bytes for stage in sliced.stages) == [6.5e9, 13e9]
+    assert [stage.weight_bytes for stage in sliced.stages] == [stage.weight_bytes for stage in plain.stages]
+
+
+def test_a_fetch_is_to_end_two_seconds_before_the_first_token_is_wanted() -> None:
+    chosen = SLICED.decide(_asked(13, 7.5, waited_s=1.0)).chosen
+    assert chosen is not None
+    assert {transfer.deadline_s for transfer in chosen.transfers} == {7.5 - 1.0 - 2.0}
+    chosen = SLICED.decide(_asked(13, None)).chosen
+    assert chosen is not None
+    assert {transfer.deadline_s for transfer in chosen.transfers} == {None}
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "priority", "waits"), [(11.2, 0, False), (11.0, 0, True), (None, 0, False), (None, 2, True)]
+)
+def test_a_card_where_one_would_be_late_or_becomes_whole_gets_no_other_start(
+    deadline_s: float | None, priority: int, waits: bool
+) -> None:
+    """10 GB over half a card take 10 s, as 11.1 GB 11.1."""
+    question = _asked(13, 30.0, _node("a"))
+    transfer = Transfer("t", ("nic:a",), 10.0 * GIB, priority, deadline_s, queue="a")
+    question.links.begin([transfer], 0.0)
+    assert isinstance(SLICED.decide(question).outcome, Wait if waits else Placement)
+
+
+def test_what_is_in_memory_starts_whoever_fetches_there() -> None:
+    question = _asked(13, 30.0, _node("a"))
+    held = replace(question.view.nodes[0], units={unit.digest: "dram" for unit in question.model.units})
+    question.links.begin([Transfer("t", ("nic:a",), 10.0 * GIB, deadline_s=0.0, queue="a")], 0.0)
+    assert isinstance(SLICED.decide(replace(question, view=View((held,)))).outcome, Placement)
+
+
 # ---- ServerlessLLM
 
 
@@ -217,14 +264,14 @@ def test_policies_go_by_their_names_and_have_one_method(name: str) -> None:
     assert isinstance(decision.outcome, Placement)
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("name", sorted(ALL))
 @given(data=st.data())
 def test_no_policy_asks_a_node_for_more_than_it_has_nor_a_draining_one_nor_passes_the_bound(
     name: str, data: st.DataObject
 ) -> None:
     model = data.draw(models())
     view, goal = data.draw(measured_views(model)), data.draw(objectives())
-    chosen = POLICIES[name].decide(question_of(model, view, goal)).chosen
+    chosen = ALL[name].decide(question_of(model, view, goal)).chosen
     if chosen is None or chosen.placement is None:
         return
     for stage in chosen.placement.stages:
@@ -236,9 +283,9 @@ def test_no_policy_asks_a_node_for_more_than_it_has_nor_a_draining_one_nor_passe
     assert chosen.degree <= goal.max_degree or name == "planned"
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_without_nodes_each_says_how_to_start_one(name: str) -> None:
-    outcome = POLICIES[name].decide(question_of(model_of([1] * 4), View(()))).outcome
+    outcome = ALL[name].decide(question_of(model_of([1] * 4), View(()))).outcome
     assert isinstance(outcome, NoPlacement)
     assert "firsttoken node" in outcome.reason
 

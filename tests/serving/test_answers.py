@@ -1,6 +1,7 @@
 """How answers end when something breaks, before their first token and after."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
@@ -13,7 +14,7 @@ import pytest
 
 from cluster.errors import ClusterError
 from cluster.wire.requests import Submit, Tokens
-from serving.answers import Answerer, Ask
+from serving.answers import Answerer, Ask, Given
 from serving.errors import Interrupted, ModelFailed, RequestError, TimedOut, Unavailable
 from serving.metrics import Metrics
 from serving.text import AnswerText
@@ -26,8 +27,8 @@ FOREVER_S = 3600.0
 class _Ticket:
     """Gives `tokens`, whatever was asked for; then the error, or nothing for ever without one."""
 
-    def __init__(self, tokens: int, error: Exception | None) -> None:
-        self._tokens, self._error = tokens, error
+    def __init__(self, tokens: int, error: Exception | None, cold: bool = False) -> None:
+        self._tokens, self._error, self.cold = tokens, error, cold
 
     async def tokens(self) -> AsyncGenerator[Tokens]:
         for token in range(self._tokens):
@@ -51,6 +52,36 @@ def _events(tokens: int, error: Exception | None, timeout_s: float = FOREVER_S) 
         return [json.loads(event[6:]) async for event in events if event.startswith(b"data: {")]
 
     return asyncio.run(collect())
+
+
+def _given(*tickets: _Ticket) -> tuple[str, Given]:
+    """How a request of so many choices that came ten seconds ago ended, and what it was given."""
+
+    async def read() -> list[tuple[str, Given]]:
+        found: list[tuple[str, Given]] = []
+        model = SimpleNamespace(name="m", text=None)
+        submits = tuple(Submit(f"r.{i}", (1,), 1, 9, (), GREEDY) for i in range(len(tickets)))
+        arrived_s = asyncio.get_running_loop().time() - 10.0
+        asked = Ask("cmpl-1", "text_completion", model, submits, len(tickets), (), arrived_s, True, False)  # type: ignore[arg-type]
+        answerer = Answerer(Metrics(), FOREVER_S, lambda _asked, outcome, given: found.append((outcome, given)))
+        with contextlib.suppress(RequestError):
+            await answerer.whole(asked, tickets)  # type: ignore[arg-type]
+        return found
+
+    (told,) = asyncio.run(read())
+    return told
+
+
+def test_who_is_given_tokens_was_given_them_since_it_came() -> None:
+    outcome, given = _given(_Ticket(2, None, cold=True), _Ticket(3, ClusterError("it broke")))
+    assert (outcome, given.tokens, given.cold) == ("failed", 5, True)
+    assert given.ttft_s is not None
+    assert given.last_s is not None
+    assert 10.0 <= given.ttft_s <= given.last_s < 20.0
+
+
+def test_who_is_given_nothing_has_no_times() -> None:
+    assert _given(_Ticket(0, ClusterError("it broke"))) == ("failed", Given())
 
 
 @pytest.mark.parametrize(
@@ -96,6 +127,8 @@ def test_a_request_that_takes_too_long_says_so_also_after_tokens(tokens: int) ->
 
 class _Saying:
     """A ticket that has these tokens, the last of which ends it so."""
+
+    cold = False
 
     def __init__(self, tokens: Sequence[int], finish: str) -> None:
         self._tokens, self._finish = tokens, finish

@@ -22,6 +22,7 @@ from serving.errors import HistoryAway, HistoryRefused
 from serving.history import BATCH_ROWS, DELETED_ROWS, QUEUED_ROWS, READ_ROWS, History
 from serving.history_file import HistoryFile
 from serving.history_tables import (
+    ARRIVALS,
     COLD_STARTS,
     MOVES,
     SCHEMA,
@@ -399,19 +400,27 @@ async def test_a_database_of_another_version_is_refused_with_what_to_do(database
         assert (await history.starts(None, 10), await arrivals(history)) == ([START], [])
 
 
-async def test_a_database_of_before_there_were_moves_is_given_a_table_for_them(database: Database) -> None:
-    """It has its version on the way: the firsttoken that wrote it would not know what to make of it."""
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_database_of_an_older_version_is_given_what_it_lacks(database: Database, version: int) -> None:
+    """It has its version on the way: the firsttoken that wrote it would not know what to make of it. What it holds stays."""
     async with writing(database.url) as history:
         history.add_start(START)
+        history.add_arrival(ARRIVAL)
     engine = history_engine(database.url)
     async with engine.begin() as connection:
-        await connection.execute(DropTable(MOVES))
-        await connection.execute(update(SCHEMA).values(version=1))
+        for column in ("ttft_s", "last_s", "cold"):
+            await connection.exec_driver_sql(f"ALTER TABLE {ARRIVALS.name} DROP COLUMN {column}")
+        if version == 1:
+            await connection.execute(DropTable(MOVES))
+        await connection.execute(update(SCHEMA).values(version=version))
+    timed = replace(ARRIVAL, arrived_s=NOW_S + 1, ttft_s=0.25, last_s=1.5, cold=True)
     async with writing(database.url) as first, writing(database.url) as second:
         await asyncio.gather(first.check(), second.check())
         second.add_move(MOVE)
+        second.add_arrival(timed)
     async with writing(database.url) as history:
         assert (await history.starts(None, 10), await history.moves(10)) == ([START], [MOVE])
+        assert await arrivals(history) == [ARRIVAL, timed]
     async with engine.begin() as connection:
         assert await connection.scalar(select(SCHEMA.c.version)) == VERSION
     await engine.dispose()

@@ -1,6 +1,7 @@
 """The history behind a front end: written by real requests, found again by the next front end, never in their way."""
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from firsttoken.ports import free_port
+from serving.happened import asked
 from serving.history import History
 from serving.history_tables import VERSION, Arrival
 from storage_tiers.model_store import ModelStore
@@ -64,11 +66,18 @@ def test_a_front_end_remembers_what_the_one_before_it_did(
     assert complete(url, tiny, logit_bias={"2": -100}).status_code == 200
     assert complete(url, tiny, prompt=[1] * 600).status_code == 400
     shared_cluster.kill("first", signal.SIGTERM)
-    ended = [(a.model, a.prompt_tokens, a.max_tokens, a.generated_tokens, a.outcome) for a in arrivals(database)]
-    assert ended == [(tiny, 3, 8, 8, "served"), (tiny, 3, 4, 4, "served")]
+    kept = arrivals(database)
+    ended = [(a.model, a.prompt_tokens, a.max_tokens, a.generated_tokens, a.outcome, a.cold) for a in kept]
+    assert ended == [(tiny, 3, 8, 8, "served", True), (tiny, 3, 4, 4, "served", False)]
+    assert kept[0].ttft_s == pytest.approx(before[0]["ttft_s"], abs=0.1)
+    assert all(0.0 < arrival.ttft_s <= arrival.last_s for arrival in kept if arrival.ttft_s and arrival.last_s)
     url = shared_cluster.start_frontend("second", START_S, history_url=database)
     try:
         assert cold_starts(url) == before
+        told = get(f"{url}/admin/requests", params={"since": 0, "until": 1e11}, timeout=DEADLINE_S).text.splitlines()
+        assert [json.loads(line) for line in told] == [*(asked(arrival)._asdict() for arrival in kept), {"requests": 2}]
+        since = {"since": kept[1].arrived_s, "until": 1e11}
+        assert len(get(f"{url}/admin/requests", params=since, timeout=DEADLINE_S).text.splitlines()) == 2
     finally:
         shared_cluster.kill("second", signal.SIGTERM)
 
@@ -88,6 +97,8 @@ def test_a_database_that_is_not_there_is_in_nobodys_way(shared_cluster: RealClus
     url = shared_cluster.start_frontend("unrecorded", START_S, history_url=database)
     assert complete(url, tiny).status_code == 200
     assert [start["model"] for start in cold_starts(url)] == [tiny]
+    refused = get(f"{url}/admin/requests", params={"since": 0, "until": 1}, timeout=DEADLINE_S)
+    assert refused.status_code == 503
     assert "firsttoken_history_dropped_total 0.0" in get(f"{url}/metrics").text
     shared_cluster.kill("unrecorded", signal.SIGTERM)
     assert shared_cluster.log("unrecorded").count("requests go on") == 1

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from schedules.estimates import migration_s, whole_s
 from schedules.facts import NoPlacement, Placement
 from schedules.placing.candidates import candidate, slower
 from schedules.placing.choices import further
 from schedules.placing.decision import Candidate, Decision, Leaving, Listed, Move, Question, Running, Wait
+from schedules.placing.going_on import goes_on_s
 from schedules.placing.policies.fixed import no_room
 from schedules.placing.survey import Survey
 
@@ -182,26 +182,14 @@ def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, sto
                 continue
             to = min(roomy, key=lambda name: (-free[name], name))
             free[to] -= needed_bytes
-            takes_s = _migration_s(survey.question, replica, to)
+            there = survey.question.view.node(to)
+            assert there is not None
+            takes_s = goes_on_s(Survey(replace(survey.question, model=replica.model)).site(there), replica)
         for node, size_bytes in replica.reserved_bytes.items():
             if node in free:
                 free[node] += size_bytes
         moves.append(Move(replica.group, replica.model.name, to, takes_s))
     return tuple(moves) if all(free[node] >= 0 for node in short) else None
-
-
-def _migration_s(question: Question, replica: Running, to: str) -> float:
-    """Seconds until the replica goes on at `to`; infinite if nothing is known of the node's speeds."""
-    node = question.view.node(to)
-    assert node is not None
-    site = Survey(replace(question, model=replica.model)).site(node)
-    if site.mean is None:
-        return float("inf")
-    fetched_s = site.busy_s + site.far[-1] / site.mean.nic_bytes_per_s
-    load_s = whole_s(site.mean, 1, fetched_s, site.near[-1], replica.model.size_bytes)
-    size_bytes = replica.model.size_bytes
-    prefill, decode = site.mean.prefill_bytes_per_s / size_bytes, site.mean.decode_bytes_per_s / size_bytes
-    return migration_s(load_s, replica.tokens, prefill, decode)
 
 
 def _not_worth(question: Question, best: Candidate | None, after: Candidate, leaving: Leaving) -> str:

@@ -1,5 +1,6 @@
 """A trace as a value, and traces made of traces."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from schedules.traces.errors import BadTrace, BadWish
 from schedules.traces.importing import Wishes, made_of
 from schedules.traces.lengths import TASKS, Lognormal, draw, task
 from schedules.traces.lineup import PRESETS, numbered, preset
+from schedules.traces.synthesis import Recipe, synthesise
 from schedules.traces.trace import COLUMNS, LONGEST_S, MOST_TOKENS, Target, Trace
 from tests.schedules.traces.made import at, requests_of, trace, traces
 
@@ -129,6 +131,33 @@ def test_thinning_is_the_same_for_the_same_seed_and_spares_no_part_of_the_time()
 def test_nothing_is_thinned_to_more_than_there_is(rate: float) -> None:
     with pytest.raises(BadWish, match="cannot be thinned"):
         changing.thinned(at(0.0, 1.0, duration_s=2.0), rate, SEED)
+
+
+@given(traces(), st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 3.25]), st.integers(0, 2**32))
+def test_a_denser_trace_has_so_many_requests_of_which_the_first_copy_is_as_it_was(
+    whole: Trace, factor: float, seed: int
+) -> None:
+    result = changing.denser(whole, factor, seed)
+    assert len(result) == int(factor) * len(whole) + round((factor - int(factor)) * len(whole))
+    assert result == changing.denser(whole, factor, seed)
+    assert (result.models, result.duration_s) == (whole.models, whole.duration_s)
+    assert factor < 1 or not Counter(requests_of(whole)) - Counter(requests_of(result))
+
+
+def test_copies_of_a_model_come_later_by_the_same_and_go_on_at_the_begin() -> None:
+    one = synthesise(Recipe(numbered(3), 1.0, 100.0), seed=SEED)
+    twice = changing.denser(one, 2.0, SEED)
+    for model in range(3):
+        was, is_now = one.at_s[one.model == model], twice.at_s[twice.model == model]
+        added = np.sort(list((Counter(is_now.tolist()) - Counter(was.tolist())).elements()))
+        shifts = [shift for shift in (added[0] - was) % 100.0 if np.allclose(np.sort((was + shift) % 100.0), added)]
+        assert len(shifts) == 1
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_nothing_is_made_as_dense_as_cannot_be(factor: float) -> None:
+    with pytest.raises(BadWish, match="2 requests cannot be"):
+        changing.denser(at(0.0, 1.0), factor, SEED)
 
 
 def test_time_goes_faster() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-from firsttoken.errors import NotATrace
+from flows.errors import NotATrace
 from schedules.traces.errors import TraceError
 from schedules.traces.formats import Reading
 from schedules.traces.parsing import Parsed, Wanting, parse

@@ -1,0 +1,1 @@
+"""What two papers measured, on what, and the same set-ups as the simulator takes them."""

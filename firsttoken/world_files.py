@@ -1,0 +1,29 @@
+"""Fitted worlds on disk: JSON, written whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+
+from firsttoken.errors import FirsttokenError
+from schedules.fitting.fitted import Fitted
+from schedules.fitting.world_file import to_json
+
+
+def check_place(path: Path, *, force: bool) -> None:
+    """FirsttokenError if no world can or may be written there."""
+    if not path.parent.is_dir():
+        raise FirsttokenError(f"there is no folder {path.parent}")
+    if path.is_dir() or (path.exists() and not force):
+        raise FirsttokenError(
+            f"{path} is a folder" if path.is_dir() else f"{path} is there already: --force replaces it"
+        )
+
+
+def save(world: Fitted, path: Path) -> None:
+    """The file, in place of one that was there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(to_json(world), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The answer of a search in words and settings: which cluster, what binds, and what else would be."""
