@@ -78,11 +78,17 @@ class Batch:
     """
 
     def __init__(
-        self, kv_tokens: int, stages: Sequence[tuple[int, Speeds]], habits: Habits, on_gpu: bool = False
+        self,
+        kv_tokens: int,
+        stages: Sequence[tuple[int, Speeds]],
+        habits: Habits,
+        on_gpu: bool = False,
+        *,
+        terse: bool = False,
     ) -> None:
         self._kv_tokens, self._stages, self._habits = kv_tokens, stages, habits
         self._prompts_beside = PROMPTS_BESIDE_ON_GPU if on_gpu else PROMPTS_BESIDE
-        self.terse = habits.terse and (habits.cores is None or on_gpu)
+        self.terse = terse and (habits.cores is None or on_gpu)
         self._waiting: deque[Ask] = deque()
         self._running: dict[Ask, None] = {}
         self._followers: list[Ask] = []

@@ -14,9 +14,7 @@ class Habits:
     however many stages it is: an engine's own time. Nodes of one machine compute so many steps at once as it
     has `cores`, and more of them in turn; None is as many as are wanted.
 
-    So many `tokens_at_once` land together, whoever comes meanwhile. If the world is `terse` the same happens as token by
-    token, but a long run is far faster: of a stream its first and last tokens are told, and what it had when something
-    becomes of it; of nodes what has changed, and once a second, in one word for all, that they are there.
+    So many `tokens_at_once` land together, whoever comes meanwhile, unless the world is terse.
     """
 
     report_every_s: float = 1.0
@@ -33,10 +31,6 @@ class Habits:
     receive_s: float = 0.0
     step_s: float = 0.0
     cores: float | None = None
-    terse: bool = False
-
-
-TERSE = Habits(terse=True)
 
 
 class Misfortune(StrEnum):

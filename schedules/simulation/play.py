@@ -26,8 +26,9 @@ def play(scenario: Scenario, on_progress: Callable[[int], object] | None = None)
     startups = {node.name: scenario.startups.get(node.name, system.startup) for node in scenario.nodes}
     nodes = scenario.nodes if system.peers else tuple(replace(node, peer_port=0) for node in scenario.nodes)
     world = World(
-        nodes, models, scenario.habits, startups=startups, keeps=system.keeps, count_from_s=LEAD_S, truly=scenario.truly
-    )
+        nodes, models, scenario.habits, startups=startups, keeps=system.keeps, count_from_s=LEAD_S, truly=scenario.truly,
+        terse=True,
+    )  # fmt: skip
     limits = Limits(
         scenario.start_timeout_s, _NO_BOUND, _NO_BOUND, system.consolidate, system.in_place, system.moves_others
     )

@@ -48,7 +48,12 @@ _RUNTIME = "runtime"
 
 class World:
     """`next_s` is when something happens next, and `happen` lets it. Orders and misfortunes come with the time that it is,
-    which is never before what has happened. `truly` are the rates of nodes that are not as fast as they report."""
+    which is never before what has happened. `truly` are the rates of nodes that are not as fast as they report.
+
+    If it is `terse` the same happens as otherwise, but a long run is far faster: of a stream its first and last tokens are
+    told, and what it had when something becomes of it; of nodes what has changed, and now and then, in one word for all, that
+    they are there.
+    """
 
     def __init__(
         self,
@@ -60,8 +65,10 @@ class World:
         keeps: Keeps | None = None,
         count_from_s: float | None = None,
         truly: Mapping[str, Mapping[str, Rate]] | None = None,
+        *,
+        terse: bool = False,
     ) -> None:
-        self.habits, self._startups = habits or Habits(), startups or {}
+        self.habits, self._startups, self._terse = habits or Habits(), startups or {}, terse
         self._models: dict[ModelKey, Model] = {}
         for model in models:
             self.know(model)
@@ -71,7 +78,7 @@ class World:
         tiers = {each.card: Tiers(each.dram_bytes, each.ssd_bytes, keeps) for each in facts}
         rates_of = {each.name: (truly or {}).get(each.name, each.rates) for each in facts}
         self._nodes = {
-            each.name: WorldNode(each, sizes, keeps, tiers[each.card], rates_of[each.name], terse=self.habits.terse)
+            each.name: WorldNode(each, sizes, keeps, tiers[each.card], rates_of[each.name], terse=terse)
             for each in facts
         }
         self._beside: dict[str, list[str]] = {}
@@ -90,10 +97,10 @@ class World:
         self._agenda.tell(now_s, lambda _: (SchedulerJoined(),))
         for index, node in enumerate(self._nodes.values()):
             self._report_soon(node, now_s - self.habits.report_after_s)
-            if not self.habits.terse:
+            if not terse:
                 offset_s = self.habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
                 self._agenda.tell(now_s + offset_s, self._reporting_always(node))
-        if self.habits.terse:
+        if terse:
             self._agenda.tell(now_s + self.habits.report_every_s, self._hear_always)
 
     # ---- what is seen from outside
@@ -147,7 +154,7 @@ class World:
         weights = _weights(placement, sliced=startup.sliced)
         speeds = [*zip(weights, [node.speeds for node in nodes], strict=True)]
         on_gpu = all(node.on_gpu for node in nodes)
-        batch = Batch(placement.kv_tokens, speeds, self.habits, on_gpu)
+        batch = Batch(placement.kv_tokens, speeds, self.habits, on_gpu, terse=self._terse)
         group = self._groups[name] = WorldGroup(name, key, placement, nodes, batch, now_s, startup, behind)
         digests = {unit.name: unit.digest for unit in self._models[key].units}
         for stage, node in zip(placement.stages, nodes, strict=True):
