@@ -13,6 +13,7 @@ SCRIPTS = (
     "prediction.py",
     "honesty.py",
     "decision.py",
+    "simulator.py",
     "moves.py",
     "move_flow.py",
     "generation.py",

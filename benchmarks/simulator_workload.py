@@ -1,7 +1,7 @@
 """What the simulator is measured on: models of seven sizes, nodes of one accelerator each, and a trace for them.
 
-Sizes, layers and KV cache are those of well-known open models in two bytes a weight; the more of a size there are, the more it
-is used. Cards, ssds and accelerators are of the kinds that clouds rent out, and no two nodes are quite alike.
+Sizes, layers and KV cache are those of well-known open models in two bytes a weight. Cards, ssds and accelerators are of the
+kinds that clouds rent out, and no two nodes are quite alike.
 """
 
 import random
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from schedules.facts import Model, Node, Rate, Unit, Widths
 from schedules.objectives import Objectives
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, formed
-from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Offered, Scenario
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
@@ -29,7 +28,7 @@ WANTED = Objectives(
     tpot_s=None,
     min_replicas=0,
     max_replicas=8,
-    keep_alive_s=60.0,
+    keep_alive_s=300.0,
     priority=0,
     max_degree=4,
     kv_tokens=32_768,
@@ -101,4 +100,4 @@ def workload(nodes: int, models: int, requests: int, duration_s: float, seed: in
     chance.shuffle(sizes)
     offered = tuple(Offered(model(served.name, size), WANTED) for served, size in zip(lineup, sizes, strict=True))
     made = tuple(node(index, chance) for index in range(nodes))
-    return Scenario(made, offered, trace, habits=Habits(), seed=seed)
+    return Scenario(made, offered, trace, seed=seed)

@@ -182,6 +182,7 @@ class Brain:
             events.StartMeasured: self._start_measured,
             events.Recalled: self._recalled,
             events.NodeReported: self._node_reported,
+            events.NodesHeard: watch.heard,
             events.NodeLeft: lambda event, now_s: watch.left(event.node, now_s),
             events.NodeDrained: wishes.drained,
             events.NodeUndrained: self._node_undrained,

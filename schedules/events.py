@@ -180,6 +180,13 @@ class NodeReported:
 
 
 @dataclass(frozen=True)
+class NodesHeard:
+    """All nodes that have reported, and are not gone, are there as they said last, but for those that are `silent`."""
+
+    silent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class NodeLeft:
     """The node is gone, and all that ran there."""
 
@@ -279,6 +286,6 @@ class Ticked:
 Event = (
     ModelKnown | RequestAnnounced | AnnouncementOver | RequestArrived | RequestProgressed | RequestEnded | RequestLeft
     | RequestRefused | RequestBroke | GroupFormed | GroupFailed | GroupLost | GroupStopped | GroupFound | StartMeasured
-    | Recalled | NodeReported | NodeLeft | SchedulerLost | SchedulerJoined | NodeDrained | NodeUndrained
+    | Recalled | NodeReported | NodesHeard | NodeLeft | SchedulerLost | SchedulerJoined | NodeDrained | NodeUndrained
     | ConsolidationWanted | MigrationWanted | MoveGoOn | MoveGivenUp | RequestShifted | RequestStayed | Ticked
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from schedules.events import NodeReported
+from schedules.events import NodeReported, NodesHeard
 from schedules.ledgers.books import Books
 from schedules.limits import LOST_S, SILENT_S
 from schedules.replicas.fleet import Fleet
@@ -17,6 +17,7 @@ class NodeWatch:
         self._books, self._wakes, self._fleet, self._leave = books, wakes, fleet, leave
         self._heard_s: dict[str, float] = {}  # the last that was heard is last; those that fell silent are in the other
         self._silent: dict[str, float] = {}
+        self._all_s = float("-inf")  # when all of the first that are not in the second were heard last
         self._woken = False
 
     def reported(self, event: NodeReported, now_s: float) -> None:
@@ -36,6 +37,19 @@ class NodeWatch:
             self._leave(node.name, now_s)
         self._watch(now_s + SILENT_S)
 
+    def heard(self, event: NodesHeard, now_s: float) -> None:
+        """Nodes are what they were."""
+        if event.silent:
+            before = {name: self._last_s(name) for name in self._heard_s if name in event.silent}
+            self._heard_s = before | {name: now_s for name in self._heard_s if name not in event.silent}
+        else:
+            self._all_s = now_s
+        for name in [name for name in self._silent if name not in event.silent]:
+            del self._silent[name]
+            self._heard_s[name] = now_s
+            self._books.nodes.hear(name)
+            self._fleet.stir()
+
     def left(self, name: str, now_s: float) -> None:
         """It is gone."""
         self._heard_s.pop(name, None)
@@ -47,7 +61,7 @@ class NodeWatch:
     def unheard(self, name: str) -> None:
         """It did not answer: nothing new goes there until it is heard, however lately that was."""
         if name in self._heard_s:
-            self._fall_silent(name, self._heard_s.pop(name))
+            self._fall_silent(name)
             self._fleet.stir()
 
     def _watch(self, at_s: float) -> None:
@@ -59,14 +73,19 @@ class NodeWatch:
     def _look(self, now_s: float) -> None:
         self._woken = False
         while self._heard_s:
-            name, heard_s = next(iter(self._heard_s.items()))
+            name = next(iter(self._heard_s))
+            heard_s = self._last_s(name)
             if now_s < heard_s + SILENT_S:
                 self._watch(heard_s + SILENT_S)
                 return
-            self._fall_silent(name, self._heard_s.pop(name))
+            self._fall_silent(name)
 
-    def _fall_silent(self, name: str, heard_s: float) -> None:
-        self._silent[name] = heard_s
+    def _last_s(self, name: str) -> float:
+        return max(self._heard_s[name], self._all_s)
+
+    def _fall_silent(self, name: str) -> None:
+        heard_s = self._silent[name] = self._last_s(name)
+        del self._heard_s[name]
         self._books.nodes.silence(name)
         self._lose_at(heard_s + LOST_S, name, heard_s)
 

@@ -1,8 +1,9 @@
 """A request as a value: how long it is, how far it has come, where it runs. Whatever moves it makes another one of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from schedules.facts import ModelKey
 
@@ -11,6 +12,7 @@ PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, PROMPTS_ALONE = 256, 1024, 2048
 _SMALLEST_ROOM = 64
 
 
+@lru_cache(maxsize=1 << 14)
 def room_tokens(tokens: int, most_tokens: int) -> int:
     """The KV cache that a request of `tokens` is given: the next of 64, 96, 128, 192, 256, ..., at most `most_tokens`.
 
@@ -59,8 +61,7 @@ class IllegalTurn(ValueError):
     """It cannot happen to a request that stands so; nothing has changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """`prompt_tokens` and `max_tokens` are those that it came with, `generated` of the latter are there. It was assigned
     `attempts` times, the last time to `group`, or went on there, which is no attempt. While it is shifted it has a room at
     `to` as well. `room` is the KV cache that it needs, in tokens, as a replica counts it; since `held_s` it was held, the
@@ -98,27 +99,27 @@ class Request:
 
     def shifting(self, to: str) -> "Request":
         """It is to go on there."""
-        return replace(self, stand=self._to(Turn.SHIFT), to=to)
+        return self._replace(stand=self._to(Turn.SHIFT), to=to)
 
     def shifted(self) -> "Request":
         """It goes on where it was to."""
-        return replace(self, stand=self._to(Turn.SHIFTED), group=self.to, to="")
+        return self._replace(stand=self._to(Turn.SHIFTED), group=self.to, to="")
 
     def stayed(self) -> "Request":
         """It goes on where it was."""
-        return replace(self, stand=self._to(Turn.STAYED), to="")
+        return self._replace(stand=self._to(Turn.STAYED), to="")
 
     def broken(self, now_s: float) -> "Request":
         """It waits again, with what it has; with nothing, as long as it has waited already."""
         held_s = now_s if self.generated else self.held_s
-        return replace(self, stand=self._to(Turn.BROKEN), group="", to="", held_s=held_s)
+        return self._replace(stand=self._to(Turn.BROKEN), group="", to="", held_s=held_s)
 
     def ended(self) -> "Request":
         """Whatever it ended by."""
-        return replace(self, stand=self._to(Turn.ENDED))
+        return self._replace(stand=self._to(Turn.ENDED))
 
     def _with(self, stand: Stand, generated: int, attempts: int, group: str) -> "Request":
-        """As `replace` would make it, in a third of the time: every request comes through here."""
+        """As `_replace` would make it, in a third of the time: every request comes through here."""
         return Request(
             self.name, self.key, self.prompt_tokens, self.max_tokens, self.arrived_s, self.deadline_s, self.room,
             self.held_s, self.cold, stand, generated, attempts, group, self.to,

@@ -211,6 +211,11 @@ class Service:
         return [replica for replica in self.replicas if replica.state in states]
 
     @property
+    def serves(self) -> bool:
+        """Whether any of its replicas does."""
+        return State.SERVING in [replica.state for replica in self.replicas]
+
+    @property
     def coming(self) -> list[Replica]:
         """The replicas that serve or will, but for those that follow others as long as these serve."""
         return [replica for replica in self.replicas if replica.state in COMING and not replica.ahead_of_time]

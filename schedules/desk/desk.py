@@ -10,7 +10,6 @@ from schedules.desk.runs import Runs
 from schedules.desk.shifts import Shifts
 from schedules.facts import ModelKey
 from schedules.ledgers.books import Books
-from schedules.lifecycle import State
 from schedules.limits import ANNOUNCED_S, Limits
 from schedules.replicas.fleet import Fleet
 from schedules.requests import Request, Stand, room_tokens
@@ -88,7 +87,7 @@ class Desk:
             return
         request = Request(
             event.request, event.key, event.prompt_tokens, event.max_tokens, event.arrived_s, event.deadline_s,
-            room_tokens(tokens, most), now_s, not service.in_state(State.SERVING),
+            room_tokens(tokens, most), now_s, not service.serves,
         )  # fmt: skip
         must_wait = bool(service.waiting) or service.taker(request.room) is None
         refusal = self._refusal(service, event.request, now_s) if must_wait and not event.more else None
@@ -125,7 +124,7 @@ class Desk:
 
     def _retry_after_s(self, service: Service, now_s: float) -> int:
         """When who waits now is likely to be served, in whole seconds."""
-        waits_s = service.clearing.takes_s(service.waiting_tokens, now_s) if service.in_state(State.SERVING) else None
+        waits_s = service.clearing.takes_s(service.waiting_tokens, now_s) if service.serves else None
         if waits_s is None:
             waits_s = service.last_ttft_s
         return max(1, min(LONGEST_RETRY_S, round(waits_s)))

@@ -5,7 +5,6 @@ from math import inf
 
 from schedules.actions import Action, Reject, Why
 from schedules.facts import ModelKey
-from schedules.lifecycle import State
 from schedules.limits import Limits
 from schedules.requests import Request, Stand
 from schedules.service import Service
@@ -82,7 +81,7 @@ class Line:
     def _expire(self, service: Service, now_s: float) -> None:
         """Reject who has waited as long as a start may take, where no replica is at work that would come to them."""
         service.held_wake = False
-        at_work = bool(service.in_state(State.SERVING))
+        at_work = service.serves
         while (request := self.first(service)) is not None:
             until_s = request.deadline_s if at_work else self._patience_s(request)
             if until_s > now_s:

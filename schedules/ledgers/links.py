@@ -1,7 +1,8 @@
 """Who uses which link until when, and admission by deadline. What is a link, and who gets how much of it: see `shares`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from schedules.ledgers.shares import LATER, Flow, Transfer, finish_times
 
@@ -35,7 +36,9 @@ class Links:
         self._rates = dict(rates)
         self._transfers: dict[str, Transfer] = {}
         self._now_s = now_s
-        self._flow: Flow | None = None
+        self._flow = Flow(self._rates, (), now_s)
+        self._numbers = count()
+        self._number_of: dict[str, int] = {}
         self._users: dict[str, set[str]] = {}
         self._ways_of: dict[str, list[str]] = {}
         self._forecast: dict[str, float] = {}
@@ -47,7 +50,11 @@ class Links:
     @property
     def transfers(self) -> tuple[Transfer, ...]:
         """What is under way, as far as the last call's time."""
-        return tuple(self._transfers.values())
+        return tuple([self._as_it_is(name) for name in self._transfers])
+
+    def transfer(self, name: str) -> Transfer:
+        """One of those under way, as far as the last call's time. KeyError if it is not."""
+        return self._as_it_is(name)
 
     @property
     def rates(self) -> Mapping[str, float]:
@@ -77,19 +84,20 @@ class Links:
         if any(not rates.keys().isdisjoint(transfer.links) for transfer in self._transfers.values()):
             self._begin_anew()
 
-    def advance(self, now_s: float) -> None:
-        """Move everything on to `now_s` by its shares; what is done by then is gone. Time does not run back."""
+    def advance(self, now_s: float) -> Sequence[str]:
+        """Move everything on to `now_s` by its shares; what is done by then is gone, its names are returned. Time does not
+        run back."""
         if now_s <= self._now_s:
-            return
+            return ()
         self._considered.clear()
-        if self._transfers:
-            if self._flow is None:
-                self._flow = Flow(self._rates, self._transfers.values(), self._now_s)
-            self._forget(list(self._flow.run(now_s)))
-            for name, left_bytes in self._flow.moved().items():
-                self._transfers[name] = self._transfers[name].with_remaining(left_bytes)
-            self._queues = None
-        self._now_s = now_s
+        self._now_s, self._queues = now_s, None
+        done = list(self._flow.run(now_s))
+        self._forget(done)
+        return done
+
+    def next_s(self) -> float:
+        """When the next transfer is done if no other comes, as far as the last call's time; infinite if none will be."""
+        return self._flow.next_s
 
     def forecast(self, now_s: float) -> dict[str, float]:
         """When each transfer under way is done if no other comes, in seconds. It stays so until something changes."""
@@ -112,9 +120,9 @@ class Links:
         self.advance(now_s)
         if self._queues is None:
             self._queues = {}
-            for transfer in self._transfers.values():
+            for name, transfer in self._transfers.items():
                 if transfer.queue is not None:
-                    self._queues.setdefault(transfer.queue, []).append(transfer)
+                    self._queues.setdefault(transfer.queue, []).append(self._as_it_is(name))
         return self._queues
 
     def rate(self, link: str) -> float | None:
@@ -125,8 +133,7 @@ class Links:
         """The forecast, found anew for those whose shares are others than when it was made."""
         self.advance(now_s)
         if self._unsure:
-            unsure = [transfer for name, transfer in self._transfers.items() if name in self._unsure]
-            self._forecast |= finish_times(self._rates, unsure, self._now_s)
+            self._forecast |= finish_times(self._rates, self._all_of(self._unsure), self._now_s)
             self._unsure.clear()
             self._ends = None
         return self._forecast
@@ -136,7 +143,7 @@ class Links:
         self.advance(now_s)
         self._check_names(new)
         touched = self._touched(new)
-        present = [transfer for name, transfer in self._transfers.items() if name in touched] if touched else []
+        present = self._all_of(touched)
         before = self._known(now_s) if present else {}
         after = finish_times(self._rates, [*present, *new], now_s)
         self._considered.append((new, after))
@@ -161,11 +168,11 @@ class Links:
         else:
             self._forecast |= foreseen
             self._unsure.difference_update(foreseen)
-        if touched or not self._transfers:
-            self._flow = None
-        elif self._flow is not None:
-            self._flow.add(new)
-        self._transfers |= {transfer.name: transfer for transfer in new}
+        again = self._all_of(touched)
+        self._flow.drop(again)
+        self._flow.add([*again, *new])
+        self._transfers |= {transfer.name: transfer for transfer in (*again, *new)}
+        self._number_of |= {transfer.name: next(self._numbers) for transfer in new}
         self._note_users(new)
         self._considered.clear()
         self._queues = self._ends = None
@@ -186,15 +193,28 @@ class Links:
 
     def _end(self, over: Sequence[Transfer]) -> None:
         if over:
-            touched = self._touched(over)
+            touched, names = self._touched(over), [transfer.name for transfer in over]
             self._unsure |= touched
-            if not touched.issubset([transfer.name for transfer in over]):
-                self._flow = None
-            elif self._flow is not None:
-                self._flow.drop(over)
-            self._forget([transfer.name for transfer in over])
+            self._flow.drop(over)
+            again = self._all_of(touched.difference(names))
+            self._flow.drop(again)
+            self._flow.add(again)
+            self._transfers |= {transfer.name: transfer for transfer in again}
+            self._forget(names)
             self._considered.clear()
             self._queues = self._ends = None
+
+    def _as_it_is(self, name: str) -> Transfer:
+        """With what is to go of it now."""
+        transfer, left_bytes = self._transfers[name], self._flow.left_bytes(name)
+        if left_bytes is None or left_bytes == transfer.remaining_bytes:
+            return transfer
+        return transfer.with_remaining(left_bytes)
+
+    def _all_of(self, names: Collection[str]) -> list[Transfer]:
+        """Those of these names, in the order in which they began."""
+        ordered = sorted(names, key=self._number_of.__getitem__) if len(names) > 1 else names
+        return [self._as_it_is(name) for name in ordered]
 
     def _check_names(self, new: Sequence[Transfer]) -> None:
         names = {transfer.name for transfer in new}
@@ -203,7 +223,9 @@ class Links:
 
     def _begin_anew(self) -> None:
         """Shares are others from now on."""
-        self._flow, self._users, self._ways_of = None, {}, {}
+        self._transfers = {transfer.name: transfer for transfer in self.transfers}
+        self._flow = Flow(self._rates, self._transfers.values(), self._now_s)
+        self._users, self._ways_of = {}, {}
         self._considered.clear()
         self._note_users(self._transfers.values())
         self._unsure = set(self._transfers)
@@ -217,7 +239,7 @@ class Links:
     def _forget(self, names: Iterable[str]) -> None:
         """They are done or over."""
         for name in names:
-            del self._transfers[name]
+            del self._transfers[name], self._number_of[name]
             for way in self._ways_of.pop(name):
                 users = self._users[way]
                 users.discard(name)

@@ -6,7 +6,9 @@ equally, so that a transfer held up elsewhere keeps a share it cannot use; here 
 fetches for one stage after the other, so what it fetches stands in a queue, and only the first of a queue moves.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import heappop, heappush
 from math import inf
 from operator import attrgetter
 from typing import NamedTuple
@@ -89,20 +91,22 @@ class Flow:
         heads, self._behind = _heads(transfers)
         self._moving: dict[str, _Moving] = {}
         self._users: dict[str, dict[str, _Moving]] = {}
+        self._due: list[tuple[float, int, _Moving]] = []  # whose time is another by now is passed over
+        self._numbers = itertools.count()
         for transfer in heads:
             self._begin(transfer)
         self._share(self._moving.keys(), ())
 
     def run(self, until_s: float) -> dict[str, float]:
         """When each is done of those that are by then."""
-        found, moving = dict[str, float](), self._moving
-        while moving:
-            soonest_s = min([each.done_s for each in moving.values()])
-            if soonest_s > until_s or soonest_s == inf:
-                break
+        found, due = dict[str, float](), self._due
+        while (soonest_s := self.next_s) <= until_s and soonest_s != inf:
             self._now_s = max(self._now_s, soonest_s)
             begun, freed = list[str](), list[str]()
-            for each in [each for each in moving.values() if each.done_s <= soonest_s]:
+            while due and due[0][0] <= soonest_s:
+                done_s, _, each = heappop(due)
+                if each.done_s != done_s:
+                    continue
                 found[each.transfer.name] = soonest_s
                 self._end(each)
                 freed += each.links
@@ -129,9 +133,18 @@ class Flow:
             if (moving := self._moving.get(transfer.name)) is not None:
                 self._end(moving)
 
-    def moved(self) -> dict[str, float]:
-        """Bytes to go of those that move, as far as it has run."""
-        return {name: each.at(self._now_s) for name, each in self._moving.items()}
+    @property
+    def next_s(self) -> float:
+        """When the next one is done; infinite if none will be."""
+        due = self._due
+        while due and due[0][2].done_s != due[0][0]:
+            heappop(due)
+        return due[0][0] if due else inf
+
+    def left_bytes(self, name: str) -> float | None:
+        """Bytes to go of one that moves, as far as it has run; None of any other."""
+        moving = self._moving.get(name)
+        return None if moving is None else moving.at(self._now_s)
 
     def _begin(self, transfer: Transfer) -> None:
         moving = self._moving[transfer.name] = _Moving(transfer, self._rates, self._now_s)
@@ -140,30 +153,41 @@ class Flow:
 
     def _end(self, moving: "_Moving") -> None:
         del self._moving[moving.transfer.name]
+        moving.done_s = inf
         for link in moving.links:
-            del self._users[link][moving.transfer.name]
+            users = self._users[link]
+            del users[moving.transfer.name]
+            if not users:
+                del self._users[link]
+
+    def _go_on(self, moving: "_Moving", bytes_per_s: float) -> None:
+        """At that share from now on."""
+        if bytes_per_s == moving.bytes_per_s and moving.done_s != inf:
+            return
+        moving.go_on(bytes_per_s, self._now_s)
+        if moving.done_s != inf:
+            heappush(self._due, (moving.done_s, next(self._numbers), moving))
 
     def _share(self, begun: Iterable[str], freed: Iterable[str]) -> None:
         """Shares anew for those that have begun, those on the links that are free, and whom that touches."""
         todo, done = [self._moving[name] for name in begun], set[str]()
         for link in freed:
-            if users := self._users[link]:
+            if users := self._users.get(link):
                 todo += users.values()
-        rates, now_s = self._rates, self._now_s
+        rates = self._rates
         for first in todo:
             for link in first.links:
                 if len(self._users[link]) > 1:
                     break
             else:
-                first.go_on(_alone(rates, first), now_s)
+                self._go_on(first, _alone(rates, first))
                 continue
             if first.transfer.name not in done:
                 together = self._together(first)
                 done.update(together)
                 among = [*together.values()]
                 for each, share in zip(among, _filled(rates, among), strict=True):
-                    if share != each.bytes_per_s or each.done_s == inf:
-                        each.go_on(share, now_s)
+                    self._go_on(each, share)
 
     def _together(self, first: "_Moving") -> dict[str, "_Moving"]:
         """Those that hold each other up, by however many others in between."""
@@ -196,8 +220,6 @@ class _Moving:
 
     def go_on(self, bytes_per_s: float, now_s: float) -> None:
         """At that share from now on."""
-        if bytes_per_s == self.bytes_per_s and self.done_s != inf:
-            return
         if now_s > self.since_s:
             self.left_bytes, self.since_s = self.at(now_s), now_s
         self.bytes_per_s, self.done_s = bytes_per_s, now_s + _needed_s(self.left_bytes, bytes_per_s)

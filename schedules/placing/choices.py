@@ -1,7 +1,8 @@
 """Which nodes are worth a prediction beside those that are done soonest: those that rules look for which know one thing.
 
 A candidate's cost and its time go together as long as its degree stays, so of one degree only who may be sooner, or in time
-where nobody is yet, is looked at. That is known by bounds, which cost little: nothing is faster than its links alone.
+where nobody is yet, is looked at; and once anybody is in time, only who may be cheaper. That is known by bounds, which cost
+little: nothing is faster than its links alone.
 
 One stage may run on the node whose own tiers give the model soonest, on the one that forms a group soonest, or on the one
 with most of its card to spare. Several run on those with most of their cards to spare, any number of them on nodes that have
@@ -10,8 +11,9 @@ room for the whole model, into which the group may be merged later.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
-from schedules.estimates import Speeds, step_s, token_s
+from schedules.estimates import Speeds, cost_byte_s, step_s, token_s
 from schedules.ledgers.links import nic_link
 from schedules.placing.candidates import MOST_CORRECTED, candidate
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate
@@ -32,16 +34,41 @@ def further(survey: Survey, tried: Sequence[Candidate]) -> list[Candidate]:
     found = list[Candidate]()
     if all(c.prediction is None for c in tried):
         return found
+    cheapest = _cheapest(survey, tried)
     for degree in range(1, min(MOST_SPREAD, survey.question.objectives.max_degree, len(survey.sizes) - 2) + 1):
         seen = {frozenset(c.nodes) for c in tried if c.degree == degree}
         best = _best(survey, [c for c in tried if c.degree == degree])
         for sites in _single(survey) if degree == 1 else _several(survey, degree):
             names = frozenset([site.node.name for site in sites])
-            if names not in seen and _may_be_better(survey, _bound(survey, degree, sites), best):
-                found.append(candidate(survey, degree, [site.node for site in sites]))
-                best = _best(survey, [*([best] if best is not None else []), found[-1]])
+            if names not in seen:
+                bound = _bound(survey, degree, sites)
+                if _may_be_better(survey, bound, best) and _may_be_cheaper(survey, degree, sites, bound, cheapest):
+                    found.append(candidate(survey, degree, [site.node for site in sites]))
+                    best = _best(survey, [*([best] if best is not None else []), found[-1]])
+                    cheapest = min(cheapest, _cheapest(survey, found[-1:]))
             seen.add(names)
     return found
+
+
+def _cheapest(survey: Survey, among: Sequence[Candidate]) -> float:
+    """What the cheapest costs of those that are in time as they shall be; infinite if none is, or nothing was said of it."""
+    question = survey.question
+    if question.objectives.ttft_s is None:
+        return inf
+    known = [c.prediction for c in among if c.prediction is not None and not c.ruled_out]
+    return min([prediction.cost_byte_s for prediction in known if question.met_by(prediction)], default=inf)
+
+
+def _may_be_cheaper(survey: Survey, degree: int, sites: Sequence[Site], bound: _Bound, cheapest: float) -> bool:
+    if cheapest == inf:
+        return True
+    question, parts = survey.question, survey.parts(degree)
+    if all(site.node.gpu for site in sites):
+        reserved = [part.reserve_bytes for part in parts] + [site.node.context_bytes for site in sites]
+    else:
+        reserved = [part.weight_bytes + part.kv_bytes for part in parts]
+    lasts_s = bound.ttft_s - question.waited_s + question.objectives.keep_alive_s
+    return cost_byte_s(reserved, lasts_s) <= cheapest
 
 
 def _best(survey: Survey, among: Sequence[Candidate]) -> Candidate | None:

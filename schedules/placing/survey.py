@@ -8,6 +8,7 @@ thousand nodes cost no more than twenty.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from heapq import merge
 from itertools import accumulate, islice
 from operator import attrgetter, itemgetter
 from statistics import median
@@ -313,18 +314,15 @@ class Survey:
         return _Lazily(self._rank_by_network())
 
     def _rank_by_network(self) -> Iterator[tuple[float, float, int, str]]:
-        busy, others = self.busy_s, self._other_free
-        alike = list[tuple[float, float, int, str]]()
-        for speed, free, name in self._ranks.by_network:
-            if name in busy:
-                continue
-            if alike and alike[0][1] != speed:
-                yield from sorted(alike)
-                alike.clear()
-            alike.append((0.0, speed, -others[name] if name in others else free, name))
-        yield from sorted(alike)
-        usable = (name for name in busy if (node := self._ranks.by_name.get(name)) is not None and not node.draining)
-        by_name = self._ranks.by_name
+        busy, others, by_name = self.busy_s, self._other_free, self._ranks.by_name
+        odd = sorted([self._network_key(name, -free) for name, free in others.items() if name not in busy])
+        alike = (
+            (0.0, speed, free, name)
+            for speed, free, name in self._ranks.by_network
+            if name not in busy and name not in others
+        )
+        yield from merge(alike, odd)
+        usable = (name for name in busy if (node := by_name.get(name)) is not None and not node.draining)
         yield from sorted([self._network_key(name, -self.stage_free_bytes(by_name[name])) for name in usable])
 
     def _network_key(self, name: str, free: int) -> tuple[float, float, int, str]:

@@ -90,7 +90,7 @@ class Counting:
         if service.retired and not service.waiting and not service.announced:
             self._ends.end_soon(service.replicas, now_s)
         kept = 0 if service.retired else service.objectives.min_replicas
-        for replica in [replica for replica in service.in_state(State.WANTED) if replica.heir_of is None]:
+        for replica in [r for r in service.replicas if r.state is State.WANTED and r.heir_of is None]:
             if service.waiting or service.announced:
                 return
             if len(service.coming) > kept:

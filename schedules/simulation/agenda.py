@@ -2,12 +2,13 @@
 
 import heapq
 from itertools import count
-from math import floor
+from math import floor, inf
 from typing import Generic, TypeVar
 
 _What = TypeVar("_What")
 _STEPS_PER_S, _MOMENTS = 1_000_000, 1000
 """Things happen at whole microseconds; what is told of, within the next one."""
+_MOMENTS_PER_S = _STEPS_PER_S * _MOMENTS
 _APART, _STRIDE = 997, 619
 """Both primes: two steps that are not a multiple of _APART from each other have other moments."""
 
@@ -29,7 +30,7 @@ class Agenda(Generic[_What]):
     @property
     def next_s(self) -> float:
         """When the next thing happens; infinite if nothing will."""
-        return _seconds(self._heap[0][0]) if self._heap else float("inf")
+        return self._heap[0][0] / _MOMENTS_PER_S if self._heap else inf
 
     def put(self, at_s: float, what: _What) -> None:
         """It happens then, or as soon after as can be, and nobody hears of it."""
@@ -49,11 +50,8 @@ class Agenda(Generic[_What]):
         self._now, _, what = heapq.heappop(self._heap)
         if self._now % _MOMENTS:
             self._told.discard(self._now // _MOMENTS)
-        return _seconds(self._now), what
+        return self._now / _MOMENTS_PER_S, what
 
     def _after(self, at_s: float) -> int:
-        return max(self._now // _MOMENTS, floor(at_s * _STEPS_PER_S)) + 1
-
-
-def _seconds(moment: int) -> float:
-    return moment / (_STEPS_PER_S * _MOMENTS)
+        step, now = floor(at_s * _STEPS_PER_S), self._now // _MOMENTS
+        return (step if step > now else now) + 1

@@ -1,7 +1,9 @@
 """Who looks on while a scenario is played, and writes down what became of it."""
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -49,9 +51,9 @@ class Counting:
         self._places = {key: place for place, key in enumerate(models)}
         self._requests_over = 0
         count = len(trace)
-        self._at_s = (trace.at_s + begin_s).tolist()
-        self._ttft_s, self._last_s = np.full(count, np.nan), np.full(count, np.nan)
-        self._cold, self._ending = np.zeros(count, np.bool_), np.zeros(count, np.int8)
+        self._at_s = array("d", (trace.at_s + begin_s).tobytes())
+        self._ttft_s, self._last_s = array("d", [nan]) * count, array("d", [nan]) * count
+        self._cold, self._ending = bytearray(count), bytearray(count)
         self._cost = np.zeros(len(trace.models))
         self._up: dict[str, _Up] = {}
         self._over: list[StartSeen] = []
@@ -82,7 +84,8 @@ class Counting:
         for name in list(self._up):
             self._end(name, now_s, over=False)
         return Outcomes(
-            self._trace.model, self._trace.answer_tokens, self._ttft_s, self._last_s, self._cold, self._ending,
+            self._trace.model, self._trace.answer_tokens, np.array(self._ttft_s), np.array(self._last_s),
+            np.array(self._cold, np.bool_), np.array(self._ending, np.int8),
             tuple(self._over), self._cost, self._world.moved_bytes, self._world.by_minute(now_s), now_s - self._begin_s,
             self._events,
         )  # fmt: skip
@@ -112,7 +115,8 @@ class Counting:
             self._on_progress(self._requests_over)
 
     def _assigned(self, action: Assign, _now_s: float) -> None:
-        self._cold[int(action.request[1:])] |= action.cold
+        if action.cold:
+            self._cold[int(action.request[1:])] = True
 
     # ---- starts
 

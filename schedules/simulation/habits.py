@@ -8,11 +8,15 @@ from schedules.placing.decision import IN_DRAM
 
 @dataclass(frozen=True)
 class Habits:
-    """Of the clusters that are played: what is no node's measured rate. `tokens_at_once` makes streams coarser, and hence
-    a long run faster. Whoever carries moves out is ready for the next step after `carry_after_s`; None if nobody ever is.
+    """Of the clusters that are played: what is no node's measured rate. Whoever carries moves out is ready for the next step
+    after `carry_after_s`; None if nobody ever is.
     `receive_s` of each TTFT pass on the way to the brain and back. A step takes `step_s` beside what its weights take, of
     however many stages it is: an engine's own time. Nodes of one machine compute so many steps at once as it
     has `cores`, and more of them in turn; None is as many as are wanted.
+
+    So many `tokens_at_once` land together, whoever comes meanwhile. If the world is `terse` the same happens as token by
+    token, but a long run is far faster: of a stream its first and last tokens are told, and what it had when something
+    becomes of it; of nodes what has changed, and once a second, in one word for all, that they are there.
     """
 
     report_every_s: float = 1.0
@@ -29,6 +33,10 @@ class Habits:
     receive_s: float = 0.0
     step_s: float = 0.0
     cores: float | None = None
+    terse: bool = False
+
+
+TERSE = Habits(terse=True)
 
 
 class Misfortune(StrEnum):

@@ -49,7 +49,7 @@ class _Load:
     priority: int
     source: str
     ordered_s: float
-    wanted: set[str] = field(default_factory=set)
+    wanted: dict[str, None] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -79,8 +79,12 @@ class Loads:
         self._nodes, self._agenda, self._on_arrival = nodes, agenda, on_arrival
         self._usage = usage
         self._loads: dict[str, _Load] = {}
+        self._wanted_by: dict[str, dict[str, None]] = {}
+        """Names of loads, by the groups that want them."""
         self._copies: dict[str, _Copy] = {}
-        self._plan = 0
+        self._copy_of: dict[str, str] = {}
+        """Names of copies, by those of their transfers."""
+        self._planned_s, self._plan = float("inf"), 0
         self.moved_bytes = Counter[str]()
 
     def begin(self, group: str, placement: Placement, units: Mapping[str, Unit], wave: Wave, now_s: float) -> set[str]:
@@ -102,11 +106,12 @@ class Loads:
             for (source, priority), wanted in missing.items():
                 name = f"{group}/{rank}/{source}/{wave}{'/later' if priority == LATER else ''}"
                 new.append(self._transfer(name, source, node, wanted, priority))
-                self._loads[name] = _Load(node, tuple(wanted), priority, _kind(source), now_s, {group})
+                self._loads[name] = _Load(node, tuple(wanted), priority, _kind(source), now_s)
+                self._want(group, name)
                 node.coming.update((unit.digest, name) for unit in wanted)
                 waits |= set() if priority == LATER else {name}
         self._links.begin(new, now_s)
-        self._plan_ahead(now_s)
+        self._plan_ahead()
         return waits
 
     def over_network(self, names: Iterable[str]) -> bool:
@@ -123,8 +128,9 @@ class Loads:
             links = () if way.giver.card == card else (out_link(way.giver.card), nic_link(card))
             new.append(Transfer(f"{name}/kv/{index}", links, way.size_bytes))
         self._copies[name] = _Copy(ways, now_s, on_copied, {transfer.name for transfer in new})
+        self._copy_of |= {transfer.name: name for transfer in new}
         self._links.begin(new, now_s)
-        self._plan_ahead(now_s)
+        self._plan_ahead()
 
     def give_up_copy(self, name: str, now_s: float) -> None:
         """Nobody wants it any more. What is over is so already."""
@@ -132,16 +138,17 @@ class Loads:
             self._hand_over(now_s)
         if name in self._copies:
             self._end_copy(name, now_s)
-            self._plan_ahead(now_s)
+            self._plan_ahead()
 
     def give_up(self, group: str, now_s: float) -> None:
         """The group wants nothing more: what nobody else does ends."""
         self._hand_over(now_s)
-        for name, load in list(self._loads.items()):
-            load.wanted.discard(group)
+        for name in self._wanted_by.pop(group, ()):
+            load = self._loads[name]
+            del load.wanted[group]
             if not load.wanted:
                 self._end(name, now_s)
-        self._plan_ahead(now_s)
+        self._plan_ahead()
 
     def leave(self, node: WorldNode, now_s: float) -> None:
         """The node answers nobody: what came from it comes from the store now, and nothing comes to one that is gone, but
@@ -163,7 +170,7 @@ class Loads:
                 self._links.end(transfer.name, now_s)
                 links = tuple(STORE if link == out_link(node.card) else link for link in transfer.links)
                 self._links.begin([transfer._replace(links=links)], now_s)
-        self._plan_ahead(now_s)
+        self._plan_ahead()
 
     def _source(self, node: WorldNode, unit: Unit, asked: Sequence[str]) -> str:
         """The first that has the unit, of those that the node is told to ask."""
@@ -178,10 +185,10 @@ class Loads:
     def _join(self, name: str, group: str, priority: int, now_s: float) -> None:
         """The group wants the load too. If it came behind all others, it does so no more if the group does not."""
         load = self._loads[name]
-        load.wanted.add(group)
+        self._want(group, name)
         if priority < load.priority == BEHIND:
             load.priority = priority
-            transfer = next(transfer for transfer in self._links.transfers if transfer.name == name)
+            transfer = self._links.transfer(name)
             self._links.end(name, now_s)
             self._links.begin([transfer._replace(priority=priority)], now_s)
 
@@ -193,28 +200,37 @@ class Loads:
         return Transfer(name, links, size_bytes, priority, queue=node.name)
 
     def _end(self, name: str, now_s: float) -> None:
-        load = self._loads.pop(name)
+        load = self._forget(name)
         for unit in load.units:
             load.node.coming.pop(unit.digest, None)
         self._links.end(name, now_s)
 
+    def _want(self, group: str, name: str) -> None:
+        self._loads[name].wanted[group] = None
+        self._wanted_by.setdefault(group, {})[name] = None
+
+    def _forget(self, name: str) -> _Load:
+        """Nobody waits for the load any more."""
+        load = self._loads.pop(name)
+        for group in load.wanted:
+            wanted = self._wanted_by[group]
+            del wanted[name]
+            if not wanted:
+                del self._wanted_by[group]
+        return load
+
     def _end_copy(self, name: str, now_s: float) -> None:
-        for transfer in self._copies.pop(name).left:
+        for transfer in sorted(self._copies.pop(name).left):
+            del self._copy_of[transfer]
             self._links.end(transfer, now_s)
 
     def _hand_over(self, now_s: float) -> None:
-        """What has arrived by now."""
-        under_way = self._links.forecast(now_s)
-        for name, copy in list(self._copies.items()) if self._copies else ():
-            copy.left.intersection_update(under_way)
-            if not copy.left:
-                del self._copies[name]
-                for way in copy.ways:
-                    if way.giver is not way.taker:
-                        self._usage.came(way.size_bytes, copy.ordered_s, now_s, from_store=False)
-                copy.on_copied(True, now_s)
-        for name in [name for name in self._loads if name not in under_way]:
-            load = self._loads.pop(name)
+        """What has arrived by now: KV cache first."""
+        done = self._links.advance(now_s)
+        for transfer in [name for name in done if name in self._copy_of]:
+            self._copied(self._copy_of.pop(transfer), transfer, now_s)
+        for name in [name for name in done if name in self._loads]:
+            load = self._forget(name)
             load.node.bring(load.units)
             size_bytes = sum([unit.size_bytes for unit in load.units])
             self.moved_bytes[load.source] += size_bytes
@@ -222,18 +238,32 @@ class Loads:
                 self._usage.came(size_bytes, load.ordered_s, now_s, from_store=load.source == "remote")
             self._on_arrival(name, load.wanted, load.node, now_s)
 
-    def _plan_ahead(self, now_s: float) -> None:
-        """The next arrival is put on the agenda, in the place of the one that was there."""
-        self._plan += 1
+    def _copied(self, name: str, transfer: str, now_s: float) -> None:
+        """One of the copy's transfers is done."""
+        copy = self._copies[name]
+        copy.left.discard(transfer)
+        if not copy.left:
+            del self._copies[name]
+            for way in copy.ways:
+                if way.giver is not way.taker:
+                    self._usage.came(way.size_bytes, copy.ordered_s, now_s, from_store=False)
+            copy.on_copied(True, now_s)
+
+    def _plan_ahead(self) -> None:
+        """The next arrival is on the agenda, in the place of the one that was there."""
+        soonest_s = self._links.next_s()
+        if soonest_s == self._planned_s:
+            return
+        self._planned_s, self._plan = soonest_s, self._plan + 1
         plan = self._plan
-        soonest_s = min(self._links.forecast(now_s).values(), default=float("inf"))
         if soonest_s < float("inf"):
             self._agenda.put(soonest_s, lambda at_s: self._arrive(plan, at_s))
 
     def _arrive(self, plan: int, now_s: float) -> Sequence[Told]:
         if plan == self._plan:
+            self._planned_s = float("inf")
             self._hand_over(now_s)
-            self._plan_ahead(now_s)
+            self._plan_ahead()
         return ()
 
 

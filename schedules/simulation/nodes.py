@@ -12,6 +12,48 @@ from schedules.systems.system import Keeps
 KEEPS = Keeps()
 
 
+class Held:
+    """Units in a tier with their `sizes`, those first that were brought or used longest ago."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        self.sizes: dict[str, int] = {}
+        self.used_bytes = 0
+
+    def put(self, digest: str, size_bytes: int) -> None:
+        """It is there, and the last."""
+        self.drop(digest)
+        self.sizes[digest] = size_bytes
+        self.used_bytes += size_bytes
+
+    def touch(self, digest: str) -> None:
+        """It is the last, if it is there."""
+        if digest in self.sizes:
+            self.sizes[digest] = self.sizes.pop(digest)
+
+    def drop(self, digest: str) -> None:
+        """It is not there."""
+        self.used_bytes -= self.sizes.pop(digest, 0)
+
+    def clear(self) -> None:
+        """Nothing is there."""
+        self.sizes.clear()
+        self.used_bytes = 0
+
+    def trim(self, in_use: Mapping[str, int]) -> list[str]:
+        """Who goes, so that the rest is within the budget; nobody who is in use."""
+        gone, over_bytes = list[str](), self.used_bytes - self._budget_bytes
+        for digest in self.sizes if over_bytes > 0 else ():
+            if over_bytes <= 0:
+                break
+            if digest not in in_use:
+                gone.append(digest)
+                over_bytes -= self.sizes[digest]
+        for digest in gone:
+            self.drop(digest)
+        return gone
+
+
 class Tiers:
     """What is in the dram and on the ssd of the nodes of one box, or of one node.
 
@@ -20,77 +62,79 @@ class Tiers:
     """
 
     def __init__(self, dram_bytes: int, ssd_bytes: int, keeps: Keeps = KEEPS) -> None:
-        self.dram: dict[str, int] = {}
-        self.ssd: dict[str, int] = {}
+        self.dram, self.ssd = Held(dram_bytes * keeps.dram), Held(ssd_bytes * keeps.ssd)
         self.coming: dict[str, str] = {}
         """Names of the loads that bring units, by digest."""
         self.up: set[str] = set()
         """Names of the nodes that are there."""
         self.changes = 0
-        self._dram_bytes, self._ssd_bytes = dram_bytes * keeps.dram, ssd_bytes * keeps.ssd
         self._used: Counter[str] = Counter()
-        self._units: Mapping[str, str] | None = None
+        self._watching: list[dict[str, None]] = []
         self._all, self._passing = keeps.of_pipelines, set[str]()
 
-    @property
-    def units(self) -> Mapping[str, str]:
-        """The fastest tier of each; the same one as long as these are the same."""
-        if self._units is None:
-            self._units = {**dict.fromkeys(self.ssd, "ssd"), **dict.fromkeys(self.dram, "dram")}
-        return self._units
+    def tier(self, digest: str) -> str | None:
+        """The fastest that holds the unit."""
+        return "dram" if digest in self.dram.sizes else "ssd" if digest in self.ssd.sizes else None
+
+    def watch(self) -> dict[str, None]:
+        """The units that may lie elsewhere from now on; whoever watches clears it."""
+        self._watching.append({})
+        return self._watching[-1]
+
+    def put(self, digest: str, size_bytes: int, tier: str) -> None:
+        """It is in the tier, and on ssd."""
+        if tier == "dram":
+            self.dram.put(digest, size_bytes)
+        self.ssd.put(digest, size_bytes)
+        self._note((digest,))
+
+    def _note(self, digests: Iterable[str]) -> None:
+        for changed in self._watching:
+            changed.update(dict.fromkeys(digests))
 
     def bring(self, units: Iterable[Unit], tier: str) -> None:
         """They are in the tier now."""
-        self._units = None
         for unit in units:
-            if tier == "dram":
-                self.dram.pop(unit.digest, None)
-                self.dram[unit.digest] = unit.size_bytes
-            self.ssd.pop(unit.digest, None)
-            self.ssd[unit.digest] = unit.size_bytes
+            self.put(unit.digest, unit.size_bytes, tier)
             self.coming.pop(unit.digest, None)
-        _trim(self.ssd, self._ssd_bytes, {})
-        _trim(self.dram, self._dram_bytes, self._used)
+        self._note([*self.ssd.trim({}), *self.dram.trim(self._used)])
         self.changes += 1
 
     def use(self, digests: Collection[str], *, passing: bool) -> None:
         """One more group runs on them, for whose sake nobody keeps them in dram if they are `passing`."""
         if not self._all:
             self._passing.difference_update(() if passing else digests)
-            self._passing.update([digest for digest in digests if passing and digest not in self.dram])
+            self._passing.update([digest for digest in digests if passing and digest not in self.dram.sizes])
         self._used.update(digests)
         for digest in digests:
-            if digest in self.dram:
-                self.dram[digest] = self.dram.pop(digest)
+            self.dram.touch(digest)
         self.changes += 1
 
     def release(self, digests: Iterable[str]) -> None:
         """One group less does."""
-        had = len(self.dram)
         self._used.subtract(digests)
         self._used += Counter()  # those in use alone
         for digest in self._passing.intersection(digests).difference(self._used) if self._passing else ():
-            self.dram.pop(digest, None)
+            self.dram.drop(digest)
             self._passing.remove(digest)
-        _trim(self.dram, self._dram_bytes, self._used)
-        if len(self.dram) < had:
-            self._units = None
+            self._note((digest,))
+        self._note(self.dram.trim(self._used))
         self.changes += 1
 
     def evict(self, digests: Iterable[str]) -> None:
         """Those in use stay in dram."""
-        self._units = None
         for digest in digests:
-            self.ssd.pop(digest, None)
+            self.ssd.drop(digest)
             if digest not in self._used:
-                self.dram.pop(digest, None)
+                self.dram.drop(digest)
+            self._note((digest,))
         self.changes += 1
 
     def leave(self, node: str) -> None:
         """What is in dram goes with the last of its nodes."""
         self.up.discard(node)
         if not self.up:
-            self._units = None
+            self._note(list(self.dram.sizes))
             self.dram.clear()
             self.coming.clear()
         self.changes += 1
@@ -98,7 +142,8 @@ class Tiers:
 
 class WorldNode:
     """Begins with what `facts` say, and is as fast as `rates` say, or they. ValueError if those leave out a speed. Without
-    `tiers` it has its own."""
+    `tiers` it has its own. If it is `terse` what it says of its units is good until it says more, for thousands of them need
+    not be copied then."""
 
     def __init__(
         self,
@@ -107,6 +152,8 @@ class WorldNode:
         keeps: Keeps = KEEPS,
         tiers: Tiers | None = None,
         rates: Mapping[str, Rate] | None = None,
+        *,
+        terse: bool = False,
     ) -> None:
         speeds = speeds_of(facts.rates if rates is None else rates, bad=False)
         if speeds is None:
@@ -116,19 +163,18 @@ class WorldNode:
         self.gone = False
         self.silent_since_s: float | None = None
         self.draining, self.drains = False, 0
-        self._facts = facts
+        self._facts, self._terse = facts, terse
         self._tiers = Tiers(facts.dram_bytes, facts.ssd_bytes, keeps) if tiers is None else tiers
         self._tiers.up.add(facts.name)
         self._grown: dict[str, tuple[str, int]] = {}
         """Who grows in whose place, and what of it is reserved by the one before."""
         self._users: dict[str, tuple[str, ...]] = {}
-        self._told: Mapping[str, str] = {}
+        self._told: dict[str, str] = {}
+        self._changed = self._tiers.watch()
         self._now: Node | None = None
         self._as_of = -1
         for digest, tier in facts.units.items():
-            if tier == "dram":
-                self._tiers.dram[digest] = size_bytes.get(digest, 0)
-            self._tiers.ssd[digest] = size_bytes.get(digest, 0)
+            self._tiers.put(digest, size_bytes.get(digest, 0), tier)
 
     @property
     def name(self) -> str:
@@ -172,7 +218,7 @@ class WorldNode:
     @property
     def dram_used_bytes(self) -> int:
         """What units take in its dram."""
-        return sum(self._tiers.dram.values())
+        return self._tiers.dram.used_bytes
 
     @property
     def ssd_link(self) -> str:
@@ -181,7 +227,7 @@ class WorldNode:
 
     def tier(self, digest: str) -> str | None:
         """The fastest tier that holds the unit."""
-        return "dram" if digest in self._tiers.dram else "ssd" if digest in self._tiers.ssd else None
+        return self._tiers.tier(digest)
 
     def bring(self, units: Iterable[Unit], tier: str = "dram") -> None:
         """They are in the tier now."""
@@ -229,37 +275,31 @@ class WorldNode:
         self.draining &= not self.gone
         self._tiers.up.add(self.name)
         self.gone, self.silent_since_s, self._told, self._now = False, None, {}, None
-
-    @property
-    def facts(self) -> Node:
-        """The node as it is now."""
-        tiers = self._tiers
-        if self._now is None or self._as_of != tiers.changes:
-            self._as_of = tiers.changes
-            self._now = replace(
-                self._facts,
-                dram_used_bytes=self.dram_used_bytes,
-                ssd_used_bytes=sum(tiers.ssd.values()),
-                device_reserved_bytes=self.reserved_bytes,
-                busy_stage_processes=len(self.reserved),
-                groups=tuple(self.reserved),
-                draining=self.draining,
-                units=tiers.units,
-            )
-        return self._now
+        self._changed.update(dict.fromkeys([*self._tiers.ssd.sizes, *self._tiers.dram.sizes]))
 
     def report(self) -> NodeReported:
         """Itself, and what is other than in the report before."""
-        facts, told = self.facts, self._told
-        self._told = facts.units
-        if facts.units is told:
-            return NodeReported(facts, {})
-        gained = {digest: tier for digest, tier in facts.units.items() if told.get(digest) != tier}
-        return NodeReported(facts, gained, tuple(digest for digest in told if digest not in facts.units))
-
-
-def _trim(held: dict[str, int], budget_bytes: int, in_use: Mapping[str, int]) -> None:
-    over_bytes = sum(held.values()) - budget_bytes
-    for digest in list(held) if over_bytes > 0 else ():
-        if over_bytes > 0 and digest not in in_use:
-            over_bytes -= held.pop(digest)
+        tiers = self._tiers
+        if self._now is not None and self._as_of == tiers.changes:
+            return NodeReported(self._now, {})
+        gained, lost = dict[str, str](), list[str]()
+        for digest in self._changed:
+            tier, told = tiers.tier(digest), self._told.get(digest)
+            if tier is None and told is not None:
+                del self._told[digest]
+                lost.append(digest)
+            elif tier is not None and tier != told:
+                self._told[digest] = gained[digest] = tier
+        self._changed.clear()
+        self._as_of = tiers.changes
+        self._now = replace(
+            self._facts,
+            dram_used_bytes=self.dram_used_bytes,
+            ssd_used_bytes=tiers.ssd.used_bytes,
+            device_reserved_bytes=self.reserved_bytes,
+            busy_stage_processes=len(self.reserved),
+            groups=tuple(self.reserved),
+            draining=self.draining,
+            units=self._told if self._terse else self._told.copy(),
+        )
+        return NodeReported(self._now, gained, tuple(lost))

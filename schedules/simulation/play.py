@@ -1,7 +1,9 @@
 """A scenario, played: the product's own brain against the world, under virtual time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from heapq import merge
+from operator import attrgetter
 
 from schedules.brain import Brain
 from schedules.events import ModelKnown, Recalled
@@ -42,7 +44,7 @@ def _inputs(scenario: Scenario) -> Iterator[Input]:
         yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
     if scenario.lessons:
         yield Wish(0.0, Recalled(scenario.lessons, (scenario.habits.hop_s,)))
-    for trouble in scenario.troubles:
-        yield replace(trouble, at_s=LEAD_S + trouble.at_s)
+    troubles = [replace(trouble, at_s=LEAD_S + trouble.at_s) for trouble in scenario.troubles]
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
-    yield from arrivals(scenario.trace, keys, LEAD_S + scenario.habits.receive_s, scenario.patience_s)
+    come: Iterable[Input] = arrivals(scenario.trace, keys, LEAD_S + scenario.habits.receive_s, scenario.patience_s)
+    yield from merge(sorted(troubles, key=attrgetter("at_s")), come, key=attrgetter("at_s"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from schedules.facts import Model, Node, Rate
 from schedules.learning import Lesson
 from schedules.objectives import Objectives
-from schedules.simulation.habits import Habits
+from schedules.simulation.habits import TERSE, Habits
 from schedules.simulation.simulate import Trouble
 from schedules.systems.system import OURS, Startup, System
 from schedules.traces.trace import Trace
@@ -31,7 +31,7 @@ class Scenario:
     models: tuple[Offered, ...]
     trace: Trace
     system: System = OURS
-    habits: Habits = field(default_factory=Habits)
+    habits: Habits = TERSE
     startups: Mapping[str, Startup] = field(default_factory=dict)
     truly: Mapping[str, Mapping[str, Rate]] = field(default_factory=dict)
     troubles: tuple[Trouble, ...] = ()

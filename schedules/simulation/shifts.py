@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schedules.actions import Shift
-from schedules.events import Event, RequestRefused, RequestShifted, RequestStayed
+from schedules.events import Event, RequestProgressed, RequestRefused, RequestShifted, RequestStayed
 from schedules.moving.rounds import ROUNDS, goes_over, never_near
 from schedules.simulation.attempts import Open
 from schedules.simulation.happenings import CaughtUp, OfAttempt, Yielded
@@ -43,6 +43,12 @@ class Shifts:
         self._of[asked.name] = self._by_follower[ask.request] = following
         self._world.follow(shift.to, ask, asked.attempt if shift.copy else "", now_s)
 
+    def hear_of(self, asked: Open, now_s: float) -> Sequence[Event]:
+        """What the request has by now, as far as nobody has heard of it, for the brain to hear."""
+        untold = self._world.untold(asked.attempt, now_s)
+        asked.tokens += sum(told.tokens for told in untold)
+        return [RequestProgressed(asked.name, told.group, told.tokens) for told in untold]
+
     def forget(self, request: str, now_s: float) -> None:
         """It is over, or broken."""
         if request in self._of:
@@ -67,6 +73,7 @@ class Shifts:
 
     def _go_round(self, following: _Following, now_s: float) -> Sequence[Event]:
         asked = following.asked
+        told = self.hear_of(asked, now_s)
         behind, took_s = asked.tokens - following.told, now_s - following.told_s
         following.rounds += 1
         if goes_over(behind, following.behind_before, took_s):
@@ -77,8 +84,8 @@ class Shifts:
             self._world.more(following.follower, behind, now_s)
         else:
             self._world.cancel(following.follower, now_s)
-            return (self._stay(following, never_near(behind, took_s)),)
-        return ()
+            return (*told, self._stay(following, never_near(behind, took_s)))
+        return told
 
     def _stay(self, following: _Following, reason: str) -> RequestStayed:
         shift = self._end(following).shift

@@ -3,10 +3,12 @@
 What serving/ does for a live brain is done here by the shortest way: actions are carried out at once, in their order.
 """
 
-from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
@@ -93,13 +95,44 @@ OnTold = Callable[[float, Event, tuple[Action, ...]], object]
 """Given what a Told has."""
 
 
+class _Coming:
+    """Inputs, which come in the order of their times, and what they bring about later, which comes after those of its
+    time."""
+
+    def __init__(self, inputs: Iterable[Input]) -> None:
+        self._inputs: Iterator[Input] = iter(inputs)
+        self._first: Input | None = next(self._inputs, None)
+        self._later: list[tuple[float, int, Wish | _Leaving]] = []
+        self._numbers = count()
+
+    @property
+    def next_s(self) -> float:
+        """When the next comes; infinite if none will."""
+        first_s = inf if self._first is None else self._first.at_s
+        return min(first_s, self._later[0][0]) if self._later else first_s
+
+    def add(self, what: "Wish | _Leaving") -> None:
+        """It comes at its time."""
+        heappush(self._later, (what.at_s, next(self._numbers), what))
+
+    def pop(self) -> "Input | _Leaving":
+        """The next. ValueError if an input is of before one that came already."""
+        first = self._first
+        if first is None or (self._later and self._later[0][0] < first.at_s):
+            return heappop(self._later)[2]
+        self._first = next(self._inputs, None)
+        if self._first is not None and self._first.at_s < first.at_s:
+            raise ValueError(f"what comes at {self._first.at_s} s is told of after what comes at {first.at_s} s")
+        return first
+
+
 @dataclass
 class _Run:
-    """`coming` are inputs, by time; `wake_at_s` is what the brain asked for last; `moves` are those under way."""
+    """`wake_at_s` is what the brain asked for last; `moves` are those under way."""
 
     brain: Decides
     world: World
-    coming: deque[Input | _Leaving]
+    coming: _Coming
     on_told: OnTold
     requests: dict[str, Open] = field(default_factory=dict)
     moves: set[str] = field(default_factory=set)
@@ -110,11 +143,14 @@ class _Run:
 
     def feed(self, events: Iterable[Event], now_s: float) -> None:
         """The events, and then whatever follows from them at the same time; what follows from a move, at once."""
-        queue = deque(events)
+        queue, handle, on_told = deque(events), self.brain.handle, self.on_told
         while queue:
-            event, at_once = queue.popleft(), list[Event]()
-            actions = self.brain.handle(event, now_s)
-            self.on_told(now_s, event, actions)
+            event = queue.popleft()
+            actions = handle(event, now_s)
+            on_told(now_s, event, actions)
+            if not actions:
+                continue
+            at_once = list[Event]()
             for action in actions:
                 if isinstance(action, MoveAt):
                     at_once += self._carry_move(action.plan.move, action.step, now_s)
@@ -137,7 +173,7 @@ class _Run:
         """What it is to the brain, with the request's own name; after its last token it has ended."""
         if isinstance(told, RequestProgressed):
             name = told.request.rpartition(".")[0]
-            asked, own = self.requests[name], replace(told, request=name)
+            asked, own = self.requests[name], RequestProgressed(name, told.group, told.tokens)
             asked.tokens += told.tokens
             if asked.left:
                 return (own,)
@@ -161,23 +197,26 @@ class _Run:
 
     def _carry_out(self, action: Action, now_s: float) -> Sequence[Event]:
         match action:
+            case Assign(request, group):
+                self.shifts.forget(request, now_s)
+                self.world.run(group, self.requests[request].begin(), now_s)
+            case WakeAt(at_s):
+                self.wake_at_s = at_s
             case Start(group, key, placement, timeout_s, behind, in_place_of):
                 self.world.form(group, key, placement, timeout_s, now_s, behind=behind, in_place_of=in_place_of)
             case Stop(group):
                 self.world.stop(group, now_s)
             case Adopt(group):
                 self.world.adopt(group, now_s)
-            case Assign(request, group):
-                self.shifts.forget(request, now_s)
-                self.world.run(group, self.requests[request].begin(), now_s)
             case Shift(request):
-                self.shifts.begin(action, self.requests[request], now_s)
+                asked = self.requests[request]
+                told = self.shifts.hear_of(asked, now_s)
+                self.shifts.begin(action, asked, now_s)
+                return told
             case Reject(request) if request in self.requests:
                 self._give_up(self.requests.pop(request), now_s)
             case Record():
                 return (measured(self.world, action),)
-            case WakeAt(at_s):
-                self.wake_at_s = at_s
             case _:
                 pass
         return ()
@@ -195,7 +234,7 @@ class _Run:
             return ()
         if after_s == 0.0:
             return (MoveGoOn(move),)
-        insort(self.coming, Wish(now_s + after_s, MoveGoOn(move)), key=attrgetter("at_s"))
+        self.coming.add(Wish(now_s + after_s, MoveGoOn(move)))
         return ()
 
 
@@ -214,43 +253,38 @@ def measured(world: World, record: Record) -> StartMeasured:
 
 
 def simulate(brain: Decides, world: World, inputs: Iterable[Input], *, until_s: float = float("inf")) -> list[Told]:
-    """All that the brain is told, see `drive`."""
+    """All that the brain is told of inputs in any order, see `drive`."""
     told = list[Told]()
-    drive(brain, world, inputs, lambda *each: told.append(Told(*each)), until_s=until_s)
+    drive(brain, world, sorted(inputs, key=attrgetter("at_s")), lambda *each: told.append(Told(*each)), until_s=until_s)
     return told
 
 
 def drive(
     brain: Decides, world: World, inputs: Iterable[Input], on_told: OnTold, *, until_s: float = float("inf")
 ) -> float:
-    """The brain is told what happens until `until_s`, or until all inputs have come and every request and move is over;
-    when that was.
+    """The brain is told what happens until `until_s`, or until all inputs, which are in the order of their times, have come
+    and every request and move is over; when that was.
 
     Of what comes at one time inputs come first, in their order, then the world's own, then the brain's alarm.
     """
-    coming = deque(sorted(_with_leavings(inputs), key=attrgetter("at_s")))
-    run, now_s = _Run(brain, world, coming, on_told), float("-inf")
-    while coming or run.requests or run.moves:
-        input_s = coming[0].at_s if coming else float("inf")
-        next_s = max(now_s, min(input_s, world.next_s, run.wake_at_s))
-        if next_s > until_s or next_s == float("inf"):
+    coming = _Coming(inputs)
+    run, now_s = _Run(brain, world, coming, on_told), -inf
+    while (input_s := coming.next_s) < inf or run.requests or run.moves:
+        world_s = world.next_s
+        next_s = max(now_s, min(input_s, world_s, run.wake_at_s))
+        if next_s > until_s or next_s == inf:
             break
         now_s = next_s
         if input_s <= now_s:
-            _take(run, coming.popleft(), now_s)
-        elif world.next_s <= now_s:
-            run.hear(world.happen()[1], now_s)
+            _take(run, coming.pop(), now_s)
+        elif world_s <= now_s:
+            told = world.happen()[1]
+            if told:
+                run.hear(told, now_s)
         else:
-            run.wake_at_s = float("inf")
+            run.wake_at_s = inf
             run.feed((Ticked(),), now_s)
     return now_s
-
-
-def _with_leavings(inputs: Iterable[Input]) -> Iterator[Input | _Leaving]:
-    for each in inputs:
-        yield each
-        if isinstance(each, Arrival) and each.leaves_s < float("inf"):
-            yield _Leaving(each.leaves_s, each.request)
 
 
 def _take(run: _Run, what: Input | _Leaving, now_s: float) -> None:
@@ -258,6 +292,8 @@ def _take(run: _Run, what: Input | _Leaving, now_s: float) -> None:
         case Arrival(at_s, request, key, prompt_tokens, max_tokens):
             answer_tokens = max_tokens if what.answer_tokens is None else what.answer_tokens
             run.requests[request] = Open(request, prompt_tokens, max_tokens, answer_tokens)
+            if what.leaves_s < inf:
+                run.coming.add(_Leaving(what.leaves_s, request))
             run.feed((RequestArrived(request, key, prompt_tokens, max_tokens, at_s, what.deadline_s),), now_s)
         case Trouble():
             run.world.befall(what.what, what.name, now_s)

@@ -37,8 +37,9 @@ class Steps:
         if group is None:
             return
         if group.batch.submit(ask):
-            self._at[ask.request] = group
-            self.kick(group, now_s)
+            self._arrive(group, ask)
+            if group.batch.lets_in:
+                self._stir(group, now_s)
         else:
             wanted = ask.prompt_tokens + ask.max_tokens
             self._refuse(
@@ -53,7 +54,7 @@ class Steps:
         if not group.batch.follow(ask):
             self._refuse(ask, name, f"it has no room for {ask.prompt_tokens + ask.max_tokens} tokens now", now_s)
             return
-        self._at[ask.request] = group
+        self._arrive(group, ask)
         giver = self._at.get(copy_of)
         there = giver.batch.ask(copy_of) if giver is not None else None
         has = 0 if there is None else ask.prompt_tokens if there.prefilled else there.taken
@@ -80,31 +81,59 @@ class Steps:
         if group is not None and ask is not None:
             ask.more(tokens)
             group.batch.go_on(ask)
-            self.kick(group, now_s)
+            self._stir(group, now_s)
 
     def yield_up(self, request: str, now_s: float) -> None:
         """See the world."""
         group = self._at.get(request)
         ask = group.batch.ask(request) if group is not None else None
-        if group is not None and ask is not None and group.batch.yield_up(ask):
+        if group is None or ask is None:
+            return
+        if group.batch.yield_up(ask):
             self._agenda.tell(now_s, self._yielded(group, request))
+        else:
+            self.hurry(group, now_s)
 
     def cancel(self, request: str, now_s: float) -> None:
         """See the world."""
-        group = self._at.pop(request, None)
+        group = self._leave(request)
         if group is not None:
+            self.hurry(group, now_s)
             group.batch.cancel(request)
             self._loads.give_up_copy(request, now_s)
 
     def break_all(self, group: WorldGroup, cause: str, now_s: float) -> Sequence[Told]:
         """Its requests are given nothing more, which is to be told."""
-        requests = [ask.request for ask in group.batch.asks if ask.request in self._at]
-        requests += [request for request, at in self._at.items() if at is group and request not in requests]
+        asks = group.batch.asks
+        untold = [(ask.request, tokens) for ask in asks if (tokens := group.batch.untold(ask, now_s))]
+        requests = [ask.request for ask in asks if ask.request in group.requests]
+        requests += [request for request in group.requests if request not in requests]
         for request in requests:
             self.cancel(request, now_s)
-        return tuple(RequestBroke(request, group.name, cause) for request in requests)
+        return (
+            *[RequestProgressed(request, group.name, tokens) for request, tokens in untold],
+            *[RequestBroke(request, group.name, cause) for request in requests],
+        )
+
+    def untold(self, request: str, now_s: float) -> Sequence[RequestProgressed]:
+        """See the world."""
+        group = self._at.get(request)
+        ask = group.batch.ask(request) if group is not None else None
+        tokens = group.batch.untold(ask, now_s) if group is not None and ask is not None else 0
+        return (RequestProgressed(request, group.name, tokens),) if group is not None and tokens else ()
 
     # ---- what follows
+
+    def hurry(self, group: WorldGroup, now_s: float) -> None:
+        """Something is other for its batch: what it is at lands as soon as can be."""
+        lands_s = group.batch.hurry(now_s)
+        if lands_s is not None:
+            self._land_at(group, lands_s)
+
+    def _stir(self, group: WorldGroup, now_s: float) -> None:
+        """There is more to do."""
+        self.kick(group, now_s)
+        self.hurry(group, now_s)
 
     def kick(self, group: WorldGroup, now_s: float) -> None:
         """Its next step begins, if it is at none: after all that happens now."""
@@ -115,19 +144,19 @@ class Steps:
     def all_there(self, group: WorldGroup, now_s: float) -> None:
         """The last of what it waited for has come: its first step, if it is at that, will end."""
         if group.stepped_s is not None and not group.answered:
-            self._put_landing(group, max(now_s, group.first_step_s(self._hop_s, self._step_s)))
+            self._land_at(group, max(now_s, group.first_step_s(self._hop_s, self._step_s)))
 
     def _step(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
-        takes_s = group.batch.begin()
+        takes_s = group.batch.begin(now_s)
         if takes_s is None:
             return ()
         takes_s *= self._crowding(group)
         if group.waits:
             group.stepped_s = now_s
         elif group.startup.by_layer and not group.answered:
-            self._put_landing(group, max(now_s + takes_s, group.first_step_s(self._hop_s, self._step_s)))
+            self._land_at(group, max(now_s + takes_s, group.first_step_s(self._hop_s, self._step_s)))
         else:
-            self._put_landing(group, now_s + takes_s)
+            self._land_at(group, now_s + takes_s)
         return ()
 
     def _crowding(self, group: WorldGroup) -> float:
@@ -138,28 +167,44 @@ class Steps:
         at_once = sum(each.at_once for each in self._groups.values() if each.nodes[0].machine == machine)
         return max(1.0, at_once / self._cores)
 
-    def _put_landing(self, group: WorldGroup, at_s: float) -> None:
-        self._agenda.put(at_s, lambda landing_s: self._land(group, landing_s))
+    def _land_at(self, group: WorldGroup, at_s: float) -> None:
+        """Then, and at no time that was said before."""
+        landing = group.landing = group.landing + 1
+        self._agenda.put(at_s, lambda now_s: self._land(group, landing, now_s))
 
-    def _land(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
-        """Everyone's tokens are told apart from the others', within as many microseconds."""
-        if self._groups.get(group.name) is not group:
+    def _land(self, group: WorldGroup, landing: int, now_s: float) -> Sequence[Told]:
+        """Everyone's tokens are told apart from the others', within as many microseconds; but at once where there is nobody
+        but who has them played."""
+        if group.landing != landing or self._groups.get(group.name) is not group:
             return ()
         if not group.answers:
-            group.stalled.append(lambda at_s: self._land(group, at_s))
+            group.stalled.append(lambda at_s: self._land(group, landing, at_s))
             return ()
         landed = group.batch.land()
-        for index, (ask, tokens) in enumerate(landed):
-            if tokens:
-                self._agenda.tell(now_s + index * 1e-6, self._progress(group, ask, tokens))
-            else:
-                self._agenda.tell(now_s + index * 1e-6, self._caught_up(group, ask))
-            if ask.yields and ask.left:
-                self._agenda.tell(now_s + index * 1e-6, self._yielded(group, ask.request))
+        told = self._tell(group, landed, now_s)
         if not group.answered and any(tokens for _, tokens in landed):
             group.answered = True
             self._on_answer(group, now_s)
-        return self._step(group, now_s)
+        self._step(group, now_s)
+        return told
+
+    def _tell(self, group: WorldGroup, landed: Sequence[tuple[Ask, int]], now_s: float) -> Sequence[Told]:
+        told = list[Told]()
+        for index, (ask, tokens) in enumerate(landed):
+            if tokens and group.batch.terse:
+                if self._at.get(ask.request) is group:
+                    told.append(RequestProgressed(ask.request, group.name, tokens))
+                    if ask.left == 0:
+                        self._leave(ask.request)
+                if ask.yields and ask.left:
+                    told += self._yielded(group, ask.request)(now_s)
+            elif tokens:
+                self._agenda.tell(now_s + index * 1e-6, self._progress(group, ask, tokens))
+            else:
+                self._agenda.tell(now_s + index * 1e-6, self._caught_up(group, ask))
+            if ask.yields and ask.left and not group.batch.terse:
+                self._agenda.tell(now_s + index * 1e-6, self._yielded(group, ask.request))
+        return told
 
     def _progress(self, group: WorldGroup, ask: Ask, tokens: int) -> Happening:
         over = ask.left == 0
@@ -168,7 +213,7 @@ class Steps:
             if self._at.get(ask.request) is not group:
                 return ()
             if over:
-                del self._at[ask.request]
+                self._leave(ask.request)
             return (RequestProgressed(ask.request, group.name, tokens),)
 
         return tell
@@ -177,7 +222,7 @@ class Steps:
         def tell(_now_s: float) -> Sequence[Told]:
             if self._at.get(request) is not group:
                 return ()
-            del self._at[request]
+            self._leave(request)
             return (Yielded(request, group.name),)
 
         return tell
@@ -192,7 +237,7 @@ class Steps:
 
     def _take_in(self, group: WorldGroup, ask: Ask, now_s: float) -> None:
         if ask.behind:
-            self.kick(group, now_s)
+            self._stir(group, now_s)
         else:
             self._agenda.tell(now_s, self._caught_up(group, ask))
 
@@ -210,6 +255,17 @@ class Steps:
         return (group, ask) if ask is not None and ask.follows else (None, None)
 
     # ---- answers
+
+    def _arrive(self, group: WorldGroup, ask: Ask) -> None:
+        self._at[ask.request] = group
+        group.requests[ask.request] = None
+
+    def _leave(self, request: str) -> WorldGroup | None:
+        """Where it was, if it was anywhere."""
+        group = self._at.pop(request, None)
+        if group is not None:
+            del group.requests[request]
+        return group
 
     def _find(self, name: str, ask: Ask, now_s: float) -> WorldGroup | None:
         group = self._groups.get(name)

@@ -22,6 +22,8 @@ from schedules.events import (
     GroupStopped,
     NodeLeft,
     NodeReported,
+    NodesHeard,
+    RequestProgressed,
     SchedulerJoined,
     SchedulerLost,
 )
@@ -69,7 +71,8 @@ class World:
         tiers = {each.card: Tiers(each.dram_bytes, each.ssd_bytes, keeps) for each in facts}
         rates_of = {each.name: (truly or {}).get(each.name, each.rates) for each in facts}
         self._nodes = {
-            each.name: WorldNode(each, sizes, keeps, tiers[each.card], rates_of[each.name]) for each in facts
+            each.name: WorldNode(each, sizes, keeps, tiers[each.card], rates_of[each.name], terse=self.habits.terse)
+            for each in facts
         }
         self._beside: dict[str, list[str]] = {}
         for each in facts:
@@ -87,8 +90,11 @@ class World:
         self._agenda.tell(now_s, lambda _: (SchedulerJoined(),))
         for index, node in enumerate(self._nodes.values()):
             self._report_soon(node, now_s - self.habits.report_after_s)
-            offset_s = self.habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
-            self._agenda.tell(now_s + offset_s, self._reporting_always(node))
+            if not self.habits.terse:
+                offset_s = self.habits.report_every_s * (1 + (index + 0.5) / len(self._nodes))
+                self._agenda.tell(now_s + offset_s, self._reporting_always(node))
+        if self.habits.terse:
+            self._agenda.tell(now_s + self.habits.report_every_s, self._hear_always)
 
     # ---- what is seen from outside
 
@@ -195,6 +201,10 @@ class World:
         """It is given nothing after the step that it is in; Yielded is told then, unless it is over before."""
         self._steps.yield_up(request, now_s)
 
+    def untold(self, request: str, now_s: float) -> Sequence[RequestProgressed]:
+        """Tokens that the request was given by now, and that nothing was told of: if the world is terse."""
+        return self._steps.untold(request, now_s)
+
     def cancel(self, request: str, now_s: float) -> None:
         """Nobody wants the request's tokens any more. One that is over is so already."""
         self._steps.cancel(request, now_s)
@@ -235,6 +245,8 @@ class World:
             case Misfortune.NODE_SILENT if node is not None and node.answers:
                 node.silent_since_s = now_s
                 self._loads.leave(node, now_s)
+                for on_it in self._on(node):
+                    self._steps.hurry(on_it, now_s)
             case Misfortune.NODE_DRAINING if node is not None and node.answers:
                 self._drain(node, now_s)
             case Misfortune.NODE_LOST if node is not None and not node.gone:
@@ -448,6 +460,10 @@ class World:
             return (node.report(),) if node.answers else ()
 
         return tell
+
+    def _hear_always(self, now_s: float) -> Sequence[Told]:
+        self._agenda.tell(now_s + self.habits.report_every_s, self._hear_always)
+        return (NodesHeard(frozenset([node.name for node in self._nodes.values() if not node.answers])),)
 
     def _report_soon(self, node: WorldNode, now_s: float) -> None:
         """It has changed: with all others that do until then, among them those of its box, who have what it has."""

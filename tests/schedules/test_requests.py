@@ -1,6 +1,5 @@
 """A request as a value: its rooms, its table, and what stays of it when it goes on elsewhere."""
 
-from dataclasses import FrozenInstanceError
 from itertools import product
 
 import pytest
@@ -56,13 +55,13 @@ def test_one_that_is_shifted_goes_on_there_or_stays_and_neither_is_an_attempt() 
 def test_progress_changes_what_is_generated_and_nothing_else() -> None:
     before = _request().assigned("g1")
     after = before.progressed(2)
-    changed = [name for name in Request.__slots__ if getattr(before, name) != getattr(after, name)]
+    changed = [name for name in Request._fields if getattr(before, name) != getattr(after, name)]
     assert changed == ["generated"]
 
 
 def test_a_request_is_a_value() -> None:
     request = _request()
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         request.generated = 1  # type: ignore[misc]
     assert request.progressed(1) is not request
     assert request.generated == 0

@@ -154,7 +154,7 @@ def _after(
             continue
         prediction = None if after.prediction is None else slower(after.prediction, takes_s)
         after = replace(after, moves=moves, prediction=prediction)
-        found.append(after if after.ruled_out else replace(after, ruled_out=_not_worth(question, best, after)))
+        found.append(after if after.ruled_out else replace(after, ruled_out=_not_worth(question, best, after, leaving)))
     return found
 
 
@@ -192,7 +192,7 @@ def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, sto
     return tuple(moves) if all(free[node] >= 0 for node in short) else None
 
 
-def _not_worth(question: Question, best: Candidate | None, after: Candidate) -> str:
+def _not_worth(question: Question, best: Candidate | None, after: Candidate, leaving: Leaving) -> str:
     """Empty if ending or moving others pays: there is nothing without it, or it saves more than their next starts cost."""
     if best is None:
         return ""
@@ -202,7 +202,8 @@ def _not_worth(question: Question, best: Candidate | None, after: Candidate) -> 
         return ""
     saved_s = best.prediction.ttft_s - after.prediction.ttft_s
     groups = {move.group for move in after.moves if not move.to}
-    lost_s = sum(_restart_s(question, r) for r in question.running if r.group in groups)
+    ending = {r.group: r for node in after.nodes for r in leaving.there(node) if r.group in groups}
+    lost_s = sum([_restart_s(question, replica) for replica in ending.values()])
     return "" if saved_s > lost_s else f"it would save {saved_s:.2f} s and cost others {lost_s:.2f} s"
 
 
