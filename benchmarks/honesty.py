@@ -47,7 +47,7 @@ def main() -> None:
             if options.log is not None:
                 log.write(options.log)
         told(log, options.write, options.json)
-    except (LabError, FitError, OSError, ValueError) as error:
+    except (LabError, FitError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"honesty: {error}")
 
 

@@ -110,20 +110,23 @@ class Log:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """ValueError if it is no such log."""
-        found = json.loads(gzip.decompress(path.read_bytes()))
-        if found.pop("version", None) != VERSION:
-            raise ValueError(f"{path} is no log of version {VERSION}")
-        return cls(
-            found["run"], found["machine"],
-            tuple(_node(node) for node in found["nodes"]),
-            tuple(_model(model) for model in found["models"]),
-            tuple(Objectives(**each) for each in found["objectives"]),
-            tuple(Sent(*each) for each in found["sent"]),
-            tuple(_start(start) for start in found["starts"]),
-            tuple(found["moves"]),
-            tuple(Befell(*each) for each in found["troubles"]),
-        )  # fmt: skip
+        """ValueError if it is no such log, OSError if it cannot be read."""
+        try:
+            found = json.loads(gzip.decompress(path.read_bytes()))
+            if found.pop("version", None) != VERSION:
+                raise ValueError(f"{path} is no log of version {VERSION}")
+            return cls(
+                found["run"], found["machine"],
+                tuple(_node(node) for node in found["nodes"]),
+                tuple(_model(model) for model in found["models"]),
+                tuple(Objectives(**each) for each in found["objectives"]),
+                tuple(Sent(*each) for each in found["sent"]),
+                tuple(_start(start) for start in found["starts"]),
+                tuple(found["moves"]),
+                tuple(Befell(*each) for each in found["troubles"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError, EOFError) as error:
+            raise ValueError(f"{path} is no log of a live run: {type(error).__name__}: {error}") from error
 
 
 def _rounded(text: str) -> str:

@@ -31,9 +31,11 @@ from benchmarks.papers.hydraserve import CELLS, FIGURE11_CELL, VLLM, Cell
 from benchmarks.papers.loading import table
 from benchmarks.papers.recorded import recorded
 from benchmarks.papers.serving import UNSLICED, Served, ratios, serve
-from benchmarks.papers.tables import Shown, write
+from benchmarks.papers.tables import Shown, around, write
 from benchmarks.papers.workload import DURATION_S, only_called, workload
 from benchmarks.report import machine, parser, report
+from flows.errors import NotATrace
+from schedules.traces.errors import TraceError
 from schedules.traces.trace import Trace
 
 PARTS = ("fig7", "fig9", "fig11", "fig13", "loading")
@@ -99,10 +101,9 @@ def reproduce(parts: Sequence[str], *, quick: bool) -> Found:
     return found
 
 
-def replay(file: Path) -> Found:
+def replay(trace: Trace) -> Found:
     """A recorded trace under every system."""
     found, calibration = Found(), rounded(calibrate())
-    trace = recorded(file)
     served = _in_parallel(partial(_serve_recorded, calibration, trace), SYSTEMS_PLAYED)
     plain, rows = served[0], []
     for each in served:
@@ -122,7 +123,13 @@ def main() -> None:
     args.add_argument("--trace", type=Path, help="play this recorded trace instead")
     args.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into this page, between its marks")
     options = args.parse_args()
-    found = replay(options.trace) if options.trace else reproduce(options.only, quick=options.quick)
+    try:
+        if options.write:
+            around(options.write)
+        trace = recorded(options.trace) if options.trace else None
+    except (OSError, ValueError, NotATrace, TraceError) as error:
+        args.error(str(error))
+    found = reproduce(options.only, quick=options.quick) if trace is None else replay(trace)
     if options.write:
         words = ", ".join(str(machine()[key]) for key in ("cpu", "memory_gib", "kernel", "python"))
         command = shlex.join(["python", "benchmarks/reproductions.py", *sys.argv[1:]])

@@ -5,11 +5,8 @@ import os
 from pathlib import Path
 
 from firsttoken.errors import FirsttokenError
-from schedules.fitting.errors import BadWorld
 from schedules.fitting.fitted import Fitted
-from schedules.fitting.world_file import from_json, to_json
-
-_LARGEST_BYTES = 256 << 20
+from schedules.fitting.world_file import to_json
 
 
 def check_place(path: Path, *, force: bool) -> None:
@@ -30,15 +27,3 @@ def save(world: Fitted, path: Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def load(path: Path) -> Fitted:
-    """The world of a file. BadWorld if it holds none."""
-    if path.stat().st_size > _LARGEST_BYTES:
-        raise BadWorld(f"{path} is too large for a world")
-    try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except BadWorld as error:
-        raise BadWorld(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise BadWorld(f"{path} is no JSON: {error}") from error

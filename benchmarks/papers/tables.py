@@ -36,11 +36,17 @@ class Shown:
         yield ""
 
 
-def write(page: Path, tables: Sequence[Shown], how: str) -> None:
-    """The tables, and how they were made, in the place of what is between the marks. ValueError if they are not there."""
+def around(page: Path) -> tuple[str, str]:
+    """What is before the marks of a page, and after them. ValueError if they are not there."""
     before, found, rest = page.read_text().partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not (found and ended):
         raise ValueError(f"{page} has no place for it: no lines {BEGIN} and {END}")
+    return before, after
+
+
+def write(page: Path, tables: Sequence[Shown], how: str) -> None:
+    """The tables, and how they were made, in the place of what is between the marks."""
+    before, after = around(page)
     text = "\n".join([how, "", *(line for table in tables for line in table.markdown())])
     page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")

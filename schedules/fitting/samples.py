@@ -1,6 +1,6 @@
 """What a history says of how fast things are: samples of rates and durations, each with the time that it is from."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from statistics import median
@@ -15,8 +15,8 @@ SMALLEST_BYTES = 1 << 20
 """What moved less in one go tells of latencies, and not of how fast the wire is."""
 FEWEST_TOKENS = 8
 """After the first, for a time per token to be one."""
-LARGER = 1.5
-"""So many times as large a model tells, beside the other, what a step takes by its weights."""
+LARGER, LATEST = 1.5, 200
+"""So many times as large a model tells, beside the other, what a step takes by its weights; of so many samples."""
 _LINKS = {"remote": NIC, "peer": NIC, "ssd": SSD}
 
 
@@ -57,20 +57,13 @@ def samples(
 
 
 def steps(happened: Happened, models: Mapping[str, Model]) -> list[Sample]:
-    """What a step of one stage takes beside its weights: where the line through the times of models of several sizes begins,
-    whose slope is the median of those of all pairs (Theil and Sen). None if there are no such pairs, or the larger are not
-    slower."""
-    paces = [(start.arrived_s, models[start.model].size_bytes, tpot_s) for start, tpot_s in _paces(happened)
-             if start.degree == 1]  # fmt: skip
-    slopes = [
-        (tpot_s - other_s) / (size_bytes - other_bytes)
-        for (_, size_bytes, tpot_s), (_, other_bytes, other_s) in permutations(paces, 2)
-        if size_bytes >= LARGER * other_bytes
-    ]
-    slope = median(slopes) if slopes else 0.0
-    return (
-        sorted(Sample(at_s, tpot_s - slope * size_bytes) for at_s, size_bytes, tpot_s in paces) if slope > 0.0 else []
-    )
+    """What a step of one stage takes beside its weights: where the line through the times of models of several sizes
+    begins."""
+    paces = [(start, tpot_s) for start, tpot_s in _paces(happened) if start.degree == 1]
+    slope = _slope([(models[start.model].size_bytes, tpot_s) for start, tpot_s in paces])
+    if slope is None:
+        return []
+    return sorted(Sample(start.arrived_s, tpot_s - slope * models[start.model].size_bytes) for start, tpot_s in paces)
 
 
 def hops(
@@ -155,6 +148,18 @@ def _steps(happened: Happened, models: Mapping[str, Model], step_s: float) -> It
             for step in start.steps:
                 if step.computed_s > 0.0:
                     yield Of(step.node, PREFILL), Sample(start.arrived_s, weight_bytes * tokens / step.computed_s)
+
+
+def _slope(points: Sequence[tuple[float, float]]) -> float | None:
+    """Of the line through the latest points, the median of those of all pairs that are well apart (Theil and Sen); None
+    without such a pair, or if it does not rise."""
+    slopes = [
+        (y - other_y) / (x - other_x)
+        for (x, y), (other_x, other_y) in permutations(points[-LATEST:], 2)
+        if x >= LARGER * other_x
+    ]
+    slope = median(slopes) if slopes else 0.0
+    return slope if slope > 0.0 else None
 
 
 def _paces(happened: Happened) -> Iterator[tuple[Began, float]]:

@@ -4,10 +4,11 @@ It does what nodes, wires and stages do, as `estimates` and `ledgers.links` have
 decides nothing. It holds no clock and no chance: the same orders at the same times are followed by the same events. What
 the simulator runs against, and what is behind the cluster in memory (`cluster.fake`).
 
-Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there, and has
-gone over its own bus, of which stages on one GPU take nothing from each other. What comes behind others makes way on wires
-alone. Who follows has its room at once or not at all, gets KV cache whole or not at
-all, and takes in what it lacks in one step.
+Left out: a unit's bytes count when all that come with it are there; a start computes when all it waits for is there, or all
+but a stage's last unit if it goes on by layer, and has gone over its own bus, of which stages on one GPU take nothing from
+each other. What comes behind others makes way on wires alone. Who follows has its room at once or not at all, gets KV cache
+whole or not at all, and takes in what it lacks in one step. Steps alone use cores: what fetching, forming and answering take
+of them is nobody's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -96,10 +96,15 @@ def test_a_log_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert LOG.stat().st_size < 200_000
 
 
-def test_what_is_no_log_of_this_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [('{"version": 0}', "no log of version"), ('{"version": 1}', "KeyError: 'run'"), ("[]", "no log of a live run")],
+    ids=["another version", "nothing in it", "a list"],
+)
+def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path, told: str, why: str) -> None:
     path = tmp_path / "other.json.gz"
-    path.write_bytes(gzip.compress(b'{"version": 0}'))
-    with pytest.raises(ValueError, match="no log of version"):
+    path.write_bytes(gzip.compress(told.encode()))
+    with pytest.raises(ValueError, match=why):
         Log.read(path)
 
 

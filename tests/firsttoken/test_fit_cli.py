@@ -13,9 +13,8 @@ import pytest
 from rich.console import Console
 
 from firsttoken.fit_view import fit_view, verdict
-from firsttoken.world_files import load
-from schedules.fitting.errors import BadWorld
 from schedules.fitting.fitted import TAIL, Fitted, Played, Quality, Quantity, Whence
+from schedules.fitting.world_file import from_json
 from schedules.simulation.comparing import compare, match
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
@@ -58,17 +57,6 @@ def test_where_no_world_can_be_written_nothing_is_done(run: Run, tmp_path: Path)
         assert result.returncode == 1
         assert reason in result.stderr
     assert there.read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"), [("{", "is no JSON"), ("[1]", "no world of ours"), ("[" * 99_999, "JSON")]
-)
-def test_a_file_that_holds_no_world_is_named(tmp_path: Path, content: str, reason: str) -> None:
-    path = tmp_path / "world.json"
-    path.write_text(content)
-    with pytest.raises(BadWorld, match=reason) as refused:
-        load(path)
-    assert str(path) in str(refused.value)
 
 
 def _quality(seen: float, before: float, after: float) -> Quality:
@@ -148,11 +136,12 @@ def test_a_cluster_that_has_started_models_is_fitted(run: Run, used: Mapping[str
     out = tmp_path / "world.json"
     result = run("--out", out, "--json", settings=used)
     assert result.returncode == 0, result.stderr
-    world, told = load(out), json.loads(result.stdout)
+    world, told = from_json(json.loads(out.read_text())), json.loads(result.stdout)
     assert told["quality"]["fitted"]["starts_seen"] >= 3
     assert len(world.nodes) == 4
     assert re.match(rf"\d\d cold starts and {2 * STARTS} requests of 7\.0 days", world.source)
-    assert any(quantity.name == "formed.1" and quantity.whence is not Whence.REPORTED for quantity in world.quantities)
+    seen = {quantity.name for quantity in world.quantities if quantity.whence is not Whence.REPORTED}
+    assert any(name.startswith("formed.") for name in seen)
     assert world.quality is not None
     assert world.quality.fitted.starts is not None
     assert "for `firsttoken plan --world`" in run("--out", out, "--force", settings=used).stderr
