@@ -131,7 +131,7 @@ def main() -> None:
         args.error(str(error))
     found = reproduce(options.only, quick=options.quick) if trace is None else replay(trace)
     if options.write:
-        words = ", ".join(str(machine()[key]) for key in ("cpu", "memory_gib", "kernel", "python"))
+        words = ", ".join(f"{key} {value}" for key, value in machine().items() if value is not None)
         command = shlex.join(["python", "benchmarks/reproductions.py", *sys.argv[1:]])
         write(options.write, found.tables, f"`{command}` on {words} (the figures are of virtual time).")
     if not options.json:

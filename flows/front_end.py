@@ -29,7 +29,7 @@ _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """Where its API is, and the key that operators show it."""
+    """Where its API is, and the key that operators show it; "" for what everybody may ask."""
 
     url: str
     key: str = field(repr=False)
@@ -106,7 +106,7 @@ class FrontEnd:
             raise FrontEndAway(f"the front end at {self.url} tells nothing: {error!r}") from error
 
     def _client(self, timeout: httpx.Timeout) -> httpx.AsyncClient:
-        headers = {"Authorization": f"Bearer {self.key}"}
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, verify=_PLAIN, trust_env=False)
 
     async def _ask(self, method: str, path: str, body: Any = None, within_s: float = 0.0) -> Any:

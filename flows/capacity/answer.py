@@ -66,7 +66,7 @@ def _of_a_machine(plan: Plan, told: Trial) -> Element:
 
 
 def _parts(told: Trial, name: str, accelerators: int | None) -> str:
-    sizes = (("dram", told.cluster.dram_bytes.get(name)), ("ssd", told.cluster.ssd_bytes.get(name)))
+    sizes = (("dram", told.cluster.dram_budget_bytes.get(name)), ("ssd", told.cluster.ssd_budget_bytes.get(name)))
     parts = [] if accelerators is None else [count(accelerators, "accelerator")]
     parts += [
         f"{size(bytes_)}{SPACE}{what}" if bytes_ else f"no{SPACE}{what}" for what, bytes_ in sizes if bytes_ is not None

@@ -34,8 +34,8 @@ def what_would_be(plan: Plan, named: Iterable[tuple[str, Trial]]) -> Element:
 
 def _figures(plan: Plan, trial: Trial) -> list[str]:
     return [
-        budgets(trial.cluster.dram_bytes),
-        budgets(trial.cluster.ssd_bytes),
+        budgets(trial.cluster.dram_budget_bytes),
+        budgets(trial.cluster.ssd_budget_bytes),
         money(monthly(trial), plan.currency),
         money(trial.price_per_h, plan.currency),
         percent(trial.attained),

@@ -27,13 +27,13 @@ class NodeType:
 @dataclass(frozen=True)
 class Cluster:
     """So many machines of each type, by its name, and what the store gives to all of them together; None is no limit.
-    `dram_bytes` and `ssd_bytes` are what a machine's nodes are given of them in all, `network` times the rates of its cards
-    are as they would be."""
+    `dram_budget_bytes` and `ssd_budget_bytes` are what a machine's nodes are given of them in all, `network` times the rates
+    of its cards are as they would be."""
 
     machines: Mapping[str, int]
     store_bytes_per_s: float | None = None
-    dram_bytes: Mapping[str, int] = field(default_factory=dict)
-    ssd_bytes: Mapping[str, int] = field(default_factory=dict)
+    dram_budget_bytes: Mapping[str, int] = field(default_factory=dict)
+    ssd_budget_bytes: Mapping[str, int] = field(default_factory=dict)
     network: float = 1.0
 
     @property

@@ -32,7 +32,7 @@ def nodes_of(cluster: Cluster, types: Sequence[NodeType], twice: Resource | None
 
 def _machine(kind: NodeType, name: str, cluster: Cluster, twice: Resource | None) -> Iterator[Node]:
     rates = _rates(kind, cluster, twice)
-    dram_bytes = cluster.dram_bytes.get(kind.name, kind.dram_bytes) * (2 if twice is Resource.DRAM else 1)
+    dram_bytes = cluster.dram_budget_bytes.get(kind.name, kind.dram_bytes) * (2 if twice is Resource.DRAM else 1)
     for place in range(kind.nodes):
         own = name if kind.nodes == 1 else f"{name}.{place}"
         yield Node(
@@ -42,7 +42,7 @@ def _machine(kind: NodeType, name: str, cluster: Cluster, twice: Resource | None
             rendezvous_port=1,
             dram_bytes=dram_bytes // kind.nodes,
             dram_used_bytes=0,
-            ssd_bytes=cluster.ssd_bytes.get(kind.name, kind.ssd_bytes) // kind.nodes,
+            ssd_bytes=cluster.ssd_budget_bytes.get(kind.name, kind.ssd_bytes) // kind.nodes,
             ssd_used_bytes=0,
             device_bytes=kind.device_bytes * (2 if twice is Resource.DEVICE else 1),
             device_reserved_bytes=0,

@@ -81,7 +81,7 @@ class Tried:
 
 
 def _by_price(trial: Trial) -> tuple[float, int, int, float, str]:
-    memory_bytes = sum(trial.cluster.dram_bytes.values()) + sum(trial.cluster.ssd_bytes.values())
+    memory_bytes = sum(trial.cluster.dram_budget_bytes.values()) + sum(trial.cluster.ssd_budget_bytes.values())
     return round(trial.price_per_h, 9), trial.cluster.count, memory_bytes, -trial.attained, trial.name
 
 

@@ -33,7 +33,7 @@ class Ground:
     offered: Mapping[str, Offered]
     system: System = OURS
     habits: Habits = field(default_factory=Habits)
-    start_timeout_s: float = 600.0
+    starts_within_s: float = 600.0
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -83,7 +83,7 @@ def replay(world: Fitted, happened: Happened, ground: Ground) -> Replay:
     nodes = as_found(ground.nodes, held_at_first(happened, ground.models))
     scenario = Scenario(
         nodes, offered, shorter, ground.system, world.habits, world.startups,
-        truly={node.name: node.rates for node in world.nodes}, start_timeout_s=ground.start_timeout_s,
+        truly={node.name: node.rates for node in world.nodes}, starts_within_s=ground.starts_within_s,
     )  # fmt: skip
     return _beside(play(scenario), happened, trace.at_s, shorter.at_s)
 

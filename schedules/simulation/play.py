@@ -30,7 +30,7 @@ def play(scenario: Scenario, on_progress: Callable[[int], object] | None = None)
         terse=True,
     )  # fmt: skip
     limits = Limits(
-        scenario.start_timeout_s, _NO_BOUND, _NO_BOUND, system.consolidate, system.in_place, system.moves_others
+        scenario.starts_within_s, _NO_BOUND, _NO_BOUND, system.consolidate, system.in_place, system.moves_others
     )
     brain = Brain(system.policy(scenario.seed), limits, "g", 0.0)
     counting = Counting(scenario.trace, [model.key for model in models], world, LEAD_S, on_progress)

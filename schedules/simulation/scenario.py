@@ -35,7 +35,7 @@ class Scenario:
     startups: Mapping[str, Startup] = field(default_factory=dict)
     truly: Mapping[str, Mapping[str, Rate]] = field(default_factory=dict)
     troubles: tuple[Trouble, ...] = ()
-    start_timeout_s: float = 600.0
+    starts_within_s: float = 600.0
     patience_s: float = float("inf")
     seed: int = 0
     lessons: tuple[Lesson, ...] = ()

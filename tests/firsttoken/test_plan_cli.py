@@ -29,6 +29,8 @@ ssd_bytes = "400GB"
 rates = {nic = 1.25e9, ssd = 3e9, decode = 4e11, prefill = 5e13, formed.1 = 0.3, formed.2 = 0.4}
 """
 
+MADE_UP = ("--rate", "1", "--duration", "5min")
+
 Run = Callable[..., Done]
 
 
@@ -119,11 +121,11 @@ def test_who_stops_it_is_told_that_nothing_is_lost(
         ((), "no front end answers at http://127.0.0.1:"),
         (("--nodes", "h100=4"), "name a trace, or rate, duration and models"),
         (("--nodes", "h100=4", "--trace", "absent.npz"), "absent.npz"),
-        (("--nodes", "tpu=4", "--rate", "1", "--duration", "5min", "--models", "8b"), "nothing is known of machines 'tpu'"),
-        (("--nodes", "h100", "--rate", "1", "--duration", "5min", "--models", "8b"), "what an hour of 'h100' costs"),
-        (("--nodes", "h100=4", "--rate", "1", "--duration", "5min", "--models", "9b"), "how large '9b' is"),
-        (("--nodes", "h100=4", "--rate", "1", "--duration", "5min", "--models", "8b", "--attainment", "7"), "up to 1, not 7"),
-        (("--nodes", "l4=1", "--rate", "1", "--duration", "5min", "--models", "405b"), "fits nowhere"),
+        (("--nodes", "tpu=4", *MADE_UP, "--models", "8b"), "nothing is known of machines 'tpu'"),
+        (("--nodes", "h100", *MADE_UP, "--models", "8b"), "what an hour of 'h100' costs"),
+        (("--nodes", "h100=4", *MADE_UP, "--models", "9b"), "how large '9b' is"),
+        (("--nodes", "h100=4", *MADE_UP, "--models", "8b", "--attainment", "7"), "up to 1, not 7"),
+        (("--nodes", "l4=1", *MADE_UP, "--models", "405b", "--most-machines", "3"), "fits nowhere"),
         (("--out", "/nowhere/plan"), "there is no folder /nowhere"),
         (("--nodes", "h100=4", "--dask", "127.0.0.1:8786"), "are the nodes that serve"),
     ],

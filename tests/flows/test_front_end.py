@@ -229,3 +229,9 @@ async def test_of_the_front_end_only_that_is_asked_what_the_wishes_are_about(
     assert (known.past.duration_s, known.past.at_s.tolist(), known.past.models) == (120.0, [70.0], ("tiny",))
     with pytest.raises(BadTrace, match="no request came"):
         await known_of(replace(past, duration="10s"), front_end, 1e9)
+
+
+async def test_who_has_no_key_asks_without_one(port: int, double: FrontEndDouble) -> None:
+    """An empty one cannot even be sent, and the front end was taken for one that is away."""
+    with pytest.raises(Refused, match="key is missing"):
+        await FrontEnd(f"http://127.0.0.1:{port}", "").nodes()

@@ -25,7 +25,7 @@ def binding_jobs(trial: Trial) -> dict[Resource, Job]:
     could = [Resource.DEVICE, Resource.COMPUTE, Resource.CARDS, Resource.STARTUP]
     could += [Resource.STORE] if trial.cluster.store_bytes_per_s is not None else []
     could += [Resource.SSD] if trial.moved_bytes.get("ssd") else []
-    could += [Resource.DRAM] if any(trial.cluster.dram_bytes.values()) else []
+    could += [Resource.DRAM] if any(trial.cluster.dram_budget_bytes.values()) else []
     return {each: Job(f"{trial.name}: {_TWICE[each]}", trial.cluster, twice=each) for each in could}
 
 

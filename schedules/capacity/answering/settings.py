@@ -15,6 +15,6 @@ def _settings(cluster: Cluster, kind: NodeType) -> dict[str, Any]:
     return {
         "cluster.nodes": kind.nodes,
         "node.device_bytes": kind.device_bytes,
-        "node.dram_bytes": cluster.dram_bytes.get(kind.name, kind.dram_bytes) // kind.nodes,
-        "node.ssd_bytes": cluster.ssd_bytes.get(kind.name, kind.ssd_bytes) // kind.nodes,
+        "node.dram_bytes": cluster.dram_budget_bytes.get(kind.name, kind.dram_bytes) // kind.nodes,
+        "node.ssd_bytes": cluster.ssd_budget_bytes.get(kind.name, kind.ssd_bytes) // kind.nodes,
     }

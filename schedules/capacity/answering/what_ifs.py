@@ -28,13 +28,13 @@ _WORDS: Mapping[str, str] = {
 def what_if_jobs(chosen: Trial) -> dict[str, Job]:
     """By what would be. That one machine fewer is there has been tried already."""
     cluster, name = chosen.cluster, chosen.name
-    half = {kind: size_bytes // 2 for kind, size_bytes in cluster.dram_bytes.items()}
+    half = {kind: size_bytes // 2 for kind, size_bytes in cluster.dram_budget_bytes.items()}
     jobs = {
         TRAFFIC: Job(f"{name}: {TRAFFIC}", cluster, demand=2.0),
         LOST: Job(f"{name}: {LOST}", cluster, lose=True),
         COLD: Job(f"{name}: {COLD}", cluster, cold=True),
         NETWORK: Job(f"{name}: {NETWORK}", replace(cluster, network=2 * cluster.network)),
-        DRAM: Job(f"{name}: {DRAM}", replace(cluster, dram_bytes=half)),
+        DRAM: Job(f"{name}: {DRAM}", replace(cluster, dram_budget_bytes=half)),
     }
     return jobs if any(half.values()) else {what: job for what, job in jobs.items() if what != DRAM}
 

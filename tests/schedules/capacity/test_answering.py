@@ -35,13 +35,13 @@ def test_what_a_cheaper_one_clearly_beats_is_not_on_the_curve_and_the_luck_of_a_
 
 def test_as_little_dram_and_ssd_is_taken_as_attains_the_goal() -> None:
     def served(job: Job) -> float:
-        dram, ssd = sum(job.cluster.dram_bytes.values()), sum(job.cluster.ssd_bytes.values())
+        dram, ssd = sum(job.cluster.dram_budget_bytes.values()), sum(job.cluster.ssd_budget_bytes.values())
         return 1.0 if job.cluster.count >= 2 and dram >= 250 * MB and ssd >= 400 * MB else 0.8
 
     plan = found(asked(dram_shares=(0.25, 0.5, 1.0), ssd_shares=(0.1, 1.0)), played_as(served))
     assert plan.chosen is not None
-    assert plan.chosen.cluster.dram_bytes == {"small": 250 * MB}
-    assert plan.chosen.cluster.ssd_bytes == {"small": 2000 * MB}
+    assert plan.chosen.cluster.dram_budget_bytes == {"small": 250 * MB}
+    assert plan.chosen.cluster.ssd_budget_bytes == {"small": 2000 * MB}
     assert plan.chosen.name == "2 x small, 50 % of the dram"
     assert plan.settings == {
         "small": {
@@ -59,7 +59,7 @@ def test_settings_are_those_of_a_node() -> None:
 def test_what_else_would_be_is_said_in_sentences() -> None:
     def served(job: Job) -> float:
         share = 0.96 if job.cluster.count >= 3 else 0.90
-        halved = job.cluster.dram_bytes["small"] < 500 * MB
+        halved = job.cluster.dram_budget_bytes["small"] < 500 * MB
         return (
             share
             - 0.1 * (job.demand - 1)
