@@ -117,18 +117,13 @@ def _habits(told: Mapping[str, Any]) -> Habits:
     unknown = sorted(told.keys() - known)
     if unknown:
         raise BadWorld(f"the world's habits have no {unknown[0]!r}")
-    terse = told.get("terse", False)
-    if not isinstance(terse, bool):
-        raise BadWorld(f"terse is true or false, not {str(terse)[:40]!r}")
     found = {
-        name: None if value is None and name in _MAY_BE_NONE else _number(value, name)
-        for name, value in told.items()
-        if name != "terse"
+        name: None if value is None and name in _MAY_BE_NONE else _number(value, name) for name, value in told.items()
     }
     if any(value is not None and value < 0.0 for value in found.values()):
         raise BadWorld("one of the world's habits is below zero")
     at_once = _whole(told.get("tokens_at_once", 1), "tokens_at_once")
-    return Habits(**(found | {"tokens_at_once": max(1, at_once), "terse": terse}))  # type: ignore[arg-type]
+    return Habits(**(found | {"tokens_at_once": max(1, at_once)}))  # type: ignore[arg-type]
 
 
 def _quantity(told: Mapping[str, Any]) -> Quantity:

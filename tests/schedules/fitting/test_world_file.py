@@ -83,7 +83,6 @@ def _with(path: tuple[str | int, ...], value: object) -> Callable[[dict[str, Any
         (_with(("quantities", 0, "whence"), "a dream"), "damaged"),
         (_with(("quality", "fitted"), 3), "damaged"),
         (_with(("habits", "hop_s"), None), "hop_s is no number"),
-        (_with(("habits", "terse"), 1), "terse is true or false"),
         (_with(("nodes",), "all of them"), "damaged"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
