@@ -125,6 +125,13 @@ class Links:
                     self._queues.setdefault(transfer.queue, []).append(self._as_it_is(name))
         return self._queues
 
+    def queue(self, name: str, now_s: float) -> Sequence[Transfer]:
+        """What stands in that queue."""
+        self.advance(now_s)
+        if self._queues is not None:
+            return self._queues.get(name, ())
+        return self._all_of(self._users.get(_queue(name), ()))
+
     def rate(self, link: str) -> float | None:
         """Bytes per second of one link; None if it has no limit."""
         return self._rates.get(link)
@@ -252,7 +259,7 @@ class Links:
         """What others may hold the transfer up by: links of a known rate, and its queue."""
         ways = [link for link in transfer.links if link in self._rates]
         if transfer.queue is not None:
-            ways.append(f"queue {transfer.queue}")
+            ways.append(_queue(transfer.queue))
         return ways
 
     def _touched(self, new: Sequence[Transfer]) -> set[str]:
@@ -268,6 +275,10 @@ class Links:
                             seen.add(way)
                             todo.add(way)
         return found
+
+
+def _queue(name: str) -> str:
+    return f"queue {name}"
 
 
 def _same(some: Sequence[Transfer], others: Sequence[Transfer]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from math import inf
+from typing import NamedTuple
 
 from schedules.estimates import Speeds, StageTimeline, arrivals_s, computing_s, cost_byte_s, first_token_s, token_s
 from schedules.facts import Node, Placement, StagePlan
@@ -22,15 +23,44 @@ MOST_CORRECTED = 0.5
 _Lines = Sequence[StageTimeline]
 
 
+class Way(NamedTuple):
+    """Units of a part, by their `places` in it, that come from one source first; the first token waits for them unless they
+    are `later`."""
+
+    later: bool
+    source: str
+    places: Sequence[int]
+    sizes: Sequence[int]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Whence the units of a part come: `sources` of each of the `units`, which have those `sizes`; `each` takes together those
+    that come from one source first. The part may have the model's first unit, at the place `embedding`."""
+
+    units: tuple[str, ...]
+    sources: tuple[tuple[str, ...], ...]
+    sizes: tuple[int, ...]
+    later: tuple[str, ...]
+    each: tuple[Way, ...]
+    embedding: int | None
+
+    @property
+    def reads_ssd(self) -> bool:
+        """Whether the first token waits for something that is on ssd."""
+        return any(way.source == "ssd" and not way.later for way in self.each)
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A stage and where it would run. `part` is what of the model it runs; `first` says which of its units (by their places
-    in it) come from which source first, those that the first token waits for apart from the others."""
+    """A stage and where it would run. `part` is what of the model it runs; `ways` say which of its units come from which
+    source first, those that the first token waits for apart from the others."""
 
     site: Site
     plan: StagePlan
     part: Part
-    first: Mapping[tuple[bool, str], Sequence[int]]
+    ways: Ways
 
 
 def candidate(survey: Survey, degree: int, among: Sequence[Node] | None = None) -> Candidate:
@@ -132,22 +162,33 @@ def _too_large(part: Part) -> str:
 
 
 def _stage(survey: Survey, part: Part, site: Site, degree: int) -> Stage:
-    names, of_all = survey.names, survey.sources.of(site.node)
-    sources = [of_all[i] for i in part.units]
-    later = tuple(names[i] for i in part.later)
-    held_back = later if later and degree > 1 and _may_wait(survey, part, site) else ()
+    ways = _ways(survey, part, survey.sources.of(site.node))
+    held_back = ways.later if ways.later and degree > 1 and _may_wait(survey, part, site) else ()
     plan = StagePlan(
-        site.node.name, part.first_layer, part.end_layer, tuple([names[i] for i in part.units]),
-        part.weight_bytes, part.kv_bytes, later, tuple(sources), held_back, *_beside(part, site.node),
+        site.node.name, part.first_layer, part.end_layer, ways.units, part.weight_bytes, part.kv_bytes, ways.later,
+        ways.sources, held_back, *_beside(part, site.node),
     )  # fmt: skip
-    first: dict[tuple[bool, str], list[int]] = {}
-    for place, (index, asked) in enumerate(zip(part.units, sources, strict=True)):
-        way = index in part.later, asked[0]
-        if way in first:
-            first[way].append(place)
-        else:
-            first[way] = [place]
-    return Stage(site, plan, part, first)
+    return Stage(site, plan, part, ways)
+
+
+def _ways(survey: Survey, part: Part, of_all: Sequence[tuple[str, ...]]) -> Ways:
+    """Found once for each list of sources, which is the same for all nodes that have nothing of the model."""
+    known = survey.ways.get((id(part), id(of_all)))
+    if known is not None:
+        return known[-1]  # type: ignore[no-any-return]
+    sizes, first = [survey.sizes[i] for i in part.units], dict[tuple[bool, str], list[int]]()
+    for place, index in enumerate(part.units):
+        first.setdefault((index in part.later, of_all[index][0]), []).append(place)
+    each = [
+        Way(later, source, places, of_way := [sizes[place] for place in places], sum(of_way))
+        for (later, source), places in first.items()
+    ]
+    found = Ways(
+        tuple([survey.names[i] for i in part.units]), tuple([of_all[i] for i in part.units]), tuple(sizes),
+        tuple([survey.names[i] for i in part.later]), tuple(each), part.units.index(0) if 0 in part.units else None,
+    )  # fmt: skip
+    survey.ways[id(part), id(of_all)] = part, of_all, found  # which keeps both, and so their ids
+    return found
 
 
 def _beside(part: Part, node: Node) -> tuple[int, int]:
@@ -155,11 +196,6 @@ def _beside(part: Part, node: Node) -> tuple[int, int]:
     if not node.gpu:
         return 0, 0
     return part.workspace.inside_bytes, part.workspace.outside_bytes + node.context_bytes
-
-
-def _sizes(survey: Survey, stage: Stage, places: Sequence[int]) -> list[int]:
-    units, sizes = stage.part.units, survey.sizes
-    return [sizes[units[place]] for place in places]
 
 
 def _may_wait(survey: Survey, part: Part, site: Site) -> bool:
@@ -179,16 +215,15 @@ def _may_wait(survey: Survey, part: Part, site: Site) -> bool:
 
 def _transfers(survey: Survey, stages: Sequence[Stage]) -> list[Transfer]:
     """What must cross which links; what is on a node already crosses none."""
-    question, sizes, found = survey.question, survey.sizes, list[Transfer]()
+    question, found = survey.question, list[Transfer]()
     slo_s = question.objectives.ttft_s
     in_time = slo_s is not None and slo_s > question.waited_s  # what is late already is promised nothing
     deadline_s = question.now_s + slo_s - question.waited_s if slo_s is not None and in_time else None
     for rank, stage in enumerate(stages):
-        node, units = stage.plan.node, stage.part.units
-        for (later, source), places in stage.first.items():
+        node = stage.plan.node
+        for later, source, _, _, size_bytes in stage.ways.each:
             if source in TIERS:
                 continue
-            size_bytes = sum([sizes[units[place]] for place in places])
             peer = peer_of(source)
             links = (STORE if peer is None else out_link(survey.card(peer)), nic_link(stage.site.node.card))
             name = f"{question.start}/{rank}/{source}"
@@ -203,7 +238,7 @@ def _slowest(stages: Sequence[Stage], transfers: Sequence[Transfer]) -> str:
     """Where the slowest of what the first token needs comes from."""
     if any(transfer.priority != LATER for transfer in transfers):
         return NETWORK
-    return ON_SSD if any(source == "ssd" for stage in stages for _, source in stage.first) else IN_DRAM
+    return ON_SSD if any(way.source == "ssd" for stage in stages for way in stage.ways.each) else IN_DRAM
 
 
 def _predict(
@@ -276,7 +311,7 @@ def _until(transfer: Transfer, deadline_s: float | None) -> Transfer:
 def _timelines(survey: Survey, stages: Sequence[Stage], verdict: Verdict) -> tuple[_Lines, _Lines] | tuple[None, None]:
     """In the mean and at the bad end; None if a node's speeds are not known."""
     found, found_bad, degree = list[StageTimeline](), list[StageTimeline](), len(stages)
-    readers = Counter(stage.site.node.shared_with for stage in stages if (False, "ssd") in stage.first)
+    readers = Counter(stage.site.node.shared_with for stage in stages if stage.ways.reads_ssd)
     sharing = Counter(stage.site.node.computes_on for stage in stages)
     for rank, stage in enumerate(stages):
         mean, bad = stage.site.mean, stage.site.bad
@@ -298,11 +333,10 @@ def _there_s(
     memory, or that nobody waits for."""
     question, there_s = survey.question, [0.0] * len(stage.part.units)
     there_bad_s, begin_s = there_s.copy(), stage.site.busy_s
-    for (later, source), places in stage.first.items():
-        sizes = _sizes(survey, stage, places)
+    for later, source, places, sizes, size_bytes in stage.ways.each:
         if source == "ssd":
             longer = mean.ssd_bytes_per_s / bad.ssd_bytes_per_s
-            come_s = arrivals_s(0.0, sum(sizes) / ssd_bytes_per_s, sizes)
+            come_s = arrivals_s(0.0, size_bytes / ssd_bytes_per_s, sizes)
         elif source in TIERS or later:
             continue
         else:
@@ -319,25 +353,26 @@ def _in_order(survey: Survey, stage: Stage, there_s: Sequence[float], rows_s: fl
 
     The embedding is looked up by rows, which may come before the rest of it; at the end it may be the output matrix.
     """
-    model, part = survey.question.model, stage.part
-    found, sizes = [], survey.sizes
-    whole_s = there_s[part.units.index(0)] if 0 in part.units else 0.0
+    model, part, embedding = survey.question.model, stage.part, stage.ways.embedding
+    found = list(zip(there_s, stage.ways.sizes, strict=True))
+    whole_s = 0.0
+    if embedding is not None:
+        whole_s, _ = found.pop(embedding)
     if part.first_layer == 0:
-        found.append((min(rows_s, whole_s) if model.rows_first else whole_s, 0))
-    found += [(at_s, sizes[i]) for i, at_s in zip(part.units, there_s, strict=True) if i]
+        found.insert(0, (min(rows_s, whole_s) if model.rows_first else whole_s, 0))
     if part.end_layer == model.layers and model.tied_embeddings:
-        found.append((whole_s, sizes[0]))
+        found.append((whole_s, survey.sizes[0]))
     return found
 
 
 def _reasons(survey: Survey, stages: Sequence[Stage]) -> tuple[str, ...]:
     from_store = here = 0
     for stage in stages:
-        for (_, source), places in stage.first.items():
-            if source == STORE:
-                from_store += sum(_sizes(survey, stage, places))
-            elif source in TIERS:
-                here += sum(_sizes(survey, stage, places))
+        for way in stage.ways.each:
+            if way.source == STORE:
+                from_store += way.size_bytes
+            elif way.source in TIERS:
+                here += way.size_bytes
     total = sum(stage.part.weight_bytes for stage in stages)
     found = [f"{len(stages)} stage(s) of equal bytes, each on the node that is done with it soonest"]
     if here:

@@ -12,7 +12,7 @@ from heapq import merge
 from itertools import accumulate, islice
 from operator import attrgetter, itemgetter
 from statistics import median
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from schedules.estimates import Speeds, speeds_of, step_s
 from schedules.facts import Node, Rate
@@ -32,7 +32,6 @@ how many stages are tried on other nodes than those that are done soonest."""
 _TYPICAL_OF, _AT_ONCE = 16, 48
 _OF_ALL = ("sources", "given", "busy_s", "queues", "typical", "whole_bytes", "_parts", "_holders", "_bare")
 """What is the same however much memory is free."""
-_Key = TypeVar("_Key", bound=tuple[Any, ...])
 _NetworkKey = tuple[float, float, int, str]
 
 
@@ -99,6 +98,8 @@ class Survey:
         model = question.model
         self.names, self.digests = [unit.name for unit in model.units], model.digests
         self.sizes, self.size_bytes = model.sizes, model.size_bytes
+        self.ways: dict[tuple[int, int], Any] = {}
+        """What schedules.placing.candidates found of whence parts come."""
         self._sites: dict[str, Site] = {}
         self._parts: dict[int, tuple[Part, ...]] = {}
         self._lists: dict[tuple[int, int], list[Site]] = {}
@@ -109,7 +110,7 @@ class Survey:
         """The same, but for such memory of nodes being free that is not yet."""
         other = Survey(self.question, freed_bytes)
         other.__dict__ |= {name: self.__dict__[name] for name in _OF_ALL if name in self.__dict__}
-        other._elsewhere = self._sites
+        other._elsewhere, other.ways = self._sites, self.ways
         return other
 
     @property
@@ -209,7 +210,7 @@ class Survey:
     def on_card(self, node: Node) -> Sequence[Transfer]:
         """The fetches that stand in queues before the node's card."""
         if not node.box:
-            return self.queues.get(node.name, ())
+            return self.question.links.queue(node.name, self.question.now_s)
         return [transfer for name, there in self.queues.items() if self.card(name) == node.box for transfer in there]
 
     def shortlist(self, least_bytes: int, stages: int) -> list[Site]:
@@ -242,8 +243,7 @@ class Survey:
             for free, name in ranked[len(self._roomy_keys) : few]:
                 self._roomy_keys.append(self._network_key(name, free))
             return [name for *_, name in sorted(self._roomy_keys[:few])[:most]]
-        roomy = (name for _, _, free, name in self._by_network if -free >= least_bytes)
-        return list(islice(roomy, most))
+        return self._by_network.roomy(least_bytes, most)
 
     def _most_memory(self, nodes: int) -> list[tuple[int, str]]:
         """(-free bytes, name) of at least so many usable nodes, or all there are, that have most of it, in order."""
@@ -308,7 +308,7 @@ class Survey:
         }  # fmt: skip
 
     @cached_property
-    def _by_network(self) -> "_Lazily[tuple[float, float, int, str]]":
+    def _by_network(self) -> "_Lazily":
         """(busy seconds, -bytes per second, -free bytes, name) of the usable nodes, in order: as the view has them ranked
         but for those that are busy, or have other memory free."""
         return _Lazily(self._rank_by_network())
@@ -351,17 +351,23 @@ class Survey:
         return (0, *accumulate(self.sizes)), [0] * (len(self.sizes) + 1)
 
 
-class _Lazily(Generic[_Key]):
-    """What can be read again and again, and is found as far as it is read."""
+class _Lazily:
+    """Nodes in an order, which can be read again and again, and are found as far as they are read."""
 
-    def __init__(self, source: Iterator[_Key]) -> None:
-        self._source, self._found = source, list[_Key]()
+    def __init__(self, source: Iterator[_NetworkKey]) -> None:
+        self._source, self._found = source, list[_NetworkKey]()
 
-    def __iter__(self) -> Iterator[_Key]:
-        yield from self._found
-        for one in self._source:
+    def roomy(self, least_bytes: int, most: int) -> list[str]:
+        """The first of them, up to `most`, that have so much memory."""
+        names = [name for _, _, free, name in self._found if -free >= least_bytes][:most]
+        while len(names) < most:
+            one = next(self._source, None)
+            if one is None:
+                break
             self._found.append(one)
-            yield one
+            if -one[2] >= least_bytes:
+                names.append(one[3])
+        return names
 
 
 def _middle(rates: Sequence[Rate]) -> Rate:
