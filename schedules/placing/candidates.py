@@ -36,7 +36,7 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True)
 class Ways:
-    """Whence the units of a part come: `sources` of each of the `units`, which have those `sizes`; `each` takes together those
+    """Whence the units of a part come: `sources` of each of the `units`, which have those `sizes`. A way of `each` has all
     that come from one source first. The part may have the model's first unit, at the place `embedding`."""
 
     units: tuple[str, ...]
