@@ -208,22 +208,23 @@ class Batch:
         assert self._step is not None
         step, self._step = self._step, None
         self._landed += step.steps
-        over = self._over()
-        if self.terse:
-            among = dict.fromkeys([*step.fresh, *over, *self._yielding]) if step.fresh or self._yielding else over
-            told = [ask for ask in among if ask in self._running]
-        else:
+        told, given = self._over(), list[tuple[Ask, int]]()
+        if not self.terse:
             told = [ask for ask in self._running if ask.begun]
+        elif step.fresh or self._yielding:
+            told = [ask for ask in dict.fromkeys([*step.fresh, *told, *self._yielding]) if ask in self._running]
         self._yielding.clear()
-        given = [(ask, self._count(ask)) for ask in told]
         for ask in told:
+            given.append((ask, self._count(ask)))
             ask.prefilled = True
             if ask.left <= 0 or ask.yields:
                 self._used_tokens -= ask.room
                 self._leave(ask)
         for ask, tokens in step.followers:
             ask.taken += tokens
-        return given + [(ask, 0) for ask, _ in step.followers if ask in self._followers]
+            if ask in self._followers:
+                given.append((ask, 0))
+        return given
 
     def _let_in(self) -> None:
         """Those that find a room, one of them at least whatever its prompt."""
