@@ -245,3 +245,23 @@ def test_a_forecast_that_is_kept_is_what_it_would_be_if_it_was_made_anew(
 def _assert_as_made_anew(links: Links, rates: dict[str, float], now_s: float) -> None:
     kept = links.forecast(now_s)
     assert kept == pytest.approx(finish_times(rates, links.transfers, now_s), rel=1e-6, abs=2e-3)
+
+
+def test_the_ledger_says_who_is_done_and_when_the_next_will_be() -> None:
+    links = Links({"a": 10.0, "b": 10.0}, 0.0)
+    links.begin([Transfer("x", ("a",), 10), Transfer("y", ("b",), 30), Transfer("z", ("b",), 30)], 0.0)
+    assert links.next_s() == 1.0
+    assert list(links.advance(2.0)) == ["x"]
+    assert links.next_s() == 6.0
+    links.end("y", 2.0)
+    assert links.next_s() == 4.0
+    assert list(links.advance(9.0)) == ["z"]
+    assert links.next_s() == float("inf")
+
+
+def test_a_queue_is_who_stands_in_it_with_what_is_to_go() -> None:
+    links = Links({"nic": 10.0}, 0.0)
+    links.begin([Transfer("x", ("nic",), 30, queue="n"), Transfer("y", ("nic",), 50, queue="n")], 0.0)
+    assert [(t.name, t.remaining_bytes) for t in links.queue("n", 1.0)] == [("x", 20.0), ("y", 50)]
+    assert list(links.queue("n", 1.0)) == links.queues(1.0)["n"]
+    assert not links.queue("another", 1.0)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from schedules.events import NodeReported
@@ -14,6 +14,7 @@ from schedules.ledgers.links import Links
 from schedules.ledgers.memory import Memory
 from schedules.ledgers.nodes import Nodes, link_rates
 from schedules.ledgers.shares import Transfer, shares
+from schedules.placing import choices
 from schedules.placing.decision import Candidate, Corrections, Decision, Question, Running, Wait
 from schedules.placing.policies import POLICIES
 from schedules.placing.policies.planned import AS_FAST
@@ -22,6 +23,7 @@ from tests.schedules.models import measured_views, model_of, models, node_of, ob
 from tests.told import objectives_of
 
 PLANNED = POLICIES["planned"]
+_ANY = settings(derandomize=True, max_examples=1000, database=None, phases=[Phase.generate])
 
 
 @st.composite
@@ -557,3 +559,38 @@ def test_nodes_that_are_kept_get_the_same_answer_as_a_look_at_all_of_them(
                           for node in question.view.nodes[::2]], 0.0)  # fmt: skip
     anew, kept = (POLICIES[policy].decide(replace(question, view=view)) for view in (question.view, nodes.view()))
     assert anew == kept
+
+
+@given(_questions(), _fetches())
+def test_who_is_not_looked_at_since_it_would_be_dearer_would_not_have_been_chosen(
+    question: Question, fetches: list[tuple[float, float | None, int]]
+) -> None:
+    begun = [
+        Transfer(f"s{index}", (f"nic:{node.name}",), size_bytes, priority, deadline_s, node.name)
+        for index, (node, (size_bytes, deadline_s, priority)) in enumerate(
+            zip(question.view.nodes, fetches, strict=False)
+        )
+    ]
+    question.links.begin(begun, 0.0)
+    found = PLANNED.decide(question)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choices, "_may_be_cheaper", lambda *_: True)
+        of_all = PLANNED.decide(question)
+    assert found.outcome == of_all.outcome or _chosen(found) == _chosen(of_all)
+    assert len(found.candidates) <= len(of_all.candidates)
+
+
+def _chosen(decision: Decision) -> object:
+    """But for the words, which count those that were looked at."""
+    chosen = decision.chosen
+    return chosen and (chosen.nodes, chosen.prediction, chosen.moves, chosen.transfers)
+
+
+def test_who_would_be_dearer_is_not_looked_at() -> None:
+    def fewer(question: Question) -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(choices, "_may_be_cheaper", lambda *_: True)
+            of_all = PLANNED.decide(question)
+        return len(PLANNED.decide(question).candidates) < len(of_all.candidates)
+
+    assert fewer(find(_questions(), fewer, settings=_ANY))

@@ -5,13 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from schedules.brain import Brain
 from schedules.facts import Rate
 from schedules.learning import Lesson
+from schedules.limits import Limits
 from schedules.objectives import Objectives
-from schedules.simulation.habits import Habits
+from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.outcomes import Ending
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
+from schedules.simulation.simulate import Trouble, drive
+from schedules.simulation.world import World
 from schedules.systems.system import OURS, Keeps, Startup
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
@@ -102,3 +106,10 @@ def test_progress_is_told_of_many_requests() -> None:
     seen: list[int] = []
     play(replace(SCENARIO, trace=trace), seen.append)
     assert seen == [500, 1000, 1500]
+
+
+def test_inputs_that_are_not_in_order_are_told_of() -> None:
+    world, brain = World(SCENARIO.nodes), Brain(OURS.policy(0), Limits(60.0, 10, 10, consolidate=False), "g", 0.0)
+    inputs = [Trouble(2.0, Misfortune.NODE_LOST, "n0"), Trouble(1.0, Misfortune.NODE_LOST, "n1")]
+    with pytest.raises(ValueError, match=r"at 1\.0 s is told of after what comes at 2\.0 s"):
+        drive(brain, world, inputs, lambda *_: None)
