@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 SHARED_CLUSTER, FLOW_SERVICE, NAMESPACES = "shared_cluster", "flow_service", "network namespaces and control groups"
 TOGETHER = {
@@ -67,6 +68,19 @@ class ByFile(LoadScopeScheduling):
     def __init__(self, config: pytest.Config, log: Producer) -> None:
         super().__init__(config, log)
         config.option.loadscopereorder = False
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """The test that the worker died of, None if it died of none. It is not run again, and others do what the worker had
+        left. xdist gives them what was done as well, hears nothing of that, and waits for ever."""
+        workload = self.assigned_work.pop(node)
+        died_of = next((name for unit in workload.values() for name, done in unit.items() if not done), None)
+        if died_of is None:
+            return None
+        workload[_unit(died_of)][died_of] = True
+        self.workqueue.update({unit: tests for unit, tests in workload.items() if not all(tests.values())})
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return died_of
 
     def _split_scope(self, nodeid: str) -> str:
         return _unit(nodeid)
