@@ -153,7 +153,8 @@ class Ranks:
     """The nodes of a view by name, and those that may be given stages by (-free bytes, name) and by (-bytes per second of
     the network card, -free bytes, name), each in order, where free is what one more stage can have; what the store gives to
     all nodes together, None if it was not seen to limit them; the speeds of the nodes, as far as anybody asked for them;
-    whether any of the nodes computes on a GPU; and what was found of where units lie, for as long as it is good."""
+    whether any of the nodes computes on a GPU, and whether all do; and what was found of where units lie, as long as it is
+    good."""
 
     by_name: Mapping[str, Node]
     by_memory: Sequence[tuple[int, str]]
@@ -161,6 +162,7 @@ class Ranks:
     store_bytes_per_s: float | None
     speeds: "KnownSpeeds"
     gpus: bool
+    all_gpus: bool
     finds: "Finds"
 
 

@@ -83,8 +83,10 @@ class Nodes:
         """The nodes that are heard, without copying what is known of them."""
         if self._view is None:
             store = self._links.rates.get(STORE)
-            gpus = bool(self._on_gpus)
-            ranks = Ranks(self._shown, self._by_memory, self._by_network, store, self._speeds, gpus, self._finds)
+            ranks = Ranks(
+                self._shown, self._by_memory, self._by_network, store, self._speeds, bool(self._on_gpus),
+                len(self._on_gpus) == len(self._shown), self._finds,
+            )  # fmt: skip
             self._view = View(tuple(self._nodes), self._holders, ranks)
         return self._view
 
@@ -262,6 +264,7 @@ def ranks_of(view: View) -> Ranks:
         median(stores) if stores else None,
         KnownSpeeds(),
         any(node.gpu for node in view.nodes),
+        all(node.gpu for node in view.nodes),
         Finds(),
     )
 

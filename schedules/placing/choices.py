@@ -34,8 +34,10 @@ def further(survey: Survey, tried: Sequence[Candidate]) -> list[Candidate]:
     found = list[Candidate]()
     if all(c.prediction is None for c in tried):
         return found
-    cheapest = _cheapest(survey, tried)
+    cheapest = cheapest_byte_s(survey, tried)
     for degree in range(1, min(MOST_SPREAD, survey.question.objectives.max_degree, len(survey.sizes) - 2) + 1):
+        if dearer(survey, degree, cheapest) is not None:
+            continue
         seen = {frozenset(c.nodes) for c in tried if c.degree == degree}
         best = _best(survey, [c for c in tried if c.degree == degree])
         for sites in _single(survey) if degree == 1 else _several(survey, degree):
@@ -45,12 +47,22 @@ def further(survey: Survey, tried: Sequence[Candidate]) -> list[Candidate]:
                 if _may_be_better(survey, bound, best) and _may_be_cheaper(survey, degree, sites, bound, cheapest):
                     found.append(candidate(survey, degree, [site.node for site in sites]))
                     best = _best(survey, [*([best] if best is not None else []), found[-1]])
-                    cheapest = min(cheapest, _cheapest(survey, found[-1:]))
+                    cheapest = min(cheapest, cheapest_byte_s(survey, found[-1:]))
             seen.add(names)
     return found
 
 
-def _cheapest(survey: Survey, among: Sequence[Candidate]) -> float:
+def dearer(survey: Survey, degree: int, cheapest: float) -> str | None:
+    """Why nobody of so many stages, wherever they are, is cheaper than that; None if somebody may be."""
+    if cheapest == inf:
+        return None
+    at_least = cost_byte_s([survey.least_bytes(degree)], survey.question.objectives.keep_alive_s)
+    if at_least <= cheapest:
+        return None
+    return f"dearer wherever it starts: at least {at_least / 1e9:.2f} GB s against {cheapest / 1e9:.2f} GB s"
+
+
+def cheapest_byte_s(survey: Survey, among: Sequence[Candidate]) -> float:
     """What the cheapest costs of those that are in time as they shall be; infinite if none is, or nothing was said of it."""
     question = survey.question
     if question.objectives.ttft_s is None:
@@ -62,12 +74,9 @@ def _cheapest(survey: Survey, among: Sequence[Candidate]) -> float:
 def _may_be_cheaper(survey: Survey, degree: int, sites: Sequence[Site], bound: _Bound, cheapest: float) -> bool:
     if cheapest == inf:
         return True
-    question, parts = survey.question, survey.parts(degree)
-    if all(site.node.gpu for site in sites):
-        reserved = [part.reserve_bytes for part in parts] + [site.node.context_bytes for site in sites]
-    else:
-        reserved = [part.weight_bytes + part.kv_bytes for part in parts]
+    question = survey.question
     lasts_s = bound.ttft_s - question.waited_s + question.objectives.keep_alive_s
+    reserved = [survey.least_bytes(degree), *[site.node.context_bytes for site in sites if site.node.gpu]]
     return cost_byte_s(reserved, lasts_s) <= cheapest
 
 

@@ -278,6 +278,12 @@ class Survey:
         layers = sum(size // layer_bytes for size in free) if layer_bytes else model.layers
         return layers >= model.layers and sum(free) >= self.whole_bytes
 
+    def least_bytes(self, degree: int) -> int:
+        """What so many stages reserve in all wherever they run, without their processes' contexts."""
+        if self._ranks.all_gpus:
+            return sum([part.reserve_bytes for part in self.parts(degree)])
+        return sum([part.weight_bytes + part.kv_bytes for part in self.parts(degree)])
+
     @cached_property
     def whole_bytes(self) -> int:
         """What one stage reserves that runs all of the model, without its process's context."""

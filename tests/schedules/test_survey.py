@@ -38,7 +38,7 @@ def test_what_fits_on_any_nodes_fits_on_the_short_list(case: tuple[Model, View, 
         found = candidate(survey, degree)
     bounds, kv_bytes = split_layers(model, degree), model.kv_bytes_per_token * kv_tokens
     needs = [stage_bytes(model, a, b) - (-kv_bytes * (b - a) // model.layers) for a, b in pairwise(bounds)]
-    free = [node.device_free_bytes for node in view.nodes if not node.draining]
+    free = [node.stage_free_bytes for node in view.nodes if not node.draining]
     fits = any(all(n <= f for n, f in zip(needs, chosen, strict=True)) for chosen in permutations(free, degree))
     assert (found.placement is not None) == fits
     assert survey.could_hold(degree) or not fits

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from schedules.facts import NoPlacement, Placement
 from schedules.placing.candidates import candidate, slower
-from schedules.placing.choices import further
+from schedules.placing.choices import cheapest_byte_s, dearer, further
 from schedules.placing.decision import Candidate, Decision, Leaving, Listed, Move, Question, Running, Wait
 from schedules.placing.going_on import goes_on_s
 from schedules.placing.policies.fixed import no_room
@@ -18,7 +18,8 @@ better than that."""
 
 class Planned:
     """Looks at every degree up to the model's largest, and beyond it only if the model does not fit else; of each on the
-    nodes that are done soonest, and on all others that may be better, so that by its own predictions no rule is.
+    nodes that are done soonest, and on all others that may be better, so that by its own predictions no rule is. Once
+    somebody is in time a degree of which nobody can be cheaper is passed over.
 
     What would make an admitted start late is ruled out; if nothing else fits, the start waits. Where memory is short, or
     the node that holds the units is taken, idle replicas may go, or running ones be migrated, if that pays.
@@ -29,7 +30,7 @@ class Planned:
     def decide(self, question: Question) -> Decision:
         """See the module."""
         survey = Survey(question)
-        tried = _tried(question, survey)
+        tried = _tried(question, survey, cheaper=True)
         tried += further(survey, tried)
         tried += _with_moves(question, survey, tried)
         eligible = [c for c in tried if c.placement is not None and not c.ruled_out]
@@ -49,11 +50,15 @@ class Planned:
         return Decision(self.name, placement, told)
 
 
-def _tried(question: Question, survey: Survey) -> list[Candidate]:
-    """A candidate for each degree; beyond the largest that is wanted only until one fits."""
+def _tried(question: Question, survey: Survey, *, cheaper: bool = False) -> list[Candidate]:
+    """A candidate for each degree, or, if only the `cheaper` are wanted, why there is none; beyond the largest that is wanted
+    only until one fits."""
     most = min(question.model.layers, survey.usable)
     wanted = min(question.objectives.max_degree, most)
-    tried = [candidate(survey, degree) for degree in range(1, wanted + 1)]
+    tried = list[Candidate]()
+    for degree in range(1, wanted + 1):
+        reason = dearer(survey, degree, cheapest_byte_s(survey, tried)) if cheaper and tried else None
+        tried.append(candidate(survey, degree) if reason is None else Candidate(degree, (), reason))
     if all(c.placement is None for c in tried):
         for degree in filter(survey.could_hold, range(wanted + 1, most + 1)):
             tried.append(candidate(survey, degree))
