@@ -18,7 +18,7 @@ from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
 from tests.schedules.worlds import MB, world_model, world_node
 
-SLEEPS_S = 60.0
+SLEEPS_S, DIES_AFTER_S = 60.0, 1.0
 
 
 def question() -> PlanQuestion:
@@ -95,8 +95,9 @@ def sleeps(question: PlanQuestion, job: Job, tell: Told) -> Trial:
 
 
 def dies(question: PlanQuestion, job: Job, tell: Told) -> Trial:
-    """The second takes its process with it, each time; as when memory is short."""
+    """The second takes its process with it, each time; as when memory is short. By then what others played is known."""
     if job.cluster.count == 2:
+        time.sleep(DIES_AFTER_S)
         os._exit(1)
     return plays(question, job, tell)
 
