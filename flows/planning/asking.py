@@ -121,8 +121,9 @@ def world_of(path: Path) -> Fitted:
 
 
 def _startup(world: Fitted) -> Startup:
-    """That of the nodes in the median."""
-    return Startup(tail_s=median(each.tail_s for each in world.startups.values())) if world.startups else OURS.startup
+    """Ours, with the tail that nodes have in the median."""
+    tails_s = [each.tail_s for each in world.startups.values()]
+    return replace(OURS.startup, tail_s=median(tails_s)) if tails_s else OURS.startup
 
 
 def trace_of(wishes: Wishes) -> Trace:

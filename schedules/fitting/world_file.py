@@ -11,7 +11,7 @@ from schedules.fitting.fitted import Fitted, Played, Quality, Quantity, Whence
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, STORE, STREAM, formed_degree
 from schedules.simulation.comparing import Comparison, Matched
 from schedules.simulation.habits import Habits
-from schedules.systems.system import Startup
+from schedules.systems.system import OURS, Startup
 
 KIND, VERSION = "firsttoken world", 1
 MOST_NODES = 100_000
@@ -27,7 +27,7 @@ def to_json(world: Fitted) -> dict[str, Any]:
         "kind": KIND,
         "version": VERSION,
         "source": world.source,
-        "nodes": [_node_json(node, world.startups.get(node.name, Startup())) for node in world.nodes],
+        "nodes": [_node_json(node, world.startups.get(node.name, OURS.startup)) for node in world.nodes],
         "habits": dataclasses.asdict(world.habits),
         "quantities": [dataclasses.asdict(quantity) for quantity in world.quantities],
         "quality": None if world.quality is None else dataclasses.asdict(world.quality),

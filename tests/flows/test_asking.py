@@ -18,7 +18,7 @@ from schedules.fitting.errors import BadWorld
 from schedules.fitting.fitted import Fitted
 from schedules.fitting.world_file import to_json
 from schedules.simulation.habits import Habits
-from schedules.systems.system import Startup
+from schedules.systems.system import OURS, Startup
 from schedules.traces.errors import BadWish
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
@@ -276,7 +276,7 @@ def test_a_fitted_world_says_what_its_machines_are_like_and_how_they_start(store
     question = question_of(wishes, Store(), Known()).question
     means = {name: rate.mean for name, rate in question.choices.types[0].rates.items()}
     assert means == {name: rate.mean for name, rate in nodes[0].rates.items()}
-    assert (question.habits.hop_s, question.system.startup.tail_s) == (0.007, 0.2)
+    assert (question.habits.hop_s, question.system.startup) == (0.007, replace(OURS.startup, tail_s=0.2))
 
 
 def test_a_file_that_holds_no_world_says_so(stored: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from schedules.fitting.world_file import from_json, to_json
 from schedules.simulation.comparing import compare, match
 from schedules.simulation.habits import Habits
 from schedules.simulation.nodes import WorldNode
-from schedules.systems.system import Startup
+from schedules.systems.system import OURS, Startup
 from tests.schedules.worlds import world_node
 
 PLAYED = Played(compare([1.0, 2.0], [1.1, 2.1]), match([1.0], [1.5]), None, 3, 2)
@@ -41,6 +41,11 @@ def test_a_world_is_read_as_it_was_but_for_where_its_nodes_are() -> None:
     for node, was in zip(read.nodes, WORLD.nodes, strict=True):
         assert node == replace(was, address="", host="", rendezvous_port=0)
         assert WorldNode(node, {}).speeds == WorldNode(was, {}).speeds
+
+
+def test_nodes_of_which_nothing_else_is_known_start_as_ours_do() -> None:
+    read = from_json(json.loads(json.dumps(to_json(replace(WORLD, startups={"n1": WORLD.startups["n1"]})))))
+    assert read.startups == {"n0": OURS.startup, "n1": WORLD.startups["n1"]}
 
 
 def _without_rate(world: dict[str, Any]) -> None:
