@@ -232,7 +232,7 @@ def test_a_node_that_dies_is_forgotten_and_requests_go_on_with_the_rest(
     tokens = streamed_tokens(cluster.url, kill_node, max_tokens=60)
     assert killed.is_set()
     assert tokens == reference_tokens[:60]
-    assert [node["name"] for node in nodes(cluster.url)] == ["node-0"]
+    wait_until(lambda: [node["name"] for node in nodes(cluster.url)] == ["node-0"], "the dead node to be forgotten")
 
 
 def test_a_stream_whose_last_node_dies_ends_as_interrupted(cluster: RealCluster, reference_tokens: list[int]) -> None:
