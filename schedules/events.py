@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schedules.facts import Model, ModelKey, Node, Placement
+from schedules.foresight.plan import Plan
 from schedules.learning import Lesson
 from schedules.objectives import Objectives
 from schedules.placing.decision import Decision
@@ -279,6 +280,13 @@ class RequestStayed:
 
 
 @dataclass(frozen=True)
+class PrewarmPlanned:
+    """What is to be where before it is asked for, until another plan comes, or this one is over and none has come."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
 class Ticked:
     """The time that the last WakeAt named has come."""
 
@@ -287,5 +295,6 @@ Event = (
     ModelKnown | RequestAnnounced | AnnouncementOver | RequestArrived | RequestProgressed | RequestEnded | RequestLeft
     | RequestRefused | RequestBroke | GroupFormed | GroupFailed | GroupLost | GroupStopped | GroupFound | StartMeasured
     | Recalled | NodeReported | NodesHeard | NodeLeft | SchedulerLost | SchedulerJoined | NodeDrained | NodeUndrained
-    | ConsolidationWanted | MigrationWanted | MoveGoOn | MoveGivenUp | RequestShifted | RequestStayed | Ticked
+    | ConsolidationWanted | MigrationWanted | MoveGoOn | MoveGivenUp | RequestShifted | RequestStayed
+    | PrewarmPlanned | Ticked
 )  # fmt: skip
