@@ -13,9 +13,9 @@ Expected = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """`expected[i, k]` requests for `models[i]` in the `k`-th minute from `at_s` on; by the end of that minute at least one has
-    come with the probability `by_then[i, k]`, which never falls from minute to minute. All of the horizon together has from
-    `low[i]` to `high[i]` of them, four times in five. `methods[i]` is by whom that is said.
+    """`expected[i, k]` requests for `models[i]` in the `k`-th minute from `at_s` on; by the end of that minute at least one
+    has come with the probability `by_then[i, k]`, which never falls from minute to minute. All of the horizon together has
+    from `low[i]` to `high[i]` of them, four times in five. `methods[i]` is by whom that is said.
 
     ValueError says what is wrong with it.
     """
@@ -59,8 +59,8 @@ class Forecast:
 
 
 class Forecaster(Protocol):
-    """A method. As a value it can be sent to other processes, and it changes nothing of itself: the same past gives the same
-    forecast."""
+    """A method. As a value it can be sent to other processes, and it changes nothing of itself: the same past gives the
+    same forecast."""
 
     @property
     def name(self) -> str:

@@ -16,9 +16,9 @@ Seconds = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """`counts[i, j]` requests for `models[i]` came in the `j`-th minute from `begin_s`, which is a whole number of minutes, on
-    a clock whose days begin at multiples of DAY_S (unix seconds, or those of a trace). Nothing is known of after `until_s`,
-    within the last of those minutes or at its end. `last_s[i]` is when the latest came, NEVER_S if none did.
+    """`counts[i, j]` requests for `models[i]` came in the `j`-th minute from `begin_s`, which is a whole number of minutes,
+    on a clock whose days begin at multiples of DAY_S (unix seconds, or those of a trace). Nothing is known of after
+    `until_s`, within the last of those minutes or at its end. `last_s[i]` is when the latest came, NEVER_S if none did.
 
     ValueError says what is wrong with it.
     """
@@ -66,8 +66,8 @@ def minutes_between(begin_s: float, until_s: float) -> int:
 
 
 def past_of(models: Sequence[str], model: NDArray[Any], at_s: Seconds, begin_s: float, until_s: float) -> Past:
-    """Of requests for `models[model[i]]` that came at `at_s[i]`, in any order, as far as they came from the minute of `begin_s`
-    to before `until_s`."""
+    """Of requests for `models[model[i]]` that came at `at_s[i]`, in any order, as far as they came from the minute of
+    `begin_s` to before `until_s`."""
     begin_s = begin_s // MINUTE_S * MINUTE_S
     minutes = minutes_between(begin_s, until_s)
     known = (at_s >= begin_s) & (at_s < until_s)

@@ -9,10 +9,10 @@ from schedules.foresight.retention import BY_USE, Retention
 
 @dataclass(frozen=True)
 class Budgets:
-    """What a plan may use: shares (0 to 1) of each node's dram and ssd budgets and of its accelerator, and of the time that its
-    links have between now and when it is needed. It moves at most `moved_bytes` over networks, None is as many as fit. Nothing
-    is kept in dram that saves less than `least_saved_s` of cold starts per GiB and hour, and no replica on an accelerator that
-    saves less than `least_saved_device_s` of them per GiB and hour."""
+    """What a plan may use: shares (0 to 1) of each node's dram and ssd budgets and of its accelerator, and of the time
+    that its links have between now and when it is needed. It moves at most `moved_bytes` over networks, None is as many as
+    fit. Nothing is kept in dram that saves less than `least_saved_s` of cold starts per GiB and hour, and no replica on an
+    accelerator that saves less than `least_saved_device_s` of them per GiB and hour."""
 
     dram_share: float = 0.9
     ssd_share: float = 0.9
@@ -69,10 +69,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Plan:
-    """Made at `made_s` (unix seconds, or those of a simulation) and good until `until_s`. `stagings` are in the order in which
-    they are to begin. What a node keeps in dram and on ssd, while it has more than its budgets, is by `dram` and `ssd`, by node.
-    `worth` is what an idle replica of a model saves there where it is, in seconds of cold starts expected: the least goes first
-    when others need its room. A model that is not named is worth nothing that anybody knows."""
+    """Made at `made_s` (unix seconds, or those of a simulation) and good until `until_s`. `stagings` are in the order in
+    which they are to begin. What a node keeps in dram and on ssd, while it has more than its budgets, is by `dram` and
+    `ssd`, by node. `worth` is what an idle replica of a model saves there where it is, in seconds of cold starts expected:
+    the least goes first when others need its room. A model that is not named is worth nothing that anybody knows."""
 
     made_s: float
     until_s: float
