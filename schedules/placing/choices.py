@@ -1,16 +1,19 @@
 """Which nodes are worth a prediction beside those that are done soonest: those that rules look for which know one thing.
 
-A candidate's cost and its time go together as long as its degree stays, so of one degree only who may be sooner, or in time
-where nobody is yet, is looked at; and once anybody is in time, only who may be cheaper. That is known by bounds, which cost
-little: nothing is faster than its links alone.
+A candidate's cost and its time go together as long as its degree stays, and what its processes take on GPUs beside what
+they load, so of one degree only who may be sooner, or has less beside, or is in time where nobody is yet, is looked at; and
+once anybody is in time, only who may be cheaper. That is known by bounds, which cost little: nothing is faster than its links
+alone.
 
 One stage may run on the node whose own tiers give the model soonest, on the one that forms a group soonest, or on the one
 with most of its card to spare. Several run on those with most of their cards to spare, any number of them on nodes that have
-room for the whole model, into which the group may be merged later.
+room for the whole model, into which the group may be merged later. Where nodes differ in what a process takes of their GPUs
+the same are looked for among those alone that take less.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from schedules.estimates import Speeds, cost_byte_s, step_s, token_s
@@ -18,6 +21,9 @@ from schedules.ledgers.links import nic_link
 from schedules.placing.candidates import MOST_CORRECTED, candidate
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate
 from schedules.placing.survey import MOST_SPREAD, Site, Survey
+
+MOST_BESIDE = 3
+"""Of nodes that differ in what a process takes of their GPUs so many kinds are looked at by themselves."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,13 @@ def further(survey: Survey, tried: Sequence[Candidate]) -> list[Candidate]:
             continue
         seen = {frozenset(c.nodes) for c in tried if c.degree == degree}
         best = _best(survey, [c for c in tried if c.degree == degree])
-        for sites in _single(survey) if degree == 1 else _several(survey, degree):
+        for sites in _worth_a_look(survey, degree):
             names = frozenset([site.node.name for site in sites])
             if names not in seen:
-                bound = _bound(survey, degree, sites)
-                if _may_be_better(survey, bound, best) and _may_be_cheaper(survey, degree, sites, bound, cheapest):
+                bound, lighter = _bound(survey, degree, sites), _lighter(survey, sites, best)
+                if _may_be_better(survey, bound, best, lighter=lighter) and _may_be_cheaper(
+                    survey, degree, sites, bound, cheapest
+                ):
                     found.append(candidate(survey, degree, [site.node for site in sites]))
                     best = _best(survey, [*([best] if best is not None else []), found[-1]])
                     cheapest = min(cheapest, cheapest_byte_s(survey, found[-1:]))
@@ -76,8 +84,20 @@ def _may_be_cheaper(survey: Survey, degree: int, sites: Sequence[Site], bound: _
         return True
     question = survey.question
     lasts_s = bound.ttft_s - question.waited_s + question.objectives.keep_alive_s
-    reserved = [survey.least_bytes(degree), *[site.node.context_bytes for site in sites if site.node.gpu]]
-    return cost_byte_s(reserved, lasts_s) <= cheapest
+    return cost_byte_s([survey.least_bytes(degree), sum(map(_beside_bytes, sites))], lasts_s) <= cheapest
+
+
+def _beside_bytes(site: Site) -> int:
+    """What a process of its own takes there of a GPU."""
+    return site.node.context_bytes if site.node.gpu else 0
+
+
+def _lighter(survey: Survey, sites: Sequence[Site], best: Candidate | None) -> bool:
+    """Whether less is taken beside what is loaded than by the best that was found."""
+    if best is None:
+        return False
+    there = [node for name in best.nodes if (node := survey.question.view.node(name)) is not None]
+    return sum(map(_beside_bytes, sites)) < sum([node.context_bytes for node in there if node.gpu])
 
 
 def _best(survey: Survey, among: Sequence[Candidate]) -> Candidate | None:
@@ -88,7 +108,7 @@ def _best(survey: Survey, among: Sequence[Candidate]) -> Candidate | None:
     return min(known, key=lambda pc: (not survey.question.met_by(pc[0]), pc[0].ttft_s))[1]
 
 
-def _may_be_better(survey: Survey, bound: _Bound, best: Candidate | None) -> bool:
+def _may_be_better(survey: Survey, bound: _Bound, best: Candidate | None, *, lighter: bool) -> bool:
     if best is None or best.prediction is None:
         return True
     question, goal = survey.question, survey.question.objectives
@@ -96,15 +116,28 @@ def _may_be_better(survey: Survey, bound: _Bound, best: Candidate | None) -> boo
         return True
     late = goal.ttft_s is not None and bound.ttft_bad_s > goal.ttft_s
     slow = goal.tpot_s is not None and bound.tpot_bad_s > goal.tpot_s
-    return not (late or slow or question.met_by(best.prediction))
+    cheaper = lighter and goal.ttft_s is not None
+    return not (late or slow) and (cheaper or not question.met_by(best.prediction))
 
 
-def _single(survey: Survey) -> list[list[Site]]:
-    """Of the nodes that can run all of the model the one whose own tiers give it soonest, the one that is formed and done
-    soonest, and of all and of those that have it in memory the one with most of its card to spare."""
+def _worth_a_look(survey: Survey, degree: int) -> Iterator[list[Site]]:
+    """Of all nodes, and then of those that take less beside what is loaded."""
+    found = _single if degree == 1 else partial(_several, degree=degree)
+    beside = sorted({_beside_bytes(site) for site in survey.pool})
+    for most_bytes in [beside[-1], *beside[:-1][:MOST_BESIDE]] if beside else []:
+        yield from found(survey, most_bytes)
+
+
+def _single(survey: Survey, most_bytes: int) -> Iterator[list[Site]]:
+    """Of the nodes that can run all of the model, and take no more than `most_bytes` beside it, the one whose own tiers give
+    it soonest, the one that is formed and done soonest, and of all and of those that have it in memory the one with most of
+    its card to spare."""
     whole_bytes = survey.whole_bytes
-    sites = [site for site in survey.shortlist(whole_bytes, 1) if site.mean is not None]
-    roomy = [site for site in survey.pool if site.free_bytes >= whole_bytes and site.mean is not None]
+    light = [site for site in survey.pool if _beside_bytes(site) <= most_bytes and site.mean is not None]
+    listed = survey.shortlist(whole_bytes, 1)
+    sites = [site for site in listed if _beside_bytes(site) <= most_bytes and site.mean is not None] or light
+    sites = [site for site in sites if site.free_bytes >= whole_bytes]
+    roomy = [site for site in light if site.free_bytes >= whole_bytes]
     cached = [site for site in roomy if site.far[-1] == site.near[-1] == 0]
     found = [
         min(some, key=lambda site: (-survey.spare_bytes_per_s(site), site.node.name))
@@ -117,16 +150,17 @@ def _single(survey: Survey) -> list[list[Site]]:
         found.append(
             min(sites, key=lambda site: (max(site.done_s(everything, bytes_), _formed_s(site)), site.node.name))
         )
-    return [[site] for site in found]
+    yield from ([site] for site in found)
 
 
 def _formed_s(site: Site) -> float:
     return site.mean.formed(1) if site.mean is not None else float("inf")
 
 
-def _several(survey: Survey, degree: int) -> Iterator[list[Site]]:
+def _several(survey: Survey, most_bytes: int, degree: int) -> Iterator[list[Site]]:
     """Those with most of their cards to spare, of which more and more have room for the whole model."""
-    usable = [site for site in survey.sparing if site.free_bytes >= -(-survey.whole_bytes // degree)]
+    least_bytes = -(-survey.whole_bytes // degree)
+    usable = [s for s in survey.sparing if s.free_bytes >= least_bytes and _beside_bytes(s) <= most_bytes]
     whole = [site for site in usable if site.free_bytes >= survey.whole_bytes]
     for workers in range(min(degree, len(whole)) + 1):
         names = {site.node.name for site in whole[:workers]}
