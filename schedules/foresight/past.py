@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from schedules.foresight.calls import Calls, calls_in
 
 MINUTE_S = 60.0
 DAY_S = 86_400.0
@@ -38,24 +41,36 @@ class Past:
             )
         if self.counts.size and self.counts.min() < 0:
             raise ValueError("fewer than no requests came in a minute")
+        for name in ("counts", "last_s"):
+            column = getattr(self, name).view()
+            column.flags.writeable = False
+            object.__setattr__(self, name, column)
 
     @property
     def minutes(self) -> int:
         """How many there are, the last one as far as it went."""
         return int(self.counts.shape[1])
 
+    @property
+    def next_minute(self) -> int:
+        """The first, by its place, that is wholly to come, or as good as: one that has just begun counts as to come."""
+        return int((self.until_s - self.begin_s) / MINUTE_S + 0.5)
+
+    @cached_property
+    def calls(self) -> Calls:
+        """The minutes in which anything came."""
+        return calls_in(self.counts)
+
     def before(self, until_s: float) -> Self:
         """What was known at that time; of a minute that is cut all of it counts, but no arrival as later than `until_s`."""
         minutes = minutes_between(self.begin_s, until_s)
-        counts = self.counts[:, :minutes]
-        seen = counts > 0
-        latest = np.where(seen.any(axis=1), minutes - 1 - np.argmax(seen[:, ::-1], axis=1), -1) if minutes else None
-        if latest is None:
-            last_s = np.full(len(self.models), NEVER_S)
-        else:
-            end_s = np.minimum(self.begin_s + (latest + 1) * MINUTE_S, until_s)
-            last_s = np.where(latest < 0, NEVER_S, np.minimum(self.last_s, end_s))
-        return type(self)(self.models, counts, self.begin_s, until_s, last_s)
+        calls = self.calls.before(minutes)
+        latest = calls.latest
+        end_s = np.minimum(self.begin_s + (latest + 1) * MINUTE_S, until_s)
+        last_s = np.where(latest < 0, NEVER_S, np.minimum(self.last_s, end_s))
+        made = type(self)(self.models, self.counts[:, :minutes], self.begin_s, until_s, last_s)
+        made.__dict__["calls"] = calls  # what is computed anew at the first look is known already
+        return made
 
 
 def minutes_between(begin_s: float, until_s: float) -> int:
