@@ -31,12 +31,15 @@ from cluster.wire.orders import (
     LimitStore,
     Peer,
     Probe,
+    Ranked,
+    Retain,
 )
 from cluster.wire.phases import Phase, in_our_clock, timed_phase
 from cluster.wire.reports import Done, Phases, Probed, StageFormed, StageLease, StageLost, UnitsBrought
 from cluster.wire.requests import Submit
 from schedules.events import Event, GroupLost
 from schedules.facts import Node, Placement, StagePlan, View
+from schedules.foresight.retention import Retention
 from schedules.placing.sources import Sources, peer_of
 from storage_tiers.checkpoint import Checkpoint
 
@@ -184,6 +187,15 @@ class ClusterClient:
         digests = tuple(unit.digest for unit in checkpoint.units)
         await self._order(node, Evict(digests), Done, ORDER_TIMEOUT_S)
         await self._hearing.refresh(node, ORDER_TIMEOUT_S)
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        """Have a node that needs room in a tier drop what is worth least there, for so long or until it is told otherwise;
+        then again what was used longest ago. ClusterError if it is more than a node takes."""
+        try:
+            order = Retain(Ranked.of(dram), Ranked.of(ssd), for_s)
+        except ValueError as error:
+            raise ClusterError(f"node {node} cannot be told what to keep: {error}") from error
+        await self._order(node, order, Done, ORDER_TIMEOUT_S)
 
     async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:
         """Have a node measure quantities by their names in schedules.rates, the store for about `seconds`; with `keep` it

@@ -14,6 +14,7 @@ from cluster.wire.reports import UnitsBrought
 from cluster.wire.requests import Submit, Tokens
 from schedules.events import Event
 from schedules.facts import Placement, View
+from schedules.foresight.retention import Retention
 from storage_tiers.checkpoint import Checkpoint
 
 Listener = Callable[[Event], None]
@@ -135,6 +136,12 @@ class Cluster(Protocol):
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
         """Drop a model's units from the node's tiers, except those in use."""
+        ...
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        """Have a node that needs room in a tier drop what is worth least there, for so long or until it is told otherwise;
+        then again what was used longest ago. What is in use stays, and whatever a first token waits for has its room all
+        the same. ClusterError if it is more than a node takes."""
         ...
 
     async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from cluster.contract import FormedGroup, Listener
-from cluster.errors import NodeLost, Refused, StageFailed
+from cluster.errors import ClusterError, NodeLost, Refused, StageFailed
 from cluster.fake_group import FakeGroup
+from cluster.wire.orders import MOST_RANKED
 from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase, unix_s
 from cluster.wire.reports import UnitsBrought
 from schedules.events import (
@@ -31,6 +32,7 @@ from schedules.events import (
     SchedulerLost,
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
+from schedules.foresight.retention import Retention
 from schedules.rates import NIC
 from schedules.simulation.groups import Ask
 from schedules.simulation.habits import Habits, Misfortune
@@ -66,6 +68,8 @@ class FakeCluster:
         self.joined = False
         self.store_limits: dict[str, float | None] = {}
         """What nodes were told that the store gives to all of them together, in bytes/s."""
+        self.retained: dict[str, tuple[Retention, Retention]] = {}
+        """What nodes were told to keep in dram and on ssd."""
 
     async def __aenter__(self) -> Self:
         """Hear every node once."""
@@ -165,6 +169,12 @@ class FakeCluster:
         self._node(node)
         self._world.evict(node, [unit.digest for unit in checkpoint.units], self._now_s)
         await self.refresh()
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        """Have a node that needs room in a tier drop what is worth least there."""
+        if max(len(dram.worth), len(ssd.worth)) > MOST_RANKED:
+            raise ClusterError(f"node {node} cannot be told what to keep: a node takes at most {MOST_RANKED:,} units")
+        self.retained[self._node(node).name] = (dram, ssd)
 
     async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:
         """What the node's rates are, after `seconds`; they stay so, whatever `keep` says."""

@@ -26,6 +26,7 @@ from cluster.node.prober import Prober
 from cluster.node.rate_book import SAVE_EVERY_S, RateBook
 from cluster.node.rendezvous import Rendezvous
 from cluster.node.reporting import Reporter
+from cluster.node.retaining import Retaining
 from cluster.tasks import Tasks
 from cluster.wire.orders import (
     HANDLER,
@@ -38,9 +39,11 @@ from cluster.wire.orders import (
     Dissolve,
     Evict,
     FormStage,
+    HoldStaging,
     LimitStore,
     Probe,
     Renew,
+    Retain,
 )
 from cluster.wire.phases import unix_s
 from cluster.wire.reports import TOPIC, Done, NotDone, Phases, Renewed, StageLost, UnitsBrought
@@ -56,6 +59,8 @@ from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.stack import Loaded, Priority, TierStack
 
 _log = logging.getLogger(__name__)
+HELD_AT_MOST_S = 60.0
+"""Staging stands still no longer than that, unless it is told so again."""
 
 
 class NodeAgent:
@@ -67,6 +72,7 @@ class NodeAgent:
         dram = DramTier(config.dram_bytes, ready_bytes=config.dram_ready_bytes)
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.monotonic)
+        self._retaining = Retaining(dram, ssd)
         self._peers = UnitExchange(dram, ssd, config.host, config.use_peers)
         self._rates = RateBook(Path(config.ssd_dir))
         self._prober = Prober(config, models, self._rates, self._busy)
@@ -146,6 +152,7 @@ class NodeAgent:
         """End every stage process and free the tiers."""
         self.close_door()
         self._prober.close()
+        self._retaining.close()
         await self._stages.close()
         await self._tasks.close()
         await self._pool.close()
@@ -194,6 +201,12 @@ class NodeAgent:
             case Evict():
                 await asyncio.get_running_loop().run_in_executor(None, self._evict, message.digests)
                 self._changed.set()
+                return Done()
+            case Retain():
+                self._retaining.take(message)
+                return Done()
+            case HoldStaging():
+                self._tiers.hold_staging(time.monotonic() + min(message.for_s, HELD_AT_MOST_S))
                 return Done()
             case Probe():
                 return await self._prober.carry_out(message, self._pool)
