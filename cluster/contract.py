@@ -18,6 +18,8 @@ from schedules.foresight.retention import Retention
 from storage_tiers.checkpoint import Checkpoint
 
 Listener = Callable[[Event], None]
+Progress = Callable[[int], None]
+"""Is told how many of the bytes that are brought are there, whenever it is more."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,19 @@ class Cluster(Protocol):
         ...
 
     async def bring(
-        self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
+        self,
+        node: str,
+        checkpoint: Checkpoint,
+        units: Sequence[str],
+        tier: str,
+        timeout_s: float,
+        on_progress: Progress | None = None,
     ) -> UnitsBrought:
-        """Bring units of a model to a tier of a node."""
+        """Bring units of a model to a tier of a node ("dram" or "ssd"), behind whatever anybody waits for: while a cold start
+        on any node waits for units, it stands still. Who cancels it ends it; units that are whole stay.
+
+        ClusterError if it cannot be done, or would have taken the room of what is worth more there; see `retain`.
+        """
         ...
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:

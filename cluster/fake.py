@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from cluster.contract import FormedGroup, Listener
+from cluster.contract import FormedGroup, Listener, Progress
 from cluster.errors import ClusterError, NodeLost, Refused, StageFailed
 from cluster.fake_group import FakeGroup
 from cluster.wire.orders import MOST_RANKED
@@ -148,20 +148,35 @@ class FakeCluster:
         return tuple(sorted(found, key=lambda phase: phase.start_s))
 
     async def bring(
-        self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
+        self,
+        node: str,
+        checkpoint: Checkpoint,
+        units: Sequence[str],
+        tier: str,
+        timeout_s: float,
+        on_progress: Progress | None = None,
     ) -> UnitsBrought:
         """Bring units of a model to a tier of a node, over its card alone, as if nobody else used it."""
         wanted = [Unit(unit.name, unit.digest, unit.size_bytes) for unit in map(checkpoint.unit, units)]
-        there = self._node(node)
-        missing = [unit for unit in wanted if unit.digest not in there.units]
-        fetched_bytes = sum(unit.size_bytes for unit in missing)
-        seconds = fetched_bytes / there.rates[NIC].mean
-        async with asyncio.timeout(timeout_s):
-            await asyncio.sleep(seconds)
-        self._node(node)
-        self._world.bring(node, wanted, tier, self._now_s)
-        await self.refresh()
-        present_bytes = sum(unit.size_bytes for unit in wanted) - fetched_bytes
+        began_s, fetched_bytes, done_bytes = self._now_s, 0, 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                for unit in wanted:
+                    there = self._node(node)
+                    if unit.digest not in there.units:
+                        await asyncio.sleep(unit.size_bytes / there.rates[NIC].mean)
+                        fetched_bytes += unit.size_bytes
+                    self._node(node)
+                    self._world.bring(node, [unit], tier, self._now_s)
+                    await self.refresh()
+                    done_bytes += unit.size_bytes
+                    if on_progress is not None:
+                        on_progress(done_bytes)
+        except TimeoutError:
+            raise StageFailed(
+                f"{done_bytes:,} bytes were brought to {node} in {timeout_s:.0f} s, and not all"
+            ) from None
+        present_bytes, seconds = done_bytes - fetched_bytes, self._now_s - began_s
         return UnitsBrought(node, tier, len(wanted), fetched_bytes, present_bytes, seconds)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
-from storage_tiers.tiers.stack import Loaded, Priority, TierStack
+from storage_tiers.tiers.stack import Priority, TierStack
 
 _log = logging.getLogger(__name__)
 HELD_AT_MOST_S = 60.0
@@ -251,8 +252,8 @@ class NodeAgent:
                         present += unit.size_bytes
                     self._changed.set()
         except TimeoutError as error:
-            done_bytes = fetched + present
-            raise ClusterError(f"{done_bytes:,} bytes were brought in {order.timeout_s:.0f} s, and not all") from error
+            units = len(order.units)
+            raise ClusterError(f"{units} units were not all brought within {order.timeout_s:.0f} s") from error
         seconds = time.monotonic() - started_s
         return UnitsBrought(self._config.name, order.tier, len(order.units), fetched, present, seconds)
 
@@ -263,19 +264,23 @@ class NodeAgent:
         in_dram = unit.digest in self._tiers.dram.held()
         if order.tier == "dram" and in_dram:
             return False
-        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM, since_s)
+        keep = order.tier == "ssd" or self._retaining.wants_on_ssd(unit.digest)
+        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM, since_s, keep=keep)
+        keeping: Future[None] | None = None
         try:
             loaded = await asyncio.wrap_future(loading)
             if order.tier == "ssd":
-                await self._keep_on_ssd(loaded)
+                keeping = self._tiers.keep_on_ssd(unit, loaded.segment)
         finally:
             self._tiers.give_up(loading)
+        if keeping is not None:
+            await self._kept(keeping)
         if order.tier == "ssd" and not in_dram:
             self._tiers.dram.drop(unit.digest)
         return True
 
-    async def _keep_on_ssd(self, loaded: Loaded) -> None:
-        keeping = self._tiers.keep_on_ssd(loaded.unit, loaded.segment)
+    async def _kept(self, keeping: Future[None]) -> None:
+        """It is on ssd; by now that alone holds it in dram."""
         try:
             await asyncio.wrap_future(keeping)
         finally:
