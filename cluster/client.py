@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from cluster.adoption import Adoption
-from cluster.contract import FormedGroup
+from cluster.contract import FormedGroup, Progress
 from cluster.errors import ClusterError, NodeLost, NoToken, Refused, StageFailed
 from cluster.group import Group
 from cluster.hearing import Hearing, Listeners
 from cluster.leases import LEASE_S, Leases
+from cluster.staging import ANSWER_WITHIN_S, Staging
 from cluster.tasks import Tasks
 from cluster.wire.encryption import Tls
 from cluster.wire.hello import group_secret
@@ -31,14 +32,17 @@ from cluster.wire.orders import (
     LimitStore,
     Peer,
     Probe,
+    Ranked,
+    Retain,
 )
 from cluster.wire.phases import Phase, in_our_clock, timed_phase
 from cluster.wire.reports import Done, Phases, Probed, StageFormed, StageLease, StageLost, UnitsBrought
 from cluster.wire.requests import Submit
 from schedules.events import Event, GroupLost
 from schedules.facts import Node, Placement, StagePlan, View
+from schedules.foresight.retention import Retention
 from schedules.placing.sources import Sources, peer_of
-from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.checkpoint import Checkpoint, UnitIndex
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -46,8 +50,6 @@ ORDER_TIMEOUT_S = 30.0
 PHASES_WITHIN_S = 5.0
 CONNECT_WITHIN_S = 5.0
 _TRIED = (0, 0, 0)
-ANSWER_WITHIN_S = 2.0
-"""What a node has beyond the time of an order that it bounds itself, to say how it ended."""
 
 
 class ClusterClient:
@@ -71,6 +73,7 @@ class ClusterClient:
         self._hearing = Hearing(
             scheduler_address, tls, Listeners(self._tell, self._on_stages, self._on_gone, self._on_lost)
         )
+        self._staging = Staging(self._hearing)
         self._leases = Leases(self._owner, self._hearing, self._lose)
         self._adoption = Adoption(self._owner, self._hearing, self._tasks, self._tell)
 
@@ -169,21 +172,40 @@ class ClusterClient:
         await self._dissolve_on(group.name, [stage.node for stage in group.placement.stages])
 
     async def bring(
-        self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
+        self,
+        node: str,
+        checkpoint: Checkpoint,
+        units: Sequence[str],
+        tier: str,
+        timeout_s: float,
+        on_progress: Progress | None = None,
     ) -> UnitsBrought:
-        """Bring units of a model to a tier of a node, behind its cold starts."""
-        wanted = tuple(checkpoint.unit(name) for name in units)
-        digests = [unit.digest for unit in wanted]
-        sources = Sources(digests, self.view()).of(self._node(node))
-        asked = dict(zip(digests, sources, strict=True))
-        order = BringUnits(checkpoint.name, wanted, tier, timeout_s, self._peers(sources), asked)
-        return await self._order(node, order, UnitsBrought, timeout_s)
+        """Bring units of a model to a tier of a node, behind its cold starts, and standing still while one on another node
+        waits for units. Who cancels it ends it; units that are whole stay."""
+
+        def order(some: Sequence[UnitIndex], left_s: float) -> BringUnits:
+            digests = [unit.digest for unit in some]
+            sources = Sources(digests, self.view()).of(self._node(node))
+            asked = dict(zip(digests, sources, strict=True))
+            return BringUnits(checkpoint.name, tuple(some), tier, left_s, self._peers(sources), asked)
+
+        wanted = [checkpoint.unit(name) for name in units]
+        return await self._staging.bring(node, wanted, order, timeout_s, on_progress)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
         """Drop a model's units from the node's tiers, except those in use."""
         digests = tuple(unit.digest for unit in checkpoint.units)
         await self._order(node, Evict(digests), Done, ORDER_TIMEOUT_S)
         await self._hearing.refresh(node, ORDER_TIMEOUT_S)
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        """Have a node that needs room in a tier drop what is worth least there, for so long or until it is told otherwise;
+        then again what was used longest ago. ClusterError if it is more than a node takes."""
+        try:
+            order = Retain(Ranked.of(dram), Ranked.of(ssd), for_s)
+        except ValueError as error:
+            raise ClusterError(f"node {node} cannot be told what to keep: {error}") from error
+        await self._order(node, order, Done, ORDER_TIMEOUT_S)
 
     async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:
         """Have a node measure quantities by their names in schedules.rates, the store for about `seconds`; with `keep` it

@@ -14,9 +14,12 @@ from cluster.wire.reports import UnitsBrought
 from cluster.wire.requests import Submit, Tokens
 from schedules.events import Event
 from schedules.facts import Placement, View
+from schedules.foresight.retention import Retention
 from storage_tiers.checkpoint import Checkpoint
 
 Listener = Callable[[Event], None]
+Progress = Callable[[int], None]
+"""Is told how many of the bytes that are brought are there, whenever it is more."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +131,29 @@ class Cluster(Protocol):
         ...
 
     async def bring(
-        self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
+        self,
+        node: str,
+        checkpoint: Checkpoint,
+        units: Sequence[str],
+        tier: str,
+        timeout_s: float,
+        on_progress: Progress | None = None,
     ) -> UnitsBrought:
-        """Bring units of a model to a tier of a node."""
+        """Bring units of a model to a tier of a node ("dram" or "ssd"), behind whatever anybody waits for: while a cold start
+        on any node waits for units, it stands still. Who cancels it ends it; units that are whole stay.
+
+        ClusterError if it cannot be done, or would have taken the room of what is worth more there; see `retain`.
+        """
         ...
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
         """Drop a model's units from the node's tiers, except those in use."""
+        ...
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        """Have a node that needs room in a tier drop what is worth least there, for so long or until it is told otherwise;
+        then again what was used longest ago. What is in use stays, and whatever a first token waits for has its room all
+        the same. ClusterError if it is more than a node takes."""
         ...
 
     async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:

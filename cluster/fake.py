@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from cluster.contract import FormedGroup, Listener
-from cluster.errors import NodeLost, Refused, StageFailed
+from cluster.contract import FormedGroup, Listener, Progress
+from cluster.errors import ClusterError, NodeLost, Refused, StageFailed
 from cluster.fake_group import FakeGroup
+from cluster.wire.orders import MOST_RANKED
 from cluster.wire.phases import BUILD_SKELETON, FETCH, TAKE_PROCESS, Phase, unix_s
 from cluster.wire.reports import UnitsBrought
 from schedules.events import (
@@ -31,6 +32,7 @@ from schedules.events import (
     SchedulerLost,
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
+from schedules.foresight.retention import Retention
 from schedules.rates import NIC
 from schedules.simulation.groups import Ask
 from schedules.simulation.habits import Habits, Misfortune
@@ -66,6 +68,8 @@ class FakeCluster:
         self.joined = False
         self.store_limits: dict[str, float | None] = {}
         """What nodes were told that the store gives to all of them together, in bytes/s."""
+        self.retained: dict[str, tuple[Retention, Retention]] = {}
+        """What nodes were told to keep in dram and on ssd."""
 
     async def __aenter__(self) -> Self:
         """Hear every node once."""
@@ -144,20 +148,35 @@ class FakeCluster:
         return tuple(sorted(found, key=lambda phase: phase.start_s))
 
     async def bring(
-        self, node: str, checkpoint: Checkpoint, units: Sequence[str], tier: str, timeout_s: float
+        self,
+        node: str,
+        checkpoint: Checkpoint,
+        units: Sequence[str],
+        tier: str,
+        timeout_s: float,
+        on_progress: Progress | None = None,
     ) -> UnitsBrought:
         """Bring units of a model to a tier of a node, over its card alone, as if nobody else used it."""
         wanted = [Unit(unit.name, unit.digest, unit.size_bytes) for unit in map(checkpoint.unit, units)]
-        there = self._node(node)
-        missing = [unit for unit in wanted if unit.digest not in there.units]
-        fetched_bytes = sum(unit.size_bytes for unit in missing)
-        seconds = fetched_bytes / there.rates[NIC].mean
-        async with asyncio.timeout(timeout_s):
-            await asyncio.sleep(seconds)
-        self._node(node)
-        self._world.bring(node, wanted, tier, self._now_s)
-        await self.refresh()
-        present_bytes = sum(unit.size_bytes for unit in wanted) - fetched_bytes
+        began_s, fetched_bytes, done_bytes = self._now_s, 0, 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                for unit in wanted:
+                    there = self._node(node)
+                    if unit.digest not in there.units:
+                        await asyncio.sleep(unit.size_bytes / there.rates[NIC].mean)
+                        fetched_bytes += unit.size_bytes
+                    self._node(node)
+                    self._world.bring(node, [unit], tier, self._now_s)
+                    await self.refresh()
+                    done_bytes += unit.size_bytes
+                    if on_progress is not None:
+                        on_progress(done_bytes)
+        except TimeoutError:
+            raise StageFailed(
+                f"{done_bytes:,} bytes were brought to {node} in {timeout_s:.0f} s, and not all"
+            ) from None
+        present_bytes, seconds = done_bytes - fetched_bytes, self._now_s - began_s
         return UnitsBrought(node, tier, len(wanted), fetched_bytes, present_bytes, seconds)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
@@ -165,6 +184,12 @@ class FakeCluster:
         self._node(node)
         self._world.evict(node, [unit.digest for unit in checkpoint.units], self._now_s)
         await self.refresh()
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        """Have a node that needs room in a tier drop what is worth least there."""
+        if max(len(dram.worth), len(ssd.worth)) > MOST_RANKED:
+            raise ClusterError(f"node {node} cannot be told what to keep: a node takes at most {MOST_RANKED:,} units")
+        self.retained[self._node(node).name] = (dram, ssd)
 
     async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:
         """What the node's rates are, after `seconds`; they stay so, whatever `keep` says."""

@@ -45,6 +45,8 @@ class Roster:
 
     def __init__(self) -> None:
         self.known: dict[str, Known] = {}
+        self.fetching: set[str] = set()
+        """Names of those on which a cold start waits for units."""
         self._holders: dict[str, set[str]] = {}
         self._view: View | None = None
 
@@ -69,6 +71,7 @@ class Roster:
             return Missed(report.name, place, "", 0)
         units, gained, lost = _merged(known.node.units if known is not None else {}, report)
         node = _node(report, units)
+        (self.fetching.add if report.fetching else self.fetching.discard)(report.name)
         self._index(report.name, gained, lost)
         self.known[report.name] = Known(
             node, place, report.peer_secret, report.rendezvous_secret, report.life, report.version, report.sequence,
@@ -80,6 +83,7 @@ class Roster:
     def forget(self, name: str) -> Known | None:
         """The node is gone; what was known of it, if anything was."""
         known = self.known.pop(name, None)
+        self.fetching.discard(name)
         if known is not None:
             self._index(name, {}, tuple(known.node.units))
             self._view = None

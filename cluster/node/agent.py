@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cluster.node.prober import Prober
 from cluster.node.rate_book import SAVE_EVERY_S, RateBook
 from cluster.node.rendezvous import Rendezvous
 from cluster.node.reporting import Reporter
+from cluster.node.retaining import Retaining
 from cluster.tasks import Tasks
 from cluster.wire.orders import (
     HANDLER,
@@ -38,9 +40,11 @@ from cluster.wire.orders import (
     Dissolve,
     Evict,
     FormStage,
+    HoldStaging,
     LimitStore,
     Probe,
     Renew,
+    Retain,
 )
 from cluster.wire.phases import unix_s
 from cluster.wire.reports import TOPIC, Done, NotDone, Phases, Renewed, StageLost, UnitsBrought
@@ -53,9 +57,11 @@ from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
-from storage_tiers.tiers.stack import Loaded, Priority, TierStack
+from storage_tiers.tiers.stack import Priority, TierStack
 
 _log = logging.getLogger(__name__)
+HELD_AT_MOST_S = 60.0
+"""Staging stands still no longer than that, unless it is told so again."""
 
 
 class NodeAgent:
@@ -67,6 +73,7 @@ class NodeAgent:
         dram = DramTier(config.dram_bytes, ready_bytes=config.dram_ready_bytes)
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.monotonic)
+        self._retaining = Retaining(dram, ssd)
         self._peers = UnitExchange(dram, ssd, config.host, config.use_peers)
         self._rates = RateBook(Path(config.ssd_dir))
         self._prober = Prober(config, models, self._rates, self._busy)
@@ -146,6 +153,7 @@ class NodeAgent:
         """End every stage process and free the tiers."""
         self.close_door()
         self._prober.close()
+        self._retaining.close()
         await self._stages.close()
         await self._tasks.close()
         await self._pool.close()
@@ -195,6 +203,12 @@ class NodeAgent:
                 await asyncio.get_running_loop().run_in_executor(None, self._evict, message.digests)
                 self._changed.set()
                 return Done()
+            case Retain():
+                self._retaining.take(message)
+                return Done()
+            case HoldStaging():
+                self._tiers.hold_staging(time.monotonic() + min(message.for_s, HELD_AT_MOST_S))
+                return Done()
             case Probe():
                 return await self._prober.carry_out(message, self._pool)
             case LimitStore():
@@ -238,8 +252,8 @@ class NodeAgent:
                         present += unit.size_bytes
                     self._changed.set()
         except TimeoutError as error:
-            done_bytes = fetched + present
-            raise ClusterError(f"{done_bytes:,} bytes were brought in {order.timeout_s:.0f} s, and not all") from error
+            units = len(order.units)
+            raise ClusterError(f"{units} units were not all brought within {order.timeout_s:.0f} s") from error
         seconds = time.monotonic() - started_s
         return UnitsBrought(self._config.name, order.tier, len(order.units), fetched, present, seconds)
 
@@ -250,19 +264,23 @@ class NodeAgent:
         in_dram = unit.digest in self._tiers.dram.held()
         if order.tier == "dram" and in_dram:
             return False
-        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM, since_s)
+        keep = order.tier == "ssd" or self._retaining.wants_on_ssd(unit.digest)
+        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM, since_s, keep=keep)
+        keeping: Future[None] | None = None
         try:
             loaded = await asyncio.wrap_future(loading)
             if order.tier == "ssd":
-                await self._keep_on_ssd(loaded)
+                keeping = self._tiers.keep_on_ssd(unit, loaded.segment)
         finally:
             self._tiers.give_up(loading)
+        if keeping is not None:
+            await self._kept(keeping)
         if order.tier == "ssd" and not in_dram:
             self._tiers.dram.drop(unit.digest)
         return True
 
-    async def _keep_on_ssd(self, loaded: Loaded) -> None:
-        keeping = self._tiers.keep_on_ssd(loaded.unit, loaded.segment)
+    async def _kept(self, keeping: Future[None]) -> None:
+        """It is on ssd; by now that alone holds it in dram."""
         try:
             await asyncio.wrap_future(keeping)
         finally:

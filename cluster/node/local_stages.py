@@ -48,12 +48,15 @@ def load(
     priority: Priority,
     since_s: float,
     turn: int = 0,
+    *,
+    keep: bool = True,
 ) -> Future[Loaded]:
     """Have a unit that an order names brought to dram, from where the order says, with patience for most of the order's time
     since `since_s`. What the node has by now of its own comes before that."""
     asked = order.sources.get(unit.digest, ())
     sources, until_s = peers.sources(order.peers, asked), since_s + PATIENCE * order.timeout_s
-    return tiers.load(order.model, unit, priority, sources, turn, peers_last=store_first(asked), until_s=until_s)
+    last = store_first(asked)
+    return tiers.load(order.model, unit, priority, sources, turn, peers_last=last, until_s=until_s, keep=keep)
 
 
 class LocalStages:
@@ -125,6 +128,7 @@ class LocalStages:
                 now = [unit for unit in order.units if unit.name not in order.held_back]
                 loads = [self._load(stage, unit, _priority(order, unit), started_s, turn) for unit in now]
                 self._spawn(stage, _all_of(loads), "units")  # also while there is no process to be given them
+                self._tasks.spawn(self._tell_when_here(order, loads), "units are here")
 
                 def give(process: StageProcess) -> None:
                     stage.phases.append(timed_phase(TAKE_PROCESS, self._config.name, started_s))
@@ -275,6 +279,14 @@ class LocalStages:
         loading = load(self._tiers, self._peers, stage.order, unit, priority, since_s, turn)
         stage.expect([loading], self._tiers.give_up)
         return loading
+
+    async def _tell_when_here(self, order: FormStage, loads: Sequence[Future[Loaded]]) -> None:
+        """Those who bring units ahead elsewhere stand still until then."""
+        now = [unit for unit in order.units if unit.name not in order.held_back]
+        awaited = zip(loads, now, strict=True)
+        urgent = [load for load, unit in awaited if _priority(order, unit) is Priority.COLD_START]
+        await asyncio.gather(*map(asyncio.wrap_future, urgent), return_exceptions=True)
+        self._on_change()
 
     async def _start(self, stage: LocalStage, build: Build, give: Callable[[StageProcess], None]) -> StageProcess:
         """A process that takes the order. One that comes behind has it made when the starts that are under way here have

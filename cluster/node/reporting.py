@@ -98,6 +98,7 @@ class Reporter:
             gpu=self._config.gpu,
             context_bytes=self._memory.context_bytes,
             draining=self._stages.draining,
+            fetching=self._tiers.fetching,
         )
 
 

@@ -1,11 +1,15 @@
 """Orders: what a client says to the agent of a node."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Self
 
+import numpy as np
 from pydantic import StringConstraints
 
+from cluster.errors import ProtocolError
+from schedules.foresight.retention import Retention
 from schedules.rates import DECODE, NIC, PREFILL, REACH, SSD, STREAM, formed
 from storage_tiers.checkpoint import DIGEST, UnitIndex
 
@@ -19,6 +23,9 @@ OF_NODE = (SSD, *OF_COMPUTE)
 """What does not need the store."""
 STORE_S = 0.5
 """Seconds in which the store shows how fast it is."""
+MOST_RANKED = 50_000
+"""Units whose worth one order tells, for each tier."""
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,54 @@ class Evict:
     """Drop units, by digest, from both tiers of the node; what is in use stays in dram."""
 
     digests: tuple[Digest, ...]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A Retention in few bytes: digests of 32 bytes one after the other, and the worth of each as a little-endian double."""
+
+    digests: bytes
+    worth: bytes
+    otherwise: float
+
+    @classmethod
+    def of(cls, retention: Retention) -> Self:
+        """ValueError if it ranks more than MOST_RANKED units, or one by what is no number."""
+        if len(retention.worth) > MOST_RANKED:
+            raise ValueError(
+                f"{len(retention.worth):,} units are ranked, a node takes at most {MOST_RANKED:,} for a tier"
+            )
+        worth = np.fromiter(retention.worth.values(), "<f8", len(retention.worth))
+        if not np.isfinite(worth).all() or not math.isfinite(retention.otherwise):
+            raise ValueError("a unit's worth is not finite")
+        return cls(bytes.fromhex("".join(retention.worth)), worth.tobytes(), retention.otherwise)
+
+    def retention(self) -> Retention:
+        """As it was. ProtocolError if it is none."""
+        worth = np.frombuffer(self.worth, "<f8") if not len(self.worth) % 8 else np.empty(0)
+        if len(self.digests) != len(worth) * _DIGEST_BYTES or len(worth) > MOST_RANKED:
+            raise ProtocolError(f"{len(self.digests)} bytes of digests and {len(self.worth)} of worth rank no units")
+        if not np.isfinite(worth).all() or not math.isfinite(self.otherwise):
+            raise ProtocolError("a unit's worth is not finite")
+        digests = (self.digests[at : at + _DIGEST_BYTES].hex() for at in range(0, len(self.digests), _DIGEST_BYTES))
+        return Retention(dict(zip(digests, worth.tolist(), strict=True)), self.otherwise)
+
+
+@dataclass(frozen=True)
+class Retain:
+    """Where a tier needs room, what is worth least there goes first, for `for_s` or until the next such order; then again
+    what was used longest ago. A node that is started anew knows nothing of it."""
+
+    dram: Ranked
+    ssd: Ranked
+    for_s: float
+
+
+@dataclass(frozen=True)
+class HoldStaging:
+    """Let what BringUnits brings read nothing over the network for `for_s`, whatever was said before: others wait for it."""
+
+    for_s: float
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,8 @@ class NodeReport:
     `orders_secret`. `peer_secret` lets other nodes fetch units at `peer_port`, and goes to nobody but them; from
     `rendezvous_secret` are made those of the groups that meet at `rendezvous_port`. `device_bytes` are what stages may
     reserve; one more has `context_bytes` of them for its process, on the GPU that `gpu` names. One that is `draining`
-    takes no more stages, and ends when those that it has are gone, or soon.
+    takes no more stages, and ends when those that it has are gone, or soon. It is `fetching` while a cold start there waits
+    for units that come over the network.
     """
 
     sequence: int
@@ -149,6 +150,7 @@ class NodeReport:
     gpu: str
     context_bytes: int
     draining: bool
+    fetching: bool
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,11 @@ from cluster.wire.orders import (
     Dissolve,
     Evict,
     FormStage,
+    HoldStaging,
     LimitStore,
     Probe,
     Renew,
+    Retain,
 )
 from cluster.wire.reports import (
     Done,
@@ -87,12 +89,13 @@ from cluster.wire.stages import (
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
-        FormStage, AwaitUnits, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Probe, LimitStore, AskPhases,
-        StageFormed, NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts, NodeReport, StageLost, Imported,
-        Fork, Forked, NotForked, Idle, Build, PoolHere, PoolReal, Taken, UnitHere, RowsWanted, RowsHere, UnitCopied, Formed,
-        PhaseDone, Callers, Beat, Broken, Hello, Submit, Cancel, Tokens, Rejected, Failed, Follow, More, GoOn, Yield,
-        AskPlace, Caught, Yielded, Placed, PullKv, KvPulled, DropKv, AskKv, KvHead, StoreSet, StoreWait, StoreAdd,
-        StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber, StoreFault,
+        FormStage, AwaitUnits, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Retain, HoldStaging,
+        Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts,
+        NodeReport, StageLost, Imported, Fork, Forked, NotForked, Idle, Build, PoolHere, PoolReal, Taken, UnitHere,
+        RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Callers, Beat, Broken, Hello, Submit, Cancel, Tokens,
+        Rejected, Failed, Follow, More, GoOn, Yield, AskPlace, Caught, Yielded, Placed, PullKv, KvPulled, DropKv, AskKv,
+        KvHead, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber,
+        StoreFault,
     )
 }  # fmt: skip
 

@@ -1,13 +1,13 @@
 """The dram tier: units in memory that the agent holds by descriptor and any stage process maps without a copy."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from storage_tiers.checkpoint import ALIGN_BYTES, UnitIndex
 from storage_tiers.errors import OutOfSpace
 from storage_tiers.tiers.shared_memory import BLOCK_BYTES, BlockPool, Pages, Run, map_runs
+from storage_tiers.tiers.tier import Ranking, least_recently_used
 
 
 class Segment:
@@ -53,13 +53,6 @@ class _Slot:
 
 SMALL_BUDGET_BYTES = 64 << 20
 """Below this a tier is cut into small blocks, so that it is not all rounding."""
-Rank = Callable[[str, int], float]
-"""Worth of keeping a unit: (digest, order of last use, larger is later) -> number; the least is evicted first."""
-
-
-def least_recently_used(_digest: str, last_used: int) -> float:
-    """The default rank."""
-    return float(last_used)
 
 
 class DramTier:
@@ -73,11 +66,11 @@ class DramTier:
 
     name = "dram"
 
-    def __init__(self, budget_bytes: int, rank: Rank = least_recently_used, ready_bytes: int = 0) -> None:
+    def __init__(self, budget_bytes: int, ready_bytes: int = 0) -> None:
         self.budget_bytes = budget_bytes
         block_bytes = BLOCK_BYTES if budget_bytes >= SMALL_BUDGET_BYTES else ALIGN_BYTES
         self.pool = BlockPool(budget_bytes, ready_bytes, block_bytes)
-        self._rank = rank
+        self._rank: Ranking = least_recently_used
         self._slots: dict[str, _Slot] = {}
         self._lock = threading.Lock()
         self._used = 0
@@ -108,15 +101,21 @@ class DramTier:
         with self._lock:
             return frozenset(digest for digest, slot in self._slots.items() if slot.complete)
 
-    def reserve(self, digest: str, size_bytes: int) -> Segment:
+    def retain(self, rank: Ranking) -> None:
+        """The least by `rank` is evicted first from now on."""
+        with self._lock:
+            self._rank = rank
+
+    def reserve(self, digest: str, size_bytes: int, *, humbly: bool = False) -> Segment:
         """Memory to write a unit into, pinned until commit's matching `release` or `abandon`.
 
-        Evicts what is not in use, least rank first. OutOfSpace if that is not enough, ValueError if already there.
+        Evicts what is not in use, the least first; `humbly`, only what ranks below the unit itself. OutOfSpace if that is
+        not enough, ValueError if already there.
         """
         with self._lock:
             if digest in self._slots:
                 raise ValueError(f"unit {digest} is already in dram")
-            self._make_room(size_bytes)
+            self._make_room(size_bytes, digest if humbly else None)
             segment = Segment(self.pool, size_bytes)
             self._uses += 1
             self._slots[digest] = _Slot(segment, pins=1, last_used=self._uses)
@@ -173,8 +172,9 @@ class DramTier:
                 self._drop(digest)
         self.pool.close()
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Evict until `size_bytes` fit; nothing is evicted if that cannot be reached."""
+    def _make_room(self, size_bytes: int, digest: str | None) -> None:
+        """Evict until `size_bytes` fit, of what ranks below the unit that `digest` names, or of all; nothing is evicted if
+        that cannot be reached."""
         needed = -(-size_bytes // self.pool.block_bytes) * self.pool.block_bytes
         idle = [(self._rank(d, s.last_used), d) for d, s in self._slots.items() if s.complete and not s.pins]
         in_use = self._used - sum(self._slots[digest].segment.footprint_bytes for _, digest in idle)
@@ -183,10 +183,19 @@ class DramTier:
                 f"dram: {size_bytes:,} bytes asked, {in_use:,} of {self.budget_bytes:,} are in use; "
                 "raise node.dram_bytes or serve fewer models at once"
             )
-        for _, digest in sorted(idle):
-            if self._used + needed <= self.pool.size_bytes:
-                return
-            self._drop(digest)
+        over_bytes, going = self._used + needed - self.pool.size_bytes, list[str]()
+        most = None if digest is None else self._rank(digest, self._uses + 1)
+        for worth, victim in sorted(idle) if over_bytes > 0 else ():
+            if over_bytes <= 0:
+                break
+            if most is not None and worth > most:
+                raise OutOfSpace(
+                    f"dram: {size_bytes:,} bytes asked, what would have to go for them is worth more there"
+                )
+            going.append(victim)
+            over_bytes -= self._slots[victim].segment.footprint_bytes
+        for victim in going:
+            self._drop(victim)
 
     def _drop(self, digest: str) -> None:
         slot = self._slots.pop(digest)

@@ -41,6 +41,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self.lanes: int | None = None
+        self._held_from, self._held_until_s = 0, 0.0
         self._waiting: dict[tuple[int, bool, bool], list[_Entry]] = {}
         self._later: list[tuple[float, _Entry]] = []
         self._running: dict[int, tuple[Rank, float]] = {}
@@ -56,6 +57,13 @@ class Jobs:
                 heapq.heappush(self._later, (time.monotonic() + after_s, entry))
             else:
                 self._add(entry)
+            self._changed.notify_all()
+
+    def hold(self, priority: int, until_s: float) -> None:
+        """Those on the wire of that priority, or of a worse one, do not begin before that time of the monotonic clock,
+        whatever was said before."""
+        with self._changed:
+            self._held_from, self._held_until_s = priority, until_s
             self._changed.notify_all()
 
     def run_next(self, behind: bool = False) -> bool:
@@ -99,8 +107,11 @@ class Jobs:
     def _look_after_s(self) -> float | None:
         """When to look again without being told; None if there is nothing that could change by itself."""
         found = [_LOOK_EVERY_S] if any(self._waiting.values()) else []
+        now_s = time.monotonic()
         if self._later:
-            found.append(max(0.0, self._later[0][0] - time.monotonic()))
+            found.append(max(0.0, self._later[0][0] - now_s))
+        if now_s < self._held_until_s:
+            found.append(self._held_until_s - now_s)
         return min(found, default=None)
 
     def _next(self, behind: bool) -> list[_Entry] | None:
@@ -115,7 +126,8 @@ class Jobs:
         return None
 
     def _held_up(self, rank: Rank, running: Sequence[Rank]) -> bool:
-        if any(_holds_up(other, rank) for other in running):
+        held = rank.wire and rank.priority >= self._held_from and time.monotonic() < self._held_until_s
+        if held or any(_holds_up(other, rank) for other in running):
             return True
         if self.lanes is None or not rank.wire:
             return False

@@ -16,7 +16,7 @@ from pathlib import Path
 from storage_tiers.checkpoint import UnitIndex, is_digest
 from storage_tiers.errors import Corrupt, Faltering, Missing, OutOfSpace, StorageError
 from storage_tiers.passing import exhausted
-from storage_tiers.tiers.tier import Views, scatter, total_bytes
+from storage_tiers.tiers.tier import Ranking, Views, least_recently_used, scatter, total_bytes
 
 _log = logging.getLogger(__name__)
 _Work = Callable[[int], int]
@@ -31,7 +31,8 @@ _BUFFER_BYTES = 4 << 20
 
 
 class SsdTier:
-    """Units below one folder within a budget in bytes, the least recently read evicted first. Thread-safe.
+    """Units below one folder within a budget in bytes, the least recently read evicted first, or what is worth least by
+    another ranking; nothing goes for what is worth less. Thread-safe.
 
     Opening it finds what an earlier process left (by name and size, not by reading) and removes unfinished writes;
     files that are not called like a unit are not ours, and stay. A unit is held when it is whole; while it is being
@@ -48,6 +49,7 @@ class SsdTier:
         self._bounce = bounce
         self._local = threading.local()
         self._folder = Path(folder)
+        self._rank: Ranking = least_recently_used
         self._lock = threading.Lock()
         self._written = threading.Condition(self._lock)
         self._sizes: dict[str, int] = {}
@@ -87,6 +89,20 @@ class SsdTier:
         with self._lock:
             return self._sizes.get(unit.digest) == unit.size_bytes
 
+    def retain(self, rank: Ranking) -> None:
+        """The least by `rank` is evicted first from now on."""
+        with self._lock:
+            self._rank = rank
+
+    def would_keep(self, unit: UnitIndex) -> bool:
+        """Whether there is room for the unit, or only what is worth less goes for it."""
+        with self._lock:
+            try:
+                self._victims(unit.digest, unit.size_bytes)
+            except OutOfSpace:
+                return False
+            return True
+
     def path(self, digest: str) -> Path | None:
         """The unit's file, None if the unit is not here."""
         with self._lock:
@@ -121,7 +137,7 @@ class SsdTier:
 
     def write(self, digest: str, views: Views) -> None:
         """Keep a unit, evicting others for it once a file for it could be made. OutOfSpace if the budget or the disk cannot
-        hold it.
+        hold it, or if what would have to go is worth more.
 
         Returns when it is here, also if it was, or if somebody else is just writing it.
         """
@@ -210,15 +226,26 @@ class SsdTier:
             if self._sizes.get(digest) == size_bytes:
                 return False
             self._forget(digest)
-            free = self.budget_bytes - self._used()
-            if size_bytes > free + sum(self._sizes.values()):
-                raise OutOfSpace(f"ssd: {size_bytes:,} bytes asked, node.ssd_bytes is {self.budget_bytes:,}")
-            while free < size_bytes:
-                victim = next(iter(self._sizes))
-                free += self._sizes[victim]
+            for victim in self._victims(digest, size_bytes):
                 self._forget(victim)
             self._writing[digest] = size_bytes
             return True
+
+    def _victims(self, digest: str, size_bytes: int) -> list[str]:
+        """Under the lock: who goes for a unit that is not here. OutOfSpace if that is not enough, or worth more."""
+        free = self.budget_bytes - self._used()
+        if size_bytes > free + sum(self._sizes.values()):
+            raise OutOfSpace(f"ssd: {size_bytes:,} bytes asked, node.ssd_bytes is {self.budget_bytes:,}")
+        most, going = self._rank(digest, len(self._sizes)), list[str]()
+        ranked = [(self._rank(held, age), held) for age, held in enumerate(self._sizes)] if free < size_bytes else []
+        for worth, victim in sorted(ranked):
+            if free >= size_bytes:
+                break
+            if worth > most:
+                raise OutOfSpace(f"ssd: {size_bytes:,} bytes asked, what would have to go for them is worth more there")
+            going.append(victim)
+            free += self._sizes[victim]
+        return going
 
     def _forget(self, digest: str) -> None:
         """Under the lock. A file that cannot be removed is not used again."""

@@ -45,6 +45,10 @@ _TO_END = Rank(Priority.COLD_START)
 _BEHIND = Rank(Priority.WRITE_BEHIND, behind=True)
 
 
+Told = list[tuple[Future[Loaded], Loaded | StorageError]]
+"""Who is to be told what."""
+
+
 def _given_up(unit: UnitIndex) -> StorageError:
     return StorageError(f"loading unit {unit.name} was given up")
 
@@ -96,6 +100,7 @@ class TierStack:
         *,
         peers_last: bool = False,
         until_s: float = 0.0,
+        keep: bool = True,
     ) -> Future[Loaded]:
         """Bring a unit to dram; the result is pinned. Pair with `give_up` (or `release` once it is there).
 
@@ -103,13 +108,17 @@ class TierStack:
         asked before them too, once. The future fails with Missing, Corrupt, StoreUnavailable or OutOfSpace; nothing is
         kept then. A unit that is on its way already is waited for, and moves up if this priority is higher; one whose
         transfer has failed, but still has chunks under way, is loaded anew after that. Of one priority those of an earlier
-        `turn` have the network to themselves. Writes to ssd that have not begun are given up for the room they hold; one that
-        has is waited for.
+        `turn` have the network to themselves. What came over the network is written to ssd behind, if `keep` says so and
+        only what is worth less goes there for it.
+
+        For room all goes that is not in use, however much it is worth; writes to ssd that have not begun and what is on its
+        way for prewarming alone are given up, and a write that has begun is waited for. Prewarming itself waits for writes,
+        and has the room of what is worth less.
 
         Until `until_s`, of the monotonic clock, what fails for a reason that passes is tried again, and no thread waits for
         that; later only a few times.
         """
-        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn, peers_last, until_s)
+        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn, peers_last, until_s, keep)
         wanted.future.set_running_or_notify_cancel()
         with self._lock:
             error = self._begin(wanted)
@@ -125,6 +134,18 @@ class TierStack:
     def holds(self, unit: UnitIndex) -> bool:
         """Whether the unit is on the node, in dram or on ssd."""
         return self.dram.holds(unit) or self.ssd.holds(unit)
+
+    def hold_staging(self, until_s: float) -> None:
+        """What prewarming brings reads nothing over the network before that time of the monotonic clock, but for the parts
+        that are being read."""
+        self._jobs.hold(Priority.PREWARM, until_s)
+
+    @property
+    def fetching(self) -> bool:
+        """Whether a cold start waits for units that come over the network."""
+        with self._lock:
+            ranks = [transfer.rank for transfer in self._transfers.values() if transfer.error is None]
+        return any(rank is not None and rank.wire and rank.priority == Priority.COLD_START for rank in ranks)
 
     @property
     def loading(self) -> bool:
@@ -265,23 +286,40 @@ class TierStack:
         """Under the lock: memory for the unit; None if there will be, once a write to ssd has ended."""
         while True:
             soon = self._behind.frees_memory()  # asked first: what ends from here on is told to _on_freed after us
+            humbly = wanted.priority >= Priority.PREWARM
             try:
-                return self.dram.reserve(wanted.unit.digest, wanted.unit.size_bytes)
+                return self.dram.reserve(wanted.unit.digest, wanted.unit.size_bytes, humbly=humbly)
             except OutOfSpace:
-                if self._behind.give_up_one():
+                if not humbly and self._behind.give_up_one():
                     continue
-                if not soon:
+                if not soon and (humbly or not self._cut_short()):
                     raise
                 self._for_room.append(wanted)
                 return None
 
+    def _cut_short(self) -> bool:
+        """Under the lock: give up a transfer that only prewarming waits for; whether one frees its memory when it ends."""
+        if any(transfer.error is not None for transfer in self._transfers.values()):
+            return True
+        for transfer in self._transfers.values():
+            if all(one.priority >= Priority.PREWARM for one in transfer.waiters):
+                error = OutOfSpace(
+                    f"unit {transfer.unit.name} of {transfer.model} made room for what somebody waits for"
+                )
+                self._stop(transfer, error)
+                return True
+        return False
+
     def _on_freed(self) -> None:
         """A write to ssd has ended: those who wait for room try again."""
         with self._lock:
-            waiting, self._for_room = self._for_room, []
-            failed = [(wanted, error) for wanted in waiting if (error := self._begin(wanted)) is not None]
-        for wanted, error in failed:
-            wanted.future.set_exception(error)
+            told = self._try_again()
+        _tell(told)
+
+    def _try_again(self) -> Told:
+        """Under the lock: those who wait for room look for it; who still finds none, and why."""
+        waiting, self._for_room = self._for_room, []
+        return [(wanted.future, error) for wanted in waiting if (error := self._begin(wanted)) is not None]
 
     def _work(self) -> None:
         while self._jobs.run_next():
@@ -302,11 +340,7 @@ class TierStack:
         last = transfer.settle(chunk, error)
         with self._lock:
             told = self._conclude(transfer, last)
-        for waiter, result in told:
-            if isinstance(result, StorageError):
-                waiter.set_exception(result)
-            else:
-                waiter.set_result(result)
+        _tell(told)
 
     def _read(self, transfer: Transfer, chunk: int) -> StorageError | None:
         """Read the chunk, and say what went wrong."""
@@ -342,9 +376,9 @@ class TierStack:
             self._put(_TO_END if transfer.error is not None else transfer.rank or rank, transfer, chunk)
         return True
 
-    def _conclude(self, transfer: Transfer, last: bool) -> list[tuple[Future[Loaded], Loaded | StorageError]]:
+    def _conclude(self, transfer: Transfer, last: bool) -> Told:
         """Under the lock: who is to be told what, after a chunk has come or failed."""
-        told: list[tuple[Future[Loaded], Loaded | StorageError]] = []
+        told: Told = []
         if transfer.error is not None:
             told = [(one.future, transfer.error) for one in transfer.waiters if transfer.fails(one)]
             transfer.successors += [one for one in transfer.waiters if not transfer.fails(one)]
@@ -361,18 +395,27 @@ class TierStack:
         for wanted in transfer.successors:
             if (error := self._begin(wanted)) is not None:
                 told.append((wanted.future, error))
-        return told
+        return told + self._try_again() if transfer.error is not None else told
 
-    def _commit(self, transfer: Transfer) -> list[tuple[Future[Loaded], Loaded | StorageError]]:
+    def _commit(self, transfer: Transfer) -> Told:
         digest = transfer.unit.digest
         self.dram.commit(digest)
         ended_s = self._clock()
-        told: list[tuple[Future[Loaded], Loaded | StorageError]] = []
+        told: Told = []
         for one in transfer.waiters:
             self.dram.acquire(digest)
             loaded = Loaded(one.unit, transfer.segment, transfer.source, transfer.started_s, ended_s)
             told.append((one.future, loaded))
-        if self._write_behind and not self.ssd.holds(transfer.unit):
+        keep = self._write_behind and any(one.keep for one in transfer.waiters)
+        if keep and not self.ssd.holds(transfer.unit) and self.ssd.would_keep(transfer.unit):
             self._behind.add(transfer.unit, transfer.segment)
         self.dram.release(digest)
         return told
+
+
+def _tell(told: Told) -> None:
+    for waiter, result in told:
+        if isinstance(result, StorageError):
+            waiter.set_exception(result)
+        else:
+            waiter.set_result(result)

@@ -3,7 +3,7 @@
 One contract, held by one suite of tests for every tier and every wrapper.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,14 @@ from storage_tiers.checkpoint import UnitIndex
 
 Views = Sequence[memoryview]
 """Writable memory that stands for one row of bytes."""
+Worth = tuple[float, int]
+Ranking = Callable[[str, int], Worth]
+"""Worth of keeping a unit: (digest, order of last use, larger is later) -> what sorts. The least is evicted first."""
+
+
+def least_recently_used(_digest: str, last_used: int) -> Worth:
+    """As long as nobody says what is worth more."""
+    return 0.0, last_used
 
 
 class Tier(Protocol):

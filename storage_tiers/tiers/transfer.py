@@ -38,7 +38,8 @@ class Loaded:
 class Wanted:
     """A unit that somebody waits for: `peers` are asked for it in order, before the origin or, if `peers_last`, after it.
 
-    Until `until_s` of the monotonic clock what fails for a reason that passes is tried again.
+    Until `until_s` of the monotonic clock what fails for a reason that passes is tried again. It is written to ssd behind if
+    `keep` says so.
     """
 
     future: Future[Loaded]
@@ -49,6 +50,7 @@ class Wanted:
     turn: int = 0
     peers_last: bool = False
     until_s: float = 0.0
+    keep: bool = True
 
 
 class Transfer:

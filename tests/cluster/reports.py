@@ -34,7 +34,7 @@ class ReportingNode:
             "rendezvous_port": 2, "rendezvous_secret": "r", "dram_bytes": 100, "dram_used_bytes": 0, "ssd_bytes": 100,
             "ssd_used_bytes": 0, "device_bytes": 100, "device_reserved_bytes": 0, "idle_stage_processes": 1,
             "busy_stage_processes": 0, "peer_port": 3, "peer_secret": "p", "rates": {}, "machine": "",
-            "gpu": "", "context_bytes": 0, "draining": False,
+            "gpu": "", "context_bytes": 0, "draining": False, "fetching": False,
         }  # fmt: skip
         return NodeReport(
             sequence=self._sequence, life=self.life, name=self.name, stages=tuple(self.stages), base=change.base,

@@ -15,10 +15,12 @@ from cluster.errors import ClusterError, NodeLost, Refused, StageFailed
 from cluster.fake import FakeCluster
 from cluster.model_facts import facts_of
 from cluster.virtual_time import run_virtual
+from cluster.wire.orders import MOST_RANKED
 from cluster.wire.phases import BUILD_SKELETON, TAKE_PROCESS
 from cluster.wire.requests import Sampling, Submit
 from schedules.events import Event, NodeReported, SchedulerJoined
 from schedules.facts import Model, Placement, View
+from schedules.foresight.retention import BY_USE, Retention
 from schedules.placing.policies.fixed import place
 from schedules.rates import NIC
 from storage_tiers.checkpoint import Checkpoint
@@ -220,6 +222,18 @@ async def brings_units_and_drops_them(played: Played) -> None:
     assert not any(name in view.holding(unit.digest) for unit in played.checkpoint.units)
 
 
+async def is_told_what_to_keep(played: Played) -> None:
+    name, worth = played.names[0], {unit.digest: 1.0 for unit in played.checkpoint.units}
+    await played.cluster.retain(name, Retention(worth), BY_USE, 60.0)
+    await played.cluster.retain(name, BY_USE, Retention(worth, -1.0), 60.0)
+    too_many = Retention({f"{number:064x}": 1.0 for number in range(MOST_RANKED + 1)})
+    with pytest.raises(ClusterError, match="at most 50,000"):
+        await played.cluster.retain(name, too_many, BY_USE, 60.0)
+    with pytest.raises(NodeLost):
+        await played.cluster.retain("nobody", BY_USE, BY_USE, 60.0)
+    await played.cluster.retain(name, BY_USE, BY_USE, 0.1)
+
+
 async def tells_what_a_start_was_like(played: Played) -> None:
     group = await played.form(played.names[0])
     await _tokens(group, _ask(1))
@@ -360,6 +374,7 @@ CONTRACT = (
     leaves_nothing_of_what_is_given_up,
     adopts_nothing_that_is_not_there,
     brings_units_and_drops_them,
+    is_told_what_to_keep,
     tells_what_a_start_was_like,
     tells_its_listener_of_scheduler_and_nodes,
     ends_after_its_step_what_is_yielded_up,

@@ -17,9 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from storage_tiers.errors import OutOfSpace
 from storage_tiers.tiers import shared_memory
 from storage_tiers.tiers.dram import DramTier
+from storage_tiers.tiers.tier import Ranking
 from tests.storage_tiers.handmade import open_descriptors
 
 _UNIT = 4096
+
+
+def _worth(**worth: float) -> Ranking:
+    return lambda digest, last_used: (worth.get(digest, 0.0), last_used)
 
 
 def _fill(tier: DramTier, digest: str, size_bytes: int = _UNIT) -> None:
@@ -147,11 +152,44 @@ def test_the_least_recently_used_unit_is_evicted_first() -> None:
 
 
 def test_the_rank_decides_who_is_evicted() -> None:
-    tier = DramTier(3 * _UNIT, rank=lambda digest, _last_used: {"a": 3.0, "b": 2.0, "c": 1.0}.get(digest, 9.0))
+    """What comes is worth nothing, and gets the room of what is worth least all the same."""
+    tier = DramTier(3 * _UNIT)
+    tier.retain(_worth(a=3.0, b=2.0, c=1.0))
     for digest in "abc":
         _fill(tier, digest)
     _fill(tier, "d", 2 * _UNIT)
     assert tier.held() == {"a", "d"}
+
+
+def test_of_what_is_worth_the_same_the_least_recently_used_unit_goes_first() -> None:
+    tier = DramTier(3 * _UNIT)
+    tier.retain(_worth(a=1.0, b=1.0, c=1.0))
+    for digest in "abc":
+        _fill(tier, digest)
+    assert tier.acquire("a") is not None
+    tier.release("a")
+    _fill(tier, "d")
+    assert tier.held() == {"a", "c", "d"}
+
+
+def test_who_is_humble_gets_the_room_of_what_is_worth_less_and_of_nothing_else() -> None:
+    tier = DramTier(3 * _UNIT)
+    tier.retain(_worth(a=3.0, b=1.0, c=2.0, new=2.0))
+    for digest in "abc":
+        _fill(tier, digest)
+    with pytest.raises(OutOfSpace, match="12,288 bytes asked, what would have to go for them is worth more there"):
+        tier.reserve("new", 3 * _UNIT, humbly=True)
+    assert tier.held() == {"a", "b", "c"}
+    tier.reserve("new", 2 * _UNIT, humbly=True)
+    assert tier.held() == {"a"}
+
+
+def test_who_is_humble_evicts_as_all_do_while_nothing_is_worth_more() -> None:
+    tier = DramTier(2 * _UNIT)
+    for digest in "ab":
+        _fill(tier, digest)
+    tier.reserve("new", _UNIT, humbly=True)
+    assert tier.held() == {"b"}
 
 
 def test_no_more_is_evicted_than_is_needed() -> None:

@@ -137,6 +137,38 @@ def test_the_least_recently_read_unit_is_evicted_first(tmp_path: Path) -> None:
     assert set(_files(tmp_path)) == {_DIGESTS[number] for number in (0, 2, 3)}
 
 
+def _retain(tier: SsdTier, *worth: float) -> None:
+    """By number of unit; others are worth nothing."""
+    known = dict(zip(_DIGESTS, worth, strict=False))
+    tier.retain(lambda digest, last_used: (known.get(digest, 0.0), last_used))
+
+
+def test_what_is_worth_least_is_evicted_first(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, 3 * _UNIT)
+    _retain(tier, 2.0, 1.0, 3.0, 4.0)
+    _write(tier, 0, 1, 2, 3)
+    assert _held(tier) == {0, 2, 3}
+
+
+def test_nothing_is_evicted_for_what_is_worth_less(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, 2 * _UNIT)
+    _retain(tier, 2.0, 1.0, 1.0, 0.5)
+    _write(tier, 0, 1, 2)
+    assert _held(tier) == {0, 2}, "of equals the one that came first went"
+    with pytest.raises(OutOfSpace, match="worth more"):
+        _write(tier, 3)
+    assert _held(tier) == {0, 2}
+
+
+def test_whether_a_unit_would_be_kept_is_known_before_it_is_written(tmp_path: Path) -> None:
+    tier = SsdTier(tmp_path, 2 * _UNIT)
+    _retain(tier, 2.0, 2.0, 1.0, 3.0)
+    assert tier.would_keep(_UNITS[2])
+    _write(tier, 0, 1)
+    assert [tier.would_keep(unit) for unit in _UNITS[2:4]] == [False, True]
+    assert _held(tier) == {0, 1}
+
+
 def test_a_unit_larger_than_the_budget_is_refused_and_nothing_evicted(tmp_path: Path) -> None:
     tier = SsdTier(tmp_path, _UNIT)
     _write(tier, 0)
