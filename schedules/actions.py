@@ -57,9 +57,9 @@ class Replay:
 class Start:
     """Form the group, as its placement says, within `timeout_s`. GroupFormed or GroupFailed answers.
 
-    One that comes `behind` follows another that runs: its units make way for all that anybody waits for, and it counts as
-    formed when the last of them is in its stages. If it grows `in_place_of` the group that it follows it has what that has
-    reserved on its node, in the same process; no live cluster is asked for that.
+    One that comes `behind` follows another that runs, or comes before anybody asks for it: its units make way for all that
+    anybody waits for, and it counts as formed when the last of them is in its stages. If it grows `in_place_of` the group
+    that it follows it has what that has reserved on its node, in the same process; no live cluster is asked for that.
     """
 
     group: str
@@ -68,6 +68,13 @@ class Start:
     timeout_s: float
     behind: bool = False
     in_place_of: str = ""
+
+
+@dataclass(frozen=True)
+class Hurry:
+    """Somebody waits for a group that comes behind others, and is not formed yet: its units are to make way no more."""
+
+    group: str
 
 
 @dataclass(frozen=True)
@@ -160,5 +167,6 @@ class WakeAt:
 
 
 Action = (
-    Assign | Hold | Reject | Replay | Start | Stop | Adopt | Decided | Failed | Record | Shift | MoveAt | Refuse | WakeAt
+    Assign | Hold | Reject | Replay | Start | Hurry | Stop | Adopt | Decided | Failed | Record | Shift | MoveAt | Refuse
+    | WakeAt
 )  # fmt: skip

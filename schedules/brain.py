@@ -11,6 +11,7 @@ from schedules import events
 from schedules.actions import Action, WakeAt
 from schedules.desk.desk import Desk
 from schedules.facts import Model, ModelKey
+from schedules.foresight.plan import Plan
 from schedules.learning import lesson
 from schedules.ledgers.books import Books
 from schedules.limits import Limits
@@ -70,6 +71,11 @@ class Brain:
         return [replica for _, service in sorted(self._services.items()) for replica in service.replicas]
 
     @property
+    def plan(self) -> Plan | None:
+        """The plan of prewarming that is in force."""
+        return self._fleet.foreseeing.plan
+
+    @property
     def held(self) -> int:
         """Requests that wait, of all models."""
         return self._desk.line.waiting
@@ -94,6 +100,7 @@ class Brain:
         service.retired = service is not self._newest[key.name]
         for found in self._found.pop(key, ()):
             self._fleet.found(found, service, now_s)
+        self._fleet.foreseeing.known(service)
         self._fleet.counting.keep_up(service, now_s)
 
     def _failed(self, event: events.GroupFailed, now_s: float) -> None:
@@ -157,6 +164,9 @@ class Brain:
         self._fleet.starts.joined(now_s)
         self._fleet.stir()
 
+    def _planned(self, event: events.PrewarmPlanned, now_s: float) -> None:
+        self._fleet.foreseeing.begin(event.plan, self._services, now_s)
+
     def _ticked(self, _event: events.Ticked, now_s: float) -> None:
         for look in self._wakes.due(now_s):
             look(now_s)
@@ -194,5 +204,6 @@ class Brain:
             events.MoveGivenUp: lambda event, now_s: moves.ways.given_up(event.move, event.reason, now_s),
             events.RequestShifted: desk.shifts.shifted,
             events.RequestStayed: desk.shifts.stayed,
+            events.PrewarmPlanned: self._planned,
             events.Ticked: self._ticked,
         }

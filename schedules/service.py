@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp
+from math import exp, inf
 from typing import NamedTuple
 
 from schedules.estimates import Speeds
@@ -135,12 +135,13 @@ class Replica:
 
     def running(self, may_stop: bool, may_move: bool = False) -> Running:
         """As decisions see it; made anew when it is another."""
-        as_it_is = (may_stop, may_move, self.idle_since_s, self.used_tokens, self.group, self.placement)
+        worth = self.service.worth
+        as_it_is = (may_stop, may_move, self.idle_since_s, self.used_tokens, self.group, self.placement, worth)
         made = self._running
         if made is None or made[0] != as_it_is:
             running = Running(
                 self.service.model, self.group, self.reserved_bytes, self.idle_since_s, self.used_tokens,
-                self.service.objectives.priority, may_stop, may_move,
+                self.service.objectives.priority, may_stop, may_move, worth,
             )  # fmt: skip
             made = self._running = as_it_is, running
         return made[1]
@@ -180,6 +181,18 @@ class Demand(NamedTuple):
     whole: Placement | None
 
 
+class Foreseen(NamedTuple):
+    """What a plan of prewarming says of a model: it shall have at least so many `replicas`, which save `saved_s` seconds of
+    cold starts; one that has nothing to do is worth `worth` of them."""
+
+    replicas: int = 0
+    saved_s: float = 0.0
+    worth: float = 0.0
+
+
+NOTHING_FORESEEN = Foreseen()
+
+
 @dataclass(eq=False)
 class Service:
     """One version of a model. `held` are names of requests in the order of their turn, some of which may be over; `waiting`
@@ -202,6 +215,7 @@ class Service:
     keep_up_wake: bool = False
     clearing: Clearing = field(default_factory=Clearing)
     load: Load = field(default_factory=Load)
+    foreseen: Foreseen = NOTHING_FORESEEN
 
     @property
     def key(self) -> ModelKey:
@@ -209,6 +223,23 @@ class Service:
 
     def in_state(self, *states: State) -> list[Replica]:
         return [replica for replica in self.replicas if replica.state in states]
+
+    @property
+    def least_replicas(self) -> int:
+        """It shall have at least so many, whether or not anybody asks for it."""
+        if self.retired:
+            return 0
+        wanted = self.objectives
+        return min(max(wanted.min_replicas, self.foreseen.replicas), wanted.max_replicas)
+
+    @property
+    def worth(self) -> float:
+        """Of one of its replicas that has nothing to do, in expected seconds of cold starts; infinite if there are no more
+        than are to be kept."""
+        foreseen = self.foreseen
+        if foreseen.replicas and len(self.coming) <= foreseen.replicas:
+            return inf
+        return foreseen.worth
 
     @property
     def serves(self) -> bool:

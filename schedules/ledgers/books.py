@@ -80,6 +80,10 @@ class Books:
         """All of its units are in its stages."""
         self._links.end_start(group, now_s, later_too=True)
 
+    def hurry(self, group: str, now_s: float) -> None:
+        """Somebody waits for what was to come behind all others."""
+        self._links.hurry(group, now_s)
+
     def first_token(self, group: str, now_s: float) -> None:
         """What its first token waited for is there."""
         self._links.end_start(group, now_s, later_too=False)

@@ -198,6 +198,14 @@ class Links:
         of_start = [t for name, t in self._transfers.items() if name.startswith(prefix) or name == start]
         self._end([transfer for transfer in of_start if later_too or transfer.priority < LATER])
 
+    def hurry(self, start: str, now_s: float) -> None:
+        """What is under way for `start` comes before others from now on, as if somebody had waited for it all along."""
+        self.advance(now_s)
+        prefix = f"{start}/"
+        of_start = self._all_of([name for name in self._transfers if name.startswith(prefix)])
+        self._end([self._transfers[transfer.name] for transfer in of_start])
+        self.begin([transfer._replace(priority=0) for transfer in of_start], now_s)
+
     def _end(self, over: Sequence[Transfer]) -> None:
         if over:
             touched, names = self._touched(over), [transfer.name for transfer in over]

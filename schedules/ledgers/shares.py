@@ -21,6 +21,9 @@ LATER = 1
 BEHIND = 2
 """Priority of what makes way for all that anybody waits for: the units of a replica that follows another."""
 
+STAGED = 3
+"""Priority of what is brought before anybody asks for it."""
+
 
 class Transfer(NamedTuple):
     """Bytes on their way through `links`, or about to be. Of two priorities the smaller number goes first.

@@ -123,7 +123,7 @@ class Consolidating:
         service, goal = replica.service, replica.service.objectives
         left = [LEFT * (r.max_tokens - r.generated) for r in self._running(replica)]
         idle_s = now_s - replica.idle_since_s if replica.idle_since_s is not None else 0.0
-        kept_s = LONGEST_S if goal.min_replicas else min(LONGEST_S, max(0.0, goal.keep_alive_s - idle_s))
+        kept_s = LONGEST_S if service.least_replicas else min(LONGEST_S, max(0.0, goal.keep_alive_s - idle_s))
         if left:
             kept_s = min(LONGEST_S, kept_s + max(left) * max(later_s, _seen_s(replica) or 0.0))
         to_come = service.load.per_s(now_s) * kept_s * self._answer_tokens(replica)

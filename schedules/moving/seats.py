@@ -126,15 +126,30 @@ def _sites(survey: Survey, own: Iterable[str], among: Sequence[str] | None, but:
 
 def _behind(survey: Survey, found: Candidate) -> Seat:
     """The candidate as it is behind everything that anybody waits for: its bytes come when nothing else does."""
-    question, placement = survey.question, found.placement
-    assert placement is not None
-    transfers = tuple([_later(transfer) for transfer in found.transfers])
-    placement = replace(placement, stages=tuple([replace(stage, held_back=()) for stage in placement.stages]))
-    found = replace(found, ruled_out="", placement=placement, transfers=transfers)
-    finish_s = question.links.consider(transfers, question.now_s).finish_s
-    fetched_s = max([finish_s[transfer.name] - question.now_s for transfer in transfers], default=0.0)
+    question = survey.question
+    found = replace(_makes_way(found), ruled_out="")
+    finish_s = question.links.consider(found.transfers, question.now_s).finish_s
+    fetched_s = max([finish_s[transfer.name] - question.now_s for transfer in found.transfers], default=0.0)
     ready_s = _ready_s(survey, found, fetched_s)
-    return Seat(question.start, Decision("behind", placement, (found,)), ready_s)
+    assert found.placement is not None
+    return Seat(question.start, Decision("behind", found.placement, (found,)), ready_s)
+
+
+def behind(decision: Decision) -> Decision:
+    """The same, but for its bytes coming when nothing comes that anybody waits for."""
+    chosen = decision.chosen
+    assert chosen is not None
+    found = _makes_way(chosen)
+    assert found.placement is not None
+    others = tuple([found if each is chosen else each for each in decision.candidates])
+    return Decision(decision.policy, found.placement, others)
+
+
+def _makes_way(found: Candidate) -> Candidate:
+    assert found.placement is not None
+    transfers = tuple([_later(transfer) for transfer in found.transfers])
+    stages = tuple([replace(stage, held_back=()) for stage in found.placement.stages])
+    return replace(found, placement=replace(found.placement, stages=stages), transfers=transfers)
 
 
 def _later(transfer: Transfer) -> Transfer:

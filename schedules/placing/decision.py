@@ -17,8 +17,8 @@ class Running:
     """A replica that is up: what it has reserved where (bytes by node), and what stopping or moving it would mean.
 
     `tokens` are those of its requests so far, all together; `idle_since_s` is None while it has requests. `may_stop` if it
-    may be ended for the model that is asked about: of several the longest idle goes first; `may_move` if it may go on
-    elsewhere.
+    may be ended for the model that is asked about: of several the one that is least `worth` keeping goes first, of equals the
+    longest idle; `may_move` if it may go on elsewhere.
     """
 
     model: Model
@@ -29,6 +29,7 @@ class Running:
     priority: int = 0
     may_stop: bool = False
     may_move: bool = True
+    worth: float = 0.0
 
 
 class Leaving(Protocol):

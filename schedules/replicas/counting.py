@@ -16,7 +16,8 @@ from schedules.wakes import Wakes
 
 
 class Counting:
-    """See the module. `place` decides where one starts."""
+    """See the module. `place` decides where one starts; `hurry` is told of one that starts behind others, and that somebody
+    waits for now."""
 
     def __init__(
         self,
@@ -28,9 +29,10 @@ class Counting:
         rooms: Rooms,
         ends: Ends,
         place: Callable[[Replica, float], bool],
+        hurry: Callable[[Replica, float], None],
     ) -> None:
         self._roster, self._books, self._wakes, self._waiters = roster, books, wakes, waiters
-        self._wanted, self._rooms, self._ends, self._place = wanted, rooms, ends, place
+        self._wanted, self._rooms, self._ends, self._place, self._hurry = wanted, rooms, ends, place, hurry
 
     def scale(self, service: Service, now_s: float) -> None:
         """Want another replica if the present ones have not the memory for all that is asked for."""
@@ -46,6 +48,10 @@ class Counting:
             self._want(service, now_s)
         elif asked_for:
             self._ask_for(service, now_s)
+        if asked_for and not service.serves:
+            for replica in service.replicas:
+                if replica.behind and replica.heir_of is None and replica.state is State.STARTING:
+                    self._hurry(replica, now_s)
 
     def _busy(self, service: Service, demand: Demand, now_s: float) -> int:
         """How many whole replicas what comes keeps busy. What a pipeline becomes is decided apart."""
@@ -72,7 +78,7 @@ class Counting:
             self._want(service, now_s)
 
     def _too_few(self, service: Service) -> bool:
-        return not service.retired and len(service.coming) < service.objectives.min_replicas
+        return len(service.coming) < service.least_replicas
 
     def keep_up_later(self, service: Service, now_s: float) -> None:
         """It could not start: that it shall be there is no reason to try again at once."""
@@ -89,7 +95,7 @@ class Counting:
         version that was replaced."""
         if service.retired and not service.waiting and not service.announced:
             self._ends.end_soon(service.replicas, now_s)
-        kept = 0 if service.retired else service.objectives.min_replicas
+        kept = service.least_replicas
         for replica in [r for r in service.replicas if r.state is State.WANTED and r.heir_of is None]:
             if service.waiting or service.announced:
                 return

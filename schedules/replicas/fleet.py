@@ -13,6 +13,7 @@ from schedules.moving.seats import Seats
 from schedules.replicas.attempts import Attempts
 from schedules.replicas.counting import Counting
 from schedules.replicas.ends import Ends
+from schedules.replicas.foreseeing import Foreseeing
 from schedules.replicas.heirs import Heirs
 from schedules.replicas.rooms import Rooms
 from schedules.replicas.roster import Roster
@@ -42,7 +43,9 @@ class Fleet:
         self._rooms = rooms = Rooms(roster, books, wanted, waiters)
         self.replicas = roster.replicas
         self.ends = ends = Ends(roster, books, wakes, wanted, rooms, self._interrupt, self._fewer, out)
-        self.counting = counting = Counting(roster, books, wakes, waiters, wanted, rooms, ends, self._place)
+        self.counting = counting = Counting(
+            roster, books, wakes, waiters, wanted, rooms, ends, self._place, self._hurry
+        )
         self._attempts = attempts = Attempts(roster, wakes, waiters, wanted, ends, counting, out)
         heirs = Heirs(roster, books, waiters, wanted, rooms, ends, counting, out)
         self.seats = seats = Seats(books, roster.name)
@@ -50,10 +53,14 @@ class Fleet:
         self.starts = Starts(
             roster, books, wakes, limits, waiters, wanted, rooms, ends, attempts, moves, seats, out
         )  # fmt: skip
+        self.foreseeing = Foreseeing(wakes, counting, ends.resting)
         self.consolidating = Consolidating(books, wakes, moves, seats, waiters, limits)
 
     def _place(self, replica: Replica, now_s: float) -> bool:
         return self.starts.place(replica, now_s)
+
+    def _hurry(self, replica: Replica, now_s: float) -> None:
+        self.starts.hurry(replica, now_s)
 
     def _interrupt(self, replica: Replica, reason: str, now_s: float) -> None:
         self.moves.ways.interrupt(replica, reason, now_s)

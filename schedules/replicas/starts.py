@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from schedules.actions import Action, Decided, Start
+from schedules.actions import Action, Decided, Hurry, Start
 from schedules.facts import NoPlacement, Placement
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State, Turn
 from schedules.limits import (
     FOUND_WITHIN_S,
+    KEEP_UP_AFTER_S,
     LONGEST_WAIT_S,
     MIGRATE_AMONG,
     RESUME_S,
@@ -17,7 +18,7 @@ from schedules.limits import (
 )
 from schedules.moving.moves import Moves
 from schedules.moving.plan import Kind
-from schedules.moving.seats import Seats
+from schedules.moving.seats import Seats, behind
 from schedules.placing.decision import Decision, Move, Running, Wait
 from schedules.replicas.attempts import Attempts
 from schedules.replicas.ends import Ends
@@ -83,7 +84,8 @@ class Starts:
 
     def running(self, service: Service, asked_for: bool) -> Up:
         """The replicas that are up, as a start of `service` sees them."""
-        return Up(self._roster.replicas.values(), self._roster.idle, service, asked_for)
+        saved_s = service.foreseen.saved_s if not asked_for and service.foreseen.replicas else 0.0
+        return Up(self._roster.replicas.values(), self._roster.idle, service, asked_for, under=saved_s)
 
     def place(self, replica: Replica, now_s: float) -> bool:
         """Decide where it starts; whether it waits no more."""
@@ -105,6 +107,11 @@ class Starts:
                 self._wakes.at(replica.until_s, lambda _then_s: self._wanted.stir())
                 return False
             case Placement() as placement:
+                replica.behind = cold.arrived_s is None and service.foreseen.replicas > 0
+                if replica.behind:
+                    decision = behind(decision)
+                    assert isinstance(decision.outcome, Placement)
+                    placement = decision.outcome
                 self._wanted.remove(replica)
                 replica.placement = placement
                 self._books.order(replica.group, decision, now_s)
@@ -175,7 +182,16 @@ class Starts:
         self._roster.let(replica, Turn.PLACED, now_s)
         self._rooms.release(replica, now_s)
         timeout_s = self._limits.start_timeout_s
-        self._out(Start(replica.group, replica.service.key, replica.placement, timeout_s))
+        if replica.behind and self._waiters.longest(replica.service) is not None:
+            self._books.hurry(replica.group, now_s)
+            replica.behind = False
+        self._out(Start(replica.group, replica.service.key, replica.placement, timeout_s, replica.behind))
+
+    def hurry(self, replica: Replica, now_s: float) -> None:
+        """Somebody waits for one that makes way for others: it does so no more."""
+        replica.behind = False
+        self._books.hurry(replica.group, now_s)
+        self._out(Hurry(replica.group))
 
     def _without_room(self, replica: Replica, now_s: float) -> bool:
         """There is none now: it waits if there ever can be, and others make room for it in turn."""
@@ -196,6 +212,9 @@ class Starts:
                 self._ask_for_turn(replica, now_s)
             else:
                 self._stir_for(replica, ask_s)
+        elif service.foreseen.replicas:
+            replica.until_s = now_s + KEEP_UP_AFTER_S
+            self._stir_for(replica, replica.until_s)
         return False
 
     def _stir_for(self, replica: Replica, at_s: float) -> None:

@@ -14,7 +14,8 @@ class Up(Standing):
     """The replicas that are up, as a start of `service` sees them; made when it looks, for most starts do not.
 
     Those that are `idle` may make room, if the start is `asked_for` by somebody, or more important; and those of `had`. If it
-    is told that it is `now_s`, those that may go on elsewhere do so.
+    is told that it is `now_s`, those that may go on elsewhere do so. A start that nobody asks for may have the room of those
+    that are worth less than `under`.
     """
 
     def __init__(
@@ -25,11 +26,12 @@ class Up(Standing):
         asked_for: bool,
         had: frozenset[str] = frozenset(),
         now_s: float | None = None,
+        under: float = 0.0,
     ) -> None:
         ours = service.objectives.priority
         self._replicas, self._idle, self._had = replicas, idle, had
         self._now_s = now_s
-        self._most = ours if asked_for else ours - 1
+        self._most, self._under = ours if asked_for or under > 0.0 else ours - 1, under
         self._made: list[Running] | None = None
 
     def __len__(self) -> int:
@@ -49,15 +51,22 @@ class Up(Standing):
 
     @property
     def stoppable(self) -> Leaving:
-        return Listed([r for r in self._all if r.may_stop]) if self._had else self._idle.up_to(self._most)
+        if self._had or self._under > 0.0:
+            return Listed([running for running in self._all if running.may_stop])
+        return self._idle.up_to(self._most)
 
     @property
     def _all(self) -> list[Running]:
         if self._made is None:
-            most, had = self._most, self._had
+            most, had, under = self._most, self._had, self._under
             self._made = [
                 replica.running(
-                    (not replica.requests and replica.service.objectives.priority <= most and replica.idle)
+                    (
+                        not replica.requests
+                        and replica.service.objectives.priority <= most
+                        and replica.idle
+                        and (not under or replica.service.worth < under)
+                    )
                     or replica.group in had,
                     self._now_s is not None and replica.may_move(self._now_s),
                 )

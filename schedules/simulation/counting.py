@@ -19,7 +19,7 @@ from schedules.events import (
     RequestProgressed,
 )
 from schedules.facts import ModelKey
-from schedules.simulation.outcomes import Ending, Outcomes, StartSeen
+from schedules.simulation.outcomes import Ending, Found, Outcomes, StartSeen
 from schedules.simulation.world import World
 from schedules.traces.trace import Trace
 
@@ -53,7 +53,7 @@ class Counting:
         count = len(trace)
         self._at_s = array("d", (trace.at_s + begin_s).tobytes())
         self._ttft_s, self._last_s = array("d", [nan]) * count, array("d", [nan]) * count
-        self._cold, self._ending = bytearray(count), bytearray(count)
+        self._cold, self._found, self._ending = bytearray(count), bytearray(count), bytearray(count)
         self._cost = np.zeros(len(trace.models))
         self._up: dict[str, _Up] = {}
         self._over: list[StartSeen] = []
@@ -85,7 +85,7 @@ class Counting:
             self._end(name, now_s, over=False)
         return Outcomes(
             self._trace.model, self._trace.answer_tokens, np.array(self._ttft_s), np.array(self._last_s),
-            np.array(self._cold, np.bool_), np.array(self._ending, np.int8),
+            np.array(self._cold, np.bool_), np.array(self._found, np.int8), np.array(self._ending, np.int8),
             tuple(self._over), self._cost, self._world.moved_bytes, self._world.by_minute(now_s), now_s - self._begin_s,
             self._events,
         )  # fmt: skip
@@ -115,8 +115,13 @@ class Counting:
             self._on_progress(self._requests_over)
 
     def _assigned(self, action: Assign, _now_s: float) -> None:
+        place = int(action.request[1:])
         if action.cold:
-            self._cold[int(action.request[1:])] = True
+            self._cold[place] = True
+            times = self._world.times(action.group)
+            self._found[place] = Found.DRAM if times is None else Found[times.found.upper()]
+        elif not self._found[place]:
+            self._found[place] = Found.DEVICE
 
     # ---- starts
 

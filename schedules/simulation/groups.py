@@ -8,7 +8,6 @@ from itertools import count
 
 from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
-from schedules.placing.decision import IN_DRAM
 from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
 from schedules.simulation.habits import Habits
 from schedules.simulation.happenings import Happening
@@ -294,6 +293,7 @@ class WorldGroup:
     """`nodes` run its stages, `requests` are those that are at it, `waits` the loads that its first token waits for, or its
     being formed if it comes `behind`.
     It is `built` when its stages are, and `settled` a while after it `settles`, which is once it has all that it waits for.
+    The slowest of its bytes were `found` in the store ("remote"), at a "peer", on "ssd" or in "dram".
     The first step of one that computes by layer began at `stepped_s` and ends some time after the last bytes of each stage
     have come, when `there_s` says by node. Seconds; None is not yet."""
 
@@ -312,7 +312,7 @@ class WorldGroup:
     built: bool = False
     formed_s: float | None = None
     fetched_s: float | None = None
-    whence: str = IN_DRAM
+    found: str = "dram"
     answered: bool = False
     waits: set[str] = field(default_factory=set)
     requests: dict[str, None] = field(default_factory=dict)

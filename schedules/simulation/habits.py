@@ -50,9 +50,11 @@ class Misfortune(StrEnum):
 @dataclass(frozen=True)
 class Times:
     """Of a group's start, in seconds of the world's time; None is not yet, or never: all was there. `whence` is where the
-    slowest came from of what its first token waited for: NETWORK, ON_SSD or IN_DRAM (schedules.placing.decision)."""
+    slowest came from of what its first token waited for: NETWORK, ON_SSD or IN_DRAM (schedules.placing.decision);
+    `found` tells a "peer" from the "remote" store."""
 
     ordered_s: float
     formed_s: float | None
     fetched_s: float | None
     whence: str = IN_DRAM
+    found: str = "dram"

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import zip_longest
+from itertools import count, zip_longest
 
 from schedules.facts import Placement, StagePlan, Unit
 from schedules.ledgers.links import Links, nic_link, out_link
-from schedules.ledgers.shares import BEHIND, LATER, Transfer
-from schedules.placing.sources import peer_of
+from schedules.ledgers.shares import BEHIND, LATER, STAGED, Transfer
+from schedules.placing.sources import from_peer, peer_of
 from schedules.rates import STORE
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.happenings import Happening, Told
@@ -42,13 +42,14 @@ class Way:
 
 @dataclass(eq=False)
 class _Load:
-    """Units that come to a node as one, ordered at `ordered_s`; `wanted` are the groups that want them."""
+    """Units that come to a `tier` of a node as one, ordered at `ordered_s`; `wanted` are the groups that want them."""
 
     node: WorldNode
     units: tuple[Unit, ...]
     priority: int
     source: str
     ordered_s: float
+    tier: str = "dram"
     wanted: dict[str, None] = field(default_factory=dict)
 
 
@@ -85,6 +86,7 @@ class Loads:
         self._copy_of: dict[str, str] = {}
         """Names of copies, by those of their transfers."""
         self._planned_s, self._plan = float("inf"), 0
+        self._staged = count(1)
         self.moved_bytes = Counter[str]()
 
     def begin(self, group: str, placement: Placement, units: Mapping[str, Unit], wave: Wave, now_s: float) -> set[str]:
@@ -114,9 +116,33 @@ class Loads:
         self._plan_ahead()
         return waits
 
-    def over_network(self, names: Iterable[str]) -> bool:
-        """Whether any of the loads under way that are called so comes from the store or a peer."""
-        return any(self._loads[name].source != "ssd" for name in names)
+    def stage(self, node: WorldNode, unit: Unit, tier: str, wanted_by: str, now_s: float) -> bool:
+        """The unit begins to come to the tier, before anybody asks for it and behind all that anybody does. Whether it does:
+        not if it is there or on its way."""
+        there = node.tier(unit.digest)
+        if unit.digest in node.coming or there == "dram" or there == tier:
+            return False
+        self._hand_over(now_s)
+        source = "ssd" if there == "ssd" else self._giver(node, unit)
+        name = f"staged/{next(self._staged)}"
+        self._loads[name] = _Load(node, (unit,), STAGED, _kind(source), now_s, tier)
+        self._want(wanted_by, name)
+        node.coming[unit.digest] = name
+        self._links.begin([self._transfer(name, source, node, (unit,), STAGED)], now_s)
+        self._plan_ahead()
+        return True
+
+    def slowest(self, names: Iterable[str]) -> str:
+        """Where the slowest of the loads under way that are called so comes from: "remote", "peer" or "ssd"; "dram" if there
+        are none."""
+        return max([self._loads[name].source for name in names], key=_SLOWER.index, default="dram")
+
+    def hurry(self, group: str, now_s: float) -> None:
+        """What the group wants makes way for others no more."""
+        self._hand_over(now_s)
+        for name in self._wanted_by.get(group, ()):
+            self._raise(name, 0, now_s)
+        self._plan_ahead()
 
     def copy(self, name: str, ways: Sequence[Way], on_copied: OnCopied, now_s: float) -> None:
         """KV cache begins to go these ways, beside all else that there is on them; `on_copied` hears of it once, unless it is
@@ -182,11 +208,25 @@ class Loads:
                 return source
         return STORE
 
+    def _giver(self, node: WorldNode, unit: Unit) -> str:
+        """Whence a unit comes that nobody was told to ask anybody for: a peer that has it, of several one that has it in
+        dram, else the store."""
+        having = [
+            (peer.tier(unit.digest) != "dram", peer.name)
+            for peer in self._nodes.values()
+            if peer.gives and peer.card != node.card and peer.tier(unit.digest) is not None
+        ]
+        return from_peer(min(having)[1]) if having else STORE
+
     def _join(self, name: str, group: str, priority: int, now_s: float) -> None:
-        """The group wants the load too. If it came behind all others, it does so no more if the group does not."""
-        load = self._loads[name]
+        """The group wants the load too, in dram. If it came behind all others, it does so no more if the group does not."""
         self._want(group, name)
-        if priority < load.priority == BEHIND:
+        self._loads[name].tier = "dram"
+        self._raise(name, priority, now_s)
+
+    def _raise(self, name: str, priority: int, now_s: float) -> None:
+        load = self._loads[name]
+        if load.priority >= BEHIND and priority < load.priority:
             load.priority = priority
             transfer = self._links.transfer(name)
             self._links.end(name, now_s)
@@ -231,7 +271,7 @@ class Loads:
             self._copied(self._copy_of.pop(transfer), transfer, now_s)
         for name in [name for name in done if name in self._loads]:
             load = self._forget(name)
-            load.node.bring(load.units)
+            load.node.bring(load.units, load.tier)
             size_bytes = sum([unit.size_bytes for unit in load.units])
             self.moved_bytes[load.source] += size_bytes
             if load.source != "ssd":
@@ -265,6 +305,9 @@ class Loads:
             self._hand_over(now_s)
             self._plan_ahead()
         return ()
+
+
+_SLOWER = ("dram", "ssd", "peer", "remote")
 
 
 def _kind(source: str) -> str:

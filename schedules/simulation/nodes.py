@@ -7,16 +7,19 @@ from dataclasses import replace
 from schedules.estimates import Speeds, speeds_of
 from schedules.events import NodeReported
 from schedules.facts import Node, Rate, Unit
+from schedules.foresight.retention import Retention
 from schedules.systems.system import Keeps
 
 KEEPS = Keeps()
 
 
 class Held:
-    """Units in a tier with their `sizes`, those first that were brought or used longest ago."""
+    """Units in a tier with their `sizes`, those first that were brought or used longest ago. These go first, too, unless
+    there is a `retention` that ranks them."""
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
+        self.retention: Retention | None = None
         self.sizes: dict[str, int] = {}
         self.used_bytes = 0
 
@@ -43,7 +46,7 @@ class Held:
     def trim(self, in_use: Mapping[str, int]) -> list[str]:
         """Who goes, so that the rest is within the budget; nobody who is in use."""
         gone, over_bytes = list[str](), self.used_bytes - self._budget_bytes
-        for digest in self.sizes if over_bytes > 0 else ():
+        for digest in self._ranked if over_bytes > 0 else ():
             if over_bytes <= 0:
                 break
             if digest not in in_use:
@@ -53,12 +56,22 @@ class Held:
             self.drop(digest)
         return gone
 
+    @property
+    def _ranked(self) -> Iterable[str]:
+        """Who goes first."""
+        retention = self.retention
+        if retention is None:
+            return self.sizes
+        worth, otherwise = retention.worth, retention.otherwise
+        return sorted(self.sizes, key=lambda digest: worth.get(digest, otherwise))  # of equals in the order of use
+
 
 class Tiers:
     """What is in the dram and on the ssd of the nodes of one box, or of one node.
 
     What comes to dram is on ssd as well, at once and for nothing. Of each tier the unit that was brought or used longest ago
-    makes room; one in use stays in dram, if need be beyond the budget.
+    makes room, or the one that is worth least, even one that has just come; one in use stays in dram, if need be beyond the
+    budget.
     """
 
     def __init__(self, dram_bytes: int, ssd_bytes: int, keeps: Keeps = KEEPS) -> None:
@@ -120,6 +133,10 @@ class Tiers:
             self._note((digest,))
         self._note(self.dram.trim(self._used))
         self.changes += 1
+
+    def retain(self, dram: Retention, ssd: Retention) -> None:
+        """Who makes room from now on."""
+        self.dram.retention, self.ssd.retention = dram, ssd
 
     def evict(self, digests: Iterable[str]) -> None:
         """Those in use stay in dram."""
@@ -206,6 +223,11 @@ class WorldNode:
         return not self.gone and self.silent_since_s is None
 
     @property
+    def gives(self) -> bool:
+        """Whether others can get units from it."""
+        return self.answers and bool(self._facts.peer_port)
+
+    @property
     def free_bytes(self) -> int:
         """Device memory that nobody has reserved."""
         return self._facts.device_bytes - self.reserved_bytes
@@ -258,6 +280,10 @@ class WorldNode:
         """Drop units from both tiers; those in use stay in dram."""
         self._tiers.evict(digests)
 
+    def retain(self, dram: Retention, ssd: Retention) -> None:
+        """Who makes room in its tiers from now on."""
+        self._tiers.retain(dram, ssd)
+
     def drain(self) -> None:
         """It takes nothing new, and says so."""
         self.draining, self._now = True, None
@@ -292,14 +318,22 @@ class WorldNode:
                 self._told[digest] = gained[digest] = tier
         self._changed.clear()
         self._as_of = tiers.changes
-        self._now = replace(
+        self._now = self._with(self._told if self._terse else self._told.copy())
+        return NodeReported(self._now, gained, tuple(lost))
+
+    def as_it_is(self) -> Node:
+        """What a report would say of it, to somebody who has heard of none."""
+        tiers = self._tiers
+        return self._with(dict.fromkeys(tiers.ssd.sizes, "ssd") | dict.fromkeys(tiers.dram.sizes, "dram"))
+
+    def _with(self, units: Mapping[str, str]) -> Node:
+        return replace(
             self._facts,
             dram_used_bytes=self.dram_used_bytes,
-            ssd_used_bytes=tiers.ssd.used_bytes,
+            ssd_used_bytes=self._tiers.ssd.used_bytes,
             device_reserved_bytes=self.reserved_bytes,
             busy_stage_processes=len(self.reserved),
             groups=tuple(self.reserved),
             draining=self.draining,
-            units=self._told if self._terse else self._told.copy(),
+            units=units,
         )
-        return NodeReported(self._now, gained, tuple(lost))

@@ -20,6 +20,13 @@ class Ending(IntEnum):
     UNFINISHED, SERVED, REJECTED, LEFT = range(4)
 
 
+class Found(IntEnum):
+    """Where a request found its model: on accelerators, by a replica that it had not to wait for, or where the slowest of the
+    bytes lay that its replica's start waited for. One that was never assigned to a replica found it NOWHERE."""
+
+    NOWHERE, DEVICE, DRAM, SSD, PEER, REMOTE = range(6)
+
+
 @dataclass(frozen=True)
 class StartSeen:
     """A replica's start, of the model in that place of the scenario; seconds from the trace's begin, None is never.
@@ -50,8 +57,8 @@ class StartSeen:
 @dataclass(frozen=True, eq=False)
 class Outcomes:
     """In the trace's order: `ttft_s` from the arrival to the first token and `last_s` to the last one, NaN where there was
-    none; `cold` if the request waited for a replica that was formed after it came; how it ended. `answer_tokens` it was to
-    have.
+    none; `cold` if the request waited for a replica that was formed after it came; where its model was `found`; how it
+    ended. `answer_tokens` it was to have.
 
     `cost_byte_s` is by model: accelerator memory reserved, times how long. `moved_bytes` by whence units came to nodes:
     "remote", "peer", "ssd", and `by_minute` says what that was of the cluster. It lasted `lasted_s` from the trace's begin;
@@ -63,6 +70,7 @@ class Outcomes:
     ttft_s: Seconds
     last_s: Seconds
     cold: NDArray[np.bool_]
+    found: NDArray[np.int8]
     ending: NDArray[np.int8]
     starts: tuple[StartSeen, ...]
     cost_byte_s: Seconds
@@ -84,6 +92,11 @@ class Outcomes:
         """Time per output token after the first; NaN where there was no second."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.answer_tokens > 1, (self.last_s - self.ttft_s) / (self.answer_tokens - 1), np.nan)
+
+    def found_in(self, since: int = 0) -> Mapping[Found, float]:
+        """Shares of the requests from that one on, by where they found their models."""
+        counts = np.bincount(self.found[since:], minlength=len(Found))
+        return {tier: float(counts[tier]) / max(1, len(self) - since) for tier in Found}
 
     def attained(self, ttft_s: NDArray[Any], tpot_s: NDArray[Any]) -> NDArray[np.bool_]:
         """Of each request whether it was served within the limits of its model, which are by model; infinity is no limit. An

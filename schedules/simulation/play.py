@@ -7,12 +7,16 @@ from operator import attrgetter
 
 from schedules.brain import Brain
 from schedules.events import ModelKnown, Recalled
+from schedules.foresight.planner import Wanted
 from schedules.limits import Limits
+from schedules.objectives import Objectives
 from schedules.simulation.counting import Counting
+from schedules.simulation.foreseeing import Foreseeing
 from schedules.simulation.outcomes import Outcomes
-from schedules.simulation.scenario import Scenario
+from schedules.simulation.scenario import Offered, Scenario
 from schedules.simulation.simulate import Input, Wish, drive
 from schedules.simulation.world import World
+from schedules.systems.system import System
 from schedules.traces.arrivals import arrivals
 
 LEAD_S = 5.0
@@ -33,19 +37,25 @@ def play(scenario: Scenario, on_progress: Callable[[int], object] | None = None)
         scenario.starts_within_s, _NO_BOUND, _NO_BOUND, system.consolidate, system.in_place, system.moves_others
     )
     brain = Brain(system.policy(scenario.seed), limits, "g", 0.0)
+    foreseen: Iterable[Input] = ()
+    if system.prewarms is not None:
+        wanted = [Wanted(offered.model, _objectives(offered, system)) for offered in scenario.models]
+        foreseen = Foreseeing(system.prewarms, scenario.trace, wanted, world, brain, LEAD_S).looks()
     counting = Counting(scenario.trace, [model.key for model in models], world, LEAD_S, on_progress)
-    return counting.outcomes(drive(brain, world, _inputs(scenario), counting.see))
+    return counting.outcomes(drive(brain, world, _inputs(scenario, foreseen), counting.see))
 
 
-def _inputs(scenario: Scenario) -> Iterator[Input]:
-    keep_alive_s = scenario.system.keep_alive_s
+def _objectives(offered: Offered, system: System) -> Objectives:
+    wanted, keep_alive_s = offered.objectives, system.keep_alive_s
+    return wanted if keep_alive_s is None else replace(wanted, keep_alive_s=keep_alive_s)
+
+
+def _inputs(scenario: Scenario, foreseen: Iterable[Input]) -> Iterator[Input]:
     for opened, offered in enumerate(scenario.models):
-        wanted = offered.objectives
-        objectives = wanted if keep_alive_s is None else replace(wanted, keep_alive_s=keep_alive_s)
-        yield Wish(0.0, ModelKnown(offered.model, objectives, opened + 1))
+        yield Wish(0.0, ModelKnown(offered.model, _objectives(offered, scenario.system), opened + 1))
     if scenario.lessons:
         yield Wish(0.0, Recalled(scenario.lessons, (scenario.habits.hop_s,)))
     troubles = [replace(trouble, at_s=LEAD_S + trouble.at_s) for trouble in scenario.troubles]
     keys = {name: offered.model.key for name, offered in zip(scenario.trace.models, scenario.models, strict=True)}
     come: Iterable[Input] = arrivals(scenario.trace, keys, LEAD_S + scenario.habits.receive_s, scenario.patience_s)
-    yield from merge(sorted(troubles, key=attrgetter("at_s")), come, key=attrgetter("at_s"))
+    yield from merge(sorted(troubles, key=attrgetter("at_s")), foreseen, come, key=attrgetter("at_s"))

@@ -12,7 +12,7 @@ from math import inf
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from schedules.actions import Action, Adopt, Assign, MoveAt, Record, Reject, Shift, Start, Stop, WakeAt
+from schedules.actions import Action, Adopt, Assign, Hurry, MoveAt, Record, Reject, Shift, Start, Stop, WakeAt
 from schedules.events import (
     Event,
     MoveGoOn,
@@ -74,7 +74,16 @@ class Wish:
     event: Event
 
 
-Input = Arrival | Trouble | Wish
+@dataclass(frozen=True)
+class Look:
+    """Somebody looks at `at_s`, does to the world what he likes, and tells the brain of what comes of it. He is given the
+    time that it is."""
+
+    at_s: float
+    act: Callable[[float], Iterable[Event]]
+
+
+Input = Arrival | Trouble | Wish | Look
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,8 @@ class _Run:
                 self.wake_at_s = at_s
             case Start(group, key, placement, timeout_s, behind, in_place_of):
                 self.world.form(group, key, placement, timeout_s, now_s, behind=behind, in_place_of=in_place_of)
+            case Hurry(group):
+                self.world.hurry(group, now_s)
             case Stop(group):
                 self.world.stop(group, now_s)
             case Adopt(group):
@@ -299,5 +310,7 @@ def _take(run: _Run, what: Input | _Leaving, now_s: float) -> None:
             run.world.befall(what.what, what.name, now_s)
         case Wish():
             run.feed((what.event,), now_s)
+        case Look():
+            run.feed(what.act(now_s), now_s)
         case _Leaving():
             run.leave(what.request, now_s)

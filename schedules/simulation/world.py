@@ -28,8 +28,10 @@ from schedules.events import (
     SchedulerLost,
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Rate, Unit, View
+from schedules.foresight.plan import Staging
+from schedules.foresight.retention import Retention
 from schedules.ledgers.nodes import link_rates
-from schedules.placing.decision import NETWORK, ON_SSD
+from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD
 from schedules.rates import SSD
 from schedules.simulation.agenda import Agenda
 from schedules.simulation.groups import Ask, Batch, WorldGroup
@@ -37,11 +39,13 @@ from schedules.simulation.habits import Habits, Misfortune, Times
 from schedules.simulation.happenings import Happening, Told
 from schedules.simulation.loads import Loads, Wave
 from schedules.simulation.nodes import Tiers, WorldNode
+from schedules.simulation.stagings import Stagings
 from schedules.simulation.steps import Steps
 from schedules.simulation.usage import ByMinute, Usage
 from schedules.systems.system import Keeps, Startup
 
 _AT_ONCE = Startup()
+_WHENCE = {"remote": NETWORK, "peer": NETWORK, "ssd": ON_SSD, "dram": IN_DRAM}
 _RUNTIME = "runtime"
 """What a serial start waits for before it fetches anything."""
 
@@ -90,6 +94,7 @@ class World:
         rates = link_rates(View(tuple(replace(node, rates=rates_of[node.name]) for node in facts))) | disks
         self._usage = Usage(now_s if count_from_s is None else count_from_s)
         self._loads = Loads(rates, self._nodes, self._agenda, self._arrived, self._usage, now_s)
+        self._stagings = Stagings(self._models, self._nodes, self._loads, self._agenda)
         self._steps = Steps(self._groups, self._loads, self._agenda, self._answered, self.habits)
         self._failed: set[str] = set()
         self._changed: set[str] = set()
@@ -122,11 +127,17 @@ class World:
     def times(self, group: str) -> Times | None:
         """Of the group's start; None if it is not there any more."""
         there = self._groups.get(group)
-        return None if there is None else Times(there.ordered_s, there.formed_s, there.fetched_s, there.whence)
+        if there is None:
+            return None
+        return Times(there.ordered_s, there.formed_s, there.fetched_s, _WHENCE[there.found], there.found)
 
     def reports(self) -> list[NodeReported]:
         """Of all nodes that answer, asked now."""
         return [node.report() for node in self._nodes.values() if node.answers]
+
+    def view(self) -> View:
+        """Of all nodes that answer, as they are."""
+        return View(tuple([node.as_it_is() for node in self._nodes.values() if node.answers]))
 
     @property
     def moved_bytes(self) -> Mapping[str, int]:
@@ -168,6 +179,16 @@ class World:
         formed_s = 0.0 if in_place_of else max(node.speeds.formed(placement.degree) for node in nodes)
         self._agenda.tell(now_s + formed_s, lambda at_s: self._formed(group, at_s))
         self._agenda.put(now_s + timeout_s, lambda at_s: self._too_late(group, timeout_s, at_s))
+
+    def hurry(self, name: str, now_s: float) -> None:
+        """Somebody waits for the group that came behind others: it makes way no more, and is formed as others are."""
+        group = self._groups.get(name)
+        if group is None or not group.behind or (group.built and not group.waits):
+            return
+        group.behind = False
+        self._loads.hurry(name, now_s)
+        if group.built:
+            self._agenda.tell(now_s, self._forming(group))
 
     def stop(self, name: str, now_s: float) -> None:
         """GroupStopped answers, whether or not there is such a group. Its requests break at once."""
@@ -220,6 +241,15 @@ class World:
         """The units have come to the node's tier by other ways than those of starts."""
         self._nodes[node].bring(units, tier)
         self._report_soon(self._nodes[node], now_s)
+
+    def stage(self, stagings: Iterable[Staging], now_s: float) -> None:
+        """They begin, one after the other on each node, behind all that anybody waits for; of those before what has not begun
+        does not."""
+        self._stagings.begin(stagings, now_s)
+
+    def retain(self, node: str, dram: Retention, ssd: Retention) -> None:
+        """Who makes room in the node's tiers from now on."""
+        self._nodes[node].retain(dram, ssd)
 
     def evict(self, node: str, digests: Iterable[str], now_s: float) -> None:
         """Units that nobody uses leave the node's tiers."""
@@ -289,6 +319,7 @@ class World:
         node.end()
         self._count(node, now_s)
         self._loads.leave(node, now_s)
+        self._stagings.leave(node)
         return (NodeLeft(node.name), *self._lose(self._on(node), cause, now_s))
 
     def _oldest(self) -> WorldGroup | None:
@@ -361,7 +392,7 @@ class World:
         waits = self._loads.begin(group.name, group.placement, units, wave, now_s)
         group.waits |= waits
         if waits and not group.answered:
-            group.whence = NETWORK if self._loads.over_network(waits) else ON_SSD
+            group.found = self._loads.slowest(waits)
 
     def _formed(self, group: WorldGroup, now_s: float) -> Sequence[Told]:
         if self._groups.get(group.name) is not group:
@@ -442,8 +473,9 @@ class World:
                 self._end_if_drained(node, now_s)
 
     def _arrived(self, load: str, names: Iterable[str], node: WorldNode, now_s: float) -> None:
-        """All units of a load, which the groups called `names` want, are in the node's dram."""
+        """All units of a load, which the groups called `names` want, are in the node's dram, or on its ssd."""
         self._report_soon(node, now_s)
+        self._stagings.arrived(names)
         for group in [self._groups[name] for name in names if name in self._groups]:
             if load in group.waits:
                 group.waits.remove(load)

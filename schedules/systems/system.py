@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from schedules.placing.decision import Policy
 from schedules.placing.policies.planned import Planned
+from schedules.systems.prewarms import Prewarms
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class System:
     If pipelines become whole `in_place`, they do so as soon as they have answered, where one of their stages has reserved
     enough for that; its process stays what it is, and fetches what it lacks.
 
+    With `prewarms` models come up the tiers before they are asked for; without, nothing does.
+
     As a value it can be sent to other processes: a `policy` is a function or class of a module.
     """
 
@@ -53,6 +56,7 @@ class System:
     peers: bool = True
     in_place: bool = False
     moves_others: bool = False
+    prewarms: Prewarms | None = None
 
 
 def _planned(_seed: int) -> Planned:

@@ -164,8 +164,8 @@ def _after(
 
 
 def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, stop: bool) -> tuple[Move, ...] | None:
-    """Who must go of those that are `leaving` so that each stage fits: the least important first, then the longest
-    idle. None if one has nowhere to."""
+    """Who must go of those that are `leaving` so that each stage fits: the least important first, then the one that is
+    least worth keeping, then the longest idle. None if one has nowhere to."""
     needed = {stage.node: stage.reserve_bytes for stage in placement.stages}
     short = [node for node in needed if survey.usable_free_bytes([node])[node] < needed[node]]
     in_the_way = {replica.group: replica for node in short for replica in leaving.there(node)}
@@ -175,7 +175,7 @@ def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, sto
         free[node] -= size_bytes
     moves = []
     for replica in sorted(
-        in_the_way.values(), key=lambda r: (r.priority, r.idle_since_s is None, r.idle_since_s or 0.0, r.group)
+        in_the_way.values(), key=lambda r: (r.priority, r.idle_since_s is None, r.worth, r.idle_since_s or 0.0, r.group)
     ):
         if all(free.get(node, 0) >= 0 for node in replica.reserved_bytes):
             continue
