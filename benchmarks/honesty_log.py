@@ -20,7 +20,7 @@ from schedules.learning import Lesson
 from schedules.objectives import Objectives
 from schedules.traces.happened import Asked
 from serving.cold_start import ColdStart, lessons_of
-from serving.happened import began
+from serving.history.happened import began
 
 VERSION = 1
 

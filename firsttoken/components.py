@@ -161,6 +161,7 @@ def run_frontend(settings: Settings) -> None:
             max_held_per_model=frontend.max_held_per_model,
             history_url=settings.history.url,
             history_keep_days=settings.history.keep_days,
+            history_keep_minutes_days=settings.history.keep_minutes_days,
             allowed_hosts=frontend.allowed_hosts,
             tls=tls_of(settings),
             max_choices=frontend.max_choices,

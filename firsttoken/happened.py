@@ -20,8 +20,8 @@ from schedules.placing.policies import POLICIES
 from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Offered
 from schedules.systems.system import OURS
-from serving.happened import happened
-from serving.history import History
+from serving.history.happened import happened
+from serving.history.history import History
 from storage_tiers.errors import Missing
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore

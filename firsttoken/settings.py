@@ -223,6 +223,9 @@ class HistorySettings(Section):
         "empty means SQLite in `<home>/history.db`",
     )
     keep_days: Days = Field(default=90, description="days after which what is kept there is removed")
+    keep_minutes_days: Days = Field(
+        default=180, description="days after which it is removed how much came for each model in which minute"
+    )
 
 
 class PrefectSettings(Section):

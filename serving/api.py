@@ -17,7 +17,7 @@ from serving.cold_start import Ledger
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
 from serving.door.leaving import ClosedStream, unless_left
 from serving.errors import Overloaded, Unavailable
-from serving.history_tables import Arrival
+from serving.history.tables import Arrival
 from serving.link import ClusterLink
 from serving.metrics import Metrics
 from serving.requests.preparing import Prepared, Preparer

@@ -25,8 +25,8 @@ from serving.door.handlers import add_handlers
 from serving.door.methods import Methods
 from serving.door.unexpected import Guard
 from serving.errors import HistoryError
-from serving.history import History
-from serving.kept_requests import KeptRequests
+from serving.history.history import History
+from serving.history.kept_requests import KeptRequests
 from serving.link import ClusterLink
 from serving.metrics import Metrics
 from serving.moving.moves import KEPT as KEPT_MOVES
@@ -70,6 +70,7 @@ class FrontendConfig:
     max_held_per_model: int
     history_url: str
     history_keep_days: float
+    history_keep_minutes_days: float
     allowed_hosts: Sequence[str]
     tls: Tls | None
     max_choices: int
@@ -170,7 +171,12 @@ def _add_door(app: FastAPI, config: FrontendConfig) -> None:
 def _history(config: FrontendConfig, metrics: Metrics) -> History | None:
     if not config.history_url:
         return None
-    return History(config.history_url, config.history_keep_days, metrics.history_dropped.inc)
+    return History(
+        config.history_url,
+        config.history_keep_days,
+        metrics.history_dropped.inc,
+        keep_minutes_days=config.history_keep_minutes_days,
+    )
 
 
 async def _warm(catalog: Catalog, on_warm: Callable[[], None]) -> None:

@@ -34,6 +34,7 @@ _FRONTEND = FrontendConfig(
     max_held_per_model=256,
     history_url="",
     history_keep_days=90.0,
+    history_keep_minutes_days=180.0,
     allowed_hosts=(),
     tls=None,
     max_choices=128,

@@ -23,8 +23,8 @@ from schedules.traces.formats import Reading
 from schedules.traces.lengths import task
 from schedules.traces.parsing import Wanting
 from schedules.traces.trace import Provenance
-from serving.history import History
-from serving.history_tables import Arrival
+from serving.history.history import History
+from serving.history.tables import Arrival
 from tests.firsttoken.command_line import Done, clean_environment, run_here
 
 pytestmark = pytest.mark.timeout(60)

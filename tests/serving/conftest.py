@@ -1,4 +1,4 @@
-"""A front end over the shared cluster, and OpenAI's own client for it."""
+"""A front end over the shared cluster, and OpenAI's own client for it; databases for a history."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,9 @@ import openai
 import pytest
 
 from tests.asking import openai_of
+from tests.serving.databases import database, postgres_database, postgres_server, sqlite_database
+
+__all__ = ["database", "postgres_database", "postgres_server", "sqlite_database"]
 
 
 @pytest.fixture

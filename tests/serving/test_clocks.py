@@ -30,7 +30,7 @@ OF_THE_WORLD = {
     "flows/listening.py": "when a node was heard of, for Prefect's events",
     "cluster/wire/phases.py": "phases of several machines",
     "serving/answers.py": "`created` of an answer",
-    "serving/history.py": "the age of rows",
+    "serving/history/history.py": "the age of rows",
     "firsttoken/commands/published.py": "the age of objects in the store",
     "firsttoken/commands/fit.py": "how far back the history is read",
     "firsttoken/commands/plan.py": "how far back the history is read; when a report was made",

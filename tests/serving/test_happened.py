@@ -6,9 +6,9 @@ from cluster.wire.phases import Phase
 from schedules.fitting.seen import Fetch, FirstStep
 from schedules.traces.happened import Asked
 from serving.cold_start import ColdStart
-from serving.happened import began, happened
-from serving.history import History
-from serving.history_tables import Arrival
+from serving.history.happened import began, happened
+from serving.history.history import History
+from serving.history.tables import Arrival
 
 START = ColdStart(
     "llama", "g1", ("node-1", "node-2"), 1000.0, 3.0,

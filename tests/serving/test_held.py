@@ -17,7 +17,7 @@ from cluster.fake_group import FakeGroup
 from serving.api import Api
 from serving.door.bodies import Bodies
 from serving.door.handlers import add_handlers
-from serving.history_tables import Arrival
+from serving.history.tables import Arrival
 from serving.requests.preparing import Preparer
 from tests.schedules.worlds import world_node
 from tests.serving.local_server import connection, served

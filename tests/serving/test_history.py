@@ -6,24 +6,25 @@ import itertools
 import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
-from sqlalchemy.schema import DropTable
+from sqlalchemy.schema import DropIndex, DropTable
 
-import serving.history as history_module
+import serving.history.history as history_module
 from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryRefused
-from serving.history import BATCH_ROWS, DELETED_ROWS, QUEUED_ROWS, READ_ROWS, History
-from serving.history_file import HistoryFile
-from serving.history_tables import (
+from serving.history.file import HistoryFile
+from serving.history.history import BATCH_ROWS, DELETED_ROWS, QUEUED_ROWS, READ_ROWS, History
+from serving.history.tables import (
     ARRIVALS,
     COLD_STARTS,
+    LOOSE,
+    MINUTES,
     MOVES,
     SCHEMA,
     VERSION,
@@ -32,24 +33,13 @@ from serving.history_tables import (
     insert_new,
     row_of_start,
 )
-from tests.postgres_server import PostgresServer, run_postgres_server
+from tests.serving.databases import DEADLINE_S, Database, until, writing
 
-DEADLINE_S = 60.0
 NOW_S = time.time()
-_NUMBERS = itertools.count()
 PHASES = (Phase("decide", "front end", NOW_S, NOW_S + 0.1), Phase("fetch embed", "node-1 remote", NOW_S, NOW_S + 1, 9))
 START = ColdStart("llama", "g1", ("node-1", "node-2"), NOW_S, 1.25, PHASES)
 MOVE = {"move": "m1", "kind": "drain", "step": "done", "ordered_at": NOW_S, "pauses_s": [0.1], "handovers": []}
 ARRIVAL = Arrival("llama", NOW_S, prompt_tokens=3, max_tokens=16, generated_tokens=7, outcome="served")
-
-
-@dataclass(frozen=True)
-class Database:
-    """An empty database, and how it goes away and comes back with what was committed to it."""
-
-    url: str
-    leave: Callable[[], None]
-    come_back: Callable[[], None]
 
 
 @pytest.fixture(autouse=True)
@@ -58,64 +48,8 @@ def _flushed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_module, "FLUSH_S", 0.2)
 
 
-@pytest.fixture(scope="module")
-def postgres_server() -> Iterator[PostgresServer]:
-    with run_postgres_server() as server:
-        yield server
-
-
-@pytest.fixture
-def sqlite_database(tmp_path: Path) -> Database:
-    folder, hidden = tmp_path / "here", tmp_path / "away"
-    folder.mkdir()
-
-    def leave() -> None:
-        folder.rename(hidden)
-
-    def come_back() -> None:
-        hidden.rename(folder)
-
-    return Database(f"sqlite:///{folder}/history.db", leave, come_back)
-
-
-@pytest.fixture
-def postgres_database(postgres_server: PostgresServer) -> Iterator[Database]:
-    name = f"test_{next(_NUMBERS)}"
-    postgres_server.execute(f"CREATE DATABASE {name}")
-    yield Database(postgres_server.url(name), postgres_server.crash, postgres_server.start)
-    if postgres_server.process is None:
-        postgres_server.start()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest) -> Database:
-    found: Database = request.getfixturevalue(f"{request.param}_database")
-    return found
-
-
-@asynccontextmanager
-async def writing(url: str, keep_days: float = 90.0, **options: object) -> AsyncIterator[History]:
-    """A history at work, closed at the end."""
-    history = History(url, keep_days, **options)  # type: ignore[arg-type]
-    history.start()
-    try:
-        yield history
-    finally:
-        await history.close()
-
-
 async def arrivals(history: History, since_s: float = 0.0, until_s: float = NOW_S * 2) -> list[Arrival]:
     return [arrival async for batch in history.arrivals(since_s, until_s) for arrival in batch]
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something to be so; a coroutine is awaited."""
-    for _ in range(int(DEADLINE_S * 20)):
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        await asyncio.sleep(0.05)
-    raise TimeoutError(what)
 
 
 def numbered(count: int, first: int = 0) -> list[Arrival]:
@@ -255,7 +189,7 @@ async def test_rows_wait_for_a_database_that_is_away_at_the_start(
         await asyncio.wait_for(history.prepared.wait(), DEADLINE_S)
     async with writing(database.url) as history:
         assert (await history.starts(None, 10), await arrivals(history)) == ([START], [ARRIVAL])
-    ours = [record.getMessage() for record in caplog.records if record.name == "serving.history"]
+    ours = [record.getMessage() for record in caplog.records if record.name == "serving.history.history"]
     assert len(ours) == 2
     assert "requests go on" in ours[0]
     assert "hush" not in ours[0]
@@ -400,7 +334,7 @@ async def test_a_database_of_another_version_is_refused_with_what_to_do(database
         assert (await history.starts(None, 10), await arrivals(history)) == ([START], [])
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_a_database_of_an_older_version_is_given_what_it_lacks(database: Database, version: int) -> None:
     """It has its version on the way: the firsttoken that wrote it would not know what to make of it. What it holds stays."""
     async with writing(database.url) as history:
@@ -408,8 +342,10 @@ async def test_a_database_of_an_older_version_is_given_what_it_lacks(database: D
         history.add_arrival(ARRIVAL)
     engine = history_engine(database.url)
     async with engine.begin() as connection:
-        for column in ("ttft_s", "last_s", "cold"):
+        await connection.execute(DropIndex(LOOSE))
+        for column in ("in_minutes", *(("ttft_s", "last_s", "cold") if version < 3 else ())):
             await connection.exec_driver_sql(f"ALTER TABLE {ARRIVALS.name} DROP COLUMN {column}")
+        await connection.execute(DropTable(MINUTES))
         if version == 1:
             await connection.execute(DropTable(MOVES))
         await connection.execute(update(SCHEMA).values(version=version))
@@ -421,6 +357,8 @@ async def test_a_database_of_an_older_version_is_given_what_it_lacks(database: D
     async with writing(database.url) as history:
         assert (await history.starts(None, 10), await history.moves(10)) == ([START], [MOVE])
         assert await arrivals(history) == [ARRIVAL, timed]
+        ((minutes,),) = [rows async for rows in history.minutes(0.0, NOW_S * 2)]
+        assert (minutes.arrived, minutes.cold, minutes.last_s) == (2, 1, timed.arrived_s)
     async with engine.begin() as connection:
         assert await connection.scalar(select(SCHEMA.c.version)) == VERSION
     await engine.dispose()

@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from firsttoken.ports import free_port
-from serving.happened import asked
-from serving.history import History
-from serving.history_tables import VERSION, Arrival
+from serving.history.happened import asked
+from serving.history.history import History
+from serving.history.tables import VERSION, Arrival
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.asking import get, post

@@ -1,19 +1,21 @@
-"""What was asked, told line by line from a real database."""
+"""What was asked, told line by line and minute by minute from a real database."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from schedules.traces.happened import Asked
-from serving import history as module
 from serving.door.handlers import add_handlers
-from serving.history import History
-from serving.history_tables import Arrival
-from serving.kept_requests import KeptRequests
+from serving.history import history as module
+from serving.history.history import History
+from serving.history.kept_requests import KeptRequests
+from serving.history.tables import Arrival
 
 ARRIVALS = [Arrival("tiny", 100.0 + number, 10, 20, 5, "served") for number in range(5)]
 
@@ -53,10 +55,45 @@ async def test_requests_are_told_by_time_and_counted_at_the_end(history: History
     assert await _lines(history, 0, 1) == [{"requests": 0}]
 
 
+async def _minutes(history: History, since: float, until: float, *models: str) -> dict[str, Any]:
+    async with _client(history) as client:
+        query = {"since": since, "until": until, **({"model": list(models)} if models else {})}
+        answer = await client.get("/admin/minutes", params=query)
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_what_came_is_told_minute_by_minute(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more models than are read at once; names are any text."""
+    monkeypatch.setattr(module, "MODELS_AT_ONCE", 2)
+    odd = 'od"d/ö:\\x'
+    for name in ("other", odd, "third"):
+        history.add_arrival(Arrival(name, 130.0, 10, 20, 5, "refused"))
+    history.add_arrival(Arrival("tiny", 119.5, 10, 20, 5, "served", 0.25, 1.0, True))
+    async with asyncio.timeout(20.0):
+        while (await _minutes(history, 90.0, 500.0, "tiny"))["models"].get("tiny", {}).get("arrived") != 6:
+            pass
+    told = await _minutes(history, 90.0, 500.0)
+    assert (told["begin"], told["until"]) == (60, 500.0)
+    assert told["models"]["tiny"] == {
+        "minutes": [[0, 6]], "last": 119.5, "arrived": 6, "refused": 0, "failed": 0, "cold": 1, "answered": 1,
+        "ttft_s": 0.25, "ttft_most_s": 0.25,
+    }  # fmt: skip
+    assert all(told["models"][name]["minutes"] == [[1, 1]] for name in ("other", odd, "third"))
+    assert told["models"][odd]["refused"] == 1
+    assert told["models"][odd]["ttft_s"] is None
+    some = await _minutes(history, 60.0, 120.0, "nobody", "tiny", "another nobody")
+    assert list(some["models"]) == ["tiny"]
+    assert await _minutes(history, 900.0, 900.0) == {"begin": 900, "until": 900.0, "models": {}}
+
+
 async def test_without_a_history_and_without_its_database_nothing_is_told(tmp_path: Path) -> None:
     away = History("postgresql://someone@127.0.0.1:1/history", keep_days=1.0)
     for history in (None, away):
         async with _client(history) as client:
-            assert (await client.get("/admin/requests", params={"since": 0, "until": 1})).status_code == 503
-            assert (await client.get("/admin/requests", params={"since": -1, "until": 1})).status_code == 400
+            for path in ("/admin/requests", "/admin/minutes"):
+                assert (await client.get(path, params={"since": 0, "until": 1})).status_code == 503
+                assert (await client.get(path, params={"since": -1, "until": 1})).status_code == 400
+            assert (await client.get("/admin/minutes", params={"since": 2, "until": 1})).status_code == 400
     await away.close()

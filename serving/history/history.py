@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -11,20 +12,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import Integer, Select, Table, and_, cast, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, delete, func, or_, select, tuple_
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryError, HistoryRejected
-from serving.history_file import HistoryFile, is_damage
-from serving.history_tables import (
+from serving.history.file import HistoryFile, is_damage
+from serving.history.minutes import Minutes, count_loose, minutes_between, minutes_of_row, names_between
+from serving.history.tables import (
     ARRIVALS,
     COLD_STARTS,
     CONNECT_S,
-    KEPT,
+    MINUTES,
     MOVES,
     STATEMENT_S,
+    WRITTEN,
     Arrival,
     arrival_of_row,
     history_engine,
@@ -35,14 +38,16 @@ from serving.history_tables import (
     row_of_move,
     row_of_start,
     start_of_row,
+    whole,
 )
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 QUEUED_ROWS, BATCH_ROWS, READ_ROWS, DELETED_ROWS = 10_000, 256, 2_000, 5_000
+COUNTED_ROWS, MODELS_AT_ONCE = 500, 32
 FLUSH_S, CLOSE_S, LET_GO_S, CHECK_S = 1.0, 5.0, 1.0, 2.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
-PRUNE_EVERY_S = 3600.0
+PRUNE_EVERY_S, COUNT_EVERY_S = 3600.0, 60.0
 DAY_S = 86_400.0
 _FAILURES = (SQLAlchemyError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -54,26 +59,34 @@ def _ignore(_rows: int) -> None:
 class History:
     """See the module. Several front ends may share a database. Use from one event loop, and close it at the end.
 
-    `url` is for history_tables.history_engine, rows older than `keep_days` are removed, and `on_dropped` hears of the
-    rows that were given up: the oldest when more than QUEUED_ROWS wait, those the database rejects, what is left at
-    the end. Readers raise HistoryAway if the database does not answer, HistoryRefused if its tables are another
-    version's.
+    `url` is for tables.history_engine. What is older than `keep_days` is removed, what arrived by minute when it is older
+    than `keep_minutes_days`. `on_dropped` hears of the rows that were given up: the oldest when more than QUEUED_ROWS wait,
+    those the database rejects, what is left at the end. Readers raise HistoryAway if the database does not answer,
+    HistoryRefused if its tables are another version's.
     """
 
-    def __init__(self, url: str, keep_days: float, on_dropped: Callable[[int], object] = _ignore) -> None:
+    def __init__(
+        self,
+        url: str,
+        keep_days: float,
+        on_dropped: Callable[[int], object] = _ignore,
+        *,
+        keep_minutes_days: float = math.inf,
+    ) -> None:
         self._engine = history_engine(url)
         self._file = (
             HistoryFile(Path(str(self._engine.url.database))) if self._engine.dialect.name == "sqlite" else None
         )
         self._shown = self._engine.url.render_as_string(hide_password=True)
-        self._keep_s, self._on_dropped = keep_days * DAY_S, on_dropped
+        self._keep_s, self._keep_minutes_s = keep_days * DAY_S, keep_minutes_days * DAY_S
+        self._on_dropped = on_dropped
         self._queue: deque[tuple[Table, dict[str, Any]]] = deque()
         self._queued, self._enough, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.prepared = asyncio.Event()
         self._looked, self._away, self._failed, self._damaged = False, False, False, False
         self._at_work = 0
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="history")
-        self._prune_at_s = 0.0
+        self._prune_at_s = self._count_at_s = 0.0
         self._writer: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -150,12 +163,20 @@ class History:
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
     async def _work(self) -> None:
-        """Wait for enough rows, or for a second since the first, and write them; remove old ones when it is time."""
-        prune_in_s = self._prune_at_s - time.monotonic()
-        if prune_in_s <= 0 and not self._closing.is_set():
-            await self._prune(time.time() - self._keep_s)
+        """Wait for enough rows, or for a second since the first, and write them; count arrivals by minute and remove what is
+        old when it is time, nothing before it is counted."""
+        now_s, closing = time.monotonic(), self._closing.is_set()
+        if now_s >= self._count_at_s and not closing:
+            if self._queue:  # counting may take many turns
+                await self._write_batch()
+            async with self._transaction() as connection:
+                counted = await count_loose(connection, COUNTED_ROWS)
+            if counted < COUNTED_ROWS:
+                self._count_at_s = time.monotonic() + COUNT_EVERY_S
+        elif now_s >= self._prune_at_s and not closing:
+            await self._prune(time.time())
             self._prune_at_s = time.monotonic() + PRUNE_EVERY_S
-        elif await _happens(self._queued, prune_in_s):
+        elif await _happens(self._queued, min(self._prune_at_s, self._count_at_s) - now_s):
             await _happens(self._enough, FLUSH_S)
             if self._queue:
                 await self._write_batch()
@@ -174,7 +195,7 @@ class History:
     async def _write(self, batch: list[tuple[Table, dict[str, Any]]]) -> None:
         """Write the rows and empty the list, or raise and leave it."""
         async with self._transaction() as connection:
-            for table in KEPT:
+            for table in WRITTEN:
                 rows = [row for its_table, row in batch if its_table is table]
                 if rows:
                     await connection.execute(insert_new(connection, table), rows)
@@ -198,13 +219,19 @@ class History:
         self._drop(too_many)
         self._signal()
 
-    async def _prune(self, before_s: float) -> None:
-        for table, at_s in KEPT.items():
-            old = select(table.c.id).where(at_s < before_s).limit(DELETED_ROWS)
-            removed = DELETED_ROWS
-            while removed == DELETED_ROWS:
-                async with self._transaction() as connection:
-                    removed = (await connection.execute(delete(table).where(table.c.id.in_(old)))).rowcount
+    async def _prune(self, now_s: float) -> None:
+        before_s, minutes_before_s = now_s - self._keep_s, now_s - self._keep_minutes_s
+        await self._remove(COLD_STARTS, COLD_STARTS.c.arrived_s < before_s)
+        await self._remove(ARRIVALS, and_(ARRIVALS.c.arrived_s < before_s, ARRIVALS.c.in_minutes))
+        await self._remove(MOVES, MOVES.c.ordered_s < before_s)
+        await self._remove(MINUTES, MINUTES.c.minute_s < minutes_before_s)
+
+    async def _remove(self, table: Table, old: ColumnElement[bool]) -> None:
+        key = table.primary_key.columns.values()
+        some, removed = select(*key).where(old).limit(DELETED_ROWS), DELETED_ROWS
+        while removed == DELETED_ROWS:
+            async with self._transaction() as connection:
+                removed = (await connection.execute(delete(table).where(tuple_(*key).in_(some)))).rowcount
 
     def _note_away(self, error: HistoryError) -> None:
         if not self._away:
@@ -250,14 +277,23 @@ class History:
     async def counts(self, model: str | None, since_s: float, until_s: float, bucket_s: float) -> Sequence[int]:
         """How many arrived in each `bucket_s` seconds from `since_s` to before `until_s`, of one model or of all."""
         at = ARRIVALS.c.arrived_s
-        position = (at - since_s) / bucket_s
-        whole = position if self._engine.dialect.name == "sqlite" else func.floor(position)  # whose cast cuts off
-        bucket = cast(whole, Integer).label("bucket")
+        bucket = whole((at - since_s) / bucket_s, self._engine.dialect.name).label("bucket")
         query = select(bucket, func.count()).where(at >= since_s, at < until_s).group_by(bucket)
         counted = [0] * max(0, -int(-(until_s - since_s) // bucket_s))
         for index, arrived in await self._rows(_of_model(query, ARRIVALS, model)):
             counted[min(index, len(counted) - 1)] += arrived
         return counted
+
+    async def minutes(
+        self, since_s: float, until_s: float, models: Sequence[str] = ()
+    ) -> AsyncGenerator[Sequence[Minutes]]:
+        """What arrived minute by minute from that of `since_s` to `until_s` (unix seconds), up to MODELS_AT_ONCE models at a
+        time, by name: of `models`, or of all that anything came for. No arrival that was written is missing."""
+        names = sorted(set(models)) or [name for (name,) in await self._rows(names_between(since_s, until_s))]
+        for first in range(0, len(names), MODELS_AT_ONCE):
+            some = names[first : first + MODELS_AT_ONCE]
+            query = minutes_between(some, since_s, until_s, self._engine.dialect.name)
+            yield [minutes_of_row(row, until_s) for row in await self._rows(query)]
 
     async def _rows(self, query: Select[Any]) -> Sequence[Any]:
         async with self._transaction() as connection:

@@ -2,13 +2,14 @@
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import aiosqlite
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    cast,
     event,
     func,
     inspect,
@@ -36,7 +38,7 @@ from cluster.wire.phases import Phase
 from serving.cold_start import ColdStart
 from serving.errors import HistoryRefused
 
-VERSION = 3
+VERSION = 4
 CONNECT_S, STATEMENT_S = 5.0, 10.0
 _PREPARE_LOCK = 0x66697273  # any number that all front ends share
 
@@ -72,9 +74,30 @@ ARRIVALS = Table(
     Column("ttft_s", Double),
     Column("last_s", Double),
     Column("cold", Boolean),
+    Column("in_minutes", Boolean),
     Index("firsttoken_arrivals_by_model", "model", "arrived_s"),
     Index("firsttoken_arrivals_by_time", "arrived_s", "id"),
 )
+IS_LOOSE = ARRIVALS.c.in_minutes.is_(None)
+"""Of an arrival that MINUTES does not have yet. A front end of an older version goes on to write such ones."""
+LOOSE = Index("firsttoken_arrivals_loose", ARRIVALS.c.model, sqlite_where=IS_LOOSE, postgresql_where=IS_LOOSE)
+MINUTES = Table(
+    "firsttoken_minutes",
+    _METADATA,
+    Column("model", Text, primary_key=True),
+    Column("minute_s", BigInteger, primary_key=True),
+    Column("arrived", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("cold", Integer, nullable=False),
+    Column("answered", Integer, nullable=False),
+    Column("ttft_sum_s", Double, nullable=False),
+    Column("ttft_most_s", Double, nullable=False),
+    Column("last_s", Double, nullable=False),
+    Index("firsttoken_minutes_by_time", "minute_s"),
+)
+"""What arrived for a model in the minute that begins at `minute_s` (unix seconds): how many, and of these the refused, the
+failed, those that waited for a start, and those that had a first token, with its times; and the latest arrival."""
 MOVES = Table(
     "firsttoken_moves",
     _METADATA,
@@ -84,11 +107,15 @@ MOVES = Table(
     Column("told", JSON, nullable=False),
     Index("firsttoken_moves_by_time", "ordered_s"),
 )
-KEPT = {COLD_STARTS: COLD_STARTS.c.arrived_s, ARRIVALS: ARRIVALS.c.arrived_s, MOVES: MOVES.c.ordered_s}
-"""The tables of what is kept, each with the time of its rows in unix seconds."""
+WRITTEN = (COLD_STARTS, ARRIVALS, MOVES)
+"""The tables that rows are added to as things happen."""
 _TIMES = (ARRIVALS.c.ttft_s, ARRIVALS.c.last_s, ARRIVALS.c.cold)
-_UPGRADES: dict[int, tuple[tuple[Table, ...], tuple[Column[Any], ...]]] = {1: ((MOVES,), _TIMES), 2: ((), _TIMES)}
-"""The tables that those of an older version lack, and the columns; otherwise they are as they are now."""
+_UPGRADES: dict[int, tuple[Column[Any], ...]] = {
+    1: (*_TIMES, ARRIVALS.c.in_minutes),
+    2: (*_TIMES, ARRIVALS.c.in_minutes),
+    3: (ARRIVALS.c.in_minutes,),
+}
+"""The columns that tables of an older version lack; beside them it lacks only whole tables, and indexes."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +136,9 @@ class Arrival:
     ttft_s: float | None = None
     last_s: float | None = None
     cold: bool | None = None
+
+
+_OF_ARRIVAL = frozenset(field.name for field in fields(Arrival))
 
 
 def history_engine(url: str) -> AsyncEngine:
@@ -155,7 +185,7 @@ async def prepare(connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_advisory_xact_lock(_PREPARE_LOCK)))
     version = await _version(connection)
     if version is None:
-        await _make(connection, _METADATA.sorted_tables)
+        await _make(connection)
         await connection.execute(insert_new(connection, SCHEMA), {"only": 1, "version": VERSION})
         version = await _version(connection)
     elif version in _UPGRADES:
@@ -168,8 +198,9 @@ async def prepare(connection: AsyncConnection) -> None:
         )
 
 
-async def _make(connection: AsyncConnection, tables: Sequence[Table]) -> None:
-    for table in tables:
+async def _make(connection: AsyncConnection) -> None:
+    """Whatever is not there yet."""
+    for table in _METADATA.sorted_tables:
         await connection.execute(CreateTable(table, if_not_exists=True))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             await connection.execute(CreateIndex(index, if_not_exists=True))
@@ -182,11 +213,10 @@ async def _upgrade(connection: AsyncConnection) -> int | None:
     version = await _version(connection)
     if version not in _UPGRADES:
         return version
-    tables, columns = _UPGRADES[version]
-    await _make(connection, tables)
-    for column in columns:
+    for column in _UPGRADES[version]:
         told = CreateColumn(column).compile(dialect=connection.dialect)
         await connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {told}")
+    await _make(connection)
     await connection.execute(update(SCHEMA).values(version=VERSION))
     return VERSION
 
@@ -197,6 +227,11 @@ async def _version(connection: AsyncConnection) -> int | None:
         return None
     version: int | None = await connection.scalar(select(SCHEMA.c.version))
     return version
+
+
+def whole(number: Any, dialect: str) -> Any:
+    """A column's number, not below 0, without what is behind the point: SQLite's cast cuts off, PostgreSQL's rounds."""
+    return cast(number if dialect == "sqlite" else func.floor(number), Integer)
 
 
 def insert_new(connection: AsyncConnection, table: Table) -> Insert:
@@ -241,7 +276,7 @@ def row_of_arrival(arrival: Arrival) -> dict[str, Any]:
 
 def arrival_of_row(row: Row[Any]) -> Arrival:
     """What row_of_arrival was given."""
-    return Arrival(**{key: value for key, value in row._mapping.items() if key != "id"})
+    return Arrival(**{key: value for key, value in row._mapping.items() if key in _OF_ARRIVAL})
 
 
 def row_of_move(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from cluster.wire.phases import BUILD_SKELETON, FETCH, FIRST_STEP, FROM, STAGE, 
 from schedules.fitting.seen import Began, Fetch, FirstStep, Happened
 from schedules.traces.happened import Asked
 from serving.cold_start import DECIDE, WAIT_FOR_ROOM, ColdStart
-from serving.history import History
-from serving.history_tables import Arrival
+from serving.history.history import History
+from serving.history.tables import Arrival
 
 
 async def happened(history: History, since_s: float, until_s: float) -> Happened:
