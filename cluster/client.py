@@ -29,6 +29,7 @@ from cluster.wire.orders import (
     Dissolve,
     Evict,
     FormStage,
+    Hurry,
     LimitStore,
     Peer,
     Probe,
@@ -140,6 +141,11 @@ class ClusterClient:
         if behind:
             await self._try_out(group, max(0.0, started_s + timeout_s - time.monotonic()))
         return group
+
+    async def hurry(self, name: str, nodes: Sequence[str]) -> None:
+        """Somebody waits for a group that comes behind others on these nodes, and is not formed yet: what it lacks makes way
+        no more. ClusterError if a node cannot be told; the group comes all the same."""
+        await self._order_all([(node, Hurry(name)) for node in nodes], Done, ORDER_TIMEOUT_S)
 
     async def adopt(self, name: str) -> Group:
         """Take over the group, which GroupFound has told of. Refused if somebody else was first or its owner is alive after

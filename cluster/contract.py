@@ -118,6 +118,11 @@ class Cluster(Protocol):
         """
         ...
 
+    async def hurry(self, name: str, nodes: Sequence[str]) -> None:
+        """Somebody waits for a group that comes behind others on these nodes, and is not formed yet: what it lacks makes way
+        no more."""
+        ...
+
     async def adopt(self, name: str) -> FormedGroup:
         """Take over a group that was found."""
         ...

@@ -123,6 +123,12 @@ class FakeCluster:
                 raise NodeLost(str(error)) from error
             raise
 
+    async def hurry(self, name: str, nodes: Sequence[str]) -> None:
+        """What a group lacks that comes behind others makes way no more."""
+        for node in nodes:
+            self._node(node)
+        self._world.hurry(name, self._now_s)
+
     async def adopt(self, name: str) -> FakeGroup:
         """Take over a group that was found. StageFailed if it is not there."""
         self._world.adopt(name, self._now_s)

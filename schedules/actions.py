@@ -72,9 +72,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Hurry:
-    """Somebody waits for a group that comes behind others, and is not formed yet: its units are to make way no more."""
+    """Somebody waits for a group on these nodes that comes behind others, and is not formed yet: its units are to make way no
+    more."""
 
     group: str
+    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

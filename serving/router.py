@@ -23,6 +23,7 @@ from schedules.actions import (
     Decided,
     Failed,
     Hold,
+    Hurry,
     MoveAt,
     Record,
     Refuse,
@@ -271,6 +272,8 @@ class Router:
                 self._replay(action)
             case Start():
                 self._forming[action.group] = self._spawn(self._form(action))
+            case Hurry():
+                self._spawn(self._hurry(action))
             case Stop():
                 self._spawn(self._stop(action.group))
             case Adopt():
@@ -335,6 +338,13 @@ class Router:
         if not action.behind:
             self._metrics.cold_starts.labels(model.name, "started").inc()
         self._joined(formed)
+
+    async def _hurry(self, action: Hurry) -> None:
+        """It comes sooner if its nodes can be told, and comes if not."""
+        try:
+            await self._client().hurry(action.group, action.nodes)
+        except (RequestError, ClusterError, OSError, TimeoutError) as error:
+            _log.warning("group %s still makes way for others: %s", action.group, error)
 
     async def _adopt(self, group: str) -> None:
         try:

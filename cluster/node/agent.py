@@ -41,6 +41,7 @@ from cluster.wire.orders import (
     Evict,
     FormStage,
     HoldStaging,
+    Hurry,
     LimitStore,
     Probe,
     Renew,
@@ -188,6 +189,9 @@ class NodeAgent:
                 return Done()
             case Dissolve():
                 await self._stages.dissolve(message.group, message.owner)
+                return Done()
+            case Hurry():
+                self._stages.hurry(message.group)
                 return Done()
             case Renew():
                 return Renewed(self._stages.renew(message))

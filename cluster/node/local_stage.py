@@ -74,6 +74,11 @@ class LocalStage:
         return self._ending is None and (not self.formed.done() or not all(load.done() for load in list(self._loads)))
 
     @property
+    def loads(self) -> tuple[Future[Loaded], ...]:
+        """Under way for the stage, or there and pinned for it."""
+        return tuple(self._loads)
+
+    @property
     def silent(self) -> bool:
         """Whether the process has stopped giving signs of life, or was stopped before it gave any. To be asked often."""
         if self._ending is not None or self._process is None:

@@ -164,6 +164,10 @@ class LocalStages:
         except TimeoutError:
             raise StageFailed(f"its units did not all come within {order.timeout_s:.0f} s") from None
 
+    def hurry(self, group: str) -> None:
+        """What the group's stage still lacks comes as for a cold start. Refused if there is none here."""
+        self._tiers.hurry(self._running(group).loads)
+
     def renew(self, order: Renew) -> tuple[str, ...]:
         """The groups may live so much longer from now, but for those that are returned: they are not here, or not the
         caller's."""

@@ -151,6 +151,13 @@ class Evict:
 
 
 @dataclass(frozen=True)
+class Hurry:
+    """Somebody waits for the group, which came behind others: what its stage still lacks makes way no more."""
+
+    group: str
+
+
+@dataclass(frozen=True)
 class Ranked:
     """A Retention in few bytes: digests of 32 bytes one after the other, and the worth of each as a little-endian double."""
 

@@ -37,6 +37,7 @@ from cluster.wire.orders import (
     Evict,
     FormStage,
     HoldStaging,
+    Hurry,
     LimitStore,
     Probe,
     Renew,
@@ -89,7 +90,7 @@ from cluster.wire.stages import (
 _VOCABULARY = {
     cls.__name__: cls
     for cls in (
-        FormStage, AwaitUnits, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Retain, HoldStaging,
+        FormStage, AwaitUnits, Dissolve, Renew, AskStage, Adopt, AskReport, BringUnits, Evict, Hurry, Retain, HoldStaging,
         Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts,
         NodeReport, StageLost, Imported, Fork, Forked, NotForked, Idle, Build, PoolHere, PoolReal, Taken, UnitHere,
         RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Callers, Beat, Broken, Hello, Submit, Cancel, Tokens,

@@ -191,7 +191,7 @@ class Starts:
         """Somebody waits for one that makes way for others: it does so no more."""
         replica.behind = False
         self._books.hurry(replica.group, now_s)
-        self._out(Hurry(replica.group))
+        self._out(Hurry(replica.group, replica.nodes))
 
     def _without_room(self, replica: Replica, now_s: float) -> bool:
         """There is none now: it waits if there ever can be, and others make room for it in turn."""

@@ -213,7 +213,7 @@ class _Run:
                 self.wake_at_s = at_s
             case Start(group, key, placement, timeout_s, behind, in_place_of):
                 self.world.form(group, key, placement, timeout_s, now_s, behind=behind, in_place_of=in_place_of)
-            case Hurry(group):
+            case Hurry(group, _):
                 self.world.hurry(group, now_s)
             case Stop(group):
                 self.world.stop(group, now_s)

@@ -8,9 +8,10 @@ What came over the network is written to ssd behind the load.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from enum import IntEnum
 
 from storage_tiers.checkpoint import UnitIndex
@@ -158,6 +159,15 @@ class TierStack:
         with self._lock:
             return self._transfers.get(unit.digest)
 
+    def hurry(self, futures: Iterable[Future[Loaded]]) -> None:
+        """What is still on its way to these goes as if a first token waited for it."""
+        hurried = set(futures)
+        with self._lock:
+            for transfer in self._transfers.values():
+                for wanted in transfer.waiters:
+                    if wanted.future in hurried:
+                        self._advance(transfer, replace(wanted, priority=Priority.COLD_START))
+
     def give_up(self, future: Future[Loaded]) -> None:
         """The caller no longer needs what `load` gave, or will give, it: a future that has nothing yet fails. A transfer that
         nobody waits for stops."""
@@ -236,11 +246,15 @@ class TierStack:
             transfer = Transfer(wanted.model, unit, segment, self._sources(wanted), now)
             self._transfers[unit.digest] = transfer
         (transfer.waiters if transfer.serves(wanted) else transfer.successors).append(wanted)
+        self._advance(transfer, wanted)
+        return None
+
+    def _advance(self, transfer: Transfer, wanted: Wanted) -> None:
+        """Under the lock: it goes as early as whoever wants it asks for, if that is earlier than before."""
         if transfer.rank is None or wanted.priority < transfer.rank.priority:
             transfer.rank = self._rank(wanted)
             for chunk in transfer.unclaimed():
                 self._put(transfer.rank, transfer, chunk)
-        return None
 
     def _forget(self, future: Future[Loaded]) -> Wanted | None:
         """Under the lock: whoever waits with this future, who does no more; None if nobody does."""

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -361,6 +361,23 @@ async def has_all_units_of_what_comes_behind(played: Played) -> None:
     await played.cluster.dissolve(group)
 
 
+async def hurries_what_comes_behind(played: Played) -> None:
+    name, group = played.names[-1], f"contract-{next(_names)}"
+    await played.cluster.evict(name, played.checkpoint)
+    form = played.cluster.form(group, played.placement(name), played.checkpoint, WITHIN_S, behind=True)
+    forming = asyncio.ensure_future(form)
+    while not forming.done():
+        with suppress(Refused):  # the node has not heard of the group yet
+            await played.cluster.hurry(group, [name])
+            break
+        await asyncio.sleep(0.01)
+    formed = await asyncio.wait_for(forming, WITHIN_S)
+    assert len((await _tokens(formed, _ask(8)))[0]) == 8
+    with pytest.raises(NodeLost):
+        await played.cluster.hurry(group, ["nobody"])
+    await played.cluster.dissolve(formed)
+
+
 CONTRACT = (
     gives_as_many_tokens_as_are_asked_for,
     goes_on_elsewhere_with_the_same_tokens,
@@ -384,6 +401,7 @@ CONTRACT = (
     refuses_to_follow_what_will_never_fit,
     follows_nothing_once_it_is_lost,
     has_all_units_of_what_comes_behind,
+    hurries_what_comes_behind,
 )
 _holds = pytest.mark.parametrize("holds", CONTRACT, ids=lambda holds: holds.__name__)
 

@@ -216,6 +216,22 @@ def test_a_unit_that_is_brought_behind_moves_up_when_a_cold_start_wants_it(
         assert set(Counter(node.remote.reads).values()) == {1}
 
 
+def test_what_is_hurried_overtakes_what_came_before_it(
+    store: ModelStore, tmp_path: Path, units: Units, gate: Gate
+) -> None:
+    with running(Node(store, tmp_path / "ssd", gate, threads=1)) as node:
+        loads = [node.load(unit, Priority.MOVE) for unit, _ in units[:4]]
+        assert gate.reached.wait(WAIT_S)
+        node.stack.hurry(loads[2:])
+        gate.open()
+        for load in loads:
+            load.result(WAIT_S)
+        assert _order(node.remote.reads) == ["unit0", "unit2", "unit3", "unit1"]
+        assert set(Counter(node.remote.reads).values()) == {1}
+        node.stack.hurry(loads)
+        assert set(Counter(node.remote.reads).values()) == {1}, "what is there is not read again"
+
+
 def test_writing_to_ssd_waits_behind_loads(store: ModelStore, tmp_path: Path, units: Units, gate: Gate) -> None:
     on_ssd: list[int] = []
 
