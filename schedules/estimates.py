@@ -125,6 +125,22 @@ def arrivals_s(begin_s: float, end_s: float, sizes: Sequence[int]) -> list[float
     return found
 
 
+def there_s(speeds: Speeds, nic_bytes_per_s: float, sizes: Sequence[int], tiers: Sequence[str]) -> list[float]:
+    """When each of a stage's units is in memory that is asked for at once, alone on the node's links: those of the tier
+    "dram" are, those on "ssd" and all others come in their order, each kind by its own way."""
+    far, near, found = 0, 0, []
+    for size, tier in zip(sizes, tiers, strict=True):
+        if tier == "dram":
+            found.append(0.0)
+        elif tier == "ssd":
+            near += size
+            found.append(near / speeds.ssd_bytes_per_s)
+        else:
+            far += size
+            found.append(far / nic_bytes_per_s)
+    return found
+
+
 def whole_s(speeds: Speeds, degree: int, fetched_s: float, near_bytes: int, weight_bytes: int) -> float:
     """Until a stage that came behind has all of its units: its group is formed, and bytes over the network, which are there
     at `fetched_s`, those from ssd, and all of them over the bus, come at once."""

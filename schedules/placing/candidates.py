@@ -13,7 +13,7 @@ from schedules.ledgers.links import Verdict, nic_link, out_link
 from schedules.ledgers.shares import LATER, Transfer
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD, Candidate, Prediction, Question
 from schedules.placing.holders import TIERS
-from schedules.placing.partition import Part
+from schedules.placing.partition import Part, as_met
 from schedules.placing.sources import peer_of
 from schedules.placing.survey import Site, Survey
 from schedules.rates import STORE
@@ -321,8 +321,11 @@ def _timelines(survey: Survey, stages: Sequence[Stage], verdict: Verdict) -> tup
         if (beside := sharing[stage.site.node.computes_on]) > 1:  # what is on one GPU came over one bus
             mean, bad = (replace(each, bus_bytes_per_s=each.bus_bytes_per_s / beside) for each in (mean, bad))
         there_s, there_bad_s = _there_s(survey, stage, rank, verdict, ssd_bytes_per_s, mean, bad)
-        found.append(StageTimeline(mean, mean.formed(degree), _in_order(survey, stage, there_s, mean.reach_s)))
-        found_bad.append(StageTimeline(bad, bad.formed(degree), _in_order(survey, stage, there_bad_s, bad.reach_s)))
+        model, part, ways = survey.question.model, stage.part, stage.ways
+        in_order = as_met(model, part, ways.sizes, ways.embedding, there_s, mean.reach_s)
+        in_order_bad = as_met(model, part, ways.sizes, ways.embedding, there_bad_s, bad.reach_s)
+        found.append(StageTimeline(mean, mean.formed(degree), in_order))
+        found_bad.append(StageTimeline(bad, bad.formed(degree), in_order_bad))
     return found, found_bad
 
 
@@ -346,23 +349,6 @@ def _there_s(
         for place, at_s in zip(places, come_s, strict=True):
             there_s[place], there_bad_s[place] = at_s, at_s * longer
     return there_s, there_bad_s
-
-
-def _in_order(survey: Survey, stage: Stage, there_s: Sequence[float], rows_s: float) -> list[tuple[float, int]]:
-    """(when it is there, bytes that computing reads) as the first token meets them.
-
-    The embedding is looked up by rows, which may come before the rest of it; at the end it may be the output matrix.
-    """
-    model, part, embedding = survey.question.model, stage.part, stage.ways.embedding
-    found = list(zip(there_s, stage.ways.sizes, strict=True))
-    whole_s = 0.0
-    if embedding is not None:
-        whole_s, _ = found.pop(embedding)
-    if part.first_layer == 0:
-        found.insert(0, (min(rows_s, whole_s) if model.rows_first else whole_s, 0))
-    if part.end_layer == model.layers and model.tied_embeddings:
-        found.append((whole_s, survey.sizes[0]))
-    return found
 
 
 def _reasons(survey: Survey, stages: Sequence[Stage]) -> tuple[str, ...]:

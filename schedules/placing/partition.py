@@ -107,6 +107,25 @@ def later_units(model: Model, first_layer: int, end_layer: int) -> frozenset[int
     return frozenset({0}) if model.rows_first and first_layer == 0 and not output_matrix else frozenset()
 
 
+def as_met(
+    model: Model, part: Part, sizes: Sequence[int], embedding: int | None, there_s: Sequence[float], rows_s: float
+) -> list[tuple[float, int]]:
+    """(when it is there, bytes that computing reads) of the part's units, which have those `sizes`, as the first token meets
+    them; `embedding` is the place of the model's first among them.
+
+    The embedding is looked up by rows, which may come before the rest of it; at the end it may be the output matrix.
+    """
+    found = list(zip(there_s, sizes, strict=True))
+    whole_s = 0.0
+    if embedding is not None:
+        whole_s, _ = found.pop(embedding)
+    if part.first_layer == 0:
+        found.insert(0, (min(rows_s, whole_s) if model.rows_first else whole_s, 0))
+    if part.end_layer == model.layers and model.tied_embeddings:
+        found.append((whole_s, model.sizes[0]))
+    return found
+
+
 def critical_bytes(model: Model, first_layer: int, end_layer: int) -> int:
     """Bytes of weights that the first token waits for at the stage of layers [first_layer, end_layer).
 

@@ -1,0 +1,391 @@
+"""A plan in the making: what is known, looked up once, and the steps from there to the plan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from schedules.foresight.past import MINUTE_S
+from schedules.foresight.plan import Budgets, Kept, LeftOut, Plan, Staging
+from schedules.foresight.planning import sentences
+from schedules.foresight.planning.claims import HIDDEN_WORTH, Claims, Piece
+from schedules.foresight.planning.demand import NONE, Demand, demands_of
+from schedules.foresight.planning.ground import Ground, Wanted
+from schedules.foresight.planning.keeping import Candidate, devices_of, keep
+from schedules.foresight.planning.layouts import Layout, Layouts
+from schedules.foresight.planning.places import Held, Place, places_of
+from schedules.foresight.planning.starts import Starts
+from schedules.foresight.planning.wires import Wires
+from schedules.foresight.retention import Retention
+from schedules.ledgers.links import nic_link, out_link
+from schedules.ledgers.nodes import ranks_of
+from schedules.rates import STORE
+
+AGAIN_WORTH = 0.1
+"""Of what a unit saves on one node so much is saved by having it on another one, too."""
+SOON_PLANS = 2.0
+"""A start so many plans from now counts half of one that comes at once."""
+_GIB, _HOUR_S = 1 << 30, 3600.0
+
+
+@dataclass
+class Case:
+    """A model that is planned for. `worth` is what each byte that it needs in dram saves, sooner starts counting more, and
+    `ssd_worth` the same of ssd; both in seconds."""
+
+    index: int
+    wanted: Wanted
+    demand: Demand
+    layout: Layout
+    running: Sequence[tuple[str, ...]]
+    worth: float = 0.0
+    ssd_worth: float = 0.0
+    saved_s: float = 0.0
+    reason: str = ""
+
+
+class Making:
+    """See the module. One plan comes of it."""
+
+    def __init__(self, ground: Ground, budgets: Budgets, now_s: float, every_s: float) -> None:
+        self._ground, self._budgets, self._now_s, self._every_s = ground, budgets, now_s, every_s
+        self._left_out = list[LeftOut]()
+        self._places, unmeasured = places_of(ground.view)
+        self._left_out += [LeftOut(name, why) for name, why in unmeasured.items()]
+        self._models = [wanted.model for wanted in ground.models]
+        self._sizes = {unit.digest: unit.size_bytes for model in self._models for unit in model.units}
+        self._place_of = {node.name: at for at, place in enumerate(self._places) for node in place.nodes}
+        ranks = ranks_of(ground.view)
+        self._starts = Starts(ranks.gpus, ranks.store_bytes_per_s)
+        self._wires = Wires(
+            _links(self._places, ranks.store_bytes_per_s), budgets.link_share, every_s, budgets.moved_bytes
+        )
+        self._until_s = max(now_s + every_s, ground.forecast.at_s + ground.forecast.horizon_s)
+
+    def plan(self) -> Plan:
+        """From step to step."""
+        cases = self._cases() if self._places else []
+        kept = self._keep(cases)
+        pinned = self._pinned(cases, kept)
+        self._value(cases, kept)
+        otherwise = median([case.worth for case in cases if case.worth > 0.0] or [0.0])
+        ssd_otherwise = median([case.ssd_worth for case in cases if case.ssd_worth > 0.0] or [0.0])
+        self._put(cases)
+        dram = self._claims(pinned, "dram", self._budgets.dram_share)
+        dram.settle(self._models, self._pieces(cases, "dram"))
+        ssd = self._claims([{} for _ in self._places], "ssd", self._budgets.ssd_share)
+        ssd.settle(self._models, self._pieces(cases, "ssd"))
+        stagings = self._stagings(cases, dram, ssd)
+        self._explain(cases, kept, dram, stagings)
+        worth = {case.wanted.model.key: case.demand.waited_s(case.layout.now_s, case.demand.if_gone) for case in cases}
+        return Plan(
+            self._now_s,
+            self._until_s,
+            tuple(stagings),
+            self._retention(cases, dram, "dram", otherwise),
+            self._retention(cases, ssd, "ssd", ssd_otherwise),
+            tuple(kept.values()),
+            worth,
+            tuple(self._left_out),
+        )
+
+    # ---- whom it is about
+
+    def _cases(self) -> list[Case]:
+        ground = self._ground
+        wanted_by_name = {wanted.model.name: wanted for wanted in ground.models}
+        keep_alive_s = {name: wanted.objectives.keep_alive_s for name, wanted in wanted_by_name.items()}
+        running = [
+            name in wanted_by_name and bool(ground.running.get(wanted_by_name[name].model.key))
+            for name in ground.forecast.models
+        ]
+        soon_s = SOON_PLANS * max(self._every_s, MINUTE_S)
+        demands = demands_of(ground.forecast, keep_alive_s, running, self._now_s, soon_s)
+        called = list[tuple[int, Wanted, Demand]]()
+        for index, wanted in enumerate(ground.models):
+            demand = demands.get(wanted.model.name, NONE)
+            if wanted.objectives.min_replicas:
+                self._leave_out(wanted, sentences.ALWAYS_UP)
+            elif demand.if_gone <= 0.0:
+                self._leave_out(wanted, sentences.NEVER)
+            else:
+                called.append((index, wanted, demand))
+        self._held = Held(self._places, [digest for _, wanted, _ in called for digest in wanted.model.digests])
+        layouts, found = Layouts(self._places, self._starts), list[Case]()
+        for index, wanted, demand in called:
+            held = self._held.by_place(wanted.model.digests)
+            layout = layouts.of(wanted.model, wanted.objectives, held)
+            if layout is None:
+                self._leave_out(wanted, sentences.FITS_NOWHERE)
+            else:
+                up = [
+                    names
+                    for names in ground.running.get(wanted.model.key, ())
+                    if names and all(name in self._place_of for name in names)
+                ]
+                found.append(Case(index, wanted, demand, layout, up))
+        return found
+
+    def _leave_out(self, wanted: Wanted, why: str) -> None:
+        self._left_out.append(LeftOut(wanted.model.name, why))
+
+    # ---- replicas that are there all the time
+
+    def _keep(self, cases: Sequence[Case]) -> dict[int, Kept]:
+        """By the model's index."""
+        nodes = [node for place in self._places for node in place.nodes]
+        devices = devices_of(nodes, self._budgets.device_share)
+        if not self._budgets.device_share:
+            return {}
+        candidates, holds = list[Candidate](), dict[int, Mapping[str, int]]()
+        for case in cases:
+            whole_bytes = self._starts.parts(case.layout.shape, 1)[0].reserve_bytes
+            saved_s = case.demand.waited_s(case.layout.now_s, case.demand.if_gone)
+            priority = case.wanted.objectives.priority
+            candidates.append(Candidate(case.index, whole_bytes, case.running, saved_s, priority))
+            holds[case.index] = self._holds(case) if not case.running else {}
+        hours = (self._until_s - self._now_s) / _HOUR_S
+        keep(devices, candidates, self._budgets.least_saved_device_s / _GIB * hours, holds)
+        kept = dict[int, Kept]()
+        for case in cases:
+            node = devices.kept.get(case.index)
+            if node is None or (node and not self._comes_whole(case, node)):
+                continue
+            start_s, saved_s = case.layout.now_s, case.demand.waited_s(case.layout.now_s, case.demand.if_gone)
+            reason = sentences.kept(case.wanted.model.name, case.demand, node, start_s)
+            kept[case.index] = Kept(case.wanted.model.key, 1, saved_s, reason)
+            if node:
+                case.running = [(node,)]
+        return kept
+
+    def _holds(self, case: Case) -> dict[str, int]:
+        """Bytes of the model by node."""
+        found = dict[str, int]()
+        for place, tiers in self._held.by_place(case.wanted.model.digests).items():
+            size_bytes = sum([size for size, tier in zip(case.wanted.model.sizes, tiers, strict=True) if tier])
+            found |= {node.name: size_bytes for node in self._places[place].nodes}
+        return found
+
+    def _comes_whole(self, case: Case, node: str) -> bool:
+        """Whether what the node lacks of the model comes over the links before the next plan."""
+        place = self._place_of[node]
+        missing = [unit for unit in case.wanted.model.units if unit.digest not in self._places[place].units]
+        size_bytes = sum([unit.size_bytes for unit in missing])
+        return not size_bytes or self._wires.take(self._ways(place, "remote"), size_bytes, self._every_s, network=True)
+
+    def _pinned(self, cases: Sequence[Case], kept: Mapping[int, Kept]) -> list[dict[str, int]]:
+        """What is in dram as long as somebody runs on it, by place: the room that it has is nobody's."""
+        found: list[dict[str, int]] = [{} for _ in self._places]
+        by_key = {wanted.model.key: wanted.model for wanted in self._ground.models}
+        for key, replicas in self._ground.running.items():
+            if (model := by_key.get(key)) is None:
+                continue
+            for at in {self._place_of[name] for names in replicas for name in names if name in self._place_of}:
+                units = self._places[at].units
+                found[at] |= {u.digest: u.size_bytes for u in model.units if units.get(u.digest) == "dram"}
+        for case in cases:
+            if case.index in kept:
+                for name in {name for names in case.running for name in names}:
+                    if len(case.running[0]) == 1:
+                        found[self._place_of[name]] |= {u.digest: u.size_bytes for u in case.wanted.model.units}
+        return found
+
+    # ---- what is in which tier
+
+    def _value(self, cases: Sequence[Case], kept: Mapping[int, Kept]) -> None:
+        hours = (self._until_s - self._now_s) / _HOUR_S
+        least = self._budgets.least_saved_s / _GIB * hours
+        for case in cases:
+            demand, layout = case.demand, case.layout
+            if case.index in kept:
+                case.reason = sentences.UP
+                continue
+            gain_s = layout.bare_s - layout.staged_s
+            if gain_s > 0.0 and layout.needed_bytes:
+                case.saved_s = demand.waited_s(gain_s)
+                if case.saved_s / layout.needed_bytes >= least:
+                    case.worth = demand.waited_s(gain_s, demand.soon) / layout.needed_bytes
+                else:
+                    case.reason = sentences.CAPPED
+            if layout.far_s > layout.near_s:
+                case.ssd_worth = (
+                    demand.waited_s(layout.far_s - layout.near_s, demand.soon) / case.wanted.model.size_bytes
+                )
+
+    def _put(self, cases: Sequence[Case]) -> None:
+        """Each piece that lies nowhere finds a place: what saves most first, where most room is left; of those the first
+        layers come to the node with most free device memory."""
+        share = self._budgets.dram_share
+        room = [int(share * place.first.dram_bytes) for place in self._places]
+        self._placed = dict[int, list[int]]()
+        for case in sorted(cases, key=lambda case: (-case.worth, case.index)):
+            pieces = case.layout.pieces
+            taken = {piece.place for piece in pieces if piece.place is not None}
+            lacking = sum(piece.place is None for piece in pieces)
+            free = list[int]()
+            if lacking:
+                order = sorted([at for at in range(len(room)) if at not in taken], key=lambda at: (-room[at], at))[
+                    :lacking
+                ]
+                free = sorted(order, key=lambda at: (self._places[at].first.stage_free_bytes, -at))
+            chosen = [piece.place if piece.place is not None else free.pop() for piece in pieces]
+            for piece, at in zip(pieces, chosen, strict=True):
+                room[at] -= sum([case.wanted.model.sizes[unit] for unit in piece.part.units[: piece.needed]])
+            self._placed[case.index] = chosen
+
+    def _claims(self, pinned: Sequence[Mapping[str, int]], tier: str, share: float) -> Claims:
+        """The room of what is pinned, and of what nobody here knows, is taken."""
+        room, there = list[int](), list[Mapping[str, object]]()
+        for place, held in zip(self._places, pinned, strict=True):
+            first, units = place.first, place.units
+            budget, used = (
+                (first.dram_bytes, first.dram_used_bytes) if tier == "dram" else (first.ssd_bytes, first.ssd_used_bytes)
+            )
+            mine = [digest for digest, where in units.items() if where == tier or tier == "ssd"]
+            unknown = max(0, used - sum([self._sizes.get(digest, 0) for digest in mine]))
+            room.append(max(0, int(share * budget) - sum(held.values()) - unknown))
+            there.append(dict.fromkeys(mine))
+        claims = Claims(room, there)
+        for at, held in enumerate(pinned):
+            claims.claimed[at] = dict.fromkeys(held, 0.0)
+        return claims
+
+    def _pieces(self, cases: Sequence[Case], tier: str) -> list[Piece]:
+        found = list[Piece]()
+        for case in cases:
+            priority = case.wanted.objectives.priority
+            for piece, at in zip(case.layout.pieces, self._placed[case.index], strict=True):
+                units = piece.part.units
+                if tier == "dram":
+                    found.append(Piece(case.index, at, units, piece.needed, case.worth, priority))
+                else:
+                    found.append(Piece(case.index, at, units, len(units), case.ssd_worth, priority))
+        return found
+
+    # ---- what moves
+
+    def _stagings(self, cases: Sequence[Case], dram: Claims, ssd: Claims) -> list[Staging]:
+        """What saves most per byte is given its time on the links first; what is needed first begins first."""
+        by_index = {case.index: case for case in cases}
+        turns = list[tuple[float, int, int, str]]()
+        for tier, claims in (("dram", dram), ("ssd", ssd)):
+            for index, at in claims.comes:
+                case = by_index[index]
+                turns.append((-(case.worth if tier == "dram" else case.ssd_worth), index, at, tier))
+        found = list[tuple[float, float, Staging]]()
+        comes_to_dram = {(at, self._models[i].digests[u]) for (i, at), units in dram.comes.items() for u in units}
+        for less_worth, index, at, tier in sorted(turns):
+            claims, case = (dram if tier == "dram" else ssd), by_index[index]
+            staging = self._staging(case, at, tier, claims, comes_to_dram)
+            if staging is not None:
+                found.append((staging.before_s, less_worth, staging))
+        return [staging for *_, staging in sorted(found, key=lambda each: each[:2])]
+
+    def _staging(
+        self, case: Case, at: int, tier: str, claims: Claims, comes_to_dram: set[tuple[int, str]]
+    ) -> Staging | None:
+        """As much of it, from the first unit on, as the links have time for; the rest has no claim any more."""
+        model, demand, layout = case.wanted.model, case.demand, case.layout
+        units, by_source, fits = list[int](), dict[str, int](), True
+        for unit in claims.comes[case.index, at]:
+            digest, size_bytes = model.digests[unit], model.sizes[unit]
+            if tier == "ssd" and (at, digest) in comes_to_dram:
+                continue
+            source = self._source(at, digest)
+            fits = fits and self._wires.take(self._ways(at, source), size_bytes, demand.due_s, network=source != "ssd")
+            if not fits:
+                claims.claimed[at].pop(digest, None)
+                continue
+            units.append(unit)
+            by_source[source] = by_source.get(source, 0) + size_bytes
+        if not units:
+            case.reason = case.reason or ("" if fits else sentences.NO_TIME)
+            return None
+        size_bytes, node = sum(by_source.values()), self._places[at].first.name
+        source = max(by_source, key=lambda name: (by_source[name], name))
+        before_s = self._now_s + max(demand.due_s, min(self._every_s, MINUTE_S))
+        if tier == "dram":
+            saved_s = self._saved_s(case, at, units)
+            reason = sentences.staged(
+                model.name, demand, tier, node, source, max(layout.now_s, layout.staged_s), layout.staged_s
+            )
+        else:
+            saved_s = demand.waited_s(layout.far_s - layout.near_s) * size_bytes / model.size_bytes
+            reason = sentences.staged(model.name, demand, tier, node, source, layout.far_s, layout.near_s)
+        names = tuple([model.units[unit].name for unit in units])
+        return Staging(node, model.key, names, tier, size_bytes, source, before_s, saved_s, reason)
+
+    def _saved_s(self, case: Case, at: int, units: Sequence[int]) -> float:
+        """Each byte that is needed saves as much."""
+        needed = {
+            unit
+            for piece, place in zip(case.layout.pieces, self._placed[case.index], strict=True)
+            if place == at
+            for unit in piece.part.units[: piece.needed]
+        }
+        sizes = case.wanted.model.sizes
+        counts = sum([sizes[unit] * (1.0 if unit in needed else HIDDEN_WORTH) for unit in units])
+        return case.saved_s * min(1.0, counts / case.layout.needed_bytes)
+
+    def _source(self, at: int, digest: str) -> str:
+        if digest in self._places[at].units:
+            return "ssd"
+        if self._places[at].first.peer_port and any(
+            other != at and self._places[other].first.peer_port for other, _ in self._held.at(digest)
+        ):
+            return "peer"
+        return "remote"
+
+    def _ways(self, at: int, source: str) -> tuple[str, ...]:
+        first = self._places[at].first
+        if source == "ssd":
+            return (_ssd_link(first.shared_with),)
+        if source == "remote" and self._starts.store_bytes_per_s is not None:
+            return (STORE, nic_link(first.card))
+        return (nic_link(first.card),)
+
+    # ---- what is kept
+
+    def _retention(self, cases: Sequence[Case], claims: Claims, tier: str, otherwise: float) -> dict[str, Retention]:
+        nominal = dict[str, float]()
+        for case in cases:
+            worth = case.worth if tier == "dram" else case.ssd_worth
+            for digest in case.wanted.model.digests if worth > 0.0 else ():
+                nominal[digest] = nominal.get(digest, 0.0) + worth
+        somewhere = {digest for claimed in claims.claimed for digest in claimed}
+        found = dict[str, Retention]()
+        for at, place in enumerate(self._places):
+            worth_of = {digest: worth for digest, worth in claims.claimed[at].items() if worth > 0.0}
+            for digest in claims.there[at]:
+                if digest in self._sizes and digest not in worth_of:
+                    worth_of[digest] = nominal.get(digest, 0.0) * (AGAIN_WORTH if digest in somewhere else 1.0)
+            found |= dict.fromkeys([node.name for node in place.nodes], Retention(worth_of, otherwise))
+        return found
+
+    # ---- what it is not about
+
+    def _explain(
+        self, cases: Sequence[Case], kept: Mapping[int, Kept], dram: Claims, stagings: Sequence[Staging]
+    ) -> None:
+        """Why nothing is done for a model."""
+        done = {staging.key for staging in stagings}
+        for case in cases:
+            if case.index in kept or case.wanted.model.key in done:
+                continue
+            why = case.reason
+            if not why and case.index in dram.short:
+                why = sentences.NO_ROOM
+            elif not why and not case.worth and not case.ssd_worth:
+                why = sentences.NO_GAIN
+            self._leave_out(case.wanted, why or sentences.THERE)
+
+
+def _links(places: Sequence[Place], store_bytes_per_s: float | None) -> dict[str, float]:
+    found = {} if store_bytes_per_s is None else {STORE: store_bytes_per_s}
+    for place in places:
+        found[nic_link(place.first.card)] = found[out_link(place.first.card)] = place.speeds.nic_bytes_per_s
+        found[_ssd_link(place.first.shared_with)] = place.speeds.ssd_bytes_per_s
+    return found
+
+
+def _ssd_link(machine: str) -> str:
+    return f"ssd:{machine}"
