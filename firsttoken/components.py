@@ -6,6 +6,7 @@ Heavy imports stay inside the functions: a process pays only for the component t
 import asyncio
 import logging
 import os
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from firsttoken.errors import SettingsError
@@ -15,6 +16,8 @@ from firsttoken.settings import Settings, environment_name
 
 if TYPE_CHECKING:
     from cluster.wire.encryption import Tls
+    from flows.prewarming.foresight import Foresight
+    from schedules.foresight.plan import Budgets
     from schedules.objectives import Objectives
 
 FLOW_CONTEXT_FILE = "flow-context.json"
@@ -176,6 +179,33 @@ def run_frontend(settings: Settings) -> None:
     )
 
 
+def budgets_of(settings: Settings) -> "Budgets":
+    """What a plan of prewarming may use."""
+    from schedules.foresight.plan import Budgets
+
+    told = settings.prewarm.model_dump()
+    return Budgets(
+        **{each.name: told[each.name] for each in fields(Budgets)} | {"moved_bytes": told["moved_bytes"] or None}
+    )
+
+
+def foresight_of(settings: Settings) -> "Foresight":
+    """How the platform looks ahead. SettingsError if objectives contradict one another."""
+    from flows.prewarming.foresight import ALL, Foresight
+
+    prewarm = settings.prewarm
+    return Foresight(
+        every_s=prewarm.every_s,
+        horizon_s=prewarm.horizon_s,
+        history_s=prewarm.history_s,
+        forecaster=prewarm.forecaster,
+        budgets=budgets_of(settings),
+        models=prewarm.models,
+        objectives={ALL: objectives_of(settings, None)}
+        | {name: objectives_of(settings, name) for name in settings.models},
+    )
+
+
 def prepare_flows(settings: Settings) -> None:
     """Let flows in this process find Prefect, the cluster, the store and the front end; call it before they are imported."""
     os.environ |= prefect_environment(settings)
@@ -192,6 +222,7 @@ def prepare_flows(settings: Settings) -> None:
         front_end_url=settings.frontend_url,
         operator_key=operator_key(settings),
         plans_dir=str(settings.plans_dir),
+        foresight=foresight_of(settings),
     )
     write_context(context, context_path)
     os.environ[CONTEXT_VARIABLE] = str(context_path)
@@ -202,14 +233,20 @@ def run_flows(settings: Settings) -> None:
     prepare_flows(settings)
     from flows.context import read_context
     from flows.service import ServiceConfig, run_service
-    from schedules.foresight.cadence import CALIBRATE, PLAN, PREWARM, cadences
+    from schedules.foresight.cadence import BACKTEST, CALIBRATE, PLAN, PREWARM, REAP, cadences
 
     _log_to_stderr(settings)
     prewarm = settings.prewarm
-    every_s = {PREWARM: prewarm.every_s, CALIBRATE: settings.calibrate.every_s, PLAN: settings.planning.every_s}
+    when: dict[str, float | str] = {
+        PREWARM: prewarm.every_s,
+        REAP: settings.reap.every_s,
+        BACKTEST: settings.backtest.cron,
+        CALIBRATE: settings.calibrate.every_s,
+        PLAN: settings.planning.every_s,
+    }
     config = ServiceConfig(
         front_end=read_context().front_end(),
-        cadences=cadences({flow: seconds for flow, seconds in every_s.items() if seconds}),
+        cadences=cadences({flow: told for flow, told in when.items() if told}),
         parameters={PREWARM: {"models": list(prewarm.models), "tier": prewarm.tier}, PLAN: _plan_parameters(settings)},
     )
     ready = settings.run_dir / FLOWS_READY_FILE

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from schedules.foresight.cadence import check_cron
+
 DAY_S, YEAR_S = 86_400.0, 31_536_000.0
 MOST_BYTES = 1 << 50
 MOST_NESTED = 16
@@ -55,6 +57,12 @@ def _is_number(value: object) -> object:
 def _at_least_a_second(value: float) -> float:
     if 0 < value < 1:
         raise ValueError("an interval is at least a second, or 0")
+    return value
+
+
+def _check_cron(value: str) -> str:
+    if value:
+        check_cron(value)
     return value
 
 
@@ -146,11 +154,15 @@ SizeOrZero = Annotated[_Int, BeforeValidator(parse_size), Field(ge=0, le=MOST_BY
 Port = Annotated[_Int, Field(ge=0, le=65535)]
 Seconds = Annotated[_Float, Field(gt=0, le=YEAR_S)]
 SecondsOrZero = Annotated[_Float, Field(ge=0, le=YEAR_S)]
+Horizon = Annotated[_Float, Field(ge=60, le=YEAR_S)]
+"""Seconds of whole minutes, rounded up: arrivals are counted by the minute."""
+Share = Annotated[_Float, Field(ge=0, le=1)]
 Interval = Annotated[SecondsOrZero, AfterValidator(_at_least_a_second)]
 Timeout = Annotated[_Float, Field(gt=0, le=DAY_S)]
 """Seconds that somebody waits for."""
 Days = Annotated[_Float, Field(gt=0, le=36_500)]
 Text = Annotated[str, AfterValidator(_check_text)]
+Cron = Annotated[Text, AfterValidator(_check_cron)]
 Folder = Annotated[Path, AfterValidator(_check_path)]
 Host = Annotated[str, AfterValidator(_check_host)]
 Device = Annotated[str, AfterValidator(_check_device)]

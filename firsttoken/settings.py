@@ -19,10 +19,12 @@ from firsttoken.errors import SettingsError
 from firsttoken.setting_types import (
     Auth,
     Count,
+    Cron,
     Days,
     Device,
     Folder,
     HistoryUrl,
+    Horizon,
     Host,
     Interval,
     Key,
@@ -34,6 +36,7 @@ from firsttoken.setting_types import (
     Priority,
     Seconds,
     SecondsOrZero,
+    Share,
     Size,
     SizeOrZero,
     Text,
@@ -248,9 +251,55 @@ class PrefectSettings(Section):
 
 
 class PrewarmSettings(Section):
-    every_s: Interval = Field(default=300.0, gt=0, description="seconds between two runs of the prewarm flow")
-    models: Names = Field(default=(), description="models that the prewarm flow brings to every node")
-    tier: Literal["ssd", "dram"] = Field(default="ssd", description="tier that prewarming fills: `ssd` or `dram`")
+    every_s: Interval = Field(
+        default=300.0, description="seconds between two runs of the prewarm flow; 0 means only when asked"
+    )
+    horizon_s: Horizon = Field(
+        default=900.0, le=86400, description="seconds that a forecast looks ahead, and a plan with it"
+    )
+    history_s: Horizon = Field(default=14 * 86400.0, description="seconds of the past that a forecast looks at")
+    forecaster: Text = Field(
+        default="chosen",
+        description="how it is forecast who will be called: a method of docs/forecast.md, or `chosen` for the one that the "
+        "past shows to be the best for each model",
+    )
+    dram_share: Share = Field(default=0.9, description="share of each node's dram that a plan fills")
+    ssd_share: Share = Field(default=0.9, description="share of each node's ssd that a plan fills")
+    device_share: Share = Field(
+        default=0.5, description="share of each node's accelerator that replicas have which nobody has asked for yet"
+    )
+    link_share: Share = Field(
+        default=0.5, description="share of the time of a link that staging takes until what it stages is needed"
+    )
+    moved_bytes: SizeOrZero = Field(
+        default=0, description="how much a plan moves over networks at most; 0 means as much as fits"
+    )
+    least_saved_s: SecondsOrZero = Field(
+        default=0.0,
+        description="seconds of cold starts that a GiB of dram must save in an hour, or it is not filled ahead",
+    )
+    least_saved_device_s: SecondsOrZero = Field(
+        default=0.0,
+        description="seconds of cold starts that a GiB of an accelerator must save in an hour, or no replica is there ahead",
+    )
+    models: Names = Field(
+        default=(), description="models that every run brings to every node, whatever is forecast for them"
+    )
+    tier: Literal["ssd", "dram"] = Field(default="ssd", description="tier that those models are brought to")
+
+
+class ReapSettings(Section):
+    every_s: Interval = Field(
+        default=3600.0, description="seconds between two runs of the reap flow; 0 means only when asked"
+    )
+
+
+class BacktestSettings(Section):
+    cron: Cron = Field(
+        default="30 3 * * *",
+        description="when the backtest flow runs, in UTC: minute, hour, day, month and weekday as in a line of cron; empty "
+        "means only when asked",
+    )
 
 
 class CalibrateSettings(Section):
@@ -295,6 +344,8 @@ class Settings(Section):
     history: HistorySettings = HistorySettings()
     prefect: PrefectSettings = PrefectSettings()
     prewarm: PrewarmSettings = PrewarmSettings()
+    reap: ReapSettings = ReapSettings()
+    backtest: BacktestSettings = BacktestSettings()
     calibrate: CalibrateSettings = CalibrateSettings()
     planning: PlanningSettings = PlanningSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.wire.encryption import Tls
 from flows.errors import NoContext
 from flows.front_end import FrontEnd
+from flows.prewarming.foresight import Foresight
 
 if TYPE_CHECKING:
     from cluster.client import ClusterClient
@@ -24,8 +25,8 @@ CONTEXT_VARIABLE = "FLOW_CONTEXT"
 
 @dataclass(frozen=True)
 class FlowContext:
-    """Connection facts. `store_options` go to the store's file system as they are. In `plans_dir` lies what plans were
-    made of, and what was written of them.
+    """Connection facts, and how the platform looks ahead. `store_options` go to the store's file system as they are. In
+    `plans_dir` lies what plans were made of, and what was written of them.
 
     What reaches the cluster and the store is imported by those that do: the flows of moves speak to the front end alone.
     """
@@ -38,6 +39,7 @@ class FlowContext:
     front_end_url: str
     operator_key: str = field(repr=False)
     plans_dir: str
+    foresight: Foresight
 
     def cluster(self) -> "ClusterClient":
         """A client of the cluster, to be entered."""
@@ -73,7 +75,7 @@ def read_context() -> FlowContext:
         raise NoContext(f"{CONTEXT_VARIABLE} names no file: flows run in the flow service (`firsttoken flows`)")
     try:
         facts = json.loads(Path(path).read_text(encoding="utf-8"))
-        tls = facts.pop("tls", None)
-        return FlowContext(**facts, tls=None if tls is None else Tls(**tls))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        tls, foresight = facts.pop("tls", None), Foresight.of_json(facts.pop("foresight"))
+        return FlowContext(**facts, tls=None if tls is None else Tls(**tls), foresight=foresight)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise NoContext(f"the flow context {path} cannot be read: {error}") from error

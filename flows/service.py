@@ -6,7 +6,6 @@ It knows the server may be away: it keeps trying, and nothing that serves reques
 
 import asyncio
 import contextlib
-import datetime
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,11 @@ from typing import Any
 
 import httpx
 from prefect import Flow
-from prefect.deployments.runner import RunnerDeployment
+from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 from prefect.runner import Runner
-from prefect.types.entrypoint import EntrypointType
 
+from flows.bring import bring
 from flows.calibrate import calibrate
 from flows.carrying import MOVES
 from flows.front_end import FrontEnd
@@ -27,16 +26,17 @@ from flows.listening import listening
 from flows.plan_capacity import plan_capacity
 from flows.prewarm import prewarm
 from flows.publish import publish
+from flows.registering import DEPLOYMENT, register
 from schedules.foresight.cadence import Cadence
 
 FLOWS: Mapping[str, Flow[..., Any]] = {
     "publish": publish,
+    "bring": bring,
     "prewarm": prewarm,
     "calibrate": calibrate,
     "plan_capacity": plan_capacity,
     **{kind.value: flow for kind, flow in MOVES.items()},
 }
-DEPLOYMENT = "firsttoken"
 _LONGEST_BACKOFF_S = 30.0
 _STOP_WITHIN_S = 5.0
 
@@ -53,20 +53,6 @@ class ServiceConfig:
     parameters: Mapping[str, Mapping[str, Any]]
     query_interval_s: float = 2.0
     concurrent_runs: int = 4
-
-
-async def deployments(config: ServiceConfig) -> list[RunnerDeployment]:
-    """A deployment per flow, scheduled as its cadence says."""
-    return [
-        await FLOWS[cadence.flow].ato_deployment(
-            name=DEPLOYMENT,
-            interval=None if cadence.every_s is None else datetime.timedelta(seconds=cadence.every_s),
-            parameters=dict(config.parameters.get(cadence.flow, {})),
-            paused=False,
-            entrypoint_type=EntrypointType.MODULE_PATH,
-        )
-        for cadence in config.cadences
-    ]
 
 
 async def run_service(config: ServiceConfig, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -98,8 +84,10 @@ async def _serve_once(config: ServiceConfig, stop: asyncio.Event, on_ready: Call
     runner = Runner(
         name=DEPLOYMENT, query_seconds=config.query_interval_s, limit=config.concurrent_runs, pause_on_shutdown=False
     )
-    for deployment in await deployments(config):
-        await runner.aadd_deployment(deployment)
+    async with get_client() as client:
+        for cadence in (each for each in config.cadences if each.flow in FLOWS):
+            flow, parameters = FLOWS[cadence.flow], config.parameters.get(cadence.flow, {})
+            await register(runner, client, flow, cadence, parameters)
     serving = asyncio.create_task(runner.start())
     await asyncio.sleep(0)  # the runner has now set a SIGTERM handler of its own, which is replaced
     _on_signals(stop)

@@ -11,10 +11,25 @@ from firsttoken.settings import load_settings
 from flows.artifacts import artifact_key
 from flows.context import CONTEXT_VARIABLE, FlowContext, read_context, write_context
 from flows.errors import NoContext
+from flows.prewarming.foresight import ALL, Foresight
+from schedules.foresight.plan import Budgets
+from schedules.objectives import Objectives
 
 TLS = Tls("ca.pem", "cert.pem", "key.pem")
+WANTED = Objectives(
+    ttft_s=2.0, tpot_s=None, min_replicas=0, max_replicas=1, keep_alive_s=60.0, priority=0, max_degree=4, kv_tokens=1024
+)
+FORESIGHT = Foresight(300.0, 900.0, 86400.0, "chosen", Budgets(moved_bytes=1 << 30), ("a",), {ALL: WANTED})
 CONTEXT = FlowContext(
-    "tls://127.0.0.1:1", "s3://models", {"secret": "hush"}, "auto", TLS, "http://127.0.0.1:2", "hush-key", "/plans"
+    "tls://127.0.0.1:1",
+    "s3://models",
+    {"secret": "hush"},
+    "auto",
+    TLS,
+    "http://127.0.0.1:2",
+    "hush-key",
+    "/plans",
+    FORESIGHT,
 )
 
 

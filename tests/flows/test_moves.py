@@ -138,6 +138,6 @@ def test_an_automation_as_the_documents_have_it_brings_what_was_called_cold_to_a
     assert made.returncode == 0, made.stderr.decode()
     start = {"model": MODEL, "nodes": ["node-1"], "arrived_at": time.time() - 1, "ttft_s": 0.5}
     front_end.tell({"notice": "cold_start", "cold_start": start})
-    run = within(60, prefect.by_automation("prewarm"))
+    run = within(60, prefect.by_automation("bring"))
     assert run["parameters"] == {"models": [MODEL], "tier": "ssd"}
     assert run["state_type"] == "COMPLETED", run["state"]
