@@ -47,6 +47,7 @@ from serving.errors import BadRequest, Interrupted, Overloaded, RequestError, Un
 from serving.metrics import Metrics
 from serving.moving.moves import Moves
 from serving.moving.notices import Notices
+from serving.prewarming.plans import Plans
 from serving.recording import Recorder
 from serving.tickets import FirstToken, Ticket
 
@@ -90,6 +91,7 @@ class Router:
         self.moves = Moves(self.tell, metrics, self.notices, on_move)
         bounds = Limits(limits.start_timeout_s, limits.max_held_requests, limits.max_held_per_model, limits.consolidate)
         self._brain = Brain(POLICIES[limits.policy], bounds, f"g{secrets.token_hex(5)}", 0.0)
+        self.plans = Plans(self.tell, self._brain.knows, self.know, open_model, metrics)
         self._models: dict[ModelKey, ServedModel] = {}
         self._tickets: dict[str, Ticket] = {}
         self._groups: dict[str, FormedGroup] = {}
@@ -116,6 +118,11 @@ class Router:
             for other in [k for k in self._models if k.name == key.name and not self._brain.knows(k)]:
                 del self._models[other]
         return key
+
+    def wanted(self) -> dict[str, Any]:
+        """What is wanted of the models that have objectives of their own, by name, and of the others, as JSON."""
+        models = {name: vars(objectives) for name, objectives in self._limits.models.items()}
+        return {"models": models, "others": vars(self._limits.objectives)}
 
     def recall(self, starts: Sequence[ColdStart]) -> None:
         """Learn from cold starts of before, newest first."""
@@ -180,6 +187,7 @@ class Router:
             first = replica is service.replicas[0]
             found.append({
                 "model": service.model.name,
+                "digest": service.model.digest,
                 "group": replica.group if placed else None,
                 "state": str(replica.state),
                 "degree": len(replica.nodes) if placed else None,
@@ -190,6 +198,7 @@ class Router:
 
     def measure(self) -> None:
         """Bring the gauges up to date."""
+        self.plans.measure()
         replicas = self._brain.replicas()
         self._metrics.held.set(self._brain.held)
         self._metrics.running.set(sum(len(replica.requests) for replica in replicas))
