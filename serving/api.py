@@ -161,7 +161,6 @@ class Api:
             "replicas": self._router.replicas(),
             "moves": self._router.moves.under_way(),
             "plan": self._router.plans.summary(),
-            "objectives": self._router.wanted(),
         }
 
     async def cold_starts(self, model: str | None = None, limit: int = Query(20, ge=1, le=256)) -> dict[str, Any]:

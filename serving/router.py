@@ -119,11 +119,6 @@ class Router:
                 del self._models[other]
         return key
 
-    def wanted(self) -> dict[str, Any]:
-        """What is wanted of the models that have objectives of their own, by name, and of the others, as JSON."""
-        models = {name: vars(objectives) for name, objectives in self._limits.models.items()}
-        return {"models": models, "others": vars(self._limits.objectives)}
-
     def recall(self, starts: Sequence[ColdStart]) -> None:
         """Learn from cold starts of before, newest first."""
         self.tell(events.Recalled(lessons_of(starts)))
