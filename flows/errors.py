@@ -51,3 +51,11 @@ class Unclear(FlowError):
 
 class SweepFailed(FlowError):
     """What was to be played could not be, or not to its end. What was played is kept."""
+
+
+class UnknownModel(FlowError):
+    """A model that was named cannot be looked ahead for; the sentence says why."""
+
+
+class NothingKnown(FlowError):
+    """There is nothing that a forecast could be made of."""

@@ -1,16 +1,22 @@
-"""The operators' side of the front end's API, as flows use it: moves, their steps, and what it has to tell."""
+"""The operators' side of the front end's API, as flows use it: moves, plans, what came, and what it has to tell."""
 
+import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import httpx
 
 from flows.errors import FrontEndAway, Refused, Unanswered, Unintelligible
+from flows.foreseeing.minutes import Heard, read_minutes
 from flows.moving.moves import Move, Wish, read_move
-from schedules.facts import Node, Rate
+from schedules.facts import ModelKey, Node, Rate
+from schedules.foresight.past import Past
+from schedules.foresight.plan import Plan
+from schedules.foresight.spoken import plan_as_json
+from schedules.lifecycle import State
 from schedules.moving.plan import Step
 from schedules.traces.happened import Asked
 
@@ -19,12 +25,23 @@ SILENT_AFTER_S = 7.0
 """The front end says every two seconds that it is there."""
 LONGEST_REASON = 500
 _CONNECTS_WITHIN_S = 2.0
+_NAMED = 20
+"""Of more models all are asked for: a URL has room for so many."""
+_UP = (State.STARTING, State.SERVING)
 _SIZES = (
     "dram_bytes", "dram_used_bytes", "ssd_bytes", "ssd_used_bytes", "device_bytes", "device_reserved_bytes",
     "context_bytes",
 )  # fmt: skip
 _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody, and is made once: httpx would read all authorities' certificates each time, and the API speaks no TLS."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How many nodes there are, and the nodes of replicas that are up or coming, by model: one tuple a replica."""
+
+    nodes: int
+    running: Mapping[ModelKey, tuple[tuple[str, ...], ...]]
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,32 @@ class FrontEnd:
         return read_move(
             await self._ask_again("POST", f"/v1/moves/{name}/give_up", {"reason": reason[:LONGEST_REASON]})
         )
+
+    async def heard(self, since_s: float, until_s: float, models: Sequence[str] = ()) -> Heard:
+        """What came minute by minute from that of `since_s` to `until_s` (unix seconds): for `models`, also where nothing
+        did, or for all that anything came for."""
+        some = [("model", name) for name in models] if len(models) <= _NAMED else []
+        query = httpx.QueryParams([("since", f"{since_s:.3f}"), ("until", f"{until_s:.3f}"), *some])
+        told = await self._ask_again("GET", f"/admin/minutes?{query}")
+        return await asyncio.to_thread(read_minutes, told, models)
+
+    async def past(self, since_s: float, until_s: float, models: Sequence[str] = ()) -> Past:
+        """The same, as forecasts look at it."""
+        return (await self.heard(since_s, until_s, models)).past
+
+    async def planned(self, plan: Plan) -> Mapping[str, Any]:
+        """Have it follow a plan of prewarming, but for what nodes do of it; what it says to that. Refused if it has a later
+        one."""
+        body = plan_as_json(replace(plan, dram={}, ssd={}))
+        answer: Mapping[str, Any] = await self._ask_again("POST", "/admin/plan", body)
+        return answer
+
+    async def standing(self) -> Standing:
+        """What runs now."""
+        try:
+            return _standing(await self._ask_again("GET", "/admin/status"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unintelligible(f"the front end at {self.url} says what is no status: {error!r}") from error
 
     async def nodes(self) -> tuple[Node, ...]:
         """The nodes that are there, with what they have measured."""
@@ -133,6 +176,15 @@ def _complain(answer: httpx.Response) -> None:
     if answer.is_server_error:
         raise FrontEndAway(f"the front end cannot do it now: {sentence}")
     raise Refused(sentence)
+
+
+def _standing(told: Mapping[str, Any]) -> Standing:
+    running: dict[ModelKey, tuple[tuple[str, ...], ...]] = {}
+    for replica in told["replicas"]:
+        if replica["state"] in _UP and replica["nodes"]:
+            key = ModelKey(str(replica["model"]), str(replica["digest"]))
+            running[key] = (*running.get(key, ()), tuple(map(str, replica["nodes"])))
+    return Standing(len(told["nodes"]), running)
 
 
 def _node(told: Mapping[str, Any]) -> Node:

@@ -156,7 +156,12 @@ class Api:
             }
             for node in (client.view().nodes if client is not None else ())
         ]
-        return {"nodes": nodes, "replicas": self._router.replicas(), "moves": self._router.moves.under_way()}
+        return {
+            "nodes": nodes,
+            "replicas": self._router.replicas(),
+            "moves": self._router.moves.under_way(),
+            "plan": self._router.plans.summary(),
+        }
 
     async def cold_starts(self, model: str | None = None, limit: int = Query(20, ge=1, le=256)) -> dict[str, Any]:
         await self._router.settle_ledger()

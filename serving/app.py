@@ -33,6 +33,7 @@ from serving.moving.moves import KEPT as KEPT_MOVES
 from serving.moving.notices import Notices
 from serving.moving.operators import Operators
 from serving.origins import LOCAL_ORIGINS, LOCAL_PAGE, OwnPagesOnly
+from serving.prewarming.routes import PlanRoutes
 from serving.prompts.processes import TextProcesses
 from serving.requests.preparing import Preparer
 from serving.requests.schemas import MAX_CHOICES
@@ -138,6 +139,7 @@ def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: Non
     api = Api(link, catalog, router, metrics, ledger, preparer, config.request_timeout_s, bodies, on_arrival)
     app.include_router(api.routes)
     app.include_router(KeptRequests(history).routes)
+    app.include_router(PlanRoutes(router.plans, bodies, config.operator_key).routes)
     app.include_router(Operators(link, catalog, router, bodies, config.operator_key).routes)
     app.state.before_shutdown = router.let_go
     _add_door(app, config)

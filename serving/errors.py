@@ -111,6 +111,14 @@ class MoveRefused(RequestError):
     code = "move_refused"
 
 
+class PlanRefused(RequestError):
+    """The plan of prewarming is not followed; the one before is as it was."""
+
+    status = 409
+    kind = "invalid_request_error"
+    code = "plan_refused"
+
+
 class ForeignPage(RequestError):
     """A browser sent it for a page that is not ours, or called us by a name that is not ours."""
 

@@ -74,6 +74,15 @@ class Metrics:
         self.nodes = Gauge("firsttoken_nodes", "Nodes connected.", registry=self.registry)
         self.replicas = Gauge("firsttoken_replicas", "Replicas by state.", ["state"], registry=self.registry)
 
+        self.plan_age = Gauge(
+            "firsttoken_prewarm_plan_age_seconds", "Since the plan of prewarming that is in force was made; NaN if none is.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.kept_replicas = Gauge(
+            "firsttoken_prewarm_kept_replicas", "Replicas that the plan of prewarming has there at least.",
+            registry=self.registry,
+        )  # fmt: skip
+
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)

@@ -48,6 +48,7 @@ from serving.errors import BadRequest, Interrupted, Overloaded, RequestError, Un
 from serving.metrics import Metrics
 from serving.moving.moves import Moves
 from serving.moving.notices import Notices
+from serving.prewarming.plans import Plans
 from serving.recording import Recorder
 from serving.tickets import FirstToken, Ticket
 
@@ -91,6 +92,7 @@ class Router:
         self.moves = Moves(self.tell, metrics, self.notices, on_move)
         bounds = Limits(limits.start_timeout_s, limits.max_held_requests, limits.max_held_per_model, limits.consolidate)
         self._brain = Brain(POLICIES[limits.policy], bounds, f"g{secrets.token_hex(5)}", 0.0)
+        self.plans = Plans(self.tell, self._brain.knows, self.know, open_model, metrics)
         self._models: dict[ModelKey, ServedModel] = {}
         self._tickets: dict[str, Ticket] = {}
         self._groups: dict[str, FormedGroup] = {}
@@ -181,6 +183,7 @@ class Router:
             first = replica is service.replicas[0]
             found.append({
                 "model": service.model.name,
+                "digest": service.model.digest,
                 "group": replica.group if placed else None,
                 "state": str(replica.state),
                 "degree": len(replica.nodes) if placed else None,
@@ -191,6 +194,7 @@ class Router:
 
     def measure(self) -> None:
         """Bring the gauges up to date."""
+        self.plans.measure()
         replicas = self._brain.replicas()
         self._metrics.held.set(self._brain.held)
         self._metrics.running.set(sum(len(replica.requests) for replica in replicas))

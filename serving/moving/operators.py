@@ -1,7 +1,6 @@
 """The routes that move replicas and drain nodes: for operators and the flow service, who show the operator's key."""
 
-import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +12,8 @@ from schedules.moving.plan import Step
 from serving.catalog import Catalog
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
 from serving.door.leaving import ClosedStream, unless_left
-from serving.errors import GroupNotFound, MoveNotFound, NodeNotFound, NotAnOperator, RunningNotFound
+from serving.door.operator_key import for_operators
+from serving.errors import GroupNotFound, MoveNotFound, NodeNotFound, RunningNotFound
 from serving.link import ClusterLink
 from serving.moving.report import Carrier
 from serving.moving.schemas import GiveUpRequest, GoOnRequest, MoveRequest
@@ -26,7 +26,7 @@ class Operators:
     def __init__(self, link: ClusterLink, catalog: Catalog, router: Router, bodies: Bodies, key: str) -> None:
         self._link, self._catalog, self._router, self._moves = link, catalog, router, router.moves
         self.routes = APIRouter()
-        get, post = _for_operators(APIRoute, key), _for_operators(json_route(bodies), key)
+        get, post = for_operators(APIRoute, key), for_operators(json_route(bodies), key)
 
         def add(method: str, path: str, answer: Callable[..., Any], summary: str, kind: type[APIRoute]) -> None:
             self.routes.add_api_route(path, answer, methods=[method], summary=summary, route_class_override=kind)
@@ -121,33 +121,6 @@ class Operators:
         if len(found) > 1:
             raise RunningNotFound(f"{name} has several choices, say which: {', '.join(found)}", "request")
         return found[0]
-
-
-def _for_operators(route: type[APIRoute], key: str) -> type[APIRoute]:
-    """Such routes, for those who show the key: before anything that they send is looked at."""
-
-    class OperatorRoute(route):  # type: ignore[valid-type, misc]
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            answer: Callable[[Request], Coroutine[Any, Any, Response]] = super().get_route_handler()
-
-            async def handle(request: Request) -> Response:
-                _check_key(request, key)
-                return await answer(request)
-
-            return handle
-
-    return OperatorRoute
-
-
-def _check_key(request: Request, key: str) -> None:
-    """NotAnOperator unless it is shown; how long that takes says nothing of the key."""
-    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-    right = hmac.compare_digest(shown.strip().encode(), key.encode())
-    if not key or not right or scheme.lower() != "bearer":
-        raise NotAnOperator(
-            "this is for operators: send the key of frontend.operator_key, or of operator.key in the platform's home, as "
-            "`Authorization: Bearer KEY`"
-        )
 
 
 def _known(found: Any, move: str) -> Any:

@@ -15,6 +15,7 @@ from serving.door.bodies import Bodies
 from serving.door.handlers import add_handlers
 from serving.errors import ModelNotFound
 from serving.moving.operators import Operators
+from serving.prewarming.routes import PlanRoutes
 from serving.requests.preparing import Preparer
 from tests.schedules.worlds import world_node
 from tests.serving.local_server import served
@@ -93,12 +94,13 @@ class Operated:
 
 @asynccontextmanager
 async def operated(key: str = KEY, **limits: Any) -> AsyncIterator[Operated]:
-    async with routed(NODES, **{**PIPELINES, **limits}) as now:
+    async with routed(NODES, [MODEL], **{**PIPELINES, **limits}) as now:
         app = FastAPI()
         preparer = Preparer(Catalog(), now.router, 16, as_makers_say=False)  # type: ignore[arg-type]
         bodies, link, catalog = Bodies(1 << 20, 10.0, {}), SimpleNamespace(client=now.cluster), Catalog()
         api = Api(link, catalog, now.router, now.metrics, now.ledger, preparer, 30.0, bodies)  # type: ignore[arg-type]
         app.include_router(api.routes)
+        app.include_router(PlanRoutes(now.router.plans, bodies, key).routes)
         app.include_router(Operators(link, catalog, now.router, bodies, key).routes)  # type: ignore[arg-type]
         add_handlers(app)
         async with served(app) as port:

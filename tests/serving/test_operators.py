@@ -18,6 +18,7 @@ ROUTES = [
     ("POST", "/v1/nodes/a/drain"),
     ("POST", "/v1/nodes/a/undrain"),
     ("GET", "/v1/notices"),
+    ("POST", "/admin/plan"),
 ]
 
 
