@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, inf
+from math import exp
 from typing import NamedTuple
 
 from schedules.estimates import Speeds
@@ -181,6 +181,10 @@ class Demand(NamedTuple):
     whole: Placement | None
 
 
+KEPT_S = 1e6
+"""Over and above what it is worth: a replica that is to be kept."""
+
+
 class Foreseen(NamedTuple):
     """What a plan of prewarming says of a model: it shall have at least so many `replicas`, which save `saved_s` seconds of
     cold starts; one that has nothing to do is worth `worth` of them."""
@@ -234,11 +238,11 @@ class Service:
 
     @property
     def worth(self) -> float:
-        """Of one of its replicas that has nothing to do, in expected seconds of cold starts; infinite if there are no more
+        """Of one of its replicas that has nothing to do, in expected seconds of cold starts; far more if there are no more
         than are to be kept."""
         foreseen = self.foreseen
         if foreseen.replicas and len(self.coming) <= foreseen.replicas:
-            return inf
+            return KEPT_S + foreseen.worth
         return foreseen.worth
 
     @property

@@ -44,6 +44,10 @@ class Leaving(Protocol):
         """Those that have something reserved on the node."""
         ...
 
+    def by_worth(self) -> "Sequence[Leaving]":
+        """Those that are worth least, those with who is worth somewhat more, and so on; all of them last."""
+        ...
+
 
 class Listed:
     """Of those in a list."""
@@ -59,6 +63,10 @@ class Listed:
     def there(self, node: str) -> Sequence[Running]:
         """Those that have something reserved on the node."""
         return self._there.get(node, ())
+
+    def by_worth(self) -> "Sequence[Leaving]":
+        """All of them, in one."""
+        return (self,)
 
 
 class Standing(Sequence[Running]):
@@ -158,7 +166,8 @@ class Move:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to start the model. `ruled_out` says why it was not taken, empty for the one that was."""
+    """One way to start the model. `ruled_out` says why it was not taken, empty for the one that was. Its moves are expected
+    to cost others `lost_s` seconds of cold starts, as far as anybody knows."""
 
     degree: int
     nodes: tuple[str, ...]
@@ -167,6 +176,7 @@ class Candidate:
     prediction: Prediction | None = None
     moves: tuple[Move, ...] = ()
     transfers: tuple[Transfer, ...] = ()
+    lost_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Fleet:
         self.starts = Starts(
             roster, books, wakes, limits, waiters, wanted, rooms, ends, attempts, moves, seats, out
         )  # fmt: skip
-        self.foreseeing = Foreseeing(wakes, counting, ends.resting)
+        self.foreseeing = Foreseeing(wakes, counting, ends.resting, roster.idle)
         self.consolidating = Consolidating(books, wakes, moves, seats, waiters, limits)
 
     def _place(self, replica: Replica, now_s: float) -> bool:

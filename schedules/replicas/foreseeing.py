@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from schedules.facts import ModelKey
 from schedules.foresight.plan import Plan
 from schedules.replicas.counting import Counting
+from schedules.replicas.idle import Idle
 from schedules.replicas.resting import Resting
 from schedules.service import NOTHING_FORESEEN, Foreseen, Service
 from schedules.wakes import Wakes
@@ -14,8 +15,8 @@ class Foreseeing:
     """One plan at a time, until it is over or another comes. What it keeps is started as room is free, and counts as idle
     replicas do once the plan is over."""
 
-    def __init__(self, wakes: Wakes, counting: Counting, resting: Resting) -> None:
-        self._wakes, self._counting, self._resting = wakes, counting, resting
+    def __init__(self, wakes: Wakes, counting: Counting, resting: Resting, idle: Idle) -> None:
+        self._wakes, self._counting, self._resting, self._idle = wakes, counting, resting, idle
         self.plan: Plan | None = None
         self._says: Mapping[ModelKey, Foreseen] = {}
 
@@ -52,6 +53,7 @@ class Foreseeing:
                 fewer.append(service)
             if service.foreseen.replicas:
                 kept.append(service)
+            self._idle.reckon(service)
         for service in fewer:
             self._counting.unwanted(service, now_s)
             for replica in list(service.replicas):

@@ -95,6 +95,8 @@ class Starts:
             return False
         service, cold = replica.service, replica.cold
         decision = self._decide_for(replica, now_s)
+        if cold.arrived_s is None and (reason := _costs_more(service, decision)):
+            decision = Decision(decision.policy, NoPlacement(reason), decision.candidates)
         cold.decision, cold.decided_s, cold.hop_s = decision, now_s, self._books.learned.corrections.hop_s
         self._out(Decided(replica.group, service.key, decision))
         match decision.outcome:
@@ -242,6 +244,14 @@ class Starts:
         )
         if not moves and len(had) < len(over_s):
             self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
+
+
+def _costs_more(service: Service, decision: Decision) -> str:
+    """Why one that nobody asks for is not to have the room of others, if it is not."""
+    saved_s, chosen = service.foreseen.saved_s, decision.chosen
+    if not service.foreseen.replicas or chosen is None or chosen.lost_s < saved_s:
+        return ""
+    return f"it would save {saved_s:.2f} s and cost others {chosen.lost_s:.2f} s"
 
 
 def _is_late(service: Service, decision: Decision) -> bool:

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from schedules import events
 from schedules.actions import Stop
 from schedules.facts import Node, Rate
+from schedules.foresight.plan import Kept, Plan
 from schedules.lifecycle import State
 from schedules.limits import LOST_S, Limits
 from schedules.rates import formed
@@ -174,6 +175,16 @@ class Lives(RuleBasedStateMachine):
         old = self.keys[model]
         self.keys[model] = key = model_named(old.name, f"{old.name}/{self.versions}").key
         self.driven.know(model_named(old.name, key.digest), self.objectives[old.name], opened=self.versions)
+
+    @rule(
+        kept=st.dictionaries(st.integers(0, 4), st.integers(1, 2), max_size=3),
+        worth=st.dictionaries(st.integers(0, 4), st.sampled_from([0.01, 0.5, 20.0]), max_size=4),
+        lasts_s=st.sampled_from([0.0, 2.0, 30.0]), saved_s=st.sampled_from([0.1, 10.0]),
+    )  # fmt: skip
+    def foresee(self, kept: dict[int, int], worth: dict[int, float], lasts_s: float, saved_s: float) -> None:
+        each = tuple(Kept(self.keys[model], count, saved_s, "as it is") for model, count in kept.items())
+        worths = {self.keys[model]: worth_s for model, worth_s in worth.items()}
+        self.driven.tell(events.PrewarmPlanned(Plan(0.0, lasts_s, (), {}, {}, each, worths)))
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.5, 3.0, LOST_S + 1.0]))
     def pass_time(self, seconds: float) -> None:

@@ -70,19 +70,22 @@ def _tried(question: Question, survey: Survey, *, cheaper: bool = False) -> list
 def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidate, str]:
     known = [(c, c.prediction) for c in eligible if c.prediction is not None]
     if not known:
-        largest = max(eligible, key=lambda c: (not c.moves, _computing(question, c), -c.degree))
+        largest = max(eligible, key=lambda c: (not c.moves, -c.lost_s, _computing(question, c), -c.degree))
         return largest, f"degree {largest.degree}: nothing is measured yet, so the largest that fits"
     goal = question.objectives
     meeting = [(c, p) for c, p in known if question.met_by(p)]
     if meeting and goal.ttft_s is not None:
-        chosen, prediction = min(meeting, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
+        chosen, prediction = min(
+            meeting, key=lambda cp: (bool(cp[0].moves), cp[0].lost_s, cp[1].cost_byte_s, cp[0].degree)
+        )
         return chosen, (
             f"degree {chosen.degree}: the cheapest of {len(meeting)} that meet the service level, "
             f"{prediction.ttft_bad_s:.2f} s at the bad end of {goal.ttft_s:.2f} s"
         )
     within = meeting or known
-    fastest_s = min(p.ttft_s for _, p in within)
-    as_fast = [(c, p) for c, p in within if p.ttft_s <= fastest_s * AS_FAST]
+    best_s, fastest_s = min((p.ttft_s + c.lost_s, p.ttft_s) for c, p in within)
+    enough_s = best_s + (AS_FAST - 1.0) * fastest_s
+    as_fast = [(c, p) for c, p in within if p.ttft_s + c.lost_s <= enough_s]
     chosen, prediction = min(as_fast, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
     unmet = "" if meeting else "nothing meets the service level; "
     return chosen, f"degree {chosen.degree}: {unmet}the fastest, {prediction.ttft_s:.2f} s to the first token"
@@ -133,7 +136,8 @@ def _with_moves(question: Question, survey: Survey, without: Sequence[Candidate]
     found: list[Candidate] = []
     idle = question.stoppable
     if idle.freed_bytes:
-        found += _after(survey, without, best, idle, stop=True)
+        for leaving in idle.by_worth():
+            found += _after(survey, [*without, *found], best, leaving, stop=True)
     if question.may_migrate:
         up = [r for r in question.running if r.may_move and not r.may_stop]
         busy = [r for r in up if r.idle_since_s is None and len(r.reserved_bytes) == 1]
@@ -158,7 +162,8 @@ def _after(
             found.append(Candidate(after.degree, after.nodes, "nothing is known of how long moving others would take"))
             continue
         prediction = None if after.prediction is None else slower(after.prediction, takes_s)
-        after = replace(after, moves=moves, prediction=prediction)
+        lost_s = sum([replica.worth for replica in _ending(after.nodes, moves, leaving)])
+        after = replace(after, moves=moves, prediction=prediction, lost_s=lost_s)
         found.append(after if after.ruled_out else replace(after, ruled_out=_not_worth(question, best, after, leaving)))
     return found
 
@@ -206,10 +211,14 @@ def _not_worth(question: Question, best: Candidate | None, after: Candidate, lea
     if not question.met_by(best.prediction) and question.met_by(after.prediction):
         return ""
     saved_s = best.prediction.ttft_s - after.prediction.ttft_s
-    groups = {move.group for move in after.moves if not move.to}
-    ending = {r.group: r for node in after.nodes for r in leaving.there(node) if r.group in groups}
-    lost_s = sum([_restart_s(question, replica) for replica in ending.values()])
+    lost_s = sum([_restart_s(question, replica) for replica in _ending(after.nodes, after.moves, leaving)])
     return "" if saved_s > lost_s else f"it would save {saved_s:.2f} s and cost others {lost_s:.2f} s"
+
+
+def _ending(nodes: Sequence[str], moves: Sequence[Move], leaving: Leaving) -> list[Running]:
+    """Those that are stopped."""
+    groups = {move.group for move in moves if not move.to}
+    return list({r.group: r for node in nodes for r in leaving.there(node) if r.group in groups}.values())
 
 
 def _restart_s(question: Question, replica: Running) -> float:
