@@ -43,7 +43,7 @@ from schedules.events import Event, GroupLost
 from schedules.facts import Node, Placement, StagePlan, View
 from schedules.foresight.retention import Retention
 from schedules.placing.sources import Sources, peer_of
-from storage_tiers.checkpoint import Checkpoint, UnitIndex
+from storage_tiers.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -188,15 +188,12 @@ class ClusterClient:
     ) -> UnitsBrought:
         """Bring units of a model to a tier of a node, behind its cold starts, and standing still while one on another node
         waits for units. Who cancels it ends it; units that are whole stay."""
-
-        def order(some: Sequence[UnitIndex], left_s: float) -> BringUnits:
-            digests = [unit.digest for unit in some]
-            sources = Sources(digests, self.view()).of(self._node(node))
-            asked = dict(zip(digests, sources, strict=True))
-            return BringUnits(checkpoint.name, tuple(some), tier, left_s, self._peers(sources), asked)
-
-        wanted = [checkpoint.unit(name) for name in units]
-        return await self._staging.bring(node, wanted, order, timeout_s, on_progress)
+        wanted = tuple(checkpoint.unit(name) for name in units)
+        digests = [unit.digest for unit in wanted]
+        sources = Sources(digests, self.view()).of(self._node(node))
+        asked = dict(zip(digests, sources, strict=True))
+        order = BringUnits(checkpoint.name, wanted, tier, timeout_s, self._peers(sources), asked)
+        return await self._staging.bring(node, order, on_progress)
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
         """Drop a model's units from the node's tiers, except those in use."""

@@ -32,7 +32,7 @@ from schedules.events import (
     SchedulerLost,
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
-from schedules.foresight.retention import Retention
+from schedules.foresight.retention import BY_USE, Retention
 from schedules.rates import NIC
 from schedules.simulation.groups import Ask
 from schedules.simulation.habits import Habits, Misfortune
@@ -69,7 +69,8 @@ class FakeCluster:
         self.store_limits: dict[str, float | None] = {}
         """What nodes were told that the store gives to all of them together, in bytes/s."""
         self.retained: dict[str, tuple[Retention, Retention]] = {}
-        """What nodes were told to keep in dram and on ssd."""
+        """What nodes keep in dram and on ssd, as long as they were told to."""
+        self._forgetting: dict[str, asyncio.TimerHandle] = {}
 
     async def __aenter__(self) -> Self:
         """Hear every node once."""
@@ -87,6 +88,8 @@ class FakeCluster:
         await asyncio.gather(*(self.dissolve(group) for group in list(self._groups.values())))
         if self._timer is not None:
             self._timer.cancel()
+        for node in list(self._forgetting):
+            self._forget(node)
 
     # ---- the contract
 
@@ -182,6 +185,9 @@ class FakeCluster:
             raise StageFailed(
                 f"{done_bytes:,} bytes were brought to {node} in {timeout_s:.0f} s, and not all"
             ) from None
+        held = self._node(node).units
+        if any(held.get(unit.digest) not in (tier, "dram") for unit in wanted):
+            raise StageFailed(f"there is no room in {tier} of {node} for all of them: what could go is worth more")
         present_bytes, seconds = done_bytes - fetched_bytes, self._now_s - began_s
         return UnitsBrought(node, tier, len(wanted), fetched_bytes, present_bytes, seconds)
 
@@ -195,7 +201,11 @@ class FakeCluster:
         """Have a node that needs room in a tier drop what is worth least there."""
         if max(len(dram.worth), len(ssd.worth)) > MOST_RANKED:
             raise ClusterError(f"node {node} cannot be told what to keep: a node takes at most {MOST_RANKED:,} units")
-        self.retained[self._node(node).name] = (dram, ssd)
+        self._node(node)
+        self._forget(node)
+        self.retained[node] = (dram, ssd)
+        self._world.retain(node, dram, ssd)
+        self._forgetting[node] = self._loop.call_later(for_s, self._forget, node)
 
     async def probe(self, node: str, what: Sequence[str], seconds: float, *, keep: bool) -> Mapping[str, float]:
         """What the node's rates are, after `seconds`; they stay so, whatever `keep` says."""
@@ -312,6 +322,13 @@ class FakeCluster:
             self._world.stop(name, self._now_s)
             self._arm()
         await asyncio.shield(self._stopping[name])
+
+    def _forget(self, node: str) -> None:
+        """What it was told to keep, if anything."""
+        if node in self._forgetting:
+            self._forgetting.pop(node).cancel()
+            del self.retained[node]
+            self._world.retain(node, BY_USE, BY_USE)
 
     def _node(self, name: str) -> Node:
         if name not in self._nodes:

@@ -242,26 +242,31 @@ class NodeAgent:
     # ---- tiers
 
     async def _bring_units(self, order: BringUnits) -> UnitsBrought:
-        """Bring units to a tier, one after the other, behind every cold start."""
-        started_s = time.monotonic()
+        """Bring units to a tier, one after the other, behind every cold start; none of them for the room of another."""
+        started_s, since = time.monotonic(), self._tiers.dram.uses
         if order.tier not in ("dram", "ssd"):
             raise ClusterError(f"tier {order.tier!r} is not one that units are brought to: 'dram' or 'ssd'")
+        for unit in order.units if order.tier == "dram" else ():
+            self._tiers.dram.touch(unit.digest)
         fetched = present = 0
         try:
             async with asyncio.timeout(order.timeout_s):
                 for unit in order.units:
-                    if await self._bring_unit(order, unit, started_s):
+                    if await self._bring_unit(order, unit, started_s, since):
                         fetched += unit.size_bytes
                     else:
                         present += unit.size_bytes
                     self._changed.set()
         except TimeoutError as error:
-            units = len(order.units)
-            raise ClusterError(f"{units} units were not all brought within {order.timeout_s:.0f} s") from error
+            done_bytes = fetched + present
+            raise ClusterError(f"{done_bytes:,} bytes were brought in {order.timeout_s:.0f} s, and not all") from error
+        tier = self._tiers.dram if order.tier == "dram" else self._tiers.ssd
+        if gone := [unit.name for unit in order.units if not tier.holds(unit)]:
+            raise ClusterError(f"{len(gone)} of {len(order.units)} units made room in {order.tier} for what came later")
         seconds = time.monotonic() - started_s
         return UnitsBrought(self._config.name, order.tier, len(order.units), fetched, present, seconds)
 
-    async def _bring_unit(self, order: BringUnits, unit: UnitIndex, since_s: float) -> bool:
+    async def _bring_unit(self, order: BringUnits, unit: UnitIndex, since_s: float, since: int) -> bool:
         """Whether anything had to be moved."""
         if order.tier == "ssd" and self._tiers.ssd.holds(unit):
             return False
@@ -269,7 +274,7 @@ class NodeAgent:
         if order.tier == "dram" and in_dram:
             return False
         keep = order.tier == "ssd" or self._retaining.wants_on_ssd(unit.digest)
-        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM, since_s, keep=keep)
+        loading = load(self._tiers, self._peers, order, unit, Priority.PREWARM, since_s, keep=keep, since=since)
         keeping: Future[None] | None = None
         try:
             loaded = await asyncio.wrap_future(loading)

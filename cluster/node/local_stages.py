@@ -50,13 +50,16 @@ def load(
     turn: int = 0,
     *,
     keep: bool = True,
+    since: int | None = None,
 ) -> Future[Loaded]:
     """Have a unit that an order names brought to dram, from where the order says, with patience for most of the order's time
     since `since_s`. What the node has by now of its own comes before that."""
     asked = order.sources.get(unit.digest, ())
     sources, until_s = peers.sources(order.peers, asked), since_s + PATIENCE * order.timeout_s
-    last = store_first(asked)
-    return tiers.load(order.model, unit, priority, sources, turn, peers_last=last, until_s=until_s, keep=keep)
+    return tiers.load(
+        order.model, unit, priority, sources, turn,
+        peers_last=store_first(asked), until_s=until_s, keep=keep, since=since,
+    )  # fmt: skip
 
 
 class LocalStages:

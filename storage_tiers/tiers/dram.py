@@ -106,16 +106,26 @@ class DramTier:
         with self._lock:
             self._rank = rank
 
-    def reserve(self, digest: str, size_bytes: int, *, humbly: bool = False) -> Segment:
+    @property
+    def uses(self) -> int:
+        """The order of the latest use."""
+        return self._uses
+
+    def touch(self, digest: str) -> None:
+        """It is used now, if it is here."""
+        if self.acquire(digest) is not None:
+            self.release(digest)
+
+    def reserve(self, digest: str, size_bytes: int, *, humble_since: int | None = None) -> Segment:
         """Memory to write a unit into, pinned until commit's matching `release` or `abandon`.
 
-        Evicts what is not in use, the least first; `humbly`, only what ranks below the unit itself. OutOfSpace if that is
-        not enough, ValueError if already there.
+        Evicts what is not in use, the least first; with `humble_since`, which is an order of use, only what ranks below the
+        unit itself and was not used later. OutOfSpace if that is not enough, ValueError if already there.
         """
         with self._lock:
             if digest in self._slots:
                 raise ValueError(f"unit {digest} is already in dram")
-            self._make_room(size_bytes, digest if humbly else None)
+            self._make_room(digest, size_bytes, humble_since)
             segment = Segment(self.pool, size_bytes)
             self._uses += 1
             self._slots[digest] = _Slot(segment, pins=1, last_used=self._uses)
@@ -172,30 +182,33 @@ class DramTier:
                 self._drop(digest)
         self.pool.close()
 
-    def _make_room(self, size_bytes: int, digest: str | None) -> None:
-        """Evict until `size_bytes` fit, of what ranks below the unit that `digest` names, or of all; nothing is evicted if
-        that cannot be reached."""
+    def _make_room(self, digest: str, size_bytes: int, humble_since: int | None) -> None:
+        """Evict until `size_bytes` fit; nothing is evicted if that cannot be reached."""
         needed = -(-size_bytes // self.pool.block_bytes) * self.pool.block_bytes
-        idle = [(self._rank(d, s.last_used), d) for d, s in self._slots.items() if s.complete and not s.pins]
-        in_use = self._used - sum(self._slots[digest].segment.footprint_bytes for _, digest in idle)
+        idle = {digest: slot for digest, slot in self._slots.items() if slot.complete and not slot.pins}
+        in_use = self._used - sum(slot.segment.footprint_bytes for slot in idle.values())
         if in_use + needed > self.pool.size_bytes:
             raise OutOfSpace(
                 f"dram: {size_bytes:,} bytes asked, {in_use:,} of {self.budget_bytes:,} are in use; "
                 "raise node.dram_bytes or serve fewer models at once"
             )
         over_bytes, going = self._used + needed - self.pool.size_bytes, list[str]()
-        most = None if digest is None else self._rank(digest, self._uses + 1)
-        for worth, victim in sorted(idle) if over_bytes > 0 else ():
+        ranked = (
+            sorted((self._rank(held, slot.last_used), held) for held, slot in idle.items()) if over_bytes > 0 else []
+        )
+        own = self._rank(digest, self._uses + 1)
+        for worth, held in ranked:
             if over_bytes <= 0:
                 break
-            if most is not None and worth > most:
-                raise OutOfSpace(
-                    f"dram: {size_bytes:,} bytes asked, what would have to go for them is worth more there"
-                )
-            going.append(victim)
-            over_bytes -= self._slots[victim].segment.footprint_bytes
-        for victim in going:
-            self._drop(victim)
+            if humble_since is None or (worth < own and idle[held].last_used <= humble_since):
+                going.append(held)
+                over_bytes -= idle[held].segment.footprint_bytes
+        if over_bytes > 0:
+            raise OutOfSpace(
+                f"dram: {size_bytes:,} bytes asked, what could go for them is worth more there, or was used meanwhile"
+            )
+        for held in going:
+            self._drop(held)
 
     def _drop(self, digest: str) -> None:
         slot = self._slots.pop(digest)

@@ -102,6 +102,7 @@ class TierStack:
         peers_last: bool = False,
         until_s: float = 0.0,
         keep: bool = True,
+        since: int | None = None,
     ) -> Future[Loaded]:
         """Bring a unit to dram; the result is pinned. Pair with `give_up` (or `release` once it is there).
 
@@ -114,12 +115,13 @@ class TierStack:
 
         For room all goes that is not in use, however much it is worth; writes to ssd that have not begun and what is on its
         way for prewarming alone are given up, and a write that has begun is waited for. Prewarming itself waits for writes,
-        and has the room of what is worth less.
+        and has the room of what is worth less, and was not used after `since`, which is now if it is not said.
 
         Until `until_s`, of the monotonic clock, what fails for a reason that passes is tried again, and no thread waits for
         that; later only a few times.
         """
-        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn, peers_last, until_s, keep)
+        since = self.dram.uses if since is None else since
+        wanted = Wanted(Future(), model, unit, priority, tuple(peers), turn, peers_last, until_s, keep, since)
         wanted.future.set_running_or_notify_cancel()
         with self._lock:
             error = self._begin(wanted)
@@ -300,13 +302,13 @@ class TierStack:
         """Under the lock: memory for the unit; None if there will be, once a write to ssd has ended."""
         while True:
             soon = self._behind.frees_memory()  # asked first: what ends from here on is told to _on_freed after us
-            humbly = wanted.priority >= Priority.PREWARM
+            humble_since = wanted.since if wanted.priority >= Priority.PREWARM else None
             try:
-                return self.dram.reserve(wanted.unit.digest, wanted.unit.size_bytes, humbly=humbly)
+                return self.dram.reserve(wanted.unit.digest, wanted.unit.size_bytes, humble_since=humble_since)
             except OutOfSpace:
-                if not humbly and self._behind.give_up_one():
+                if humble_since is None and self._behind.give_up_one():
                     continue
-                if not soon and (humbly or not self._cut_short()):
+                if not soon and (humble_since is not None or not self._cut_short()):
                     raise
                 self._for_room.append(wanted)
                 return None

@@ -39,7 +39,7 @@ class Wanted:
     """A unit that somebody waits for: `peers` are asked for it in order, before the origin or, if `peers_last`, after it.
 
     Until `until_s` of the monotonic clock what fails for a reason that passes is tried again. It is written to ssd behind if
-    `keep` says so.
+    `keep` says so. If it is for prewarming it has no room of what was used after `since`.
     """
 
     future: Future[Loaded]
@@ -51,6 +51,7 @@ class Wanted:
     peers_last: bool = False
     until_s: float = 0.0
     keep: bool = True
+    since: int = 0
 
 
 class Transfer:

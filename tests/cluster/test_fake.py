@@ -14,8 +14,10 @@ from cluster.virtual_time import run_virtual
 from cluster.wire.requests import Sampling, Submit
 from schedules.events import Event, GroupFound, GroupLost, NodeLeft, NodeReported, SchedulerJoined, SchedulerLost
 from schedules.facts import Placement, View
+from schedules.foresight.retention import BY_USE, Retention
 from schedules.placing.policies.fixed import place
 from schedules.rates import DECODE, NIC
+from storage_tiers.checkpoint import Checkpoint
 from tests.cluster.unpublished import VOCABULARY, described, facts
 from tests.schedules.worlds import MB, world_node
 
@@ -279,6 +281,44 @@ async def test_a_start_that_is_given_up_leaves_nothing(played: Played) -> None:
 
 
 # ---- what flows ask
+
+
+def test_nodes_keep_what_is_worth_more_for_as_long_as_they_were_told_to() -> None:
+    kept, other = CHECKPOINT, described("n")
+    units = [unit.name for unit in kept.units]
+
+    async def main() -> None:
+        node = replace(world_node("a"), dram_bytes=kept.size_bytes * 3 // 2)
+        async with FakeCluster([node]) as cluster:
+            await cluster.retain("a", Retention({unit.digest: 1.0 for unit in kept.units}), BY_USE, 60.0)
+            await cluster.bring("a", kept, units, "dram", 60.0)
+            with pytest.raises(StageFailed, match="worth more"):
+                await cluster.bring("a", other, units, "dram", 60.0)
+            assert _in_dram(cluster, kept) == len(units)
+            await asyncio.sleep(60.0)
+            assert not cluster.retained
+            await cluster.bring("a", other, units, "dram", 60.0)
+            assert _in_dram(cluster, other) == len(units)
+
+    run_virtual(main())
+
+
+def _in_dram(cluster: FakeCluster, checkpoint: Checkpoint) -> int:
+    node = cluster.view().node("a")
+    assert node is not None
+    return sum(node.units.get(unit.digest) == "dram" for unit in checkpoint.units)
+
+
+@played
+async def test_whoever_cancels_a_bringing_keeps_what_is_whole(played: Played) -> None:
+    names, told = [unit.name for unit in CHECKPOINT.units], list[int]()
+    bringing = asyncio.ensure_future(played.cluster.bring("a", CHECKPOINT, names, "dram", 60.0, told.append))
+    await asyncio.sleep(2.5 * CHECKPOINT.units[0].size_bytes / (100 * MB))
+    bringing.cancel()
+    await asyncio.gather(bringing, return_exceptions=True)
+    await asyncio.sleep(60.0)
+    assert told == [CHECKPOINT.units[0].size_bytes, 2 * CHECKPOINT.units[0].size_bytes]
+    assert _in_dram(played.cluster, CHECKPOINT) == 2
 
 
 @played

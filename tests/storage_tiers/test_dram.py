@@ -177,19 +177,24 @@ def test_who_is_humble_gets_the_room_of_what_is_worth_less_and_of_nothing_else()
     tier.retain(_worth(a=3.0, b=1.0, c=2.0, new=2.0))
     for digest in "abc":
         _fill(tier, digest)
-    with pytest.raises(OutOfSpace, match="12,288 bytes asked, what would have to go for them is worth more there"):
-        tier.reserve("new", 3 * _UNIT, humbly=True)
+    with pytest.raises(OutOfSpace, match="12,288 bytes asked, what could go for them is worth more there"):
+        tier.reserve("new", 3 * _UNIT, humble_since=tier.uses)
     assert tier.held() == {"a", "b", "c"}
-    tier.reserve("new", 2 * _UNIT, humbly=True)
+    tier.reserve("new", 2 * _UNIT, humble_since=tier.uses)
     assert tier.held() == {"a"}
 
 
-def test_who_is_humble_evicts_as_all_do_while_nothing_is_worth_more() -> None:
-    tier = DramTier(2 * _UNIT)
+def test_who_is_humble_gets_no_room_of_what_was_used_later() -> None:
+    tier = DramTier(3 * _UNIT)
     for digest in "ab":
         _fill(tier, digest)
-    tier.reserve("new", _UNIT, humbly=True)
-    assert tier.held() == {"b"}
+    since = tier.uses
+    _fill(tier, "c")
+    tier.touch("a")
+    with pytest.raises(OutOfSpace, match="used meanwhile"):
+        tier.reserve("new", 2 * _UNIT, humble_since=since)
+    tier.reserve("new", _UNIT, humble_since=since)
+    assert tier.held() == {"a", "c"}
 
 
 def test_no_more_is_evicted_than_is_needed() -> None:
