@@ -97,9 +97,7 @@ class Backtest:
 
     def gap_closed(self, method: str) -> float:
         """Of what an oracle would spare over fixed keep-alive, the share that the method spares; may be less than 0."""
-        usual_s, least_s, cost_s = (
-            float(one.cost_s.sum()) for one in (self.keep_alive, self.oracle, self.by(method))
-        )
+        usual_s, least_s, cost_s = (float(one.cost_s.sum()) for one in (self.keep_alive, self.oracle, self.by(method)))
         return (usual_s - cost_s) / (usual_s - least_s) if usual_s > least_s else 1.0
 
     def table(self) -> tuple[Row, ...]:

@@ -27,7 +27,13 @@ class Prices:
     def __post_init__(self) -> None:
         if self.cold_start_s.shape != self.size_bytes.shape or self.cold_start_s.ndim != 1:
             raise ValueError("cold starts and sizes are not of the same models")
-        numbers = (self.cold_start_s, self.size_bytes, self.held_s_per_gib_hour, self.moved_s_per_gib, self.room_bytes or 0.0)
+        numbers = (
+            self.cold_start_s,
+            self.size_bytes,
+            self.held_s_per_gib_hour,
+            self.moved_s_per_gib,
+            self.room_bytes or 0.0,
+        )
         if not all(np.isfinite(number).all() and (np.asarray(number) >= 0.0).all() for number in numbers):
             raise ValueError("a price is a finite number that is not negative")
 
