@@ -197,8 +197,11 @@ class ClusterClient:
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
         """Drop a model's units from the node's tiers, except those in use."""
-        digests = tuple(unit.digest for unit in checkpoint.units)
-        await self._order(node, Evict(digests), Done, ORDER_TIMEOUT_S)
+        await self.drop(node, [unit.digest for unit in checkpoint.units])
+
+    async def drop(self, node: str, digests: Sequence[str]) -> None:
+        """The same, of units whosever they are."""
+        await self._order(node, Evict(tuple(digests)), Done, ORDER_TIMEOUT_S)
         await self._hearing.refresh(node, ORDER_TIMEOUT_S)
 
     async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:

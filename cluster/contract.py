@@ -155,6 +155,10 @@ class Cluster(Protocol):
         """Drop a model's units from the node's tiers, except those in use."""
         ...
 
+    async def drop(self, node: str, digests: Sequence[str]) -> None:
+        """The same, of units whosever they are."""
+        ...
+
     async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
         """Have a node that needs room in a tier drop what is worth least there, for so long or until it is told otherwise;
         then again what was used longest ago. What is in use stays, and whatever a first token waits for has its room all

@@ -193,8 +193,12 @@ class FakeCluster:
 
     async def evict(self, node: str, checkpoint: Checkpoint) -> None:
         """Drop a model's units from the node's tiers, except those in use."""
+        await self.drop(node, [unit.digest for unit in checkpoint.units])
+
+    async def drop(self, node: str, digests: Sequence[str]) -> None:
+        """The same, of units whosever they are."""
         self._node(node)
-        self._world.evict(node, [unit.digest for unit in checkpoint.units], self._now_s)
+        self._world.evict(node, digests, self._now_s)
         await self.refresh()
 
     async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:

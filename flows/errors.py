@@ -13,6 +13,10 @@ class UnitsNotBrought(FlowError):
     """A model could not be brought to some of the nodes."""
 
 
+class NotDropped(FlowError):
+    """Some of the nodes did not drop what nobody will ask for."""
+
+
 class FrontEndAway(FlowError):
     """The front end does not answer, or cannot now. What was asked of it can be asked again."""
 

@@ -114,6 +114,14 @@ class FrontEnd:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Unintelligible(f"the front end at {self.url} says what are no nodes: {error!r}") from error
 
+    async def cold_starts(self, limit: int) -> list[Mapping[str, Any]]:
+        """The ledgers of the latest, newest first, as `/admin/cold-starts` has them."""
+        told = await self._ask_again("GET", f"/admin/cold-starts?limit={limit}")
+        found = told.get("cold_starts")
+        if not isinstance(found, list):
+            raise Unintelligible(f"the front end at {self.url} says what are no cold starts")
+        return found
+
     async def requests(self, since_s: float, until_s: float) -> list[Asked]:
         """What came from `since_s` to before `until_s` (unix seconds), by time, as far as the front end's history knows."""
         path, found = f"/admin/requests?since={since_s:.3f}&until={until_s:.3f}", list[Asked]()

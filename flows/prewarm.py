@@ -1,81 +1,120 @@
-"""The prewarm flow: models up the tiers of nodes before anybody asks for them."""
+"""The prewarm flow: what is forecast to be called is on its way up the tiers before anybody asks for it."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
+from pydantic import Field
 
-from cluster.wire.reports import UnitsBrought
-from flows.artifacts import Row, leave_table
+from cluster.client import ClusterClient
+from flows.artifacts import bar, leave_page, leave_table
+from flows.bring import Names
 from flows.context import FlowContext, read_context
-from flows.errors import UnitsNotBrought
-from storage_tiers.presence import check_present
+from flows.errors import FlowError, NothingKnown, UnitsNotBrought
+from flows.foreseeing.make import Made
+from flows.prewarming.bringing import Outcome, bring_all, find_nodes, stage_all
+from flows.prewarming.chosen import Chosen
+from flows.prewarming.page import Shown, page_of, rows_of, sentence
+from flows.prewarming.steps import (
+    Turns,
+    choose,
+    find_hits,
+    find_turns,
+    forecast_before,
+    foresee,
+    method_of,
+    tell_nodes,
+    told,
+    wish_of,
+)
+from schedules.foresight.plan import Plan
 
-BRING_TIMEOUT_S = 1800.0
-NODES_TIMEOUT_S = 30.0
-
-
-@task(retries=2, retry_delay_seconds=[1, 5], timeout_seconds=60, cache_policy=NO_CACHE)
-async def find_nodes(context: FlowContext) -> list[str]:
-    """Names of all nodes in the cluster, waiting for the first. ClusterError if none comes."""
-    async with context.cluster() as client:
-        await client.nodes(minimum=1, timeout_s=NODES_TIMEOUT_S)
-        return sorted(node.name for node in client.view().nodes)
-
-
-@task(retries=2, retry_delay_seconds=[1, 5], timeout_seconds=BRING_TIMEOUT_S + 60, cache_policy=NO_CACHE)
-async def bring_model(
-    context: FlowContext, model: str, node: str, tier: str, units: Sequence[str] | None
-) -> UnitsBrought:
-    """Bring the model's `units` (all if None) to a tier of one node. What the node holds already is not fetched again.
-
-    Corrupt if the model is not what its root claims.
-    """
-    store = context.store()
-    checkpoint = await asyncio.to_thread(store.open, model)
-    names = [unit.name for unit in checkpoint.units] if units is None else list(units)
-    async with context.cluster() as client:
-        view = await client.nodes(minimum=1, timeout_s=NODES_TIMEOUT_S)
-        held = {unit.digest for unit in checkpoint.units if view.holding(unit.digest)}
-        await asyncio.to_thread(check_present, store, checkpoint, held)
-        return await client.bring(node, checkpoint, names, tier, BRING_TIMEOUT_S)
+Time = Annotated[str, Field(max_length=20)]
 
 
 @flow(name="prewarm")
 async def prewarm(
-    models: Sequence[str], tier: str, nodes: Sequence[str] = (), units: Sequence[str] | None = None
+    models: Names = (),
+    tier: Literal["ssd", "dram"] = "ssd",
+    nodes: Names = (),
+    units: Names | None = None,
+    horizon: Time = "",
+    dry_run: bool = False,
 ) -> None:
-    """Bring `models` to `nodes` (all nodes if empty), into the tier "ssd" or "dram"; only `units` if given."""
+    """Forecast who will be called, plan what is to be where before that, and bring it there, behind every cold start.
+
+    Args:
+        models: Models that are brought to the tier of the nodes whatever is forecast.
+        tier: Where to those are brought: ssd or dram.
+        nodes: Only these nodes get anything. Empty: all.
+        units: Of those models only these units, as embed, layer.0 or head. Empty: all.
+        horizon: How far to look ahead, as 15min. Empty: as the variable firsttoken_prewarm_horizon_s or the settings say.
+        dry_run: Make the plan, say what it is, and do nothing.
+    """
     context = read_context()
-    if not models:
-        await leave_table("prewarm", "plan", [], "No models to prewarm: `prewarm.models` is empty.")
-        return
-    targets = list(nodes) or await find_nodes(context)
-    failed = []
-    for model in models:
-        outcomes = await asyncio.gather(
-            *(bring_model(context, model, node, tier, units) for node in targets), return_exceptions=True
-        )
-        rows = [_row(model, node, tier, outcome) for node, outcome in zip(targets, outcomes, strict=True)]
-        await leave_table("prewarm", model, rows, f"`{model}` brought to `{tier}` on {len(targets)} node(s)")
-        failed += [f"{model} on {row['node']}: {row['outcome']}" for row in rows if row["outcome"] != "brought"]
+    chosen = await choose(context.foresight, horizon)
+    turns = await find_turns(context.foresight, chosen.horizon_s)
+    wish = wish_of(context.foresight, chosen, turns.every_s)
+    async with context.cluster() as client:
+        there = await find_nodes(client, nodes)
+        failed = [] if dry_run else await bring_all(context, client, models, tier, there, units)
+        try:
+            made = await foresee(context, client, wish)
+        except NothingKnown as error:
+            await leave_page("prewarm", "forecast", f"Nothing is planned: {error}.", "Nothing is planned")
+        else:
+            failed += await _carry_out(context, client, made, chosen, turns, there, dry_run=dry_run)
     if failed:
         raise UnitsNotBrought("; ".join(failed))
 
 
-def _row(model: str, node: str, tier: str, outcome: UnitsBrought | BaseException) -> Row:
-    if isinstance(outcome, BaseException):
-        if not isinstance(outcome, Exception):
-            raise outcome
-        return {"model": model, "node": node, "tier": tier, "outcome": f"{type(outcome).__name__}: {outcome}"}
-    return {
-        "model": model,
-        "node": outcome.node,
-        "tier": outcome.tier,
-        "outcome": "brought",
-        "units": outcome.units,
-        "fetched_bytes": outcome.fetched_bytes,
-        "present_bytes": outcome.present_bytes,
-        "seconds": round(outcome.seconds, 3),
-    }
+async def _carry_out(
+    context: FlowContext,
+    client: ClusterClient,
+    made: Made,
+    chosen: Chosen,
+    turns: Turns,
+    nodes: Sequence[str],
+    *,
+    dry_run: bool,
+) -> list[str]:
+    """Tell nodes and the front end of the plan, and bring what it has staged. What failed, in sentences."""
+    plan, outcomes, notes = made.plan, list[Outcome](), list[str]()
+    if not dry_run:
+        notes = [*await tell_nodes(client, plan, nodes), *await told(context, plan)]
+    await _show(context, made, chosen, turns, notes, dry_run=dry_run)
+    try:
+        if not dry_run:
+            async with bar("prewarm", "progress") as show:
+                await stage_all(context, client, plan, nodes, show, outcomes.append)
+    finally:
+        await leave_table("prewarm", "plan", rows_of(plan, _places(plan, outcomes)), sentence(plan))
+    return [f"{each.staging.key.name} on {each.staging.node}: {each.why}" for each in outcomes if each.failed]
+
+
+def _places(plan: Plan, outcomes: Sequence[Outcome]) -> Mapping[int, Outcome]:
+    """By the place of the staging in the plan what became of it."""
+    found = {id(outcome.staging): outcome for outcome in outcomes}
+    return {place: found[id(each)] for place, each in enumerate(plan.stagings) if id(each) in found}
+
+
+async def _show(
+    context: FlowContext, made: Made, chosen: Chosen, turns: Turns, notes: Sequence[str], *, dry_run: bool
+) -> None:
+    """The page of the plan, before anything is brought."""
+    try:
+        hits = await find_hits(context, turns.since_s)
+    except FlowError as error:
+        hits, notes = [], [*notes, f"Nobody says where cold starts found their units: {error}"]
+    shown = Shown(
+        past=made.past,
+        forecast=made.forecast,
+        before=forecast_before(method_of(context.foresight.forecaster), made.past, chosen.horizon_s),
+        plan=made.plan,
+        chosen=chosen,
+        hits=hits,
+        since_s=turns.since_s,
+        notes=notes,
+        dry_run=dry_run,
+    )
+    await leave_page("prewarm", "forecast", page_of(shown), sentence(made.plan))

@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 from prefect.runner import Runner
 
+from flows.backtest import backtest
 from flows.bring import bring
 from flows.calibrate import calibrate
 from flows.carrying import MOVES
@@ -26,6 +27,7 @@ from flows.listening import listening
 from flows.plan_capacity import plan_capacity
 from flows.prewarm import prewarm
 from flows.publish import publish
+from flows.reap import reap
 from flows.registering import DEPLOYMENT, register
 from schedules.foresight.cadence import Cadence
 
@@ -33,6 +35,8 @@ FLOWS: Mapping[str, Flow[..., Any]] = {
     "publish": publish,
     "bring": bring,
     "prewarm": prewarm,
+    "reap": reap,
+    "backtest": backtest,
     "calibrate": calibrate,
     "plan_capacity": plan_capacity,
     **{kind.value: flow for kind, flow in MOVES.items()},
@@ -85,7 +89,7 @@ async def _serve_once(config: ServiceConfig, stop: asyncio.Event, on_ready: Call
         name=DEPLOYMENT, query_seconds=config.query_interval_s, limit=config.concurrent_runs, pause_on_shutdown=False
     )
     async with get_client() as client:
-        for cadence in (each for each in config.cadences if each.flow in FLOWS):
+        for cadence in config.cadences:
             flow, parameters = FLOWS[cadence.flow], config.parameters.get(cadence.flow, {})
             await register(runner, client, flow, cadence, parameters)
     serving = asyncio.create_task(runner.start())

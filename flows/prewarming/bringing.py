@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import Task, get_run_logger, task
@@ -12,11 +11,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from cluster.client import ClusterClient
-from cluster.errors import ClusterError
+from cluster.contract import Progress
+from cluster.errors import ClusterError, Refused
 from cluster.wire.reports import UnitsBrought
 from flows.artifacts import Row, Show, leave_table
+from flows.capacity.words import size
 from flows.context import FlowContext
 from flows.errors import Unclear
+from flows.passing import unseen
 from schedules.facts import View
 from schedules.foresight.plan import Plan, Staging
 from storage_tiers.checkpoint import Checkpoint
@@ -83,6 +85,7 @@ async def stage(
     tier: str,
     units: Sequence[str],
     until_s: float,
+    on_progress: Progress,
 ) -> UnitsBrought:
     """Bring units of a model to a tier of one node, behind its cold starts; given up at `until_s` (unix seconds), when
     another plan says what is to be where."""
@@ -90,83 +93,97 @@ async def stage(
     if within_s <= 0:
         raise TimeoutError("the plan was over before its turn came")
     async with asyncio.timeout(within_s):
-        return await client.bring(node, checkpoint, units, tier, within_s)
+        return await client.bring(node, checkpoint, units, tier, within_s, on_progress)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a staging: what was brought, or why it was not."""
+    """What became of a staging: what was brought, or `why` it was not. It has `failed` unless there was no time left for it,
+    or no room beside what is worth more."""
 
     staging: Staging
-    brought: UnitsBrought | None
-    why: str
+    brought: UnitsBrought | None = None
+    why: str = ""
+    failed: bool = False
 
     @property
     def in_words(self) -> str:
+        """For a table."""
         return self.why or BROUGHT
 
 
 async def stage_all(
-    context: FlowContext, client: ClusterClient, plan: Plan, nodes: Sequence[str], show: Show
-) -> list[Outcome]:
-    """What the plan has staged on these nodes: on each one after the other in the plan's order, the nodes side by side."""
-    wanted = [staging for staging in plan.stagings if staging.node in nodes]
-    progress = _Progress(len(wanted), sum(staging.size_bytes for staging in wanted), show)
-    checkpoints = await asyncio.to_thread(_opened, context.store(), wanted)
-    by_node = {node: deque(each for each in wanted if each.node == node) for node in nodes}
-    async with asyncio.TaskGroup() as group:
-        lines = [
-            group.create_task(_in_order(client, checkpoints, line, plan.until_s, progress)) for line in by_node.values()
-        ]
-    found = {id(outcome.staging): outcome for line in lines for outcome in line.result()}
-    return [found[id(staging)] for staging in wanted]
-
-
-async def _in_order(
+    context: FlowContext,
     client: ClusterClient,
-    checkpoints: Mapping[str, Checkpoint | str],
-    line: deque[Staging],
-    until_s: float,
-    progress: "_Progress",
-) -> list[Outcome]:
-    done = []
-    while line:
-        outcome = await _staged(client, checkpoints, line.popleft(), until_s)
-        progress.count(outcome)
-        done.append(outcome)
-    return done
+    plan: Plan,
+    nodes: Sequence[str],
+    show: Show,
+    over: Callable[[Outcome], object],
+) -> None:
+    """What the plan has staged on these nodes: on each one after the other in the plan's order, the nodes side by side.
+    `over` is told what became of each; how far it is, is shown."""
+    wanted = [staging for staging in plan.stagings if staging.node in nodes]
+    far = Far(len(wanted), sum(staging.size_bytes for staging in wanted), show)
+    checkpoints = await asyncio.to_thread(_opened, context.store(), wanted)
+
+    async def in_order(node: str) -> None:
+        for staging in (each for each in wanted if each.node == node):
+            outcome = await _staged(client, checkpoints[staging.key.name], staging, plan.until_s, far)
+            far.count(outcome)
+            over(outcome)
+
+    async with asyncio.TaskGroup() as group:
+        for node in nodes:
+            group.create_task(in_order(node))
 
 
 async def _staged(
-    client: ClusterClient, checkpoints: Mapping[str, Checkpoint | str], staging: Staging, until_s: float
+    client: ClusterClient, checkpoint: Checkpoint | str, staging: Staging, until_s: float, far: "Far"
 ) -> Outcome:
-    checkpoint = checkpoints[staging.key.name]
-    if isinstance(checkpoint, str):
-        return Outcome(staging, None, checkpoint)
-    if checkpoint.digest != staging.key.digest:
-        return Outcome(staging, None, f"another version of {staging.key.name} was published since")
     name, node, units = staging.key.name, staging.node, list(staging.units)
+    if isinstance(checkpoint, str):
+        return Outcome(staging, None, checkpoint, failed=True)
+    if checkpoint.digest != staging.key.digest:
+        return Outcome(staging, None, f"another version of {name} was published since")
     try:
-        return Outcome(staging, await stage(client, checkpoint, name, node, staging.tier, units, until_s), "")
+        brought = await stage(
+            client, unseen(checkpoint), name, node, staging.tier, units, until_s, lambda there: far.there(node, there)
+        )
+        return Outcome(staging, brought)
     except (ClusterError, StorageError, OSError, TimeoutError) as error:
         get_run_logger().warning("%s is not staged on %s: %s", name, node, error)
-        return Outcome(staging, None, f"{type(error).__name__}: {error}")
+        failed = not isinstance(error, TimeoutError | Refused)
+        return Outcome(staging, None, f"{type(error).__name__}: {error}", failed=failed)
 
 
 @dataclass
-class _Progress:
+class Far:
+    """How far a plan is: of so many stagings and bytes those that are over, and of those that are not what is there."""
+
     count_all: int
     bytes_all: int
     show: Show
     stagings: int = 0
     size_bytes: int = 0
+    coming: dict[str, int] = field(default_factory=dict)
+
+    def there(self, node: str, size_bytes: int) -> None:
+        """Of what is brought to the node now."""
+        self.coming[node] = size_bytes
+        self._tell("")
 
     def count(self, outcome: Outcome) -> None:
+        """One is over."""
         self.stagings += 1
         self.size_bytes += outcome.staging.size_bytes
-        share = self.size_bytes / self.bytes_all if self.bytes_all else self.stagings / self.count_all
-        where = f"{outcome.staging.key.name} on {outcome.staging.node}: {outcome.in_words}"
-        self.show(share, f"{self.stagings} of {self.count_all} stagings; {where}")
+        self.coming.pop(outcome.staging.node, None)
+        self._tell(f"; {outcome.staging.key.name} on {outcome.staging.node}: {outcome.in_words}")
+
+    def _tell(self, last: str) -> None:
+        there = self.size_bytes + sum(self.coming.values())
+        share = there / self.bytes_all if self.bytes_all else self.stagings / self.count_all
+        words = f"{self.stagings} of {self.count_all} stagings, {size(there)} of {size(self.bytes_all)}{last}"
+        self.show(min(1.0, share), words)
 
 
 def _opened(store: ModelStore, stagings: Sequence[Staging]) -> dict[str, Checkpoint | str]:

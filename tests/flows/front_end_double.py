@@ -17,6 +17,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from schedules.moving.plan import Kind, Step
 
 _ALIVE_S = 0.5
+_NOTHING = {
+    "arrived": 0, "refused": 0, "failed": 0, "cold": 0, "answered": 0, "ttft_s": None, "ttft_most_s": None,
+}  # fmt: skip
 _ENDS = (Step.DONE, Step.GIVEN_UP)
 
 
@@ -48,6 +51,8 @@ class FrontEndDouble:
             "rates": {"nic": {"mean": 1e9, "bad": 9e8, "samples": 4}},
         }]  # fmt: skip
         self.requests: list[dict[str, Any]] = []
+        self.plans: list[dict[str, Any]] = []
+        """What it was told to follow."""
         self.ends = True
         """Whether what is told of requests has its end."""
         self._key = key
@@ -199,6 +204,24 @@ class FrontEndDouble:
             lines = [json.dumps(each) for each in self.requests if since <= each["at_s"] < until]
             whole = [*lines, json.dumps({"requests": len(lines)})]
             return StreamingResponse(iter([f"{line}\n" for line in whole[: len(lines) + self.ends]]))
+
+        @app.get("/admin/minutes")
+        async def minutes(since: float, until: float) -> Any:
+            begin, models = since // 60 * 60, dict[str, dict[str, Any]]()
+            for each in (each for each in self.requests if begin <= each["at_s"] < until):
+                told = models.setdefault(each["model"], {"minutes": [], "last": 0.0, **_NOTHING})
+                told["minutes"].append([int((each["at_s"] - begin) // 60), 1])
+                told["last"] = max(told["last"], each["at_s"])
+            return {"begin": begin, "until": until, "models": models}
+
+        @app.get("/admin/cold-starts")
+        async def cold_starts(limit: int) -> Any:
+            return {"cold_starts": []}
+
+        @app.post("/admin/plan")
+        async def follow(body: dict[str, Any]) -> Any:
+            self.plans.append(body)
+            return {"until": body["until_s"], "kept": [], "ignored": []}
 
         @app.post("/v1/moves")
         async def order(body: dict[str, str]) -> dict[str, Any]:

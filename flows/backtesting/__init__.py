@@ -1,0 +1,1 @@
+"""What was forecast beside what came, and what prewarming saved."""
