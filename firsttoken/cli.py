@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from firsttoken.commands import calibrate, components, explain, fit, models, moves, plan, platform, published, traces
+from firsttoken.commands import (
+    calibrate,
+    components,
+    explain,
+    fit,
+    foresight,
+    models,
+    moves,
+    plan,
+    platform,
+    published,
+    traces,
+)
 from firsttoken.errors import is_expected
 
 app = typer.Typer(
@@ -38,7 +50,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         moves.consolidate,
         moves.moves,
     ),
-    "Planning": (plan.plan, fit.fit),
+    "Planning": (foresight.forecast, foresight.prewarm, plan.plan, fit.fit),
     "Components, alone in the foreground": (
         components.scheduler,
         components.node,

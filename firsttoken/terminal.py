@@ -21,7 +21,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from firsttoken.moves_view import moves_table
+from firsttoken.views.moves import moves_table
 from storage_tiers.threads import WORKERS
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ def explain(
     if as_json:
         print_json(report)
         return
-    from firsttoken.explanation import explanation
     from firsttoken.frontend import starts_of
+    from firsttoken.views.explanation import explanation
 
     stdout().print(explanation(report, starts_of(report)))
 

@@ -49,7 +49,7 @@ def fit(
 
         print_json(to_json(world))
         return
-    from firsttoken.fit_view import fit_view
+    from firsttoken.views.fit import fit_view
 
     stdout().print(fit_view(world))
     if out is not None:

@@ -95,7 +95,7 @@ def moves(
     if as_json:
         print_json(found)
         return
-    from firsttoken.moves_view import moves_table
+    from firsttoken.views.moves import moves_table
 
     if found:
         stdout().print(moves_table(found))
@@ -117,7 +117,7 @@ def _move(settings: "Settings", body: Mapping[str, str], no_wait: bool, timeout_
     elif no_wait:
         typer.echo(f"move {found['move']} is ordered: {found['reason']}; see `firsttoken moves`", err=True)
     else:
-        from firsttoken.moves_view import move_table
+        from firsttoken.views.moves import move_table
 
         stdout().print(move_table(found))
 
@@ -127,7 +127,7 @@ async def _carried(
 ) -> Mapping[str, Any]:
     """The move at its end; as it was ordered if it is not waited for. Its name is in `ordered` as soon as there is one."""
     from firsttoken.errors import MoveFailed
-    from firsttoken.moves_view import ENDED, GIVEN_UP, MoveLine, sentence
+    from firsttoken.views.moves import ENDED, GIVEN_UP, MoveLine, sentence
 
     async with _operating(settings) as frontend:
         move = await frontend.wish({name: value for name, value in body.items() if value})

@@ -166,7 +166,7 @@ def _show(found: "Plan", *, as_json: bool) -> None:
 
         print_json(to_json(found))
         return
-    from firsttoken.plan_view import shown
+    from firsttoken.views.plan import shown
 
     console = stdout()
     for part in shown(found, console.width):

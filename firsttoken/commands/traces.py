@@ -306,7 +306,7 @@ def show(
 
     Example: firsttoken traces show hour.npz --top 5
     """
-    from firsttoken.trace_pictures import figures, picture, tables
+    from firsttoken.views.traces import figures, picture, tables
     from flows.trace_files import load
     from schedules.traces.summary import summarise
 

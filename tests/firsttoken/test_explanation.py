@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from firsttoken.explanation import blame, candidate_table, explanation, sentence, start_table, wishes
 from firsttoken.frontend import ColdStart, Expected, PhaseOfStart
+from firsttoken.views.explanation import blame, candidate_table, explanation, sentence, start_table, wishes
 from tests.firsttoken.stub_frontend import EXPLAINED
 
 EXPECTED = Expected(1.0, 1.5, {"form group": 0.3, "fetch": 0.6, "compute": 0.2, "correction": 0.1})

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from firsttoken.fit_view import fit_view, verdict
+from firsttoken.views.fit import fit_view, verdict
 from schedules.fitting.fitted import TAIL, Fitted, Played, Quality, Quantity, Whence
 from schedules.fitting.world_file import from_json
 from schedules.simulation.comparing import compare, match

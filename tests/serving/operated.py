@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from schedules.facts import Node
 from serving.api import Api
 from serving.door.bodies import Bodies
 from serving.door.handlers import add_handlers
 from serving.errors import ModelNotFound
+from serving.history.history import History
+from serving.history.kept_requests import KeptRequests
 from serving.moving.operators import Operators
 from serving.prewarming.routes import PlanRoutes
 from serving.requests.preparing import Preparer
@@ -93,13 +96,16 @@ class Operated:
 
 
 @asynccontextmanager
-async def operated(key: str = KEY, **limits: Any) -> AsyncIterator[Operated]:
-    async with routed(NODES, [MODEL], **{**PIPELINES, **limits}) as now:
+async def operated(
+    key: str = KEY, history: History | None = None, nodes: Sequence[Node] = NODES, **limits: Any
+) -> AsyncIterator[Operated]:
+    async with routed(nodes, [MODEL], **{**PIPELINES, **limits}) as now:
         app = FastAPI()
         preparer = Preparer(Catalog(), now.router, 16, as_makers_say=False)  # type: ignore[arg-type]
         bodies, link, catalog = Bodies(1 << 20, 10.0, {}), SimpleNamespace(client=now.cluster), Catalog()
         api = Api(link, catalog, now.router, now.metrics, now.ledger, preparer, 30.0, bodies)  # type: ignore[arg-type]
         app.include_router(api.routes)
+        app.include_router(KeptRequests(history).routes)
         app.include_router(PlanRoutes(now.router.plans, bodies, key).routes)
         app.include_router(Operators(link, catalog, now.router, bodies, key).routes)  # type: ignore[arg-type]
         add_handlers(app)

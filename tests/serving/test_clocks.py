@@ -33,6 +33,7 @@ OF_THE_WORLD = {
     "serving/history/history.py": "the age of rows",
     "firsttoken/commands/published.py": "the age of objects in the store",
     "firsttoken/commands/fit.py": "how far back the history is read",
+    "firsttoken/commands/foresight.py": "how far back the history is read; until when a plan is good",
     "firsttoken/commands/plan.py": "how far back the history is read; when a report was made",
     "firsttoken/commands/traces.py": "how far back the history is read",
     "flows/plan_capacity.py": "how far back the history is read; when a report was made",

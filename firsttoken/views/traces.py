@@ -9,7 +9,8 @@ from rich.text import Text
 from schedules.traces.summary import Summary, over_time, ranked
 from schedules.traces.trace import Trace
 
-_BARS = " ▁▂▃▄▅▆▇█"
+BARS = " ▁▂▃▄▅▆▇█"
+"""From nothing to the highest."""
 _NAME = 28
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
@@ -73,7 +74,7 @@ def picture(trace: Trace, summary: Summary, width: int) -> Table:
     table.add_row("all", _bars(over_time(trace, bins)), f"{summary.requests:,}", "")
     for place, model in zip(ranked(trace, len(summary.popular)), summary.popular, strict=True):
         bars = _bars(over_time(trace, bins, place))
-        table.add_row(Text(_short(model.model)), bars, f"{model.requests:,}", f"{model.share:.1%}")
+        table.add_row(Text(short(model.model)), bars, f"{model.requests:,}", f"{model.share:.1%}")
     return table
 
 
@@ -82,7 +83,7 @@ def _bars(counts: Iterable[int]) -> Text:
     heights = [int(count) for count in counts]
     highest = max(1, *heights)
     return Text(
-        "".join(_BARS[-(-height * (len(_BARS) - 1) // highest)] for height in heights), style="cyan", no_wrap=True
+        "".join(BARS[-(-height * (len(BARS) - 1) // highest)] for height in heights), style="cyan", no_wrap=True
     )
 
 
@@ -91,7 +92,8 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """What a column has room for."""
     return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 

@@ -1,0 +1,144 @@
+"""What is expected, as a person sees it at the terminal and as a script reads it."""
+
+from collections.abc import Iterator, Mapping
+from math import ceil, isfinite
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from firsttoken.views.traces import BARS, duration, short
+from flows.foreseeing.look import Looked
+from flows.foreseeing.minutes import Came
+from schedules.foresight.past import MINUTE_S
+
+_MARGIN = 30
+_SHOWN_MIN = 60
+_WITHIN_MIN = (1, 5, 15, 60)
+_SHARE = 10
+
+
+def of_model(looked: Looked, model: str, width: int) -> Iterator[RenderableType]:
+    """What came for a model minute by minute, and what is expected with its bounds."""
+    forecast, row = looked.forecast, looked.forecast.models.index(model)
+    came = looked.past.counts[row, -max(10, min(_SHOWN_MIN, width - _MARGIN - forecast.expected.shape[1])) :]
+    expected, by_then = forecast.expected[row], forecast.by_then[row]
+    highest = max(1.0, float(came.max(initial=0)), float(expected.max()))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(
+        Text("requests a minute", style="bold"),
+        Text.assemble((_bars(came, highest), "cyan"), ("│", "bold"), (_bars(expected, highest), "yellow")),
+        Text(f"{highest:.3g} at most", style="dim"),
+    )
+    grid.add_row(
+        Text("called by then", style="bold"),
+        Text.assemble(" " * len(came), ("│", "bold"), (_bars(by_then, 1.0), "green")),
+        Text(f"{_percent(float(by_then[-1]))} at the end", style="dim"),
+    )
+    ends = f"{'-' + duration(len(came) * MINUTE_S):<{len(came)}}│{'+' + duration(forecast.horizon_s)}"
+    grid.add_row("", Text(ends, style="dim"), "")
+    yield Text(model, style="bold")
+    yield grid
+    yield _figures(looked, row, expected.cumsum(), by_then)
+
+
+def _figures(looked: Looked, row: int, expected: Any, by_then: Any) -> Table:
+    forecast, past = looked.forecast, looked.past
+    table = Table.grid(padding=(0, 2))
+    came, over = looked.came.get(forecast.models[row], Came()), duration(past.until_s - past.begin_s)
+    rows = [("came", f"{came.arrived:,} requests in {over}, the last {_ago(past.until_s - float(past.last_s[row]))}")]
+    if came.answered:
+        assert came.ttft_s is not None
+        assert came.ttft_most_s is not None
+        rows.append((
+            "served",
+            f"{came.cold:,} waited for a start; first token after {came.ttft_s:.2f} s in the mean, "
+            f"{came.ttft_most_s:.2f} s at most",
+        ))  # fmt: skip
+    if came.refused or came.failed:
+        rows.append(("not served", f"{came.refused:,} refused, {came.failed:,} failed"))
+    minutes = sorted({min(within, len(by_then)) for within in (*_WITHIN_MIN, len(by_then))})
+    rows += [
+        (
+            f"within {duration(within * MINUTE_S)}",
+            f"called with {_percent(float(by_then[within - 1]))}; {float(expected[within - 1]):.3g} requests expected",
+        )
+        for within in minutes
+    ]
+    low, high = float(forecast.low[row]), float(forecast.high[row])
+    rows.append(("four times in five", f"{low:.3g} to {high:.3g} requests within {duration(forecast.horizon_s)}"))
+    if forecast.methods:
+        rows.append(("by", forecast.methods[row]))
+    for name, what in rows:
+        table.add_row(Text(name, style="bold"), Text(what))
+    return table
+
+
+def of_all(looked: Looked, most: int) -> Iterator[RenderableType]:
+    """The likeliest models first."""
+    forecast, past = looked.forecast, looked.past
+    order = likeliest(looked)
+    within, over = duration(forecast.horizon_s), duration(past.until_s - past.begin_s)
+    table = Table("model", title=f"Who is called within {within}", title_justify="left", box=None)
+    for column in ("called with", "", "expected", "4 in 5 times", f"came in {over}", "last", "by"):
+        table.add_column(column, justify="left" if column in ("", "by") else "right")
+    for row in order[:most]:
+        probability = float(forecast.probability[row])
+        table.add_row(
+            Text(short(forecast.models[row])),
+            _percent(probability),
+            Text("█" * round(probability * _SHARE), style="green"),
+            f"{float(forecast.total[row]):.3g}",
+            f"{float(forecast.low[row]):.3g} to {float(forecast.high[row]):.3g}",
+            f"{int(past.counts[row].sum()):,}",
+            _ago(past.until_s - float(past.last_s[row])),
+            forecast.methods[row] if forecast.methods else "",
+        )
+    yield table
+    if len(order) > most:
+        yield Text(f"and {len(order) - most:,} less likely: --limit shows more", style="dim")
+
+
+def likeliest(looked: Looked) -> list[int]:
+    """Rows of the forecast, the likeliest called first."""
+    forecast = looked.forecast
+    rank = [
+        (-float(p), -float(n), name)
+        for p, n, name in zip(forecast.probability, forecast.total, forecast.models, strict=True)
+    ]
+    return sorted(range(len(rank)), key=rank.__getitem__)
+
+
+def forecast_figures(looked: Looked, row: int) -> Mapping[str, Any]:
+    """All that is known of a model and expected of it, for a script."""
+    forecast, past = looked.forecast, looked.past
+    model, last_s = forecast.models[row], float(past.last_s[row])
+    return {
+        "model": model,
+        "at": forecast.at_s,
+        "horizon_s": forecast.horizon_s,
+        "method": forecast.methods[row] if forecast.methods else None,
+        "probability": float(forecast.probability[row]),
+        "expected": float(forecast.total[row]),
+        "low": float(forecast.low[row]),
+        "high": float(forecast.high[row]),
+        "expected_by_minute": forecast.expected[row].tolist(),
+        "called_by_minute": forecast.by_then[row].tolist(),
+        "history_s": past.until_s - past.begin_s,
+        "last": last_s if isfinite(last_s) else None,
+        "came": vars(looked.came.get(model, Came())),
+    }
+
+
+def _bars(values: Any, highest: float) -> str:
+    """What is not nothing can be seen."""
+    return "".join(BARS[min(len(BARS) - 1, ceil(float(value) / highest * (len(BARS) - 1) - 1e-9))] for value in values)
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.0f} %" if share >= 0.1 else f"{100.0 * share:.1f} %"
+
+
+def _ago(seconds: float) -> str:
+    return f"{duration(seconds)} ago" if isfinite(seconds) else "never"

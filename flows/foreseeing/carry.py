@@ -1,0 +1,106 @@
+"""A plan of prewarming carried out at the nodes: told what is worth keeping, and brought what is to be there."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.contract import Cluster
+from cluster.errors import ClusterError
+from schedules.foresight.plan import Plan, Staging
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.errors import StorageError
+from storage_tiers.model_store import ModelStore
+
+Report = Callable[[int, str], object]
+"""Told how many bytes of all stagings are where they are to be, and what came last."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What became of a staging; `why` says why it was not done, "" if it was."""
+
+    staging: Staging
+    fetched_bytes: int
+    why: str
+
+
+async def retain(cluster: Cluster, plan: Plan, for_s: float) -> Mapping[str, str]:
+    """Tell every node what the plan says is worth keeping there, for so long. Of nodes that were not told, why."""
+    names = sorted({*plan.dram, *plan.ssd})
+    orders = (cluster.retain(name, *plan.retention(name), for_s) for name in names)
+    answers = await asyncio.gather(*orders, return_exceptions=True)
+    failed = {}
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, ClusterError):
+            failed[name] = str(answer)
+        elif isinstance(answer, BaseException):
+            raise answer
+    return failed
+
+
+async def stage(
+    cluster: Cluster, store: ModelStore, stagings: Sequence[Staging], within_s: float, report: Report
+) -> list[Carried]:
+    """Bring what is staged, on each node one after the other in their order, the nodes side by side. Who cancels it ends it
+    at the nodes; units that are whole stay."""
+    models = await asyncio.to_thread(_opened, store, sorted({staging.key.name for staging in stagings}))
+    progress = _Progress(report)
+    by_node = {name: [each for each in stagings if each.node == name] for name in {each.node for each in stagings}}
+    found: dict[int, Carried] = {}
+
+    async def in_order(wanted: Sequence[Staging]) -> None:
+        for staging in wanted:
+            found[id(staging)] = await _staged(cluster, models[staging.key.name], staging, until_s, progress)
+
+    until_s = asyncio.get_running_loop().time() + within_s
+    async with asyncio.TaskGroup() as nodes:
+        for wanted in by_node.values():
+            nodes.create_task(in_order(wanted))
+    return [found[id(staging)] for staging in stagings]
+
+
+class _Progress:
+    """Of all stagings together; one that came to nothing counts as done."""
+
+    def __init__(self, report: Report) -> None:
+        self._report, self._done_bytes = report, dict[int, int]()
+
+    def at(self, staging: Staging, done_bytes: int, words: str) -> None:
+        self._done_bytes[id(staging)] = min(done_bytes, staging.size_bytes)
+        self._report(sum(self._done_bytes.values()), words)
+
+
+def _opened(store: ModelStore, names: Sequence[str]) -> dict[str, Checkpoint | str]:
+    """By name each model, or why it cannot be opened."""
+    found: dict[str, Checkpoint | str] = {}
+    for name in names:
+        try:
+            found[name] = store.open(name)
+        except StorageError as error:
+            found[name] = str(error)
+    return found
+
+
+async def _staged(
+    cluster: Cluster, model: Checkpoint | str, staging: Staging, until_s: float, progress: _Progress
+) -> Carried:
+    name, fetched_bytes, why = staging.key.name, 0, ""
+    left_s = until_s - asyncio.get_running_loop().time()
+    if isinstance(model, str):
+        why = model
+    elif model.digest != staging.key.digest:
+        why = f"another version of {name} was published meanwhile"
+    elif left_s <= 0.0:
+        why = "the plan was over before its turn came"
+    else:
+        where = f"{name} to {staging.tier} of {staging.node}"
+        try:
+            brought = await cluster.bring(
+                staging.node, model, staging.units, staging.tier, left_s,
+                lambda done_bytes: progress.at(staging, done_bytes, where),
+            )  # fmt: skip
+            fetched_bytes = brought.fetched_bytes
+        except ClusterError as error:
+            why = str(error)
+    progress.at(staging, staging.size_bytes, f"{name} on {staging.node}: {why or 'there'}")
+    return Carried(staging, fetched_bytes, why)
