@@ -48,17 +48,20 @@ class Holding:
 
 def held(forecast: Forecast, there: Flags, last_s: Reals, prices: Prices) -> Flags:
     """A model is held if for any number of minutes from now on the cold start that is spared with that probability is worth
-    more than its room so long, and its way if it is not there. Where there is `room_bytes` only that counts, not the room:
-    the most spared a byte is held, and of what spares nothing what is there and was called last."""
+    more than its room so long, and its way if it is not there. Where there is `room_bytes` the room has no other price: what
+    spares the most a byte is held, what is called sooner before what is later, and of what spares nothing what is there and
+    was called last."""
     minutes = np.arange(1, forecast.by_then.shape[1] + 1)
     spared = forecast.by_then * prices.cold_start_s[:, None]
     way = np.where(there, 0.0, prices.moved_s)
     if prices.room_bytes is None:
-        worth: Reals = (spared - prices.held_s_per_minute[:, None] * minutes).max(axis=1) - way
-        return worth > 0.0
-    spares = spared[:, -1] - way
+        worth = (spared - prices.held_s_per_minute[:, None] * minutes).max(axis=1) - way
+        pays: Flags = worth > 0.0
+        return pays
+    spares = spared.mean(axis=1) - way
     order = np.lexsort((-last_s, -spares / np.maximum(prices.size_bytes, 1.0)))
     wanted = (spares > 0.0) | there
     fits = np.zeros(len(order), np.bool_)
     fits[order] = np.cumsum(np.where(wanted, prices.size_bytes, 0.0)[order]) <= prices.room_bytes
-    return fits & wanted
+    hold: Flags = fits & wanted
+    return hold

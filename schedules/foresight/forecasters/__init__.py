@@ -15,10 +15,10 @@ from schedules.foresight.forecasters.timer import Timer
 from schedules.foresight.forecasters.tsb import Tsb
 from schedules.foresight.forecasters.warmserve import WarmServe
 
-OURS: tuple[Forecaster, ...] = (Renewal(), Daily(), Timer(), Poisson())
-BASELINES: tuple[Forecaster, ...] = (KeepAlive(), HybridHistogram(), WarmServe(), SeasonalNaive(), Tsb())
+OURS: tuple[Forecaster, ...] = (Renewal(), Daily(), Timer())
+BASELINES: tuple[Forecaster, ...] = (KeepAlive(), HybridHistogram(), WarmServe(), SeasonalNaive(), Tsb(), Poisson())
 MIXED = Mixed(OURS)
-CHOSEN = Chosen((*OURS, *BASELINES))
+CHOSEN = Chosen(MIXED, BASELINES)
 FORECASTERS: Mapping[str, Forecaster] = MappingProxyType(
     {method.name: method for method in (*BASELINES, *OURS, MIXED, CHOSEN)}
 )

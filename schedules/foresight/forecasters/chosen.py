@@ -1,6 +1,6 @@
 """Whatever would have been the cheapest, for each model of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,52 +8,21 @@ import numpy as np
 from schedules.foresight.calls import Places, Reals
 from schedules.foresight.forecast import Forecast, Forecaster
 from schedules.foresight.forecasters.saying import minutes_ahead, said
-from schedules.foresight.forecasters.trial import Trial, Tried
+from schedules.foresight.forecasters.trial import Trial, Tried, held_cost
 from schedules.foresight.past import Past
 
 MOST_TRIED_MIN = 15
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """By the cost of what each of the `methods` would have forecast for the hours before. A model has the method that is the
-    cheapest for all models together, unless another is cheaper for itself by `least_gain`, as sure as the times it was
-    called then make it: few calls choose nothing, and a choice does not change for little. The first method is what is
-    taken while nothing could be tried."""
-
-    methods: tuple[Forecaster, ...]
-    least_gain: float = 1.0
-    gain_share: float = 0.1
-    trial: Trial = field(default_factory=Trial)
-
-    @property
-    def name(self) -> str:
-        return "chosen"
-
-    def forecast(self, past: Past, horizon_s: float) -> Forecast:
-        tried = self.trial.of(past, self.methods, min(minutes_ahead(horizon_s), MOST_TRIED_MIN))
-        return taken(past, horizon_s, self.methods, self._choice(tried))
-
-    def _choice(self, tried: Tried) -> Places:
-        """The place of its method, by model."""
-        models = tried.cost.shape[1]
-        if not tried.times:
-            return np.zeros(models, np.int64)
-        pooled = int(np.argmin(tried.cost.sum(axis=1)))
-        usual = tried.cost[pooled]
-        best = np.argmin(tried.cost, axis=0)
-        gain = usual - tried.cost[best, np.arange(models)]
-        sure = gain > self.least_gain + self.gain_share * usual
-        return np.where(sure, best, pooled)
+_NOTHING = np.zeros(())
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """Of all `methods` a mean, weighted for each model by the exponential of what it would have cost less than others: by its
-    own cost, and by that for all models together `pool_times` forecasts strong. It hardly depends on which one is ahead."""
+    """Of all `methods` a mean, weighted for each model by the exponential of what each would have cost less than others: by
+    its own cost, and by that of a call of any model `pool_calls` strong. It is hardly worse than the best of them for
+    anybody, and better where none of them is right alone."""
 
     methods: tuple[Forecaster, ...]
-    pool_times: float = 8.0
+    pool_calls: float = 8.0
     trial: Trial = field(default_factory=Trial)
 
     @property
@@ -62,38 +31,83 @@ class Mixed:
 
     def forecast(self, past: Past, horizon_s: float) -> Forecast:
         tried = self.trial.of(past, self.methods, min(minutes_ahead(horizon_s), MOST_TRIED_MIN))
-        weights = self._weights(tried)
         each = [method.forecast(past, horizon_s) for method in self.methods]
-        expected = _weighted(weights, [one.expected for one in each])
-        by_then = _weighted(weights, [one.by_then for one in each])
+        return self.of(past, each, self.weights(tried))
+
+    def weights(self, tried: Tried) -> Reals:
+        """By method and model; they add up to 1."""
+        return self._weights(tried.cost.sum(axis=1), float(tried.came.sum()))
+
+    def of(self, past: Past, each: Sequence[Forecast], weights: Reals) -> Forecast:
+        """The mean of what each says."""
+        expected = sum((share[:, None] * one.expected for share, one in zip(weights, each, strict=True)), _NOTHING)
+        by_then = sum((share[:, None] * one.by_then for share, one in zip(weights, each, strict=True)), _NOTHING)
         return said(past, expected, by_then, self.name)
 
-    def _weights(self, tried: Tried) -> Reals:
-        """By method and model; they add up to 1."""
-        usual = tried.cost.sum(axis=1) / max(tried.called.sum(), 1.0) if tried.times else np.zeros(len(self.methods))
-        cost = tried.cost + self.pool_times * usual[:, None]
-        weights = np.exp(-(cost - cost.min(axis=0)))
+    def would_have_cost(self, tried: Tried) -> Reals:
+        """By model, each time weighted by what was known before."""
+        cost = np.zeros(tried.cost.shape[::2])
+        total = np.zeros(tried.cost.shape[2])
+        for time in range(tried.times):
+            weights = self._weights(cost, float(tried.came[:time].sum()))
+            total += held_cost((weights * tried.probability[:, time]).sum(axis=0), tried.came[time])
+            cost += tried.cost[:, time]
+        return total
+
+    def _weights(self, cost: Reals, called: float) -> Reals:
+        usual = cost.sum(axis=1, keepdims=True) / max(called, 1.0)
+        drawn = cost + self.pool_calls * usual
+        weights = np.exp(drawn.min(axis=0) - drawn) if drawn.size else drawn
         shares: Reals = weights / weights.sum(axis=0)
         return shares
 
 
-def taken(past: Past, horizon_s: float, methods: Sequence[Forecaster], choice: Places) -> Forecast:
+@dataclass(frozen=True)
+class Chosen:
+    """By the cost of what each method would have forecast for the hours before: `mixed`, those that it is made of, and
+    `others`. A model has the method that is the cheapest for all models together, unless another one is cheaper for itself
+    by `gain_share`, and by `least_gain` more: so few calls choose nothing, and little changes no choice. While nothing
+    could be tried it is the mixture."""
+
+    mixed: Mixed
+    others: tuple[Forecaster, ...]
+    least_gain: float = 3.0
+    gain_share: float = 0.1
+
+    @property
+    def name(self) -> str:
+        return "chosen"
+
+    def forecast(self, past: Past, horizon_s: float) -> Forecast:
+        methods = (*self.mixed.methods, *self.others)
+        tried = self.mixed.trial.of(past, methods, min(minutes_ahead(horizon_s), MOST_TRIED_MIN))
+        inside = Tried(tried.probability[: len(self.mixed.methods)], tried.came)
+        cost = np.stack([self.mixed.would_have_cost(inside), *tried.cost.sum(axis=1)])
+        choice = self._choice(cost)
+        each = {place: methods[place - 1].forecast(past, horizon_s) for place in np.unique(choice).tolist() if place}
+        parts = [
+            each.get(place + 1) or method.forecast(past, horizon_s) for place, method in enumerate(self.mixed.methods)
+        ]
+        each[0] = self.mixed.of(past, parts, self.mixed.weights(inside))
+        return _taken(each, choice)
+
+    def _choice(self, cost: Reals) -> Places:
+        """The place of its method, by model."""
+        pooled = int(np.argmin(cost.sum(axis=1)))
+        best = np.argmin(cost, axis=0)
+        gain = cost[pooled] - np.take_along_axis(cost, best[None, :], axis=0)[0]
+        return np.where(gain > self.least_gain + self.gain_share * cost[pooled], best, pooled)
+
+
+def _taken(each: Mapping[int, Forecast], choice: Places) -> Forecast:
     """Of each model what its method says."""
-    each = {place: methods[place].forecast(past, horizon_s) for place in np.unique(choice).tolist()}
-    first = next(iter(each.values()), None)
-    if first is None:
-        return methods[0].forecast(past, horizon_s)
-    expected, by_then, low, high = (np.array(getattr(first, name)) for name in ("expected", "by_then", "low", "high"))
+    first = each[0]
+    expected, by_then, low, high = (column.copy() for column in (first.expected, first.by_then, first.low, first.high))
+    methods = list(first.methods)
     for place, forecast in each.items():
-        mine = choice == place
+        mine = np.flatnonzero(choice == place)
         expected[mine], by_then[mine] = forecast.expected[mine], forecast.by_then[mine]
         low[mine], high[mine] = forecast.low[mine], forecast.high[mine]
-    names = tuple(methods[place].name for place in choice.tolist())
-    return Forecast(past.models, past.until_s, expected, by_then, low, high, names)
-
-
-def _weighted(weights: Reals, each: Sequence[Reals]) -> Reals:
-    total: Reals = sum(
-        (weight[:, None] * values for weight, values in zip(weights, each, strict=True)), np.zeros(each[0].shape)
-    )
-    return total
+        for row in mine.tolist():
+            methods[row] = forecast.methods[row]
+    return Forecast(first.models, first.at_s, expected, by_then, low, high, tuple(methods))

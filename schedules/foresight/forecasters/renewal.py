@@ -27,9 +27,9 @@ class Renewal:
     """
 
     gaps_looked_at: int = 32
-    model_strength: float = 3.0
-    length_strength: float = 6.0
-    minute_strength: float = 3.0
+    model_strength: float = 6.0
+    length_strength: float = 20.0
+    minute_strength: float = 5.0
 
     @property
     def name(self) -> str:

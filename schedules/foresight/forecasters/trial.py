@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
+from typing import TypeVar
 
 import numpy as np
 
 from schedules.foresight.calls import Reals
-from schedules.foresight.forecast import Forecast, Forecaster
-from schedules.foresight.past import MINUTE_S, NEVER_S, Past
+from schedules.foresight.forecast import Forecaster
+from schedules.foresight.past import DAY_S, MINUTE_S, NEVER_S, Past
 
 LEAST, MOST = 0.002, 0.998
+_T = TypeVar("_T")
 
 
 def held_cost(probability: Reals, came: Reals) -> Reals:
@@ -22,67 +25,93 @@ def held_cost(probability: Reals, came: Reals) -> Reals:
     return cost
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tried:
-    """`cost[m, i]` of the method `m` for the model `i`, over `times` forecasts; `called[i]` of them came true."""
+    """`cost[m, k, i]` of the method `m` for the model `i` by its forecast of `probability[m, k, i]`, the oldest first, and
+    `came[k, i]`: 1 if there were calls, else 0."""
 
-    cost: Reals
-    called: Reals
-    times: int
+    probability: Reals
+    came: Reals
+
+    @property
+    def times(self) -> int:
+        """How often they forecast."""
+        return len(self.came)
+
+    @cached_property
+    def cost(self) -> Reals:
+        """By method, time and model."""
+        return held_cost(self.probability, self.came)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Methods forecast from up to `times` times, `every_min` apart, that end with the last whole `review_min` of the past, so
-    that it is done anew once in that time only. What it found is remembered; it is the same whether or not."""
+    """Methods forecast from the last `times` times on the clock, `every_min` apart, that are followed by as many minutes as
+    they forecast; from fewer if the past has more than `most_cells` minutes of models in all times together, but at least
+    `least_times`. It changes with each such time, not in between.
+
+    What was found for a time is remembered by a digest of all that was known then: the answer is the same whether or not.
+    """
 
     every_min: int = 30
-    times: int = 16
-    review_min: int = 60
+    times: int = 48
+    least_times: int = 8
+    most_cells: int = 200_000_000
     least_known_min: int = 30
     _found: dict[bytes, Tried] = field(default_factory=dict, compare=False, repr=False)
+    _columns: dict[bytes, Reals] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, past: Past, methods: Sequence[Forecaster], minutes: int) -> Tried:
-        """What they would have cost, forecasting so many minutes."""
-        known = self._reviewed(past)
+        """What they would have said of the next so many minutes, and what came."""
+        known = _cropped(past)
+        nows = self._nows(known, minutes)
+        known = known.before(known.begin_s + (nows[-1] + minutes if nows else 0) * MINUTE_S)
         key = _fingerprint(known, methods, minutes)
         if key not in self._found:
-            while len(self._found) >= 4:
-                self._found.pop(next(iter(self._found)))
-            self._found[key] = self._tried(known, methods, minutes)
+            tried = self._tried(known, methods, minutes, nows)
+            _keep(self._found, key, tried, 4)
         return self._found[key]
 
-    def _reviewed(self, past: Past) -> Past:
-        """Without the beginning of a review's time, as far as there is enough: a past that moves on stays the same then."""
-        step_s = self.review_min * MINUTE_S
-        until_s = max(past.until_s // step_s * step_s, past.begin_s)
-        begin_s = -(-past.begin_s // step_s) * step_s
-        if until_s - begin_s < 4 * step_s:
-            begin_s = past.begin_s
-        cut = round((begin_s - past.begin_s) / MINUTE_S)
-        before = past.before(until_s)
-        if not cut:
-            return before
-        last_s = np.where(before.last_s < begin_s, NEVER_S, before.last_s)
-        return replace(before, counts=before.counts[:, cut:], begin_s=begin_s, last_s=last_s)
+    def _nows(self, past: Past, minutes: int) -> list[int]:
+        """The minutes of the past from which they forecast, the oldest first."""
+        whole = int((past.until_s - past.begin_s) // MINUTE_S)
+        offset = -round(past.begin_s / MINUTE_S) % self.every_min
+        last = (whole - minutes - offset) // self.every_min * self.every_min + offset
+        affordable = max(self.least_times, self.most_cells // max(len(past.models) * past.minutes, 1))
+        first = max(last - (min(self.times, affordable) - 1) * self.every_min, self.least_known_min)
+        return list(range(last, first - 1, -self.every_min))[::-1]
 
-    def _tried(self, past: Past, methods: Sequence[Forecaster], minutes: int) -> Tried:
-        cost, called, times = np.zeros((len(methods), len(past.models))), np.zeros(len(past.models)), 0
-        for step in range(self.times):
-            now = past.minutes - minutes - step * self.every_min
-            if now < self.least_known_min:
-                break
-            came = (past.counts[:, now : now + minutes].sum(axis=1) > 0).astype(np.float64)
-            then = past.before(past.begin_s + now * MINUTE_S)
-            for place, method in enumerate(methods):
-                cost[place] += held_cost(_probability(method.forecast(then, minutes * MINUTE_S)), came)
-            called += came
-            times += 1
-        return Tried(cost, called, times)
+    def _tried(self, past: Past, methods: Sequence[Forecaster], minutes: int, nows: Sequence[int]) -> Tried:
+        probability = np.zeros((len(methods), len(nows), len(past.models)))
+        came = np.zeros(probability.shape[1:])
+        for time, now in enumerate(nows):
+            came[time] = past.counts[:, now : now + minutes].any(axis=1)
+            probability[:, time] = self._column(past.before(past.begin_s + now * MINUTE_S), methods, minutes)
+        return Tried(probability, came)
+
+    def _column(self, past: Past, methods: Sequence[Forecaster], minutes: int) -> Reals:
+        key = _fingerprint(past, methods, minutes)
+        if key not in self._columns:
+            found = np.stack([method.forecast(past, minutes * MINUTE_S).probability for method in methods])
+            _keep(self._columns, key, found, 4 * self.times)
+        return self._columns[key]
 
 
-def _probability(forecast: Forecast) -> Reals:
-    return forecast.probability
+def _keep(found: dict[bytes, _T], key: bytes, value: _T, most: int) -> None:
+    """What was found first goes first."""
+    while len(found) >= most:
+        found.pop(next(iter(found)))
+    found[key] = value
+
+
+def _cropped(past: Past) -> Past:
+    """From midnight on, if more than two days are left then: a past that moves on with the clock begins anew once a day."""
+    begin_s = -(-past.begin_s // DAY_S) * DAY_S
+    cut = round((begin_s - past.begin_s) / MINUTE_S)
+    if not cut or past.until_s - begin_s < 2 * DAY_S:
+        return past
+    last_s = np.where(past.last_s < begin_s, NEVER_S, past.last_s)
+    return replace(past, counts=past.counts[:, cut:], begin_s=begin_s, last_s=last_s)
 
 
 def _fingerprint(past: Past, methods: Sequence[Forecaster], minutes: int) -> bytes:
