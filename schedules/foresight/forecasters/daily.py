@@ -19,7 +19,7 @@ class Daily:
     model's mean, `slot_strength` expected minutes strong; then as much more or less as the last `lately_min` minutes had."""
 
     slot_min: int = 30
-    slot_strength: float = 5.0
+    slot_strength: float = 3.0
     lately_min: float = 60.0
     lately_strength: float = 3.0
 

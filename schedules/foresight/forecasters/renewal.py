@@ -29,7 +29,7 @@ class Renewal:
     gaps_looked_at: int = 32
     model_strength: float = 6.0
     length_strength: float = 20.0
-    minute_strength: float = 5.0
+    minute_strength: float = 1.5
 
     @property
     def name(self) -> str:
