@@ -14,14 +14,15 @@ GOES_EARLY = 0.25
 
 @dataclass(frozen=True)
 class Demand:
-    """What is expected of a model in the horizon if nothing is done for it: so many cold `starts`, and as many if no replica
-    of it is up now (`if_gone`); `soon` are the same starts, each weighed by how soon it comes. Beside the first request of a
-    start `beside_per_s` others come while it lasts. With `probability` it is called at all; if it is, the first call has come
-    by the end of the minute that begins `due_s` from now as likely as not."""
+    """What is expected of a model in the horizon if nothing is done for it: so many cold `starts`; `soon` are the same, each
+    weighed by how soon it comes, and `gone` and `gone_soon` what both are if no replica of it is up now. Beside the first
+    request of a start `beside_per_s` others come while it lasts. With `probability` it is called at all; if it is, the first
+    call has come by the end of the minute that begins `due_s` from now as likely as not."""
 
     starts: float
     soon: float
-    if_gone: float
+    gone: float
+    gone_soon: float
     beside_per_s: float
     probability: float
     due_s: float
@@ -31,7 +32,7 @@ class Demand:
         return (self.starts if starts is None else starts) * seconds * (1.0 + self.beside_per_s * seconds)
 
 
-NONE = Demand(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NONE = Demand(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def demands_of(
@@ -62,7 +63,15 @@ def demands_of(
     beside = np.where(total > 0.0, (starts * crowd).sum(axis=1) / np.maximum(total, 1e-12), 0.0)
     probability = by_then[:, -1]
     due = np.argmax(by_then >= 0.5 * probability[:, None], axis=1)
-    columns = [total, (starts * weight).sum(axis=1), gone.sum(axis=1), beside, probability, begin_s[due]]
+    columns = [
+        total,
+        (starts * weight).sum(axis=1),
+        gone.sum(axis=1),
+        (gone * weight).sum(axis=1),
+        beside,
+        probability,
+        begin_s[due],
+    ]
     rows = zip(*[column.tolist() for column in columns], strict=True)
     return {name: Demand(*row) for name, row in zip(names, rows, strict=True)}
 

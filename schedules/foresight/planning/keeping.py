@@ -1,6 +1,6 @@
 """Which models have a replica all the time, as far as accelerators go: those that save most per byte there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,12 +23,18 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Devices:
-    """What is left of the nodes' accelerators: of the share that a plan may use, and that is free or could be made so."""
+    """What is left of the nodes' accelerators: of the share that a plan may use, and what is free, or could be made so."""
 
     left_bytes: dict[str, int]
     free_bytes: dict[str, int]
     kept: dict[int, str] = field(default_factory=dict)
     """Nodes of those that are to come, or "" for those that are up, by model."""
+
+    def could_go(self, replicas: Iterable[Sequence[str]], whole_bytes: int) -> None:
+        """Nobody would miss these. If they are at work they stay, and what was to come there does not."""
+        for nodes in replicas:
+            for name in nodes:
+                self.free_bytes[name] += whole_bytes // len(nodes)
 
 
 def devices_of(nodes: Sequence[Node], share: float) -> Devices:
@@ -42,7 +48,6 @@ def devices_of(nodes: Sequence[Node], share: float) -> Devices:
 def keep(
     devices: Devices,
     candidates: Sequence[Candidate],
-    least_saved_s_per_byte: float,
     holds: Mapping[int, Mapping[str, int]],
 ) -> None:
     """In the order of what they save per byte. One that is up stays where it is; one that is not comes to the node that holds
@@ -50,8 +55,7 @@ def keep(
     turns = []
     for each in candidates:
         per_byte = each.saved_s / max(1, each.whole_bytes)
-        if per_byte > 0.0 and per_byte >= least_saved_s_per_byte:
-            turns.append((-(per_byte if each.running else per_byte / DISPLACES), -each.priority, each.number, each))
+        turns.append((-(per_byte if each.running else per_byte / DISPLACES), -each.priority, each.number, each))
     for *_, each in sorted(turns, key=lambda turn: turn[:3]):
         if each.running:
             _stay(devices, each)

@@ -1,16 +1,17 @@
 """How a model would best lie in the memory of nodes: over how many of them, and which of its units where."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from schedules.estimates import Speeds
 from schedules.facts import Model
 from schedules.foresight.planning.places import Place
 from schedules.foresight.planning.starts import Shape, Starts, Tiers
 from schedules.objectives import Objectives
 from schedules.placing.partition import Part
 
-AS_FAST = 1.1
+AS_FAST = 1.02
 """Layouts whose starts take no longer than this times the fastest's are equally good: that which moves and takes least is
 taken."""
 _SSD_COUNTS = 0.25
@@ -30,18 +31,25 @@ class Piece:
 
 @dataclass(frozen=True)
 class Layout:
-    """Cold starts take `now_s` as things are, `bare_s` if nothing of the model were in any dram, `far_s` if it were on no
-    node at all, `near_s` with all of it on ssd as laid out, and `staged_s` with all `needed_bytes` of it in dram."""
+    """Cold starts take `now_s` as things are, `bare_s` if nothing of the model were in any dram, and `staged_s` with all
+    `needed_bytes` of it there as laid out, of which `missing_bytes` are not yet. From the store alone they would take
+    `far_s`, and with all of it on ssd as laid out `near_s`. `speeds` are those of the pieces' places."""
 
     shape: Shape
     pieces: tuple[Piece, ...]
+    speeds: tuple[Speeds, ...]
     now_s: float
     bare_s: float
-    far_s: float
-    near_s: float
     staged_s: float
     needed_bytes: int
     missing_bytes: int
+    far_s: float = 0.0
+    near_s: float = 0.0
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What each stage has."""
+        return tuple([piece.part for piece in self.pieces])
 
     @property
     def degree(self) -> int:
@@ -76,12 +84,11 @@ class Layouts:
         fastest_s = min(each.staged_s for each in tried)
         as_fast = [each for each in tried if each.staged_s <= fastest_s * AS_FAST]
         best = min(as_fast, key=lambda each: (each.missing_bytes + each.needed_bytes, each.degree))
-        now_s, bare_s, far_s = (
-            min(times) for times in zip(*[(e.now_s, e.bare_s, e.far_s) for e in tried], strict=True)
-        )
-        return Layout(
-            shape, best.pieces, now_s, bare_s, far_s, best.near_s, best.staged_s, best.needed_bytes, best.missing_bytes
-        )
+        now_s, bare_s = min(each.now_s for each in tried), min(each.bare_s for each in tried)
+        seconds = self._starts.seconds
+        far_s = min(seconds(shape, each.speeds, _all(each.parts, "")) for each in tried)
+        near_s = seconds(shape, best.speeds, _all(best.parts, "ssd"))
+        return replace(best, now_s=now_s, bare_s=bare_s, far_s=far_s, near_s=near_s)
 
     def _degrees(self, shape: Shape, most: int) -> list[int]:
         """Those that fit the nodes empty; beyond the largest that is wanted the first that does."""
@@ -112,17 +119,9 @@ class Layouts:
                 needed_bytes += size
                 missing_bytes += 0 if tier == "dram" else size
         seconds = self._starts.seconds
-        return Layout(
-            shape,
-            tuple(pieces),
-            seconds(shape, speeds, lie),
-            seconds(shape, speeds, behind),
-            seconds(shape, speeds, _all(parts, "")),
-            seconds(shape, speeds, _all(parts, "ssd")),
-            seconds(shape, speeds, _all(parts, "dram")),
-            needed_bytes,
-            missing_bytes,
-        )
+        bare_s, staged_s = seconds(shape, speeds, behind), seconds(shape, speeds, _all(parts, "dram"))
+        now_s = bare_s if behind == lie else seconds(shape, speeds, lie)
+        return Layout(shape, tuple(pieces), tuple(speeds), now_s, bare_s, staged_s, needed_bytes, missing_bytes)
 
     def _assigned(self, shape: Shape, parts: Sequence[Part], held: Mapping[int, Sequence[str]]) -> list[int | None]:
         """The places that hold most of each part, each once; None for a part of which nobody who is left holds any."""

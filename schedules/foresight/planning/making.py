@@ -24,6 +24,9 @@ AGAIN_WORTH = 0.1
 """Of what a unit saves on one node so much is saved by having it on another one, too."""
 SOON_PLANS = 2.0
 """A start so many plans from now counts half of one that comes at once."""
+LIKELY = 0.3
+"""A replica is kept for at least so many starts that it spares, sooner ones counting more: room has other uses, and to keep
+what is not up yet takes a start of its own."""
 _GIB, _HOUR_S = 1 << 30, 3600.0
 
 
@@ -76,7 +79,9 @@ class Making:
         ssd.settle(self._models, self._pieces(cases, "ssd"))
         stagings = self._stagings(cases, dram, ssd)
         self._explain(cases, kept, dram, stagings)
-        worth = {case.wanted.model.key: case.demand.waited_s(case.layout.now_s, case.demand.if_gone) for case in cases}
+        worth = {
+            case.wanted.model.key: case.demand.waited_s(case.layout.now_s, case.demand.gone_soon) for case in cases
+        }
         return Plan(
             self._now_s,
             self._until_s,
@@ -105,7 +110,7 @@ class Making:
             demand = demands.get(wanted.model.name, NONE)
             if wanted.objectives.min_replicas:
                 self._leave_out(wanted, sentences.ALWAYS_UP)
-            elif demand.if_gone <= 0.0:
+            elif demand.gone <= 0.0:
                 self._leave_out(wanted, sentences.NEVER)
             else:
                 called.append((index, wanted, demand))
@@ -125,6 +130,10 @@ class Making:
                 found.append(Case(index, wanted, demand, layout, up))
         return found
 
+    def _per_byte(self, saved_s: float) -> float:
+        """What so much for a GiB and an hour is for a byte, and as long as the plan holds."""
+        return saved_s / _GIB * (self._until_s - self._now_s) / _HOUR_S
+
     def _leave_out(self, wanted: Wanted, why: str) -> None:
         self._left_out.append(LeftOut(wanted.model.name, why))
 
@@ -137,20 +146,24 @@ class Making:
         if not self._budgets.device_share:
             return {}
         candidates, holds = list[Candidate](), dict[int, Mapping[str, int]]()
+        least = self._per_byte(self._budgets.least_saved_device_s)
         for case in cases:
             whole_bytes = self._starts.parts(case.layout.shape, 1)[0].reserve_bytes
-            saved_s = case.demand.waited_s(case.layout.now_s, case.demand.if_gone)
+            demand, start_s = case.demand, case.layout.now_s
+            if demand.gone_soon < LIKELY or demand.waited_s(start_s, demand.gone) < least * whole_bytes:
+                devices.could_go(case.running, whole_bytes)
+                continue
+            saved_s = demand.waited_s(start_s, demand.gone_soon)
             priority = case.wanted.objectives.priority
             candidates.append(Candidate(case.index, whole_bytes, case.running, saved_s, priority))
             holds[case.index] = self._holds(case) if not case.running else {}
-        hours = (self._until_s - self._now_s) / _HOUR_S
-        keep(devices, candidates, self._budgets.least_saved_device_s / _GIB * hours, holds)
+        keep(devices, candidates, holds)
         kept = dict[int, Kept]()
         for case in cases:
             node = devices.kept.get(case.index)
             if node is None or (node and not self._comes_whole(case, node)):
                 continue
-            start_s, saved_s = case.layout.now_s, case.demand.waited_s(case.layout.now_s, case.demand.if_gone)
+            start_s, saved_s = case.layout.now_s, case.demand.waited_s(case.layout.now_s, case.demand.gone)
             reason = sentences.kept(case.wanted.model.name, case.demand, node, start_s)
             kept[case.index] = Kept(case.wanted.model.key, 1, saved_s, reason)
             if node:
@@ -192,8 +205,7 @@ class Making:
     # ---- what is in which tier
 
     def _value(self, cases: Sequence[Case], kept: Mapping[int, Kept]) -> None:
-        hours = (self._until_s - self._now_s) / _HOUR_S
-        least = self._budgets.least_saved_s / _GIB * hours
+        least = self._per_byte(self._budgets.least_saved_s)
         for case in cases:
             demand, layout = case.demand, case.layout
             if case.index in kept:

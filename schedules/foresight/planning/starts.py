@@ -67,10 +67,12 @@ class Starts:
     def _found(self, shape: Shape, speeds: Sequence[Speeds], tiers: Sequence[Tiers]) -> float:
         model, degree, lines = shape.model, len(speeds), list[StageTimeline]()
         for part, each, lie in zip(self.parts(shape, degree), speeds, tiers, strict=True):
-            first = ["dram" if unit in part.later else tier for unit, tier in zip(part.units, lie, strict=True)]
-            sizes = [model.sizes[unit] for unit in part.units]
+            sizes, embedding, first = [model.sizes[unit] for unit in part.units], None, lie
+            if 0 in part.units:
+                embedding = part.units.index(0)
+                if part.later:
+                    first = (*lie[:embedding], "dram", *lie[embedding + 1 :])
             come_s = there_s(each, self.nic_bytes_per_s(each, degree), sizes, first)
-            embedding = part.units.index(0) if 0 in part.units else None
             in_order = as_met(model, part, sizes, embedding, come_s, each.reach_s)
             lines.append(StageTimeline(each, each.formed(degree), in_order))
         return first_token_s(lines, PREFILL_TOKENS)
