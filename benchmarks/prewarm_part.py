@@ -1,7 +1,7 @@
 """A part of a made-up trace on a live cluster, sped up: with what starts leave behind alone, and with plans of prewarming.
 
-In the lab (infra/lab, as root): four nodes whose dram holds two models each, a dozen models, two days of calls to learn from
-and an hour or two of the third that are really sent. Plans are made by the functions that the flow calls, and carried out by
+In the lab (infra/lab, as root): four nodes whose dram holds three models each, twenty models, two days of calls to learn from
+and an hour of the third that is really sent. Plans are made by the functions that the flow calls, and carried out by
 the cluster's client as the flow does it; they think in the trace's time, in which the cluster is as much slower as the trace
 is faster. Nothing is kept on accelerators.
 """
@@ -41,10 +41,10 @@ from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 
 NODES, READY_S = 4, 300.0
-MODELS, SHAPE = 12, Shape(1, 384, 8)
-DRAM_BYTES, SSD_BYTES, DEVICE_BYTES = 80_000_000, 1_000_000_000, 200_000_000
-TIMES_FASTER = 60.0
-BEGIN_S, PART_S = 2 * DAY_S + 8 * HOUR_S, 2 * HOUR_S
+MODELS, SHAPE = 20, Shape(1, 384, 8)
+DRAM_BYTES, SSD_BYTES, DEVICE_BYTES = 125_000_000, 1_000_000_000, 100_000_000
+TIMES_FASTER = 40.0
+BEGIN_S, PART_S = 2 * DAY_S + 8 * HOUR_S, HOUR_S
 EVERY_S, HORIZON_S, KEEP_ALIVE_S = 600.0, 900.0, 240.0
 MOST_PROMPT, MOST_ANSWER, KV_TOKENS = 64, 16, 1024
 TIERS = ("dram", "ssd", "network")
@@ -127,7 +127,7 @@ async def _sent(lab: Lab, checkpoints: Mapping[str, Checkpoint], whole: Trace, s
     if faults:
         raise RuntimeError(f"{len(faults)} of {len(seen)} requests got no answer: {faults[0]}")
     await asyncio.sleep(1.0)  # the ledger has the last of them
-    return Part(tuple(_ttft(each) for each in seen), Counter(map(_slowest, _starts(url))))
+    return Part(tuple(_ttft(each) for each in seen), Counter(map(slowest, _starts(url))))
 
 
 def _ttft(seen: Seen) -> float:
@@ -142,7 +142,7 @@ def _starts(url: str) -> list[dict[str, Any]]:
     return found
 
 
-def _slowest(start: Mapping[str, Any]) -> str:
+def slowest(start: Mapping[str, Any]) -> str:
     """The tier that the slowest of its units came from."""
     sources = {phase["where"].partition(" from ")[2] for phase in start["phases"] if " from " in phase["where"]}
     kinds = {source if source in TIERS else TIERS[-1] for source in sources}
