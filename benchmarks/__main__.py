@@ -16,12 +16,13 @@ SCRIPTS = (
     "simulator.py",
     "moves.py",
     "move_flow.py",
+    "prewarm_live.py",
     "generation.py",
     "loading.py",
     "reproductions.py",
     "gpu.py",
 )
-IN_LAB = ("pipeline_cold_start.py", "prediction.py", "honesty.py")
+IN_LAB = ("pipeline_cold_start.py", "prediction.py", "honesty.py", "prewarm_live.py")
 
 
 def main() -> int:

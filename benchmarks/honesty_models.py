@@ -40,10 +40,15 @@ def publish_all(lab: Lab) -> dict[str, Checkpoint]:
     named = {subject.name: subject.checkpoint for subject in subjects(lab, ["smollm2"])}
     for seed, (name, shape) in enumerate(SHAPES.items()):
         if shape.hidden:
-            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-                _save(Path(folder), shape, seed)
-                named[name] = publish(folder, name, store)
+            named[name] = publish_random(store, name, shape, seed)
     return {name: named[name] for name in SHAPES}
+
+
+def publish_random(store: ModelStore, name: str, shape: Shape, seed: int) -> Checkpoint:
+    """A llama of that shape whose weights are by chance."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        _save(Path(folder), shape, seed)
+        return publish(folder, name, store)
 
 
 def _save(folder: Path, shape: Shape, seed: int) -> None:

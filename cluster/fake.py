@@ -203,8 +203,8 @@ class FakeCluster:
 
     async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
         """Have a node that needs room in a tier drop what is worth least there."""
-        if max(len(dram.worth), len(ssd.worth)) > MOST_RANKED:
-            raise ClusterError(f"node {node} cannot be told what to keep: a node takes at most {MOST_RANKED:,} units")
+        if for_s <= 0.0 or max(len(dram.worth), len(ssd.worth)) > MOST_RANKED:
+            raise ClusterError(f"a node takes at most {MOST_RANKED:,} units and some time, not {for_s} s")
         self._node(node)
         self._forget(node)
         self.retained[node] = (dram, ssd)

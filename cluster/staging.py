@@ -6,7 +6,9 @@ with others: while a cold start on another node waits for its units, what this c
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from cluster.contract import Progress
 from cluster.errors import ClusterError
@@ -19,6 +21,7 @@ LONGEST_HOLD_S, GO_ON_S = 30.0, 3.0
 """Where cold starts follow one another without an end, what is brought has its share of time all the same."""
 ANSWER_WITHIN_S = 2.0
 """What a node has beyond the time of an order that it bounds itself, to say how it ended."""
+_NOTHING: Mapping[str, str] = {}
 
 
 class Staging:
@@ -46,20 +49,22 @@ class Staging:
 
     async def _follow(self, node: str, order: BringUnits, on_progress: Progress) -> None:
         """Tell what the node's reports say."""
-        told_bytes, version = 0, None
+        told_bytes, held = 0, self._held(node)
         while True:
-            await self._hearing.until(lambda heard=version: self._version(node) != heard)  # type: ignore[misc]
-            version = self._version(node)
-            held = self._hearing.roster.known[node].node.units if version is not None else {}
             there = (unit.size_bytes for unit in order.units if held.get(unit.digest) in (order.tier, "dram"))
             if (size_bytes := sum(there)) > told_bytes:
                 told_bytes = size_bytes
                 on_progress(told_bytes)
+            await self._hearing.until(partial(self._differs, node, held))
+            held = self._held(node)
 
-    def _version(self, node: str) -> int | None:
-        """Of what the node holds; None if it is not there."""
+    def _held(self, node: str) -> Mapping[str, str]:
+        """What the node has; the same object until it has said something else."""
         known = self._hearing.roster.known.get(node)
-        return known.version if known is not None else None
+        return known.node.units if known is not None else _NOTHING
+
+    def _differs(self, node: str, held: Mapping[str, str]) -> bool:
+        return self._held(node) is not held
 
     async def _hold_back(self, node: str) -> None:
         """Have the node hold back what is brought to it as long as it shall."""

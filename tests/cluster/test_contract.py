@@ -229,6 +229,8 @@ async def is_told_what_to_keep(played: Played) -> None:
     too_many = Retention({f"{number:064x}": 1.0 for number in range(MOST_RANKED + 1)})
     with pytest.raises(ClusterError, match="at most 50,000"):
         await played.cluster.retain(name, too_many, BY_USE, 60.0)
+    with pytest.raises(ClusterError, match=r"not .*-1\.0 s"):
+        await played.cluster.retain(name, BY_USE, BY_USE, -1.0)
     with pytest.raises(NodeLost):
         await played.cluster.retain("nobody", BY_USE, BY_USE, 60.0)
     await played.cluster.retain(name, BY_USE, BY_USE, 0.1)
