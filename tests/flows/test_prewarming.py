@@ -22,11 +22,13 @@ from firsttoken.operator_key import operator_key
 from firsttoken.settings import Settings, write_settings
 from flows.calibrate import calibrate
 from flows.prewarming.chosen import BUDGETS
+from flows.prewarming.reaping import NOT_PUBLISHED
 from flows.registering import register
 from schedules.facts import View
 from schedules.foresight.cadence import Cadence
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
+from storage_tiers.publishing.collect import remove_model
 from storage_tiers.publishing.publish import publish
 from tests.flows.real_service import AUTH, NODES, Components, PrefectApi, own_settings, started, within
 from tests.tiny import make_tiny
@@ -116,7 +118,10 @@ def platform(
     settings: Settings, flow_service: Components, store: ModelStore, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
     """A real front end that runs of flows find in the place of the double; models that were called twice, and nodes that
-    hold nothing of them since."""
+    hold nothing since. Nothing is scheduled."""
+    prefect = PrefectApi(settings.prefect.api_url, AUTH)
+    within(60, prefect.scheduled_run("prewarm"))
+    within(10, prefect.pause("prewarm"))
     checkpoints = {}
     for seed, name in enumerate((*CALLED, NEVER), 11):
         source = make_tiny("llama", tmp_path_factory.mktemp("model"), seed=seed)
@@ -146,14 +151,7 @@ def platform(
 
 
 @pytest.fixture
-def paused(prefect: PrefectApi) -> None:
-    """Nothing is scheduled."""
-    within(60, prefect.scheduled_run("prewarm"))
-    within(10, prefect.pause("prewarm"))
-
-
-@pytest.fixture
-def little_dram(settings: Settings, platform: Platform, prefect: PrefectApi, paused: None) -> Iterator[None]:
+def little_dram(settings: Settings, platform: Platform, prefect: PrefectApi) -> Iterator[None]:
     """Plans may fill a node's dram with one of the models, and have no replicas; by a variable of Prefect's."""
     share = platform.checkpoints[CALLED[0]].size_bytes * 1.5 / settings.node.dram_bytes
     within(10, prefect.set_variable(BUDGETS, {"dram_share": share, "device_share": 0}))
@@ -211,7 +209,7 @@ def test_a_dry_run_tells_what_it_would_do_and_where_cold_starts_found_their_unit
 
 
 def test_of_two_runs_at_once_one_is_cancelled_and_says_so_and_a_bad_parameter_is_a_sentence(
-    platform: Platform, prefect: PrefectApi, paused: None
+    platform: Platform, prefect: PrefectApi
 ) -> None:
     first = within(10, prefect.begin("prewarm", {"horizon": "soon"}))
     second = within(10, prefect.begin("prewarm", {"horizon": "soon"}))
@@ -224,18 +222,20 @@ def test_of_two_runs_at_once_one_is_cancelled_and_says_so_and_a_bad_parameter_is
         within(10, prefect.begin("prewarm", {"tier": "tape"}))
 
 
-def test_what_is_not_published_any_more_is_reaped_and_what_may_be_asked_for_stays(
-    platform: Platform, prefect: PrefectApi, store: ModelStore, paused: None
+def test_what_nobody_will_ask_for_is_reaped_and_what_may_be_asked_for_stays(
+    platform: Platform, prefect: PrefectApi, store: ModelStore
 ) -> None:
-    for name in (CALLED[0], NEVER):
-        within(90, prefect.run("bring", {"models": [name], "tier": "dram", "nodes": ["node-1"]}))
-    within(60, prefect.run("reap", {"fuller_than": 0, "dry_run": True}))
+    within(90, prefect.run("bring", {"models": [CALLED[0], NEVER], "tier": "dram", "nodes": ["node-1"]}))
+    dry = within(60, prefect.run("reap", {"fuller_than": 0, "dry_run": True}))
+    (row,) = within(10, prefect.table("reap-dropped", dry))
+    size_bytes = platform.checkpoints[NEVER].size_bytes
+    assert (row["node"], row["model"], row["bytes"], row["outcome"]) == ("node-1", NEVER, size_bytes, "dry run")
     assert platform.whole(platform.view(), NEVER)
-    run = within(60, prefect.run("reap", {"fuller_than": 0}))
+    remove_model(store, NEVER)
+    run = within(60, prefect.run("reap", {}))
     assert run["state_type"] == "COMPLETED", run["state"]
     (row,) = within(10, prefect.table("reap-dropped", run))
-    size_bytes = platform.checkpoints[NEVER].size_bytes
-    assert (row["node"], row["model"], row["bytes"], row["outcome"]) == ("node-1", NEVER, size_bytes, "dropped")
+    assert (row["model"], row["reason"]) == (NOT_PUBLISHED, "no model that is published has these units")
     view = platform.view()
     assert (platform.whole(view, CALLED[0]), platform.tiers(view, NEVER)) == (True, set())
     assert "Replicas are not ended by this flow" in within(10, prefect.page("reap-summary", run))
