@@ -133,7 +133,7 @@ def platform(
     before = context.read_text()
     with started(own) as components:
         components.start("frontend")
-        within(60, ready.http_ok(f"{own.frontend_url}/health"))
+        within(60, ready.http_ok(f"{own.frontend_url}/healthz"))
         context.write_text(
             json.dumps(json.loads(before) | {"front_end_url": own.frontend_url, "operator_key": operator_key(own)})
         )
