@@ -57,9 +57,12 @@ def _row(found: Backtest, index: int, each: Judged, relative: float) -> Row:
 def sentence(told: Told) -> str:
     """What it comes to."""
     best, found = told.found.best(), told.found
+    if not found.came.any():
+        return "Nobody asked for anything in the time that was judged"
     said = f"Of {len(found.judged)} methods {best} is the cheapest for all {len(found.models)} models together"
-    if told.forecaster != best and any(each.method == told.forecaster for each in found.judged):
-        cost = float(found.by(told.forecaster).cost_s.sum()) / max(float(found.by(best).cost_s.sum()), 1e-9)
+    least_s = float(found.by(best).cost_s.sum())
+    if told.forecaster != best and least_s and any(each.method == told.forecaster for each in found.judged):
+        cost = float(found.by(told.forecaster).cost_s.sum()) / least_s
         said += f"; {told.forecaster}, which is in use, costs {cost:.2f} x as much"
     closed = gap_closed(told.played) if told.played else None
     if closed is not None:

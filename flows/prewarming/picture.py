@@ -19,7 +19,7 @@ TITLE = "Requests a minute: what came, and what was and is expected"
 _WIDTH, _LEFT, _RIGHT = 920, 60, 24
 _TOP, _LANE, _GAP, _UNDER = 84, 84, 40, 36
 _PAST_HORIZONS, _LEAST_MINUTES = 3, 45
-_OWN_STYLE = """rect.came{fill:var(--pale)}path.expected{fill:none;stroke:var(--blue);stroke-width:2}
+_OWN_STYLE = """tspan.label{font-weight:600;fill:var(--ink)}rect.came{fill:var(--pale)}path.expected{fill:none;stroke:var(--blue);stroke-width:2}
 path.before{fill:none;stroke:var(--orange);stroke-width:1.5;stroke-dasharray:4 3}line.now{stroke:var(--quiet)}
 rect.ahead{fill:var(--wash);opacity:.5}"""
 ALL = "all models"
@@ -106,7 +106,7 @@ def _key() -> Iterator[Element]:
 def _drawn(lane: Lane, x: Linear, top: float) -> Iterator[Element]:
     y = Linear(0.0, max(1.0, *lane.came, *lane.before, *lane.expected) * 1.05)
     base = top + 20 + _LANE - 20
-    yield el("text", el("tspan", lane.name[:60], class_="label"), el("tspan", f"  {lane.words}"), x=_LEFT, y=top + 8)
+    yield el("text", el("tspan", lane.name[:60], class_="label"), el("tspan", lane.words, dx=8), x=_LEFT, y=top + 8)
     now = _across(x, 0.0)
     yield el("rect", x=now, y=top + 16, width=_WIDTH - _RIGHT - now, height=base - top - 16, class_="ahead")
     minutes = len(lane.came)

@@ -16,7 +16,7 @@ from prefect.variables import Variable
 from cluster.client import ClusterClient
 from cluster.errors import ClusterError
 from flows.context import FlowContext
-from flows.errors import FlowError, Unclear
+from flows.errors import FlowError, NothingKnown, Unclear
 from flows.foreseeing.gather import Gathered, Sources, gather
 from flows.foreseeing.make import Made, Wish, made_of
 from flows.passing import unseen
@@ -66,7 +66,7 @@ async def gather_facts(context: FlowContext, client: ClusterClient, wish: Wish, 
 
 @task(timeout_seconds=1800, cache_policy=NO_CACHE)
 async def forecast_and_plan(gathered: Gathered, wish: Wish, now_s: float) -> Made:
-    """Who will be called in the horizon, and what is to be where before that. NothingKnown if nobody was ever."""
+    """Who will be called in the horizon, and what is to be where before that."""
     return await asyncio.to_thread(made_of, gathered, wish, now_s)
 
 
@@ -77,9 +77,11 @@ def wish_of(foresight: Foresight, chosen: Chosen, every_s: float) -> Wish:
 
 
 async def foresee(context: FlowContext, client: ClusterClient, wish: Wish) -> Made:
-    """A plan of now. What the two steps raise."""
+    """A plan of now. What the two steps raise; NothingKnown if nobody was ever called."""
     now_s = time.time()
     gathered = await gather_facts(context, client, wish, now_s)
+    if not gathered.heard.past.models:
+        raise NothingKnown("no request came for any model that is published")
     return await forecast_and_plan(unseen(gathered), wish, now_s)
 
 

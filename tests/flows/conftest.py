@@ -38,6 +38,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         FIRSTTOKEN_NODE__POOL_SIZE="0",
         FIRSTTOKEN_PREWARM__EVERY_S=str(EVERY_S),
         FIRSTTOKEN_PREWARM__MODELS=MODEL,
+        FIRSTTOKEN_REAP__EVERY_S="0",
+        FIRSTTOKEN_BACKTEST__CRON="",
         FIRSTTOKEN_PREFECT__AUTH=":".join(AUTH),
     )
 

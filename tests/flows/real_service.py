@@ -133,6 +133,45 @@ class PrefectApi:
                     return dict(run)
             await asyncio.sleep(_ASK_EVERY_S)
 
+    async def next_scheduled_run(self, flow: str, after: str) -> dict[str, Any]:
+        """The first that the flow's schedule made to begin after that time (as Prefect tells it), once it is over."""
+        wanted = {
+            "flows": {"name": {"any_": [flow]}},
+            "flow_runs": {"expected_start_time": {"after_": after}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        while True:
+            runs = [run for run in await self._post("/flow_runs/filter", wanted) if run["auto_scheduled"]]
+            if runs and runs[0]["state_type"] in _ENDS:
+                return dict(runs[0])
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def deployment(self, flow: str) -> dict[str, Any]:
+        """The flow's deployment."""
+        async with self._client() as client:
+            answer = await client.get(f"{self.url}/deployments/name/{flow}/firsttoken")
+        return dict(answer.raise_for_status().json())
+
+    async def edit_schedule(self, flow: str, schedule: dict[str, Any]) -> None:
+        """Have the flow's one schedule say something else, as the UI's form does."""
+        deployment = await self.deployment(flow)
+        (known,) = deployment["schedules"]
+        path = f"{self.url}/deployments/{deployment['id']}/schedules/{known['id']}"
+        async with self._client() as client:
+            (await client.patch(path, json={"schedule": schedule, "active": True})).raise_for_status()
+
+    async def resume(self, flow: str) -> None:
+        """The flow's schedule makes runs again."""
+        await self._post(f"/deployments/{await self._deployment(flow)}/resume_deployment", {})
+
+    async def set_variable(self, name: str, value: Any) -> None:
+        """As the UI's form does, for one that there is not yet; None takes it away."""
+        if value is None:
+            async with self._client() as client:
+                (await client.delete(f"{self.url}/variables/name/{name}")).raise_for_status()
+        else:
+            await self._post("/variables/", {"name": name, "value": value})
+
     async def pause(self, flow: str) -> None:
         """The flow's schedule makes no more runs."""
         await self._post(f"/deployments/{await self._deployment(flow)}/pause_deployment", {})
@@ -222,16 +261,10 @@ class PrefectApi:
         return httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES, auth=self.auth, timeout=_ANSWERS_WITHIN_S)
 
     async def _deployment(self, flow: str) -> str:
-        async with httpx.AsyncClient(
-            trust_env=False, verify=NO_AUTHORITIES, auth=self.auth, timeout=_ANSWERS_WITHIN_S
-        ) as client:
-            found = (await client.get(f"{self.url}/deployments/name/{flow}/firsttoken")).raise_for_status().json()
-        return str(found["id"])
+        return str((await self.deployment(flow))["id"])
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        async with httpx.AsyncClient(
-            trust_env=False, verify=NO_AUTHORITIES, auth=self.auth, timeout=_ANSWERS_WITHIN_S
-        ) as client:
+        async with self._client() as client:
             answer = await client.post(self.url + path, json=body)
             while answer.status_code == 503:  # SQLite is locked: Prefect's own client asks again too
                 await asyncio.sleep(_ASK_EVERY_S)

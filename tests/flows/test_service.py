@@ -17,7 +17,7 @@ from tests.flows.real_service import AUTH, MODEL, NODES, Components, PrefectApi,
 
 pytestmark = pytest.mark.timeout(300)
 
-ARTIFACT = "prewarm-tiny-llama-1-0"
+ARTIFACT = "bring-tiny-llama-1-0"
 
 
 def test_a_scheduled_run_stages_the_model_on_every_node(
@@ -38,22 +38,22 @@ def test_a_scheduled_run_stages_the_model_on_every_node(
 def test_what_is_there_is_not_fetched_again(checkpoint: Checkpoint, prefect: PrefectApi) -> None:
     parameters = {"models": [MODEL], "nodes": ["node-2"], "units": ["embed"]}
     within(60, prefect.scheduled_run("prewarm"))
-    run = within(60, prefect.run("prewarm", parameters))
+    run = within(60, prefect.run("bring", parameters))
     (row,) = within(10, prefect.table(ARTIFACT, run))
     assert (row["node"], row["tier"], row["units"]) == ("node-2", "ssd", 1)
     assert (row["fetched_bytes"], row["present_bytes"]) == (0, checkpoint.unit("embed").size_bytes)
 
 
-def test_without_models_the_plan_says_so(prefect: PrefectApi) -> None:
-    run = within(60, prefect.run("prewarm", {"models": []}))
-    assert run["state_type"] == "COMPLETED"
-    assert within(10, prefect.table("prewarm-plan", run)) == []
+def test_where_nobody_asked_for_anything_there_is_no_plan_and_that_is_said(prefect: PrefectApi) -> None:
+    run = within(60, prefect.scheduled_run("prewarm"))
+    page = within(10, prefect.page("prewarm-forecast", run))
+    assert page.startswith("Nothing is planned: no request came for any model")
 
 
 def test_a_model_that_cannot_be_brought_fails_the_run_and_stands_in_the_table(prefect: PrefectApi) -> None:
-    run = within(90, prefect.run("prewarm", {"models": ["absent"], "nodes": ["node-1"]}))
+    run = within(90, prefect.run("bring", {"models": ["absent"], "nodes": ["node-1"]}))
     assert run["state_type"] == "FAILED"
-    (row,) = within(10, prefect.table("prewarm-absent", run))
+    (row,) = within(10, prefect.table("bring-absent", run))
     assert row["outcome"].startswith("Missing: no model 'absent'")
 
 
