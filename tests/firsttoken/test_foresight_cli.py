@@ -83,14 +83,14 @@ async def test_a_model_is_shown_with_what_came_and_what_is_expected(tmp_path: Pa
     async with remembering(tmp_path, [*calls("often", 60.0, 300), *calls("seldom", 40_000.0, 4)]) as told:
         done = await run(told, "forecast", "often", "--horizon", "10min", "--method", "tsb")
         assert (done.returncode, done.stderr) == (0, "")
-        assert re.search(r"requests a minute +█{60}│[▁-█]{10} ", done.stdout)
+        assert re.search(r"requests a minute +[ █]█{58}[ █]│[▁-█]{10} ", done.stdout)
         assert re.search(r"called by then +│[▁-█]{10} ", done.stdout)
         assert re.search(r"came +300 requests in 14 d, the last \d+(\.\d+)? s ago", done.stdout)
         assert "1 waited for a start; first token after 0.51 s in the mean, 2.50 s at most" in done.stdout
         assert re.search(r"within 10 min +called with \d+ %; [\d.]+ requests expected", done.stdout)
         assert re.search(r"by +tsb", done.stdout)
         long = await run(told, "forecast", "often", "--horizon", "12h", "--method", "tsb")
-        assert re.search(r"requests a minute +[▁-█]█{40,}│[▁-█]{102} ", long.stdout)
+        assert re.search(r"requests a minute +[▁-█]█{40,}[▁-█]│[▁-█]{102} ", long.stdout)
         told_all = await run(told, "forecast")
         names = re.findall(r"^ *(often|seldom) ", told_all.stdout, re.MULTILINE)
         assert names == ["often", "seldom"]
