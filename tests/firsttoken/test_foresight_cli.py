@@ -16,6 +16,7 @@ import pytest
 from cluster.errors import Refused
 from cluster.fake import FakeCluster
 from firsttoken.ports import free_port
+from schedules.foresight.retention import Retention
 from serving.history.history import History
 from serving.history.tables import Arrival
 from storage_tiers.model_store import ModelStore
@@ -169,7 +170,12 @@ class Nodes(FakeCluster):
 
     def __init__(self, *_address: object) -> None:
         super().__init__([world_node(name, nic=2e5, formed=0.1) for name in "abc"])
+        self.told_to_keep: set[str] = set()
         Nodes.latest = self
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        await super().retain(node, dram, ssd, for_s)
+        self.told_to_keep.add(node)
 
 
 @pytest.fixture
@@ -217,7 +223,7 @@ def test_a_plan_is_shown_with_its_reasons_and_nothing_is_done_of_it(told: Mappin
     assert [each["model"] for each in script["models"]] == ["often"]
     assert {each["model"] for each in script["plan"]["stagings"]} == {"often"}
     assert in_force(told) is None
-    assert Nodes.latest.retained == {}
+    assert Nodes.latest.told_to_keep == set()
 
 
 def test_a_plan_is_carried_out(told: Mapping[str, str], store: ModelStore) -> None:
@@ -234,7 +240,7 @@ def test_a_plan_is_carried_out(told: Mapping[str, str], store: ModelStore) -> No
         node = Nodes.latest.view().node(each["node"])
         assert node is not None
         assert {digests[name] for name in each["units"]} <= node.units.keys()
-    assert Nodes.latest.retained.keys() == {*script["plan"]["dram"], *script["plan"]["ssd"]}
+    assert Nodes.latest.told_to_keep == {*script["plan"]["dram"], *script["plan"]["ssd"]}
     assert in_force(told)["made_s"] == script["plan"]["made_s"]
 
 
@@ -242,7 +248,7 @@ def test_a_plan_for_some_alone_says_nothing_of_the_others(told: Mapping[str, str
     done = run_here(("prewarm", "--models", "often", "--method", "tsb"), told)
     assert done.returncode == 0, done.stderr
     assert "often" in done.stdout
-    assert (in_force(told), Nodes.latest.retained) == (None, {})
+    assert (in_force(told), Nodes.latest.told_to_keep) == (None, set())
     unknown = run_here(("prewarm", "--models", "often,gone"), told)
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr == "firsttoken: gone cannot be planned for: it is not published\n"
