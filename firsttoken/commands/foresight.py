@@ -133,7 +133,7 @@ def _check_published(settings: "Settings", model: str) -> None:
 
     try:
         open_store(settings).open(model)
-    except (Missing, ValueError) as error:
+    except Missing as error:
         raise UnknownModel(
             f"nobody has called {model[:100]!r}, and it is not published: see `firsttoken models`"
         ) from error

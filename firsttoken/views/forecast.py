@@ -13,18 +13,23 @@ from flows.foreseeing.look import Looked
 from flows.foreseeing.minutes import Came
 from schedules.foresight.past import MINUTE_S
 
-_MARGIN = 30
+_WORDS = 42
+"""Columns beside the bars."""
 _SHOWN_MIN = 60
 _WITHIN_MIN = (1, 5, 15, 60)
 _SHARE = 10
 
 
 def of_model(looked: Looked, model: str, width: int) -> Iterator[RenderableType]:
-    """What came for a model minute by minute, and what is expected with its bounds."""
+    """What came for a model minute by minute, and what is expected with its bounds; where there are more minutes than
+    columns, several share a bar."""
     forecast, row = looked.forecast, looked.forecast.models.index(model)
-    came = looked.past.counts[row, -max(10, min(_SHOWN_MIN, width - _MARGIN - forecast.expected.shape[1])) :]
-    expected, by_then = forecast.expected[row], forecast.by_then[row]
-    highest = max(1.0, float(came.max(initial=0)), float(expected.max()))
+    columns, ahead = max(30, width - _WORDS), forecast.expected.shape[1]
+    each_min = ceil(ahead / (columns * 2 // 3))
+    came_min = min(_SHOWN_MIN, columns - ceil(ahead / each_min)) * each_min
+    came = _mean(looked.past.counts[row, -came_min:], each_min)
+    expected, by_then = _mean(forecast.expected[row], each_min), forecast.by_then[row, each_min - 1 :: each_min]
+    highest = max(1.0, float(came.max(initial=0.0)), float(expected.max()))
     grid = Table.grid(padding=(0, 2))
     grid.add_row(
         Text("requests a minute", style="bold"),
@@ -34,13 +39,19 @@ def of_model(looked: Looked, model: str, width: int) -> Iterator[RenderableType]
     grid.add_row(
         Text("called by then", style="bold"),
         Text.assemble(" " * len(came), ("│", "bold"), (_bars(by_then, 1.0), "green")),
-        Text(f"{_percent(float(by_then[-1]))} at the end", style="dim"),
+        Text(f"{_percent(float(forecast.probability[row]))} at the end", style="dim"),
     )
-    ends = f"{'-' + duration(len(came) * MINUTE_S):<{len(came)}}│{'+' + duration(forecast.horizon_s)}"
-    grid.add_row("", Text(ends, style="dim"), "")
+    since = f"-{duration(len(came) * each_min * MINUTE_S)}"
+    grid.add_row("", Text(f"{since:<{len(came)}}│+{duration(forecast.horizon_s)}", style="dim"), "")
     yield Text(model, style="bold")
     yield grid
-    yield _figures(looked, row, expected.cumsum(), by_then)
+    yield _figures(looked, row, forecast.expected[row].cumsum(), forecast.by_then[row])
+
+
+def _mean(values: Any, each: int) -> Any:
+    """Of so many values in a row at a time; what is left over at the begin or at the end is not told."""
+    whole = len(values) // each * each
+    return values[:whole].reshape(-1, each).mean(axis=1)
 
 
 def _figures(looked: Looked, row: int, expected: Any, by_then: Any) -> Table:
@@ -62,7 +73,7 @@ def _figures(looked: Looked, row: int, expected: Any, by_then: Any) -> Table:
     rows += [
         (
             f"within {duration(within * MINUTE_S)}",
-            f"called with {_percent(float(by_then[within - 1]))}; {float(expected[within - 1]):.3g} requests expected",
+            f"called with {_percent(float(by_then[within - 1]))}; {_requests(float(expected[within - 1]))} requests expected",
         )
         for within in minutes
     ]
@@ -89,7 +100,7 @@ def of_all(looked: Looked, most: int) -> Iterator[RenderableType]:
             Text(short(forecast.models[row])),
             _percent(probability),
             Text("█" * round(probability * _SHARE), style="green"),
-            f"{float(forecast.total[row]):.3g}",
+            _requests(float(forecast.total[row])),
             f"{float(forecast.low[row]):.3g} to {float(forecast.high[row]):.3g}",
             f"{int(past.counts[row].sum()):,}",
             _ago(past.until_s - float(past.last_s[row])),
@@ -137,7 +148,13 @@ def _bars(values: Any, highest: float) -> str:
 
 
 def _percent(share: float) -> str:
+    if 0.0 < share < 0.001:
+        return "< 0.1 %"
     return f"{100.0 * share:.0f} %" if share >= 0.1 else f"{100.0 * share:.1f} %"
+
+
+def _requests(count: float) -> str:
+    return "< 0.01" if 0.0 < count < 0.01 else f"{count:.3g}"
 
 
 def _ago(seconds: float) -> str:

@@ -46,9 +46,14 @@ def plan_sentence(made: Made) -> str:
     until = time.strftime("%H:%M:%S", time.localtime(plan.until_s))
     replicas = sum(kept.replicas for kept in plan.kept)
     return (
-        f"{len(made.forecast.models):,} models looked at; until {until}: {len(plan.stagings)} stagings, "
-        f"{decimal(plan.moved_bytes)} over networks, {replicas} replicas kept, {len(plan.left_out)} models left out"
+        f"{_many(len(made.forecast.models), 'model')} looked at; until {until}: {_many(len(plan.stagings), 'staging')}, "
+        f"{decimal(plan.moved_bytes)} over networks, {_many(replicas, 'replica')} kept, "
+        f"{_many(len(plan.left_out), 'model')} left out"
     )
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _stagings(stagings: Sequence[Staging], now_s: float) -> Table:
