@@ -35,6 +35,13 @@ class Foreseeing:
         """The model is news: what the plan says of it holds."""
         service.foreseen = self._says.get(service.key, NOTHING_FORESEEN)
 
+    def asked_for(self, service: Service) -> None:
+        """Since the plan was made: as calls come in bursts, one of its idle replicas is worth a start by now, as its last one
+        was, if the plan thought less of it."""
+        if self.plan is not None and service.foreseen.worth < service.last_start_s:
+            service.foreseen = service.foreseen._replace(worth=service.last_start_s)
+            self._idle.reckon(service)
+
     def _over(self, plan: Plan, services: Mapping[ModelKey, Service], now_s: float) -> None:
         if self.plan is plan:
             self.plan = None

@@ -171,6 +171,33 @@ def test_of_those_that_are_idle_the_least_worth_goes_first_and_of_equals_the_lon
     assert driven.actions(Stop)[1:] == [Stop("g1")]
 
 
+def test_who_was_asked_for_since_the_plan_is_worth_a_start_whatever_that_said() -> None:
+    """Calls come in bursts: the plan is of before the first of them."""
+    driven, keys = _driven(2, "burst", "other", "asked")
+    for key in keys[:2]:
+        driven.ask(key)
+        driven.run(1.5)
+    driven.tell(_plan(worth={keys[0]: 0.0, keys[1]: 0.01}))
+    driven.ask(keys[0])
+    driven.run(1.0)
+    driven.ask(keys[2])
+    driven.run(0.5)
+    assert driven.actions(Stop) == [Stop("g2")]
+
+
+def test_who_was_asked_for_is_worth_no_less_than_the_plan_said() -> None:
+    driven, keys = _driven(2, "worthy", "other", "asked")
+    for key in keys[:2]:
+        driven.ask(key)
+        driven.run(1.5)
+    driven.tell(_plan(worth={keys[0]: 1e3, keys[1]: 1e2}))
+    driven.ask(keys[0])
+    driven.run(1.0)
+    driven.ask(keys[2])
+    driven.run(0.5)
+    assert driven.actions(Stop) == [Stop("g2")]
+
+
 def test_what_is_kept_goes_last_but_goes_for_who_has_no_other_room() -> None:
     driven, (key, idle, asked) = _driven(2, "m", "idle", "asked")
     driven.tell(_plan({key: 1}, {idle: 1e3}))
@@ -196,7 +223,7 @@ def test_who_asks_for_what_comes_behind_makes_it_come_at_once_and_only_once() ->
     driven.tell(_plan({key: 1}))
     driven.run(0.5)
     requests = [driven.ask(key), driven.ask(key)]
-    assert driven.actions(Hurry) == [Hurry("g1")]
+    assert driven.actions(Hurry) == [Hurry("g1", ("a",))]
     driven.run(3.0)
     assert len(driven.starts()) == 1
     assert driven.actions(Assign) == [Assign(request, "g1", True) for request in requests]
