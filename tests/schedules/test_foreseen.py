@@ -190,7 +190,7 @@ def test_who_was_asked_for_is_worth_no_less_than_the_plan_said() -> None:
     for key in keys[:2]:
         driven.ask(key)
         driven.run(1.5)
-    driven.tell(_plan(worth={keys[0]: 1e3, keys[1]: 1e2}))
+    driven.tell(_plan(worth={keys[0]: 50.0, keys[1]: 2.0}))
     driven.ask(keys[0])
     driven.run(1.0)
     driven.ask(keys[2])
