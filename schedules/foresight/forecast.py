@@ -15,7 +15,9 @@ Expected = NDArray[np.float64]
 class Forecast:
     """`expected[i, k]` requests for `models[i]` in the `k`-th minute from `at_s` on; by the end of that minute at least one
     has come with the probability `by_then[i, k]`, which never falls from minute to minute. All of the horizon together has
-    from `low[i]` to `high[i]` of them, four times in five. `methods[i]` is by whom that is said.
+    from `low[i]` to `high[i]` of them, four times in five. `methods[i]` is by whom that is said. In the minute
+    alone, whatever came before, any come with the probability `alone[i, k]`, which is less than is expected where calls come
+    together; None where that is not known.
 
     ValueError says what is wrong with it.
     """
@@ -27,6 +29,7 @@ class Forecast:
     low: Expected
     high: Expected
     methods: tuple[str, ...] = field(default=())
+    alone: Expected | None = None
 
     def __post_init__(self) -> None:
         shape, count = self.expected.shape, len(self.models)
@@ -41,6 +44,15 @@ class Forecast:
             raise ValueError("a probability that at least one has come by then falls, or is none")
         if (self.expected < 0.0).any() or (self.low < 0.0).any() or (self.low > self.high).any():
             raise ValueError("fewer than no requests are expected, or the bounds are crossed")
+        if self.alone is not None and not (
+            self.alone.shape == shape and (self.alone >= 0.0).all() and (self.alone <= 1.0).all()
+        ):
+            raise ValueError("of a minute alone there is no such probability")
+
+    @property
+    def busy(self) -> Expected:
+        """By model and minute the probability of any request in it; as if they came one by one, where nobody knows."""
+        return np.minimum(self.expected if self.alone is None else self.alone, 1.0)
 
     @property
     def horizon_s(self) -> float:

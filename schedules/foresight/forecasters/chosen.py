@@ -12,7 +12,6 @@ from schedules.foresight.forecasters.trial import Trial, Tried, held_cost
 from schedules.foresight.past import Past
 
 MOST_TRIED_MIN = 15
-_NOTHING = np.zeros(())
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,10 @@ class Mixed:
 
     def of(self, past: Past, each: Sequence[Forecast], weights: Reals) -> Forecast:
         """The mean of what each says."""
-        expected = sum((share[:, None] * one.expected for share, one in zip(weights, each, strict=True)), _NOTHING)
-        by_then = sum((share[:, None] * one.by_then for share, one in zip(weights, each, strict=True)), _NOTHING)
-        return said(past, expected, by_then, self.name)
+        expected = _weighted(weights, [one.expected for one in each])
+        by_then = _weighted(weights, [one.by_then for one in each])
+        alone = np.minimum(_weighted(weights, [one.busy for one in each]), 1.0)
+        return said(past, expected, by_then, self.name, alone)
 
     def would_have_cost(self, tried: Tried) -> Reals:
         """By model, each time weighted by what was known before."""
@@ -99,15 +99,22 @@ class Chosen:
         return np.where(gain > self.least_gain + self.gain_share * cost[pooled], best, pooled)
 
 
+def _weighted(weights: Reals, each: Sequence[Reals]) -> Reals:
+    total = np.zeros(each[0].shape)
+    for share, one in zip(weights, each, strict=True):
+        total += share[:, None] * one
+    return total
+
+
 def _taken(each: Mapping[int, Forecast], choice: Places) -> Forecast:
     """Of each model what its method says."""
     first = each[0]
     expected, by_then, low, high = (column.copy() for column in (first.expected, first.by_then, first.low, first.high))
-    methods = list(first.methods)
+    alone, methods = first.busy.copy(), list(first.methods)
     for place, forecast in each.items():
         mine = np.flatnonzero(choice == place)
         expected[mine], by_then[mine] = forecast.expected[mine], forecast.by_then[mine]
-        low[mine], high[mine] = forecast.low[mine], forecast.high[mine]
+        low[mine], high[mine], alone[mine] = forecast.low[mine], forecast.high[mine], forecast.busy[mine]
         for row in mine.tolist():
             methods[row] = forecast.methods[row]
-    return Forecast(first.models, first.at_s, expected, by_then, low, high, tuple(methods))
+    return Forecast(first.models, first.at_s, expected, by_then, low, high, tuple(methods), alone)

@@ -42,8 +42,8 @@ class HybridHistogram:
         begin = age[:, None] + np.arange(minutes)
         inside = (begin < closes[:, None]) & (begin + 1.0 > opens[:, None]) & called[:, None]
         mean = calls.per_model(calls.count) / np.maximum(calls.per_model(), 1.0)
-        expected = inside * (mean / np.maximum(closes - opens, 1.0))[:, None]
-        return said(past, expected, inside.astype(np.float64), self.name)
+        alone = inside / np.maximum(closes - opens, 1.0)[:, None]
+        return said(past, alone * mean[:, None], inside.astype(np.float64), self.name, alone)
 
     def _windows(self, past: Past) -> tuple[Reals, Reals]:
         """Minutes after the last call between which a model is to be there."""

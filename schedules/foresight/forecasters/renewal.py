@@ -49,7 +49,7 @@ class Renewal:
         active = calls.per_model()
         pooled = calls.count.sum() / max(len(calls.count), 1)
         mean = (calls.per_model(calls.count) + 2.0 * max(pooled, 1.0)) / (active + 2.0)
-        return said(past, each * mean[:, None], 1.0 - surviving, self.name)
+        return said(past, each * mean[:, None], 1.0 - surviving, self.name, each)
 
     def _hazards(self, past: Past, age: Places) -> Reals:
         """Of each model as it is now, by length of the wait."""

@@ -20,7 +20,7 @@ def by_hazard(past: Past, hazard: Reals, per_minute: Reals, method: str) -> Fore
     """Each minute has calls with the probability `hazard[i, k]`, whatever the others of the horizon had; `per_minute[i]`
     requests then."""
     safe = np.clip(hazard, 0.0, 1.0)
-    return said(past, safe * per_minute[:, None], 1.0 - survival(safe), method)
+    return said(past, safe * per_minute[:, None], 1.0 - survival(safe), method, safe)
 
 
 def survival(hazard: Reals) -> Reals:
@@ -29,12 +29,13 @@ def survival(hazard: Reals) -> Reals:
     return left
 
 
-def said(past: Past, expected: Reals, by_then: Reals, method: str) -> Forecast:
+def said(past: Past, expected: Reals, by_then: Reals, method: str, alone: Reals | None = None) -> Forecast:
     """The forecast, with bounds by how much differed the horizons before that had any calls."""
     expected = np.maximum(expected, 0.0)
     by_then = np.clip(np.maximum.accumulate(by_then, axis=1), 0.0, 1.0)
     low, high = _bounds(past, expected.sum(axis=1), by_then[:, -1], expected.shape[1])
-    return Forecast(past.models, past.until_s, expected, by_then, low, high, (method,) * len(past.models))
+    methods = (method,) * len(past.models)
+    return Forecast(past.models, past.until_s, expected, by_then, low, high, methods, alone)
 
 
 def _bounds(past: Past, total: Reals, probability: Reals, minutes: int) -> tuple[Reals, Reals]:

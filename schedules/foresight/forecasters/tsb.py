@@ -34,7 +34,8 @@ class Tsb:
         until = np.arange(1, minutes + 1) / self.bucket_min
         by_then = 1.0 - (1.0 - np.clip(chance, 0.0, 1.0))[:, None] ** until
         per_minute = chance * sizes / self.bucket_min
-        return said(past, np.repeat(per_minute[:, None], minutes, axis=1), by_then, self.name)
+        alone = np.repeat(by_then[:, :1], minutes, axis=1)
+        return said(past, np.repeat(per_minute[:, None], minutes, axis=1), by_then, self.name, alone)
 
 
 def _buckets(past: Past, bucket_min: int) -> tuple[Places, Places, Reals]:

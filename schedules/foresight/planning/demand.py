@@ -42,22 +42,21 @@ def demands_of(
     replicas. A start that comes `soon_s` from now weighs half of one that comes at once: what is kept for it is kept so long.
 
     A model whose replica is gone starts with its first call, and again with one that comes when none has come for its
-    keep-alive. Sums of expected requests bound probabilities there: which is exact where they are few, or certain.
+    keep-alive. Sums of probabilities stand there for that of any: which is exact where they are few, or certain.
     """
     known = np.array([name in keep_alive_s for name in forecast.models], bool)
     if not known.any():
         return {}
-    expected, by_then = forecast.expected[known], np.minimum(forecast.by_then[known], 1.0)
+    expected, some, by_then = forecast.expected[known], forecast.busy[known], np.minimum(forecast.by_then[known], 1.0)
     names = [name for name, has in zip(forecast.models, known.tolist(), strict=True) if has]
     up = np.array(running, bool)[known]
     minutes = np.arange(expected.shape[1])
     begin_s = np.maximum(0.0, forecast.at_s - now_s + minutes * MINUTE_S)
     weight = soon_s / (soon_s + begin_s)
     keeps = np.array([keep_alive_s[name] for name in names])
-    gone = _starts(expected, by_then, np.ceil(keeps / MINUTE_S))
+    gone = _starts(some, by_then, np.ceil(keeps / MINUTE_S))
     kept = up[:, None] & (minutes[None, :] * MINUTE_S < keeps[:, None])
     starts = np.where(kept, GOES_EARLY * gone, gone)
-    some = np.minimum(expected, 1.0)
     crowd = np.maximum(0.0, expected - some) / np.maximum(some, 1e-9) / MINUTE_S
     total = starts.sum(axis=1)
     beside = np.where(total > 0.0, (starts * crowd).sum(axis=1) / np.maximum(total, 1e-12), 0.0)
@@ -76,14 +75,14 @@ def demands_of(
     return {name: Demand(*row) for name, row in zip(names, rows, strict=True)}
 
 
-def _starts(expected: Expected, by_then: Expected, keeps_minutes: Expected) -> Expected:
+def _starts(busy: Expected, by_then: Expected, keeps_minutes: Expected) -> Expected:
     """Cold starts by model and minute of models that have no replica at first."""
-    models, minutes = expected.shape
+    models, minutes = busy.shape
     first = np.diff(by_then, axis=1, prepend=0.0).clip(min=0.0)
-    so_far = np.concatenate([np.zeros((models, 1)), np.cumsum(expected, axis=1)], axis=1)
+    so_far = np.concatenate([np.zeros((models, 1)), np.cumsum(busy, axis=1)], axis=1)
     now = np.arange(minutes)
     since = np.maximum(0.0, now[None, :] - keeps_minutes[:, None]).astype(np.int64)
     lately = so_far[:, :minutes] - np.take_along_axis(so_far, since, axis=1)
-    again = (np.minimum(expected, 1.0) - first).clip(min=0.0) * (1.0 - lately).clip(min=0.0)
+    again = (busy - first).clip(min=0.0) * (1.0 - lately).clip(min=0.0)
     found: Expected = np.minimum(first + again, 1.0)
     return found

@@ -103,6 +103,20 @@ def test_expected_requests_are_as_many_as_come() -> None:
         assert said == pytest.approx(came, rel=0.35), name
 
 
+@pytest.mark.parametrize("name", _CALIBRATED)
+def test_minutes_with_calls_are_as_many_as_said_though_calls_come_together(name: str) -> None:
+    trace = bursty(8.0, 50, 0.1, 30.0, 8)
+    whole = past_of_trace(trace, trace.duration_s)
+    busy = came = expected = 0.0
+    for now in range(14 * 60, 29 * 60, 15):
+        forecast = FORECASTERS[name].forecast(whole.before(now * MINUTE_S), _QUARTER_S)
+        busy += float(forecast.busy.sum())
+        expected += float(forecast.total.sum())
+        came += float((whole.counts[:, now : now + 15] > 0).sum())
+    assert busy == pytest.approx(came, rel=0.3)
+    assert expected > 2.0 * busy
+
+
 @pytest.fixture(scope="module", params=[2.0, 8.0], ids=["cv2", "cv8"])
 def forecast_and_come(request: pytest.FixtureRequest) -> Callable[[Forecaster, int], tuple[Reals, Reals]]:
     trace: Trace = bursty(request.param, 60, 0.08, 30.0, 11)
