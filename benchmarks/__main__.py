@@ -20,6 +20,7 @@ SCRIPTS = (
     "generation.py",
     "loading.py",
     "reproductions.py",
+    "forecasts.py",
     "gpu.py",
 )
 IN_LAB = ("pipeline_cold_start.py", "prediction.py", "honesty.py", "prewarm_live.py")

@@ -16,7 +16,8 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.forecasts_pasts import KINDS, made, recorded
+from benchmarks.forecasts_pasts import CVS, KINDS, made, recorded
+from benchmarks.forecasts_told import Told
 from benchmarks.report import Result, machine, parser, report
 from flows.errors import NotATrace
 from flows.trace_files import take
@@ -34,9 +35,9 @@ LENGTH_S, JUDGED_S, EVERY_S, SEED = 2 * DAY_S, DAY_S / 2, 600.0, 17
 COLD_START_S, SIZE_BYTES, ROOM_SHARE = 10.0, 16 * GIB, 0.2
 
 
-def judged(past: Past, since_s: float, every_s: float) -> tuple[Backtest, Backtest]:
-    """By what holding costs, and where there is so much room."""
-    methods, models = list(FORECASTERS.values()), len(past.models)
+def judged(past: Past, since_s: float, every_s: float, cv: float | None = None) -> tuple[Backtest, Backtest]:
+    """By what holding costs, and where there is so much room; with one who is told, where gaps have a CV."""
+    methods, models = [*FORECASTERS.values(), *([] if cv is None else [Told.of(cv)])], len(past.models)
     room_bytes = max(1, round(ROOM_SHARE * models)) * SIZE_BYTES
     free, tight = (
         backtest(
@@ -76,10 +77,13 @@ def markdown(tables: Mapping[str, tuple[Sequence[Row], Sequence[Row]]]) -> str:
         kind: ({row.method: row for row in free}, {row.method: row for row in tight})
         for kind, (free, tight) in tables.items()
     }
-    methods = [*FORECASTERS, "oracle"]
+    methods = [*FORECASTERS, "told", "oracle"]
     lines = ["| method | " + " | ".join(rows) + " |", "|---|" + "---|" * len(rows)]
     for method in methods:
-        cells = [f"{free[method].relative:.2f} · {tight[method].cold_starts:,}" for free, tight in rows.values()]
+        cells = [
+            f"{free[method].relative:.2f} · {tight[method].cold_starts:,}" if method in free else ""
+            for free, tight in rows.values()
+        ]
         lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -103,7 +107,7 @@ def main() -> int:
             tests[asked.trace.stem] = judged(past, past.until_s / 4 // 60 * 60, 60.0)
         else:
             for kind in KINDS:
-                tests[kind] = judged(made(kind, LENGTH_S, SEED), LENGTH_S - JUDGED_S, EVERY_S)
+                tests[kind] = judged(made(kind, LENGTH_S, SEED), LENGTH_S - JUDGED_S, EVERY_S, CVS.get(kind))
     except (NotATrace, TraceError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -42,6 +42,7 @@ def _together(length_s: float, chance: _Chance) -> _Each:
     return [*timers(length_s, chance), *waves(length_s, chance), *bursts(8.0, length_s, chance)]
 
 
+CVS = {"cv2": 2.0, "cv4": 4.0, "cv8": 8.0}
 KINDS: Mapping[str, Callable[[float, _Chance], _Each]] = {
     "cv2": lambda length_s, chance: bursts(2.0, length_s, chance),
     "cv4": lambda length_s, chance: bursts(4.0, length_s, chance),

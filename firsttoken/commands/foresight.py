@@ -106,17 +106,17 @@ def _wish(settings: "Settings", horizon: str, method: str, models: str) -> "Wish
     from firsttoken.components import foresight_of
     from flows.errors import Unclear
     from flows.foreseeing.make import Wish
+    from flows.foreseeing.methods import METHODS
     from flows.planning.typed import parts
     from flows.prewarming.chosen import chosen
-    from schedules.foresight.forecasters import FORECASTERS
 
     foresight = foresight_of(settings)
     by, name = chosen(foresight, horizon, {}), method or foresight.forecaster
-    if name not in FORECASTERS:
-        raise Unclear(f"there is no method {name[:40]!r}: there are {', '.join(FORECASTERS)}")
+    if name not in METHODS:
+        raise Unclear(f"there is no method {name[:40]!r}: there are {', '.join(METHODS)}")
     every_s = foresight.every_s or by.horizon_s
     names = tuple(dict.fromkeys(parts(models, "models")))
-    return Wish(FORECASTERS[name], by.budgets, foresight.history_s, by.horizon_s, every_s, names)
+    return Wish(METHODS[name], by.budgets, foresight.history_s, by.horizon_s, every_s, names)
 
 
 async def _looked(settings: "Settings", wish: "Wish") -> "Looked":

@@ -19,12 +19,12 @@ from flows.context import FlowContext
 from flows.errors import FlowError, NothingKnown, Unclear
 from flows.foreseeing.gather import Gathered, Sources, gather
 from flows.foreseeing.make import Made, Wish, made_of
+from flows.foreseeing.methods import METHODS
 from flows.passing import unseen
 from flows.prewarming.chosen import BUDGETS, HORIZON, Chosen, chosen
 from flows.prewarming.foresight import Foresight
 from flows.prewarming.hits import Hits, hits_of
 from schedules.foresight.forecast import Forecast, Forecaster
-from schedules.foresight.forecasters import FORECASTERS
 from schedules.foresight.past import MINUTE_S, Past
 from schedules.foresight.plan import Plan
 
@@ -50,9 +50,9 @@ async def choose(foresight: Foresight, horizon: str) -> Chosen:
 
 def method_of(name: str) -> Forecaster:
     """Unclear if there is none of that name."""
-    if name not in FORECASTERS:
-        raise Unclear(f"forecaster: there is no method {name[:60]!r}: there are {', '.join(sorted(FORECASTERS))}")
-    return FORECASTERS[name]
+    if name not in METHODS:
+        raise Unclear(f"forecaster: there is no method {name[:60]!r}: there are {', '.join(sorted(METHODS))}")
+    return METHODS[name]
 
 
 @task(**_ASKS)

@@ -2,12 +2,15 @@
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flows.errors import Unclear
+from flows.foreseeing.methods import METHODS
 from flows.foreseeing.statsforecast import INTERMITTENT, StatsForecast
+from schedules.foresight.forecasters import FORECASTERS
 from tests.schedules.foresight.pasts import past
 
 _KNOWN = past(
@@ -31,3 +34,9 @@ def test_each_says_what_is_asked_for_more_often(name: str) -> None:
     assert never == 0.0
     assert np.isfinite(forecast.by_then).all()
     assert forecast.methods == (name,) * 3
+
+
+def test_all_methods_are_described_and_can_be_named() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "forecast.md").read_text()
+    assert set(METHODS) == {*FORECASTERS, *INTERMITTENT}
+    assert [name for name in METHODS if f"`{name}`" not in text] == []
