@@ -151,7 +151,6 @@ class Making:
             whole_bytes = self._starts.parts(case.layout.shape, 1)[0].reserve_bytes
             demand, start_s = case.demand, case.layout.now_s
             if demand.gone_soon < LIKELY or demand.waited_s(start_s, demand.gone) < least * whole_bytes:
-                devices.could_go(case.running, whole_bytes)
                 continue
             saved_s = demand.waited_s(start_s, demand.gone_soon)
             priority = case.wanted.objectives.priority
@@ -163,7 +162,7 @@ class Making:
             node = devices.kept.get(case.index)
             if node is None or (node and not self._comes_whole(case, node)):
                 continue
-            start_s, saved_s = case.layout.now_s, case.demand.waited_s(case.layout.now_s, case.demand.gone)
+            start_s, saved_s = case.layout.now_s, case.demand.waited_s(case.layout.now_s, case.demand.gone_soon)
             reason = sentences.kept(case.wanted.model.name, case.demand, node, start_s)
             kept[case.index] = Kept(case.wanted.model.key, 1, saved_s, reason)
             if node:
