@@ -52,7 +52,7 @@ class Claims:
     there: Sequence[Mapping[str, object]]
     pinned: Sequence[Mapping[str, object]]
     worth: list[dict[str, float]] = field(default_factory=list)
-    """Per byte, by place, of the units that lie there or come there."""
+    """Per byte, by place, of the units that are wanted there, whether or not they have room."""
     comes: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     """By model and place: units that are to come there, in order of use."""
     short: set[int] = field(default_factory=set)
@@ -84,16 +84,15 @@ class Claims:
         turns.sort()
         for *_, digest in turns:
             want = wants[digest]
-            if digest in pinned or digest in there:
-                worth[digest] = want.worth
-                if digest not in pinned:
-                    full = full or want.size_bytes > room
-                    room -= 0 if full else want.size_bytes
+            worth[digest] = want.worth
+            if digest in pinned:
+                continue
+            if digest in there:
+                full = full or want.size_bytes > room
+                room -= 0 if full else want.size_bytes
+            elif want.may_come and (full or want.size_bytes > room):
+                self.short.add(want.model)
             elif want.may_come:
-                if full or want.size_bytes > room:
-                    self.short.add(want.model)
-                    continue
-                worth[digest] = want.worth
                 room -= want.size_bytes
                 self.comes.setdefault((want.model, place), []).append(want.unit)
         self.room[place] = room

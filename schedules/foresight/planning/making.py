@@ -317,7 +317,6 @@ class Making:
             source = self._source(at, digest)
             fits = fits and self._wires.take(self._ways(at, source), size_bytes, demand.due_s, network=source != "ssd")
             if not fits:
-                claims.worth[at].pop(digest, None)
                 continue
             units.append(unit)
             by_source[source] = by_source.get(source, 0) + size_bytes
