@@ -9,14 +9,15 @@ from schedules.facts import Model
 HIDDEN_WORTH = 0.1
 """What comes while a group is formed saves nobody time, as long as nothing else is on the links: it counts so much."""
 MOVING_WORTH = 0.8
-"""What lies there already is taken for what saves so much, if that would have to be moved: forecasts are no better."""
+"""What would have to be moved is taken for saving so much of what it does, for forecasts are no better: what lies there
+already stays."""
 FALLS_TO = 0.9
 """Of a part's units each is worth a little less than the one before it, the last so much of the first."""
 
 
 class Piece(NamedTuple):
     """Units of a model, by their indices in order of use, that are to be at `place`; the first `needed` of them are worth
-    `worth` per byte, and what comes behind them little."""
+    `worth` per byte, and what comes behind them little. If it is `idle` they are there, and are to be nowhere."""
 
     model: int
     place: int
@@ -24,67 +25,91 @@ class Piece(NamedTuple):
     needed: int
     worth: float
     priority: int
+    idle: bool = False
 
 
-class _Turn(NamedTuple):
-    """Those of a piece that are there already, or are not, and are needed, or are not; in the order of turns."""
+@dataclass
+class _Want:
+    """A unit at a place: what it is worth there to all models that have it, the same as those that are with it (`of_all`),
+    and for whom it would come, as their `turn`-th."""
 
-    less_worth: float
-    less_important: int
-    piece: int
-    there: bool
-    needed: bool
+    size_bytes: int
+    worth: float
+    of_all: float
+    priority: int
+    model: int
+    turn: int
+    unit: int
+    may_come: bool
 
 
 @dataclass
 class Claims:
-    """Of one tier. `room` is what each place has left, `there` the digests that lie in it at each place."""
+    """Of one tier. `room` is what each place has left, `there` the digests that lie in it at each place; those that are
+    `pinned` have their room."""
 
     room: list[int]
     there: Sequence[Mapping[str, object]]
-    claimed: list[dict[str, float]] = field(default_factory=list)
-    """Worth per byte of the units that have room, by place."""
+    pinned: Sequence[Mapping[str, object]]
+    worth: list[dict[str, float]] = field(default_factory=list)
+    """Per byte, by place, of the units that are wanted there, whether or not they have room."""
     comes: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-    """By model and place: units that are to come there."""
+    """By model and place: units that are to come there, in order of use."""
     short: set[int] = field(default_factory=set)
-    """Models of which something needed has no room."""
-
-    def __post_init__(self) -> None:
-        self.claimed = [{} for _ in self.room]
+    """Models of which something has no room."""
 
     def settle(self, models: Sequence[Model], pieces: Sequence[Piece]) -> None:
-        """All pieces in turn, what saves most first."""
-        turns = list[_Turn]()
-        for index, (_, _, units, needed, worth, priority) in enumerate(pieces):
-            for some_needed in (True, False):
-                if worth <= 0.0 or not (needed if some_needed else len(units) - needed):
-                    continue
-                of_them = worth if some_needed else HIDDEN_WORTH * worth
-                turns.append(_Turn(-of_them, -priority, index, True, some_needed))
-                turns.append(_Turn(-MOVING_WORTH * of_them, -priority, index, False, some_needed))
-        turns.sort()
-        for turn in turns:
-            self._take(models, pieces[turn.piece], turn)
+        """All units in turn, what saves most per byte first, and of equals what is of the highest priority."""
+        wants: list[dict[str, _Want]] = [{} for _ in self.room]
+        for piece in pieces:
+            if piece.worth > 0.0:
+                _want(wants[piece.place], models[piece.model], piece)
+        self.worth = [{} for _ in self.room]
+        for place, each in enumerate(wants):
+            self._settle_at(place, each)
 
-    def _take(self, models: Sequence[Model], piece: Piece, turn: _Turn) -> None:
-        units = piece.units[: piece.needed] if turn.needed else piece.units[piece.needed :]
-        there, claimed, room = self.there[piece.place], self.claimed[piece.place], self.room[piece.place]
-        model, falls = models[piece.model], (1.0 - FALLS_TO) / len(piece.units)
-        worth = piece.worth if turn.needed else HIDDEN_WORTH * piece.worth
-        for place, unit in enumerate(units, 0 if turn.needed else piece.needed):
-            _, digest, size_bytes = model.units[unit].name, model.units[unit].digest, model.units[unit].size_bytes
-            if (digest in there) is not turn.there:
+    def _settle_at(self, place: int, wants: Mapping[str, _Want]) -> None:
+        """What lies there and finds no room would be driven out by what comes after it in turn: nothing may then."""
+        there, pinned, worth, room, full = (
+            self.there[place],
+            self.pinned[place],
+            self.worth[place],
+            self.room[place],
+            False,
+        )
+        turns = [
+            (-want.of_all * (1.0 if digest in there else MOVING_WORTH), -want.priority, want.model, want.turn, digest)
+            for digest, want in wants.items()
+        ]
+        turns.sort()
+        for *_, digest in turns:
+            want = wants[digest]
+            worth[digest] = want.worth
+            if digest in pinned:
                 continue
-            of_it = worth * (1.0 - falls * place)
-            if digest in claimed:
-                claimed[digest] += of_it
-                continue
-            if size_bytes > room:
-                if turn.needed:
-                    self.short.add(piece.model)
-                break
-            room -= size_bytes
-            claimed[digest] = of_it
-            if not turn.there:
-                self.comes.setdefault((piece.model, piece.place), []).append(unit)
-        self.room[piece.place] = room
+            if digest in there:
+                full = full or want.size_bytes > room
+                room -= 0 if full else want.size_bytes
+            elif want.may_come and (full or want.size_bytes > room):
+                self.short.add(want.model)
+            elif want.may_come:
+                room -= want.size_bytes
+                self.comes.setdefault((want.model, place), []).append(want.unit)
+        self.room[place] = room
+
+
+def _want(wants: dict[str, _Want], model: Model, piece: Piece) -> None:
+    falls = (1.0 - FALLS_TO) / len(piece.units)
+    for turn, unit in enumerate(piece.units):
+        of_all = piece.worth if turn < piece.needed else HIDDEN_WORTH * piece.worth
+        worth, digest = of_all * (1.0 - falls * turn), model.digests[unit]
+        known = wants.get(digest)
+        if known is None:
+            size_bytes, may_come = model.sizes[unit], not piece.idle
+            wants[digest] = _Want(size_bytes, worth, of_all, piece.priority, piece.model, turn, unit, may_come)
+            continue
+        known.worth += worth
+        known.of_all += of_all
+        known.priority = max(known.priority, piece.priority)
+        if not known.may_come and not piece.idle:
+            known.model, known.turn, known.unit, known.may_come = piece.model, turn, unit, True

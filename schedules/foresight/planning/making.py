@@ -8,7 +8,7 @@ from schedules.foresight.past import MINUTE_S
 from schedules.foresight.plan import Budgets, Kept, LeftOut, Plan, Staging
 from schedules.foresight.planning import sentences
 from schedules.foresight.planning.claims import HIDDEN_WORTH, Claims, Piece
-from schedules.foresight.planning.demand import NONE, Demand, demands_of
+from schedules.foresight.planning.demand import GOES_EARLY, NONE, Demand, demands_of
 from schedules.foresight.planning.ground import Ground, Wanted
 from schedules.foresight.planning.keeping import Candidate, devices_of, keep
 from schedules.foresight.planning.layouts import Layout, Layouts
@@ -32,14 +32,16 @@ _GIB, _HOUR_S = 1 << 30, 3600.0
 
 @dataclass
 class Case:
-    """A model that is planned for. `worth` is what each byte that it needs in dram saves, sooner starts counting more, and
-    `ssd_worth` the same of ssd; both in seconds."""
+    """A model that is planned for, and where its units are `held` (see Held.by_place). `worth` is what each byte that it
+    needs in dram saves, sooner starts counting more, and `ssd_worth` the same of ssd; both in seconds."""
 
     index: int
     wanted: Wanted
     demand: Demand
     layout: Layout
+    held: Mapping[int, Sequence[str]]
     running: Sequence[tuple[str, ...]]
+    was_up: bool
     worth: float = 0.0
     ssd_worth: float = 0.0
     saved_s: float = 0.0
@@ -66,7 +68,7 @@ class Making:
 
     def plan(self) -> Plan:
         """From step to step."""
-        cases = self._cases() if self._places else []
+        cases = self._cases()
         kept = self._keep(cases)
         pinned = self._pinned(cases, kept)
         self._value(cases, kept)
@@ -86,8 +88,8 @@ class Making:
             self._now_s,
             self._until_s,
             tuple(stagings),
-            self._retention(cases, dram, "dram", otherwise),
-            self._retention(cases, ssd, "ssd", ssd_otherwise),
+            self._retention(dram, otherwise),
+            self._retention(ssd, ssd_otherwise),
             tuple(kept.values()),
             worth,
             tuple(self._left_out),
@@ -108,13 +110,17 @@ class Making:
         called = list[tuple[int, Wanted, Demand]]()
         for index, wanted in enumerate(ground.models):
             demand = demands.get(wanted.model.name, NONE)
-            if wanted.objectives.min_replicas:
+            if not self._places:
+                self._leave_out(wanted, sentences.NOWHERE)
+            elif wanted.objectives.min_replicas:
                 self._leave_out(wanted, sentences.ALWAYS_UP)
             elif demand.gone <= 0.0:
                 self._leave_out(wanted, sentences.NEVER)
             else:
                 called.append((index, wanted, demand))
         self._held = Held(self._places, [digest for _, wanted, _ in called for digest in wanted.model.digests])
+        if not called:
+            return []
         layouts, found = Layouts(self._places, self._starts), list[Case]()
         for index, wanted, demand in called:
             held = self._held.by_place(wanted.model.digests)
@@ -127,7 +133,7 @@ class Making:
                     for names in ground.running.get(wanted.model.key, ())
                     if names and all(name in self._place_of for name in names)
                 ]
-                found.append(Case(index, wanted, demand, layout, up))
+                found.append(Case(index, wanted, demand, layout, held, up, bool(up)))
         return found
 
     def _per_byte(self, saved_s: float) -> float:
@@ -151,7 +157,6 @@ class Making:
             whole_bytes = self._starts.parts(case.layout.shape, 1)[0].reserve_bytes
             demand, start_s = case.demand, case.layout.now_s
             if demand.gone_soon < LIKELY or demand.waited_s(start_s, demand.gone) < least * whole_bytes:
-                devices.could_go(case.running, whole_bytes)
                 continue
             saved_s = demand.waited_s(start_s, demand.gone_soon)
             priority = case.wanted.objectives.priority
@@ -163,7 +168,7 @@ class Making:
             node = devices.kept.get(case.index)
             if node is None or (node and not self._comes_whole(case, node)):
                 continue
-            start_s, saved_s = case.layout.now_s, case.demand.waited_s(case.layout.now_s, case.demand.gone)
+            start_s, saved_s = case.layout.now_s, case.demand.waited_s(case.layout.now_s, case.demand.gone_soon)
             reason = sentences.kept(case.wanted.model.name, case.demand, node, start_s)
             kept[case.index] = Kept(case.wanted.model.key, 1, saved_s, reason)
             if node:
@@ -173,7 +178,7 @@ class Making:
     def _holds(self, case: Case) -> dict[str, int]:
         """Bytes of the model by node."""
         found = dict[str, int]()
-        for place, tiers in self._held.by_place(case.wanted.model.digests).items():
+        for place, tiers in case.held.items():
             size_bytes = sum([size for size, tier in zip(case.wanted.model.sizes, tiers, strict=True) if tier])
             found |= {node.name: size_bytes for node in self._places[place].nodes}
         return found
@@ -205,23 +210,24 @@ class Making:
     # ---- what is in which tier
 
     def _value(self, cases: Sequence[Case], kept: Mapping[int, Kept]) -> None:
+        """What is kept up may be made to go all the same, and is to come back fast then."""
         least = self._per_byte(self._budgets.least_saved_s)
         for case in cases:
             demand, layout = case.demand, case.layout
+            starts, soon = demand.starts, demand.soon
             if case.index in kept:
-                case.reason = sentences.UP
-                continue
+                if not case.was_up:
+                    continue
+                starts, soon = GOES_EARLY * demand.gone, GOES_EARLY * demand.gone_soon
             gain_s = layout.bare_s - layout.staged_s
             if gain_s > 0.0 and layout.needed_bytes:
-                case.saved_s = demand.waited_s(gain_s)
+                case.saved_s = demand.waited_s(gain_s, starts)
                 if case.saved_s / layout.needed_bytes >= least:
-                    case.worth = demand.waited_s(gain_s, demand.soon) / layout.needed_bytes
+                    case.worth = demand.waited_s(gain_s, soon) / layout.needed_bytes
                 else:
                     case.reason = sentences.CAPPED
             if layout.far_s > layout.near_s:
-                case.ssd_worth = (
-                    demand.waited_s(layout.far_s - layout.near_s, demand.soon) / case.wanted.model.size_bytes
-                )
+                case.ssd_worth = demand.waited_s(layout.far_s - layout.near_s, soon) / case.wanted.model.size_bytes
 
     def _put(self, cases: Sequence[Case]) -> None:
         """Each piece that lies nowhere finds a place: what saves most first, where most room is left; of those the first
@@ -256,21 +262,27 @@ class Making:
             unknown = max(0, used - sum([self._sizes.get(digest, 0) for digest in mine]))
             room.append(max(0, int(share * budget) - sum(held.values()) - unknown))
             there.append(dict.fromkeys(mine))
-        claims = Claims(room, there)
-        for at, held in enumerate(pinned):
-            claims.claimed[at] = dict.fromkeys(held, 0.0)
-        return claims
+        return Claims(room, there, pinned)
 
     def _pieces(self, cases: Sequence[Case], tier: str) -> list[Piece]:
+        """Where they are to be, and of what lies elsewhere what little it is worth there."""
         found = list[Piece]()
         for case in cases:
-            priority = case.wanted.objectives.priority
+            worth, priority = case.worth if tier == "dram" else case.ssd_worth, case.wanted.objectives.priority
+            if worth <= 0.0:
+                continue
+            placed = dict[int, set[int]]()
             for piece, at in zip(case.layout.pieces, self._placed[case.index], strict=True):
                 units = piece.part.units
-                if tier == "dram":
-                    found.append(Piece(case.index, at, units, piece.needed, case.worth, priority))
-                else:
-                    found.append(Piece(case.index, at, units, len(units), case.ssd_worth, priority))
+                needed = piece.needed if tier == "dram" else len(units)
+                found.append(Piece(case.index, at, units, needed, worth, priority))
+                placed.setdefault(at, set()).update(units)
+            for at, tiers in case.held.items():
+                home = placed.get(at, set())
+                others = [unit for unit, where in enumerate(tiers) if where and unit not in home]
+                if others:
+                    again = AGAIN_WORTH * worth
+                    found.append(Piece(case.index, at, others, len(others), again, priority, idle=True))
         return found
 
     # ---- what moves
@@ -305,7 +317,6 @@ class Making:
             source = self._source(at, digest)
             fits = fits and self._wires.take(self._ways(at, source), size_bytes, demand.due_s, network=source != "ssd")
             if not fits:
-                claims.claimed[at].pop(digest, None)
                 continue
             units.append(unit)
             by_source[source] = by_source.get(source, 0) + size_bytes
@@ -357,20 +368,12 @@ class Making:
 
     # ---- what is kept
 
-    def _retention(self, cases: Sequence[Case], claims: Claims, tier: str, otherwise: float) -> dict[str, Retention]:
-        nominal = dict[str, float]()
-        for case in cases:
-            worth = case.worth if tier == "dram" else case.ssd_worth
-            for digest in case.wanted.model.digests if worth > 0.0 else ():
-                nominal[digest] = nominal.get(digest, 0.0) + worth
-        somewhere = {digest for claimed in claims.claimed for digest in claimed}
+    def _retention(self, claims: Claims, otherwise: float) -> dict[str, Retention]:
+        """What is known and nobody wants there is worth nothing."""
         found = dict[str, Retention]()
         for at, place in enumerate(self._places):
-            worth_of = {digest: worth for digest, worth in claims.claimed[at].items() if worth > 0.0}
-            for digest in claims.there[at]:
-                if digest in self._sizes and digest not in worth_of:
-                    worth_of[digest] = nominal.get(digest, 0.0) * (AGAIN_WORTH if digest in somewhere else 1.0)
-            found |= dict.fromkeys([node.name for node in place.nodes], Retention(worth_of, otherwise))
+            worth = {digest: 0.0 for digest in claims.there[at] if digest in self._sizes} | claims.worth[at]
+            found |= dict.fromkeys([node.name for node in place.nodes], Retention(worth, otherwise))
         return found
 
     # ---- what it is not about

@@ -32,6 +32,7 @@ def kept(name: str, demand: Demand, node: str, start_s: float) -> str:
     return f"{called(name, demand)}; {where} whoever calls a start of {start_s:.2f} s."
 
 
+NOWHERE = "There is no node that can be planned for."
 NEVER = "Nobody is expected to call it."
 ALWAYS_UP = "It has replicas at all times."
 UP = "It has a replica, which is not expected to go before it is called."
