@@ -170,7 +170,7 @@ def _after(
 
 def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, stop: bool) -> tuple[Move, ...] | None:
     """Who must go of those that are `leaving` so that each stage fits: the least important first, then the one that is
-    least worth keeping, then the longest idle. None if one has nowhere to."""
+    least worth its room, then the longest idle. None if one has nowhere to."""
     needed = {stage.node: stage.reserve_bytes for stage in placement.stages}
     short = [node for node in needed if survey.usable_free_bytes([node])[node] < needed[node]]
     in_the_way = {replica.group: replica for node in short for replica in leaving.there(node)}
@@ -179,9 +179,7 @@ def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, sto
     for node, size_bytes in needed.items():
         free[node] -= size_bytes
     moves = []
-    for replica in sorted(
-        in_the_way.values(), key=lambda r: (r.priority, r.idle_since_s is None, r.worth, r.idle_since_s or 0.0, r.group)
-    ):
+    for replica in sorted(in_the_way.values(), key=_goes_first):
         if all(free.get(node, 0) >= 0 for node in replica.reserved_bytes):
             continue
         to, takes_s = "", 0.0
@@ -200,6 +198,12 @@ def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, sto
                 free[node] += size_bytes
         moves.append(Move(replica.group, replica.model.name, to, takes_s))
     return tuple(moves) if all(free[node] >= 0 for node in short) else None
+
+
+def _goes_first(replica: Running) -> tuple[int, bool, bool, float, float, str]:
+    size_bytes = sum(replica.reserved_bytes.values()) or 1
+    idle_s = replica.idle_since_s
+    return replica.priority, idle_s is None, replica.kept, replica.worth / size_bytes, idle_s or 0.0, replica.group
 
 
 def _not_worth(question: Question, best: Candidate | None, after: Candidate, leaving: Leaving) -> str:
