@@ -29,7 +29,8 @@ class Foreseeing:
         says = {key: self._others._replace(worth=worth) for key, worth in plan.worth.items()}
         for kept in plan.kept:
             there = says.get(kept.key, self._others)
-            says[kept.key] = there._replace(replicas=kept.replicas, saved_s=kept.saved_s)
+            worth = max(there.worth, kept.saved_s)
+            says[kept.key] = there._replace(replicas=kept.replicas, saved_s=kept.saved_s, worth=worth)
         self._change(says, services, now_s)
         until_s = now_s + max(0.0, plan.until_s - plan.made_s)
         self._wakes.at(until_s, lambda then_s: self._over(plan, services, then_s))

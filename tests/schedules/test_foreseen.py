@@ -136,7 +136,7 @@ def test_who_is_idle_and_worth_less_goes_for_it() -> None:
     driven, (idle, key) = _driven(1, "idle", "m")
     driven.ask(idle)
     driven.run(3.0)
-    driven.tell(_plan({key: 1}, {idle: 9.0}))
+    driven.tell(_plan({key: 1}, {idle: 6.0}))
     driven.run(3.0)
     assert driven.actions(Stop) == [Stop("g1")]
     assert driven.states("m") == [State.SERVING]
@@ -173,7 +173,7 @@ def test_of_those_that_are_idle_the_least_worth_goes_first_and_of_equals_the_lon
 
 def test_what_is_kept_goes_last_but_goes_for_who_has_no_other_room() -> None:
     driven, (key, idle, asked) = _driven(2, "m", "idle", "asked")
-    driven.tell(_plan({key: 1}, {idle: 1e3}))
+    driven.tell(_plan({key: 1}, {idle: 9.0}))
     driven.run(2.0)
     driven.ask(idle)
     driven.run(3.0)
@@ -196,7 +196,7 @@ def test_who_asks_for_what_comes_behind_makes_it_come_at_once_and_only_once() ->
     driven.tell(_plan({key: 1}))
     driven.run(0.5)
     requests = [driven.ask(key), driven.ask(key)]
-    assert driven.actions(Hurry) == [Hurry("g1")]
+    assert driven.actions(Hurry) == [Hurry("g1", ("a",))]
     driven.run(3.0)
     assert len(driven.starts()) == 1
     assert driven.actions(Assign) == [Assign(request, "g1", True) for request in requests]
@@ -241,6 +241,6 @@ def test_room_that_would_cost_others_more_than_it_saves_is_not_taken() -> None:
     driven.tell(_plan({wide: 1}, dict.fromkeys(small, 6.0), saved_s=10.0))
     driven.run(1.0)
     assert driven.actions(Stop) == []
-    driven.tell(_plan({wide: 1}, dict.fromkeys(small, 4.0), saved_s=10.0))
+    driven.tell(_plan({wide: 1}, dict.fromkeys(small, 3.0), saved_s=10.0))
     driven.run(KEEP_UP_AFTER_S + 3.0)
     assert driven.states("wide") == [State.SERVING]
