@@ -218,6 +218,19 @@ def test_who_asks_for_what_is_not_ordered_yet_has_a_start_like_any_other(placed:
     assert driven.actions(Hurry) == []
 
 
+def test_who_asks_for_what_found_no_room_does_not_wait_until_that_is_tried_again() -> None:
+    """Others are worth more than what is foreseen, but go for whoever asks."""
+    driven, (idle, key) = _driven(1, "idle", "m")
+    driven.ask(idle)
+    driven.run(3.0)
+    driven.tell(_plan({key: 1}, {idle: 20.0}))
+    driven.run(0.1)
+    assert driven.states("m") == [State.WANTED]
+    driven.ask(key)
+    driven.run(0.5)
+    assert len(driven.starts("m")) == 1
+
+
 def test_what_is_asked_for_while_it_serves_is_nobody_s_hurry() -> None:
     driven, (key,) = _driven(1, "m")
     driven.tell(_plan({key: 1}))

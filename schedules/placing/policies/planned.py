@@ -16,6 +16,10 @@ AS_FAST = 1.05
 better than that."""
 
 
+EXPECTED = 0.1
+"""What others are expected to wait later counts so much of what somebody waits now, and others with him."""
+
+
 class Planned:
     """Looks at every degree up to the model's largest, and beyond it only if the model does not fit else; of each on the
     nodes that are done soonest, and on all others that may be better, so that by its own predictions no rule is. Once
@@ -83,9 +87,9 @@ def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidat
             f"{prediction.ttft_bad_s:.2f} s at the bad end of {goal.ttft_s:.2f} s"
         )
     within = meeting or known
-    best_s, fastest_s = min((p.ttft_s + c.lost_s, p.ttft_s) for c, p in within)
+    best_s, fastest_s = min((p.ttft_s + EXPECTED * c.lost_s, p.ttft_s) for c, p in within)
     enough_s = best_s + (AS_FAST - 1.0) * fastest_s
-    as_fast = [(c, p) for c, p in within if p.ttft_s + c.lost_s <= enough_s]
+    as_fast = [(c, p) for c, p in within if p.ttft_s + EXPECTED * c.lost_s <= enough_s]
     chosen, prediction = min(as_fast, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
     unmet = "" if meeting else "nothing meets the service level; "
     return chosen, f"degree {chosen.degree}: {unmet}the fastest, {prediction.ttft_s:.2f} s to the first token"
