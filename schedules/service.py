@@ -135,13 +135,13 @@ class Replica:
 
     def running(self, may_stop: bool, may_move: bool = False) -> Running:
         """As decisions see it; made anew when it is another."""
-        worth = self.service.worth
-        as_it_is = (may_stop, may_move, self.idle_since_s, self.used_tokens, self.group, self.placement, worth)
+        worth, kept = self.service.worth, self.service.is_kept
+        as_it_is = (may_stop, may_move, self.idle_since_s, self.used_tokens, self.group, self.placement, worth, kept)
         made = self._running
         if made is None or made[0] != as_it_is:
             running = Running(
                 self.service.model, self.group, self.reserved_bytes, self.idle_since_s, self.used_tokens,
-                self.service.objectives.priority, may_stop, may_move, worth,
+                self.service.objectives.priority, may_stop, may_move, worth, kept,
             )  # fmt: skip
             made = self._running = as_it_is, running
         return made[1]
@@ -181,17 +181,16 @@ class Demand(NamedTuple):
     whole: Placement | None
 
 
-KEPT_S = 1e6
-"""Over and above what it is worth: a replica that is to be kept."""
-
-
 class Foreseen(NamedTuple):
-    """What a plan of prewarming says of a model: it shall have at least so many `replicas`, which save `saved_s` seconds of
-    cold starts; one that has nothing to do is worth `worth` of them."""
+    """What a plan of prewarming, followed since `since_s`, says of a model: it shall have at least so many `replicas`, which
+    save `saved_s` seconds of cold starts; one that has nothing to do is worth `worth` of them, or `asked_worth` if the model
+    was asked for since then, of which the plan knows nothing."""
 
     replicas: int = 0
     saved_s: float = 0.0
     worth: float = 0.0
+    since_s: float = float("inf")
+    asked_worth: float = 0.0
 
 
 NOTHING_FORESEEN = Foreseen()
@@ -200,7 +199,8 @@ NOTHING_FORESEEN = Foreseen()
 @dataclass(eq=False)
 class Service:
     """One version of a model. `held` are names of requests in the order of their turn, some of which may be over; `waiting`
-    counts those that are not, `waiting_tokens` their rooms. The last replica that served ceased to at `served_s`.
+    counts those that are not, `waiting_tokens` their rooms. The last replica that served ceased to at `served_s`, the
+    last request came at `asked_s`.
     Its last cold start took `last_start_s` from its decision, and `last_ttft_s` from its arrival, to its first token."""
 
     model: Model
@@ -215,6 +215,7 @@ class Service:
     last_start_s: float = FIRST_GUESS_S
     last_ttft_s: float = FIRST_GUESS_S
     served_s: float = 0.0
+    asked_s: float = float("-inf")
     held_wake: bool = False
     keep_up_wake: bool = False
     clearing: Clearing = field(default_factory=Clearing)
@@ -237,13 +238,15 @@ class Service:
         return min(max(wanted.min_replicas, self.foreseen.replicas), wanted.max_replicas)
 
     @property
+    def is_kept(self) -> bool:
+        """Whether it has no more replicas than a plan keeps, so that they go last."""
+        return self.foreseen.replicas > 0 and len(self.coming) <= self.foreseen.replicas
+
+    @property
     def worth(self) -> float:
-        """Of one of its replicas that has nothing to do, in expected seconds of cold starts; far more if there are no more
-        than are to be kept."""
+        """Of one of its replicas that has nothing to do, in expected seconds of cold starts."""
         foreseen = self.foreseen
-        if foreseen.replicas and len(self.coming) <= foreseen.replicas:
-            return KEPT_S + foreseen.worth
-        return foreseen.worth
+        return max(foreseen.worth, foreseen.asked_worth) if self.asked_s > foreseen.since_s else foreseen.worth
 
     @property
     def serves(self) -> bool:

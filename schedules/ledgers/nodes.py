@@ -66,6 +66,11 @@ class Nodes:
         return -self._by_memory[0][0] if self._by_memory else 0
 
     @property
+    def largest_bytes(self) -> int:
+        """What a stage could have on the node with most if nothing else ran anywhere."""
+        return max([node.device_bytes - node.context_bytes for node in self._shown.values()], default=0)
+
+    @property
     def silent(self) -> bool:
         """Whether there are nodes that fell silent, which may be heard again or be gone."""
         return len(self._shown) < len(self._heard)

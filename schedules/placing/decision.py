@@ -17,8 +17,9 @@ class Running:
     """A replica that is up: what it has reserved where (bytes by node), and what stopping or moving it would mean.
 
     `tokens` are those of its requests so far, all together; `idle_since_s` is None while it has requests. `may_stop` if it
-    may be ended for the model that is asked about: of several the one that is least `worth` keeping goes first, of equals the
-    longest idle; `may_move` if it may go on elsewhere.
+    may be ended for the model that is asked about: of several one that is to be `kept` goes last, the one that is least
+    `worth` its room first (in seconds of cold starts that it is expected to save), of equals the longest idle; `may_move` if
+    it may go on elsewhere.
     """
 
     model: Model
@@ -30,6 +31,7 @@ class Running:
     may_stop: bool = False
     may_move: bool = True
     worth: float = 0.0
+    kept: bool = False
 
 
 class Leaving(Protocol):

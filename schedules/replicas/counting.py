@@ -66,7 +66,7 @@ class Counting:
             if (replica.cold.arrived_s is None) == (longest is None) or replica.placement is not None:
                 continue
             replica.cold = Cold(longest[0] if longest is not None else None, now_s)
-            replica.since_s = now_s
+            replica.since_s, replica.until_s = now_s, 0.0
             self._rooms.release(replica, now_s)
             self._wanted.remove(replica)
             self._wanted.add(replica)

@@ -6,7 +6,7 @@ from operator import itemgetter
 
 from schedules.lifecycle import State
 from schedules.placing.decision import Running
-from schedules.service import KEPT_S, Replica, Service
+from schedules.service import Replica, Service
 
 
 class Idle:
@@ -45,7 +45,7 @@ class Idle:
         self._unsure.clear()
 
     def _add(self, replica: Replica) -> None:
-        kind, reserved = (replica.service.objectives.priority, _level(replica.service.worth)), replica.reserved_bytes
+        kind, reserved = (replica.service.objectives.priority, _level(replica.service)), replica.reserved_bytes
         self._counted[replica] = kind, replica.group, reserved
         self._kept.setdefault(kind, _Together()).add(replica, reserved)
 
@@ -98,13 +98,14 @@ class _Together:
 
 _Kind = tuple[int, int]
 """The importance of a model, and about what a replica of it is worth."""
-_LEVELS_S = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, KEPT_S)
+_LEVELS_S = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Those between two of them are about equally worth keeping."""
 _LEVEL = itemgetter(0)
 
 
-def _level(worth_s: float) -> int:
-    return bisect_right(_LEVELS_S, worth_s)
+def _level(service: Service) -> int:
+    """Those that are kept are above all others."""
+    return len(_LEVELS_S) + 1 if service.is_kept else bisect_right(_LEVELS_S, service.worth)
 
 
 def _sum(kept: "Iterable[_Together]") -> Mapping[str, int]:

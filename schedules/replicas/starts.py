@@ -1,6 +1,7 @@
 """Where replicas start, and who makes room for them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from schedules.actions import Action, Decided, Hurry, Start
 from schedules.facts import NoPlacement, Placement
@@ -71,10 +72,13 @@ class Starts:
     ) -> Decision:
         """Where the model would start now. Changes nothing."""
         longest = self._waiters.longest(service)
+        objectives = service.objectives
+        if cold.arrived_s is None and service.foreseen.replicas:
+            objectives = replace(objectives, max_degree=1)  # there is time to come whole
         return self._books.decide(
             group,
             service.model,
-            service.objectives,
+            objectives,
             now_s,
             running,
             longest[1] if longest is not None else 1,
@@ -95,7 +99,7 @@ class Starts:
             return False
         service, cold = replica.service, replica.cold
         decision = self._decide_for(replica, now_s)
-        if cold.arrived_s is None and (reason := _costs_more(service, decision)):
+        if cold.arrived_s is None and (reason := self._not_worth(service, decision)):
             decision = Decision(decision.policy, NoPlacement(reason), decision.candidates)
         cold.decision, cold.decided_s, cold.hop_s = decision, now_s, self._books.learned.corrections.hop_s
         self._out(Decided(replica.group, service.key, decision))
@@ -140,6 +144,17 @@ class Starts:
             if instead.chosen is not None and any(move.to for move in instead.chosen.moves):
                 return instead
         return decision
+
+    def _not_worth(self, service: Service, decision: Decision) -> str:
+        """Why one that is foreseen, and that nobody asks for, is not to start so, if it is not."""
+        saved_s, chosen = service.foreseen.saved_s, decision.chosen
+        if not service.foreseen.replicas or chosen is None:
+            return ""
+        if chosen.lost_s * FOR_SURE > saved_s:
+            return f"it would save {saved_s:.2f} s and cost others {chosen.lost_s:.2f} s"
+        if chosen.degree > 1 and self._books.nodes.largest_bytes >= self._seats.whole_bytes(service):
+            return "no node has room for all of it now, which one could have"
+        return ""
 
     def _may_migrate(self, replica: Replica, now_s: float) -> bool:
         few = len(self._roster.replicas) <= MIGRATE_AMONG
@@ -246,12 +261,8 @@ class Starts:
             self._stir_for(replica, min(until_s for group, until_s in over_s.items() if group not in had))
 
 
-def _costs_more(service: Service, decision: Decision) -> str:
-    """Why one that nobody asks for is not to have the room of others, if it is not."""
-    saved_s, chosen = service.foreseen.saved_s, decision.chosen
-    if not service.foreseen.replicas or chosen is None or chosen.lost_s < saved_s:
-        return ""
-    return f"it would save {saved_s:.2f} s and cost others {chosen.lost_s:.2f} s"
+FOR_SURE = 1.5
+"""So many times as much is to be saved as others lose by it: forecasts are no better than that."""
 
 
 def _is_late(service: Service, decision: Decision) -> bool:

@@ -65,7 +65,7 @@ class Up(Standing):
                         not replica.requests
                         and replica.service.objectives.priority <= most
                         and replica.idle
-                        and (not under or replica.service.worth < under)
+                        and (not under or (replica.service.worth < under and not replica.service.is_kept))
                     )
                     or replica.group in had,
                     self._now_s is not None and replica.may_move(self._now_s),

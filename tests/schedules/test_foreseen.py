@@ -136,7 +136,7 @@ def test_who_is_idle_and_worth_less_goes_for_it() -> None:
     driven, (idle, key) = _driven(1, "idle", "m")
     driven.ask(idle)
     driven.run(3.0)
-    driven.tell(_plan({key: 1}, {idle: 9.0}))
+    driven.tell(_plan({key: 1}, {idle: 6.0}))
     driven.run(3.0)
     assert driven.actions(Stop) == [Stop("g1")]
     assert driven.states("m") == [State.SERVING]
@@ -200,7 +200,7 @@ def test_who_was_asked_for_is_worth_no_less_than_the_plan_said() -> None:
 
 def test_what_is_kept_goes_last_but_goes_for_who_has_no_other_room() -> None:
     driven, (key, idle, asked) = _driven(2, "m", "idle", "asked")
-    driven.tell(_plan({key: 1}, {idle: 1e3}))
+    driven.tell(_plan({key: 1}, {idle: 9.0}))
     driven.run(2.0)
     driven.ask(idle)
     driven.run(3.0)
@@ -245,6 +245,19 @@ def test_who_asks_for_what_is_not_ordered_yet_has_a_start_like_any_other(placed:
     assert driven.actions(Hurry) == []
 
 
+def test_who_asks_for_what_found_no_room_does_not_wait_until_that_is_tried_again() -> None:
+    """Others are worth more than what is foreseen, but go for whoever asks."""
+    driven, (idle, key) = _driven(1, "idle", "m")
+    driven.ask(idle)
+    driven.run(3.0)
+    driven.tell(_plan({key: 1}, {idle: 20.0}))
+    driven.run(0.1)
+    assert driven.states("m") == [State.WANTED]
+    driven.ask(key)
+    driven.run(0.5)
+    assert len(driven.starts("m")) == 1
+
+
 def test_what_is_asked_for_while_it_serves_is_nobody_s_hurry() -> None:
     driven, (key,) = _driven(1, "m")
     driven.tell(_plan({key: 1}))
@@ -268,6 +281,6 @@ def test_room_that_would_cost_others_more_than_it_saves_is_not_taken() -> None:
     driven.tell(_plan({wide: 1}, dict.fromkeys(small, 6.0), saved_s=10.0))
     driven.run(1.0)
     assert driven.actions(Stop) == []
-    driven.tell(_plan({wide: 1}, dict.fromkeys(small, 4.0), saved_s=10.0))
+    driven.tell(_plan({wide: 1}, dict.fromkeys(small, 3.0), saved_s=10.0))
     driven.run(KEEP_UP_AFTER_S + 3.0)
     assert driven.states("wide") == [State.SERVING]

@@ -16,6 +16,10 @@ AS_FAST = 1.05
 better than that."""
 
 
+EXPECTED = 0.1
+"""What others are expected to wait later counts so much of what somebody waits now, and others with him."""
+
+
 class Planned:
     """Looks at every degree up to the model's largest, and beyond it only if the model does not fit else; of each on the
     nodes that are done soonest, and on all others that may be better, so that by its own predictions no rule is. Once
@@ -83,9 +87,9 @@ def _choose(question: Question, eligible: Sequence[Candidate]) -> tuple[Candidat
             f"{prediction.ttft_bad_s:.2f} s at the bad end of {goal.ttft_s:.2f} s"
         )
     within = meeting or known
-    best_s, fastest_s = min((p.ttft_s + c.lost_s, p.ttft_s) for c, p in within)
+    best_s, fastest_s = min((p.ttft_s + EXPECTED * c.lost_s, p.ttft_s) for c, p in within)
     enough_s = best_s + (AS_FAST - 1.0) * fastest_s
-    as_fast = [(c, p) for c, p in within if p.ttft_s + c.lost_s <= enough_s]
+    as_fast = [(c, p) for c, p in within if p.ttft_s + EXPECTED * c.lost_s <= enough_s]
     chosen, prediction = min(as_fast, key=lambda cp: (bool(cp[0].moves), cp[1].cost_byte_s, cp[0].degree))
     unmet = "" if meeting else "nothing meets the service level; "
     return chosen, f"degree {chosen.degree}: {unmet}the fastest, {prediction.ttft_s:.2f} s to the first token"
@@ -170,7 +174,7 @@ def _after(
 
 def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, stop: bool) -> tuple[Move, ...] | None:
     """Who must go of those that are `leaving` so that each stage fits: the least important first, then the one that is
-    least worth keeping, then the longest idle. None if one has nowhere to."""
+    least worth its room, then the longest idle. None if one has nowhere to."""
     needed = {stage.node: stage.reserve_bytes for stage in placement.stages}
     short = [node for node in needed if survey.usable_free_bytes([node])[node] < needed[node]]
     in_the_way = {replica.group: replica for node in short for replica in leaving.there(node)}
@@ -179,9 +183,7 @@ def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, sto
     for node, size_bytes in needed.items():
         free[node] -= size_bytes
     moves = []
-    for replica in sorted(
-        in_the_way.values(), key=lambda r: (r.priority, r.idle_since_s is None, r.worth, r.idle_since_s or 0.0, r.group)
-    ):
+    for replica in sorted(in_the_way.values(), key=_goes_first):
         if all(free.get(node, 0) >= 0 for node in replica.reserved_bytes):
             continue
         to, takes_s = "", 0.0
@@ -200,6 +202,12 @@ def _needed_moves(survey: Survey, placement: Placement, leaving: Leaving, *, sto
                 free[node] += size_bytes
         moves.append(Move(replica.group, replica.model.name, to, takes_s))
     return tuple(moves) if all(free[node] >= 0 for node in short) else None
+
+
+def _goes_first(replica: Running) -> tuple[int, bool, bool, float, float, str]:
+    size_bytes = sum(replica.reserved_bytes.values()) or 1
+    idle_s = replica.idle_since_s
+    return replica.priority, idle_s is None, replica.kept, replica.worth / size_bytes, idle_s or 0.0, replica.group
 
 
 def _not_worth(question: Question, best: Candidate | None, after: Candidate, leaving: Leaving) -> str:
