@@ -170,6 +170,7 @@ class LocalStages:
     def hurry(self, group: str) -> None:
         """What the group's stage still lacks comes as for a cold start. Refused if there is none here."""
         self._tiers.hurry(self._running(group).loads)
+        self._on_change()
 
     def renew(self, order: Renew) -> tuple[str, ...]:
         """The groups may live so much longer from now, but for those that are returned: they are not here, or not the
@@ -288,10 +289,10 @@ class LocalStages:
         return loading
 
     async def _tell_when_here(self, order: FormStage, loads: Sequence[Future[Loaded]]) -> None:
-        """Those who bring units ahead elsewhere stand still until then."""
+        """Those who bring units ahead elsewhere stand still until then, if anybody waits for the stage by now."""
         now = [unit for unit in order.units if unit.name not in order.held_back]
         awaited = zip(loads, now, strict=True)
-        urgent = [load for load, unit in awaited if _priority(order, unit) is Priority.COLD_START]
+        urgent = [load for load, unit in awaited if _priority(order, unit) is not Priority.AFTER_FIRST_TOKEN]
         await asyncio.gather(*map(asyncio.wrap_future, urgent), return_exceptions=True)
         self._on_change()
 

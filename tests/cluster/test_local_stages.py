@@ -46,15 +46,19 @@ class Played:
         self.node = Node(store, folder / "ssd", self.gate)
         self.pool, self.tasks = PlayedPool(), Tasks()
         self.lost: list[tuple[str, str]] = []
+        self.changes = 0
         config = node_config(
             store_url=store.objects.url, ssd_dir=str(folder / "ssd"), device_bytes=RESERVED_BYTES, use_peers=False
         )
         peers = UnitExchange(self.node.dram, self.node.ssd, "127.0.0.1", taking_part=False)
         self.stages = LocalStages(
             config, self.node.stack, peers, RateBook(folder), DeviceMemory("cpu", RESERVED_BYTES, 1), self.pool, self.tasks,
-            lambda: None,
+            self._change,
             lambda group, cause: self.lost.append((group, cause)),
         )  # fmt: skip
+
+    def _change(self) -> None:
+        self.changes += 1
 
     def order(self, group: str = "g", timeout_s: float = DEADLINE_S) -> FormStage:
         """One that takes all memory there is."""
@@ -100,6 +104,27 @@ async def played(tmp_path: Path) -> AsyncIterator[Played]:
     await made.pool.close()
     await asyncio.to_thread(made.node.stack.close)
     gc.collect()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+async def test_it_is_told_at_once_that_a_start_waits_for_units_and_that_it_does_no_more(
+    played: Played, behind: bool
+) -> None:
+    """What is staged on other nodes stands still meanwhile; for one that comes behind as soon as somebody waits for it."""
+    forming = asyncio.ensure_future(played.stages.form(replace(played.order(), behind=behind)))
+    await until(played.gate.reached.is_set)
+    assert played.changes == 1
+    assert played.node.stack.fetching is not behind
+    if behind:
+        played.stages.hurry("g")
+        assert played.changes == 2
+        assert played.node.stack.fetching
+    before = played.changes
+    played.gate.open()
+    await until(lambda: played.changes > before)
+    assert not played.node.stack.fetching
+    await played.stages.dissolve("g")
+    await asyncio.gather(forming, return_exceptions=True)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
