@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -164,10 +164,11 @@ def test_the_schedule_fires_and_what_was_called_is_in_dram_and_on_ssd_where_the_
     platform: Platform, prefect: PrefectApi, little_dram: None
 ) -> None:
     """The schedule is one that a person has just put in place of that of settings, and a paused deployment is resumed."""
-    before = datetime.now(UTC).isoformat()
-    within(10, prefect.edit_schedule("prewarm", {"interval": 6, "anchor_date": before, "timezone": "UTC"}))
+    soon = datetime.now(UTC) + timedelta(seconds=6)
+    every_minute = {"interval": 60, "anchor_date": soon.isoformat(), "timezone": "UTC"}
+    within(10, prefect.edit_schedule("prewarm", every_minute))
     within(10, prefect.resume("prewarm"))
-    run = within(90, prefect.next_scheduled_run("prewarm", before))
+    run = within(90, prefect.next_scheduled_run("prewarm", (soon - timedelta(seconds=1)).isoformat()))
     within(10, prefect.pause("prewarm"))
     assert run["state_type"] == "COMPLETED", run["state"]
     rows = within(10, prefect.table("prewarm-plan", run))
