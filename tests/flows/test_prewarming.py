@@ -204,7 +204,7 @@ def test_a_dry_run_tells_what_it_would_do_and_where_cold_starts_found_their_unit
     assert {row["outcome"] for row in rows} == {"planned"}
     assert platform.get("/admin/plan")["made_s"] == plans
     assert not any(node.units for node in platform.view().nodes)
-    page = within(10, prefect.page("prewarm-forecast", run))
+    page = within(10, prefect.page("prewarm-forecast", run)).replace("\u00a0", " ")
     for said in ("A dry run", "data:image/svg+xml;base64,", "called within 30 min"):
         assert said in page
     assert re.search(r"\| called/a \| [12] \| ", page)
