@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,8 +14,11 @@ from typing import Any
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.runner import Runner
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.types.entrypoint import EntrypointType
 
 from cluster.client import ClusterClient
 from firsttoken import ready
@@ -24,7 +28,7 @@ from firsttoken.settings import Settings, write_settings
 from flows.calibrate import calibrate
 from flows.prewarming.chosen import BUDGETS
 from flows.prewarming.reaping import NOT_PUBLISHED
-from flows.registering import register
+from flows.registering import DEPLOYMENT, register
 from schedules.facts import View
 from schedules.foresight.cadence import Cadence
 from storage_tiers.checkpoint import Checkpoint
@@ -283,9 +287,40 @@ def test_what_a_person_has_set_in_prefect_survives_a_new_registration_until_sett
         assert back["schedule"]["interval"] == 86400.0
         await prefect.resume("calibrate")
 
-    auth = ":".join(AUTH)
-    with temporary_settings({PREFECT_API_URL: prefect.url, PREFECT_API_AUTH_STRING: auth}):
+    with _prefect_at(prefect):
         within(60, told())
+
+
+def test_schedules_that_a_person_put_in_place_stay_and_those_of_versions_before_do_not(prefect: PrefectApi) -> None:
+    """Versions that tagged nothing made the schedule anew at every start: one that they left is no person's."""
+
+    async def told() -> None:
+        before = await calibrate.ato_deployment(DEPLOYMENT, interval=7.0, entrypoint_type=EntrypointType.MODULE_PATH)
+        await before.aapply()
+        async with get_client() as client:
+
+            async def registered(cadence: Cadence) -> list[DeploymentSchedule]:
+                await register(Runner(name="again", pause_on_shutdown=False), client, calibrate, cadence, {})
+                return (await client.read_deployment_by_name(f"calibrate/{DEPLOYMENT}")).schedules
+
+            deployment = await client.read_deployment_by_name(f"calibrate/{DEPLOYMENT}")
+            (ours,) = await registered(Cadence("calibrate", 86400.0))
+            assert ours.slug == "settings-every-86400-s"
+            await client.create_deployment_schedules(deployment.id, [(CronSchedule(cron="1 1 1 1 *"), True)])
+            await client.delete_deployment_schedule(deployment.id, ours.id)
+            (persons,) = await registered(Cadence("calibrate", 3600.0))
+            assert isinstance(persons.schedule, CronSchedule)
+            await client.delete_deployment_schedule(deployment.id, persons.id)
+            (back,) = await registered(Cadence("calibrate", 86400.0))
+            assert back.slug == ours.slug
+
+    with _prefect_at(prefect):
+        within(60, told())
+
+
+def _prefect_at(prefect: PrefectApi) -> AbstractContextManager[object]:
+    """Prefect's client in this process speaks to the server."""
+    return temporary_settings({PREFECT_API_URL: prefect.url, PREFECT_API_AUTH_STRING: ":".join(AUTH)})
 
 
 def test_deployments_have_tags_a_version_and_room_for_one_run_where_that_matters(prefect: PrefectApi) -> None:
