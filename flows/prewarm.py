@@ -1,5 +1,6 @@
 """The prewarm flow: what is forecast to be called is on its way up the tiers before anybody asks for it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -45,7 +46,7 @@ async def prewarm(
 
     Args:
         models: Models that are brought to the tier of the nodes whatever is forecast.
-        tier: Where to those are brought: ssd or dram.
+        tier: Where those are brought to: ssd or dram.
         nodes: Only these nodes get anything. Empty: all.
         units: Of those models only these units, as embed, layer.0 or head. Empty: all.
         horizon: How far to look ahead, as 15min. Empty: as the variable firsttoken_prewarm_horizon_s or the settings say.
@@ -80,11 +81,16 @@ async def _carry_out(
 ) -> list[str]:
     """Tell nodes and the front end of the plan, and bring what it has staged. What failed, in sentences."""
     plan, outcomes, notes = made.plan, list[Outcome](), list[str]()
+    elsewhere = {staging.node for staging in plan.stagings} - set(nodes)
+    if elsewhere:
+        notes.append(
+            f"Nothing of it is brought to {', '.join(sorted(elsewhere))}: only {', '.join(nodes)} is asked for."
+        )
     if not dry_run:
-        notes = [*await tell_nodes(client, plan, nodes), *await told(context, plan)]
+        notes += [*await tell_nodes(client, plan, nodes), *await told(context, plan)]
     await _show(context, made, chosen, turns, notes, dry_run=dry_run)
     try:
-        if not dry_run:
+        if not dry_run and any(staging.node in nodes for staging in plan.stagings):
             async with bar("prewarm", "progress") as show:
                 await stage_all(context, client, plan, nodes, show, outcomes.append)
     finally:
@@ -106,10 +112,12 @@ async def _show(
         hits = await find_hits(context, turns.since_s)
     except FlowError as error:
         hits, notes = [], [*notes, f"Nobody says where cold starts found their units: {error}"]
+    method = method_of(context.foresight.forecaster)
+    before = await asyncio.to_thread(forecast_before, method, made.past, chosen.horizon_s)
     shown = Shown(
         past=made.past,
         forecast=made.forecast,
-        before=forecast_before(method_of(context.foresight.forecaster), made.past, chosen.horizon_s),
+        before=before,
         plan=made.plan,
         chosen=chosen,
         hits=hits,

@@ -33,10 +33,10 @@ BROUGHT = "brought"
 
 
 def may_be_mended(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again can help: a node or the store did not do it; that a model is none stays so."""
-    return isinstance(state.data, ClusterError | StoreUnavailable | OSError) and not isinstance(
-        state.data, TimeoutError
-    )
+    """Whether trying again can help: a node or the store did not do it; that a model is none stays so, and what has no room
+    beside what is worth more."""
+    passing = isinstance(state.data, ClusterError | StoreUnavailable | OSError)
+    return passing and not isinstance(state.data, TimeoutError | Refused)
 
 
 @task(retries=2, retry_delay_seconds=[1, 5], timeout_seconds=60, cache_policy=NO_CACHE)

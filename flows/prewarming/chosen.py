@@ -33,7 +33,7 @@ def chosen(foresight: Foresight, horizon: str, variables: Mapping[str, object]) 
     Unclear says what is wrong with which of them."""
     told = _object(variables.get(BUDGETS))
     budgets = _budgets(foresight.budgets, told)
-    values = ", ".join(f"{name} {getattr(budgets, name)}" for name in _NAMES)
+    values = ", ".join(f"{name} {_shown(getattr(budgets, name))}" for name in _NAMES)
     by = f"{', '.join(told)} by {_BUDGETS}, all others by the settings" if told else "by the settings [prewarm]"
     horizon_s, source = _horizon(foresight, horizon, variables.get(HORIZON))
     return Chosen(
@@ -94,6 +94,10 @@ def _value(name: str, value: object) -> float | int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise Unclear(f"{_BUDGETS}: {name} is a number, not {_short(value)}")
     return int(value) if name == "moved_bytes" else float(value)
+
+
+def _shown(value: float | None) -> str:
+    return "without bound" if value is None else f"{value:g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _short(value: object) -> str:

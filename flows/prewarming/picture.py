@@ -19,7 +19,8 @@ TITLE = "Requests a minute: what came, and what was and is expected"
 _WIDTH, _LEFT, _RIGHT = 920, 60, 24
 _TOP, _LANE, _GAP, _UNDER = 84, 84, 40, 36
 _PAST_HORIZONS, _LEAST_MINUTES = 3, 45
-_OWN_STYLE = """tspan.label{font-weight:600;fill:var(--ink)}rect.came{fill:var(--pale)}path.expected{fill:none;stroke:var(--blue);stroke-width:2}
+_OWN_STYLE = """tspan.label{font-weight:600;fill:var(--ink)}
+rect.came{fill:var(--pale)}path.expected{fill:none;stroke:var(--blue);stroke-width:2}
 path.before{fill:none;stroke:var(--orange);stroke-width:1.5;stroke-dasharray:4 3}line.now{stroke:var(--quiet)}
 rect.ahead{fill:var(--wash);opacity:.5}"""
 ALL = "all models"

@@ -51,8 +51,9 @@ class FrontEndDouble:
             "rates": {"nic": {"mean": 1e9, "bad": 9e8, "samples": 4}},
         }]  # fmt: skip
         self.requests: list[dict[str, Any]] = []
-        self.plans: list[dict[str, Any]] = []
-        """What it was told to follow."""
+        self.cold_starts: Any = []
+        self.follows = True
+        """Whether it takes plans of prewarming."""
         self.ends = True
         """Whether what is told of requests has its end."""
         self._key = key
@@ -216,11 +217,12 @@ class FrontEndDouble:
 
         @app.get("/admin/cold-starts")
         async def cold_starts(limit: int) -> Any:
-            return {"cold_starts": []}
+            return {"cold_starts": self.cold_starts[:limit] if isinstance(self.cold_starts, list) else self.cold_starts}
 
         @app.post("/admin/plan")
         async def follow(body: dict[str, Any]) -> Any:
-            self.plans.append(body)
+            if not self.follows:
+                raise HTTPException(503, "not yet")
             return {"until": body["until_s"], "kept": [], "ignored": []}
 
         @app.post("/v1/moves")

@@ -200,6 +200,15 @@ async def test_nodes_that_nobody_can_read_are_an_error(front_end: FrontEnd, doub
     double.nodes[:] = [node]
 
 
+async def test_the_latest_cold_starts_are_told(front_end: FrontEnd, double: FrontEndDouble) -> None:
+    double.cold_starts = [{"model": "a"}, {"model": "b"}]
+    assert await front_end.cold_starts(1) == [{"model": "a"}]
+    double.cold_starts = None
+    with pytest.raises(Unintelligible, match="what are no cold starts"):
+        await front_end.cold_starts(1)
+    double.cold_starts = []
+
+
 async def test_what_was_asked_is_told_as_far_as_there_is_an_end_to_it(
     front_end: FrontEnd, double: FrontEndDouble
 ) -> None:

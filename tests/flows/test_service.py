@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ from cluster.wire.orders import OF_NODE, OF_STORE
 from firsttoken.settings import Settings
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
+from tests.flows.front_end_double import FrontEndDouble
 from tests.flows.real_service import AUTH, MODEL, NODES, Components, PrefectApi, held, rates, within
 
 pytestmark = pytest.mark.timeout(300)
@@ -55,6 +57,29 @@ def test_a_model_that_cannot_be_brought_fails_the_run_and_stands_in_the_table(pr
     assert run["state_type"] == "FAILED"
     (row,) = within(10, prefect.table("bring-absent", run))
     assert row["outcome"].startswith("Missing: no model 'absent'")
+
+
+def test_a_front_end_that_follows_no_plan_is_a_note_and_staging_goes_on(
+    front_end: FrontEndDouble, checkpoint: Checkpoint, prefect: PrefectApi
+) -> None:
+    within(60, prefect.scheduled_run("prewarm"))
+    within(10, prefect.pause("prewarm"))
+    asked = {"model": MODEL, "prompt_tokens": 3, "max_tokens": 2, "answer_tokens": 2}
+    front_end.requests = [asked | {"at_s": time.time() - 90.0 * ago} for ago in range(1, 9)]
+    front_end.follows = False
+    try:
+        run = within(90, prefect.run("prewarm", {"models": [MODEL], "nodes": ["node-1"]}))
+    finally:
+        front_end.requests, front_end.follows = [], True
+    assert run["state_type"] == "COMPLETED", run["state"]
+    page = within(10, prefect.page("prewarm-forecast", run))
+    assert (
+        "The front end does not know of the plan, and keeps no replicas up for it: the front end cannot do it now"
+        in page
+    )
+    assert MODEL in page
+    (row,) = within(10, prefect.table(ARTIFACT, run))
+    assert (row["node"], row["outcome"]) == ("node-1", "brought")
 
 
 def test_publishing_through_prefect(prefect: PrefectApi, source: Path, store: ModelStore) -> None:
