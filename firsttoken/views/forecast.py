@@ -18,6 +18,7 @@ _WORDS = 42
 _SHOWN_MIN = 60
 _WITHIN_MIN = (1, 5, 15, 60)
 _SHARE = 10
+_RANKED = 3
 
 
 def of_model(looked: Looked, model: str, width: int) -> Iterator[RenderableType]:
@@ -81,9 +82,25 @@ def _figures(looked: Looked, row: int, expected: Any, by_then: Any) -> Table:
     rows.append(("four times in five", f"{low:.3g} to {high:.3g} requests within {duration(forecast.horizon_s)}"))
     if forecast.methods:
         rows.append(("by", forecast.methods[row]))
+    if looked.costs:
+        rows.append(
+            ("why", _why(forecast.methods[row], {name: float(cost[row]) for name, cost in looked.costs.items()}))
+        )
     for name, what in rows:
         table.add_row(Text(name, style="bold"), Text(what))
     return table
+
+
+def _why(method: str, costs: Mapping[str, float]) -> str:
+    """Why that one was chosen, which would have cost so much for the model in the hours before."""
+    own = costs.get(method)
+    if own is None or not any(costs.values()):
+        return "nothing could be tried yet"
+    others = sorted((cost, name) for name, cost in costs.items() if name != method)[:_RANKED]
+    ranked = ", ".join(f"{name} {cost:.3g}" for cost, name in others)
+    if others[0][0] < own:
+        return f"tried on the hours before it cost {own:.3g}; no other one surely less: {ranked}"
+    return f"tried on the hours before it cost the least, {own:.3g}; then {ranked}"
 
 
 def of_all(looked: Looked, most: int) -> Iterator[RenderableType]:
@@ -138,6 +155,7 @@ def forecast_figures(looked: Looked, row: int) -> Mapping[str, Any]:
         "called_by_minute": forecast.by_then[row].tolist(),
         "history_s": past.until_s - past.begin_s,
         "last": last_s if isfinite(last_s) else None,
+        "costs": {name: float(cost[row]) for name, cost in looked.costs.items()},
         "came": vars(looked.came.get(model, Came())),
     }
 

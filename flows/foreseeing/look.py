@@ -5,19 +5,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.errors import NothingKnown
-from flows.foreseeing.minutes import Came
+from flows.foreseeing.minutes import Came, Heard
 from flows.front_end import FrontEnd
+from schedules.foresight.calls import Reals
 from schedules.foresight.forecast import Forecast, Forecaster
+from schedules.foresight.forecasters.chosen import Chosen
 from schedules.foresight.past import Past
 
 
 @dataclass(frozen=True)
 class Looked:
-    """The past, what is expected by it, and what came, by model."""
+    """The past, what is expected by it, and what came, by model. `costs` has what each method would have cost for each model
+    in the hours before, where one was chosen among several: the less the better."""
 
     past: Past
     came: Mapping[str, Came]
     forecast: Forecast
+    costs: Mapping[str, Reals]
 
 
 async def look(front_end: FrontEnd, forecaster: Forecaster, history_s: float, horizon_s: float, now_s: float) -> Looked:
@@ -27,5 +31,10 @@ async def look(front_end: FrontEnd, forecaster: Forecaster, history_s: float, ho
         raise NothingKnown(
             f"no request came in the last {history_s / 86_400:g} d: there is nothing to make a forecast of yet"
         )
-    forecast = await asyncio.to_thread(forecaster.forecast, heard.past, horizon_s)
-    return Looked(heard.past, heard.came, forecast)
+    return await asyncio.to_thread(_looked, heard, forecaster, horizon_s)
+
+
+def _looked(heard: Heard, forecaster: Forecaster, horizon_s: float) -> Looked:
+    forecast = forecaster.forecast(heard.past, horizon_s)
+    costs = forecaster.costs(heard.past, horizon_s) if isinstance(forecaster, Chosen) else {}
+    return Looked(heard.past, heard.came, forecast, costs)

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from serving.cold_start import ColdStart
 from serving.errors import HistoryAway, HistoryError, HistoryRejected
 from serving.history.file import HistoryFile, is_damage
-from serving.history.minutes import Minutes, count_loose, minutes_between, minutes_of_row, names_between
+from serving.history.minutes import Minutes, count_loose, known_models, minutes_between, minutes_of_row
 from serving.history.tables import (
     ARRIVALS,
     COLD_STARTS,
@@ -288,8 +288,8 @@ class History:
         self, since_s: float, until_s: float, models: Sequence[str] = ()
     ) -> AsyncGenerator[Sequence[Minutes]]:
         """What arrived minute by minute from that of `since_s` to `until_s` (unix seconds), up to MODELS_AT_ONCE models at a
-        time, by name: of `models`, or of all that anything came for. No arrival that was written is missing."""
-        names = sorted(set(models)) or [name for (name,) in await self._rows(names_between(since_s, until_s))]
+        time, by name: of `models`, or of all. Who had nothing is not there. No arrival that was written is missing."""
+        names = sorted(set(models)) or [name for (name,) in await self._rows(known_models())]
         for first in range(0, len(names), MODELS_AT_ONCE):
             some = names[first : first + MODELS_AT_ONCE]
             query = minutes_between(some, since_s, until_s, self._engine.dialect.name)

@@ -100,12 +100,14 @@ def _adding(connection: AsyncConnection) -> Any:
     return statement.on_conflict_do_update(index_elements=[old.model, old.minute_s], set_=changes)
 
 
-def names_between(since_s: float, until_s: float) -> Select[Any]:
-    """The models that anything came for."""
-    kept = select(MINUTES.c.model).where(MINUTES.c.minute_s >= begin_of(since_s), MINUTES.c.minute_s < until_s)
-    at = ARRIVALS.c.arrived_s
-    loose = select(ARRIVALS.c.model).where(IS_LOOSE, at >= begin_of(since_s), at < until_s)
-    both = union_all(kept.distinct(), loose.distinct()).subquery()
+def known_models() -> Select[Any]:
+    """By name, those that anything was counted for, or will be: the index is asked for the next one, model by model, for of
+    one model there may be a hundred thousand minutes."""
+    names = select(func.min(MINUTES.c.model).label("model")).cte("names", recursive=True)
+    following = select(func.min(MINUTES.c.model)).where(MINUTES.c.model > names.c.model).scalar_subquery()
+    names = names.union_all(select(following).where(names.c.model.is_not(None)))
+    loose = select(ARRIVALS.c.model).where(IS_LOOSE)
+    both = union_all(select(names.c.model).where(names.c.model.is_not(None)), loose.distinct()).subquery()
     return select(both.c.model).distinct().order_by(both.c.model)
 
 

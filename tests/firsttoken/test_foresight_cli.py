@@ -16,6 +16,7 @@ import pytest
 from cluster.errors import Refused
 from cluster.fake import FakeCluster
 from firsttoken.ports import free_port
+from schedules.foresight.forecasters import FORECASTERS
 from schedules.foresight.retention import Retention
 from serving.history.history import History
 from serving.history.tables import Arrival
@@ -97,6 +98,10 @@ async def test_a_model_is_shown_with_what_came_and_what_is_expected(tmp_path: Pa
         assert names == ["often", "seldom"]
         first = await run(told, "forecast", "--limit", "1")
         assert "seldom" not in first.stdout
+        chosen = await run(told, "forecast", "often")
+        (method,) = re.findall(r"^by +([\w-]+)", chosen.stdout, re.MULTILINE)
+        assert re.search(r"^why +tried on the hours before it cost ", chosen.stdout, re.MULTILINE)
+        assert method in FORECASTERS
         assert "and 1 less likely" in first.stdout
 
 
@@ -107,9 +112,12 @@ async def test_a_script_reads_the_same(tmp_path: Path) -> None:
         assert one["low"] <= one["expected"] <= one["high"]
         assert len(one["expected_by_minute"]) == len(one["called_by_minute"]) == 15
         assert one["probability"] == one["called_by_minute"][-1]
-        assert one["came"]["arrived"] == 300
+        assert (one["came"]["arrived"], one["costs"]) == (300, {})
         many = json.loads((await run(told, "forecast", "--method", "tsb", "--json")).stdout)
         assert [each["model"] for each in many] == ["often", "seldom"]
+        chosen = json.loads((await run(told, "forecast", "seldom", "--json")).stdout)
+        assert chosen["costs"].keys() == FORECASTERS.keys() - {"chosen"}
+        assert chosen["method"] in chosen["costs"]
 
 
 @pytest.mark.parametrize(

@@ -80,16 +80,31 @@ class Chosen:
 
     def forecast(self, past: Past, horizon_s: float) -> Forecast:
         methods = (*self.mixed.methods, *self.others)
-        tried = self.mixed.trial.of(past, methods, min(minutes_ahead(horizon_s), MOST_TRIED_MIN))
-        inside = Tried(tried.probability[: len(self.mixed.methods)], tried.came)
-        cost = np.stack([self.mixed.would_have_cost(inside), *tried.cost.sum(axis=1)])
-        choice = self._choice(cost)
+        tried = self._tried(past, horizon_s)
+        inside = self._inside(tried)
+        choice = self._choice(self._cost(tried))
         each = {place: methods[place - 1].forecast(past, horizon_s) for place in np.unique(choice).tolist() if place}
         parts = [
             each.get(place + 1) or method.forecast(past, horizon_s) for place, method in enumerate(self.mixed.methods)
         ]
         each[0] = self.mixed.of(past, parts, self.mixed.weights(inside))
         return _taken(each, choice)
+
+    def costs(self, past: Past, horizon_s: float) -> Mapping[str, Reals]:
+        """What the choice rests on: by method what it would have cost for each model."""
+        names = (method.name for method in (self.mixed, *self.mixed.methods, *self.others))
+        return dict(zip(names, self._cost(self._tried(past, horizon_s)), strict=True))
+
+    def _tried(self, past: Past, horizon_s: float) -> Tried:
+        methods = (*self.mixed.methods, *self.others)
+        return self.mixed.trial.of(past, methods, min(minutes_ahead(horizon_s), MOST_TRIED_MIN))
+
+    def _inside(self, tried: Tried) -> Tried:
+        """Only those that the mixture is made of."""
+        return Tried(tried.probability[: len(self.mixed.methods)], tried.came)
+
+    def _cost(self, tried: Tried) -> Reals:
+        return np.stack([self.mixed.would_have_cost(self._inside(tried)), *tried.cost.sum(axis=1)])
 
     def _choice(self, cost: Reals) -> Places:
         """The place of its method, by model."""
