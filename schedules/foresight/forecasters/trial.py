@@ -65,7 +65,7 @@ class Trial:
         """What they would have said of the next so many minutes, and what came."""
         known = _cropped(past)
         nows = self._nows(known, minutes)
-        known = known.before(known.begin_s + (nows[-1] + minutes if nows else 0) * MINUTE_S)
+        known = _by_minutes(known, nows[-1] + minutes if nows else 0)
         key = _fingerprint(known, methods, minutes)
         if key not in self._found:
             tried = self._tried(known, methods, minutes, nows)
@@ -104,6 +104,16 @@ def _keep(found: dict[bytes, _T], key: bytes, value: _T, most: int) -> None:
     found[key] = value
 
 
+def _by_minutes(past: Past, minutes: int) -> Past:
+    """The first so many, by what their counts say alone: each latest call is at its minute's end, however exactly it is
+    known, for of earlier ones that is all there is."""
+    known = past.before(past.begin_s + minutes * MINUTE_S)
+    latest = known.calls.latest
+    at_end = replace(known, last_s=np.where(latest < 0, NEVER_S, known.begin_s + (latest + 1) * MINUTE_S))
+    at_end.__dict__["calls"] = known.calls
+    return at_end
+
+
 def _cropped(past: Past) -> Past:
     """From midnight on, if more than two days are left then: a past that moves on with the clock begins anew once a day."""
     begin_s = -(-past.begin_s // DAY_S) * DAY_S
@@ -118,6 +128,6 @@ def _fingerprint(past: Past, methods: Sequence[Forecaster], minutes: int) -> byt
     """Of all that an answer depends on."""
     calls = past.calls
     digest = blake2b(repr((past.models, past.begin_s, past.until_s, minutes, tuple(methods))).encode())
-    for column in (calls.row, calls.minute, calls.count, past.last_s):
+    for column in (calls.row, calls.minute, calls.count):
         digest.update(np.ascontiguousarray(column).tobytes())
     return digest.digest()
