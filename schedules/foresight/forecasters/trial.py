@@ -17,9 +17,9 @@ _T = TypeVar("_T")
 
 
 def held_cost(probability: Reals, came: Reals) -> Reals:
-    """Of holding a model whenever its probability is above a price, against missing calls: the mean over all prices, as many
-    in each octave. A price is what holding costs over what a cold start does. Held while it is the dearer of both costs
-    the price, up to the probability; missed at the prices above it costs the logarithm of what is left."""
+    """Of holding a model whenever its probability is above a price, against missing calls. The price is what holding costs
+    over what a cold start does. Below the probability the model is held, which costs the price; above it a call costs 1:
+    over all prices, as many in each octave, that is p and -ln p for each call that came."""
     safe = np.clip(probability, LEAST, MOST)
     cost: Reals = safe - came * np.log(safe)
     return cost
@@ -61,6 +61,10 @@ class Trial:
     _found: dict[bytes, Tried] = field(default_factory=dict, compare=False, repr=False)
     _columns: dict[bytes, Reals] = field(default_factory=dict, compare=False, repr=False)
 
+    def __reduce__(self) -> tuple[type, tuple[int, ...]]:
+        """What was found stays where it was found."""
+        return type(self), (self.every_min, self.times, self.least_times, self.most_cells, self.least_known_min)
+
     def of(self, past: Past, methods: Sequence[Forecaster], minutes: int) -> Tried:
         """What they would have said of the next so many minutes, and what came."""
         known = _cropped(past)
@@ -100,7 +104,7 @@ class Trial:
 def _keep(found: dict[bytes, _T], key: bytes, value: _T, most: int) -> None:
     """What was found first goes first."""
     while len(found) >= most:
-        found.pop(next(iter(found)))
+        found.pop(next(iter(found)), None)
     found[key] = value
 
 

@@ -74,3 +74,10 @@ def test_what_came_after_the_past_is_not_looked_at(name: str, lively: Past) -> N
     told = past_of_trace(bursty(4.0, 40, 0.05, 30.0, 1), until_s)
     again = FORECASTERS[name].forecast(told, 900.0)
     np.testing.assert_allclose(again.by_then, once.by_then, atol=1e-12)
+
+
+def test_what_was_found_is_not_sent_along(lively: Past) -> None:
+    chosen = FORECASTERS["chosen"]
+    sent = len(pickle.dumps(chosen))
+    chosen.forecast(lively, 900.0)
+    assert len(pickle.dumps(chosen)) == sent
