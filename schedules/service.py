@@ -182,15 +182,12 @@ class Demand(NamedTuple):
 
 
 class Foreseen(NamedTuple):
-    """What a plan of prewarming, followed since `since_s`, says of a model: it shall have at least so many `replicas`, which
-    save `saved_s` seconds of cold starts; one that has nothing to do is worth `worth` of them, or `asked_worth` if the model
-    was asked for since then, of which the plan knows nothing."""
+    """What a plan of prewarming says of a model: it shall have at least so many `replicas`, which save `saved_s` seconds of
+    cold starts; one that has nothing to do is worth `worth` of them."""
 
     replicas: int = 0
     saved_s: float = 0.0
     worth: float = 0.0
-    since_s: float = float("inf")
-    asked_worth: float = 0.0
 
 
 NOTHING_FORESEEN = Foreseen()
@@ -199,8 +196,7 @@ NOTHING_FORESEEN = Foreseen()
 @dataclass(eq=False)
 class Service:
     """One version of a model. `held` are names of requests in the order of their turn, some of which may be over; `waiting`
-    counts those that are not, `waiting_tokens` their rooms. The last replica that served ceased to at `served_s`, the
-    last request came at `asked_s`.
+    counts those that are not, `waiting_tokens` their rooms. The last replica that served ceased to at `served_s`.
     Its last cold start took `last_start_s` from its decision, and `last_ttft_s` from its arrival, to its first token."""
 
     model: Model
@@ -215,7 +211,6 @@ class Service:
     last_start_s: float = FIRST_GUESS_S
     last_ttft_s: float = FIRST_GUESS_S
     served_s: float = 0.0
-    asked_s: float = float("-inf")
     held_wake: bool = False
     keep_up_wake: bool = False
     clearing: Clearing = field(default_factory=Clearing)
@@ -245,8 +240,7 @@ class Service:
     @property
     def worth(self) -> float:
         """Of one of its replicas that has nothing to do, in expected seconds of cold starts."""
-        foreseen = self.foreseen
-        return max(foreseen.worth, foreseen.asked_worth) if self.asked_s > foreseen.since_s else foreseen.worth
+        return self.foreseen.worth
 
     @property
     def serves(self) -> bool:

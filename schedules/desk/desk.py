@@ -95,7 +95,7 @@ class Desk:
             self._out(refusal)
             return
         service.load.arrived(now_s)
-        service.asked_s = now_s
+        self.fleet.foreseeing.asked_for(service)
         self.line.hold(service, request, now_s)
         self.fleet.counting.scale(service, now_s)
         self._handing.serve(service, now_s)

@@ -19,29 +19,32 @@ class Foreseeing:
         self._wakes, self._counting, self._resting, self._idle = wakes, counting, resting, idle
         self.plan: Plan | None = None
         self._says: Mapping[ModelKey, Foreseen] = {}
-        self._others = NOTHING_FORESEEN
 
     def begin(self, plan: Plan, services: Mapping[ModelKey, Service], now_s: float) -> None:
         """It was made now, whatever its clock says. The most worth is started first."""
         self.plan = plan
-        most = max(plan.worth.values(), default=0.0)
-        self._others = Foreseen(since_s=now_s, asked_worth=most)
-        says = {key: self._others._replace(worth=worth) for key, worth in plan.worth.items()}
+        says = {key: Foreseen(worth=worth) for key, worth in plan.worth.items()}
         for kept in plan.kept:
-            there = says.get(kept.key, self._others)
-            worth = max(there.worth, kept.saved_s)
-            says[kept.key] = there._replace(replicas=kept.replicas, saved_s=kept.saved_s, worth=worth)
+            worth = max(plan.worth.get(kept.key, 0.0), kept.saved_s)
+            says[kept.key] = Foreseen(kept.replicas, kept.saved_s, worth)
         self._change(says, services, now_s)
         until_s = now_s + max(0.0, plan.until_s - plan.made_s)
         self._wakes.at(until_s, lambda then_s: self._over(plan, services, then_s))
 
     def known(self, service: Service) -> None:
         """The model is news: what the plan says of it holds."""
-        service.foreseen = self._says.get(service.key, self._others)
+        service.foreseen = self._says.get(service.key, NOTHING_FORESEEN)
+
+    def asked_for(self, service: Service) -> None:
+        """Since the plan was made: as calls come in bursts, one of its idle replicas is worth a start by now, as its last one
+        was, if the plan thought less of it."""
+        if self.plan is not None and service.foreseen.worth < service.last_start_s:
+            service.foreseen = service.foreseen._replace(worth=service.last_start_s)
+            self._idle.reckon(service)
 
     def _over(self, plan: Plan, services: Mapping[ModelKey, Service], now_s: float) -> None:
         if self.plan is plan:
-            self.plan, self._others = None, NOTHING_FORESEEN
+            self.plan = None
             self._change({}, services, now_s)
 
     def _change(self, says: Mapping[ModelKey, Foreseen], services: Mapping[ModelKey, Service], now_s: float) -> None:
@@ -49,7 +52,7 @@ class Foreseeing:
         fewer, kept = list[Service](), list[Service]()
         for key, service in services.items():
             least = service.least_replicas
-            service.foreseen = says.get(key, self._others)
+            service.foreseen = says.get(key, NOTHING_FORESEEN)
             if service.least_replicas < least:
                 fewer.append(service)
             if service.foreseen.replicas:
