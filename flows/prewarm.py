@@ -12,8 +12,9 @@ from flows.artifacts import bar, leave_page, leave_table
 from flows.bring import Names
 from flows.context import FlowContext, read_context
 from flows.errors import FlowError, NothingKnown, UnitsNotBrought
+from flows.foreseeing.carry import Carried
 from flows.foreseeing.make import Made
-from flows.prewarming.bringing import Outcome, bring_all, find_nodes, stage_all
+from flows.prewarming.bringing import bring_all, find_nodes, stage_all
 from flows.prewarming.chosen import Chosen
 from flows.prewarming.page import Shown, page_of, rows_of, sentence
 from flows.prewarming.steps import (
@@ -80,7 +81,7 @@ async def _carry_out(
     dry_run: bool,
 ) -> list[str]:
     """Tell nodes and the front end of the plan, and bring what it has staged. What failed, in sentences."""
-    plan, outcomes, notes = made.plan, list[Outcome](), list[str]()
+    plan, carried, notes = made.plan, list[Carried](), list[str]()
     elsewhere = {staging.node for staging in plan.stagings} - set(nodes)
     if elsewhere:
         notes.append(
@@ -92,15 +93,15 @@ async def _carry_out(
     try:
         if not dry_run and any(staging.node in nodes for staging in plan.stagings):
             async with bar("prewarm", "progress") as show:
-                await stage_all(context, client, plan, nodes, show, outcomes.append)
+                await stage_all(context, client, plan, nodes, show, carried.append)
     finally:
-        await leave_table("prewarm", "plan", rows_of(plan, _places(plan, outcomes)), sentence(plan))
-    return [f"{each.staging.key.name} on {each.staging.node}: {each.why}" for each in outcomes if each.failed]
+        await leave_table("prewarm", "plan", rows_of(plan, _places(plan, carried)), sentence(plan))
+    return [f"{each.staging.key.name} on {each.staging.node}: {each.why}" for each in carried if each.failed]
 
 
-def _places(plan: Plan, outcomes: Sequence[Outcome]) -> Mapping[int, Outcome]:
+def _places(plan: Plan, carried: Sequence[Carried]) -> Mapping[int, Carried]:
     """By the place of the staging in the plan what became of it."""
-    found = {id(outcome.staging): outcome for outcome in outcomes}
+    found = {id(each.staging): each for each in carried}
     return {place: found[id(each)] for place, each in enumerate(plan.stagings) if id(each) in found}
 
 

@@ -3,25 +3,48 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from cluster.contract import Cluster
-from cluster.errors import ClusterError
+from cluster.contract import Cluster, Progress
+from cluster.errors import ClusterError, Refused
+from cluster.wire.reports import UnitsBrought
 from schedules.foresight.plan import Plan, Staging
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import StorageError
 from storage_tiers.model_store import ModelStore
 
+_MARGIN_S = 10.0
+"""A node says itself that the time is over; who does not is not waited for longer."""
 Report = Callable[[int, str], object]
 """Told how many bytes of all stagings are where they are to be, and what came last."""
 
 
+class Brings(Protocol):
+    """A cluster, or whoever has it do so."""
+
+    async def bring(
+        self,
+        node: str,
+        checkpoint: Checkpoint,
+        units: Sequence[str],
+        tier: str,
+        timeout_s: float,
+        on_progress: Progress | None = None,
+    ) -> UnitsBrought:
+        """See Cluster."""
+        ...
+
+
 @dataclass(frozen=True)
 class Carried:
-    """What became of a staging; `why` says why it was not done, "" if it was."""
+    """What became of a staging; `why` says why it was not done, "" if it was. It has `failed` then, unless there was no time
+    left for it, no room beside what is worth more, or another version of the model."""
 
     staging: Staging
     fetched_bytes: int
     why: str
+    seconds: float = 0.0
+    failed: bool = False
 
 
 async def retain(cluster: Cluster, plan: Plan, for_s: float) -> Mapping[str, str]:
@@ -38,11 +61,20 @@ async def retain(cluster: Cluster, plan: Plan, for_s: float) -> Mapping[str, str
     return failed
 
 
+def _nobody_waits(_carried: Carried) -> None:
+    """All at the end will do."""
+
+
 async def stage(
-    cluster: Cluster, store: ModelStore, stagings: Sequence[Staging], within_s: float, report: Report
+    cluster: Brings,
+    store: ModelStore,
+    stagings: Sequence[Staging],
+    within_s: float,
+    report: Report,
+    over: Callable[[Carried], object] = _nobody_waits,
 ) -> list[Carried]:
-    """Bring what is staged, on each node one after the other in their order, the nodes side by side. Who cancels it ends it
-    at the nodes; units that are whole stay."""
+    """Bring what is staged, on each node one after the other in their order, the nodes side by side. `over` is told what
+    became of each at once. Who cancels it ends it at the nodes; units that are whole stay."""
     models = await asyncio.to_thread(_opened, store, sorted({staging.key.name for staging in stagings}))
     progress = _Progress(report)
     by_node = {name: [each for each in stagings if each.node == name] for name in {each.node for each in stagings}}
@@ -50,7 +82,9 @@ async def stage(
 
     async def in_order(wanted: Sequence[Staging]) -> None:
         for staging in wanted:
-            found[id(staging)] = await _staged(cluster, models[staging.key.name], staging, until_s, progress)
+            carried = await _staged(cluster, models[staging.key.name], staging, until_s, progress)
+            found[id(staging)] = carried
+            over(carried)
 
     until_s = asyncio.get_running_loop().time() + within_s
     async with asyncio.TaskGroup() as nodes:
@@ -76,18 +110,18 @@ def _opened(store: ModelStore, names: Sequence[str]) -> dict[str, Checkpoint | s
     for name in names:
         try:
             found[name] = store.open(name)
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             found[name] = str(error)
     return found
 
 
 async def _staged(
-    cluster: Cluster, model: Checkpoint | str, staging: Staging, until_s: float, progress: _Progress
+    cluster: Brings, model: Checkpoint | str, staging: Staging, until_s: float, progress: _Progress
 ) -> Carried:
-    name, fetched_bytes, why = staging.key.name, 0, ""
+    name, fetched_bytes, seconds, why, failed = staging.key.name, 0, 0.0, "", False
     left_s = until_s - asyncio.get_running_loop().time()
     if isinstance(model, str):
-        why = model
+        why, failed = model, True
     elif model.digest != staging.key.digest:
         why = f"another version of {name} was published meanwhile"
     elif left_s <= 0.0:
@@ -95,12 +129,15 @@ async def _staged(
     else:
         where = f"{name} to {staging.tier} of {staging.node}"
         try:
-            brought = await cluster.bring(
-                staging.node, model, staging.units, staging.tier, left_s,
-                lambda done_bytes: progress.at(staging, done_bytes, where),
-            )  # fmt: skip
-            fetched_bytes = brought.fetched_bytes
-        except ClusterError as error:
-            why = str(error)
+            async with asyncio.timeout(left_s + _MARGIN_S):
+                brought = await cluster.bring(
+                    staging.node, model, staging.units, staging.tier, left_s,
+                    lambda done_bytes: progress.at(staging, done_bytes, where),
+                )  # fmt: skip
+            fetched_bytes, seconds = brought.fetched_bytes, brought.seconds
+        except TimeoutError:
+            why = "it was not there when the plan was over"
+        except (ClusterError, StorageError, OSError) as error:
+            why, failed = str(error), not isinstance(error, Refused)
     progress.at(staging, staging.size_bytes, f"{name} on {staging.node}: {why or 'there'}")
-    return Carried(staging, fetched_bytes, why)
+    return Carried(staging, fetched_bytes, why, seconds, failed)

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from prefect import Task, get_run_logger, task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
@@ -18,11 +18,12 @@ from flows.artifacts import Row, Show, leave_table
 from flows.capacity.words import size
 from flows.context import FlowContext
 from flows.errors import Unclear
+from flows.foreseeing.carry import Carried, stage
 from flows.passing import unseen
 from schedules.facts import View
-from schedules.foresight.plan import Plan, Staging
+from schedules.foresight.plan import Plan
 from storage_tiers.checkpoint import Checkpoint
-from storage_tiers.errors import StorageError, StoreUnavailable
+from storage_tiers.errors import StoreUnavailable
 from storage_tiers.model_store import ModelStore
 from storage_tiers.presence import check_present
 
@@ -77,39 +78,38 @@ async def bring_model(
     retry_condition_fn=may_be_mended,
     cache_policy=NO_CACHE,
 )
-async def stage(
+async def stage_units(
     client: ClusterClient,
     checkpoint: Checkpoint,
     model: str,
     node: str,
     tier: str,
     units: Sequence[str],
-    until_s: float,
-    on_progress: Progress,
+    within_s: float,
+    on_progress: Progress | None,
 ) -> UnitsBrought:
-    """Bring units of a model to a tier of one node, behind its cold starts; given up at `until_s` (unix seconds), when
-    another plan says what is to be where."""
-    within_s = min(BRING_TIMEOUT_S, until_s - time.time())
-    if within_s <= 0:
-        raise TimeoutError("the plan was over before its turn came")
-    async with asyncio.timeout(within_s):
-        return await client.bring(node, checkpoint, units, tier, within_s, on_progress)
+    """Bring units of a model to a tier of one node, behind its cold starts."""
+    return await client.bring(node, checkpoint, units, tier, within_s, on_progress)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a staging: what was brought, or `why` it was not. It has `failed` unless there was no time left for it,
-    or no room beside what is worth more."""
+class ByTasks:
+    """What the cluster brings as tasks of the run, each with its retries."""
 
-    staging: Staging
-    brought: UnitsBrought | None = None
-    why: str = ""
-    failed: bool = False
+    client: ClusterClient
 
-    @property
-    def in_words(self) -> str:
-        """For a table."""
-        return self.why or BROUGHT
+    async def bring(
+        self,
+        node: str,
+        checkpoint: Checkpoint,
+        units: Sequence[str],
+        tier: str,
+        timeout_s: float,
+        on_progress: Progress | None = None,
+    ) -> UnitsBrought:
+        """See Cluster."""
+        name, named = checkpoint.name, list(units)
+        return await stage_units(self.client, unseen(checkpoint), name, node, tier, named, timeout_s, on_progress)
 
 
 async def stage_all(
@@ -118,83 +118,18 @@ async def stage_all(
     plan: Plan,
     nodes: Sequence[str],
     show: Show,
-    over: Callable[[Outcome], object],
+    over: Callable[[Carried], object],
 ) -> None:
-    """What the plan has staged on these nodes: on each one after the other in the plan's order, the nodes side by side.
-    `over` is told what became of each; how far it is, is shown."""
+    """What the plan has staged on these nodes, until it is over. `over` is told what became of each; how far all of it is, is
+    shown."""
     wanted = [staging for staging in plan.stagings if staging.node in nodes]
-    far = Far(len(wanted), sum(staging.size_bytes for staging in wanted), show)
-    checkpoints = await asyncio.to_thread(_opened, context.store(), wanted)
+    all_bytes = sum(staging.size_bytes for staging in wanted)
 
-    async def in_order(node: str) -> None:
-        for staging in (each for each in wanted if each.node == node):
-            outcome = await _staged(client, checkpoints[staging.key.name], staging, plan.until_s, far)
-            far.count(outcome)
-            over(outcome)
+    def report(done_bytes: int, last: str) -> None:
+        share = done_bytes / all_bytes if all_bytes else 1.0
+        show(share, f"{size(done_bytes)} of {size(all_bytes)}; {last}")
 
-    async with asyncio.TaskGroup() as group:
-        for node in nodes:
-            group.create_task(in_order(node))
-
-
-async def _staged(
-    client: ClusterClient, checkpoint: Checkpoint | str, staging: Staging, until_s: float, far: "Far"
-) -> Outcome:
-    name, node, units = staging.key.name, staging.node, list(staging.units)
-    if isinstance(checkpoint, str):
-        return Outcome(staging, None, checkpoint, failed=True)
-    if checkpoint.digest != staging.key.digest:
-        return Outcome(staging, None, f"another version of {name} was published since")
-    try:
-        brought = await stage(
-            client, unseen(checkpoint), name, node, staging.tier, units, until_s, lambda there: far.there(node, there)
-        )
-        return Outcome(staging, brought)
-    except (ClusterError, StorageError, OSError, TimeoutError) as error:
-        get_run_logger().warning("%s is not staged on %s: %s", name, node, error)
-        failed = not isinstance(error, TimeoutError | Refused)
-        return Outcome(staging, None, f"{type(error).__name__}: {error}", failed=failed)
-
-
-@dataclass
-class Far:
-    """How far a plan is: of so many stagings and bytes those that are over, and of those that are not what is there."""
-
-    count_all: int
-    bytes_all: int
-    show: Show
-    stagings: int = 0
-    size_bytes: int = 0
-    coming: dict[str, int] = field(default_factory=dict)
-
-    def there(self, node: str, size_bytes: int) -> None:
-        """Of what is brought to the node now."""
-        self.coming[node] = size_bytes
-        self._tell("")
-
-    def count(self, outcome: Outcome) -> None:
-        """One is over."""
-        self.stagings += 1
-        self.size_bytes += outcome.staging.size_bytes
-        self.coming.pop(outcome.staging.node, None)
-        self._tell(f"; {outcome.staging.key.name} on {outcome.staging.node}: {outcome.in_words}")
-
-    def _tell(self, last: str) -> None:
-        there = self.size_bytes + sum(self.coming.values())
-        share = there / self.bytes_all if self.bytes_all else self.stagings / self.count_all
-        words = f"{self.stagings} of {self.count_all} stagings, {size(there)} of {size(self.bytes_all)}{last}"
-        self.show(min(1.0, share), words)
-
-
-def _opened(store: ModelStore, stagings: Sequence[Staging]) -> dict[str, Checkpoint | str]:
-    """By name each model that is staged, or why it cannot be."""
-    found: dict[str, Checkpoint | str] = {}
-    for name in dict.fromkeys(staging.key.name for staging in stagings):
-        try:
-            found[name] = store.open(name)
-        except (StorageError, OSError) as error:
-            found[name] = f"{type(error).__name__}: {error}"
-    return found
+    await stage(ByTasks(client), context.store(), wanted, plan.until_s - time.time(), report, over)
 
 
 def _checked(store: ModelStore, view: View, model: str) -> Checkpoint:

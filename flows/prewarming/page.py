@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from flows import markdown
 from flows.artifacts import Row
 from flows.capacity.words import capital, count, portion, seconds, size
+from flows.foreseeing.carry import Carried
 from flows.markdown import text
-from flows.prewarming.bringing import Outcome
 from flows.prewarming.chosen import Chosen
 from flows.prewarming.hits import TIERS, Hits, together
 from flows.prewarming.picture import TITLE, lanes_of, picture
@@ -37,13 +37,12 @@ class Shown:
     dry_run: bool = False
 
 
-def rows_of(plan: Plan, outcomes: Mapping[int, Outcome]) -> list[Row]:
-    """The plan's stagings in their order; `outcomes` by their places, those that are missing were not begun."""
-    return [_row(place, staging, outcomes.get(place)) for place, staging in enumerate(plan.stagings)]
+def rows_of(plan: Plan, carried: Mapping[int, Carried]) -> list[Row]:
+    """The plan's stagings in their order; `carried` by their places, those that are missing were not begun."""
+    return [_row(place, staging, carried.get(place)) for place, staging in enumerate(plan.stagings)]
 
 
-def _row(place: int, staging: Staging, outcome: Outcome | None) -> Row:
-    brought = None if outcome is None else outcome.brought
+def _row(place: int, staging: Staging, carried: Carried | None) -> Row:
     return {
         "order": place + 1,
         "model": staging.key.name,
@@ -55,9 +54,9 @@ def _row(place: int, staging: Staging, outcome: Outcome | None) -> Row:
         "before": _clock(staging.before_s),
         "saves_s": round(staging.saved_s, 3),
         "reason": staging.reason,
-        "outcome": "planned" if outcome is None else outcome.in_words,
-        "fetched_bytes": 0 if brought is None else brought.fetched_bytes,
-        "seconds": 0.0 if brought is None else round(brought.seconds, 3),
+        "outcome": "planned" if carried is None else carried.why or "brought",
+        "fetched_bytes": 0 if carried is None else carried.fetched_bytes,
+        "seconds": 0.0 if carried is None else round(carried.seconds, 3),
     }
 
 

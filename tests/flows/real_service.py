@@ -148,17 +148,14 @@ class PrefectApi:
 
     async def deployment(self, flow: str) -> dict[str, Any]:
         """The flow's deployment."""
-        async with self._client() as client:
-            answer = await client.get(f"{self.url}/deployments/name/{flow}/firsttoken")
-        return dict(answer.raise_for_status().json())
+        return dict(await self._send("GET", f"/deployments/name/{flow}/firsttoken"))
 
     async def edit_schedule(self, flow: str, schedule: dict[str, Any]) -> None:
         """Have the flow's one schedule say something else, as the UI's form does."""
         deployment = await self.deployment(flow)
         (known,) = deployment["schedules"]
-        path = f"{self.url}/deployments/{deployment['id']}/schedules/{known['id']}"
-        async with self._client() as client:
-            (await client.patch(path, json={"schedule": schedule, "active": True})).raise_for_status()
+        path = f"/deployments/{deployment['id']}/schedules/{known['id']}"
+        await self._send("PATCH", path, {"schedule": schedule, "active": True})
 
     async def resume(self, flow: str) -> None:
         """The flow's schedule makes runs again."""
@@ -167,8 +164,7 @@ class PrefectApi:
     async def set_variable(self, name: str, value: Any) -> None:
         """As the UI's form does, for one that there is not yet; None takes it away."""
         if value is None:
-            async with self._client() as client:
-                (await client.delete(f"{self.url}/variables/name/{name}")).raise_for_status()
+            await self._send("DELETE", f"/variables/name/{name}")
         else:
             await self._post("/variables/", {"name": name, "value": value})
 
@@ -264,9 +260,12 @@ class PrefectApi:
         return str((await self.deployment(flow))["id"])
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        return await self._send("POST", path, body)
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         async with self._client() as client:
-            answer = await client.post(self.url + path, json=body)
+            answer = await client.request(method, self.url + path, json=body)
             while answer.status_code == 503:  # SQLite is locked: Prefect's own client asks again too
                 await asyncio.sleep(_ASK_EVERY_S)
-                answer = await client.post(self.url + path, json=body)
+                answer = await client.request(method, self.url + path, json=body)
             return answer.raise_for_status().json() if answer.content else None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.wire.encryption import Tls
-from firsttoken.components import prefect_environment
+from firsttoken.components import foresight_of, prefect_environment
 from firsttoken.settings import load_settings
 from flows.artifacts import artifact_key
 from flows.context import CONTEXT_VARIABLE, FlowContext, read_context, write_context
@@ -67,6 +67,19 @@ def test_a_damaged_context_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_artifact_keys_have_the_letters_that_prefect_allows(model: str, key: str) -> None:
     assert artifact_key("prewarm", model) == key
+
+
+def test_flows_look_ahead_as_the_settings_say() -> None:
+    told = {
+        "HOME": "/home", "PREWARM__DRAM_SHARE": "0.5", "PREWARM__MOVED_BYTES": "1GB", "PREWARM__HORIZON_S": "600",
+        "PREWARM__MODELS": "a,b", "MODELS": '{"a": {"keep_alive_s": 5}}',
+    }  # fmt: skip
+    found = foresight_of(load_settings(environment={f"FIRSTTOKEN_{name}": value for name, value in told.items()}))
+    assert found.budgets == Budgets(dram_share=0.5, moved_bytes=10**9)
+    assert (found.horizon_s, found.models) == (600.0, ("a", "b"))
+    assert (found.objectives_of("a").keep_alive_s, found.objectives_of("b").keep_alive_s) == (5.0, 300.0)
+    unbounded = load_settings(environment={"FIRSTTOKEN_HOME": "/home"})
+    assert foresight_of(unbounded).budgets == Budgets()
 
 
 def test_flows_learn_of_prefect_from_the_settings_and_nothing_calls_home() -> None:

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from cluster.errors import NodeLost, Refused
 from flows.context import FlowContext
-from flows.prewarming.bringing import Outcome, may_be_mended, stage_all
+from flows.foreseeing.carry import Carried
+from flows.prewarming.bringing import may_be_mended, stage_all
 from schedules.facts import ModelKey
 from schedules.foresight.plan import Plan, Staging
 from storage_tiers.errors import Missing, StoreUnavailable
@@ -36,15 +37,15 @@ async def test_a_model_that_is_gone_fails_and_one_that_was_published_anew_is_lef
     store = ModelStore(ObjectStore((tmp_path / "store").as_uri()))
     publish(str(make_tiny("gpt2", tmp_path / "source", num_hidden_layers=1)), "anew", store)
     plan = Plan(0.0, 9e9, (staging("gone"), staging("anew"), staging("gone", "node-2")), {}, {}, (), {})
-    outcomes, shown = list[Outcome](), list[float]()
+    carried, shown = list[Carried](), list[float]()
     context = cast(FlowContext, Context(store))
     await stage_all(
-        context, cast(Any, None), plan, ["node-1"], lambda share, _words: shown.append(share), outcomes.append
+        context, cast(Any, None), plan, ["node-1"], lambda share, _words: shown.append(share), carried.append
     )
-    gone, anew = outcomes
+    gone, anew = carried
     assert (gone.staging, gone.failed) == (plan.stagings[0], True)
-    assert gone.why.startswith("Missing: no model 'gone'")
-    assert (anew.why, anew.failed) == ("another version of anew was published since", False)
+    assert gone.why.startswith("no model 'gone'")
+    assert (anew.why, anew.failed) == ("another version of anew was published meanwhile", False)
     assert shown == [0.5, 1.0]
 
 

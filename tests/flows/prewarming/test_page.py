@@ -2,9 +2,7 @@
 
 from xml.etree import ElementTree
 
-import pytest
-
-from flows.prewarming.bringing import Far, Outcome
+from flows.foreseeing.carry import Carried
 from flows.prewarming.chosen import Chosen
 from flows.prewarming.hits import Hits
 from flows.prewarming.page import Shown, page_of, rows_of, sentence
@@ -66,7 +64,7 @@ def test_many_that_are_left_out_are_counted_by_their_reasons() -> None:
 
 
 def test_a_staging_is_a_line_with_its_reason_and_what_became_of_it() -> None:
-    done, not_begun = rows_of(PLAN, {0: Outcome(STAGED, None, "the plan was over")})
+    done, not_begun = rows_of(PLAN, {0: Carried(STAGED, 0, "the plan was over")})
     assert (done["model"], done["bytes"], done["before"], done["reason"]) == (
         "b|b", 3_000_000, "02:01:00 UTC", "b|b is called soon",
     )  # fmt: skip
@@ -87,14 +85,3 @@ def test_the_picture_has_a_lane_for_all_and_for_those_of_whom_the_most_is_expect
 
 def test_nobody_who_is_neither_called_nor_expected_has_a_lane() -> None:
     assert [lane.name for lane in lanes_of(past("a", "b"), forecast("a", "b"), None)] == [ALL, "b"]
-
-
-def test_progress_counts_what_is_over_and_what_is_there_of_the_rest() -> None:
-    told: list[tuple[float, str]] = []
-    far = Far(2, 4_000_000, lambda share, words: told.append((share, words)))
-    far.there("node-1", 1_000_000)
-    far.there("node-2", 500_000)
-    far.count(Outcome(STAGED))
-    far.count(Outcome(LOCAL))
-    assert [share for share, _ in told] == pytest.approx([0.25, 0.375, 0.875, 1.0])
-    assert told[-1][1].replace("\u00a0", " ") == "2 of 2 stagings, 4 MB of 4 MB; b|b on node-2: brought"
