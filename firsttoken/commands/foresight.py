@@ -207,8 +207,9 @@ async def _carried_out(sources: "Sources", made: "Made", *, alone: bool) -> "Seq
     from flows.foreseeing.carry import retain, stage
 
     plan, console = made.plan, stderr()
+    left_s = plan.until_s - time.time()
     if not alone:
-        for node, why in (await retain(sources.cluster, plan, plan.until_s - time.time())).items():
+        for node, why in (await retain(sources.cluster, plan, left_s)).items():
             typer.echo(f"{node} goes on dropping what it used longest ago: {why}", err=True)
         for ignored in (await sources.front_end.planned(plan))["ignored"]:
             typer.echo(f"no replica of {ignored['model']} is kept: {ignored['reason']}", err=True)
@@ -219,7 +220,7 @@ async def _carried_out(sources: "Sources", made: "Made", *, alone: bool) -> "Seq
     with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=sum(staging.size_bytes for staging in plan.stagings), words="")
         carried = await stage(
-            sources.cluster, sources.store, plan.stagings, plan.until_s - time.time(),
+            sources.cluster, sources.store, plan.stagings, left_s,
             lambda done_bytes, words: bar.update(task, completed=done_bytes, words=words),
         )  # fmt: skip
     done, fetched_bytes = sum(not each.why for each in carried), sum(each.fetched_bytes for each in carried)

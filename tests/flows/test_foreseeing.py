@@ -49,19 +49,17 @@ class There:
 @asynccontextmanager
 async def there(folder: Path, store: ModelStore, arrivals: Sequence[Arrival] = (), **more: Any) -> AsyncIterator[There]:
     """To which so much has come."""
-    history = History(f"sqlite:///{folder}/history.db", keep_days=1e5)
-    history.start()
+    url = f"sqlite:///{folder}/history.db"
+    writer = History(url, keep_days=1e5)
+    writer.start()
     for arrival in arrivals:
-        history.add_arrival(arrival)
+        writer.add_arrival(arrival)
+    await writer.close()
+    history = History(url, keep_days=1e5)
     try:
         async with operated(history=history, **more) as front_end:
             reached = FrontEnd(f"http://127.0.0.1:{front_end.port}", KEY)
             sources = Sources(reached, front_end.now.cluster, store, lambda _model: WANTED)
-            async with asyncio.timeout(20.0):
-                while sum([came.arrived for came in (await reached.heard(0, time.time())).came.values()]) < len(
-                    arrivals
-                ):
-                    pass
             yield There(reached, front_end, sources)
     finally:
         await history.close()
