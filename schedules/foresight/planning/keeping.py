@@ -1,6 +1,6 @@
 """Which models have a replica all the time, as far as accelerators go: those that save most per byte there."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,18 +23,12 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Devices:
-    """What is left of the nodes' accelerators: of the share that a plan may use, and what is free, or could be made so."""
+    """What is left of the nodes' accelerators: of the share that a plan may use, and what is free."""
 
     left_bytes: dict[str, int]
     free_bytes: dict[str, int]
     kept: dict[int, str] = field(default_factory=dict)
     """Nodes of those that are to come, or "" for those that are up, by model."""
-
-    def could_go(self, replicas: Iterable[Sequence[str]], whole_bytes: int) -> None:
-        """Nobody would miss these. If they are at work they stay, and what was to come there does not."""
-        for nodes in replicas:
-            for name in nodes:
-                self.free_bytes[name] += whole_bytes // len(nodes)
 
 
 def devices_of(nodes: Sequence[Node], share: float) -> Devices:

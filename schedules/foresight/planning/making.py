@@ -16,7 +16,7 @@ from schedules.foresight.planning.places import Held, Place, places_of
 from schedules.foresight.planning.starts import Starts
 from schedules.foresight.planning.wires import Wires
 from schedules.foresight.retention import Retention
-from schedules.ledgers.links import nic_link, out_link
+from schedules.ledgers.links import nic_link
 from schedules.ledgers.nodes import ranks_of
 from schedules.rates import STORE
 
@@ -24,7 +24,7 @@ AGAIN_WORTH = 0.1
 """Of what a unit saves on one node so much is saved by having it on another one, too."""
 SOON_PLANS = 2.0
 """A start so many plans from now counts half of one that comes at once."""
-LIKELY = 0.3
+LIKELY = 0.5
 """A replica is kept for at least so many starts that it spares, sooner ones counting more: room has other uses, and to keep
 what is not up yet takes a start of its own."""
 _GIB, _HOUR_S = 1 << 30, 3600.0
@@ -397,7 +397,7 @@ class Making:
 def _links(places: Sequence[Place], store_bytes_per_s: float | None) -> dict[str, float]:
     found = {} if store_bytes_per_s is None else {STORE: store_bytes_per_s}
     for place in places:
-        found[nic_link(place.first.card)] = found[out_link(place.first.card)] = place.speeds.nic_bytes_per_s
+        found[nic_link(place.first.card)] = place.speeds.nic_bytes_per_s
         found[_ssd_link(place.first.shared_with)] = place.speeds.ssd_bytes_per_s
     return found
 

@@ -35,7 +35,6 @@ def kept(name: str, demand: Demand, node: str, start_s: float) -> str:
 NOWHERE = "There is no node that can be planned for."
 NEVER = "Nobody is expected to call it."
 ALWAYS_UP = "It has replicas at all times."
-UP = "It has a replica, which is not expected to go before it is called."
 THERE = "All that helps it is where it should be."
 NO_ROOM = "Others save more in the room that there is."
 NO_TIME = "Its bytes would not come in time over the links, or are more than may be moved."
