@@ -14,6 +14,7 @@ SCRIPTS = (
     "honesty.py",
     "decision.py",
     "simulator.py",
+    "prewarm.py",
     "moves.py",
     "move_flow.py",
     "prewarm_live.py",

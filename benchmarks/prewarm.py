@@ -1,6 +1,6 @@
 """What foreseeing saves: seven traces played against seven ways to have models at hand, in the simulator.
 
-    python benchmarks/prewarm.py [--json] [--traces DIR] [--only TRACE ...] [--seed 1]
+    python benchmarks/prewarm.py [--json] [--traces DIR] [--only TRACE ...] [--systems NAME ...] [--seed 1]
 
 Cluster, models and traces are those of `benchmarks.prewarm_workload`; DIR has the recorded ones
 (azure_functions_invitro_sample, azure_llm_2023, mooncake_fast25), which are left out without it. They, and their seeds, were
