@@ -266,7 +266,7 @@ class PrewarmSettings(Section):
     dram_share: Share = Field(default=0.9, description="share of each node's dram that a plan fills")
     ssd_share: Share = Field(default=0.9, description="share of each node's ssd that a plan fills")
     device_share: Share = Field(
-        default=0.5, description="share of each node's accelerator that replicas have which nobody has asked for yet"
+        default=0.25, description="share of each node's accelerator that replicas have which nobody has asked for yet"
     )
     link_share: Share = Field(
         default=0.5, description="share of the time of a link that staging takes until what it stages is needed"

@@ -16,7 +16,7 @@ class Budgets:
 
     dram_share: float = 0.9
     ssd_share: float = 0.9
-    device_share: float = 0.5
+    device_share: float = 0.25
     link_share: float = 0.5
     moved_bytes: int | None = None
     least_saved_s: float = 0.0

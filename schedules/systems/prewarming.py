@@ -13,8 +13,9 @@ from schedules.traces.trace import Trace
 SHORT_S, FIXED_S = 10.0, 600.0
 UNTIL_NEEDED_S = 1e9
 """A replica stays until others need its room."""
-BUDGETS = Budgets(dram_share=1.0, ssd_share=1.0, device_share=1.0)
-"""All that there is: what is not planned for is there for what was used last."""
+BUDGETS = Budgets(dram_share=1.0, ssd_share=1.0, device_share=0.25)
+"""All dram and ssd that there are: what is not planned for is there for what was used last. Of accelerators as much as by
+default: replicas that come before anybody asks are in the way of those that somebody waits for."""
 EVERY_S, HORIZON_S = 60.0, 900.0
 
 NOTHING = replace(OURS, name="nothing", keeps=Keeps(dram=False, ssd=False), keep_alive_s=SHORT_S)
