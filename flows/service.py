@@ -101,9 +101,10 @@ async def _serve_once(config: ServiceConfig, stop: asyncio.Event, on_ready: Call
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
             await _stop(runner)
-            serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
+            await _end(serving)
+        else:
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
     finally:
         stopping.cancel()
 
@@ -115,6 +116,16 @@ async def _stop(runner: Runner) -> None:
             await runner.astop()
     except (TimeoutError, RuntimeError, httpx.HTTPError) as error:
         _log.warning("Prefect does not know of the runs that end with this service: %s", repr(error))
+
+
+async def _end(serving: "asyncio.Task[None]") -> None:
+    """The runner may take one cancellation for its own, and then wait for a server that is gone."""
+    for _ in range(int(_STOP_WITHIN_S)):
+        serving.cancel()
+        if (await asyncio.wait({serving}, timeout=1.0))[0]:
+            break
+    if serving.done() and not serving.cancelled() and (error := serving.exception()) is not None:
+        _log.warning("the runner of Prefect ended with %s", repr(error))
 
 
 def _on_signals(stop: asyncio.Event) -> None:
