@@ -30,8 +30,8 @@ TOGETHER = {
     ),
     FLOW_SERVICE: (
         "tests/flows/test_moves.py",
-        "tests/flows/test_prewarming.py",
         "tests/flows/test_service.py",
+        "tests/flows/test_service_foresees.py",
         "tests/flows/test_service_gone.py",
     ),
     NAMESPACES: (

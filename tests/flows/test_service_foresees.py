@@ -1,5 +1,6 @@
 """What is forecast is staged, what nobody will ask for is dropped, and what was forecast is judged: with a front end that was
-really asked, a real Prefect server, and nodes that say themselves what they hold."""
+really asked, a real Prefect server, and nodes that say themselves what they hold. Behind the other files that share those: it
+leaves the nodes empty, and the schedule paused."""
 
 import asyncio
 import json
