@@ -31,7 +31,7 @@ from schedules.traces.importing import Wishes, made_of
 from schedules.traces.lengths import task
 from schedules.traces.parsing import Wanting
 
-LENGTH_S, JUDGED_S, EVERY_S, SEED = 2 * DAY_S, DAY_S / 2, 600.0, 17
+LENGTH_S, JUDGED_S, EVERY_S, HORIZON_S, SEED = 2 * DAY_S, DAY_S / 2, 600.0, 900.0, 17
 COLD_START_S, SIZE_BYTES, ROOM_SHARE = 10.0, 16 * GIB, 0.2
 
 
@@ -47,6 +47,7 @@ def judged(past: Past, since_s: float, every_s: float, cv: float | None = None) 
             since_s,
             past.until_s,
             every_s,
+            HORIZON_S,
         )
         for room in (None, room_bytes)
     )

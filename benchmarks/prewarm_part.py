@@ -30,10 +30,11 @@ from infra.lab.platform import BUCKET, Lab, run_lab
 from schedules.facts import ModelKey, Rate, View
 from schedules.foresight.forecasters import DEFAULT, FORECASTERS
 from schedules.foresight.past import past_of
-from schedules.foresight.plan import Budgets, Plan, Staging
+from schedules.foresight.plan import Plan, Staging
 from schedules.foresight.planner import Ground, Wanted, make_plan
 from schedules.objectives import Objectives
 from schedules.rates import NIC, SSD, STORE, STREAM
+from schedules.systems.prewarming import BUDGETS
 from schedules.traces.changing import during, sped
 from schedules.traces.trace import Trace
 from storage_tiers.checkpoint import Checkpoint
@@ -173,7 +174,7 @@ class _Planner:
         past = past_of(trace.models, trace.model, np.asarray(trace.at_s), 0.0, now_s)
         forecast = FORECASTERS[DEFAULT].forecast(past, HORIZON_S)
         ground = Ground(_slowed(self._client.view()), self._models, forecast, self._running())
-        return make_plan(ground, Budgets(device_share=0.0), now_s, EVERY_S)
+        return make_plan(ground, replace(BUDGETS, device_share=0.0), now_s, EVERY_S)
 
     async def carry_out(self, plan: Plan, within_s: float) -> None:
         """What is not there by then is given up."""

@@ -90,4 +90,4 @@ def schedule_of(cadence: Cadence) -> DeploymentScheduleCreate:
     if cadence.every_s is not None:
         every = IntervalSchedule(interval=datetime.timedelta(seconds=cadence.every_s))
         return DeploymentScheduleCreate(schedule=every, active=True, slug=cadence.slug)
-    return DeploymentScheduleCreate(schedule=CronSchedule(cron=cadence.cron), active=True, slug=cadence.slug)
+    return DeploymentScheduleCreate(schedule=CronSchedule(cron=cadence.cron or ""), active=True, slug=cadence.slug)

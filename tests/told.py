@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.node.config import NodeConfig
+from schedules.foresight.plan import Budgets
 from schedules.objectives import Objectives
 from serving.app import FrontendConfig
 
@@ -16,6 +17,15 @@ _OBJECTIVES = Objectives(
     priority=0,
     max_degree=4,
     kv_tokens=16384,
+)
+_BUDGETS = Budgets(
+    dram_share=0.9,
+    ssd_share=0.9,
+    device_share=0.25,
+    link_share=0.5,
+    moved_bytes=None,
+    least_saved_s=0.0,
+    least_saved_device_s=0.0,
 )
 _FRONTEND = FrontendConfig(
     host="127.0.0.1",
@@ -85,3 +95,8 @@ def frontend_config(**told: Any) -> FrontendConfig:
 def node_config(**told: Any) -> NodeConfig:
     """A node on loopback that computes on one core; but for what it is `told`."""
     return replace(_NODE, **told)
+
+
+def budgets_of(**changed: Any) -> Budgets:
+    """Of plans of prewarming."""
+    return replace(_BUDGETS, **changed)

@@ -146,8 +146,8 @@ def backtest(
     prices: Prices,
     since_s: float,
     until_s: float,
-    every_s: float = 300.0,
-    horizon_s: float = 900.0,
+    every_s: float,
+    horizon_s: float,
 ) -> Backtest:
     """Each method forecasts every `every_s` from `since_s` on, by what was known then, and what it says to hold is held until
     the next time, the last of which is a horizon before `until_s`. ValueError if the past has no such time, or the prices

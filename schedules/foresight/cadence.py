@@ -16,7 +16,7 @@ class Cadence:
 
     flow: str
     every_s: float | None = None
-    cron: str = ""
+    cron: str | None = None
 
     def __post_init__(self) -> None:
         if self.every_s is not None and self.every_s <= 0:
@@ -52,7 +52,7 @@ def cadences(when: Mapping[str, float | str]) -> tuple[Cadence, ...]:
 
 
 def _cadence(flow: str, when: float | str) -> Cadence:
-    return Cadence(flow, cron=when) if isinstance(when, str) else Cadence(flow, when)
+    return Cadence(flow, cron=when or None) if isinstance(when, str) else Cadence(flow, when)
 
 
 def check_cron(line: str) -> None:

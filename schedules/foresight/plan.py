@@ -14,13 +14,13 @@ class Budgets:
     fit. Nothing is kept in dram that saves less than `least_saved_s` of cold starts per GiB and hour, and no replica on an
     accelerator that saves less than `least_saved_device_s` of them per GiB and hour."""
 
-    dram_share: float = 0.9
-    ssd_share: float = 0.9
-    device_share: float = 0.25
-    link_share: float = 0.5
-    moved_bytes: int | None = None
-    least_saved_s: float = 0.0
-    least_saved_device_s: float = 0.0
+    dram_share: float
+    ssd_share: float
+    device_share: float
+    link_share: float
+    moved_bytes: int | None
+    least_saved_s: float
+    least_saved_device_s: float
 
     def __post_init__(self) -> None:
         for name in ("dram_share", "ssd_share", "device_share", "link_share"):

@@ -13,7 +13,10 @@ from schedules.traces.trace import Trace
 SHORT_S, FIXED_S = 10.0, 600.0
 UNTIL_NEEDED_S = 1e9
 """A replica stays until others need its room."""
-BUDGETS = Budgets(dram_share=1.0, ssd_share=1.0, device_share=0.25)
+BUDGETS = Budgets(
+    dram_share=1.0, ssd_share=1.0, device_share=0.25, link_share=0.5, moved_bytes=None, least_saved_s=0.0,
+    least_saved_device_s=0.0,
+)  # fmt: skip
 """All dram and ssd that there are: what is not planned for is there for what was used last. Of accelerators as much as by
 default: replicas that come before anybody asks are in the way of those that somebody waits for."""
 EVERY_S, HORIZON_S = 60.0, 900.0
@@ -26,9 +29,9 @@ KEEP_ALIVE = replace(OURS, name="keep-alive", keep_alive_s=FIXED_S)
 """Replicas go a fixed time after their last request; in dram and on ssd stays what was used last."""
 
 
-def foreseeing(forecaster: Forecaster, name: str = "", every_s: float = EVERY_S) -> System:
+def foreseeing(forecaster: Forecaster, name: str = "") -> System:
     """The least recently used goes as far as nothing better is known; what is foreseen is brought and kept."""
-    prewarms = Prewarms(forecaster, BUDGETS, every_s, HORIZON_S)
+    prewarms = Prewarms(forecaster, BUDGETS, EVERY_S, HORIZON_S)
     return replace(LRU, name=name or forecaster.name, prewarms=prewarms)
 
 

@@ -1,6 +1,6 @@
 """How a system prewarms: who foresees, what may be used for it, and how often it is planned."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from schedules.foresight.forecast import Forecaster
 from schedules.foresight.past import MINUTE_S
@@ -12,9 +12,9 @@ class Prewarms:
     """A plan is made every `every_s`, for the `horizon_s` from then on, which are whole minutes."""
 
     forecaster: Forecaster
-    budgets: Budgets = field(default_factory=Budgets)
-    every_s: float = 300.0
-    horizon_s: float = 900.0
+    budgets: Budgets
+    every_s: float
+    horizon_s: float
 
     def __post_init__(self) -> None:
         if self.every_s <= 0.0:

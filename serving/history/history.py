@@ -60,9 +60,9 @@ class History:
     """See the module. Several front ends may share a database. Use from one event loop, and close it at the end.
 
     `url` is for tables.history_engine. What is older than `keep_days` is removed, what arrived by minute when it is older
-    than `keep_minutes_days`. `on_dropped` hears of the rows that were given up: the oldest when more than QUEUED_ROWS wait,
-    those the database rejects, what is left at the end. Readers raise HistoryAway if the database does not answer,
-    HistoryRefused if its tables are another version's.
+    than `keep_minutes_days`, if that is said. `on_dropped` hears of the rows that were given up: the oldest when more than
+    QUEUED_ROWS wait, those the database rejects, what is left at the end. Readers raise HistoryAway if the database does
+    not answer, HistoryRefused if its tables are another version's.
     """
 
     def __init__(
@@ -71,14 +71,15 @@ class History:
         keep_days: float,
         on_dropped: Callable[[int], object] = _ignore,
         *,
-        keep_minutes_days: float = math.inf,
+        keep_minutes_days: float | None = None,
     ) -> None:
         self._engine = history_engine(url)
         self._file = (
             HistoryFile(Path(str(self._engine.url.database))) if self._engine.dialect.name == "sqlite" else None
         )
         self._shown = self._engine.url.render_as_string(hide_password=True)
-        self._keep_s, self._keep_minutes_s = keep_days * DAY_S, keep_minutes_days * DAY_S
+        self._keep_s = keep_days * DAY_S
+        self._keep_minutes_s = math.inf if keep_minutes_days is None else keep_minutes_days * DAY_S
         self._on_dropped = on_dropped
         self._queue: deque[tuple[Table, dict[str, Any]]] = deque()
         self._queued, self._enough, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -163,8 +164,8 @@ class History:
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
     async def _work(self) -> None:
-        """Wait for enough rows, or for a second since the first, and write them; count arrivals by minute and remove what is
-        old when it is time, nothing before it is counted."""
+        """Wait for enough rows, or for a second since the first, and write them; count arrivals by minute and remove what
+        is old when it is time, nothing before it is counted."""
         now_s, closing = time.monotonic(), self._closing.is_set()
         if now_s >= self._count_at_s and not closing:
             if self._queue:  # counting may take many turns
@@ -287,8 +288,8 @@ class History:
     async def minutes(
         self, since_s: float, until_s: float, models: Sequence[str] = ()
     ) -> AsyncGenerator[Sequence[Minutes]]:
-        """What arrived minute by minute from that of `since_s` to `until_s` (unix seconds), up to MODELS_AT_ONCE models at a
-        time, by name: of `models`, or of all. Who had nothing is not there. No arrival that was written is missing."""
+        """What arrived minute by minute from that of `since_s` to `until_s` (unix seconds), up to MODELS_AT_ONCE models at
+        a time, by name: of `models`, or of all. Who had nothing is not there. No arrival that was written is missing."""
         names = sorted(set(models)) or [name for (name,) in await self._rows(known_models())]
         for first in range(0, len(names), MODELS_AT_ONCE):
             some = names[first : first + MODELS_AT_ONCE]

@@ -166,10 +166,12 @@ class SsdTier:
                 os.replace(partial, path)
                 self._sizes[digest] = self._writing.pop(digest)
                 self._stuck.discard(path)
-        finally:
+                self._written.notify_all()
+        except BaseException:
             with self._written:
                 self._writing.pop(digest, None)
                 self._written.notify_all()
+            raise
 
     def _file(self, digest: str) -> Path:
         """Where the unit lies, or would. ValueError for what is no digest: it could be a way out of the folder."""

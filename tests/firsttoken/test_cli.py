@@ -26,8 +26,8 @@ pytestmark = pytest.mark.timeout(60)
 
 COMMANDS = (
     "up", "down", "status", "demo", "lab", "calibrate", "version", "publish", "verify", "chat", "generate", "explain",
-    "drain", "undrain", "migrate", "consolidate", "moves", "plan", "fit", "scheduler", "node", "frontend", "flows",
-    "prefect", "models", "traces",
+    "drain", "undrain", "migrate", "consolidate", "moves", "forecast", "prewarm", "plan", "fit", "scheduler", "node",
+    "frontend", "flows", "prefect", "models", "traces",
 )  # fmt: skip
 HELP_WITHIN_S = 0.5
 ROOT = Path(__file__).parents[2]

@@ -12,14 +12,14 @@ from flows.artifacts import artifact_key
 from flows.context import CONTEXT_VARIABLE, FlowContext, read_context, write_context
 from flows.errors import NoContext
 from flows.prewarming.foresight import ALL, Foresight
-from schedules.foresight.plan import Budgets
 from schedules.objectives import Objectives
+from tests.told import budgets_of
 
 TLS = Tls("ca.pem", "cert.pem", "key.pem")
 WANTED = Objectives(
     ttft_s=2.0, tpot_s=None, min_replicas=0, max_replicas=1, keep_alive_s=60.0, priority=0, max_degree=4, kv_tokens=1024
 )
-FORESIGHT = Foresight(300.0, 900.0, 86400.0, "chosen", Budgets(moved_bytes=1 << 30), ("a",), {ALL: WANTED})
+FORESIGHT = Foresight(300.0, 900.0, 86400.0, "chosen", budgets_of(moved_bytes=1 << 30), ("a",), {ALL: WANTED})
 CONTEXT = FlowContext(
     "tls://127.0.0.1:1",
     "s3://models",
@@ -75,11 +75,11 @@ def test_flows_look_ahead_as_the_settings_say() -> None:
         "PREWARM__MODELS": "a,b", "MODELS": '{"a": {"keep_alive_s": 5}}',
     }  # fmt: skip
     found = foresight_of(load_settings(environment={f"FIRSTTOKEN_{name}": value for name, value in told.items()}))
-    assert found.budgets == Budgets(dram_share=0.5, moved_bytes=10**9)
+    assert found.budgets == budgets_of(dram_share=0.5, moved_bytes=10**9)
     assert (found.horizon_s, found.models) == (600.0, ("a", "b"))
     assert (found.objectives_of("a").keep_alive_s, found.objectives_of("b").keep_alive_s) == (5.0, 300.0)
     unbounded = load_settings(environment={"FIRSTTOKEN_HOME": "/home"})
-    assert foresight_of(unbounded).budgets == Budgets()
+    assert foresight_of(unbounded).budgets == budgets_of()
 
 
 def test_flows_learn_of_prefect_from_the_settings_and_nothing_calls_home() -> None:

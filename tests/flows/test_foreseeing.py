@@ -22,7 +22,7 @@ from flows.front_end import FrontEnd
 from schedules.facts import ModelKey
 from schedules.foresight.forecasters import FORECASTERS
 from schedules.foresight.past import NEVER_S
-from schedules.foresight.plan import Budgets, Kept, LeftOut, Plan, Staging
+from schedules.foresight.plan import Kept, LeftOut, Plan, Staging
 from schedules.foresight.retention import Retention
 from serving.history.history import History
 from serving.history.tables import Arrival
@@ -31,7 +31,7 @@ from storage_tiers.model_store import ModelStore
 from tests.schedules.worlds import world_node
 from tests.serving.operated import KEY, MODEL, Operated, operated
 from tests.serving.routed import until
-from tests.told import objectives_of
+from tests.told import budgets_of, objectives_of
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 WANTED = objectives_of(kv_tokens=1024)
@@ -72,7 +72,7 @@ def calls(model: str, every_s: float, until_s: float, times: int) -> list[Arriva
 
 def wish(*models: str) -> Wish:
     """Whoever was called of late will be again; nothing is kept on accelerators, so that dram is filled."""
-    return Wish(FORECASTERS["keep-alive"], Budgets(device_share=0.0), DAY_S, 900.0, 300.0, models)
+    return Wish(FORECASTERS["keep-alive"], budgets_of(device_share=0.0), DAY_S, 900.0, 300.0, models)
 
 
 # ---- the past

@@ -7,17 +7,23 @@ import pytest
 
 from schedules.foresight.forecasters import FORECASTERS
 from schedules.foresight.forecasters.oracle import Oracle
-from schedules.foresight.plan import Budgets
 from schedules.simulation.outcomes import Found
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Scenario
-from schedules.systems.prewarming import KEEP_ALIVE, LRU, NOTHING, compared, foreseeing
+from schedules.systems.prewarming import BUDGETS, KEEP_ALIVE, LRU, NOTHING, compared, foreseeing
 from schedules.systems.prewarms import Prewarms
 from schedules.systems.system import OURS
 from tests.schedules.test_play import SCENARIO
+from tests.told import budgets_of
 
 KNOWING = replace(
-    OURS, prewarms=Prewarms(Oracle(SCENARIO.trace), Budgets(1.0, 1.0, 1.0), every_s=30.0, horizon_s=120.0)
+    OURS,
+    prewarms=Prewarms(
+        Oracle(SCENARIO.trace),
+        budgets_of(dram_share=1.0, ssd_share=1.0, device_share=1.0),
+        every_s=30.0,
+        horizon_s=120.0,
+    ),
 )
 
 
@@ -60,14 +66,14 @@ def test_all_that_are_compared_are_played_with_the_same_memory_and_other_names()
     systems = compared(SCENARIO.trace)
     assert len({system.name for system in systems}) == len(systems) == 7
     foresee = [system for system in systems if system.prewarms is not None]
-    assert {system.prewarms.budgets for system in foresee if system.prewarms is not None} == {Budgets(1.0, 1.0, 1.0)}
+    assert {system.prewarms.budgets for system in foresee if system.prewarms is not None} == {BUDGETS}
     assert {(system.policy, system.consolidate, system.peers) for system in systems} == {
         (OURS.policy, OURS.consolidate, OURS.peers)
     }
     assert foreseeing(FORECASTERS["tsb"]).name == "tsb"
 
 
-@pytest.mark.parametrize("wrong", [{"every_s": 0.0}, {"horizon_s": 90.0}, {"horizon_s": 0.0}])
-def test_plans_are_made_every_so_often_and_for_whole_minutes(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(("every_s", "horizon_s"), [(0.0, 900.0), (300.0, 90.0), (300.0, 0.0)])
+def test_plans_are_made_every_so_often_and_for_whole_minutes(every_s: float, horizon_s: float) -> None:
     with pytest.raises(ValueError, match=r"cannot be made|whole minutes"):
-        Prewarms(FORECASTERS["tsb"], **wrong)  # type: ignore[arg-type]
+        Prewarms(FORECASTERS["tsb"], BUDGETS, every_s, horizon_s)

@@ -468,6 +468,42 @@ def test_the_second_to_write_a_unit_returns_when_it_is_there(tmp_path: Path, gat
     assert seen == [{0}]
 
 
+class _Between:
+    """A condition that has something happen between its first use and the next."""
+
+    def __init__(self, condition: threading.Condition, happens: Callable[[], object]) -> None:
+        self._condition, self._happens = condition, happens
+
+    def __enter__(self) -> None:
+        self._condition.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._condition.__exit__(*error)  # type: ignore[arg-type]
+        happens, self._happens = self._happens, lambda: None
+        happens()
+
+    def notify_all(self) -> None:
+        self._condition.notify_all()
+
+
+def test_whoever_has_written_a_unit_leaves_the_next_writer_of_it_alone(tmp_path: Path) -> None:
+    """Between its last two looks at the books the unit was evicted, and another began to write it: whose claim was gone."""
+    tier, digest = SsdTier(tmp_path, _UNIT), _DIGESTS[0]
+    condition = tier._written
+
+    def evicted_and_claimed_anew() -> None:
+        tier._written = condition
+        tier.drop(digest)
+        assert tier._claim(digest, _UNIT)
+
+    partial = tmp_path / f"{digest}.partial"
+    partial.touch()
+    assert tier._claim(digest, _UNIT)
+    tier._written = _Between(condition, evicted_and_claimed_anew)  # type: ignore[assignment]
+    tier._write_claimed(digest, partial, [aligned(_UNIT, _DATA[0])])
+    assert tier._writing == {digest: _UNIT}
+
+
 def test_threads_keep_within_the_budget(tmp_path: Path) -> None:
     tier = SsdTier(tmp_path, 3 * _UNIT)
     wrong: list[object] = []

@@ -24,7 +24,7 @@ PLAYED = [
 @pytest.fixture(scope="module")
 def found() -> Backtest:
     methods = [FORECASTERS[name] for name in ("tsb", "keep-alive", "timer")]
-    return backtest(PAST, methods, same_prices(2, 5.0, 1e9), 3600.0, 14_400.0)
+    return backtest(PAST, methods, same_prices(2, 5.0, 1e9), 3600.0, 14_400.0, 300.0, 900.0)
 
 
 def test_the_page_has_methods_what_was_played_and_the_choice_by_model(found: Backtest) -> None:
@@ -50,7 +50,7 @@ def test_the_sentence_says_what_the_method_in_use_costs_more(found: Backtest) ->
 
 def test_where_nothing_came_that_is_all_that_is_said() -> None:
     quiet = past_of(["a"], np.array([0]), np.array([10.0]), 0.0, 14_400.0)
-    nothing = backtest(quiet, [FORECASTERS["tsb"]], same_prices(1, 5.0, 1e9), 7200.0, 14_400.0)
+    nothing = backtest(quiet, [FORECASTERS["tsb"]], same_prices(1, 5.0, 1e9), 7200.0, 14_400.0, 300.0, 900.0)
     assert sentence(Told(quiet, nothing, "tsb", (), ())) == "Nobody asked for anything in the time that was judged"
 
 

@@ -7,14 +7,14 @@ import pytest
 from flows.errors import Unclear
 from flows.prewarming.chosen import BUDGETS, HORIZON, chosen
 from flows.prewarming.foresight import Foresight
-from schedules.foresight.plan import Budgets
+from tests.told import budgets_of
 
-FORESIGHT = Foresight(300.0, 900.0, 86_400.0, "chosen", Budgets(dram_share=0.8))
+FORESIGHT = Foresight(300.0, 900.0, 86_400.0, "chosen", budgets_of(dram_share=0.8))
 
 
 def test_without_anything_said_the_settings_hold() -> None:
     found = chosen(FORESIGHT, "", {})
-    assert (found.budgets, found.horizon_s) == (Budgets(dram_share=0.8), 900.0)
+    assert (found.budgets, found.horizon_s) == (budgets_of(dram_share=0.8), 900.0)
     assert found.said[0].endswith("by the settings [prewarm].")
     assert found.said[1] == "Horizon: 15 min, by the settings [prewarm]."
 
@@ -24,7 +24,7 @@ def test_without_anything_said_the_settings_hold() -> None:
 )
 def test_a_variable_goes_before_the_settings_in_what_it_names_as_an_object_or_as_text(told: object) -> None:
     found = chosen(FORESIGHT, "", {BUDGETS: told})
-    assert found.budgets == Budgets(dram_share=0.8, ssd_share=0.5, moved_bytes=80 * 10**9)
+    assert found.budgets == budgets_of(dram_share=0.8, ssd_share=0.5, moved_bytes=80 * 10**9)
     assert f"ssd_share, moved_bytes by the Prefect variable {BUDGETS}, all others by the settings" in found.said[0]
 
 

@@ -8,8 +8,9 @@ from flows.prewarming.hits import Hits
 from flows.prewarming.page import Shown, page_of, rows_of, sentence
 from flows.prewarming.picture import ALL, lanes_of, picture
 from schedules.facts import ModelKey
-from schedules.foresight.plan import Budgets, Kept, LeftOut, Plan, Staging
+from schedules.foresight.plan import Kept, LeftOut, Plan, Staging
 from tests.flows.prewarming.grounds import NOW_S, forecast, past
+from tests.told import budgets_of
 
 KEY = ModelKey("b|b", "digest")
 STAGED = Staging("node-1", KEY, ("embed", "head"), "dram", 3_000_000, "remote", NOW_S + 60, 1.5, "b|b is called soon")
@@ -22,7 +23,7 @@ NAMES = ("a", "b|b", "c")
 
 
 def shown(plan: Plan = PLAN, **changes: object) -> str:
-    said = Chosen(Budgets(), 900.0, ("Horizon: 15 min, by the settings [prewarm].",))
+    said = Chosen(budgets_of(), 900.0, ("Horizon: 15 min, by the settings [prewarm].",))
     hits = [Hits("c", 2, {"dram": 3, "remote": 1}, 3.0, 2.0)]
     values = {"hits": hits, "since_s": 0.0, "before": None, **changes}
     return page_of(Shown(past(*NAMES), forecast(*NAMES), plan=plan, chosen=said, **values))  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def happened_in(scenario: Scenario) -> Happened:
         counting.see(now_s, event, actions)
         watch.see(now_s, event, actions)
 
-    outcomes, trace = counting.outcomes(drive(brain, world, _inputs(scenario), see)), scenario.trace
+    outcomes, trace = counting.outcomes(drive(brain, world, _inputs(scenario, ()), see)), scenario.trace
     asked = tuple(
         Asked(
             trace.models[trace.model[i]], BEGIN_S + float(trace.at_s[i]), int(trace.prompt_tokens[i]),

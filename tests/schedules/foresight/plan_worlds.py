@@ -13,11 +13,11 @@ from schedules.foresight.plan import Budgets
 from schedules.foresight.planner import Ground, Wanted
 from schedules.rates import BUS, STORE, formed
 from tests.schedules.models import node_of, rates_of
-from tests.told import objectives_of
+from tests.told import budgets_of, objectives_of
 
 MB, GIB = 1_000_000, 1 << 30
 MINUTES = 15
-STAGING_ONLY = Budgets(device_share=0.0)
+STAGING_ONLY = budgets_of(device_share=0.0)
 
 
 def model(name: str, layers: int = 8, unit_mb: int = 10, **more: Any) -> Model:
@@ -107,7 +107,7 @@ def drawn(seed: int) -> tuple[Ground, Budgets]:
     running = {
         each.key: [tuple(chance.sample([node.name for node in nodes], 1))] for each in models if chance.random() < 0.2
     }
-    budgets = Budgets(
+    budgets = budgets_of(
         dram_share=chance.choice([0.0, 0.5, 0.9, 1.0]),
         ssd_share=chance.choice([0.0, 0.5, 0.9]),
         device_share=chance.choice([0.0, 0.3, 1.0]),

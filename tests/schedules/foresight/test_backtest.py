@@ -99,7 +99,7 @@ def test_the_best_of_all_and_of_each_model() -> None:
     runs = {f"run-{i}": [60.0 * 30 + i + 3.0 * k for k in range(350)] for i in range(4)}
     known = past({**timers, **runs}, 2900)
     methods = [FORECASTERS["keep-alive"], FORECASTERS["timer"]]
-    tested = backtest(known, methods, same_prices(8, 30.0, 8 * GIB), 2000 * MINUTE_S, 2900 * MINUTE_S)
+    tested = backtest(known, methods, same_prices(8, 30.0, 8 * GIB), 2000 * MINUTE_S, 2900 * MINUTE_S, 300.0, 900.0)
     assert tested.best() == "timer"
     best = tested.best_by_model()
     assert [best[f"timer-{i}"] for i in range(4)] == ["timer"] * 4
@@ -116,16 +116,16 @@ def test_ours_is_cheaper_than_every_baseline_where_calls_come_in_all_ways() -> N
     )  # fmt: skip
     names = ("chosen", "keep-alive", "hybrid-histogram", "warmserve", "seasonal-naive", "tsb", "poisson")
     prices = same_prices(45, 10.0, 16 * GIB)
-    tested = backtest(known, [FORECASTERS[name] for name in names], prices, 30 * 3600.0, 36 * 3600.0, 600.0)
+    tested = backtest(known, [FORECASTERS[name] for name in names], prices, 30 * 3600.0, 36 * 3600.0, 600.0, 900.0)
     assert tested.best() == "chosen"
     assert tested.gap_closed("chosen") > 0.2
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(ValueError, match="no horizon of 15 minutes"):
-        backtest(_KNOWN, [KeepAlive()], _PRICES, 50 * MINUTE_S, 60 * MINUTE_S)
+        backtest(_KNOWN, [KeepAlive()], _PRICES, 50 * MINUTE_S, 60 * MINUTE_S, 300.0, 900.0)
     with pytest.raises(ValueError, match="prices of 1 models are not those of 2"):
-        backtest(_KNOWN, [KeepAlive()], same_prices(1, 1.0, 1.0), 0.0, 60 * MINUTE_S)
+        backtest(_KNOWN, [KeepAlive()], same_prices(1, 1.0, 1.0), 0.0, 60 * MINUTE_S, 300.0, 900.0)
     with pytest.raises(ValueError, match="not negative"):
         same_prices(2, 10.0, GIB, held_s_per_gib_hour=-1.0)
     with pytest.raises(ValueError, match="not of the same models"):

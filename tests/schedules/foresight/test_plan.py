@@ -20,6 +20,7 @@ from tests.schedules.foresight.plan_worlds import (
     node,
     wanted,
 )
+from tests.told import budgets_of
 
 A, B, C = model("a"), model("b"), model("c")
 
@@ -253,7 +254,7 @@ def test_what_nobody_here_knows_has_its_room_and_is_worth_what_is_usual() -> Non
 
 def test_a_replica_is_kept_where_its_call_is_likely_and_soon_and_not_where_it_is_not() -> None:
     on = ground([node("n0")], [wanted(A), wanted(B)], forecast({"a": 9.0, "b": 0.1}))
-    plan = _plan(on, Budgets(link_share=1.0))
+    plan = _plan(on, budgets_of(link_share=1.0))
     assert [(kept.key, kept.replicas) for kept in plan.kept] == [(A.key, 1)]
     assert not _staged(plan, "a")  # it comes to the node as its replica does
     assert plan.worth[A.key] > plan.worth[B.key] > 0.0
@@ -261,23 +262,23 @@ def test_a_replica_is_kept_where_its_call_is_likely_and_soon_and_not_where_it_is
 
 def test_accelerators_are_used_by_their_share() -> None:
     on = ground([node("n0")], [wanted(A)], certain({"a": 1}))
-    assert _plan(on, Budgets(device_share=0.06, link_share=1.0)).kept
-    assert not _plan(on, Budgets(device_share=0.04, link_share=1.0)).kept  # of 2000 MB it needs 101
+    assert _plan(on, budgets_of(device_share=0.06, link_share=1.0)).kept
+    assert not _plan(on, budgets_of(device_share=0.04, link_share=1.0)).kept  # of 2000 MB it needs 101
 
 
 def test_no_replica_is_kept_that_saves_less_than_it_should() -> None:
     on = ground([node("n0")], [wanted(A)], certain({"a": 1}))
-    assert _plan(on, Budgets(link_share=1.0, least_saved_device_s=100.0)).kept
-    assert not _plan(on, Budgets(link_share=1.0, least_saved_device_s=1000.0)).kept
+    assert _plan(on, budgets_of(link_share=1.0, least_saved_device_s=100.0)).kept
+    assert not _plan(on, budgets_of(link_share=1.0, least_saved_device_s=1000.0)).kept
 
 
 def test_one_that_would_have_to_come_needs_free_memory_and_time_on_the_links_and_one_that_is_up_does_not() -> None:
     full = replace(node("n0"), device_reserved_bytes=1950 * MB)
     models, calls = [wanted(A)], certain({"a": 1})
-    assert not _plan(ground([full], models, calls), Budgets(link_share=1.0)).kept
-    assert not _plan(ground([node("n0")], models, calls), Budgets(link_share=0.01)).kept
+    assert not _plan(ground([full], models, calls), budgets_of(link_share=1.0)).kept
+    assert not _plan(ground([node("n0")], models, calls), budgets_of(link_share=0.01)).kept
     up = ground([holding(full, A, "dram")], models, calls, {A.key: [("n0",)]})
-    (kept,) = _plan(up, Budgets(link_share=0.01)).kept
+    (kept,) = _plan(up, budgets_of(link_share=0.01)).kept
     assert kept.key == A.key
     assert "its replica, which is up, spares" in kept.reason
 
@@ -285,8 +286,8 @@ def test_one_that_would_have_to_come_needs_free_memory_and_time_on_the_links_and
 def test_a_pipeline_that_is_up_is_kept_by_what_each_of_its_nodes_has_to_spare() -> None:
     nodes = [replace(node(name), device_bytes=120 * MB) for name in ("n0", "n1")]
     up = ground(nodes, [wanted(A, max_degree=2)], certain({"a": 1}), {A.key: [("n0", "n1")]})
-    assert _plan(up, Budgets(device_share=0.5)).kept
-    assert not _plan(up, Budgets(device_share=0.3)).kept
+    assert _plan(up, budgets_of(device_share=0.5)).kept
+    assert not _plan(up, budgets_of(device_share=0.3)).kept
 
 
 def test_units_in_use_have_their_room_whatever_else_there_is() -> None:
@@ -326,10 +327,10 @@ def test_without_nodes_or_with_none_but_draining_ones_there_is_nothing_to_do() -
 
 def test_a_plan_is_good_for_the_forecasts_horizon_or_until_the_next_one() -> None:
     on = ground([node("n0")], [], certain({}))
-    assert make_plan(on, Budgets(), 30.0, 60.0).until_s == 900.0
-    assert make_plan(on, Budgets(), 890.0, 60.0).until_s == 950.0
+    assert make_plan(on, budgets_of(), 30.0, 60.0).until_s == 900.0
+    assert make_plan(on, budgets_of(), 890.0, 60.0).until_s == 950.0
     with pytest.raises(ValueError, match="every 0"):
-        make_plan(on, Budgets(), 0.0, 0.0)
+        make_plan(on, budgets_of(), 0.0, 0.0)
 
 
 # ---- in words
@@ -343,7 +344,7 @@ def test_a_reason_says_how_likely_when_whence_and_what_it_spares() -> None:
     )
     (staging,) = _staged(_plan(ground([node("n0")], [wanted(A)], forecast({"a": 0.5}))), "a")
     assert staging.reason.startswith("a is called with a probability of 39%, most likely in about ")
-    plan = _plan(ground([node("n0")], [wanted(A)], certain({"a": 0})), Budgets(link_share=1.0))
+    plan = _plan(ground([node("n0")], [wanted(A)], certain({"a": 0})), budgets_of(link_share=1.0))
     assert plan.kept[0].reason == (
         "a is called within a minute; a replica on n0 spares whoever calls a start of 10.01 s."
     )

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from schedules.facts import Rate
-from schedules.foresight.plan import Budgets, Plan
+from schedules.foresight.plan import Plan
 from schedules.foresight.planner import Ground, make_plan
 from schedules.rates import BUS, DECODE, NIC, PREFILL, SSD, formed
 from tests.schedules.foresight.plan_worlds import MB, forecast, ground, holding, model, node, wanted
+from tests.told import budgets_of
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "prewarming.md"
 GB = 1000 * MB
@@ -49,5 +50,5 @@ def as_lines(plan: Plan) -> list[str]:
 
 
 def test_the_worked_example_is_what_the_planner_says() -> None:
-    plan = make_plan(_ground(), Budgets(device_share=0.8), 0.0, 60.0)
+    plan = make_plan(_ground(), budgets_of(device_share=0.8), 0.0, 60.0)
     assert "\n".join(as_lines(plan)) in PAGE.read_text()
