@@ -147,8 +147,8 @@ async def test_whoever_cancels_it_ends_it_at_the_node_and_keeps_what_is_whole(
     await asyncio.wait_for(come.wait(), TIMEOUT_S)
     bringing.cancel()
     await asyncio.gather(bringing, return_exceptions=True)
-    withholding.release()
     await _until(client, lambda: _node(client, "small").dram_used_bytes == whole_bytes)
+    withholding.release()
     assert await _held(client, "small", checkpoint, "dram", "ssd") == before
 
 
