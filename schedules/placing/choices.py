@@ -24,6 +24,8 @@ from schedules.placing.survey import MOST_SPREAD, Site, Survey
 
 MOST_BESIDE = 3
 """Of nodes that differ in what a process takes of their GPUs so many kinds are looked at by themselves."""
+ALIKE = 0.01
+"""They differ if it is more than this share of what the whole model takes: it is measured, and no two measure the same."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def _lighter(survey: Survey, sites: Sequence[Site], best: Candidate | None) -> b
     if best is None:
         return False
     there = [node for name in best.nodes if (node := survey.question.view.node(name)) is not None]
-    return sum(map(_beside_bytes, sites)) < sum([node.context_bytes for node in there if node.gpu])
+    least_bytes = sum([node.context_bytes for node in there if node.gpu]) - ALIKE * survey.whole_bytes
+    return sum(map(_beside_bytes, sites)) < least_bytes
 
 
 def _best(survey: Survey, among: Sequence[Candidate]) -> Candidate | None:
@@ -123,8 +126,11 @@ def _may_be_better(survey: Survey, bound: _Bound, best: Candidate | None, *, lig
 def _worth_a_look(survey: Survey, degree: int) -> Iterator[list[Site]]:
     """Of all nodes, and then of those that take less beside what is loaded."""
     found = _single if degree == 1 else partial(_several, degree=degree)
-    beside = sorted({_beside_bytes(site) for site in survey.pool})
-    for most_bytes in [beside[-1], *beside[:-1][:MOST_BESIDE]] if beside else []:
+    kinds = list[int]()
+    for each in sorted({_beside_bytes(site) for site in survey.pool}, reverse=True):
+        if not kinds or each < kinds[-1] - ALIKE * survey.whole_bytes:
+            kinds.append(each)
+    for most_bytes in [*kinds[:1], *kinds[:0:-1][:MOST_BESIDE]]:
         yield from found(survey, most_bytes)
 
 

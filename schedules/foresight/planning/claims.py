@@ -70,13 +70,8 @@ class Claims:
 
     def _settle_at(self, place: int, wants: Mapping[str, _Want]) -> None:
         """What lies there and finds no room would be driven out by what comes after it in turn: nothing may then."""
-        there, pinned, worth, room, full = (
-            self.there[place],
-            self.pinned[place],
-            self.worth[place],
-            self.room[place],
-            False,
-        )
+        there, pinned, worth = self.there[place], self.pinned[place], self.worth[place]
+        room, full = self.room[place], False
         turns = [
             (-want.of_all * (1.0 if digest in there else MOVING_WORTH), -want.priority, want.model, want.turn, digest)
             for digest, want in wants.items()
