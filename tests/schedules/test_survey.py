@@ -14,6 +14,7 @@ from schedules.ledgers.links import Links
 from schedules.ledgers.nodes import link_rates
 from schedules.ledgers.shares import Transfer
 from schedules.placing.candidates import candidate
+from schedules.placing.choices import _worth_a_look
 from schedules.placing.partition import runs_of, split_layers, stage_bytes
 from schedules.placing.survey import Survey
 from schedules.rates import NIC, STORE
@@ -147,3 +148,16 @@ def test_links_are_as_fast_as_nodes_say_and_the_store_if_it_was_seen_to_limit_th
     assert link_rates(View((limited, nodes[1])))[STORE] == 5.0
     assert link_rates(View((node_of("a", 1),))) == {}
     assert NIC not in node_of("a", 1).rates
+
+
+@pytest.mark.parametrize(("more_bytes", "times"), [(0, 1), (3, 1), (30, 2)], ids=["the same", "about the same", "more"])
+def test_nodes_are_looked_at_again_for_what_a_process_takes_only_if_that_differs(more_bytes: int, times: int) -> None:
+    """It is measured, and no two of a kind measure the same."""
+    light, heavy = (
+        replace(node_of(name, 2000), rates=rates_of(nic=2.0), gpu=f"gpu {name}", context_bytes=size_bytes)
+        for name, size_bytes in (("light", 50), ("heavy", 50 + more_bytes))
+    )
+    survey = Survey(question_of(model_of([100] * 4), View((light, heavy))))
+    looked = [[site.node.name for site in sites] for sites in _worth_a_look(survey, 1)]
+    assert len(looked) == 3 * times
+    assert ["heavy"] not in looked[3:]
