@@ -11,7 +11,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from cluster.wire.phases import unix_s
-from serving.answers import Answerer, Ask, Given, ask, timed_out
+from serving.answering.answerer import Answerer, timed_out
+from serving.answering.ask import Ask, ask
+from serving.answering.deltas import Given
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route

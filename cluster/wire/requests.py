@@ -29,10 +29,30 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What each token of a vocabulary adds to a text, by its number: bytes, none where it is never text. `ends` are those
+    with which an answer may end; `digest` names all of this."""
+
+    digest: str
+    tokens: tuple[bytes, ...]
+    ends: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What an answer may be: `text` is a grammar as llguidance takes it, over `words`; their digest alone stands for words
+    that who hears it was told before."""
+
+    text: str
+    words: Words | str
+
+
+@dataclass(frozen=True)
 class Submit:
     """Generate after `tokens`, of which the first `prompt_tokens` are the prompt (the rest was generated before).
 
-    None of the `stop_tokens` is chosen before the answer has `min_tokens`, counted from the prompt.
+    None of the `stop_tokens` is chosen before the answer has `min_tokens`, counted from the prompt. With a `grammar` what is
+    generated, from the prompt's end on, keeps to it.
     """
 
     request: str
@@ -42,6 +62,7 @@ class Submit:
     stop_tokens: tuple[int, ...]
     sampling: Sampling = field(default_factory=Sampling)
     min_tokens: int = 0
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ from cluster.wire.requests import (
     Rejected,
     Submit,
     Tokens,
+    Words,
     Yield,
     Yielded,
 )
@@ -96,7 +97,7 @@ _VOCABULARY = {
         RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Callers, Beat, Broken, Hello, Submit, Cancel, Tokens,
         Rejected, Failed, Follow, More, GoOn, Yield, AskPlace, Caught, Yielded, Placed, PullKv, KvPulled, DropKv, AskKv,
         KvHead, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber,
-        StoreFault,
+        StoreFault, Words,
     )
 }  # fmt: skip
 

@@ -14,7 +14,9 @@ import pytest
 
 from cluster.errors import ClusterError
 from cluster.wire.requests import Submit, Tokens
-from serving.answers import Answerer, Ask, Given
+from serving.answering.answerer import Answerer
+from serving.answering.ask import Ask
+from serving.answering.deltas import Given
 from serving.errors import Interrupted, ModelFailed, RequestError, TimedOut, Unavailable
 from serving.metrics import Metrics
 from serving.text import AnswerText
@@ -173,7 +175,7 @@ def test_a_text_holds_neither_what_ended_it_nor_stops_before_their_time(
         events = answerer.events(asked, tickets)
         parsed = [json.loads(event[6:]) async for event in events if event.startswith(b"data: {")]
         deltas = [event["choices"][0] for event in parsed]
-        if asked.chat:
+        if asked.kind == "chat.completion":
             return whole["message"]["content"], "".join(delta["delta"].get("content", "") for delta in deltas)
         return whole["text"], "".join(delta["text"] for delta in deltas)
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cluster.wire.requests import Sampling, Submit
 from schedules import events
 from schedules.simulation.habits import Misfortune
-from serving.answers import Answerer, Ask
+from serving.answering.answerer import Answerer
+from serving.answering.ask import Ask
 from serving.errors import Interrupted, MoveRefused, Unavailable
 from serving.text import AnswerText
 from tests.schedules.worlds import world_node

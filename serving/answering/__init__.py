@@ -1,0 +1,1 @@
+"""From tokens to answers, whole or streamed, in the shapes that clients know."""
