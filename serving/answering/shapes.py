@@ -103,6 +103,7 @@ class _Chat(_Choices):
     def begin(self, request: Ask) -> Iterator[bytes]:
         for index in range(len(request.submits)):
             yield self._event(request, Delta(index, "", ()), {"delta": {"role": "assistant", "content": ""}})
+        yield from super().begin(request)
 
     def _answer(self, answer: Answered) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from cluster.wire import forks, hello, kv, meetings, orders, reports, requests, stages
 from storage_tiers.checkpoint import Blocks, Extent, TensorSpec, UnitIndex, lay_out
 
-_PARTS_ONLY = {orders.Peer, orders.Ranked, reports.StageLease, requests.Sampling, requests.TokenLogprobs, kv.KvSource}
+_PARTS_ONLY = {
+    orders.Peer,
+    orders.Ranked,
+    reports.StageLease,
+    requests.Sampling,
+    requests.TokenLogprobs,
+    requests.Grammar,
+    kv.KvSource,
+}
 """Travel inside of messages, never alone."""
 
 KINDS: tuple[type, ...] = tuple(
