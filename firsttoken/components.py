@@ -103,6 +103,7 @@ def run_node(settings: Settings, name: str, sharing: int = 1) -> None:
             pool_size=settings.node.pool_size,
             threads=settings.node.threads or os.cpu_count() or 1,
             fetch_threads=settings.node.fetch_threads,
+            network_bytes_per_s=settings.node.network_bytes_per_s,
             dram_ready_bytes=settings.node.dram_ready_bytes,
             use_peers=settings.node.use_peers,
             report_interval_s=settings.node.report_interval_s,

@@ -18,6 +18,7 @@ from schedules.foresight.cadence import check_cron
 
 DAY_S, YEAR_S = 86_400.0, 31_536_000.0
 MOST_BYTES = 1 << 50
+SLOWEST_BYTES_PER_S = 100_000
 MOST_NESTED = 16
 MOST_PATH = 1000
 
@@ -57,6 +58,12 @@ def _is_number(value: object) -> object:
 def _at_least_a_second(value: float) -> float:
     if 0 < value < 1:
         raise ValueError("an interval is at least a second, or 0")
+    return value
+
+
+def _no_slower_than_a_modem(value: int) -> int:
+    if 0 < value < SLOWEST_BYTES_PER_S:
+        raise ValueError(f"a network takes in at least {SLOWEST_BYTES_PER_S:,} bytes a second; 0 sets no limit")
     return value
 
 
@@ -151,6 +158,7 @@ Priority = Annotated[_Int, Field(ge=-1_000_000, le=1_000_000)]
 Tokens = Annotated[_Int, Field(ge=1, le=100_000_000)]
 Size = Annotated[_Int, BeforeValidator(parse_size), Field(gt=0, le=MOST_BYTES)]
 SizeOrZero = Annotated[_Int, BeforeValidator(parse_size), Field(ge=0, le=MOST_BYTES)]
+BytesPerSecond = Annotated[SizeOrZero, AfterValidator(_no_slower_than_a_modem)]
 Port = Annotated[_Int, Field(ge=0, le=65535)]
 Seconds = Annotated[_Float, Field(gt=0, le=YEAR_S)]
 SecondsOrZero = Annotated[_Float, Field(ge=0, le=YEAR_S)]

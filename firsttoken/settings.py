@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from firsttoken.errors import SettingsError
 from firsttoken.setting_types import (
     Auth,
+    BytesPerSecond,
     Count,
     Cron,
     Days,
@@ -103,6 +104,11 @@ class NodeSettings(Section):
         ge=1,
         le=256,
         description="threads that fetch units on a node; over a slow network fewer of them read at once",
+    )
+    network_bytes_per_s: BytesPerSecond = Field(
+        default=0,
+        description="bytes a second that a node takes in from the store and from other nodes together, held to in software: "
+        "for rehearsals and demonstrations; 0 sets no limit",
     )
     dram_ready_bytes: Size = Field(
         default=256 << 20, description="free memory of a node that is made real ahead of its use by a load"

@@ -5,11 +5,13 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 from storage_tiers.checkpoint import ROOT, Checkpoint, Extent, UnitIndex, check_model_name, is_model_name
 from storage_tiers.checksums import Checksums
 from storage_tiers.errors import Corrupt, Missing, StoreUnavailable
 from storage_tiers.object_store import ObjectStore, protocol_of
+from storage_tiers.pace import Pace
 from storage_tiers.retries import again_after_s
 from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_root
 
@@ -19,10 +21,10 @@ _FOLDERS_KEPT = 64
 
 
 class ModelStore:
-    """Published models in an object store."""
+    """Published models in an object store. With a `pace` units are read no faster."""
 
-    def __init__(self, objects: ObjectStore) -> None:
-        self.objects = objects
+    def __init__(self, objects: ObjectStore, pace: Pace | None = None) -> None:
+        self.objects, self._pace = objects, pace
         self._elsewhere: dict[str, ObjectStore] = {}
         self._unlisted: set[str] = set()
         self._lock = threading.Lock()
@@ -78,6 +80,10 @@ class ModelStore:
     def read_unit_into(self, name: str, unit: UnitIndex, offset_bytes: int, view: memoryview) -> None:
         """Fill `view` with the unit's bytes from `offset_bytes`, also if it is in place. Missing or Corrupt as for
         ObjectStore; nothing is checked against checksums here."""
+        with self._pace.held(len(view)) if self._pace is not None else nullcontext():
+            self._read_unit_into(name, unit, offset_bytes, view)
+
+    def _read_unit_into(self, name: str, unit: UnitIndex, offset_bytes: int, view: memoryview) -> None:
         if not unit.extents:
             self.objects.read_into(self.unit_key(name, unit), offset_bytes, view)
             return

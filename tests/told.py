@@ -71,6 +71,7 @@ _NODE = NodeConfig(
     pool_size=1,
     threads=1,
     fetch_threads=8,
+    network_bytes_per_s=0,
     dram_ready_bytes=16 << 20,
     report_interval_s=1.0,
     use_peers=True,

@@ -56,6 +56,7 @@ from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import StorageError
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
+from storage_tiers.pace import Pace
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.stack import Priority, TierStack
@@ -70,12 +71,13 @@ class NodeAgent:
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
-        models = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader))
+        self._pace = Pace(config.network_bytes_per_s) if config.network_bytes_per_s else None
+        models = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader), self._pace)
         dram = DramTier(config.dram_bytes, ready_bytes=config.dram_ready_bytes)
         ssd = SsdTier(config.ssd_dir, config.ssd_bytes, bounce=not dram.huge)
         self._tiers = TierStack(dram, ssd, models, config.fetch_threads, time.monotonic)
         self._retaining = Retaining(dram, ssd)
-        self._peers = UnitExchange(dram, ssd, config.host, config.use_peers)
+        self._peers = UnitExchange(dram, ssd, config.host, config.use_peers, self._pace)
         self._rates = RateBook(Path(config.ssd_dir))
         self._prober = Prober(config, models, self._rates, self._busy)
         self._memory = DeviceMemory(config.device, config.device_bytes, config.pool_size)
@@ -153,6 +155,8 @@ class NodeAgent:
     async def close(self) -> None:
         """End every stage process and free the tiers."""
         self.close_door()
+        if self._pace is not None:
+            self._pace.close()
         self._prober.close()
         self._retaining.close()
         await self._stages.close()

@@ -13,7 +13,8 @@ class NodeConfig:
 
     `device` is "cpu", "cuda", "cuda:N" or "auto"; `device_bytes` may be 0 for what suits the device. `gpu` is what the GPU is
     called in the world, once it is known which it is; "" on a CPU. `sharing` nodes of the machine have that GPU. One that is
-    asked to end waits for its stages to be gone, for up to `grace_s`.
+    asked to end waits for its stages to be gone, for up to `grace_s`. What it takes in over the network is held to
+    `network_bytes_per_s` in software; 0 sets no limit.
     """
 
     name: str
@@ -30,6 +31,7 @@ class NodeConfig:
     pool_size: int
     threads: int
     fetch_threads: int
+    network_bytes_per_s: int
     dram_ready_bytes: int
     report_interval_s: float
     use_peers: bool

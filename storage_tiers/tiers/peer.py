@@ -12,13 +12,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import msgpack
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.errors import Faltering, Missing, StoreUnavailable
+from storage_tiers.pace import Pace
 from storage_tiers.passing import exhausted
 from storage_tiers.strangers import INTRODUCE_WITHIN_S, Refusals, Strangers
 from storage_tiers.tiers.dram import DramTier
@@ -159,7 +160,7 @@ class PeerTier:
     """Units of the node called `node`; which ones it has is for the caller to know.
 
     A peer that is not there, refuses, is silent for longer than `silence_s` or sends wrong bytes holds nothing for the
-    next REST_S seconds of `clock`.
+    next REST_S seconds of `clock`. With a `pace` it is read no faster.
     """
 
     def __init__(
@@ -170,8 +171,9 @@ class PeerTier:
         secret: str,
         silence_s: float = SILENCE_S,
         clock: Callable[[], float] = time.monotonic,
+        pace: Pace | None = None,
     ) -> None:
-        self.name = f"peer {node}"
+        self.name, self._pace = f"peer {node}", pace
         self._address, self._secret, self._silence_s, self._clock = (host, port), secret, silence_s, clock
         self._lock = threading.Lock()
         self._pool: list[tuple[float, socket.socket]] = []
@@ -182,6 +184,10 @@ class PeerTier:
         return self._clock() >= self._rests_until_s
 
     def read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
+        with self._pace.held(total_bytes(views)) if self._pace is not None else nullcontext():
+            self._read(model, unit, offset_bytes, views)
+
+    def _read(self, model: str, unit: UnitIndex, offset_bytes: int, views: Views) -> None:
         try:
             connection = self._connection()
             try:

@@ -42,6 +42,7 @@ OWN = {
     "node.threads": ["1000000"],
     "node.pool_size": ["65"],
     "node.fetch_threads": ["0", "100000"],
+    "node.network_bytes_per_s": ["1", '"99kB"', "-1"],
     "node.report_interval_s": ["1e-9"],
     "prewarm.every_s": ["1e-9"],
     "prewarm.horizon_s": ["0", "59", "86401"],

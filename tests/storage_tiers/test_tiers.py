@@ -1,7 +1,9 @@
 """One contract, one suite: every tier that units are read from, and every wrapper."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from storage_tiers.checkpoint import Checkpoint, UnitIndex
 from storage_tiers.errors import Corrupt, Missing, StorageError, StoreUnavailable
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
+from storage_tiers.pace import Pace
 from storage_tiers.publishing.publish import publish
 from storage_tiers.tiers.dram import DramTier
 from storage_tiers.tiers.peer import PeerServer, PeerTier
@@ -236,3 +239,27 @@ def test_wrong_credentials_are_named(s3_server: S3Server, source: Path) -> None:
         wrong = ModelStore(ObjectStore(url, {**s3_server.options, "secret": "wrong"}, reader=reader))
         with pytest.raises(StorageError, match=r"(?i)credentials|signature|forbidden|403|denied"):
             RemoteTier(wrong).read("tiny", checkpoint.units[0], 0, [aligned(checkpoint.units[0].size_bytes)])
+
+
+def test_store_and_peers_of_a_node_share_its_pace(published: tuple[ModelStore, Checkpoint], tmp_path: Path) -> None:
+    store, checkpoint = published
+    unit = checkpoint.units[0]
+    pace = Pace(unit.size_bytes / 0.1)
+    dram, memory = full_dram(published), aligned(unit.size_bytes)
+    server = PeerServer(dram, SsdTier(tmp_path, 1 << 20), "127.0.0.1", SECRET)
+    peer = PeerTier("other", "127.0.0.1", server.port, SECRET, pace=pace)
+    remote = RemoteTier(ModelStore(ObjectStore(store.objects.url), pace))
+    began_s = time.monotonic()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for read in [
+                pool.submit(tier.read, "tiny", unit, 0, [memory if tier is peer else aligned(unit.size_bytes)])
+                for tier in (remote, peer)
+            ]:
+                read.result(20)
+    finally:
+        peer.close()
+        server.close()
+        dram.close()
+    assert time.monotonic() - began_s >= 0.2
+    assert bytes(memory) == stored(published, unit)
