@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from firsttoken.errors import SettingsError
-from firsttoken.local import FLOWS_READY_FILE
+from firsttoken.local import FLOWS_READY_FILE, urls
 from firsttoken.operator_key import operator_key
 from firsttoken.settings import Settings, environment_name
 
@@ -146,7 +146,7 @@ def run_frontend(settings: Settings) -> None:
     from serving import app
 
     _log_to_stderr(settings)
-    frontend = settings.frontend
+    frontend, where = settings.frontend, urls(settings)
     app.run_frontend(
         app.FrontendConfig(
             host=frontend.host,
@@ -176,6 +176,7 @@ def run_frontend(settings: Settings) -> None:
             cors_origins=frontend.cors_origins,
             consolidate=frontend.consolidate,
             operator_key=operator_key(settings),
+            links={"Prefect UI": where["prefect"], "Dask dashboard": where["dask"]},
         )
     )
 

@@ -53,7 +53,9 @@ Ready = Callable[[], Awaitable[None]]
 def urls(settings: Settings) -> dict[str, str]:
     """Where a person reaches the platform."""
     return {
+        "page": f"{settings.frontend_url}/",
         "api": f"{settings.frontend_url}/v1",
+        "docs": f"{settings.frontend_url}/docs",
         "prefect": f"http://{settings.prefect.host}:{settings.prefect.port}",
         "dask": f"http://{settings.cluster.host}:{settings.cluster.dashboard_port}/status",
     }

@@ -166,7 +166,13 @@ def publish_with_progress(
 
 def url_table(urls: Mapping[str, str]) -> Table:
     """Where things are."""
-    names = {"api": "API (OpenAI)", "prefect": "Prefect UI", "dask": "Dask dashboard"}
+    names = {
+        "page": "Overview",
+        "api": "API (OpenAI)",
+        "docs": "API reference",
+        "prefect": "Prefect UI",
+        "dask": "Dask dashboard",
+    }
     table = Table.grid(padding=(0, 2))
     for name, url in urls.items():
         table.add_row(names.get(name, name), url)

@@ -33,6 +33,8 @@ from serving.moving.moves import KEPT as KEPT_MOVES
 from serving.moving.notices import Notices
 from serving.moving.operators import Operators
 from serving.origins import LOCAL_ORIGINS, LOCAL_PAGE, OwnPagesOnly
+from serving.pages.front import FrontPage
+from serving.pages.reference import Reference
 from serving.prewarming.routes import PlanRoutes
 from serving.prompts.processes import TextProcesses
 from serving.requests.preparing import Preparer
@@ -52,7 +54,7 @@ class FrontendConfig:
     """What a front end is told at its start. `objectives` are those of models that `models` does not name.
 
     Without `history_url` cold starts and moves are kept in memory only, and arrivals nowhere; without `operator_key` nobody
-    is an operator.
+    is an operator. `links` are what else a person may look at, by name.
     """
 
     host: str
@@ -82,6 +84,7 @@ class FrontendConfig:
     cors_origins: Sequence[str]
     consolidate: bool
     operator_key: str = field(repr=False)
+    links: Mapping[str, str]
 
 
 def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: None) -> FastAPI:
@@ -131,13 +134,16 @@ def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: Non
                 await history.close()
 
     app = FastAPI(
-        title="firsttoken", summary="Serverless LLM serving that reaches the first token fast", lifespan=lifespan
-    )
+        title="firsttoken", summary="Serverless LLM serving that reaches the first token fast", lifespan=lifespan,
+        docs_url=None, redoc_url=None,
+    )  # fmt: skip
     on_arrival = history.add_arrival if history is not None else None
     bodies = Bodies(config.max_body_bytes, config.client_timeout_s, {MAX_CHOICES: config.max_choices})
     preparer = Preparer(catalog, router, config.default_max_tokens, config.generation_config == "model")
     api = Api(link, catalog, router, metrics, ledger, preparer, config.request_timeout_s, bodies, on_arrival)
     app.include_router(api.routes)
+    app.include_router(FrontPage(link, catalog, router, config.links).routes)
+    app.include_router(Reference(app.title, "/openapi.json").routes)
     app.include_router(KeptRequests(history).routes)
     app.include_router(PlanRoutes(router.plans, bodies, config.operator_key).routes)
     app.include_router(Operators(link, catalog, router, bodies, config.operator_key).routes)

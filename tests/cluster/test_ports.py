@@ -1,5 +1,6 @@
 """What a cluster listens on, and what its HTTP servers show."""
 
+import asyncio
 import ipaddress
 import re
 from contextlib import suppress
@@ -68,6 +69,27 @@ async def test_dasks_http_servers_ask_nobody_for_others_and_show_little(
                 (await http.get(f"http://127.0.0.1:{port}{path}")).status_code for path in ("/health", "/metrics")
             ]
             assert statuses == [200, 404]
+
+
+async def test_dasks_dashboard_is_there_once_it_is_asked_for_and_talks_to_its_own_pages(
+    shared_cluster: RealCluster,
+) -> None:
+    """It said that it needs bokeh. Now two who come at once get its page, which loads nothing from elsewhere."""
+    found = re.search(r"dashboard at: *(http://[\d.:]+)/", shared_cluster.log("scheduler"))
+    assert found is not None
+    async with httpx.AsyncClient(base_url=found[1], trust_env=False, follow_redirects=True) as http:
+        pages = await asyncio.gather(*(http.get(path) for path in ("/", "/status", "/workers")))
+        assert [(page.status_code, page.url.path) for page in pages] == [
+            (200, "/status"),
+            (200, "/status"),
+            (200, "/workers"),
+        ]
+        loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="([^"]+)"', pages[0].text)
+        assert any("bokeh" in each for each in loaded)
+        assert not [each for each in loaded if "//" in each]
+        assert (await http.get("/nothing")).status_code == 404
+        foreign = _WEBSOCKET | {"Origin": "http://evil.example"}
+        assert (await http.get("/status/ws", headers=foreign)).status_code == 403
 
 
 async def test_a_dashboard_opens_its_websockets_for_its_own_pages() -> None:
