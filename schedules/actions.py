@@ -14,6 +14,7 @@ class Why(StrEnum):
     TOO_LONG = "too long"
     OVERLOADED = "overloaded"
     UNAVAILABLE = "unavailable"
+    LATE = "late"
     INTERRUPTED = "interrupted"
 
 

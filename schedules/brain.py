@@ -18,6 +18,7 @@ from schedules.limits import Limits
 from schedules.moving.wishes import Wishes
 from schedules.node_watch import NodeWatch
 from schedules.objectives import Objectives
+from schedules.outlook import Outlook
 from schedules.placing.decision import Decision, Policy
 from schedules.requests import Request
 from schedules.service import Cold, Replica, Service
@@ -83,6 +84,19 @@ class Brain:
     def request(self, name: str) -> Request | None:
         """As it stands; None if it is over."""
         return self._desk.request(name)
+
+    def outlook(self, name: str, now_s: float) -> Outlook | None:
+        """How it stands with a request; None if it is over. Changes nothing."""
+        request = self._desk.request(name)
+        if request is None:
+            return None
+        return self._desk.outlooks.of(request, self._services[request.key], now_s)
+
+    def outlook_for(self, model: str, arrived_s: float, now_s: float) -> Outlook | None:
+        """How it stands with one for the model that came at `arrived_s` and is not told of yet; None if the model is not
+        known. Changes nothing."""
+        service = self._newest.get(model)
+        return None if service is None else self._desk.outlooks.coming(service, 1, now_s, arrived_s)
 
     # ---- what happens to others than requests
 

@@ -11,6 +11,7 @@ from schedules.facts import Model, ModelKey, Placement
 from schedules.lifecycle import State, Turn, after
 from schedules.load import LEFT, Load
 from schedules.objectives import Objectives
+from schedules.outlook import Expected, expected
 from schedules.placing.decision import Decision, Running
 from schedules.scaling import busy_replicas
 
@@ -45,6 +46,14 @@ class Cold:
     hop_s: float = 0.0
     text_s: float = 0.0
     over: bool = False
+
+    @property
+    def expected(self) -> Expected | None:
+        """When its first token is predicted; None if it is not, or was there already."""
+        chosen = self.decision.chosen if self.decision is not None and not self.over else None
+        if chosen is None or chosen.prediction is None:
+            return None
+        return expected(self.decided_s if self.arrived_s is None else self.arrived_s, chosen.prediction)
 
 
 @dataclass(eq=False)
@@ -197,7 +206,8 @@ NOTHING_FORESEEN = Foreseen()
 class Service:
     """One version of a model. `held` are names of requests in the order of their turn, some of which may be over; `waiting`
     counts those that are not, `waiting_tokens` their rooms. The last replica that served ceased to at `served_s`.
-    Its last cold start took `last_start_s` from its decision, and `last_ttft_s` from its arrival, to its first token."""
+    Its last cold start took `last_start_s` from its decision, and `last_ttft_s` from its arrival, to its first token. Until
+    `back_until_s` those are thought to come back who were told when to."""
 
     model: Model
     objectives: Objectives
@@ -213,6 +223,7 @@ class Service:
     served_s: float = 0.0
     held_wake: bool = False
     keep_up_wake: bool = False
+    back_until_s: float = 0.0
     clearing: Clearing = field(default_factory=Clearing)
     load: Load = field(default_factory=Load)
     foreseen: Foreseen = NOTHING_FORESEEN
@@ -251,6 +262,16 @@ class Service:
     def coming(self) -> list[Replica]:
         """The replicas that serve or will, but for those that follow others as long as these serve."""
         return [replica for replica in self.replicas if replica.state in COMING and not replica.ahead_of_time]
+
+    @property
+    def expected(self) -> Expected | None:
+        """When the first token of whoever waits is predicted: that of the earliest start. None while a replica is up that has
+        given tokens, or is adopted, and if nothing is predicted."""
+        coming = self.coming
+        if any(replica.cold.over for replica in coming):
+            return None
+        found = [each for replica in coming if (each := replica.cold.expected) is not None]
+        return min(found, default=None)
 
     def demand(self) -> Demand:
         """What is asked for now, and what is there for it."""

@@ -1,11 +1,14 @@
 """Who comes with a request, and whether it may wait. The rest of its life is told in this package's other files."""
 
 from collections.abc import Callable
+from math import ceil
 
 from schedules import events
 from schedules.actions import Action, Hold, Reject, Why
 from schedules.desk.handing import Handing
 from schedules.desk.line import RETRY_S, Line
+from schedules.desk.outlooks import Outlooks
+from schedules.desk.patience import Patience
 from schedules.desk.runs import Runs
 from schedules.desk.shifts import Shifts
 from schedules.facts import ModelKey
@@ -38,6 +41,8 @@ class Desk:
         self._handing = Handing(self.line, self.fleet, out)
         self.runs = Runs(services, books, self.line, self._handing, self.fleet, out)
         self.shifts = Shifts(self.line, self._handing, self.fleet, out)
+        self.outlooks = Outlooks(self.line, self.fleet, books)
+        self._patience = Patience(self.line, wakes, self.fleet.ends.expected, self._forget_announced)
         self.scheduler_away = False
         self._announcing: dict[str, Service] = {}
 
@@ -98,6 +103,8 @@ class Desk:
         self.fleet.foreseeing.asked_for(service)
         self.line.hold(service, request, now_s)
         self.fleet.counting.scale(service, now_s)
+        if request.name in self.line.requests:  # else a start was decided that comes too late for it
+            self._patience.look(service, request, now_s)
         self._handing.serve(service, now_s)
         held = self.line.requests.get(request.name)
         if held is not None and held.stand is Stand.HELD:
@@ -125,6 +132,9 @@ class Desk:
 
     def _retry_after_s(self, service: Service, now_s: float) -> int:
         """When who waits now is likely to be served, in whole seconds."""
+        expected = service.expected
+        if expected is not None:
+            return max(1, min(LONGEST_RETRY_S, ceil(expected.mean_s - now_s)))
         waits_s = service.clearing.takes_s(service.waiting_tokens, now_s) if service.serves else None
         if waits_s is None:
             waits_s = service.last_ttft_s
@@ -143,6 +153,10 @@ class Desk:
     def serve(self, service: Service, now_s: float) -> None:
         """A replica may have room."""
         self._handing.serve(service, now_s)
+
+    def placed(self, service: Service, now_s: float) -> None:
+        """It is decided where a replica starts, and hence when."""
+        self._patience.look_at_all(service, now_s)
 
     def fail(self, service: Service, reason: str) -> None:
         """No replica comes for those who wait."""

@@ -1,7 +1,7 @@
 """Those who wait: a line for each model, and what becomes of who has waited for too long."""
 
 from collections.abc import Callable
-from math import inf
+from math import ceil, inf
 
 from schedules.actions import Action, Reject, Why
 from schedules.facts import ModelKey
@@ -115,7 +115,10 @@ class Line:
             return
         service = self._services[request.key]
         self.unhold(service, request)
-        self.reject_unstarted(request, f"nothing could be done for it by {request.deadline_s - request.arrived_s:g} s")
+        expected = service.expected
+        retry_after_s = RETRY_S if expected is None else max(1, ceil(expected.mean_s - now_s))
+        why = f"nothing could be done for it by {request.deadline_s - request.arrived_s:g} s"
+        self.reject_unstarted(request, why, retry_after_s)
         self._nobody_waits(service, now_s)
 
     # ---- ends
@@ -125,14 +128,14 @@ class Line:
         del self.requests[request.name]
         self._out(Reject(request.name, why, sentence, retry_after_s))
 
-    def reject_unstarted(self, request: Request, reason: str) -> None:
+    def reject_unstarted(self, request: Request, reason: str, retry_after_s: int = RETRY_S) -> None:
         """No replica came to it, or none that came to its end."""
         name = request.key.name
         if request.generated:
             what = f"the replica of {name} was lost {request.attempts} time(s), and it cannot be continued: {reason}"
             self.reject(request, Why.INTERRUPTED, what, None)
         else:
-            self.reject(request, Why.UNAVAILABLE, f"{name} could not be started: {reason}")
+            self.reject(request, Why.UNAVAILABLE, f"{name} could not be started: {reason}", retry_after_s)
 
     def fail(self, service: Service, reason: str) -> None:
         """No replica comes: whoever waits is told so."""

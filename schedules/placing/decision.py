@@ -84,6 +84,11 @@ NETWORK, ON_SSD, IN_DRAM = "network", "ssd", "dram"
 """Where the slowest bytes of a start come from."""
 
 
+WRONG_BY = 0.25
+"""The part of itself that a time to the first token may be predicted wrong by, whatever its bad end says: rates that were
+measured once have none."""
+
+
 @dataclass(frozen=True)
 class Corrections:
     """What predictions were wrong by of late: seconds to add to a TTFT (in the mean, at the bad end) by degree and by the
@@ -149,6 +154,12 @@ class Prediction:
     cost_byte_s: float
     parts: Mapping[str, float]
     slowest: str = NETWORK
+
+    @property
+    def ttft_best_s(self) -> float:
+        """What the first token hardly comes before: as far below the mean as the bad end is above it, and never nearer than
+        predictions are wrong by anyway."""
+        return self.ttft_s - max(self.ttft_bad_s - self.ttft_s, WRONG_BY * self.ttft_s)
 
     def held_up(self, text_s: float) -> bool:
         """Whether the first token had to wait for the request's own text, made into tokens `text_s` after its arrival (0: at

@@ -121,6 +121,7 @@ class Starts:
                 self._wanted.remove(replica)
                 replica.placement = placement
                 self._books.order(replica.group, decision, now_s)
+                self._waiters.placed(service, now_s)
                 self._make_room(replica, decision.chosen.moves, now_s)  # type: ignore[union-attr]
                 return True
 

@@ -21,6 +21,10 @@ class Waiters(Protocol):
         """A replica may have room."""
         ...
 
+    def placed(self, service: Service, now_s: float) -> None:
+        """It is decided where a replica starts, and hence when."""
+        ...
+
     def fail(self, service: Service, reason: str) -> None:
         """No replica comes for those who wait."""
         ...
