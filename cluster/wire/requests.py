@@ -41,7 +41,7 @@ class Words:
 @dataclass(frozen=True)
 class Grammar:
     """What an answer may be: `text` is a grammar as llguidance takes it, over `words`; their digest alone stands for words
-    that who hears it was told before."""
+    that who hears it was told before. A token that is never text is in it by its number, as <[7]>."""
 
     text: str
     words: Words | str

@@ -1,0 +1,103 @@
+"""What is wanted of an answer as a grammar for llguidance, over the tokens of one model."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llguidance import regex_to_lark
+from llguidance.gbnf_to_lark import any_to_lark
+
+from serving.structure.formats import CallFormat
+from serving.structure.wanted import Form, Tool, Wanted
+
+BLANKS = r"\x20|\x0A\x20{0,24}"
+"""Between the parts of JSON: none, or so many; without a bound small models may run away in blanks."""
+_TERMINALS = r"""
+W: /[ \n]{1,4}/
+TEXT: /(.|\n)+/
+"""
+SpecialOf = Callable[[str], int | None]
+"""A special token's number by what it is called; None if there is none of that name."""
+
+
+def grammar_of(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str:
+    """A grammar in Lark as llguidance reads it. Special tokens are in it by their numbers.
+
+    With tools text may stand before calls, unless it is to be of a form; that a call has begun is told by `form`'s trigger,
+    and from there on nothing but calls may come.
+    """
+    if wanted.form is not None and wanted.form.kind == "grammar":
+        lark: str = any_to_lark(wanted.form.value)
+        return lark
+    text = None if wanted.form is None else _of_form(wanted.form)
+    rules = _Calls(wanted, form, special_of).rules(text) if wanted.tools else [f"start: {text or 'TEXT'}"]
+    return "\n".join(rules) + _TERMINALS
+
+
+def _of_form(form: Form) -> str:
+    match form.kind:
+        case "json":
+            return _json(form.value, form.strict)
+        case "regex":
+            return f"/{regex_to_lark(form.value, 'dw')}/"
+        case _:
+            return "(" + " | ".join(map(json.dumps, form.value)) + ")"
+
+
+def _json(schema: Mapping[str, Any], strict: bool) -> str:
+    """What the schema itself says of how it is to be read is left out."""
+    how = {"whitespace_pattern": BLANKS, "lenient": not strict}
+    return f"%json {json.dumps({**schema, 'x-guidance': how})}"
+
+
+class _Calls:
+    """The rules of an answer that may call tools."""
+
+    def __init__(self, wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> None:
+        self._wanted, self._format, self._special_of = wanted, form, special_of
+
+    def rules(self, text: str | None) -> list[str]:
+        """Those beside the terminals; `text` is what stands instead of calls, None if it is free."""
+        form, (trigger, *rest) = self._format, (*self._format.begin, *self._format.opening)
+        free = text is None and not self._wanted.required
+        lazy = free and not form.at_start and self._special_of(trigger) is None
+        mark = f"({self._literal(form.mark)} W?)? " if form.mark is not None else ""
+        calls = [mark + ("head" if lazy else self._literal(trigger)), *map(self._literal, rest)]
+        found = [
+            f"calls: {' W? '.join(calls)} named {self._behind(form.closing)} {self._more()} {self._behind(form.end)}",
+            f"named: {self._named()}",
+        ]
+        if self._wanted.required:
+            return [*found, "start: calls"]
+        if text is not None:
+            return [*found, f"start: {text} | calls"]
+        if lazy:
+            return [*found, "start: TEXT? | calls", f"head[lazy]: /(.|\\n)*{re.escape(trigger)}/"]
+        if form.at_start:
+            return [*found, "start: OTHER? | calls", f"OTHER: /[ \\n]*[^ \\n{re.escape(trigger[0])}](.|\\n)*/"]
+        return [*found, "start: TEXT? | TEXT? calls"]
+
+    def _more(self) -> str:
+        """Further calls."""
+        if not self._wanted.parallel:
+            return ""
+        row = " W? ".join(map(self._literal, (*self._format.between, *self._format.opening)))
+        return f"(W? {row} named {self._behind(self._format.closing)})*"
+
+    def _named(self) -> str:
+        """A call's name, and arguments that it takes."""
+        between = self._behind(self._format.named)
+        of_tools = [f"{json.dumps(tool.name)} {between} W? {_arguments(tool)}" for tool in self._wanted.tools]
+        return "\n  | ".join(of_tools)
+
+    def _behind(self, literals: Sequence[str]) -> str:
+        return " ".join(f"W? {self._literal(literal)}" for literal in literals)
+
+    def _literal(self, literal: str) -> str:
+        number = self._special_of(literal)
+        return json.dumps(literal) if number is None else f"<[{number}]>"
+
+
+def _arguments(tool: Tool) -> str:
+    return _json({**tool.schema, "type": "object"}, tool.strict)
