@@ -57,7 +57,7 @@ class ModelFolder:
         names = {name for name in facts if _is_beside(name)} | index | set(self.weight_files())
         templates = {f"{TEMPLATES}/{name}": fact for name, fact in self._templates().items()}
         present = {name: facts[name] for name in sorted(names) if name in facts}
-        return present | templates | pooling_files(self.folder)
+        return {**present, **templates, **pooling_files(self.folder)}
 
     def config(self) -> dict[str, Any]:
         """config.json, without what would load code."""

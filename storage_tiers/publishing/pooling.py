@@ -36,7 +36,7 @@ class _Odd(Exception):
     """What is said is nothing that we do; the text says what."""
 
 
-def pooling_files(folder: Folder) -> Mapping[str, ObjectFact]:
+def pooling_files(folder: Folder) -> dict[str, ObjectFact]:
     """The files that `pooling_of` reads, by their paths below the folder."""
     present = folder.files()
     if MODULES not in present:
@@ -99,7 +99,7 @@ def _mode(folder: Folder) -> Mode:
     else:
         modes = [str(mode) for mode in named] if isinstance(named, list) else [str(named)]
     if len(modes) != 1:
-        raise _Odd(f"it is pooled in {len(modes)} ways at once ({', '.join(modes)[:_SAID]})" if modes else "it is pooled in no way")
+        raise _Odd(f"it is pooled by {' and '.join(modes)[:_SAID]}" if modes else "its pooling is by nothing")
     if modes[0] not in _MODES:
         raise _Odd(f"it is pooled by {modes[0][:_SAID]}")
     return _MODES[modes[0]]
