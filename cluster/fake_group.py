@@ -1,6 +1,7 @@
 """A group of the cluster in memory: it gives every request the tokens that are its own wherever it runs."""
 
 import asyncio
+import struct
 import zlib
 from array import array
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
@@ -11,11 +12,12 @@ from typing import Protocol
 from cluster.contract import KvOf
 from cluster.errors import Refused, StageFailed
 from cluster.wire.phases import Phase
-from cluster.wire.requests import Submit, TokenLogprobs, Tokens
+from cluster.wire.requests import Embedded, Submit, TokenLogprobs, Tokens
 from schedules.facts import Placement
 from schedules.simulation.groups import Ask
 from schedules.simulation.happenings import CaughtUp
 
+_WIDTH = 8
 _LOGPROB = -0.5
 """Of every token that is chosen; each that is less likely has one less."""
 
@@ -42,19 +44,29 @@ def answer(
     return tuple(found)
 
 
+def vector(model: str, prompt: Sequence[int], mode: str) -> bytes:
+    """The prompt's vector, as it goes over the wire: a few numbers from 1 to 2."""
+    seed = zlib.crc32(array("q", prompt).tobytes(), zlib.crc32(f"{model} {mode}".encode()))
+    numbers = (1 + zlib.crc32(bytes([place]), seed) / 2**32 for place in range(_WIDTH))
+    return struct.pack(f"<{_WIDTH}f", *numbers)
+
+
 @dataclass(eq=False)
 class Stream:
     """What a request is to be given, and how much of it came: numbers of tokens, what it ends by, or None if it goes on
-    elsewhere."""
+    elsewhere. One that is to have a `vector` is given that in place of one token."""
 
     rest: tuple[int, ...]
     ends: bool
     logprobs: int | None
+    vector: bytes = b""
     came: "asyncio.Queue[int | Exception | None]" = field(default_factory=asyncio.Queue)
 
     def take(self, request: str, count: int) -> Tokens:
         """The next so many of its tokens."""
         tokens, self.rest = self.rest[:count], self.rest[count:]
+        if self.vector:
+            return Embedded(request, (), "stop", vector=self.vector)
         finish = None if self.rest else "stop" if self.ends else "length"
         return Tokens(request, tokens, finish, self._logprobs(tokens))
 
@@ -181,6 +193,8 @@ class FakeGroup:
 
     def stream(self, submit: Submit) -> Stream:
         """What is left of the answer, of which some may be there already."""
+        if submit.pooling is not None:
+            return Stream((0,), False, None, vector(self.placement.model, submit.tokens, submit.pooling))
         prompt, done = submit.tokens[: submit.prompt_tokens], len(submit.tokens) - submit.prompt_tokens
         whole = answer(
             self.placement.model, prompt, done + submit.max_tokens, self._vocabulary, submit.stop_tokens,

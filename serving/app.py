@@ -24,6 +24,8 @@ from serving.door.connections import MAX_HEADER_BYTES, most_connections, patient
 from serving.door.handlers import add_handlers
 from serving.door.methods import Methods
 from serving.door.unexpected import Guard
+from serving.embedding.preparing import EmbeddingPreparer
+from serving.embedding.routes import Embeddings
 from serving.errors import HistoryError
 from serving.history.history import History
 from serving.history.kept_requests import KeptRequests
@@ -144,6 +146,8 @@ def create_app(config: FrontendConfig, on_warm: Callable[[], None] = lambda: Non
     app.include_router(api.routes)
     app.include_router(FrontPage(link, catalog, router, config.links).routes)
     app.include_router(Reference(app.title, "/openapi.json").routes)
+    embedder = EmbeddingPreparer(catalog, router)
+    app.include_router(Embeddings(embedder, router, metrics, config.request_timeout_s, bodies, on_arrival).routes)
     app.include_router(KeptRequests(history).routes)
     app.include_router(PlanRoutes(router.plans, bodies, config.operator_key).routes)
     app.include_router(Operators(link, catalog, router, bodies, config.operator_key).routes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from cluster.contract import FormedGroup
 from cluster.errors import NoToken, Refused, StageFailed
-from cluster.wire.requests import Submit, Tokens
+from cluster.wire.requests import Embedded, Submit, Tokens
 from schedules import events
 from schedules.actions import Assign, Shift
 from serving.errors import ModelFailed, RequestError
@@ -84,7 +84,9 @@ class Ticket:
             self._go_there_at_once(action, account)
             return
         here, to = self._here, self._group_of(action.to)
-        if here is None or here.group.name != action.group:
+        if self._submit.pooling is not None:
+            self._stay(action, account, "a vector is wanted of it, which there would be computed anew")
+        elif here is None or here.group.name != action.group:
             self._stay(action, account, "it does not run there")
         elif to is None:
             self._stay(action, account, "the group that it shall go to is not there")
@@ -164,7 +166,7 @@ class Ticket:
             while stream is not None:
                 async with aclosing(stream) as found:
                     async for each in found:
-                        if each.tokens and not self._done:
+                        if not self._done and (each.tokens or isinstance(each, Embedded)):
                             self.cold = assigned.cold
                             self._on_first(FirstToken(self.model, self._arrived_s, assigned.cold))
                         self._done += each.tokens

@@ -28,13 +28,14 @@ import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import crc32c
 from blake3 import blake3
 
 from storage_tiers.errors import StorageError
+from storage_tiers.pooling import Pooling
 
 FORMAT = "firsttoken/1"
 ROOT = "zarr.json"
@@ -221,6 +222,7 @@ class Checkpoint:
     tied_embeddings: bool
     units: tuple[UnitIndex, ...]
     files: tuple[UnitIndex, ...]
+    pooling: Pooling | None = None
 
     @property
     def layers(self) -> int:
@@ -323,6 +325,10 @@ def _blocks_json(blocks: Blocks | None) -> dict[str, Any]:
     return {"blocks": {"block_bytes": blocks.block_bytes, "crc32c": base64.b64encode(blocks.crc32c).decode()}}
 
 
+def _pooling_json(pooling: Pooling | None) -> dict[str, Any]:
+    return {} if pooling is None else {"pooling": asdict(pooling)}
+
+
 def array_metadata(unit: UnitIndex) -> dict[str, Any]:
     """The ``zarr.json`` of a unit's array."""
     layout = unit.layout
@@ -385,6 +391,7 @@ def root_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
             "tied_embeddings": checkpoint.tied_embeddings,
             "units": [unit.path for unit in checkpoint.units],
             "files": [file.path for file in checkpoint.files],
+            **_pooling_json(checkpoint.pooling),
         },
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": nodes},
     }

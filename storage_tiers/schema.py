@@ -31,6 +31,7 @@ from storage_tiers.checkpoint import (
 )
 from storage_tiers.errors import Corrupt, SourceError
 from storage_tiers.model_configs import MOST_LAYERS, check_sizes, check_stops, check_supported
+from storage_tiers.pooling import Mode, Pooling
 
 ROOT_LIMIT_BYTES = 16 << 20
 """A model of a terabyte in a thousand layers has a root of a tenth of this."""
@@ -110,6 +111,13 @@ class _Array(_Strict):
     firsttoken_extents: _Extents | None = None
 
 
+class _Pooling(_Strict):
+    mode: Mode | None
+    normalized: bool
+    max_tokens: Annotated[int, Field(ge=1, le=_MOST_SIZE)] | None
+    fault: Annotated[str, Field(max_length=_SAID)]
+
+
 class _Model(_Strict):
     name: str
     version: Annotated[str, StringConstraints(pattern=r"^_[0-9a-f]{1,64}$")]
@@ -120,6 +128,7 @@ class _Model(_Strict):
     tied_embeddings: bool
     units: Annotated[list[_Path], FailFast(), Field(max_length=MOST_LAYERS + 2)]
     files: Annotated[list[_Path], FailFast(), Field(max_length=MOST_FILES)]
+    pooling: _Pooling | None = None
 
 
 class _Nodes(_Strict):
@@ -206,7 +215,7 @@ def _checkpoint(root: _Root) -> Checkpoint:
         raise ValueError(f"its digest is {digest}, not {model.digest}: the root metadata was changed")
     return Checkpoint(
         model.name, model.version, digest, model.config, model.generation_config, model.dtype, model.tied_embeddings,
-        units, files,
+        units, files, Pooling(**model.pooling.model_dump()) if model.pooling is not None else None,
     )  # fmt: skip
 
 

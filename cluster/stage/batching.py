@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from cluster.stage.running import Running
 from cluster.stage.steps import Adoption, Choice, Claim, Segment, Step, StepLimits
-from cluster.wire.requests import Caught, Event, Failed, Placed, Rejected, Submit, Tokens, Yielded
+from cluster.wire.requests import Caught, Embedded, Event, Failed, Placed, Rejected, Submit, Tokens, Yielded
 from schedules.requests import room_tokens
 
 _LIMITS = StepLimits()
@@ -64,6 +64,8 @@ class Batching:
 
     def follow(self, submit: Submit, copied_tokens: int = 0) -> Rejected | None:
         """Take a request that is generated elsewhere. The KV cache of its first `copied_tokens` may be there, to claim."""
+        if submit.pooling is not None:
+            return Rejected(submit.request, "nothing is generated of it, so that there is nothing to follow")
         found = self._take(submit)
         if isinstance(found, Rejected):
             return found
@@ -160,7 +162,7 @@ class Batching:
         if not pieces:
             return None
         pieces.sort(key=lambda piece: (0, *order(piece[1])) if piece[0].decodes else (1,))
-        new = [request for request, _, _ in pieces if not (request.started or request.following)]
+        new = [request for request, _, _ in pieces if not (request.started or request.following or request.pooled)]
         started = tuple((request.slot, request.parameters()) for request in new)
         for request, segment, _ in pieces:
             request.started = not request.following
@@ -194,16 +196,20 @@ class Batching:
         self._under_way.append(step)
         return step
 
-    def land(self, choices: Sequence[Choice], unforeseen: Container[int] = ()) -> list[Event]:
-        """The oldest step under way is over: what was chosen for its wanted segments, in order. What is to be told.
+    def land(
+        self, choices: Sequence[Choice], unforeseen: Container[int] = (), vectors: Sequence[bytes | None] = ()
+    ) -> list[Event]:
+        """The oldest step under way is over: what was chosen for its wanted segments, in order, and the vectors of those that
+        are pooled, None for one that is no numbers. What is to be told.
 
         At the places `unforeseen` among these, a step that runs ahead was fed something else; that is dropped, and fed anew.
         """
         step = self._under_way.popleft()
         events: list[Event] = []
-        remaining = iter(enumerate(choices))
+        remaining, pooled = iter(enumerate(choices)), iter(vectors)
         for segment in step.segments:
             place, choice = next(remaining) if segment.wanted else (0, None)
+            vector = next(pooled) if segment.pooled else None
             request = self._running.get(segment.slot)
             if request is None:
                 continue
@@ -214,6 +220,9 @@ class Batching:
                 request.dropped = False
                 continue
             request.landed = segment.position + segment.tokens
+            if segment.pooled:
+                events.append(self._embed(request, vector))
+                continue
             if choice is None:
                 self._feed(request)
                 continue
@@ -241,7 +250,7 @@ class Batching:
     def _take(self, submit: Submit) -> Running | Rejected:
         if not submit.tokens:
             return Rejected(submit.request, "there are no tokens to go on from")
-        if submit.max_tokens < 1:
+        if submit.max_tokens < (1 if submit.pooling is None else 0):
             return Rejected(submit.request, f"max_tokens is {submit.max_tokens}, and there is nothing to generate")
         length = len(submit.tokens) + submit.max_tokens
         if length > self._kv_tokens:
@@ -327,13 +336,14 @@ class Batching:
 
     def _piece(self, request: Running, count: int) -> tuple[Running, Segment, Sequence[int]]:
         end = request.fed + count
-        wanted = end == request.length and not request.following
-        segment = Segment(request.slot, count, request.fed, wanted, request.room, self._whole(request))
+        wanted = end == request.length and not (request.following or request.pooled)
+        pooling = request.submit.pooling
+        segment = Segment(request.slot, count, request.fed, wanted, request.room, self._whole(request), pooling)
         return request, segment, request.tokens[request.fed : end]
 
     def _whole(self, request: Running) -> int:
         """Tokens of the request that `generate` computes at once: its prompt, or all that it has when that is renewed."""
-        prompt = request.submit.prompt_tokens
+        prompt = request.length if request.pooled else request.submit.prompt_tokens
         if self._renewal is not None and prompt <= self._renewal < request.length:
             return self._renewal + 1
         return prompt
@@ -341,6 +351,13 @@ class Batching:
     def _fail(self, request: Running) -> Failed:
         self._end(request)
         return Failed(request.submit.request, f"the model's logits at position {request.length} are not finite numbers")
+
+    def _embed(self, request: Running, vector: bytes | None) -> Event:
+        self._end(request)
+        name = request.submit.request
+        if vector is None:
+            return Failed(name, f"the model's hidden states of {request.length} tokens are not finite numbers")
+        return Embedded(name, (), "stop", vector=vector)
 
     def _give_out(self, request: Running, choice: Choice, token: int) -> Tokens:
         request.tokens.append(token)

@@ -7,6 +7,7 @@ are stages. What goes into a step is decided in cluster.stage.batching.
 import logging
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -14,14 +15,15 @@ from typing import Protocol
 import msgpack
 import torch
 
-from cluster.stage.attending.paged import PagedCache, PagedPlan
-from cluster.stage.attending.slabs import SlabCache, StepPlan
+from cluster.stage.attending.paged import PagedCache
+from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Batching
 from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import Chooser, Pending
 from cluster.stage.choosing.sampling import Sampler
 from cluster.stage.joining.hop import Header, Neighbours, Op
 from cluster.stage.moving.shelf import Kept, Shelf
+from cluster.stage.pooling import Pools, vector_bytes
 from cluster.stage.stepping.acceleration import Acceleration, NoAcceleration
 from cluster.stage.steps import Adoption, Choice, Claim, Segment, Step
 from cluster.wire.phases import FIRST_ANSWER, FIRST_STEP
@@ -61,6 +63,7 @@ class Worker:
         self._report: Report | None = report
         self._pulse = pulse
         self._samplers: dict[int, Sampler] = {}
+        self._pools, self._vectors = Pools(), list[torch.Tensor]()
 
     def start(self, slot: int, submit: Submit) -> None:
         """The last stage learns how a request's tokens are chosen."""
@@ -86,7 +89,7 @@ class Worker:
         try:
             out = self._acceleration.run(segments, x)
             if out is None:
-                out = self._compute(self._cache.plan(segments), x)
+                out = self._compute(segments, x)
         finally:
             self._pulse.rest()
         if report is not None:
@@ -96,9 +99,21 @@ class Worker:
         self._acceleration.follow_up()
         return out
 
-    def _compute(self, plan: StepPlan | PagedPlan, x: torch.Tensor) -> torch.Tensor:
+    def _compute(self, segments: Sequence[Segment], x: torch.Tensor) -> torch.Tensor:
+        plan = self._cache.plan(segments)
+        pools = any(segment.pooling is not None for segment in segments) and self._model.last
         self._model.turn_to(plan)
-        return self._forward(x.to(plan.positions.device))
+        if pools:
+            self._model.keep_hidden()
+        out = self._forward(x.to(plan.positions.device))
+        if pools:
+            self._vectors = self._pools.take(segments, self._model.take_hidden())
+        return out
+
+    def take_vectors(self) -> list[torch.Tensor]:
+        """At the last stage: the vectors that the last step gave, in the order of its segments."""
+        vectors, self._vectors = self._vectors, []
+        return vectors
 
     def may_run_ahead(self, segments: Sequence[Segment]) -> bool:
         """Whether their next step may be told to the device before anybody knows what it is fed."""
@@ -145,6 +160,7 @@ class Worker:
         for slot in slots:
             self._give_back(slot)
             self._cache.forget(slot)
+            self._pools.forget(slot)
             sampler = self._samplers.pop(slot, None)
             if sampler is not None:
                 self._chooser.forget(sampler)
@@ -170,6 +186,7 @@ class Driver:
         self._report: Report | None = report
         self._since_s = 0.0
         self._steps: list[tuple[Step | Claim, Pending | None]] = []
+        self._vectors: deque[list[torch.Tensor]] = deque()  # of the steps under way that give any
 
     def run(self) -> None:
         """Until told to end. RuntimeError if a neighbour is gone, StageFailed if a unit does not come."""
@@ -283,6 +300,8 @@ class Driver:
         if self._neighbours is None:
             for slot, submit in step.started:
                 self._worker.start(slot, submit)
+            if step.vectors:
+                self._vectors.append(self._worker.take_vectors())
             self._steps.append((step, self._worker.begin_choices(step.wanted, out) if step.wanted else None))
             return
         extra = msgpack.packb([(slot, to_wire(submit)) for slot, submit in step.started]) if step.started else b""
@@ -319,12 +338,20 @@ class Driver:
             choices = self._neighbours.receive_choices(len(step.wanted))
         else:
             choices = []
-        events = self._batching.land(choices, pending.unforeseen if pending is not None else ())
+        unforeseen = pending.unforeseen if pending is not None else ()
+        events = self._batching.land(choices, unforeseen, self._land_vectors(step))
         if events:
             self._emit(events)
             if self._report is not None:
                 report, self._report = self._report, None
                 report(FIRST_ANSWER, self._since_s)
+
+    def _land_vectors(self, step: Step) -> list[bytes | None]:
+        if not step.vectors:
+            return []
+        ring = self._neighbours
+        vectors = self._vectors.popleft() if ring is None else ring.receive_vectors(step.vectors)
+        return [vector_bytes(vector) for vector in vectors]
 
     def _forget(self) -> None:
         slots = self._batching.take_ended()
@@ -348,6 +375,7 @@ def follow(worker: Worker, neighbours: Neighbours, last: bool) -> None:
             if last:
                 wanted = [segment for segment in header.segments if segment.wanted]
                 neighbours.send_choices(worker.choose(wanted, out))
+                neighbours.send_vectors(worker.take_vectors())
             else:
                 neighbours.send(header, out, extra)
             continue

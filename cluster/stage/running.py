@@ -52,8 +52,13 @@ class Running:
         return self.asked or self.fed < self.copied_tokens or (self.following and not self.left)
 
     @property
+    def pooled(self) -> bool:
+        """It is to give a vector, and no token."""
+        return self.submit.pooling is not None
+
+    @property
     def decodes(self) -> bool:
-        return not self.following and self.fed > 0 and self.left == 1
+        return not (self.following or self.pooled) and self.fed > 0 and self.left == 1
 
     def decoding(self, segment: Segment) -> bool:
         """Whether the segment, which is under way, is all that has not come back, one token of it."""
@@ -62,7 +67,7 @@ class Running:
     @property
     def answers(self) -> bool:
         """Its prompt is in, and its next token is to be fed or under way."""
-        return not self.following and self.fed > 0 and self.left <= 1
+        return not (self.following or self.pooled) and self.fed > 0 and self.left <= 1
 
     @property
     def finish(self) -> str | None:

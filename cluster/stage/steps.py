@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.wire.requests import Submit, TokenLogprobs
 from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU
+from storage_tiers.pooling import Mode
 
 PREFILL_TOKENS, PREFILL_TOKENS_ALONE = PROMPTS_BESIDE, PROMPTS_ALONE
 FOLLOW_TOKENS = 32
@@ -33,7 +34,8 @@ GPU_LIMITS = StepLimits(rows=256, prefill_tokens=PROMPTS_BESIDE_ON_GPU, follow_t
 
 @dataclass(frozen=True)
 class Segment:
-    """One request's part of a step: `tokens` of it, the first at `position`; `wanted` if the next is to be chosen.
+    """One request's part of a step: `tokens` of it, the first at `position`; `wanted` if the next is to be chosen. With
+    `pooling` none ever is: wanted is a vector of the whole request, which comes with its last piece.
 
     `slot` names the request within the group, `room` is how many tokens its KV cache has to hold. Its first `whole` tokens
     belong together, as if they were computed at once, in whatever pieces they come.
@@ -45,6 +47,12 @@ class Segment:
     wanted: bool
     room: int
     whole: int = 0
+    pooling: Mode | None = None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether this is the last piece of a request that a vector is made of."""
+        return self.pooling is not None and self.position + self.tokens == self.whole
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,11 @@ class Step:
     def wanted(self) -> tuple[Segment, ...]:
         """Segments whose next token is to be chosen, in order."""
         return tuple(segment for segment in self.segments if segment.wanted)
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors it gives."""
+        return sum(segment.pooled for segment in self.segments)
 
 
 @dataclass(frozen=True)

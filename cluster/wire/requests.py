@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from storage_tiers.pooling import Mode
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -53,6 +55,8 @@ class Submit:
 
     None of the `stop_tokens` is chosen before the answer has `min_tokens`, counted from the prompt. With a `grammar` what is
     generated, from the prompt's end on, keeps to it.
+
+    With `pooling` nothing is generated, and `max_tokens` is 0: wanted is one vector of the prompt, Embedded.
     """
 
     request: str
@@ -63,6 +67,7 @@ class Submit:
     sampling: Sampling = field(default_factory=Sampling)
     min_tokens: int = 0
     grammar: Grammar | None = None
+    pooling: Mode | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,13 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Embedded(Tokens):
+    """The request's vector, float32 in little-endian bytes, as its `pooling` makes it; there are no tokens."""
+
+    vector: bytes = b""
+
+
+@dataclass(frozen=True)
 class Rejected:
     """The group will not run the request; `message` says why."""
 
@@ -134,7 +146,8 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Failed:
-    """The model gave no token for the request, which is over: it would not elsewhere either. `message` says why."""
+    """The model gave no token for the request, or no vector, and it is over: it would not elsewhere either. `message` says
+    why."""
 
     request: str
     message: str

@@ -59,6 +59,7 @@ from cluster.wire.requests import (
     AskPlace,
     Cancel,
     Caught,
+    Embedded,
     Failed,
     Follow,
     GoOn,
@@ -95,8 +96,8 @@ _VOCABULARY = {
         Probe, LimitStore, AskPhases, StageFormed, NotDone, Done, UnitsBrought, Probed, Phases, Renewed, StageFacts,
         NodeReport, StageLost, Imported, Fork, Forked, NotForked, Idle, Build, PoolHere, PoolReal, Taken, UnitHere,
         RowsWanted, RowsHere, UnitCopied, Formed, PhaseDone, Callers, Beat, Broken, Hello, Submit, Cancel, Tokens,
-        Rejected, Failed, Follow, More, GoOn, Yield, AskPlace, Caught, Yielded, Placed, PullKv, KvPulled, DropKv, AskKv,
-        KvHead, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber,
+        Embedded, Rejected, Failed, Follow, More, GoOn, Yield, AskPlace, Caught, Yielded, Placed, PullKv, KvPulled, DropKv,
+        AskKv, KvHead, StoreSet, StoreWait, StoreAdd, StoreSwap, StoreLook, StoreDelete, StoreCount, StoreValues, StoreNumber,
         StoreFault, Words,
     )
 }  # fmt: skip

@@ -45,7 +45,7 @@ class Preparer:
         if model.text is None:
             raise BadRequest(f"{model.name} was published without a tokenizer: send tokens to /v1/completions", "model")
         prompt = await model.text.encode_chat(messages, body.template_arguments, model.context_tokens)
-        await _check_known(model, [prompt], "messages")
+        await check_known(model, [prompt], "messages")
         return self._prepared(model, body, [prompt], "messages", self._default_max_tokens)
 
     async def completion(self, body: CompletionRequest, arrived_s: float) -> Prepared:
@@ -63,7 +63,7 @@ class Preparer:
             tokens = await model.text.encode(texts, model.context_tokens)
         else:
             tokens = [tuple(prompt) for prompt in prompts if not isinstance(prompt, str)]
-        await _check_known(model, tokens, "prompt")
+        await check_known(model, tokens, "prompt")
         echoes = await _echoes(model, texts, tokens) if body.echo else ()
         return self._prepared(model, body, tokens, "prompt", COMPLETION_TOKENS, echoes)
 
@@ -141,7 +141,7 @@ def _check_tokens_of(body: GenerationRequest, model: ServedModel) -> None:
             raise BadRequest(f"{field} has tokens outside of the model's vocabulary of {vocabulary}", field)
 
 
-async def _check_known(model: ServedModel, prompts: Sequence[tuple[int, ...]], field: str) -> None:
+async def check_known(model: ServedModel, prompts: Sequence[tuple[int, ...]], field: str) -> None:
     """BadRequest if a prompt has a token that the model does not have: tokenizers may know more than their models."""
     vocabulary = _vocabulary(model)
     for prompt in prompts:

@@ -13,12 +13,14 @@ from typing import Any
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.object_store import ObjectFact
+from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.families import Skeleton
 from storage_tiers.publishing.folders import Folder
 from storage_tiers.publishing.gguf_header import check_header
 from storage_tiers.publishing.gguf_keys import ROTATIONS, config_of
 from storage_tiers.publishing.gguf_tokens import GgufTokens
 from storage_tiers.publishing.pointers import check_pointer_file
+from storage_tiers.publishing.pooling import gguf_pooling
 from storage_tiers.publishing.source import Stretch
 from storage_tiers.publishing.tensor_bytes import float_bytes
 from storage_tiers.tokenizers import plain_tokenizer, settled
@@ -70,6 +72,9 @@ class GgufSource:
     def generation_config(self) -> dict[str, Any]:
         with self._named():
             return self._tokens.generation_config()
+
+    def pooling(self, config: Mapping[str, Any]) -> Pooling | None:
+        return gguf_pooling(self._metadata.get(f"{self._metadata.get('general.architecture')}.pooling_type"))
 
     def tensor_count(self) -> int:
         return len(self._reader.tensors)

@@ -8,8 +8,10 @@ from typing import Any
 from storage_tiers.bounded_json import parse_json
 from storage_tiers.errors import SourceError
 from storage_tiers.object_store import ObjectFact
+from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.folders import Folder, read_small
 from storage_tiers.publishing.pointers import check_pointer
+from storage_tiers.publishing.pooling import pooling_files, pooling_of
 from storage_tiers.schema import FILES_LIMIT_BYTES
 from storage_tiers.tokenizers import (
     TEMPLATE,
@@ -54,7 +56,8 @@ class ModelFolder:
         index = {chosen} if chosen.endswith(".json") else set()
         names = {name for name in facts if _is_beside(name)} | index | set(self.weight_files())
         templates = {f"{TEMPLATES}/{name}": fact for name, fact in self._templates().items()}
-        return {name: facts[name] for name in sorted(names) if name in facts} | templates
+        present = {name: facts[name] for name in sorted(names) if name in facts}
+        return {**present, **templates, **pooling_files(self.folder)}
 
     def config(self) -> dict[str, Any]:
         """config.json, without what would load code."""
@@ -68,6 +71,10 @@ class ModelFolder:
         """generation_config.json, empty if there is none."""
         present = "generation_config.json" in self.folder.files()
         return self._json("generation_config.json") if present else {}
+
+    def pooling(self, config: Mapping[str, Any]) -> Pooling | None:
+        """How texts become vectors, if the folder says so."""
+        return pooling_of(self.folder, config)
 
     def tokenizer(self, config: Mapping[str, Any]) -> Mapping[str, bytes]:
         """The tokenizer's files, a slow one converted to a fast one; empty if there is none. With `config` they make the

@@ -8,6 +8,7 @@ from typing import Any
 
 from storage_tiers.checkpoint import Extent, TensorSpec, UnitLayout, lay_out
 from storage_tiers.model_configs import check_sizes, check_stops, check_supported
+from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.families import (
     Skeleton,
     build_skeleton,
@@ -31,6 +32,7 @@ class Plan:
     units: Mapping[str, UnitLayout]
     extents: Mapping[str, tuple[Extent, ...]]
     files: Mapping[str, bytes]
+    pooling: Pooling | None = None
 
 
 def make_plan(source: Source, dtype: str | None, *, in_place: bool) -> Plan:
@@ -65,6 +67,7 @@ def make_plan(source: Source, dtype: str | None, *, in_place: bool) -> Plan:
         units=units,
         extents={unit: extents_of(source, layout) for unit, layout in units.items()} if in_place else {},
         files=source.files(config),
+        pooling=source.pooling(config),
     )
 
 

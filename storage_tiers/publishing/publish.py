@@ -151,8 +151,9 @@ class _Writer:
         """Make the model visible: the root's metadata comes last."""
         digest = model_digest(plan.config, plan.dtype, units, files)
         checkpoint = Checkpoint(
-            self._name, self._version, digest, plan.config, plan.generation_config, plan.dtype, plan.tied, units, files
-        )
+            self._name, self._version, digest, plan.config, plan.generation_config, plan.dtype, plan.tied, units, files,
+            plan.pooling,
+        )  # fmt: skip
         self._write_json(f"{self._version}/files/{ROOT}", group_metadata())
         if plan.extents:
             self._write_json(f"{self._version}/{REFERENCES}", references(checkpoint))

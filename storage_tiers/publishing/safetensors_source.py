@@ -8,6 +8,7 @@ from storage_tiers.bounded_json import parse_json
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.object_store import ObjectFact
+from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.assemble import StoredTensor, assemble
 from storage_tiers.publishing.families import Skeleton, is_recomputed
 from storage_tiers.publishing.folders import Folder
@@ -49,6 +50,9 @@ class SafetensorsSource:
 
     def generation_config(self) -> dict[str, Any]:
         return self._model.generation_config()
+
+    def pooling(self, config: Mapping[str, Any]) -> Pooling | None:
+        return self._model.pooling(config)
 
     def tensor_count(self) -> int:
         return len(self._headers)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.object_store import ObjectFact
+from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.families import Skeleton
 
 
@@ -45,6 +46,9 @@ class Source(Protocol):
 
     def generation_config(self) -> dict[str, Any]:
         """The Hugging Face generation configuration, empty if there is none."""
+
+    def pooling(self, config: Mapping[str, Any]) -> Pooling | None:
+        """How the model's makers have texts become vectors; None if they say nothing. `config` is the model's."""
 
     def tensor_count(self) -> int:
         """How many tensors its files hold: no model has more layers."""

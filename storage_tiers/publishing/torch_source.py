@@ -12,6 +12,7 @@ from typing import Any
 from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError
 from storage_tiers.object_store import ObjectFact
+from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.assemble import StoredTensor, assemble
 from storage_tiers.publishing.families import Skeleton, is_recomputed
 from storage_tiers.publishing.folders import Folder
@@ -55,6 +56,9 @@ class TorchSource:
 
     def generation_config(self) -> dict[str, Any]:
         return self._model.generation_config()
+
+    def pooling(self, config: Mapping[str, Any]) -> Pooling | None:
+        return self._model.pooling(config)
 
     def tensor_count(self) -> int:
         return sum(len(self._tensors_of(file)) for file in self._model.weight_files())

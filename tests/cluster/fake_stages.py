@@ -70,6 +70,9 @@ class FakeWorker:
     def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
         return [self._choice(segment.slot) for segment in segments]
 
+    def take_vectors(self) -> list[torch.Tensor]:
+        return []
+
     def forget(self, slots: Sequence[int]) -> None:
         for slot in slots:
             self.started.pop(slot, None)
@@ -108,6 +111,9 @@ class FakeNeighbours:
 
     def send_choices(self, choices: Sequence[Choice]) -> None:
         self.choices.append(list(choices))
+
+    def send_vectors(self, vectors: Sequence[torch.Tensor]) -> None:
+        assert not vectors
 
     def receive_choices(self, count: int) -> list[Choice]:
         assert self.under_way, "choices are waited for, and no step is under way"

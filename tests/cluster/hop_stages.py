@@ -12,6 +12,7 @@ from cluster.stage.joining.hop import Header, Neighbours, Op
 from cluster.stage.joining.membership import join, leave
 from cluster.stage.steps import Choice, Segment
 from cluster.wire.requests import TokenLogprobs
+from storage_tiers.pooling import Mode
 
 HIDDEN = 16
 SIZES = (1, 7, 8, 9, 40, 128, 700)
@@ -21,7 +22,10 @@ TIMEOUT_S = 60.0
 
 def header(segments: int) -> Header:
     """A step whose numbers need more than 32 bits."""
-    made = tuple(Segment(2**40 + i, i % 3 + 1, i * 1000, i % 2 == 0, 64 + i, i // 2) for i in range(segments))
+    poolings: tuple[Mode | None, ...] = (None, "mean", "last")
+    made = tuple(
+        Segment(2**40 + i, i % 3 + 1, i * 1000, i % 2 == 0, 64 + i, i // 2, poolings[i % 3]) for i in range(segments)
+    )
     return Header(Op.STEP, made, extra_bytes=len(extra(segments)))
 
 
@@ -47,6 +51,11 @@ def choices(segments: int) -> list[Choice]:
     ]
 
 
+def vectors(segments: int) -> list[torch.Tensor]:
+    """Of a width that is not the hidden states'; every second step gives none."""
+    return [torch.arange(3.0) / 7 + i for i in range(segments)] if segments % 2 else []
+
+
 def first(neighbours: Neighbours) -> list[object]:
     """Send everything, then take what the steps gave."""
     for segments in SIZES:
@@ -54,7 +63,11 @@ def first(neighbours: Neighbours) -> list[object]:
         neighbours.send(Header(Op.FORGET, slots=tuple(range(segments))))
     neighbours.send(Header(Op.ALIVE))
     neighbours.send(Header(Op.STOP))
-    came = [[astuple(choice) for choice in neighbours.receive_choices(segments)] for segments in SIZES]
+    came = []
+    for segments in SIZES:
+        came.append([astuple(choice) for choice in neighbours.receive_choices(segments)])
+        given = neighbours.receive_vectors(len(vectors(segments)))
+        assert [row.tolist() for row in given] == [row.tolist() for row in vectors(segments)]
     neighbours.drain()
     return came
 
@@ -69,6 +82,7 @@ def last(neighbours: Neighbours) -> list[object]:
         came.append([got.op, [astuple(segment) for segment in got.segments], got.slots, same, data.hex()])
         if got.op is Op.STEP:
             neighbours.send_choices(choices(count))
+            neighbours.send_vectors(vectors(count))
         if got.op is Op.STOP:
             neighbours.drain()
             return came

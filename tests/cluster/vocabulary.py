@@ -53,7 +53,9 @@ def _any(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(_any(parts[0]), max_size=3).map(tuple)
     if origin is Mapping:
         return st.dictionaries(_any(parts[0]), _any(parts[1]), max_size=3)
-    if origin is types.UnionType:
+    if origin is typing.Literal:
+        return st.sampled_from(parts)
+    if origin in (types.UnionType, typing.Union):
         return st.one_of(*(_any(part) for part in parts))
     return _PLAIN[hint]
 

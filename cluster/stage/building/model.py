@@ -68,6 +68,9 @@ class StageModel(nn.Module):
                 part.module.register_forward_pre_hook(self._waiter(part.unit))
         rotary = getattr(self._skeleton.base, "rotary_emb", None)
         self._rotation = Rotation(rotary) if rotary is not None else None
+        self._kept: torch.Tensor | None = None
+        self._keeps = False
+        self._skeleton.base.register_forward_hook(self._keep)
         self.attention = Attention(first_layer)
         for module in self._skeleton.layers.modules():
             if hasattr(module, "layer_idx"):
@@ -82,6 +85,20 @@ class StageModel(nn.Module):
         self.attention.plan = plan
         if self._rotation is not None:
             self._rotation.turn_to(plan.segments)
+
+    def keep_hidden(self) -> None:
+        """`take_hidden` shall have what the next forward pass gives before the output matrix."""
+        self._keeps = True
+
+    def take_hidden(self) -> torch.Tensor:
+        """The hidden states (1, T, width) of the pass that was to keep them, at the last stage behind the final norm."""
+        hidden, self._kept, self._keeps = self._kept, None, False
+        assert hidden is not None
+        return hidden
+
+    def _keep(self, _module: nn.Module, _inputs: Any, outputs: Any) -> None:
+        if self._keeps:
+            self._kept = outputs.last_hidden_state
 
     @property
     def complete(self) -> bool:

@@ -19,6 +19,7 @@ from deepspeed import comm
 from cluster.stage.joining.lines import Lines, open_lines
 from cluster.stage.steps import Choice, Segment
 from cluster.wire.requests import TokenLogprobs
+from storage_tiers.pooling import Mode
 
 
 class Op(IntEnum):
@@ -52,7 +53,8 @@ class Header:
         return sum(segment.tokens for segment in self.segments)
 
 
-_SEGMENT_FIELDS = 6
+_SEGMENT_FIELDS = 7
+_POOLINGS: tuple[Mode | None, ...] = (None, "mean", "last")
 _INLINE = 8
 """Segments that travel in a header's first message; more need a second."""
 _HEAD = 3
@@ -88,7 +90,7 @@ class Neighbours:
         """Pass a hop on; `hidden` is (1, T, hidden), on any device."""
         fields = [*header.slots, *header.numbers]
         for s in header.segments:
-            fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room, s.whole)
+            fields += (s.slot, s.tokens, s.position, int(s.wanted), s.room, s.whole, _POOLINGS.index(s.pooling))
         room = _INLINE * _SEGMENT_FIELDS
         first = torch.zeros(_HEAD + room, dtype=torch.int64)
         first[:_HEAD] = torch.tensor([header.op, len(fields), len(extra)])
@@ -140,6 +142,23 @@ class Neighbours:
             for token, logprobs in zip(tokens, known, strict=True)
         ]
 
+    def send_vectors(self, vectors: Sequence[torch.Tensor]) -> None:
+        """Behind a step's choices: the vectors that it gave, if it gave any, all of one width, in float32."""
+        if vectors:
+            rows = torch.stack(list(vectors)).cpu()
+            self._send(torch.tensor([rows.shape[1]], dtype=torch.int64))
+            self._send(rows)
+
+    def receive_vectors(self, count: int) -> list[torch.Tensor]:
+        """At the first stage: the `count` vectors of the step whose choices were received last."""
+        if not count:
+            return []
+        width = torch.empty(1, dtype=torch.int64)
+        comm.recv(width, self._before)
+        rows = torch.empty(count, int(width), dtype=torch.float32)
+        comm.recv(rows, self._before)
+        return list(rows)
+
     def drain(self) -> None:
         """Wait until every send is done."""
         while self._sent:
@@ -170,7 +189,7 @@ def _header(op: Op, fields: Sequence[int], extra_bytes: int) -> Header:
         return Header(op, slots=tuple(fields), extra_bytes=extra_bytes)
     groups = [fields[i : i + _SEGMENT_FIELDS] for i in range(0, len(fields), _SEGMENT_FIELDS)]
     segments = [
-        Segment(slot, tokens, position, bool(wanted), room, whole)
-        for slot, tokens, position, wanted, room, whole in groups
+        Segment(slot, tokens, position, bool(wanted), room, whole, _POOLINGS[pooling])
+        for slot, tokens, position, wanted, room, whole, pooling in groups
     ]
     return Header(op, tuple(segments), extra_bytes=extra_bytes)
