@@ -41,6 +41,10 @@ class NoToken(ClusterError):
     """The model gave no token that could be chosen for a request; the same request fails wherever it is run."""
 
 
+class BadGrammar(ClusterError):
+    """A grammar, or its words, with which no answer can be kept in bounds."""
+
+
 class NoKv(ClusterError):
     """KV cache cannot be had from a stage, or not be kept by one: what it is of is computed anew."""
 

@@ -6,6 +6,7 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 
 from cluster.contract import KvOf
 from cluster.errors import ProtocolError, StageFailed
@@ -17,7 +18,7 @@ from cluster.wire.codec import frame, read_frame
 from cluster.wire.hello import Hello
 from cluster.wire.phases import Phase
 from cluster.wire.reports import StageFormed
-from cluster.wire.requests import AskPlace, Placed, Submit, Tokens, Yield
+from cluster.wire.requests import MOST_WORDS, AskPlace, Follow, Placed, Submit, Tokens, Words, Yield
 from schedules.facts import Placement
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Group:
         self._watching: list[Callable[[], None]] = []
         self._streams: dict[str, Stream] = {}
         self._places: dict[str, asyncio.Future[Placed]] = {}
+        self._told_words: list[str] = []
         self._tasks = Tasks()
         self._reading: asyncio.Task[None] | None = None
 
@@ -136,9 +138,24 @@ class Group:
     def _open(self, request: str) -> Stream:
         if self.lost.is_set():
             raise StageFailed(self.cause)
-        stream = Stream(request, lambda message: self._writer.write(frame(message)), lambda: self._forget(request))
+        stream = Stream(request, self._say, lambda: self._forget(request))
         self._streams[request] = stream
         return stream
+
+    def _say(self, message: object) -> None:
+        """Say it to the first stage: of words that it was told before the digest alone."""
+        submit = message.submit if isinstance(message, Follow) else message
+        if isinstance(submit, Submit) and submit.grammar is not None and isinstance(submit.grammar.words, Words):
+            digest = self._tell_words(submit.grammar.words)
+            submit = replace(submit, grammar=replace(submit.grammar, words=digest))
+            message = replace(message, submit=submit) if isinstance(message, Follow) else submit
+        self._writer.write(frame(message))
+
+    def _tell_words(self, words: Words) -> str:
+        if words.digest not in self._told_words:
+            self._writer.write(frame(words))
+            self._told_words = [*self._told_words[1 - MOST_WORDS :], words.digest]
+        return words.digest
 
     def _forget(self, request: str) -> None:
         del self._streams[request]

@@ -4,6 +4,8 @@ import math
 
 from cluster.wire.requests import Sampling, Submit
 
+GRAMMAR_CHARACTERS = 256 << 10
+"""Of a grammar at most; so many take a second or two to compile."""
 _RANGES = {
     "temperature": (0.0, math.inf),
     "top_p": (0.0, 1.0),
@@ -30,6 +32,8 @@ def find_fault(submit: Submit, vocabulary: int, positions: int | None = None) ->
     length = len(submit.tokens) + submit.max_tokens
     if positions is not None and length > positions:
         return f"prompt and max_tokens are {length} tokens, and the model has learned {positions} positions"
+    if submit.grammar is not None and len(submit.grammar.text) > GRAMMAR_CHARACTERS:
+        return f"the grammar has {len(submit.grammar.text)} characters, and at most {GRAMMAR_CHARACTERS} are read"
     return _sampling_fault(submit.sampling)
 
 

@@ -229,9 +229,11 @@ class Batching:
             if place in unforeseen and request.under_way:
                 request.fed -= 1
                 request.dropped = True
-            events.append(
-                self._fail(request) if choice.token is None else self._give_out(request, choice, choice.token)
-            )
+            if choice.later:
+                request.fed -= 1
+                self._feed(request)
+            else:
+                events.append(self._tell(request, choice))
             if request.yields and segment.slot in self._running:
                 self._drop(request)
                 events.append(Yielded(request.submit.request))
@@ -348,9 +350,16 @@ class Batching:
             return self._renewal + 1
         return prompt
 
-    def _fail(self, request: Running) -> Failed:
+    def _tell(self, request: Running, choice: Choice) -> Event:
+        """What was chosen, or why nothing was."""
+        name = request.submit.request
+        if choice.token is not None:
+            return self._give_out(request, choice, choice.token)
         self._end(request)
-        return Failed(request.submit.request, f"the model's logits at position {request.length} are not finite numbers")
+        if choice.fault is None:
+            return Failed(name, f"the model's logits at position {request.length} are not finite numbers")
+        answered = request.length > request.submit.prompt_tokens
+        return Failed(name, choice.fault) if answered else Rejected(name, choice.fault)
 
     def _embed(self, request: Running, vector: bytes | None) -> Event:
         self._end(request)
@@ -361,7 +370,7 @@ class Batching:
 
     def _give_out(self, request: Running, choice: Choice, token: int) -> Tokens:
         request.tokens.append(token)
-        finish = request.finish
+        finish = "stop" if choice.over else request.finish
         if finish is None:
             if self._renewal is not None and request.length == self._renewal + 1:
                 request.fed = 0

@@ -9,7 +9,8 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import msgpack
@@ -20,6 +21,8 @@ from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Batching
 from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import Chooser, Pending
+from cluster.stage.choosing.bounded import begin_bounded
+from cluster.stage.choosing.grammars import Grammars, Matching
 from cluster.stage.choosing.sampling import Sampler
 from cluster.stage.joining.hop import Header, Neighbours, Op
 from cluster.stage.moving.shelf import Kept, Shelf
@@ -27,8 +30,8 @@ from cluster.stage.pooling import Pools, vector_bytes
 from cluster.stage.stepping.acceleration import Acceleration, NoAcceleration
 from cluster.stage.steps import Adoption, Choice, Claim, Segment, Step
 from cluster.wire.phases import FIRST_ANSWER, FIRST_STEP
-from cluster.wire.requests import AskPlace, Cancel, Event, Follow, GoOn, More, Rejected, Submit, Yield
-from cluster.wire.vocabulary import from_wire, to_wire
+from cluster.wire.requests import AskPlace, Cancel, Event, Follow, GoOn, More, Rejected, Submit, Words, Yield
+from cluster.wire.vocabulary import from_wire, pack, to_wire, unpack
 
 _log = logging.getLogger(__name__)
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -64,12 +67,21 @@ class Worker:
         self._pulse = pulse
         self._samplers: dict[int, Sampler] = {}
         self._pools, self._vectors = Pools(), list[torch.Tensor]()
+        self._grammars = Grammars()
+        self._matchings: dict[int, Matching] = {}
+
+    def learn(self, digest: str, words: Callable[[], Words]) -> None:
+        """The last stage is told of the words that grammars are over, and gets them in another thread."""
+        self._grammars.learn(digest, words)
 
     def start(self, slot: int, submit: Submit) -> None:
         """The last stage learns how a request's tokens are chosen."""
         prompt, generated = submit.tokens[: submit.prompt_tokens], submit.tokens[submit.prompt_tokens :]
         stops_from = submit.prompt_tokens + submit.min_tokens
-        self._samplers[slot] = Sampler(submit.sampling, prompt, generated, submit.stop_tokens, stops_from)
+        matching = None
+        if submit.grammar is not None:
+            matching = self._matchings[slot] = self._grammars.begin(submit.grammar, generated)
+        self._samplers[slot] = Sampler(submit.sampling, prompt, generated, submit.stop_tokens, stops_from, matching)
 
     @property
     def exports(self) -> bool:
@@ -125,7 +137,8 @@ class Worker:
         """The next token of each wanted segment, from the last stage's output (1, wanted segments, vocabulary)."""
         samplers = [self._samplers[segment.slot] for segment in segments]
         positions = [segment.position + segment.tokens for segment in segments]
-        return self._chooser.begin_choices(samplers, logits[0], positions)
+        begin = begin_bounded if any(sampler.matching is not None for sampler in samplers) else _begin
+        return begin(self._chooser, samplers, logits[0], positions)
 
     def choose(self, segments: Sequence[Segment], logits: torch.Tensor) -> list[Choice]:
         """The same, when they are there."""
@@ -161,12 +174,27 @@ class Worker:
             self._give_back(slot)
             self._cache.forget(slot)
             self._pools.forget(slot)
+            matching = self._matchings.pop(slot, None)
+            if matching is not None:
+                self._grammars.end(matching)
             sampler = self._samplers.pop(slot, None)
             if sampler is not None:
                 self._chooser.forget(sampler)
 
 
-Command = Submit | Cancel | Follow | More | GoOn | Yield | AskPlace | None
+def _begin(chooser: Chooser, samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> Pending:
+    return chooser.begin_choices(samplers, logits, positions)
+
+
+@dataclass(frozen=True)
+class PackedWords:
+    """Words as they go on to the last stage."""
+
+    digest: str
+    data: bytes
+
+
+Command = Submit | Cancel | Follow | More | GoOn | Yield | AskPlace | Words | PackedWords | None
 """What the driver is told; None ends it."""
 Emit = Callable[[Sequence[Event]], None]
 Fault = Callable[[Submit], str | None]
@@ -187,6 +215,12 @@ class Driver:
         self._since_s = 0.0
         self._steps: list[tuple[Step | Claim, Pending | None]] = []
         self._vectors: deque[list[torch.Tensor]] = deque()  # of the steps under way that give any
+
+    def hear(self, command: Command) -> None:
+        """Put it into the inbox; what takes long to pack is packed here, not between two steps. Thread-safe."""
+        if isinstance(command, Words) and self._neighbours is not None:
+            command = PackedWords(command.digest, pack(command))
+        self.inbox.put(command)
 
     def run(self) -> None:
         """Until told to end. RuntimeError if a neighbour is gone, StageFailed if a unit does not come."""
@@ -222,7 +256,7 @@ class Driver:
             self._hear(command)
             idle = False
 
-    def _hear(self, command: Submit | Cancel | Follow | More | GoOn | Yield | AskPlace) -> None:
+    def _hear(self, command: Submit | Cancel | Follow | More | GoOn | Yield | AskPlace | Words | PackedWords) -> None:
         batching = self._batching
         match command:
             case Submit():
@@ -242,6 +276,12 @@ class Driver:
                 else:
                     batching.go_on(command.request, command.tokens)
                     self._awaited()
+            case Words():
+                self._worker.learn(command.digest, lambda: command)
+            case PackedWords():
+                assert self._neighbours is not None
+                extra = msgpack.packb((command.digest, command.data))
+                self._neighbours.send(Header(Op.WORDS, extra_bytes=len(extra)), extra=extra)
             case Yield():
                 batching.yield_up(command.request)
             case Cancel():
@@ -296,10 +336,11 @@ class Driver:
 
     def _launch(self, step: Step) -> None:
         """Run a step through this stage and pass it on."""
-        out = self._worker.step(step.segments, torch.tensor([step.feed]))
         if self._neighbours is None:
             for slot, submit in step.started:
                 self._worker.start(slot, submit)
+        out = self._worker.step(step.segments, torch.tensor([step.feed]))
+        if self._neighbours is None:
             if step.vectors:
                 self._vectors.append(self._worker.take_vectors())
             self._steps.append((step, self._worker.begin_choices(step.wanted, out) if step.wanted else None))
@@ -387,12 +428,15 @@ def follow(worker: Worker, neighbours: Neighbours, last: bool) -> None:
             else:
                 neighbours.send(replace(header, numbers=(slot, tokens, int(held))), extra=extra)
             continue
+        if header.op is Op.WORDS and last:
+            digest, data = msgpack.unpackb(extra)
+            worker.learn(digest, partial(unpack, data))
         if header.op is Op.ADOPT:
             worker.adopt(Adoption(*header.numbers))
         if header.op is Op.FORGET:
             worker.forget(header.slots)
         if not last:
-            neighbours.send(header)
+            neighbours.send(header, extra=extra)
         if header.op is Op.STOP:
             neighbours.drain()
             return

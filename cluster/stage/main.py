@@ -229,7 +229,7 @@ class _Stage:
             batching = Batching(order.kv_tokens, order.degree, renewal_border(config), limits)
             fault = partial(find_fault, vocabulary=config.vocab_size, positions=learned_positions(config))
             driver = Driver(worker, neighbours, batching, self._server.emit, alive_every_s, fault, self.tell_phase)
-            self._server.serve(hello, driver.inbox.put, tls, lambda count: self.tell(Callers(count)), door.talk)
+            self._server.serve(hello, driver.hear, tls, lambda count: self.tell(Callers(count)), door.talk)
         else:
             self._server.serve(hello, None, tls, talk_of_kv=door.talk)
         self.tell(

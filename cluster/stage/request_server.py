@@ -14,9 +14,22 @@ from cluster.errors import ProtocolError
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import Door
 from cluster.wire.hello import Hello
-from cluster.wire.requests import AskPlace, Cancel, Caught, Event, Follow, GoOn, More, Placed, Submit, Tokens, Yield
+from cluster.wire.requests import (
+    AskPlace,
+    Cancel,
+    Caught,
+    Event,
+    Follow,
+    GoOn,
+    More,
+    Placed,
+    Submit,
+    Tokens,
+    Words,
+    Yield,
+)
 
-Command = Submit | Cancel | Follow | More | GoOn | Yield | AskPlace
+Command = Submit | Cancel | Follow | More | GoOn | Yield | AskPlace | Words
 Accept = Callable[[Command], None]
 TalkOfKv = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -111,7 +124,7 @@ class RequestServer:
             self._owners.pop(message.request, None)
         elif isinstance(message, AskPlace):
             self._asking[message.request].append(writer)
-        elif not isinstance(message, More | GoOn | Yield):
+        elif not isinstance(message, More | GoOn | Yield | Words):
             raise ProtocolError(f"{type(message).__name__} is not for a stage")
         accept(message)
 

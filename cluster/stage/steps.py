@@ -82,10 +82,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Choice:
-    """A token that was chosen, with its log probabilities if the request asked for them; None if none could be."""
+    """A token that was chosen, with its log probabilities if the request asked for them; `over` if its grammar lets nothing
+    follow.
+
+    None if there is none: because nobody knows yet what may be chosen, and the request is to come again (`later`), because
+    its grammar cannot be kept to (`fault` says why), or because the logits are no numbers.
+    """
 
     token: int | None
     logprobs: TokenLogprobs | None = None
+    over: bool = False
+    later: bool = False
+    fault: str | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,10 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
+MOST_WORDS = 4
+"""Of a connection so many vocabularies' words are known to the group at once: the last that it was told."""
+
+
 @dataclass(frozen=True)
 class Words:
     """What each token of a vocabulary adds to a text, by its number: bytes, none where it is never text. `ends` are those

@@ -4,6 +4,7 @@ can be moved, replayed or batched with others and still gets the same text."""
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,10 +24,24 @@ NONE = -1
 """Stands for a token where none could be chosen."""
 
 
+class Matching(Protocol):
+    """A request's way through its grammar, see `cluster.stage.choosing.grammars`."""
+
+    started: bool
+    over: bool
+    fault: str | None
+
+    def ready(self, timeout_s: float = 0.0) -> bool: ...
+    def allowed(self, vocabulary: int) -> np.ndarray: ...
+    def take(self, token: int) -> None: ...
+    def look_ahead(self) -> None: ...
+
+
 class Sampler:
     """One request's choice of tokens: its parameters, and counts of its tokens for the penalties.
 
-    At positions before `stops_from` none of the `stops` is chosen, unless the vocabulary has no other token.
+    At positions before `stops_from` none of the `stops` is chosen, unless the vocabulary, or the grammar of `matching`, has
+    no other token. Whatever else is asked, none is chosen that the grammar forbids.
     """
 
     def __init__(
@@ -36,8 +51,9 @@ class Sampler:
         generated: Sequence[int],
         stops: Sequence[int] = (),
         stops_from: int = 0,
+        matching: Matching | None = None,
     ) -> None:
-        self.sampling = sampling
+        self.sampling, self.matching = sampling, matching
         self.counts = Counter(generated)
         """How often each token of the answer came."""
         self.prompt = frozenset(prompt) if sampling.repetition_penalty != 1.0 else frozenset()
@@ -45,11 +61,11 @@ class Sampler:
         self.penalised = bool(
             sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
         )
-        self.foreseeable = not self.penalised
-        """Whether its choice can be fed before it is looked at. A penalty depends on what came before; a first look that did
-        not find the token is likely not to find the next."""
+        self.foreseeable = not self.penalised and matching is None
+        """Whether its choice can be fed before it is looked at. A penalty and a grammar depend on what came before; a first
+        look that did not find the token is likely not to find the next."""
         self.stops, self.stops_from = tuple(stops), stops_from
-        plain = sampling.temperature == 0.0 and sampling.logprobs is None
+        plain = sampling.temperature == 0.0 and sampling.logprobs is None and matching is None
         self._greedy = plain and not (self.penalised or sampling.logit_bias)
         self._ahead: tuple[int, list[float]] = (0, [])
         self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.int64)
@@ -70,15 +86,34 @@ class Sampler:
             return Choice(None)
         logits = logits.clamp(min=LEAST)
         adjusted = self._adjusted(logits)
-        if position < self.stops_from:
+        allowed = self.allowed(position, len(adjusted))
+        if allowed is not None:
+            bits = np.unpackbits(allowed, count=len(adjusted), bitorder="little")
+            adjusted[torch.from_numpy(bits) == 0] = -math.inf
+        elif position < self.stops_from:
             adjusted[self._stops[self._stops < len(adjusted)]] = LEAST
         token = self._draw(adjusted, position)
         self.remember(token)
         return Choice(token, self._logprobs(logits, token))
 
+    def allowed(self, position: int, vocabulary: int) -> np.ndarray | None:
+        """Which of so many tokens may be chosen there, a bit each in bytes of 8, the lowest first; None without a grammar."""
+        if self.matching is None:
+            return None
+        allowed = self.matching.allowed(vocabulary)
+        if position >= self.stops_from:
+            return allowed
+        without = allowed.copy()
+        for token in self.stops:
+            if token < vocabulary:
+                without[token // 8] &= ~(1 << token % 8) & 0xFF
+        return without if without.any() else allowed
+
     def remember(self, token: int) -> None:
         """The token was chosen."""
         self.counts[token] += 1
+        if self.matching is not None:
+            self.matching.take(token)
 
     def uniform(self, position: int) -> float:
         """`uniform(seed, position)`, cheaper for positions that follow each other."""
@@ -152,16 +187,25 @@ class Sampler:
 
 def choose_all(samplers: Sequence[Sampler], logits: torch.Tensor, positions: Sequence[int]) -> list[Choice]:
     """The next token of each request, from `logits` (requests, vocabulary)."""
-    if all(sampler.greedy(position) for sampler, position in zip(samplers, positions, strict=True)):
-        greatest, tokens = torch.max(logits, -1)
-        known = torch.where(torch.isfinite(greatest), tokens, NONE).tolist()  # together: a GPU is waited for but once
-        choices = [Choice(None if token == NONE else token) for token in known]
-        for sampler, choice in zip(samplers, choices, strict=True):
-            if choice.token is not None:
-                sampler.remember(choice.token)
-        return choices
-    rows = logits.cpu()
-    return [sampler.choose(row, position) for sampler, row, position in zip(samplers, rows, positions, strict=True)]
+    greedy = [sampler.greedy(position) for sampler, position in zip(samplers, positions, strict=True)]
+    greatest = _greatest(logits) if any(greedy) else [NONE] * len(samplers)
+    rows = logits if all(greedy) else logits.cpu()
+    choices = []
+    for sampler, position, token, row, plain in zip(samplers, positions, greatest, rows, greedy, strict=True):
+        if not plain:
+            choices.append(sampler.choose(row, position))
+            continue
+        choices.append(Choice(None if token == NONE else token))
+        if token != NONE:
+            sampler.remember(token)
+    return choices
+
+
+def _greatest(logits: torch.Tensor) -> list[int]:
+    """The likeliest token of each row, NONE where there is none; together: a GPU is waited for but once."""
+    greatest, tokens = torch.max(logits, -1)
+    known: list[int] = torch.where(torch.isfinite(greatest), tokens, NONE).tolist()
+    return known
 
 
 def uniform(seed: int, position: int) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from cluster.stage.choosing.draws import Field, Odds, draw_likeliest
 from cluster.stage.choosing.penalties import Ledger, Penalties, entries
 from cluster.stage.choosing.sampling import LEAST, NONE, Sampler
-from cluster.stage.choosing.tables import Kind, Table, stops_at
+from cluster.stage.choosing.tables import Kind, Table, masks_at, stops_at
 from cluster.stage.choosing.trips import Trip
 
 UNDECIDED = -2
@@ -35,16 +35,17 @@ class DeviceStep:
         draws = not table.kinds.isdisjoint((Kind.LIKELIEST, Kind.ANY, Kind.FURTHER))
         points = [s.uniform(p) for s, p in zip(samplers, positions, strict=True)] if draws else [0.0] * len(samplers)
         stops = stops_at(samplers, positions, vocabulary)
+        masked, masks = masks_at(samplers, positions, vocabulary)
         places = [place for _, place in new]
-        parts = [table.numbers, np.array(points), table.bias, np.array(stops), table.penalties]
+        parts = [table.numbers, np.array(points), table.bias, np.array(stops), table.penalties, masked, masks]
         if new:
             parts += [np.array(places), *entries(new, vocabulary)]
         sent = trip.send(parts).split([part.size for part in parts])
-        numbers, points, self._bias, self._stops, self._penalties = sent[:5]
+        numbers, points, self._bias, self._stops, self._penalties, self._masked, self._masks = sent[:7]
         self._columns = numbers.view(5, -1, 1).unbind(0)
         self._points = points.view(-1, 1)
         if new:
-            where, where_counted, counts, prompts = sent[5:]
+            where, where_counted, counts, prompts = sent[7:]
             self._ledger.write(where.long(), (where_counted.long(), counts), prompts.long())
 
     def choose(self, logits: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class DeviceStep:
         if self._adjusted is not self.values:
             greatest, first = self._adjusted.max(-1, keepdim=True)
         self._greatest = greatest
-        tokens = torch.where(known, self._draw(first), NONE)
+        tokens = torch.where(known, self._permitted(self._draw(first), first), NONE)
         if len(self._penalties):
             self._ledger.count(self._places, tokens.view(-1).index_select(0, self._penalised))
         return self._tell(tokens, self.values)
@@ -72,8 +73,8 @@ class DeviceStep:
         return self._tell(drawn.tokens, self.values.index_select(0, picked))
 
     def _adjust(self, values: Tensor) -> Tensor:
-        """Bias, penalties, then the stops that may not come yet."""
-        if not (len(self._bias) or len(self._penalties) or len(self._stops)):
+        """Bias, penalties, then the stops that may not come yet, and what grammars forbid."""
+        if not (len(self._bias) or len(self._penalties) or len(self._stops) or len(self._masked)):
             return values
         adjusted = values.clone()
         flat = adjusted.view(-1)
@@ -86,7 +87,26 @@ class DeviceStep:
             self._ledger.penalise(adjusted, Penalties(self._penalised, self._places, presence, frequency, repetition))
         if len(self._stops):
             flat.index_fill_(0, self._stops.long(), LEAST)
+        if len(self._masked):
+            rows = self._masked.long()
+            adjusted.index_copy_(
+                0, rows, adjusted.index_select(0, rows).masked_fill_(self._forbidden(len(rows)), -torch.inf)
+            )
         return adjusted
+
+    def _forbidden(self, rows: int) -> Tensor:
+        """(rows, vocabulary) of bool, of the rows that have a grammar."""
+        bits = self._masks.view(torch.uint8).view(rows, -1, 1)
+        allowed = bits.bitwise_right_shift(torch.arange(8, dtype=torch.uint8, device=bits.device)).bitwise_and_(1)
+        assert self.values is not None
+        return allowed.view(rows, -1)[:, : self.values.shape[1]] == 0
+
+    def _permitted(self, tokens: Tensor, first: Tensor) -> Tensor:
+        """The tokens, the greatest instead of what a grammar forbids: rounding may bring a draw to its neighbour."""
+        if not len(self._masked):
+            return tokens
+        forbidden = self._adjusted.gather(1, tokens.clamp(min=0)) == -torch.inf
+        return torch.where(forbidden & (tokens >= 0), first, tokens)
 
     def _draw(self, first: Tensor) -> Tensor:
         adjusted, greatest, kinds = self._adjusted, self._greatest, self._table.kinds

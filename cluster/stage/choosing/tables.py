@@ -93,12 +93,24 @@ def _kind(sampler: Sampler, top_k: int, vocabulary: int, look: int, place: int |
     return Kind.LIKELIEST if top_k < vocabulary or sampler.sampling.top_p < 1.0 else Kind.ANY
 
 
+def masks_at(samplers: Sequence[Sampler], positions: Sequence[int], vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of those that have a grammar the rows, (n,) in float64, and what may be chosen, (n, words): bits of tokens, 64 in the
+    place of a number."""
+    rows, masks = [], []
+    for row, (sampler, position) in enumerate(zip(samplers, positions, strict=True)):
+        allowed = sampler.allowed(position, vocabulary)
+        if allowed is not None:
+            rows.append(row)
+            masks.append(np.pad(allowed, (0, -len(allowed) % 8)).view(np.float64))
+    return np.array(rows, dtype=np.float64), np.array(masks, dtype=np.float64)
+
+
 def stops_at(samplers: Sequence[Sampler], positions: Sequence[int], vocabulary: int) -> list[int]:
-    """Where no token may be chosen yet."""
+    """Where no token may be chosen yet, of those that have no grammar: what its says has that in it."""
     return [
         row * vocabulary + token
         for row, (sampler, position) in enumerate(zip(samplers, positions, strict=True))
-        if position < sampler.stops_from
+        if position < sampler.stops_from and sampler.matching is None
         for token in sampler.stops
         if token < vocabulary
     ]

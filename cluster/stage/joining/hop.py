@@ -31,13 +31,14 @@ class Op(IntEnum):
     STOP = 4
     CLAIM = 5
     ADOPT = 6
+    WORDS = 7
 
 
 @dataclass(frozen=True)
 class Header:
     """What comes: for STEP the segments whose hidden states follow, for FORGET the `slots` that ended. For CLAIM `numbers`
     are slot, tokens, and 1 while every stage has them, with the request's name as extra; for ADOPT slot, room, first and end
-    token.
+    token. WORDS has a vocabulary's as extra.
 
     `extra_bytes` follow the hidden states: for STEP parameters.
     """
@@ -124,7 +125,7 @@ class Neighbours:
 
     def send_choices(self, choices: Sequence[Choice]) -> None:
         """From the last stage to the first: what a step gave."""
-        known = [None if c.logprobs is None else (c.logprobs.logprob, c.logprobs.top) for c in choices]
+        known = [_beside(choice) for choice in choices]
         extra = msgpack.packb(known) if any(k is not None for k in known) else b""
         tokens = [_NO_TOKEN if choice.token is None else choice.token for choice in choices]
         self._send(torch.tensor([len(extra), *tokens], dtype=torch.int64))
@@ -138,8 +139,7 @@ class Neighbours:
         extra_bytes, *tokens = fields.tolist()
         known = msgpack.unpackb(self._receive_bytes(extra_bytes), use_list=False) if extra_bytes else [None] * count
         return [
-            Choice(None if token == _NO_TOKEN else token, None if logprobs is None else TokenLogprobs(*logprobs))
-            for token, logprobs in zip(tokens, known, strict=True)
+            _choice(None if token == _NO_TOKEN else token, beside) for token, beside in zip(tokens, known, strict=True)
         ]
 
     def send_vectors(self, vectors: Sequence[torch.Tensor]) -> None:
@@ -180,6 +180,24 @@ class Neighbours:
         self._sent.append((comm.isend(tensor, self._after), tensor))
         while len(self._sent) > self.KEPT_SENDS:
             self._sent.popleft()[0].wait()
+
+
+_Beside = tuple[tuple[float, tuple[tuple[int, float], ...]] | None, bool, bool, str | None]
+
+
+def _beside(choice: Choice) -> _Beside | None:
+    """What a choice has beside its token; None for nothing."""
+    if choice == Choice(choice.token):
+        return None
+    logprobs = None if choice.logprobs is None else (choice.logprobs.logprob, choice.logprobs.top)
+    return logprobs, choice.over, choice.later, choice.fault
+
+
+def _choice(token: int | None, beside: _Beside | None) -> Choice:
+    if beside is None:
+        return Choice(token)
+    logprobs, over, later, fault = beside
+    return Choice(token, None if logprobs is None else TokenLogprobs(*logprobs), over, later, fault)
 
 
 def _header(op: Op, fields: Sequence[int], extra_bytes: int) -> Header:
