@@ -24,6 +24,7 @@ TOGETHER = {
         "tests/firsttoken/test_fit_cli.py",
         "tests/serving/test_api.py",
         "tests/serving/test_damaged_models.py",
+        "tests/serving/test_embeddings_at_work.py",
         "tests/serving/test_explain.py",
         "tests/serving/test_history_at_work.py",
         "tests/serving/test_sampling_fields.py",

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
 
 from cluster.model_facts import facts_of
 from cluster.stage.batching import Batching
@@ -26,6 +25,7 @@ from storage_tiers.pooling import Mode
 from storage_tiers.publishing.publish import publish
 from tests.cluster.groups import GREEDY, prompts_of
 from tests.cluster.threaded_group import DEADLINE_S, ThreadedGroup
+from tests.embedders import pooled_by_hand
 from tests.published import tensors_by_store
 from tests.reference import greedy, load_reference
 from tests.tiny import make_tiny
@@ -33,14 +33,6 @@ from tests.tiny import make_tiny
 _SMALL = StepLimits(prefill_tokens=8, prefill_tokens_alone=16)
 """Prompts of a few dozen tokens come in several pieces."""
 _ODD: dict[str, dict[str, Any]] = {"qwen3": {}, "gemma2": {}, "opt": {"word_embed_proj_dim": 48}}
-
-
-def pooled_by_hand(folder: Path, prompts: Sequence[Sequence[int]], mode: str) -> list[np.ndarray]:
-    """By transformers alone."""
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        hidden = [model(torch.tensor([list(prompt)])).last_hidden_state[0] for prompt in prompts]
-    return [(states.mean(0) if mode == "mean" else states[-1]).numpy() for states in hidden]
 
 
 def embed(name: str, prompt: Sequence[int], mode: Mode) -> Submit:

@@ -1,0 +1,59 @@
+"""POST /v1/embeddings as OpenAI's own client and plain HTTP see it, over a real cluster and real stages."""
+
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+from tokenizers.processors import TemplateProcessing
+
+from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.publishing.publish import publish
+from tests.asking import get, post
+from tests.embedders import make_embedder, pooled_by_hand
+from tests.serving.tokenizers import byte_tokenizer
+from tests.storage_tiers.tokenizers import save_tokenizer
+
+
+@pytest.fixture(scope="module")
+def embedder(shared_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
+    """A tiny Qwen 3 by last token, normalised; its tokenizer ends each text with a token of its own, as Qwen's does."""
+    source = make_embedder(tmp_path_factory.mktemp("embedder"), "lasttoken", normalized=True, seed=5, vocab_size=260)
+    tokenizer = byte_tokenizer()
+    end = tokenizer.token_to_id("<end>")
+    tokenizer.post_processor = TemplateProcessing(single="$A <end>", special_tokens=[("<end>", end)])
+    save_tokenizer(source, tokenizer, eos_token="<end>")
+    return publish(str(source), "embedder", shared_store), source
+
+
+def test_openais_client_gets_what_transformers_gives(api: openai.OpenAI, embedder: tuple[Checkpoint, Path]) -> None:
+    """In base64, which it asks for by itself, and as numbers; from a cold start on, several at once, texts and tokens."""
+    tokenizer, texts = byte_tokenizer(), ["to be", "or not to be, that is the question " * 8]
+    tokens = [[*tokenizer.encode(text).ids, tokenizer.token_to_id("<end>")] for text in texts]
+    vectors = [row / np.linalg.norm(row) for row in pooled_by_hand(embedder[1], tokens, "last")]
+    whole = api.embeddings.create(model="embedder", input=texts)
+    numbers = api.embeddings.create(model="embedder", input=texts[0], encoding_format="float")
+    by_tokens = api.embeddings.create(model="embedder", input=tokens)
+    assert whole.usage.prompt_tokens == whole.usage.total_tokens == sum(map(len, tokens))
+    for row, expected in zip(whole.data, vectors, strict=True):
+        assert np.allclose(row.embedding, expected, rtol=1e-4, atol=1e-5)
+        assert np.linalg.norm(row.embedding) == pytest.approx(1.0, abs=1e-6)
+    assert np.allclose(numbers.data[0].embedding, vectors[0], rtol=1e-4, atol=1e-5)
+    assert [row.embedding for row in by_tokens.data] == [row.embedding for row in whole.data]
+
+
+def test_the_front_end_tells_of_it(frontend: str, api: openai.OpenAI, embedder: tuple[Checkpoint, Path]) -> None:
+    api.embeddings.create(model="embedder", input="once")
+    assert 'firsttoken_requests_total{model="embedder",outcome="served"}' in get(f"{frontend}/metrics").text
+    answer = api.completions.create(model="embedder", prompt="it still speaks", max_tokens=3, temperature=0)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 3
+
+
+def test_a_model_that_makes_no_vectors_is_told_so(frontend: str, api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    with pytest.raises(openai.BadRequestError, match="does not say how its embeddings are pooled") as caught:
+        api.embeddings.create(model="smollm2", input="text")
+    assert caught.value.param == "model"
+    answer = post(f"{frontend}/v1/embeddings", json={"model": "nobody", "input": "text"}, timeout=30)
+    assert answer.status_code == 404
