@@ -143,6 +143,12 @@ class Unavailable(RequestError):
     code = "model_unavailable"
 
 
+class DeadlineUnreachable(Unavailable):
+    """The first token would come after nobody waits for it any more, by what is predicted."""
+
+    code = "deadline_unreachable"
+
+
 class ModelDamaged(Unavailable):
     """What is published under the name cannot be served; asking again does not help, publishing it again does."""
 

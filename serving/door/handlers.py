@@ -5,6 +5,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from serving.answering.telling import REQUEST_ID
 from serving.errors import RequestError, error_body
 from serving.requests.complaints import complaint
 
@@ -16,9 +17,11 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
 
 
-async def _on_request_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_request_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if (name := getattr(request.state, "request_id", None)) is not None:
+        headers[REQUEST_ID] = name
     if error.closes:
         headers["Connection"] = "close"
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
