@@ -17,11 +17,13 @@ from serving.answering.responding import Responder
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
 from serving.door.bodies import Bodies, json_route
-from serving.errors import Unavailable
+from serving.door.handlers import OPENAI
+from serving.errors import ResponseNotKept, Unavailable
 from serving.history.tables import Arrival
 from serving.link import ClusterLink
 from serving.metrics import Metrics
 from serving.requests.preparing import Preparer
+from serving.requests.responses import ResponsesRequest
 from serving.requests.schemas import ChatRequest, CompletionRequest
 from serving.router import Router
 
@@ -48,13 +50,14 @@ class Api:
         self._responder = Responder(router, answerer, request_timeout_s, self._ended)
         self.routes = APIRouter()
         add = self.routes.add_api_route
-        add("/v1/models", self.models, methods=["GET"], summary="Published models")
-        add("/v1/models/{name:path}", self.model, methods=["GET"], summary="One published model")
-        route, post = json_route(bodies), ["POST"]
-        add(
-            "/v1/chat/completions", self.chat, methods=post, summary="Answer a conversation", route_class_override=route
-        )
-        add("/v1/completions", self.complete, methods=post, summary="Continue a text", route_class_override=route)
+        openai: dict[str, Any] = {"tags": [OPENAI]}
+        post = openai | {"methods": ["POST"], "route_class_override": json_route(bodies)}
+        add("/v1/models", self.models, methods=["GET"], summary="Published models", **openai)
+        add("/v1/models/{name:path}", self.model, methods=["GET"], summary="One published model", **openai)
+        add("/v1/chat/completions", self.chat, summary="Answer a conversation", **post)
+        add("/v1/completions", self.complete, summary="Continue a text", **post)
+        add("/v1/responses", self.response, summary="Answer a text or a conversation", **post)
+        add("/v1/responses/{rest:path}", self.kept_response, methods=["GET", "POST", "DELETE"], include_in_schema=False)
         add("/healthz", self.health, methods=["GET"], summary="Whether requests are served")
         add("/metrics", self.metrics, methods=["GET"], summary="Metrics for Prometheus")
         add("/admin/status", self.status, methods=["GET"], summary="Nodes and replicas")
@@ -78,6 +81,17 @@ class Api:
         arrived_s = time.monotonic()
         preparing = self._preparer.completion(body, arrived_s)
         return await self._responder.respond("text_completion", preparing, body, request, arrived_s)
+
+    async def response(self, body: ResponsesRequest, request: Request) -> Response:
+        arrived_s = time.monotonic()
+        chat = body.chat({})
+        preparing = self._preparer.response(chat, arrived_s)
+        return await self._responder.respond("response", preparing, chat, request, arrived_s, body.echoed())
+
+    async def kept_response(self) -> Response:
+        raise ResponseNotKept(
+            "answers are not kept: ask POST /v1/responses, and send what was said before again, as items of input"
+        )
 
     def _ended(self, asked: Ask, outcome: str, given: Given) -> None:
         if self._on_arrival is not None:

@@ -63,6 +63,14 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
+class ResponseNotKept(RequestError):
+    """Answers are not kept, this one neither."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "response_not_found"
+
+
 class NotAnOperator(RequestError):
     """Who asks has not shown the operator's key."""
 

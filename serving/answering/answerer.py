@@ -11,7 +11,7 @@ from schedules.outlook import Outlook
 from serving.answering.ask import Ask
 from serving.answering.deltas import Answered, Delta, Given
 from serving.answering.heartbeats import HEARTBEAT_S, with_heartbeats
-from serving.answering.shapes import SHAPES
+from serving.answering.kinds import SHAPES
 from serving.answering.telling import comment, now_s, told
 from serving.errors import Broken, Interrupted, ModelFailed, RequestError, TimedOut
 from serving.logprobs import Entry, InStep

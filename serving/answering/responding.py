@@ -13,7 +13,7 @@ from serving.answering.answerer import Answerer, broken, timed_out
 from serving.answering.ask import Ask, ask, request_id
 from serving.answering.deltas import Given
 from serving.answering.heartbeats import HEARTBEAT_S
-from serving.answering.shapes import SHAPES
+from serving.answering.kinds import SHAPES
 from serving.answering.telling import DEADLINE, DEGREE, comment, headers, now_s, told
 from serving.door.bodies import CLIENT_LEFT
 from serving.door.leaving import ClosedStream, unless_left

@@ -128,7 +128,7 @@ class _Chat(_Choices):
         return chat_json(entries, request.model.text)
 
 
-SHAPES: Mapping[str, Callable[[], Shape]] = {shape.kind: shape for shape in (_Chat, _Completion)}
+CHOICES: Mapping[str, Callable[[], Shape]] = {shape.kind: shape for shape in (_Chat, _Completion)}
 """By the kind of a request."""
 
 
