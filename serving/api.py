@@ -1,8 +1,7 @@
 """The HTTP routes: OpenAI's, health, metrics, and what an operator asks."""
 
-import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,21 +10,22 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from cluster.wire.phases import unix_s
-from serving.answering.answerer import Answerer, timed_out
-from serving.answering.ask import Ask, ask
+from serving.answering.answerer import Answerer
+from serving.answering.ask import Ask
 from serving.answering.deltas import Given
+from serving.answering.responding import Responder
 from serving.catalog import Catalog
 from serving.cold_start import Ledger
-from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
-from serving.door.leaving import ClosedStream, unless_left
-from serving.errors import Overloaded, Unavailable
+from serving.door.bodies import Bodies, json_route
+from serving.door.handlers import OPENAI
+from serving.errors import ResponseNotKept, Unavailable
 from serving.history.tables import Arrival
 from serving.link import ClusterLink
 from serving.metrics import Metrics
-from serving.requests.preparing import Prepared, Preparer
-from serving.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from serving.requests.preparing import Preparer
+from serving.requests.responses import ResponsesRequest
+from serving.requests.schemas import ChatRequest, CompletionRequest
 from serving.router import Router
-from serving.tickets import Ticket
 
 
 class Api:
@@ -45,18 +45,19 @@ class Api:
     ) -> None:
         self._link, self._catalog, self._router = link, catalog, router
         self._metrics, self._ledger = metrics, ledger
-        self._preparer, self._request_timeout_s = preparer, request_timeout_s
-        self._on_arrival = on_arrival
-        self._answerer = Answerer(metrics, request_timeout_s, self._ended)
+        self._preparer, self._on_arrival = preparer, on_arrival
+        answerer = Answerer(metrics, request_timeout_s, self._ended, router.outlook)
+        self._responder = Responder(router, answerer, request_timeout_s, self._ended)
         self.routes = APIRouter()
         add = self.routes.add_api_route
-        add("/v1/models", self.models, methods=["GET"], summary="Published models")
-        add("/v1/models/{name:path}", self.model, methods=["GET"], summary="One published model")
-        route, post = json_route(bodies), ["POST"]
-        add(
-            "/v1/chat/completions", self.chat, methods=post, summary="Answer a conversation", route_class_override=route
-        )
-        add("/v1/completions", self.complete, methods=post, summary="Continue a text", route_class_override=route)
+        openai: dict[str, Any] = {"tags": [OPENAI]}
+        post = openai | {"methods": ["POST"], "route_class_override": json_route(bodies)}
+        add("/v1/models", self.models, methods=["GET"], summary="Published models", **openai)
+        add("/v1/models/{name:path}", self.model, methods=["GET"], summary="One published model", **openai)
+        add("/v1/chat/completions", self.chat, summary="Answer a conversation", **post)
+        add("/v1/completions", self.complete, summary="Continue a text", **post)
+        add("/v1/responses", self.response, summary="Answer a text or a conversation", **post)
+        add("/v1/responses/{rest:path}", self.kept_response, methods=["GET", "POST", "DELETE"], include_in_schema=False)
         add("/healthz", self.health, methods=["GET"], summary="Whether requests are served")
         add("/metrics", self.metrics, methods=["GET"], summary="Metrics for Prometheus")
         add("/admin/status", self.status, methods=["GET"], summary="Nodes and replicas")
@@ -73,47 +74,24 @@ class Api:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         arrived_s = time.monotonic()
-        return await self._served("chat.completion", self._preparer.chat(body, arrived_s), body, request, arrived_s)
+        preparing = self._preparer.chat(body, arrived_s)
+        return await self._responder.respond("chat.completion", preparing, body, request, arrived_s)
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         arrived_s = time.monotonic()
-        return await self._served(
-            "text_completion", self._preparer.completion(body, arrived_s), body, request, arrived_s
-        )
+        preparing = self._preparer.completion(body, arrived_s)
+        return await self._responder.respond("text_completion", preparing, body, request, arrived_s)
 
-    async def _served(
-        self,
-        kind: str,
-        preparing: Coroutine[Any, Any, Prepared],
-        body: GenerationRequest,
-        request: Request,
-        arrived_s: float,
-    ) -> Response:
-        try:
-            async with asyncio.timeout(self._request_timeout_s) as deadline:
-                prepared: Prepared | None = await unless_left(preparing, request)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            raise timed_out(self._request_timeout_s) from error
-        if prepared is None:
-            return Response(status_code=CLIENT_LEFT)
-        asked = ask(kind, prepared, body, arrived_s)
-        try:
-            tickets = self._router.admit(prepared.model, asked.submits, arrived_s, arrived_s + self._request_timeout_s)
-        except (Overloaded, Unavailable):
-            self._ended(asked, "refused", Given())
-            raise
-        if body.stream:
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return ClosedStream(
-                self._answerer.events(asked, tickets), "text/event-stream", headers, lambda: _close(tickets)
-            )
-        try:
-            answer = await unless_left(self._answerer.whole(asked, tickets), request)
-        finally:
-            _close(tickets)
-        return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
+    async def response(self, body: ResponsesRequest, request: Request) -> Response:
+        arrived_s = time.monotonic()
+        chat = body.chat({})
+        preparing = self._preparer.response(chat, arrived_s)
+        return await self._responder.respond("response", preparing, chat, request, arrived_s, body.echoed())
+
+    async def kept_response(self) -> Response:
+        raise ResponseNotKept(
+            "answers are not kept: ask POST /v1/responses, and send what was said before again, as items of input"
+        )
 
     def _ended(self, asked: Ask, outcome: str, given: Given) -> None:
         if self._on_arrival is not None:
@@ -174,11 +152,6 @@ class Api:
         await self._router.settle_ledger()
         starts = [start.as_json() for start in self._ledger.latest(name, limit)]
         return {"model": name, **self._router.explain(model), "cold_starts": starts}
-
-
-def _close(tickets: Sequence[Ticket]) -> None:
-    for ticket in tickets:
-        ticket.close()
 
 
 def _model_json(name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from cluster.wire.encryption import Tls
 from schedules.objectives import Objectives
+from serving.answering.telling import TOLD_HEADERS
 from serving.api import Api
 from serving.catalog import Catalog
 from serving.cold_start import ColdStart, Ledger
@@ -169,7 +170,7 @@ def _add_door(app: FastAPI, config: FrontendConfig) -> None:
             allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
             allow_headers=["*"],
             allow_private_network=True,
-            expose_headers=["Retry-After"],
+            expose_headers=["Retry-After", *TOLD_HEADERS],
         )
     app.add_middleware(
         OwnPagesOnly,

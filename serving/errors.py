@@ -63,6 +63,14 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
+class ResponseNotKept(RequestError):
+    """Answers are not kept, this one neither."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "response_not_found"
+
+
 class NotAnOperator(RequestError):
     """Who asks has not shown the operator's key."""
 
@@ -141,6 +149,12 @@ class Unavailable(RequestError):
     status = 503
     kind = "service_unavailable"
     code = "model_unavailable"
+
+
+class DeadlineUnreachable(Unavailable):
+    """The first token would come after nobody waits for it any more, by what is predicted."""
+
+    code = "deadline_unreachable"
 
 
 class ModelDamaged(Unavailable):

@@ -40,11 +40,12 @@ from schedules.facts import ModelKey
 from schedules.lifecycle import State
 from schedules.limits import Limits
 from schedules.objectives import Objectives
+from schedules.outlook import Outlook
 from schedules.placing.decision import Wait
 from schedules.placing.policies import POLICIES
 from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger, lessons_of
-from serving.errors import BadRequest, Interrupted, Overloaded, RequestError, Unavailable
+from serving.errors import BadRequest, DeadlineUnreachable, Interrupted, Overloaded, RequestError, Unavailable
 from serving.metrics import Metrics
 from serving.moving.moves import Moves
 from serving.moving.notices import Notices
@@ -169,6 +170,14 @@ class Router:
     def requests(self, name: str) -> list[str]:
         """The request of this name; or those of the answer of this id."""
         return [name] if name in self._tickets else [each for each in self._tickets if each.startswith(f"{name}.")]
+
+    def outlook(self, request: str) -> Outlook | None:
+        """How it stands with a request now; None if it is over."""
+        return self._brain.outlook(request, asyncio.get_running_loop().time())
+
+    def outlook_for(self, model: str, arrived_s: float) -> Outlook | None:
+        """How it stands with one that came at `arrived_s` and is not admitted yet; None if its model is not known."""
+        return self._brain.outlook_for(model, arrived_s, asyncio.get_running_loop().time())
 
     def explain(self, model: ServedModel) -> dict[str, Any]:
         """What is wanted of the model, and what would be decided if it were started now."""
@@ -412,5 +421,10 @@ def _error_of(action: Reject) -> RequestError:
     """What the request's client is told."""
     if action.why is Why.TOO_LONG:
         return BadRequest(action.sentence)
-    kinds = {Why.OVERLOADED: Overloaded, Why.UNAVAILABLE: Unavailable, Why.INTERRUPTED: Interrupted}
+    kinds = {
+        Why.OVERLOADED: Overloaded,
+        Why.UNAVAILABLE: Unavailable,
+        Why.LATE: DeadlineUnreachable,
+        Why.INTERRUPTED: Interrupted,
+    }
     return kinds[action.why](action.sentence, retry_after_s=action.retry_after_s)

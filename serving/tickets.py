@@ -28,7 +28,8 @@ class FirstToken:
 
 class Ticket:
     """One request that was admitted. `tell` takes what happens to it, `group_of` knows the groups that are up, and `on_first`
-    hears of its first token; `cold` if that waited for a replica to start.
+    hears of its first token; `cold` if that waited for a replica to start. `degree` is that of the replica that answers it,
+    0 before there is one.
 
     To be closed whether or not its tokens were read to the end.
     """
@@ -45,7 +46,7 @@ class Ticket:
         self.name = submit.request
         self.model, self._submit, self._arrived_s = model, submit, arrived_s
         self._tell, self._group_of, self._on_first = tell, group_of, on_first
-        self.cold = False
+        self.cold, self.degree = False, 0
         self._done: list[int] = []
         self._attempts = 0
         self._over = False
@@ -194,6 +195,7 @@ class Ticket:
     def _begin(self, group: FormedGroup) -> AsyncGenerator[Tokens]:
         submit = self._now()
         self._here = Attempt(group, submit.request)
+        self.degree = len(group.placement.stages)
         return group.generate(submit)
 
     def _after(self) -> AsyncGenerator[Tokens] | None:

@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from schedules.outlook import Outlook
 from serving.answering.ask import Ask
 from serving.answering.deltas import Answered, Delta, Given
-from serving.answering.heartbeats import with_heartbeats
-from serving.answering.shapes import SHAPES
+from serving.answering.heartbeats import HEARTBEAT_S, with_heartbeats
+from serving.answering.kinds import SHAPES
+from serving.answering.telling import comment, now_s, told
 from serving.errors import Broken, Interrupted, ModelFailed, RequestError, TimedOut
 from serving.logprobs import Entry, InStep
 from serving.metrics import Metrics
@@ -18,16 +20,26 @@ from serving.text import StopStrings
 from serving.tickets import Ticket
 
 _log = logging.getLogger(__name__)
+TOLD_WITHIN_S = 0.1
 
 
 class Answerer:
     """Reads requests' tokens and says what came of them.
 
-    `on_end` hears of every request that was begun: its outcome, and what it was given.
+    `on_end` hears of every request that was begun: its outcome, and what it was given. `outlook_of` says how it stands with
+    one that waits, which streams are told every `heartbeat_s`.
     """
 
-    def __init__(self, metrics: Metrics, timeout_s: float, on_end: Callable[[Ask, str, Given], object]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        timeout_s: float,
+        on_end: Callable[[Ask, str, Given], object],
+        outlook_of: Callable[[str], Outlook | None] = lambda _request: None,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
         self._metrics, self._timeout_s, self._on_end = metrics, timeout_s, on_end
+        self._outlook_of, self._heartbeat_s = outlook_of, heartbeat_s
 
     async def whole(self, request: Ask, tickets: Sequence[Ticket]) -> dict[str, Any]:
         """The complete answer, from a ticket for each of its submits."""
@@ -35,19 +47,23 @@ class Answerer:
         async with aclosing(self._deltas(request, tickets)) as deltas:
             async for delta in deltas:
                 answers[delta.choice].add(delta)
-        return SHAPES[request.kind].whole(request, answers)
+        return SHAPES[request.kind]().whole(request, answers)
 
     async def events(self, request: Ask, tickets: Sequence[Ticket]) -> AsyncGenerator[bytes]:
-        """The answer as server-sent events; comments keep the connection alive while a cold model starts."""
-        shape = SHAPES[request.kind]
+        """The answer as server-sent events; comments keep the connection alive while there is nothing to say, at once if the
+        request waits for a model to start."""
+        shape = SHAPES[request.kind]()
         answers = [Answered(request.echo(index)) for index in range(len(request.submits))]
         for event in shape.begin(request):
             yield event
+        outlook = self._outlook(tickets)
+        if outlook is not None and outlook.cold:
+            yield _heartbeat(request, outlook)
         try:
-            async with aclosing(with_heartbeats(self._deltas(request, tickets))) as deltas:
+            async with aclosing(with_heartbeats(self._deltas(request, tickets), self._heartbeat_s)) as deltas:
                 async for delta in deltas:
                     if delta is None:
-                        yield f": {request.model.name} is starting\n\n".encode()
+                        yield _heartbeat(request, self._outlook(tickets))
                         continue
                     answers[delta.choice].add(delta)
                     for event in shape.go_on(request, delta):
@@ -57,12 +73,16 @@ class Answerer:
                 yield event
             return
         except Exception:  # the outermost place that can still tell the client
-            told = _as_end(_broken(request), sum(len(answer.tokens) for answer in answers))
-            for event in shape.fail(request, told):
+            end = _as_end(broken(request.id), sum(len(answer.tokens) for answer in answers))
+            for event in shape.fail(request, end):
                 yield event
             return
         for event in shape.end(request, answers):
             yield event
+
+    def _outlook(self, tickets: Sequence[Ticket]) -> Outlook | None:
+        """How it stands with the first of them that is not over."""
+        return next((found for ticket in tickets if (found := self._outlook_of(ticket.name)) is not None), None)
 
     async def _deltas(self, request: Ask, tickets: Sequence[Ticket]) -> AsyncGenerator[Delta]:
         """What all choices add, in the order in which it comes. The first RequestError ends all: once there was a token it
@@ -73,14 +93,10 @@ class Answerer:
             asyncio.get_running_loop().create_task(self._run(request, index, ticket, given, queue))
             for index, ticket in enumerate(tickets)
         ]
-        until_s = request.arrived_s + self._timeout_s
         try:
             running = len(tasks)
             while running:
-                try:
-                    item = await asyncio.wait_for(queue.get(), until_s - time.monotonic())
-                except TimeoutError:
-                    item = timed_out(self._timeout_s)
+                item = await self._next(queue, request, given)
                 if item is None:
                     running -= 1
                 elif isinstance(item, Delta):
@@ -96,6 +112,21 @@ class Answerer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _next(
+        self, queue: "asyncio.Queue[Delta | RequestError | None]", request: Ask, given: Given
+    ) -> Delta | RequestError | None:
+        """What comes next; TimedOut if that is not in time. A request that is held is told by the brain that it is too late,
+        and when to come back."""
+        until_s, late = request.arrived_s + self._timeout_s, timed_out(self._timeout_s)
+        if not given.tokens and request.deadline_s + TOLD_WITHIN_S < until_s:
+            until_s = request.deadline_s + TOLD_WITHIN_S
+            patience_s = request.deadline_s - request.arrived_s
+            late = TimedOut(f"there was no token within {patience_s:g} s, which is as long as the client waits")
+        try:
+            return await asyncio.wait_for(queue.get(), until_s - time.monotonic())
+        except TimeoutError:
+            return late
 
     async def _run(
         self,
@@ -116,7 +147,7 @@ class Answerer:
         except RequestError as error:
             queue.put_nowait(error)
         except Exception:  # whatever it is, the one who waits at the queue must hear of it
-            queue.put_nowait(_broken(request))
+            queue.put_nowait(broken(request.id))
         else:
             queue.put_nowait(None)
 
@@ -155,10 +186,14 @@ class Answerer:
                     return
 
 
-def _broken(request: Ask) -> Broken:
-    """What the client is told of the exception that is being handled, which goes into the log."""
-    _log.exception("request %s failed", request.id)
-    return Broken(f"request {request.id} failed here; the front end's log says why")
+def _heartbeat(request: Ask, outlook: Outlook | None) -> bytes:
+    return comment(told(request.model.name, outlook, now_s()))
+
+
+def broken(request: str) -> Broken:
+    """What the client is told of the exception that is being handled, which goes into the log under the request's id."""
+    _log.exception("request %s failed", request)
+    return Broken(f"request {request} failed here; the front end's log says why")
 
 
 def _as_end(error: RequestError, generated: int) -> RequestError:

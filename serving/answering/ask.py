@@ -1,7 +1,10 @@
 """A request that is being answered: prompts as tokens, a Submit for each choice, and how its answer is to be written."""
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
 
 from cluster.wire.requests import Submit
 from serving.catalog import ServedModel
@@ -13,7 +16,8 @@ from serving.requests.schemas import GenerationRequest
 class Ask:
     """A validated request: prompts as tokens, one Submit for each choice in order; `arrived_s` in monotonic seconds.
 
-    `echoes` are what each prompt's answers begin with, if they shall.
+    `echoes` are what each prompt's answers begin with, if they shall. Nobody waits for the first token after `deadline_s`.
+    What is `echoed` the answer says again of the request, in a shape that does.
     """
 
     id: str
@@ -26,6 +30,8 @@ class Ask:
     with_token_ids: bool
     with_usage: bool
     echoes: tuple[str, ...] = ()
+    deadline_s: float = inf
+    echoed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prompt_tokens(self) -> int:
@@ -37,9 +43,24 @@ class Ask:
         return self.echoes[choice // self.choices_per_prompt] if self.echoes else ""
 
 
-def ask(kind: str, prepared: Prepared, body: GenerationRequest, arrived_s: float) -> Ask:
+_PREFIXES = {"chat.completion": "chatcmpl-", "text_completion": "cmpl-", "response": "resp_"}
+
+
+def request_id(kind: str) -> str:
+    """A new one."""
+    return _PREFIXES[kind] + uuid.uuid4().hex
+
+
+def ask(
+    name: str,
+    kind: str,
+    prepared: Prepared,
+    body: GenerationRequest,
+    arrived_s: float,
+    deadline_s: float,
+    echoed: Mapping[str, Any],
+) -> Ask:
     """Every prompt with every sampling, prompts in the outer order, as OpenAI numbers choices."""
-    name = ("chatcmpl-" if kind == "chat.completion" else "cmpl-") + uuid.uuid4().hex
     submits = [
         Submit(
             f"{name}.{p}.{i}",
@@ -57,5 +78,5 @@ def ask(kind: str, prepared: Prepared, body: GenerationRequest, arrived_s: float
     choices, stops = len(prepared.samplings), tuple(body.stop)
     return Ask(
         name, kind, prepared.model, tuple(submits), choices, stops, arrived_s, body.return_token_ids, with_usage,
-        prepared.echoes,
+        prepared.echoes, deadline_s, echoed,
     )  # fmt: skip

@@ -5,17 +5,18 @@ from collections.abc import AsyncGenerator
 
 from serving.answering.deltas import Delta
 
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 0.8
+"""So that there is one at least every second, however late a busy loop is."""
 
 
-async def with_heartbeats(deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delta | None]:
-    """The deltas, and a None whenever none has come for a while."""
+async def with_heartbeats(deltas: AsyncGenerator[Delta], period_s: float) -> AsyncGenerator[Delta | None]:
+    """The deltas, and a None whenever none has come for so long."""
     waiting: asyncio.Task[Delta] | None = None
     try:
         while True:
             if waiting is None:
                 waiting = asyncio.ensure_future(anext(deltas))  # type: ignore[arg-type]
-            done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
+            done, _ = await asyncio.wait({waiting}, timeout=period_s)
             if not done:
                 yield None
                 continue

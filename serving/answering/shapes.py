@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from serving.answering.ask import Ask
@@ -12,7 +12,7 @@ from serving.logprobs import chat_json, completion_json
 
 
 class Shape(Protocol):
-    """See the module. `answers` are the choices in order, as far as they came."""
+    """See the module; one for each answer. `answers` are the choices in order, as far as they came."""
 
     def whole(self, request: Ask, answers: Sequence[Answered]) -> dict[str, Any]:
         """The complete answer."""
@@ -32,6 +32,10 @@ class Shape(Protocol):
 
     def fail(self, request: Ask, error: RequestError) -> Iterator[bytes]:
         """The events of one that breaks off."""
+        ...
+
+    def refuse(self, error: RequestError) -> Iterator[bytes]:
+        """The events of one whose request was found to be wrong after its headers had left."""
         ...
 
 
@@ -65,6 +69,9 @@ class _Choices:
         yield b"data: [DONE]\n\n"
 
     def fail(self, request: Ask, error: RequestError) -> Iterator[bytes]:
+        yield event(error_body(error))
+
+    def refuse(self, error: RequestError) -> Iterator[bytes]:
         yield event(error_body(error))
 
     def _event(self, request: Ask, delta: Delta, said: Mapping[str, Any]) -> bytes:
@@ -121,7 +128,7 @@ class _Chat(_Choices):
         return chat_json(entries, request.model.text)
 
 
-SHAPES: Mapping[str, Shape] = {shape.kind: shape for shape in (_Chat(), _Completion())}
+CHOICES: Mapping[str, Callable[[], Shape]] = {shape.kind: shape for shape in (_Chat, _Completion)}
 """By the kind of a request."""
 
 

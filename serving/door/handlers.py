@@ -1,12 +1,21 @@
 """Errors as answers: each has its status, and OpenAI's shape."""
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
+from serving.answering.telling import REQUEST_ID
 from serving.errors import RequestError, error_body
 from serving.requests.complaints import complaint
+
+OPENAI = "OpenAI"
+"""The tag of routes that OpenAI has too."""
+_SHOWN_LETTERS = 200
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -16,9 +25,11 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
 
 
-async def _on_request_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_request_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if (name := getattr(request.state, "request_id", None)) is not None:
+        headers[REQUEST_ID] = name
     if error.closes:
         headers["Connection"] = "close"
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
@@ -29,7 +40,18 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     return await _on_request_error(request, complaint(error.errors()[0]))
 
 
-async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    body = {"message": str(error.detail), "type": "invalid_request_error", "param": None, "code": None}
+    message, path = str(error.detail), request.url.path[:_SHOWN_LETTERS]
+    if error.status_code == 404 and path.startswith("/v1/"):
+        message = f"there is no {path} here; there are {', '.join(_openai(request.app.routes))}"
+    elif error.status_code == 405:
+        message = f"{path} does not take {request.method}; it takes {(error.headers or {}).get('Allow', 'others')}"
+    body = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
     return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
+
+
+def _openai(routes: Sequence[BaseRoute]) -> list[str]:
+    """The routes of OpenAI's that there are."""
+    tagged = [route for route in routes if isinstance(route, APIRoute) and OPENAI in route.tags]
+    return [f"{method} {route.path.replace(':path', '')}" for route in tagged for method in sorted(route.methods or ())]

@@ -20,7 +20,7 @@ class ClosedStream(StreamingResponse):
         source: AsyncGenerator[bytes],
         media_type: str,
         headers: dict[str, str],
-        over: Callable[[], None] = lambda: None,
+        over: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(source, media_type=media_type, headers=headers)
         self._source, self._over = source, over

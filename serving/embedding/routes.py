@@ -16,6 +16,7 @@ from cluster.wire.requests import Embedded, Submit
 from serving.answering.answerer import timed_out
 from serving.answering.deltas import Given
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
+from serving.door.handlers import OPENAI
 from serving.door.leaving import unless_left
 from serving.embedding.preparing import EmbeddingPreparer, Wanted
 from serving.embedding.schemas import EmbeddingRequest
@@ -71,6 +72,7 @@ class Embeddings:
             self.embed,
             methods=["POST"],
             summary="Vectors of texts",
+            tags=[OPENAI],
             route_class_override=json_route(bodies),
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cluster.wire.requests import Sampling
 from serving.catalog import Catalog, ServedModel
 from serving.errors import BadRequest, ContextTooLong
+from serving.requests.responses import renamed
 from serving.requests.sampling_defaults import SamplingDefaults
 from serving.requests.schemas import COMPLETION_TOKENS, ChatRequest, CompletionRequest, GenerationRequest
 from serving.router import Router
@@ -47,6 +48,14 @@ class Preparer:
         prompt = await model.text.encode_chat(messages, body.template_arguments, model.context_tokens)
         await check_known(model, [prompt], "messages")
         return self._prepared(model, body, [prompt], "messages", self._default_max_tokens)
+
+    async def response(self, body: ChatRequest, arrived_s: float) -> Prepared:
+        """The chat that /v1/responses asked for; fields at fault are called as they are there."""
+        try:
+            return await self.chat(body, arrived_s)
+        except BadRequest as error:
+            error.param = renamed(error.param)
+            raise
 
     async def completion(self, body: CompletionRequest, arrived_s: float) -> Prepared:
         """Likewise."""

@@ -29,6 +29,8 @@ FOREVER_S = 3600.0
 class _Ticket:
     """Gives `tokens`, whatever was asked for; then the error, or nothing for ever without one."""
 
+    name = "r.0"
+
     def __init__(self, tokens: int, error: Exception | None, cold: bool = False) -> None:
         self._tokens, self._error, self.cold = tokens, error, cold
 
@@ -130,7 +132,7 @@ def test_a_request_that_takes_too_long_says_so_also_after_tokens(tokens: int) ->
 class _Saying:
     """A ticket that has these tokens, the last of which ends it so."""
 
-    cold = False
+    cold, name = False, "r.0"
 
     def __init__(self, tokens: Sequence[int], finish: str) -> None:
         self._tokens, self._finish = tokens, finish
