@@ -2,11 +2,11 @@
 
     python benchmarks/up.py [--json] [--repeats N] [--idle-s S]
 
-Four nodes, scheduler, front end, Prefect and flows come up in a home of their own, as `make up` starts them: until all of it is
-ready, and until the first token of a request that is then sent at once, for a model nobody has loaded. The first start is
-told apart: its home is new (a database is made, nothing was measured), and whatever the machine's page cache lacked was read. All
-other starts find that home. CPU seconds are counted until the platform is ready; memory is PSS, so that pages which
-processes share count once; all of it by the log that a process writes to, which is its component's.
+Four nodes, scheduler, front end, Prefect and flows come up in a home of their own, as `make up` starts them: until all of
+it is ready, and until the first token of a request that is then sent at once, for a model that nobody has loaded. The
+first start is told apart: its home is new (a database is made, nothing was measured), and what the machine's page cache
+lacked was read. All others find that home. CPU seconds are counted until the platform is ready; memory is PSS, so
+that pages which processes share count once; both by the log that a process writes to, which is its component's.
 """
 
 import contextlib
@@ -242,7 +242,9 @@ def show_components(start: Start, idle: Idle) -> None:
 def main() -> int:
     options = parser(__doc__.splitlines()[0])
     options.add_argument("--repeats", type=int, default=3, help="starts beside the first one")
-    options.add_argument("--idle-s", type=float, default=10.0, help="for how long the platform is watched while it idles")
+    options.add_argument(
+        "--idle-s", type=float, default=10.0, help="for how long the platform is watched while it idles"
+    )
     told = options.parse_args()
     starts, idle = run(max(1, told.repeats), told.idle_s)
     found = results(starts, idle)

@@ -80,6 +80,15 @@ def run_scheduler(settings: Settings) -> None:
     scheduler.run_scheduler(cluster.host, cluster.scheduler_port, cluster.dashboard_port, tls_of(settings))
 
 
+def preload_nodes(settings: Settings) -> None:
+    """Import what nodes need, for those that are forked from this process. NoDevice if the machine does not have what they
+    shall compute on."""
+    from cluster.node.main import preload
+
+    _log_to_stderr(settings)
+    preload(settings.node.device)
+
+
 def run_node(settings: Settings, name: str, sharing: int = 1) -> None:
     """A node called `name`: its agent, its tiers and its stage processes. `sharing` nodes have the machine's GPU."""
     from cluster.node import main as node

@@ -22,6 +22,7 @@ from firsttoken import ready
 from firsttoken.credentials import with_certificates, with_prefect_auth
 from firsttoken.errors import StartFailed
 from firsttoken.home import UpState, clear_state, hold_home, read_state, write_state
+from firsttoken.launching import Launcher
 from firsttoken.ports import assign_ports
 from firsttoken.process import Component, Guard, Running, last_lines
 from firsttoken.settings import ENVIRONMENT_PREFIX, Settings, load_settings, write_settings
@@ -77,9 +78,12 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
         start_timeout_s: float,
         stop_rank: int,
         stop_signal: signal.Signals = signal.SIGTERM,
+        launched: bool = False,
     ) -> Component:
-        full = (sys.executable, "-m", "firsttoken", *command, "--config", str(path))
-        return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal)
+        arguments = (*command, "--config", str(path))
+        full = (sys.executable, "-m", "firsttoken", *arguments)
+        by_launcher = arguments if launched else ()
+        return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal, by_launcher)
 
     status_url = f"{settings.frontend_url}/admin/status"
     scheduler = partial(ready.port_open, settings.cluster.scheduler_host, settings.cluster.scheduler_port)
@@ -93,6 +97,7 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
             start_timeout_s=120,
             stop_rank=2,
             stop_signal=signal.SIGINT,  # nobody is left to take its stages' requests
+            launched=True,
         )
         for name in (f"node-{number}" for number in range(1, settings.cluster.nodes + 1))
     )
@@ -119,10 +124,16 @@ class Platform:
     """A platform that is coming up or up. Made by `platform()`."""
 
     def __init__(
-        self, settings: Settings, parts: Sequence[Component], guard: Guard, report: Report, stop: asyncio.Event
+        self,
+        settings: Settings,
+        parts: Sequence[Component],
+        guard: Guard,
+        report: Report,
+        stop: asyncio.Event,
+        launcher: Launcher | None = None,
     ) -> None:
         self.settings = settings
-        self._guard = guard
+        self._guard, self._launcher = guard, launcher
         self._report = report
         self._stop = stop
         self._running: dict[str, Running] = {}
@@ -187,7 +198,8 @@ class Platform:
     async def _start_one(self, component: Component) -> None:
         started_s = time.monotonic()
         self._report(Step(component.name, "starting", 0.0))
-        running = await Running.start(component, self.settings.run_dir, self.log(component.name), self._guard)
+        log = self.log(component.name)
+        running = await Running.start(component, self.settings.run_dir, log, self._guard, self._launcher)
         self._running[component.name] = running
         ended = asyncio.create_task(running.wait())
         serves = asyncio.ensure_future(component.ready())
@@ -231,15 +243,42 @@ async def platform(
         guard = await Guard.start(lock, lambda status: report(Step("guard", "restarting", 0.0, _describe(status))))
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _signals(stop, hurry):
-            running = Platform(settings, build(settings, os.environ), guard, report, stop)
             write_state(settings.run_dir, UpState(os.getpid(), urls(settings), settings.cluster.nodes))
             try:
-                running.start()
-                yield running
+                parts = build(settings, os.environ)
+                async with _launching(settings, parts, guard) as launcher:
+                    running = Platform(settings, parts, guard, report, stop, launcher)
+                    try:
+                        running.start()
+                        yield running
+                    finally:
+                        await running.stop(hurry)
             finally:
-                await running.stop(hurry)
                 await guard.close()
                 clear_state(settings.run_dir)
+
+
+@contextlib.asynccontextmanager
+async def _launching(settings: Settings, parts: Sequence[Component], guard: Guard) -> AsyncIterator[Launcher | None]:
+    """A launcher for those of `parts` that one is for, if any."""
+    by_launcher = [part for part in parts if part.arguments]
+    if not by_launcher:
+        yield None
+        return
+    config, log = settings.run_dir / SETTINGS_FILE, settings.logs_dir / "launcher.log"
+    launcher = await Launcher.start(config, by_launcher[0].environment, settings.run_dir, log)
+    guard.watch(launcher.pid)
+    forgetting = asyncio.create_task(_forget(launcher, guard))
+    try:
+        yield launcher
+    finally:
+        await launcher.close()
+        await forgetting
+
+
+async def _forget(launcher: Launcher, guard: Guard) -> None:
+    await launcher.wait()
+    guard.forget(launcher.pid)
 
 
 def _prepare_folders(settings: Settings) -> None:

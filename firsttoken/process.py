@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from firsttoken import guard as guard_script
+from firsttoken.launching import Launched, Launcher, NotLaunched
 
 REPLACE_EVERY_S = 0.5
 
@@ -19,7 +20,8 @@ REPLACE_EVERY_S = 0.5
 @dataclass(frozen=True)
 class Component:
     """What the supervisor keeps running. `ready` returns once the component serves; components of a lower `stop_rank`
-    are ended first. `stop_signal` is what it ends by without delay."""
+    are ended first. `stop_signal` is what it ends by without delay. One with `arguments` is `firsttoken ARGUMENTS`, and may
+    be had from a launcher instead of by its command."""
 
     name: str
     command: tuple[str, ...]
@@ -28,6 +30,7 @@ class Component:
     start_timeout_s: float
     stop_rank: int
     stop_signal: signal.Signals = signal.SIGTERM
+    arguments: tuple[str, ...] = ()
 
 
 class Guard:
@@ -100,15 +103,23 @@ class Guard:
 class Running:
     """A started component."""
 
-    def __init__(self, process: asyncio.subprocess.Process, guard: Guard, stop_signal: signal.Signals) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process | Launched, guard: Guard, stop_signal: signal.Signals
+    ) -> None:
         self._process = process
         self._guard = guard
         self._stop_signal = stop_signal
 
     @classmethod
-    async def start(cls, component: Component, directory: Path, log: Path, guard: Guard) -> Self:
-        """Start `component` in `directory`, its output appended to `log`."""
+    async def start(
+        cls, component: Component, directory: Path, log: Path, guard: Guard, launcher: Launcher | None = None
+    ) -> Self:
+        """Start `component` in `directory`, its output appended to `log`; by `launcher`, if there is one and it can be."""
         with open(log, "ab") as output:  # noqa: ASYNC230 a local file, opened once per process
+            if launcher is not None and component.arguments:
+                with contextlib.suppress(NotLaunched):
+                    launched = await launcher.launch(component.arguments, output.fileno(), guard.watch)
+                    return cls(launched, guard, component.stop_signal)
             process = await asyncio.create_subprocess_exec(
                 *component.command,
                 env=dict(component.environment),

@@ -28,6 +28,7 @@ from cluster.node.rate_book import SAVE_EVERY_S, RateBook
 from cluster.node.rendezvous import Rendezvous
 from cluster.node.reporting import Reporter
 from cluster.node.retaining import Retaining
+from cluster.node.zygote_process import Started
 from cluster.tasks import Tasks
 from cluster.wire.orders import (
     HANDLER,
@@ -67,9 +68,9 @@ HELD_AT_MOST_S = 60.0
 
 
 class NodeAgent:
-    """See the module. Use from one event loop."""
+    """See the module. Use from one event loop. Its stage processes are forked from `zygote`, or from one that it starts."""
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, zygote: Started | None = None) -> None:
         self._config = config
         self._pace = Pace(config.network_bytes_per_s) if config.network_bytes_per_s else None
         models = ModelStore(ObjectStore(config.store_url, config.store_options, config.store_reader), self._pace)
@@ -90,6 +91,7 @@ class NodeAgent:
             self._hear_idle,
             DECODE not in self._rates,
             news,
+            zygote,
         )
         tls = config.tls.server() if config.tls is not None else None
         self._rendezvous = Rendezvous(config.host, tls)

@@ -1,14 +1,18 @@
 """A node: its agent, in this process, which is a Dask worker of whatever scheduler there is."""
 
 import asyncio
+import importlib
 import os
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
-from cluster.node.accelerator import find_accelerator
+from cluster.node import zygote
+from cluster.node.accelerator import Accelerator, find_accelerator
 from cluster.node.config import NodeConfig
+from cluster.node.zygote_process import Started, fork_zygote
 
 if TYPE_CHECKING:
     from cluster.node.agent import NodeAgent
@@ -17,7 +21,7 @@ _SPINS = "10000"
 """Times that a thread of a stage looks for the next product before it sleeps, a few tenths of a millisecond in all: longer
 than what lies between two products of a layer, and waking takes as long as a small product. Stages that share cores have
 few threads instead, see FormStage.sharing."""
-__all__ = ["NodeConfig", "run_node"]
+__all__ = ["NodeConfig", "preload", "run_node"]
 
 
 def run_node(config: NodeConfig) -> None:
@@ -27,16 +31,34 @@ def run_node(config: NodeConfig) -> None:
     NoDevice if the machine does not have what it shall compute on, BadCertificate if its certificates will not do,
     NameTaken if the scheduler has a node of this name when the first is joined.
     """
-    accelerator = find_accelerator(config.device)
+    accelerator = compute_on(config.device)
     budget_bytes = accelerator.budget(config.device_bytes, config.sharing)
     config = replace(config, device=accelerator.kind, device_bytes=budget_bytes, gpu=accelerator.uuid)
+    forked = fork_zygote(config.host, config.threads, config.device) if zygote.preloaded() else None
+    asyncio.run(_run(config, forked))
+
+
+@cache
+def compute_on(device: str) -> Accelerator:
+    """Find what a node shall compute on, and let its libraries know: call it before they are imported. What comes of this
+    process knows it too. NoDevice if the machine does not have it."""
+    accelerator = find_accelerator(device)
     os.environ |= accelerator.environment(os.environ)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
-    asyncio.run(_run(config))
+    return accelerator
 
 
-async def _run(config: NodeConfig) -> None:
+def preload(device: str) -> None:
+    """Import all that nodes that compute on `device` need: those that are forked from this process have it at once, and one
+    zygote each. NoDevice if the machine does not have it."""
+    compute_on(device)
+    importlib.import_module("cluster.node.agent")
+    importlib.import_module("cluster.node.joining")
+    zygote.preload()
+
+
+async def _run(config: NodeConfig, forked: Started | None) -> None:
     import dask
 
     from cluster.node.agent import NodeAgent
@@ -55,7 +77,7 @@ async def _run(config: NodeConfig) -> None:
         "distributed.worker.profile.enabled": False,  # it would look at the stack a hundred times a second
         "distributed.worker.http.routes": ["distributed.http.health"],
     })  # fmt: skip
-    agent = NodeAgent(config)
+    agent = NodeAgent(config, forked)
     try:
         await agent.start()
         joined = asyncio.ensure_future(stay_joined(config, agent))

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+from pathlib import Path
 
 _SET_PDEATHSIG, _SET_NAME, _SET_CHILD_SUBREAPER = 1, 15, 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,6 +27,13 @@ def end_with(parent: int) -> None:
 def be_called(name: str) -> None:
     """What `ps` shows of this process, up to 15 characters."""
     _prctl(_SET_NAME, name.encode())
+
+
+def show_as(*command: str) -> None:
+    """What `ps` shows of this forked process in place of its parent's command line, of which it has the room."""
+    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+    shown = "\0".join(command).encode()[: end - start - 1]
+    ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)
 
 
 def _prctl(what: int, value: int | bytes) -> None:

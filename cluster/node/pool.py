@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from cluster.errors import StageFailed
 from cluster.node.pool_news import PoolNews
 from cluster.node.stage_process import StageProcess
-from cluster.node.zygote_process import ZygoteProcess
+from cluster.node.zygote_process import Started, ZygoteProcess, run_zygote
 from cluster.wire.stages import Build, Idle
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ class StagePool:
 
     They compute on `device`, "cpu" or "cuda": the only GPU that this process's environment lets its children see.
     `on_idle` hears of each that is ready. If `measure` says so the first one measures while it warms up. With `news` each is
-    told of the node's memory for units, until it ends.
+    told of the node's memory for units, until it ends. They are forked from the zygote `first` while it lives, if there is
+    one.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class StagePool:
         on_idle: Callable[[Idle], None],
         measure: bool,
         news: PoolNews | None = None,
+        first: Started | None = None,
     ) -> None:
         self._size, self._host, self._threads, self._device = size, host, threads, device
-        self._on_idle, self._measure, self._news = on_idle, measure, news
+        self._on_idle, self._measure, self._news, self._first = on_idle, measure, news, first
         self._zygote: ZygoteProcess | None = None
         self._families: set[int] = set()  # process groups, each that of a zygote and its stages
         self._waiting: list[StageProcess] = []
@@ -168,7 +170,8 @@ class StagePool:
         if self._closed:
             raise StageFailed("the node is shutting down")
         if self._zygote is None or self._zygote.ended.done():
-            self._zygote = ZygoteProcess.start(self._host, self._threads, self._device)
+            first, self._first = self._first, None
+            self._zygote = ZygoteProcess(first or run_zygote(self._host, self._threads, self._device))
             self._zygote.ended.add_done_callback(self._miss_zygote)
             self._families.add(self._zygote.pid)
         return self._zygote

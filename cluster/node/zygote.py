@@ -1,8 +1,9 @@
 """A node's zygote: imports once all that a stage process needs, then forks one on demand, ready in milliseconds.
 
 Run as ``python -m cluster.node.zygote FD AGENT HOST THREADS DEVICE`` by the agent, FD being its end of a packet channel and
-AGENT the agent's process id. A `Fork` that comes with a descriptor makes a process that talks on it; the answer carries
-a pidfd, so that the agent can end and watch it without racing for process ids.
+AGENT the agent's process id; or forked, by an agent that was itself forked with all that imported. A `Fork` that comes with
+a descriptor makes a process that talks on it; the answer carries a pidfd, so that the agent can end and watch it without
+racing for process ids.
 
 A stage process is the agent's child, not the zygote's: the zygote forks a process that forks the stage and ends, and
 the agent takes in orphans. So the zygote may die and its stages serve on; when the agent dies the kernel ends them all.
@@ -21,9 +22,10 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import NoReturn
 
-from cluster.node.parentage import be_called, end_with
+from cluster.node.parentage import be_called, end_with, show_as
 from cluster.wire.codec import Channel
 from cluster.wire.forks import Fork, Forked, Imported, NotForked
 from cluster.wire.stages import Broken
@@ -46,8 +48,9 @@ class _Stages:
     device: str
 
 
+@cache
 def preload() -> None:
-    """Import and build what every stage needs. Starts no thread and touches no accelerator: neither survives a fork."""
+    """Import and build what every stage needs, once. Starts no thread and touches no accelerator: neither survives a fork."""
     import deepspeed
 
     # None are used. Finding out which there are runs compilers and initialises a GPU's driver; the one that stages would
@@ -61,16 +64,39 @@ def preload() -> None:
     gc.freeze()  # children share these pages; their collections must not touch them
 
 
+def preloaded() -> bool:
+    """Whether this process, or one that it was forked from, has done so."""
+    return preload.cache_info().currsize > 0
+
+
 def main() -> None:
     """Serve forks until the agent closes the channel."""
+    fd, agent, host, threads, device = sys.argv[1:]
+    _serve(socket.socket(fileno=int(fd)), _Stages(int(agent), host, int(threads), device))
+
+
+def be_zygote(sock: socket.socket, agent: int, host: str, threads: int, device: str) -> NoReturn:
+    """In a fork of the agent, which has everything imported: serve forks, and never return into what the agent is at."""
+    code = 1
+    try:
+        os.setpgid(0, 0)  # by which its orphans are known
+        show_as(sys.executable, "-m", __name__, str(sock.fileno()), str(agent), host, str(threads), device)
+        _serve(sock, _Stages(agent, host, threads, device))
+        code = 0
+    except Exception:
+        _log.exception("the zygote broke")
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _serve(sock: socket.socket, stages: _Stages) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent ends us
-    fd, agent, host, threads, device = sys.argv[1:]
     be_called("zygote")
-    end_with(int(agent))
-    channel = Channel(socket.socket(fileno=int(fd)))
+    end_with(stages.agent)
+    channel = Channel(sock)
     preload()
-    stages = _Stages(int(agent), host, int(threads), device)
     with suppress(EOFError, BrokenPipeError):
         channel.send(Imported())
         while True:

@@ -6,14 +6,16 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from cluster.errors import StageFailed
 from cluster.node.child import Child
 from cluster.node.parentage import adopt_orphans
 from cluster.node.stage_process import StageProcess
+from cluster.node.zygote import be_zygote
 from cluster.wire.codec import Channel
 from cluster.wire.forks import Fork, Forked, Imported, NotForked
 
@@ -31,39 +33,63 @@ class _Asked:
     channel: Channel
 
 
+@dataclass(frozen=True)
+class Started:
+    """A zygote that is there, and that nobody watches yet; `reap` waits until it is dead, and has the kernel forget it."""
+
+    pid: int
+    pidfd: int
+    channel: Channel
+    reap: Callable[[], object]
+
+
+def run_zygote(host: str, threads: int, device: str) -> Started:
+    """A zygote that imports from now on. StageFailed if the system has no process or descriptor for it."""
+    try:
+        with ExitStack() as made:
+            adopt_orphans()
+            ours, theirs = Channel.pair()
+            made.callback(ours.close)
+            with theirs:
+                arguments = [str(theirs.fileno()), str(os.getpid()), host, str(threads), device]
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "cluster.node.zygote", *arguments],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,  # by which its orphans are known
+                )
+            made.callback(process.wait)
+            made.callback(process.kill)
+            pidfd = os.pidfd_open(process.pid)
+            made.pop_all()
+    except OSError as error:
+        raise StageFailed(f"no zygote can be started: {error}") from error
+    return Started(process.pid, pidfd, Channel(ours), process.wait)
+
+
+def fork_zygote(host: str, threads: int, device: str) -> Started:
+    """A zygote forked from this process, which has everything imported, no thread yet and no event loop. OSError if the
+    system has none to give."""
+    adopt_orphans()
+    ours, theirs = Channel.pair()
+    agent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        be_zygote(theirs, agent, host, threads, device)
+    theirs.close()
+    return Started(pid, os.pidfd_open(pid), Channel(ours), lambda: os.waitpid(pid, 0))
+
+
 class ZygoteProcess(Child):
     """The process that stage processes are forked from. They are children of this one, and do not end with it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", pidfd: int, channel: Channel) -> None:
-        super().__init__(process.pid, pidfd, channel)
-        self._process = process
+    def __init__(self, started: Started) -> None:
+        super().__init__(started.pid, started.pidfd, started.channel)
+        self._started = started
         self._imported: asyncio.Future[None] = self._loop.create_future()
         self._asked: dict[int, _Asked] = {}
         self._numbers = itertools.count()
-
-    @classmethod
-    def start(cls, host: str, threads: int, device: str) -> Self:
-        """A zygote that imports from now on. StageFailed if the system has no process or descriptor for it."""
-        try:
-            with ExitStack() as made:
-                adopt_orphans()
-                ours, theirs = Channel.pair()
-                made.callback(ours.close)
-                with theirs:
-                    arguments = [str(theirs.fileno()), str(os.getpid()), host, str(threads), device]
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", "cluster.node.zygote", *arguments],
-                        pass_fds=[theirs.fileno()],
-                        stdin=subprocess.DEVNULL,
-                        process_group=0,  # by which its orphans are known
-                    )
-                made.callback(process.wait)
-                made.callback(process.kill)
-                pidfd = os.pidfd_open(process.pid)
-                made.pop_all()
-        except OSError as error:
-            raise StageFailed(f"no zygote can be started: {error}") from error
-        return cls(process, pidfd, Channel(ours))
 
     async def ready(self) -> None:
         """Wait until it has everything imported. StageFailed if it dies before, or does not come to it."""
@@ -124,4 +150,4 @@ class ZygoteProcess(Child):
         for asked in self._asked.values():
             asked.channel.close()
         self._asked.clear()
-        self._process.wait()
+        self._started.reap()
