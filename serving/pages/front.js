@@ -1,4 +1,4 @@
-setInterval(async () => {
+const look = async () => {
   if (document.hidden) return;
   const now = document.getElementById("now");
   try {
@@ -8,4 +8,6 @@ setInterval(async () => {
   } catch {
     now.innerHTML = '<p class="fault">The front end does not answer.</p>';
   }
-}, 5000);
+};
+setInterval(look, 5000);
+addEventListener("focus", look);

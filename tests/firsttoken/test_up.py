@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,49 +14,15 @@ import pytest
 
 from firsttoken.demo import MODEL
 from tests.firsttoken.processes import MARK, left_after, listening, marked
+from tests.firsttoken.whole import COMPONENTS, environment_in, firsttoken, up
 
 pytestmark = pytest.mark.timeout(300)
-
-COMPONENTS = {"scheduler", "node-1", "frontend", "prefect", "flows"}
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A home of its own on free ports, and a mark on every process that comes of it."""
-    mark = uuid.uuid4().hex
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FIRSTTOKEN_")}
-    yield {
-        **inherited,
-        MARK: mark,
-        "FIRSTTOKEN_HOME": str(tmp_path / "home"),
-        "FIRSTTOKEN_CLUSTER__NODES": "1",
-        "FIRSTTOKEN_NODE__DRAM_BYTES": "64MiB",
-        "FIRSTTOKEN_FRONTEND__PORT": "0",
-        "FIRSTTOKEN_PREFECT__PORT": "0",
-        "FIRSTTOKEN_CLUSTER__SCHEDULER_PORT": "0",
-        "FIRSTTOKEN_CLUSTER__DASHBOARD_PORT": "0",
-    }
-    for pid in marked(mark):
-        os.kill(pid, signal.SIGKILL)
-
-
-def firsttoken(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end."""
-    command = [sys.executable, "-m", "firsttoken", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
-
-
-def up(environment: dict[str, str], *options: str) -> "subprocess.Popen[str]":
-    """A platform that says that all its components are ready."""
-    command = [sys.executable, "-m", "firsttoken", "up", *options]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    waiting, said = set(COMPONENTS), []
-    while waiting and (line := process.stderr.readline()):
-        said.append(line)
-        waiting -= {name for name in waiting if line.startswith(f"{name} ready")}
-    assert not waiting, "".join(said)
-    return process
+    with environment_in(tmp_path) as made:
+        yield made
 
 
 def all_on_loopback(environment: dict[str, str]) -> None:
