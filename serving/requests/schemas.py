@@ -1,7 +1,7 @@
 """The OpenAI requests that we take. A field that we do not support is refused by name when it is used."""
 
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,14 +18,28 @@ from cluster.wire.requests import Sampling
 from serving.requests.complaints import refusal
 from serving.requests.conversation import Message, TemplateArguments, TemplateObject
 from serving.requests.sampling_defaults import Sampled, SamplingDefaults
+from serving.requests.structured import (
+    MAX_TOOLS,
+    Chosen,
+    FunctionTool,
+    Pattern,
+    ResponseFormat,
+    Schema,
+    StructuredOutputs,
+    ToolChoice,
+    check_tools,
+    forms_of,
+    schema_of,
+    tools_of,
+)
 from serving.requests.unsupported import CHAT, COMPLETION, refuse_used
+from serving.structure.wanted import Form, Wanted
 
 MAX_CHOICES = "max_choices"
 """In the context of a validation: how many answers a request may ask for, its prompts times n."""
 MAX_MESSAGES = 2048
 MAX_BIASED = 300
 MAX_STOP_TOKENS = 256
-MAX_TOOLS = 128
 MAX_IGNORED_LETTERS = 1024
 MAX_TEMPLATE_NAME_LETTERS = 64
 COMPLETION_TOKENS = 16
@@ -70,6 +84,12 @@ class GenerationRequest(Sampled):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = Field(False, description="also give each choice's tokens, as token_ids")
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = Field(None, description="as vLLM names it, like guided_*")
+    guided_json: Schema | None = Field(None, description="an answer in JSON of this schema")
+    guided_regex: Pattern | None = Field(None, description="an answer that this matches")
+    guided_choice: Chosen | None = Field(None, description="one of these texts")
+    guided_grammar: Pattern | None = Field(None, description="an answer of this grammar, in Lark or GBNF")
     user: str | None = Field(None, max_length=MAX_IGNORED_LETTERS)
 
     @field_validator("stop", "stop_token_ids", mode="before")
@@ -93,6 +113,40 @@ class GenerationRequest(Sampled):
     @classmethod
     def _null_is_default(cls, value: Any, info: Any) -> Any:
         return cls.model_fields[info.field_name].default if value is None else value
+
+    @field_validator("guided_json", mode="before")
+    @classmethod
+    def _read_schema(cls, value: Any) -> Any:
+        return schema_of(value)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        forms = self._forms()
+        if len(forms) > 1:
+            raise refusal(forms[1].param, f"the answer has a form already, by {forms[0].param}")
+        wanted = self.wanted
+        if wanted is None:
+            return self
+        if self.ignore_eos:
+            raise refusal("ignore_eos", "an answer that keeps to a structure ends where that does")
+        if self.min_tokens:
+            raise refusal("min_tokens", "an answer that keeps to a structure ends where that does")
+        if wanted.tools and wanted.form is not None and wanted.form.kind == "grammar":
+            raise refusal(wanted.form.param, "an answer of a grammar of its own can call no tools")
+        return self
+
+    def _forms(self) -> list[Form]:
+        """All that is said of the form of the answer's text."""
+        asked = self.response_format.form() if self.response_format is not None else None
+        named = self.structured_outputs.forms() if self.structured_outputs is not None else []
+        guided = (self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)
+        return [*([asked] if asked is not None else []), *named, *forms_of("guided_", *guided)]
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """What the answer shall keep to, None if to nothing."""
+        forms = self._forms()
+        return Wanted(forms[0]) if forms else None
 
     @field_validator("n")
     @classmethod
@@ -143,9 +197,9 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: Count | None = None
     logprobs: bool = Field(False, strict=True)
     top_logprobs: int | None = Field(None, ge=0, le=20, strict=True)
-    tools: Annotated[list[TemplateObject], Field(max_length=MAX_TOOLS)] | None = Field(
-        None, description="told to the chat template; only with tool_choice none, as calls are not told apart from text"
-    )
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     documents: list[TemplateObject] | None = Field(None, max_length=MAX_MESSAGES, description="for the chat template")
     chat_template: str | None = Field(
         None, max_length=MAX_TEMPLATE_NAME_LETTERS, description="which of the model's own templates, by name"
@@ -200,12 +254,21 @@ class ChatRequest(GenerationRequest):
     @model_validator(mode="before")
     @classmethod
     def _supported(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("tools") and data.get("tool_choice") != "none":
-            raise refusal(
-                "tools",
-                "answers that call tools are not supported; with tool_choice none the chat template is told of tools",
-            )
         return refuse_used(data, CHAT)
+
+    @model_validator(mode="after")
+    def _tools_are_there(self) -> Self:
+        check_tools(self.tools or (), self.tool_choice)
+        return self
+
+    @property
+    def wanted(self) -> Wanted | None:
+        plain = super().wanted
+        tools, required = tools_of(self.tools or (), self.tool_choice)
+        if not tools:
+            return plain
+        form = plain.form if plain is not None else None
+        return Wanted(form, tools, required, self.parallel_tool_calls is not False)
 
     @property
     def likeliest_told(self) -> int | None:
@@ -222,7 +285,7 @@ class ChatRequest(GenerationRequest):
         """What the chat template is handed beside the messages."""
         begins = self.add_generation_prompt
         given = {
-            "tools": self.tools,
+            "tools": [tool.model_dump(exclude_unset=True) for tool in self.tools] if self.tools else None,
             "documents": self.documents,
             "chat_template": self.chat_template,
             "reasoning_effort": self.reasoning_effort,

@@ -6,7 +6,6 @@ from typing import Any
 from serving.requests.complaints import refusal
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "guided_json": (), "guided_regex": ("",), "guided_choice": ([],), "guided_grammar": ("",), "structured_outputs": ({},),
     "grammar": ("",), "json_schema": ({},), "regex": ("",), "logits_processors": ([],), "logit_processors": ([],),
     "prompt_logprobs": (), "use_beam_search": (False,), "num_beams": (1,), "length_penalty": (1, 1.0),
     "early_stopping": (False,), "bad_words": ([],), "allowed_token_ids": ([],), "no_repeat_ngram_size": (0,),
@@ -18,12 +17,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "thinking_token_budget": (), "watermark": (False,), "prompt_embeds": (), "kv_transfer_params": (),
 }  # fmt: skip
 CHAT: Mapping[str, tuple[Any, ...]] = {
-    **_NEUTRAL, "functions": ([],), "function_call": ("none", "auto"), "tool_choice": ("none", "auto"),
-    "response_format": ({"type": "text"},), "audio": (), "modalities": (["text"],), "prediction": (),
+    **_NEUTRAL, "functions": ([],), "function_call": ("none", "auto"), "audio": (), "modalities": (["text"],), "prediction": (),
     "web_search_options": (), "verbosity": ("medium",), "echo": (False,), "best_of": (1,), "mm_processor_kwargs": ({},),
 }  # fmt: skip
-COMPLETION: Mapping[str, tuple[Any, ...]] = {**_NEUTRAL, "suffix": ("",), "response_format": ({"type": "text"},)}
+COMPLETION: Mapping[str, tuple[Any, ...]] = {**_NEUTRAL, "suffix": ("",)}
 """By field, the values that ask for nothing; null never does."""
+_INSTEAD = {
+    "functions": "tools", "function_call": "tool_choice", "json_schema": "response_format",
+    "regex": "structured_outputs", "grammar": "structured_outputs",
+}  # fmt: skip
 
 
 def refuse_used(data: Any, unsupported: Mapping[str, tuple[Any, ...]]) -> Any:
@@ -31,5 +33,6 @@ def refuse_used(data: Any, unsupported: Mapping[str, tuple[Any, ...]]) -> Any:
     for field, neutral in unsupported.items() if isinstance(data, dict) else ():
         value = data.get(field)
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
-            raise refusal(field, f"{field} is not supported")
+            instead = f": use {_INSTEAD[field]}" if field in _INSTEAD else ""
+            raise refusal(field, f"{field} is not supported{instead}")
     return data

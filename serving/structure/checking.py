@@ -1,0 +1,85 @@
+"""Whether a grammar can be kept to: what a text process finds out before a replica is asked to."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from serving.structure.formats import PLAIN, CallFormat
+from serving.structure.grammars import SpecialOf, grammar_of
+from serving.structure.wanted import Form, Wanted
+
+LIMITS = LLParserLimits(
+    max_items_in_row=2000,
+    initial_lexer_fuel=500_000,
+    step_lexer_fuel=200_000,
+    step_max_items=50_000,
+    max_lexer_states=50_000,
+    max_grammar_size=100_000,
+    precompute_large_lexemes=False,
+    verbose_errors=False,
+)
+_REASON_LETTERS = 300
+_SPECIAL, _END = 256, 257
+
+
+class Unusable(Exception):
+    """Nothing can be made of what is wanted; `param` is the request's field at fault."""
+
+    def __init__(self, reason: str, param: str) -> None:
+        super().__init__(reason)
+        self.param = param
+
+
+def checked_grammar(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str:
+    """The grammar of what is wanted, over the tokens that `special_of` knows. Unusable if it cannot be kept to."""
+    reason = _fault(wanted, form, lambda literal: None if special_of(literal) is None else _SPECIAL)
+    if reason is None:
+        return grammar_of(wanted, form, special_of)
+    parts = list(_parts(wanted))
+    for part, param in parts:
+        if (of_part := _fault(part, PLAIN, lambda _literal: None)) is not None:
+            raise Unusable(of_part, param)
+    raise Unusable(reason, parts[0][1])
+
+
+def _parts(wanted: Wanted) -> Iterator[tuple[Wanted, str]]:
+    if wanted.form is not None:
+        yield Wanted(wanted.form), wanted.form.param
+    for tool in wanted.tools:
+        yield Wanted(Form("json", tool.schema, tool.strict, tool.param)), tool.param
+
+
+def _fault(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str | None:
+    """Why it cannot be kept to."""
+    try:
+        grammar = grammar_of(wanted, form, special_of)
+    except Exception as error:  # what converts other grammars raises what it likes
+        return _sentence(str(error))
+    matcher = LLMatcher(_letters(), grammar, log_level=0, limits=LIMITS)
+    if not matcher.is_error() and not any(matcher.compute_bitmask()):
+        return "nothing can be written that keeps to it"
+    return _sentence(matcher.get_error()) if matcher.is_error() else None
+
+
+@cache
+def _letters() -> LLTokenizer:
+    """A vocabulary of all bytes, a special token and an end: what a grammar allows does not hang on more."""
+    return LLTokenizer(TokenizerWrapper(_Letters()), n_vocab=_END + 1, eos_token=_END, slices=[])
+
+
+class _Letters:
+    eos_token_id = _END
+    bos_token_id = None
+    tokens = (*(bytes([byte]) for byte in range(256)), b"", b"")
+    special_token_ids = ()
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def _sentence(reason: str) -> str:
+    """Of what the library says the first line, without the place in a grammar that nobody has seen."""
+    first = next(filter(None, map(str.strip, reason.splitlines())), "it cannot be read")
+    return re.sub(r"^at \d+\(\d+\): ", "", first)[:_REASON_LETTERS]
