@@ -3,18 +3,23 @@
 import asyncio
 import json
 from array import array
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Self
 
 import msgpack
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 
+from cluster.wire.requests import Words
 from serving.decoding import Decoding, TokenDecoder, letters_bytes, spelled_byte
 from serving.prompts.processes import ModelProcess
-from serving.prompts.questions import Encode, EncodeChat, Export, Exported
+from serving.prompts.questions import Constrain, Constrained, Encode, EncodeChat, Export, Exported
+from serving.structure.wanted import Wanted
 
+_KEPT_GRAMMARS = 64
 _BEFORE = "a"
 """Stands before a token that is decoded by itself: some decoders drop the space at the start of a text."""
 
@@ -59,6 +64,15 @@ class AnswerText:
             known = self._token_texts[token] = self._token(token)
         return known
 
+    def words(self, vocabulary: int, ends: Sequence[int]) -> Words:
+        """What grammars are over: the first `vocabulary` tokens. Takes up to a second."""
+        tokens = tuple(self._token(token).data or b"" for token in range(vocabulary))
+        digest = sha256(repr((vocabulary, tuple(ends))).encode())
+        for data in tokens:
+            digest.update(len(data).to_bytes(4, "big"))
+            digest.update(data)
+        return Words(digest.hexdigest(), tokens, tuple(ends))
+
     def _token(self, token: int) -> TokenText:
         written = self._tokenizer.id_to_token(token)
         if written is None:
@@ -75,6 +89,8 @@ class ModelText:
         self._process = process
         self._answers: AnswerText | None = None
         self._reading: asyncio.Task[AnswerText] | None = None
+        self._words: dict[tuple[int, tuple[int, ...]], asyncio.Task[Words]] = {}
+        self._grammars: OrderedDict[tuple[str, str | None], Constrained] = OrderedDict()
 
     @property
     def at_hand(self) -> bool:
@@ -90,14 +106,44 @@ class ModelText:
         return await self._tokens(Encode(tuple(texts), context_tokens))
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any], context_tokens: int
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        arguments: Mapping[str, Any],
+        context_tokens: int,
+        may_call: bool = False,
     ) -> tuple[int, ...]:
         """The tokens of a conversation by the model's own template, ready for the assistant's turn; likewise.
 
-        The template gets `arguments` beside the messages.
+        The template gets `arguments` beside the messages. If the model `may_call` the tools in them it is told of these.
         """
-        asked = EncodeChat(tuple(dict(message) for message in messages), dict(arguments), context_tokens)
+        asked = EncodeChat(tuple(dict(message) for message in messages), dict(arguments), context_tokens, may_call)
         return (await self._tokens(asked))[0]
+
+    async def constrain(self, wanted: Wanted, chat_template: str | None) -> Constrained:
+        """A grammar for what is wanted, and how calls are written by the chat template of this name; likewise."""
+        key = wanted.written(), chat_template
+        found = self._grammars.get(key)
+        if found is None:
+            found = self._grammars[key] = await self._process.ask(Constrain(*key, wanted.param))
+            if len(self._grammars) > _KEPT_GRAMMARS:
+                self._grammars.popitem(last=False)
+        else:
+            self._grammars.move_to_end(key)
+        return found
+
+    async def words(self, vocabulary: int, ends: Sequence[int]) -> Words:
+        """What grammars for the model's answers are over, made once. Raises what `ModelProcess.ask` does."""
+        key = vocabulary, tuple(ends)
+        made = self._words.get(key)
+        if made is None or (made.done() and (made.cancelled() or made.exception() is not None)):
+            self._words.clear()
+            made = self._words[key] = asyncio.ensure_future(self._make_words(*key))
+            made.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(made)
+
+    async def _make_words(self, vocabulary: int, ends: tuple[int, ...]) -> Words:
+        answers = await self.answers()
+        return await asyncio.to_thread(answers.words, vocabulary, ends)
 
     def prepare(self) -> None:
         """Begin to read what answers become text with."""

@@ -9,14 +9,13 @@ from typing import Any
 
 from schedules.outlook import Outlook
 from serving.answering.ask import Ask
+from serving.answering.choices import ChoiceReader
 from serving.answering.deltas import Answered, Delta, Given
 from serving.answering.heartbeats import HEARTBEAT_S, with_heartbeats
 from serving.answering.kinds import SHAPES
 from serving.answering.telling import comment, now_s, told
 from serving.errors import Broken, Interrupted, ModelFailed, RequestError, TimedOut
-from serving.logprobs import Entry, InStep
 from serving.metrics import Metrics
-from serving.text import StopStrings
 from serving.tickets import Ticket
 
 _log = logging.getLogger(__name__)
@@ -154,35 +153,15 @@ class Answerer:
     async def _choice(self, request: Ask, choice: int, ticket: Ticket) -> AsyncGenerator[Delta]:
         submit = request.submits[choice]
         self._metrics.prompt_tokens.labels(request.model.name).inc(submit.prompt_tokens)
-        model_text, decoder = request.model.text, None
-        stops = StopStrings(request.stops)
-        generated = 0
-        in_step = InStep() if submit.sampling.logprobs is not None else None
+        model_text, reader = request.model.text, None
         async with aclosing(ticket.tokens()) as events:
             async for event in events:
-                if model_text is not None and decoder is None:
-                    decoder = (await model_text.answers()).decoder(submit.tokens)
-                generated += len(event.tokens)
+                if reader is None:
+                    answers = await model_text.answers() if model_text is not None else None
+                    reader = ChoiceReader(request, choice, answers)
                 self._metrics.generated_tokens.labels(request.model.name).inc(len(event.tokens))
-                ending = len(event.tokens) - (event.finish == "stop")  # what a token that ends it says is no answer
-                texts = [
-                    decoder.push(token) if decoder is not None and index < ending else ""
-                    for index, token in enumerate(event.tokens)
-                ]
-                rest = decoder.flush() if decoder is not None and event.finish is not None else ""
-                shown = "".join(texts) + rest
-                shown = stops.push(shown) if generated > submit.min_tokens else shown
-                finish = "stop" if stops.hit else event.finish
-                if finish is not None:
-                    shown += stops.flush()
-                entries: tuple[Entry, ...] | None = None
-                if in_step is not None:
-                    for token, logprobs, text in zip(event.tokens, event.logprobs, texts, strict=True):
-                        in_step.push(token, logprobs, text)
-                    ended = finish is not None and not stops.hit
-                    entries = in_step.show(shown, all_of_them=ended or decoder is None)
-                yield Delta(choice, shown, event.tokens, finish, entries)
-                if stops.hit:
+                yield reader.read(event)
+                if reader.stopped:
                     return
 
 

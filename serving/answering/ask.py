@@ -10,6 +10,7 @@ from cluster.wire.requests import Submit
 from serving.catalog import ServedModel
 from serving.requests.preparing import Prepared
 from serving.requests.schemas import GenerationRequest
+from serving.structure.formats import CallFormat
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Ask:
     """A validated request: prompts as tokens, one Submit for each choice in order; `arrived_s` in monotonic seconds.
 
     `echoes` are what each prompt's answers begin with, if they shall. Nobody waits for the first token after `deadline_s`.
-    What is `echoed` the answer says again of the request, in a shape that does.
+    What is `echoed` the answer says again of the request, in a shape that does. Calls of tools in it are written as `calls`
+    has it; None: it has none.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Ask:
     echoes: tuple[str, ...] = ()
     deadline_s: float = inf
     echoed: Mapping[str, Any] = field(default_factory=dict)
+    calls: CallFormat | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -70,6 +73,7 @@ def ask(
             prepared.stop_tokens,
             sampling,
             min_tokens=prepared.min_tokens,
+            grammar=prepared.grammar,
         )
         for p, (prompt, limit) in enumerate(zip(prepared.prompts, prepared.limits, strict=True))
         for i, sampling in enumerate(prepared.samplings)
@@ -78,5 +82,5 @@ def ask(
     choices, stops = len(prepared.samplings), tuple(body.stop)
     return Ask(
         name, kind, prepared.model, tuple(submits), choices, stops, arrived_s, body.return_token_ids, with_usage,
-        prepared.echoes, deadline_s, echoed,
+        prepared.echoes, deadline_s, echoed, prepared.calls,
     )  # fmt: skip

@@ -19,12 +19,12 @@ from typing import Any
 
 from serving.errors import BadRequest, ContextTooLong, Overloaded, Unavailable
 from serving.prompts.forked import ProcessGone, TextProcess, TextZygote
-from serving.prompts.questions import Encode, EncodeChat, Load, Ready, Refused, Rendered, Request, TooLong
+from serving.prompts.questions import Constrain, Encode, EncodeChat, Load, Ready, Refused, Rendered, Request, TooLong
 from storage_tiers.tokenizers import write_tokenizer
 
 _log = logging.getLogger(__name__)
 TEMPLATE_PART = 0.2
-"""The part of a request's time that a chat template gets."""
+"""The part of a request's time that a chat template gets, or a grammar."""
 LOAD_TIMEOUT_S = 30.0
 ALIVE = 32
 IDLE_S = 1800.0
@@ -243,13 +243,16 @@ class ModelProcess:
         loop = asyncio.get_running_loop()
         slow = loop.call_later(SLOW_S, process.slow_down)
         timeout_s = self._processes.timeout_s
-        chat = isinstance(request, EncodeChat)
+        chat, constrain = isinstance(request, EncodeChat), isinstance(request, Constrain)
         at_work, within_s = f"{self._name}'s tokenizer", timeout_s
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 until_s = loop.time() + timeout_s
                 if chat:
                     at_work, within_s = f"the chat template of {self._name}", timeout_s * TEMPLATE_PART
+                    deadline.reschedule(loop.time() + within_s)
+                elif constrain:
+                    at_work, within_s = "the grammar of what is asked of the answer", timeout_s * TEMPLATE_PART
                     deadline.reschedule(loop.time() + within_s)
                 await process.send(request)
                 answer = await process.receive()
@@ -259,7 +262,8 @@ class ModelProcess:
                     answer = await process.receive()
         except (TimeoutError, ProcessGone) as error:
             self._drop()
-            raise self._failure(error, at_work, within_s) from error
+            param = request.param if isinstance(request, Constrain) else None
+            raise self._failure(error, at_work, within_s, param) from error
         except BaseException:
             self._drop()
             raise
@@ -269,7 +273,8 @@ class ModelProcess:
             process.speed_up()
         self._breaker.worked()
         if isinstance(answer, Refused):
-            raise BadRequest(f"{self._name}: {answer.reason}", answer.param)
+            about = f"{answer.param} cannot be kept to" if constrain else self._name
+            raise BadRequest(f"{about}: {answer.reason}", answer.param)
         if isinstance(answer, TooLong):
             raise ContextTooLong(
                 f"the prompt has more tokens than {self._name} takes with the answer", "messages" if chat else "prompt"
@@ -284,14 +289,19 @@ class ModelProcess:
             self._idle.cancel()
         self._processes.ended(self)
 
-    def _failure(self, error: TimeoutError | ProcessGone, at_work: str, within_s: float) -> BadRequest:
-        """What to tell of a process that was ended, or has ended."""
-        self._breaker.failed()
+    def _failure(
+        self, error: TimeoutError | ProcessGone, at_work: str, within_s: float, param: str | None = None
+    ) -> BadRequest:
+        """What to tell of a process that was ended, or has ended. If a field of the request, `param`, did that, and not what
+        came with the model, the model is not let alone for it."""
+        if param is None:
+            self._breaker.failed()
         if isinstance(error, TimeoutError):
             _log.warning("%s took longer than %g s: its process was ended", at_work, within_s)
-            return BadRequest(f"{at_work} took longer than {within_s:g} s (frontend.text_timeout_s)", "model")
+            return BadRequest(f"{at_work} took longer than {within_s:g} s (frontend.text_timeout_s)", param or "model")
         _log.warning("%s has ended its process", at_work)
-        return BadRequest(f"{at_work} ended its process, maybe as it needed more memory than it may have", "model")
+        said = f"{at_work} ended its process, maybe as it needed more memory than it may have"
+        return BadRequest(said, param or "model")
 
 
 def _letters(request: Request) -> int:
@@ -300,4 +310,6 @@ def _letters(request: Request) -> int:
     if isinstance(request, EncodeChat):
         beside = len(str(request.arguments)) if request.arguments else 0
         return beside + sum(len(str(value)) for message in request.messages for value in message.values())
+    if isinstance(request, Constrain):
+        return len(request.wanted)
     return 0

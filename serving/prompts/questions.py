@@ -27,11 +27,23 @@ class Encode:
 
 @dataclass(frozen=True)
 class EncodeChat:
-    """A conversation that shall be tokens. `arguments` are what the chat template gets beside the messages."""
+    """A conversation that shall be tokens. `arguments` are what the chat template gets beside the messages; the tools in them
+    are told to a model that `may_call` them, by whatever means."""
 
     messages: tuple[dict[str, Any], ...]
     arguments: dict[str, Any]
     context_tokens: int
+    may_call: bool = False
+
+
+@dataclass(frozen=True)
+class Constrain:
+    """A grammar for what is `wanted` of an answer (serving.structure.wanted, in JSON) is asked for. Calls are written as
+    the chat template of this name has it. `param` is the request's field to blame if that takes too long."""
+
+    wanted: str
+    chat_template: str | None
+    param: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Export:
     """What is needed to decode tokens is asked for."""
 
 
-Request = Load | Encode | EncodeChat | Export
+Request = Load | Encode | EncodeChat | Constrain | Export
 
 
 @dataclass(frozen=True)
@@ -82,10 +94,20 @@ class Exported:
     decoder: str
 
 
-Answer = Ready | Rendered | Encoded | TooLong | Refused | Exported
+@dataclass(frozen=True)
+class Constrained:
+    """What an answer is to keep to, in llguidance's words; `calls` is the format of its calls of tools, by name."""
+
+    grammar: str
+    calls: str
+
+
+Answer = Ready | Rendered | Encoded | TooLong | Refused | Exported | Constrained
 _KINDS = {
     kind.__name__: kind
-    for kind in (Load, Encode, EncodeChat, Export, Ready, Rendered, Encoded, TooLong, Refused, Exported)
+    for kind in (
+        Load, Encode, EncodeChat, Constrain, Export, Ready, Rendered, Encoded, TooLong, Refused, Exported, Constrained
+    )
 }  # fmt: skip
 
 

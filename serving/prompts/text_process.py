@@ -6,6 +6,7 @@ from pathlib import Path
 
 from serving.prompts.questions import (
     Answer,
+    Constrain,
     Encode,
     EncodeChat,
     Encoded,
@@ -19,6 +20,7 @@ from serving.prompts.questions import (
     read_frame,
 )
 from serving.prompts.tokenizing import ContextExceeded, PromptTokenizer, Refusal
+from serving.structure.wanted import Wanted
 
 _LOAD_BYTES = 1 << 30
 _WORK_BYTES = 512 << 20
@@ -49,10 +51,12 @@ def _answer(sock: socket.socket, tokenizer: PromptTokenizer, request: Request) -
         match request:
             case Encode(texts, context_tokens):
                 return Encoded(tuple(tokenizer.encode(text, context_tokens).tobytes() for text in texts))
-            case EncodeChat(messages, arguments, context_tokens):
-                text = tokenizer.render(messages, arguments)
+            case EncodeChat(messages, arguments, context_tokens, may_call):
+                text = tokenizer.render(messages, arguments, may_call)
                 sock.sendall(frame(Rendered()))
                 return Encoded((tokenizer.encode(text, context_tokens, special=False).tobytes(),))
+            case Constrain(wanted, chat_template):
+                return tokenizer.constrain(Wanted.read(wanted), chat_template)
             case Export():
                 return tokenizer.export()
             case _:

@@ -9,14 +9,20 @@ from typing import Any
 import msgpack
 from jinja2.exceptions import TemplateError
 
-from serving.prompts.questions import Exported
+from serving.prompts.questions import Constrained, Exported
 from serving.requests.conversation import with_arguments_as_objects
+from serving.structure.checking import Unusable, checked_grammar
+from serving.structure.formats import PLAIN, format_of
+from serving.structure.told import told
+from serving.structure.wanted import Wanted
 from storage_tiers.errors import SourceError
 from storage_tiers.layouts import SUPPORTED
 from storage_tiers.tokenizers import check_decoder, read_tokenizer
 
 DEFAULT_TEMPLATE, TOOLS_TEMPLATE = "default", "tool_use"
 """What transformers calls them in a model that has several."""
+_CALLS, _NO_SYSTEM = "tool_calls", "System role not supported"
+"""In templates that write calls, and in those that take no system message."""
 LETTERS_PER_TOKEN = 6
 SHORT_LETTERS = 1 << 15
 PIECE_LETTERS = 1 << 16
@@ -78,13 +84,21 @@ class PromptTokenizer:
             self._count(text, context_tokens)
         return array("i", self._ids(text, special))
 
-    def render(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any], may_call: bool = False
+    ) -> str:
         """A conversation as the model's own template writes it, ready for the assistant's turn unless `arguments`, which the
         template gets too, say otherwise; of several templates, `chat_template` in them names one.
 
-        Arguments of calls in the messages are objects for it, as transformers has it; for one that fails on these, text.
+        Arguments of calls in the messages are objects for it, as transformers has it; for one that fails on these, text. If
+        it has no words for tools that the model `may_call`, or for calls, they are told in plain messages.
         """
-        given = {"add_generation_prompt": True, **arguments, "chat_template": self._template(arguments)}
+        template, tools = self._template(arguments), arguments.get("tools") if may_call else None
+        given = {"add_generation_prompt": True, **arguments, "chat_template": template}
+        if format_of(template) is PLAIN and (tools or _CALLS not in template):
+            if tools:
+                del given["tools"]
+            return self._rendered(told(messages, tools or (), _NO_SYSTEM not in template), given)
         as_objects = [with_arguments_as_objects(message) for message in messages]
         try:
             return self._rendered(as_objects, given)
@@ -117,6 +131,20 @@ class PromptTokenizer:
             said = f"{type(error).__name__}: {error}"
             raise Refusal(f"the model's chat template fails on these messages: {said}", "messages") from error
         return str(text)
+
+    def constrain(self, wanted: Wanted, chat_template: str | None) -> Constrained:
+        """The grammar of an answer. Refusal if none can be made of what is wanted."""
+        form = PLAIN
+        if wanted.tools:
+            tools = [tool.name for tool in wanted.tools]
+            form = format_of(self._template({"tools": tools, "chat_template": chat_template}))
+        special = {
+            token.content: number for number, token in self._backend.get_added_tokens_decoder().items() if token.special
+        }
+        try:
+            return Constrained(checked_grammar(wanted, form, special.get), form.name)
+        except Unusable as error:
+            raise Refusal(str(error), error.param) from error
 
     def export(self) -> Exported:
         """What is needed to decode the same tokens, and nothing that is needed for prompts only."""

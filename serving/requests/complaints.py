@@ -30,6 +30,7 @@ _SENTENCES = {
     "too_short": "it has fewer entries than {min_length}",
     "string_too_long": "it has more than {max_length} letters",
     "string_too_short": "it has fewer letters than {min_length}",
+    "string_pattern_mismatch": "it does not match {pattern}",
     "literal_error": "it is not {expected}",
     "prompt_kind": "a prompt is a text, a list of texts, tokens, or a list of lists of tokens",
 }

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cluster.wire.requests import Sampling
+from cluster.wire.requests import Grammar, Sampling
 from serving.catalog import Catalog, ServedModel
 from serving.errors import BadRequest, ContextTooLong
 from serving.requests.responses import renamed
 from serving.requests.sampling_defaults import SamplingDefaults
 from serving.requests.schemas import COMPLETION_TOKENS, ChatRequest, CompletionRequest, GenerationRequest
 from serving.router import Router
+from serving.structure.formats import BY_NAME, CallFormat
 
 LETTERS_PER_TOKEN = 4
 """About so many, to decide by before the tokens are known."""
@@ -20,7 +21,8 @@ LETTERS_PER_TOKEN = 4
 class Prepared:
     """A request that fits its model: each prompt with the most tokens of its answers, `samplings` for each of its choices.
 
-    `echoes` are the prompts' texts, where answers shall begin with them.
+    `echoes` are the prompts' texts, where answers shall begin with them. Answers keep to the `grammar`, and call tools as
+    `calls` has it.
     """
 
     model: ServedModel
@@ -30,6 +32,8 @@ class Prepared:
     stop_tokens: tuple[int, ...]
     min_tokens: int
     echoes: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    calls: CallFormat | None = None
 
 
 class Preparer:
@@ -42,12 +46,16 @@ class Preparer:
     async def chat(self, body: ChatRequest, arrived_s: float) -> Prepared:
         """BadRequest, and what the catalog and the model's text process raise."""
         messages = [message.plain() for message in body.messages]
-        model = await self._model(body, sum(len(message["content"]) for message in messages), arrived_s)
+        letters, wanted = sum(len(message["content"]) for message in messages), body.wanted
+        model = await self._model(body, letters, arrived_s)
         if model.text is None:
             raise BadRequest(f"{model.name} was published without a tokenizer: send tokens to /v1/completions", "model")
-        prompt = await model.text.encode_chat(messages, body.template_arguments, model.context_tokens)
+        may_call = wanted is not None and bool(wanted.tools)
+        prompt = await model.text.encode_chat(messages, body.template_arguments, model.context_tokens, may_call)
         await check_known(model, [prompt], "messages")
-        return self._prepared(model, body, [prompt], "messages", self._default_max_tokens)
+        grammar, calls = await self._constrained(model, body, letters, arrived_s, body.chat_template)
+        prepared = self._prepared(model, body, [prompt], "messages", self._default_max_tokens)
+        return replace(prepared, grammar=grammar, calls=calls if may_call else None)
 
     async def response(self, body: ChatRequest, arrived_s: float) -> Prepared:
         """The chat that /v1/responses asked for; fields at fault are called as they are there."""
@@ -62,7 +70,8 @@ class Preparer:
         prompts = body.prompts()
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         wake = bool(texts) or body.echo
-        model = await self._model(body, sum(map(_letters, prompts)), arrived_s, wake)
+        letters = sum(map(_letters, prompts))
+        model = await self._model(body, letters, arrived_s, wake)
         if model.text is None and wake:
             field, rest = (
                 ("prompt", "send the prompt as tokens") if texts else ("echo", "there is no text to begin with")
@@ -74,7 +83,8 @@ class Preparer:
             tokens = [tuple(prompt) for prompt in prompts if not isinstance(prompt, str)]
         await check_known(model, tokens, "prompt")
         echoes = await _echoes(model, texts, tokens) if body.echo else ()
-        return self._prepared(model, body, tokens, "prompt", COMPLETION_TOKENS, echoes)
+        grammar, _ = await self._constrained(model, body, letters, arrived_s)
+        return replace(self._prepared(model, body, tokens, "prompt", COMPLETION_TOKENS, echoes), grammar=grammar)
 
     async def _model(self, body: GenerationRequest, letters: int, arrived_s: float, wake: bool = True) -> ServedModel:
         """The model for a prompt of so many letters. While its tokenizer is read, where that is needed, it starts already."""
@@ -87,6 +97,21 @@ class Preparer:
             if model.text is not None:
                 await model.text.wake()
             return model
+
+    async def _constrained(
+        self, model: ServedModel, body: GenerationRequest, letters: int, arrived_s: float, template: str | None = None
+    ) -> tuple[Grammar | None, CallFormat | None]:
+        """What answers keep to, if they shall keep to something, and how calls are written in them. While that is found out
+        the model starts already."""
+        wanted = body.wanted
+        if wanted is None:
+            return None, None
+        if model.text is None:
+            raise BadRequest(f"{model.name} was published without a tokenizer: its answers are no text", wanted.param)
+        with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
+            constrained = await model.text.constrain(wanted, template)
+            words = await model.text.words(_vocabulary(model), model.stop_tokens)
+        return Grammar(constrained.grammar, words), BY_NAME[constrained.calls]
 
     def _prepared(
         self,

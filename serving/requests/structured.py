@@ -12,7 +12,7 @@ from serving.structure.wanted import Form, Tool
 
 MAX_TOOLS = 128
 MAX_CHOSEN = 1024
-MAX_SCHEMA_LETTERS = 1 << 18
+MAX_SCHEMA_LETTERS = 1 << 17
 """Of all schemas of a request together, in JSON; and of each text that is a pattern or a grammar."""
 MAX_DESCRIPTION_LETTERS = 1 << 16
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
@@ -167,11 +167,18 @@ class StructuredOutputs(BaseModel):
 
     def forms(self) -> list[Form]:
         """What is said of it."""
-        return forms_of("structured_outputs.", self.json_, self.regex, self.choice, self.grammar, bool(self.json_object))
+        return forms_of(
+            "structured_outputs.", self.json_, self.regex, self.choice, self.grammar, bool(self.json_object)
+        )
 
 
 def forms_of(
-    prefix: str, schema: Any, regex: str | None, choice: Sequence[str] | None, grammar: str | None, any_json: bool = False
+    prefix: str,
+    schema: Any,
+    regex: str | None,
+    choice: Sequence[str] | None,
+    grammar: str | None,
+    any_json: bool = False,
 ) -> list[Form]:
     """What fields of these kinds say, whose names begin so."""
     given = {_JSON: schema, _REGEX: regex, _CHOICE: choice, _GRAMMAR: grammar}

@@ -21,6 +21,7 @@ LIMITS = LLParserLimits(
     verbose_errors=False,
 )
 _REASON_LETTERS = 300
+_NOT_SAID = re.compile(r"^(at \d+\(\d+\): )?(failed to compile JSON schema: )?")
 _SPECIAL, _END = 256, 257
 
 
@@ -81,5 +82,7 @@ class _Letters:
 
 def _sentence(reason: str) -> str:
     """Of what the library says the first line, without the place in a grammar that nobody has seen."""
-    first = next(filter(None, map(str.strip, reason.splitlines())), "it cannot be read")
-    return re.sub(r"^at \d+\(\d+\): ", "", first)[:_REASON_LETTERS]
+    first = next(filter(None, map(str.strip, reason.splitlines())), "")
+    if not first or first.startswith("panic"):
+        return "it cannot be read"
+    return _NOT_SAID.sub("", first)[:_REASON_LETTERS].encode(errors="replace").decode()

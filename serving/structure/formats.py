@@ -4,6 +4,7 @@ import re
 import secrets
 import string
 from dataclasses import dataclass
+from typing import Any
 
 NAME_LETTERS = frozenset(string.ascii_letters + string.digits + "_-")
 """What functions' names are written with."""
@@ -29,8 +30,6 @@ class CallFormat:
     at_start: bool = False
     id_letters: int | None = None
     """Of calls' ids, where the model's template takes no others."""
-    native: bool = True
-    """Whether the model's template tells of tools and of calls; else they are told in a row of plain messages."""
     known_by: tuple[tuple[str, ...], ...] = ()
     """Texts which, all of one row, are in the templates of models that write so."""
 
@@ -48,28 +47,24 @@ class CallFormat:
 
     def new_id(self) -> str:
         """A call's."""
-        return secrets.token_hex(self.id_letters)[: self.id_letters] if self.id_letters else f"call_{secrets.token_hex(12)}"
+        if self.id_letters is not None:
+            return secrets.token_hex(self.id_letters)[: self.id_letters]
+        return f"call_{secrets.token_hex(12)}"
 
 
-def _object(arguments: str) -> dict[str, tuple[str, ...]]:
-    return {"opening": ("{", '"name"', ":", '"'), "named": ('"', ",", f'"{arguments}"', ":"), "closing": ("}",)}
-
-
-_OBJECT, _TAGGED = _object("arguments"), ("<tool_call>", "</tool_call>")
-
-
-def _hermes(name: str, native: bool, *known_by: tuple[str, ...]) -> CallFormat:
+def _of_objects(name: str, arguments: str = "arguments", tags: tuple[str, ...] = (), **more: Any) -> CallFormat:
+    """Each call is an object of JSON, which stands between tags, if there are some."""
     return CallFormat(
         name,
-        opening=(_TAGGED[0], *_OBJECT["opening"]),
-        named=_OBJECT["named"],
-        closing=(*_OBJECT["closing"], _TAGGED[1]),
-        native=native,
-        known_by=known_by,
+        opening=(*tags[:1], "{", '"name"', ":", '"'),
+        named=('"', ",", f'"{arguments}"', ":"),
+        closing=("}", *tags[1:]),
+        **more,
     )
 
 
-PLAIN = _hermes("plain", False)
+_TAGS = ("<tool_call>", "</tool_call>")
+PLAIN = _of_objects("plain", tags=_TAGS)
 """For models whose templates tell nothing of tools, or write calls as nothing here does."""
 FORMATS = (
     CallFormat(
@@ -80,33 +75,31 @@ FORMATS = (
         id_letters=9,
         known_by=(("[TOOL_CALLS]", "[ARGS]"),),
     ),
-    CallFormat(
+    _of_objects(
         "mistral",
         begin=("[TOOL_CALLS]", "["),
-        **_OBJECT,
         between=(",",),
         end=("]",),
         id_letters=9,
         known_by=(("[TOOL_CALLS]",),),
     ),
-    CallFormat(
+    _of_objects(
         "granite",
         begin=("<|tool_call|>", "["),
-        **_OBJECT,
         between=(",",),
         end=("]",),
         known_by=(("<|start_of_role|>", "<|tool_call|>"),),
     ),
-    CallFormat(
+    _of_objects(
         "llama",
-        **_object("parameters"),
+        arguments="parameters",
         between=(";",),
         mark="<|python_tag|>",
         at_start=True,
         known_by=(("<|start_header_id|>", '"parameters": '), ("<|python_tag|>", '"parameters": ')),
     ),
-    _hermes("hermes", True, _TAGGED),
-)  # fmt: skip
+    _of_objects("hermes", tags=_TAGS, known_by=((_TAGS[0],),)),
+)
 """More special ones first."""
 BY_NAME = {known.name: known for known in (*FORMATS, PLAIN)}
 _TOLD_OF = re.compile(r"(?<![\w'\".])tools(?![\w'\"])")

@@ -47,7 +47,7 @@ def _of_form(form: Form) -> str:
 
 def _json(schema: Mapping[str, Any], strict: bool) -> str:
     """What the schema itself says of how it is to be read is left out."""
-    how = {"whitespace_pattern": BLANKS, "lenient": not strict}
+    how = {"whitespace_pattern": BLANKS, "coerce_one_of": True, "lenient": not strict}
     return f"%json {json.dumps({**schema, 'x-guidance': how})}"
 
 

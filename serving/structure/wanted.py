@@ -1,7 +1,8 @@
 """What an answer shall keep to, as a client asked for it."""
 
-from dataclasses import dataclass
-from typing import Any
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,26 @@ class Form:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A text of `form`, any if it is None; or calls of `tools`, and nothing else if one is `required`. With `parallel` several
-    may be called at once."""
+    """A text of `form`, any if it is None; or calls of `tools`, and nothing else if one is `required`. With `parallel`
+    several may be called at once."""
 
     form: Form | None = None
     tools: tuple[Tool, ...] = ()
     required: bool = False
     parallel: bool = True
+
+    def written(self) -> str:
+        """In JSON, for a text process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, written: str) -> Self:
+        """What was written."""
+        parts = json.loads(written)
+        form = Form(**parts["form"]) if parts["form"] is not None else None
+        return cls(form, tuple(Tool(**tool) for tool in parts["tools"]), parts["required"], parts["parallel"])
+
+    @property
+    def param(self) -> str:
+        """A field of the request that asks for it."""
+        return self.form.param if self.form is not None else "tools"
