@@ -7,6 +7,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.client import ClusterClient
@@ -17,7 +18,7 @@ from cluster.model_facts import facts_of
 from cluster.virtual_time import run_virtual
 from cluster.wire.orders import MOST_RANKED
 from cluster.wire.phases import BUILD_SKELETON, TAKE_PROCESS
-from cluster.wire.requests import Sampling, Submit
+from cluster.wire.requests import Embedded, Sampling, Submit
 from schedules.events import Event, NodeReported, SchedulerJoined
 from schedules.facts import Model, Placement, View
 from schedules.foresight.retention import BY_USE, Retention
@@ -123,6 +124,21 @@ async def goes_on_elsewhere_with_the_same_tokens(played: Played) -> None:
     pipeline, alone = await played.form(*played.names[:2]), await played.form(played.names[0])
     whole, _ = await _tokens(pipeline, asked)
     assert await _tokens(alone, _rest(asked, whole[:3])) == (whole[3:], "length")
+    await asyncio.gather(played.cluster.dissolve(pipeline), played.cluster.dissolve(alone))
+
+
+async def gives_the_same_vector_from_any_group(played: Played) -> None:
+    pipeline, alone = await played.form(*played.names[:2]), await played.form(played.names[0])
+    vectors = []
+    for group, name in ((pipeline, "contract-v1"), (alone, "contract-v2")):
+        async with asyncio.timeout(WITHIN_S):
+            asked = Submit(name, PROMPT, len(PROMPT), 0, (), pooling="mean")
+            (told,) = [event async for event in group.generate(asked)]
+        assert isinstance(told, Embedded)
+        assert (told.request, told.tokens, told.finish) == (name, (), "stop")
+        vectors.append(np.frombuffer(told.vector, "<f4"))
+    assert len(vectors[0]) > 1
+    assert np.allclose(*vectors, rtol=1e-4, atol=1e-5)
     await asyncio.gather(played.cluster.dissolve(pipeline), played.cluster.dissolve(alone))
 
 
@@ -383,6 +399,7 @@ async def hurries_what_comes_behind(played: Played) -> None:
 CONTRACT = (
     gives_as_many_tokens_as_are_asked_for,
     goes_on_elsewhere_with_the_same_tokens,
+    gives_the_same_vector_from_any_group,
     ends_with_a_stop_token,
     makes_room_for_others_when_somebody_leaves,
     refuses_a_request_that_will_never_fit,
