@@ -39,6 +39,10 @@ def _left_s(driven: DrivenBrain, request: str) -> float:
     return first_s - driven.now_s
 
 
+def _ask(driven: DrivenBrain, key: ModelKey, patience_s: float) -> None:
+    driven.ask(key, deadline_s=driven.now_s + patience_s)
+
+
 # ---- how it stands
 
 
@@ -215,7 +219,7 @@ def test_who_comes_back_when_told_is_served_by_the_start_that_it_caused(
     driven, key = _driven(takes_s=takes * FETCHED_S, keep_alive_s=keep_alive_s)
     request = driven.ask(key, deadline_s=patience_s)
     for after_s in others_s:
-        driven.later(after_s, lambda: driven.ask(key, deadline_s=driven.now_s + patience_s) and None)
+        driven.later(after_s, lambda: _ask(driven, key, patience_s))
     if request in driven.rejected:
         refused = driven.rejected[request]
         assert refused.why is Why.LATE
