@@ -45,7 +45,7 @@ def _doing(outlook: Outlook) -> str:
     if outlook.doing is Doing.ROOM:
         return f"waiting for room ({outlook.why})" if outlook.why else "waiting for room"
     if outlook.doing is Doing.COMPUTING:
-        return "computing the first token"
+        return "computing"
     fetching = f"fetching {outlook.there_bytes / _MB:.0f} of {outlook.all_bytes / _MB:.0f} MB"
     if outlook.doing is Doing.FORMING:
         return f"forming {outlook.degree} process(es), {fetching}"
