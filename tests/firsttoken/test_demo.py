@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from firsttoken.demo import PACKAGE, find_gguf
+from firsttoken.demo.model import PACKAGE, find_gguf
 from firsttoken.errors import DemoModelMissing
 
 
