@@ -249,7 +249,7 @@ def ledger_table(start: "ColdStart") -> Table:
     """Where the time of a cold start went."""
     took = "?" if start.ttft_s is None else f"{start.ttft_s:.2f} s"
     title = f"Cold start of {start.model}: degree {start.degree}, first token after {took}"
-    table = open_table(title)
+    table = open_table(title, gap=1)
     table.add_column("phase", no_wrap=True)
     table.add_column("where", no_wrap=True)
     for column in ("start", "end", "bytes", "rate"):
@@ -274,7 +274,7 @@ def summarise(phases: "Sequence[PhaseOfStart]") -> "list[PhaseOfStart]":
     """One row where the same was done in the same place, or waited for, for many units; by start."""
     rows: dict[tuple[str, str], list[PhaseOfStart]] = {}
     for phase in phases:
-        verb, _, unit = phase.name.rpartition(" ")
+        verb = phase.name.rpartition(" ")[0]
         rows.setdefault((verb if phase.size_bytes or verb == _WAIT else phase.name, phase.where), []).append(phase)
     summaries = [
         replace(

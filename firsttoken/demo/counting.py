@@ -81,7 +81,7 @@ async def count(frontend: Frontend, console: Console) -> Counted:
                     last = len(times_s) + AFTER
                     words.note(f"--- from about here {_where(moving.result())} alone goes on ---")
                 words.write(piece.text)
-                if last and len(times_s) >= last:
+                if last and len(times_s) >= last and piece.text.endswith(","):
                     break
         words.end()
         if moving is None or not last:

@@ -37,7 +37,6 @@ def demo_settings(settings: Settings) -> Settings:
             ),
             "frontend": frontend.model_copy(
                 update={
-                    "policy": "planned",
                     "degree": max(FEWEST_NODES, cluster.nodes),
                     "ttft_slo_s": 0.0,
                     "tpot_slo_s": 0.0,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _BAR_WIDTH = 42
 _FETCH, _FROM = "fetch ", " from "
-_OTHERS = {"stages made": ("take process", "join group", "build skeleton"), "first step": ("first step",)}
+_OTHERS = {"stages made": ("take process", "join group", "build skeleton"), "layers run": ("first step",)}
 
 
 def introduction(checkpoint: "Checkpoint", settings: "Settings") -> str:
@@ -84,9 +84,9 @@ def fetched(start: "ColdStart") -> dict[str, int]:
 def pause_table(counted: "Counted") -> Table:
     """The move as the client felt it."""
     table = Table(show_header=False, box=None, title="By the client's own clock", title_justify="left")
-    before, after_ms = counted.before, 1000 * counted.token_s(moved=True)
+    before, (pipeline_ms, replica_ms) = counted.before, (1000 * counted.token_s(moved=moved) for moved in (False, True))
     table.add_row("tokens", f"{before} from the pipeline, {len(counted.heard.times_s) - before} from the replica")
-    table.add_row("a token took", f"{1000 * counted.token_s(moved=False):.0f} ms there, {after_ms:.0f} ms here")
+    table.add_row("a token took", f"{pipeline_ms:.0f} ms from the pipeline, {replica_ms:.0f} ms from the replica")
     table.add_row("longest wait", f"{1000 * counted.pause_s:.0f} ms, when it went over")
     told = "none lost and none twice" if counted.unbroken else "which do not follow one another"
     table.add_row("numbers", f"{counted.numbers[0]} to {counted.numbers[-1]}, {told}" if counted.numbers else "none")
@@ -94,7 +94,8 @@ def pause_table(counted: "Counted") -> Table:
 
 
 def _spans(start: "ColdStart") -> Iterator[tuple[str, float, float]]:
-    """What lasted from when to when: each node's fetch, the making of the stages, the first step."""
+    """What lasted from when to when: each node's fetch, the making of the stages, the first step, whose layers run as they
+    come."""
     for node, phases in _fetches(start).items():
         yield f"{node} fetches", *_extent(phases)
     for what, names in _OTHERS.items():
