@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 
 from firsttoken.frontend import Piece
 
@@ -80,7 +80,8 @@ class Expecting:
     it vanishes with the first token. Nothing where there is no terminal."""
 
     def __init__(self, console: Console, expected_s: float | None) -> None:
-        columns = (SpinnerColumn(), _Elapsed(expected_s), TextColumn("{task.fields[note]}", style="dim"))
+        note = TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        columns = (SpinnerColumn(), _Elapsed(expected_s), note)
         self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
         self._task = self._bar.add_task("", total=None, note="") if self._bar is not None else None
 
@@ -95,9 +96,9 @@ class Expecting:
         self.over()
 
     def note(self, text: str) -> None:
-        """Show `text` in place of the last note."""
+        """Show what is done, out of what the front end says, in place of the last note."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, note=text)
+            self._bar.update(self._task, note=text.rpartition(": ")[2].partition(", first token")[0])
 
     def over(self) -> None:
         """It has come."""
