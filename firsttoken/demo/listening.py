@@ -32,11 +32,12 @@ class Heard:
 
 
 class Words:
-    """Text in lines of whole words, as wide as the console and no wider than WIDEST."""
+    """Text in lines of whole words, as wide as the console and no wider than WIDEST; word by word on a terminal, elsewhere
+    line by line."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._width = console, min(console.width, WIDEST)
-        self._column, self._word = 0, ""
+        self._column, self._word, self._line = 0, "", ""
 
     def write(self, text: str) -> None:
         """More of it: a word is shown once it is whole."""
@@ -68,11 +69,14 @@ class Words:
             self._break()
         word = f" {word}" if self._column else word
         self._column += len(word)
-        self._console.print(word, end="", markup=False, highlight=False, soft_wrap=True)
+        if self._console.is_terminal:
+            self._console.print(word, end="", markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._line += word
 
     def _break(self) -> None:
-        self._column = 0
-        self._console.print()
+        self._console.print(self._line, markup=False, highlight=False, soft_wrap=True)
+        self._column, self._line = 0, ""
 
 
 class Expecting:

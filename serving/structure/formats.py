@@ -48,7 +48,11 @@ class CallFormat:
 
     def new_id(self) -> str:
         """A call's."""
-        return secrets.token_hex(self.id_letters)[: self.id_letters] if self.id_letters else f"call_{secrets.token_hex(12)}"
+        return (
+            secrets.token_hex(self.id_letters)[: self.id_letters]
+            if self.id_letters
+            else f"call_{secrets.token_hex(12)}"
+        )
 
 
 def _object(arguments: str) -> dict[str, tuple[str, ...]]:
