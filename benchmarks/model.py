@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from firsttoken.demo import find_gguf
+from firsttoken.demo.model import find_gguf
 from firsttoken.settings import load_settings
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore

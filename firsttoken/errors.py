@@ -45,6 +45,14 @@ class DemoModelMissing(FirsttokenError):
     """The package that carries the demo's model is not installed."""
 
 
+class DemoStuck(FirsttokenError):
+    """What the demo waits for does not come."""
+
+
+class DemoBroken(FirsttokenError):
+    """What the demo shows is not what it should be."""
+
+
 class NotACheckout(FirsttokenError):
     """A command needs more of the repository than is installed."""
 

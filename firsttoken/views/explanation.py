@@ -7,6 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from firsttoken.views.tables import node_names, open_table
+
 if TYPE_CHECKING:
     from firsttoken.frontend import ColdStart, PhaseOfStart
 
@@ -36,7 +38,7 @@ def sentence(model: str, decision: Mapping[str, Any]) -> str:
 
 def candidate_table(decision: Mapping[str, Any]) -> Table:
     """Each candidate with what was predicted of it, and what became of it."""
-    table = Table(title="Candidates", title_justify="left")
+    table = open_table("Candidates")
     table.add_column("degree", justify="right")
     table.add_column("nodes")
     for column in ("first token", "bad end", "a token", "cost"):
@@ -46,7 +48,7 @@ def candidate_table(decision: Mapping[str, Any]) -> Table:
         style = "bold" if candidate["chosen"] else None
         fate = "chosen" if candidate["chosen"] else candidate["ruled_out"]
         fate = "; ".join([fate, *(_move(move) for move in candidate["moves"])])
-        degree, nodes = str(candidate["degree"]), ", ".join(candidate["nodes"])
+        degree, nodes = str(candidate["degree"]), node_names(candidate["nodes"])
         table.add_row(degree, nodes, *_predicted(candidate["prediction"]), fate, style=style)
     return table
 
@@ -79,7 +81,7 @@ def wishes(objectives: Mapping[str, Any]) -> str:
 
 def start_table(starts: "Sequence[ColdStart]") -> Table:
     """The last cold starts: predicted against measured."""
-    table = Table(title="Last cold starts", title_justify="left")
+    table = open_table("Last cold starts")
     table.add_column("degree", justify="right")
     table.add_column("nodes")
     for column in ("predicted", "bad end", "measured", "error"):
@@ -94,7 +96,7 @@ def start_table(starts: "Sequence[ColdStart]") -> Table:
             error = "" if start.error is None else f"{start.error:+.0%}"
             bad = "" if expected.ttft_bad_s is None else f"{expected.ttft_bad_s:.2f} s"
             shown = (f"{expected.ttft_s:.2f} s", bad, measured, error)
-        table.add_row(str(start.degree), ", ".join(start.nodes), *shown, blame(start))
+        table.add_row(str(start.degree), node_names(start.nodes), *shown, blame(start))
     return table
 
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from firsttoken.demo import find_gguf
+from firsttoken.demo.model import find_gguf
 from firsttoken.errors import DemoModelMissing
 from infra.lab.console import converse
 from infra.lab.network import LabError

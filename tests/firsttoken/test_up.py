@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from firsttoken.demo import MODEL
+from firsttoken.demo.model import MODEL
 from tests.firsttoken.processes import MARK, left_after, listening, marked
 from tests.firsttoken.whole import COMPONENTS, environment_in, firsttoken, up
 

@@ -1,0 +1,20 @@
+"""Tables that fit 80 columns: no lines, and names of nodes in short."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+
+def open_table(title: str, gap: int = 2) -> Table:
+    """A table without lines, below its title, and so many blanks between its columns."""
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, gap, 0, 0), pad_edge=False
+    )
+
+
+def node_names(names: Sequence[str]) -> str:
+    """ "node-1, 2, 3" where names differ by the number at their end alone, else all as they are."""
+    stems = {name.rstrip("0123456789") for name in names}
+    stem = stems.pop() if len(stems) == 1 else ""
+    numbers = [name.removeprefix(stem) for name in names]
+    return f"{stem}{', '.join(numbers)}" if stem and all(numbers) else ", ".join(names)
