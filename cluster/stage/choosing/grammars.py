@@ -4,7 +4,6 @@ The tokenizer of a vocabulary is made once and a grammar compiled once, and kept
 a matcher of its own, which takes its tokens and says, one bit a token, what may come next.
 """
 
-import json
 import logging
 import os
 from collections import OrderedDict
@@ -23,10 +22,10 @@ _KEPT = 16
 """Grammars that are kept compiled, those used last."""
 _THREADS = 4
 """Masks at most that are worked out at once."""
-_TOKENS_AT_ONCE = 32
+_TOKENS_AT_ONCE = 8
 """Of an answer that goes on somewhere else: between so many others may run."""
 _LIMITS = LLParserLimits(
-    max_items_in_row=2000,
+    max_items_in_row=500,
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=200_000,
     step_max_items=50_000,
@@ -35,10 +34,12 @@ _LIMITS = LLParserLimits(
     precompute_large_lexemes=True,
     verbose_errors=False,
 )
-"""A mask takes some 20 ms at most, a grammar's lexer some 100 MB. An error tells nothing of what was written."""
+"""A mask takes some 20 ms at most, a token that is taken some 2 ms, a grammar's lexer some 100 MB. An error tells nothing of
+what was written."""
+_NOTHING = "NoExtensionBias"
 _CHARACTERS = 300
 """Of a fault's sentence at most."""
-_AS_THE_MODEL_LIKES = '%llguidance {"no_forcing": true}\n'
+_AS_THE_MODEL_LIKES = '\n%llguidance {"no_forcing": true}\n'
 """Where only one text may follow, its tokens are chosen like others; forcing them needs more of a tokenizer than words."""
 
 
@@ -201,30 +202,14 @@ def _compile(tokenizer: "Future[LLTokenizer] | None", text: str) -> LLMatcher:
     """BadGrammar if it is none, or too large."""
     if tokenizer is None:
         raise BadGrammar("nobody told of the words that the grammar is over")
-    matcher = LLMatcher(tokenizer.result(), _unforced(text), log_level=0, limits=_LIMITS)
+    matcher = LLMatcher(tokenizer.result(), text + _AS_THE_MODEL_LIKES, log_level=0, limits=_LIMITS)
     if matcher.is_error():
         raise BadGrammar(_sentence(matcher))
     return matcher
 
 
-def _unforced(text: str) -> str:
-    """The same grammar, none of whose tokens are forced. BadGrammar if it looks like JSON and is none."""
-    if not text.lstrip().startswith("{"):
-        return _AS_THE_MODEL_LIKES + text
-    try:
-        whole = json.loads(text)
-        parts = [{**part, "json_schema": None, "lark_grammar": _lark(part)} for part in whole["grammars"]]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BadGrammar(f"the grammar is no list of grammars: {error}") from error
-    return json.dumps({**whole, "grammars": parts})
-
-
-def _lark(part: dict[str, object]) -> str:
-    schema, lark = part.get("json_schema"), part.get("lark_grammar")
-    return _AS_THE_MODEL_LIKES + (f"start: %json {json.dumps(schema)}" if lark is None else str(lark))
-
-
 def _sentence(matcher: LLMatcher) -> str:
     """What is wrong, in one line."""
-    found = matcher.get_error().strip().split("\n", 1)[0] or "it lets nothing follow"
+    found = matcher.get_error().strip().split("\n", 1)[0]
+    found = "none of the words may follow" if found == _NOTHING else found
     return f"the grammar cannot be kept to: {found[:_CHARACTERS]}"
