@@ -177,7 +177,7 @@ def test_a_schema_that_cannot_be_kept_to_is_refused_and_harms_nobody(
     api: openai.OpenAI, smollm2: Checkpoint, schema: Any, said: str
 ) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    for _ in range(3):  # whoever does it again and again
+    for _ in range(2):  # as often as a model's process may fail
         with pytest.raises(openai.BadRequestError) as refused:
             api.chat.completions.create(model=smollm2.name, messages=_ASKED, response_format=form, **_SHORT)
         assert said in refused.value.message
@@ -188,6 +188,7 @@ def test_a_schema_that_cannot_be_kept_to_is_refused_and_harms_nobody(
 # ---- LangChain
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # LangChain's of OpenAI's client's own value
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_langchain_gets_what_it_modelled(chat: ChatOpenAI, method: Any) -> None:
     bound = chat.with_structured_output(Weather, method=method)
@@ -197,8 +198,9 @@ def test_langchain_gets_what_it_modelled(chat: ChatOpenAI, method: Any) -> None:
 
 
 def test_langchain_gets_json(chat: ChatOpenAI) -> None:
-    bound = chat.bind(response_format={"type": "json_object"}, max_completion_tokens=24)
-    assert str(bound.invoke("Give JSON.").content).startswith("{")
+    """Whatever object it is, streamed as far as it is there."""
+    bound = chat.with_structured_output(None, method="json_mode")
+    assert isinstance(next(iter(bound.stream('Answer with JSON: {"rain": true}'))), dict)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

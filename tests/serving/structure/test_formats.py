@@ -30,16 +30,19 @@ _TOOLS = (
 _SPECIAL = {"[TOOL_CALLS]": 256, "[ARGS]": 257, "<|python_tag|>": 258, "<|tool_call|>": 259}
 _END = 260
 _TWO = (("get", '{"city": "P"}'), ("get-all", '{"a": [1, "}\\""]}'))
+_OBJECTS = '[{"name": "get", "arguments": {"city": "P"}}, {"name": "get-all", "arguments": {"a": [1, "}\\""]}}]'
+_TAGGED = """<tool_call>
+{"name": "get", "arguments": {"city": "P"}}
+</tool_call>
+<tool_call>{"name":"get-all","arguments":{"a": [1, "}\\""]}}</tool_call>"""
 _WRITTEN = {
-    "plain": '<tool_call>\n{"name": "get", "arguments": {"city": "P"}}\n</tool_call>\n'
-    '<tool_call>{"name":"get-all","arguments":{"a": [1, "}\\""]}}</tool_call>',
-    "hermes": '<tool_call>\n{"name": "get", "arguments": {"city": "P"}}\n</tool_call>\n'
-    '<tool_call>{"name":"get-all","arguments":{"a": [1, "}\\""]}}</tool_call>',
+    "plain": _TAGGED,
+    "hermes": _TAGGED,
     "llama": '{"name": "get", "parameters": {"city": "P"}}; {"name": "get-all", "parameters": {"a": [1, "}\\""]}}',
-    "mistral": '[TOOL_CALLS] [{"name": "get", "arguments": {"city": "P"}}, {"name": "get-all", "arguments": {"a": [1, "}\\""]}}]',
+    "mistral": f"[TOOL_CALLS] {_OBJECTS}",
     "mistral-args": '[TOOL_CALLS]get[ARGS]{"city": "P"}[TOOL_CALLS]get-all[ARGS]{"a": [1, "}\\""]}',
-    "granite": '<|tool_call|>[{"name": "get", "arguments": {"city": "P"}}, {"name": "get-all", "arguments": {"a": [1, "}\\""]}}]',
-}  # fmt: skip
+    "granite": f"<|tool_call|>{_OBJECTS}",
+}
 
 
 class _Letters:
