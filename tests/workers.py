@@ -28,6 +28,7 @@ TOGETHER = {
         "tests/serving/test_explain.py",
         "tests/serving/test_history_at_work.py",
         "tests/serving/test_sampling_fields.py",
+        "tests/serving/structure/test_at_work.py",
     ),
     FLOW_SERVICE: (
         "tests/flows/test_moves.py",

@@ -18,7 +18,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 CHAT: Mapping[str, tuple[Any, ...]] = {
     **_NEUTRAL, "functions": ([],), "function_call": ("none", "auto"), "audio": (), "modalities": (["text"],),
-    "prediction": (), "web_search_options": (), "verbosity": ("medium",), "echo": (False,), "best_of": (1,), "mm_processor_kwargs": ({},),
+    "prediction": (), "web_search_options": (), "verbosity": ("medium",), "echo": (False,), "best_of": (1,),
+    "mm_processor_kwargs": ({},),
 }  # fmt: skip
 COMPLETION: Mapping[str, tuple[Any, ...]] = {**_NEUTRAL, "suffix": ("",)}
 """By field, the values that ask for nothing; null never does."""

@@ -17,7 +17,8 @@ from tests.serving.tokenizers import CHATML, LocalText, byte_files
 HI = {"role": "user", "content": "hi"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-NAMED = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]
+F = {"type": "function", "function": {"name": "f"}}
+NAMED = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "{{ tools[0].function.name }}"}]
 
 
 def rendered(template: Any, folder: Path, messages: list[dict[str, Any]] | None = None, **fields: Any) -> str:
@@ -48,7 +49,7 @@ def test_a_history_may_hold_what_apis_put_into_it(turn: dict[str, Any], text: st
 
 
 def test_calls_and_their_results_reach_the_template(tmp_path: Path) -> None:
-    template = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
+    template = "{# tool_calls #}{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
     history = [
         {**HI, "name": "Ann"},
         {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "hm"},
@@ -75,12 +76,12 @@ def test_arguments_of_calls_are_objects_and_text_for_templates_that_need_text(te
 
 def test_a_template_gets_what_clients_hand_it(tmp_path: Path) -> None:
     """`enable_thinking` was passed over in silence, as were documents and tools."""
-    template = "{{ enable_thinking }} {{ reasoning_effort }} {{ documents[0].text }} {{ tools[0].name }}"
+    template = "{{ enable_thinking }} {{ reasoning_effort }} {{ documents[0].text }} {{ tools[0].function.name }}"
     fields = {
         "chat_template_kwargs": {"enable_thinking": False},
         "reasoning_effort": "low",
         "documents": [{"text": "Once"}],
-        "tools": [{"name": "f"}],
+        "tools": [F],
         "tool_choice": "none",
     }
     assert rendered(template, tmp_path, **fields) == "False low Once f"
@@ -99,8 +100,8 @@ def test_an_answer_may_go_on_with_the_last_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({}, "d"), ({"tools": [{"name": "f"}], "tool_choice": "none"}, "f"), ({"chat_template": "default"}, "d"),
-        ({"tools": [{"name": "f"}], "tool_choice": "none", "chat_template": "default"}, "d"),
+        ({}, "d"), ({"tools": [F], "tool_choice": "none"}, "f"), ({"chat_template": "default"}, "d"),
+        ({"tools": [F], "tool_choice": "none", "chat_template": "default"}, "d"),
     ],
 )  # fmt: skip
 def test_of_several_templates_one_is_taken_by_its_name(fields: dict[str, Any], text: str, tmp_path: Path) -> None:

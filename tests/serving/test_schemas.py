@@ -136,21 +136,19 @@ def test_a_field_that_nobody_knows_is_ignored(kind: str) -> None:
 
 _CHAT_REFUSED = {
     "functions": [[{"name": "f"}]],
-    "tool_choice": ["required", {"type": "function"}],
-    "response_format": [{"type": "json_object"}, {"type": "json_schema"}],
+    "function_call": ["f"],
     "audio": [{"voice": "alloy"}],
-    "structured_outputs": [{"json": {}}],
+    "regex": ["a+"],
     "use_beam_search": [True],
     "echo": [True],
     "logits_processors": [["x"]],
 }
 _CHAT_NEUTRAL = {
-    "tools": [[], None], "functions": [[]], "tool_choice": ["none", "auto"], "response_format": [{"type": "text"}],
+    "tools": [[], None], "functions": [[]], "function_call": ["none", "auto"], "tool_choice": [None],
     "logprobs": [False], "audio": [None],
 }  # fmt: skip
 _COMPLETION_REFUSED = {
-    "suffix": ["end"], "best_of": [2], "guided_regex": ["a+"], "prompt_logprobs": [0],
-    "response_format": [{"type": "json_object"}],
+    "suffix": ["end"], "best_of": [2], "prompt_logprobs": [0], "grammar": ["a"],
 }  # fmt: skip
 _COMPLETION_NEUTRAL = {"suffix": ["", None], "echo": [False], "logprobs": [None], "best_of": [1]}
 

@@ -1,0 +1,231 @@
+"""Calls of tools as models write them: what the grammar takes the reader reads, in whatever pieces it comes."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+from serving.answering.deltas import Answered, Delta
+from serving.structure.checking import Unusable, checked_grammar
+from serving.structure.formats import BY_NAME, PLAIN, CallFormat, format_of
+from serving.structure.grammars import grammar_of
+from serving.structure.reading import CallReader
+from serving.structure.wanted import Form, Tool, Wanted
+
+_CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+_TOOLS = (
+    Tool("get", _CITY, True, "tools.0.function.parameters"),
+    Tool("get-all", {}, False, "tools.1.function.parameters"),
+)
+_SPECIAL = {"[TOOL_CALLS]": 256, "[ARGS]": 257, "<|python_tag|>": 258, "<|tool_call|>": 259}
+_END = 260
+_TWO = (("get", '{"city": "P"}'), ("get-all", '{"a": [1, "}\\""]}'))
+_OBJECTS = '[{"name": "get", "arguments": {"city": "P"}}, {"name": "get-all", "arguments": {"a": [1, "}\\""]}}]'
+_TAGGED = """<tool_call>
+{"name": "get", "arguments": {"city": "P"}}
+</tool_call>
+<tool_call>{"name":"get-all","arguments":{"a": [1, "}\\""]}}</tool_call>"""
+_WRITTEN = {
+    "plain": _TAGGED,
+    "hermes": _TAGGED,
+    "llama": '{"name": "get", "parameters": {"city": "P"}}; {"name": "get-all", "parameters": {"a": [1, "}\\""]}}',
+    "mistral": f"[TOOL_CALLS] {_OBJECTS}",
+    "mistral-args": '[TOOL_CALLS]get[ARGS]{"city": "P"}[TOOL_CALLS]get-all[ARGS]{"a": [1, "}\\""]}',
+    "granite": f"<|tool_call|>{_OBJECTS}",
+}
+
+
+class _Letters:
+    eos_token_id, bos_token_id, special_token_ids = _END, None, ()
+    tokens = (*(bytes([byte]) for byte in range(256)), *[b""] * 5)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+_VOCABULARY = LLTokenizer(TokenizerWrapper(_Letters()), n_vocab=_END + 1, eos_token=_END, slices=[])
+
+
+def _tokens(text: str, form: CallFormat) -> list[int]:
+    """A byte each, but for the marks that are special tokens."""
+    found: list[int] = []
+    while text:
+        mark = next((mark for mark in _SPECIAL if mark in form.literals and text.startswith(mark)), None)
+        found += text[0].encode() if mark is None else [_SPECIAL[mark]]
+        text = text[len(mark or text[0]) :]
+    return found
+
+
+def _takes(wanted: Wanted, form: CallFormat, text: str) -> bool:
+    """Whether the grammar takes the text as a whole answer."""
+    matcher = LLMatcher(_VOCABULARY, grammar_of(wanted, form, _SPECIAL.get), log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    tokens = _tokens(text, form)
+    return bool(matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting())
+
+
+def _read(pieces: Sequence[str], form: CallFormat) -> tuple[str, list[tuple[str, str]]]:
+    reader, answer = CallReader(form), Answered()
+    for piece in pieces:
+        text, calls = reader.push(piece)
+        answer.add(Delta(0, text, (), calls=calls))
+    assert reader.called == bool(answer.calls)
+    return answer.text + reader.flush(), [(call.name, call.arguments) for call in answer.calls]
+
+
+@pytest.mark.parametrize("name", _WRITTEN)
+def test_calls_are_taken_and_read(name: str) -> None:
+    form, text = BY_NAME[name], _WRITTEN[name]
+    assert _takes(Wanted(None, _TOOLS), form, text)
+    assert _takes(Wanted(None, _TOOLS, required=True), form, text)
+    assert _takes(Wanted(Form("json", {"type": "integer"}, True, "response_format"), _TOOLS), form, text)
+    assert not _takes(Wanted(None, _TOOLS, parallel=False), form, text)
+    assert not _takes(Wanted(None, _TOOLS[:1]), form, text)
+    assert not _takes(Wanted(None, _TOOLS), form, text.replace("city", "town"))
+    assert _read([text], form) == ("", list(_TWO))
+
+
+@pytest.mark.parametrize("name", _WRITTEN)
+@given(cuts=st.lists(st.integers(0, 200), max_size=12), before=st.sampled_from(["", "Let me see < [TOOL <tool.\n"]))
+def test_however_it_is_cut_it_is_read_the_same(name: str, cuts: list[int], before: str) -> None:
+    form = BY_NAME[name]
+    text = _WRITTEN[name] if form.at_start else before + _WRITTEN[name]
+    ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
+    pieces = [text[begin:end] for begin, end in pairwise(ends)]
+    assert _read(pieces, form) == ("" if form.at_start else before.rstrip(), list(_TWO))
+
+
+@pytest.mark.parametrize("name", _WRITTEN)
+def test_text_is_text_and_comes_at_once(name: str) -> None:
+    form = BY_NAME[name]
+    for text in ("", "Hello", "It is a < b, [so] it is.", "See:\n\n"):
+        assert _takes(Wanted(None, _TOOLS), form, text)
+        assert not _takes(Wanted(None, _TOOLS, required=True), form, text)
+        assert _read(list(text), form) == (text, [])
+    assert CallReader(form).push("Hello")[0] == "Hello"
+
+
+@pytest.mark.parametrize("name", ["plain", "granite", "mistral"])
+def test_text_may_stand_before_calls_and_nothing_behind_them(name: str) -> None:
+    form = BY_NAME[name]
+    assert _takes(Wanted(None, _TOOLS), form, "Well: " + _WRITTEN[name])
+    assert not _takes(Wanted(None, _TOOLS), form, _WRITTEN[name] + " so")
+    assert not _takes(Wanted(None, _TOOLS), form, form.triggers[0] + "so")
+
+
+def test_what_begins_like_a_call_is_one_where_calls_have_no_mark() -> None:
+    llama = BY_NAME["llama"]
+    assert not _takes(Wanted(None, _TOOLS), llama, '{"a": 1}')
+    assert _takes(Wanted(None, _TOOLS), llama, "<|python_tag|>" + _WRITTEN["llama"])
+    assert _read(["<|python", "_tag|>", _WRITTEN["llama"]], llama) == ("", list(_TWO))
+    assert _read([" ", "<", "b>"], llama) == (" <b>", [])
+
+
+def test_a_call_that_is_cut_off_is_read_as_far_as_it_came() -> None:
+    text = '<tool_call>\n{"name": "get", "arguments": {"city": "P'
+    assert _read([text], PLAIN) == ("", [("get", '{"city": "P')])
+    assert _read(['<tool_call>\n{"name": "ge'], PLAIN) == ("", [])
+
+
+def test_blanks_are_bounded() -> None:
+    wanted = Wanted(Form("json", {"type": "object"}, True, "response_format"))
+    assert _takes(wanted, PLAIN, json.dumps({"a": {"b": [1, {"c": None}]}}, indent=2))
+    assert _takes(wanted, PLAIN, '{"a":1}')
+    assert not _takes(wanted, PLAIN, '{"a":  1}')
+    assert not _takes(wanted, PLAIN, '{"a":\n' + " " * 30 + "1}")
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "wrong"),
+    [
+        (Form("choice", ['a"\né', "b"], True, "x"), 'a"\né', "a"),
+        (Form("regex", "a/b+\\d", True, "x"), "a/bb7", "a/b"),
+        (Form("grammar", 'start: "a" /[0-9]+/', True, "x"), "a12", "a"),
+        (Form("grammar", 'root ::= "a" [0-9]+', True, "x"), "a12", "a"),
+        (Form("json", {"oneOf": [{"type": "integer"}, {"type": "null"}]}, True, "x"), "null", '""'),
+        (Form("json", {"type": "integer", "x-guidance": {"whitespace_pattern": "("}}, True, "x"), "1", "x"),
+    ],
+)
+def test_a_text_is_of_its_form(form: Form, text: str, wrong: str) -> None:
+    assert _takes(Wanted(form), PLAIN, text)
+    assert not _takes(Wanted(form), PLAIN, wrong)
+
+
+def test_arguments_are_always_an_object() -> None:
+    wanted = Wanted(None, (Tool("f", {"properties": {"a": {"type": "integer"}}}, False, "x"),), required=True)
+    assert _takes(wanted, PLAIN, '<tool_call>{"name":"f","arguments":{"a":1}}</tool_call>')
+    assert not _takes(wanted, PLAIN, '<tool_call>{"name":"f","arguments":1}</tool_call>')
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param", "said"),
+    [
+        (Wanted(Form("json", {"not": {}}, True, "a")), "a", 'Unimplemented keys: ["not"]'),
+        (Wanted(Form("json", {"$ref": "#"}, True, "a")), "a", ""),
+        (Wanted(Form("json", {"$ref": "http://nowhere.example/x"}, True, "a")), "a", "does not fetch"),
+        (Wanted(Form("json", {"type": "string", "pattern": "^(?=a)b"}, True, "a")), "a", "regex parse error"),
+        (Wanted(Form("json", {"const": "\ud800"}, True, "a")), "a", ""),
+        (Wanted(Form("regex", "(", True, "r")), "r", "invalid regex"),
+        (Wanted(Form("grammar", "start: nowhere", True, "g")), "g", 'unknown name: "nowhere"'),
+        (Wanted(Form("grammar", "start: <|im_end|>", True, "g")), "g", "it cannot be read"),
+        (Wanted(Form("grammar", "%%", True, "g")), "g", "Expected name"),
+        (
+            Wanted(None, (_TOOLS[0], Tool("f", {"type": "object", "not": {}}, True, "tools.1"))),
+            "tools.1",
+            "Unimplemented",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_to_is_said_of_the_field_that_asks_for_it(wanted: Wanted, param: str, said: str) -> None:
+    with pytest.raises(Unusable) as refused:
+        checked_grammar(wanted, PLAIN, _SPECIAL.get)
+    assert refused.value.param == param
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_not_strict_is_kept_to_as_far_as_can_be() -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    assert checked_grammar(Wanted(Form("json", schema, False, "a")), PLAIN, _SPECIAL.get)
+    with pytest.raises(Unusable, match="uniqueItems"):
+        checked_grammar(Wanted(Form("json", schema, True, "a")), PLAIN, _SPECIAL.get)
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{% if tools %}<tools>{{ tools | tojson }}</tools> within <tool_call></tool_call>{% endif %}", "hermes"),
+        ("{%- for t in tools %}{% endfor %}<|start_header_id|>{\"name\": function name, \"parameters\": {}}", "llama"),
+        ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}{{ '[TOOL_CALLS] [' }}", "mistral"),
+        ("{% if tools is defined %}{{ '[TOOL_CALLS]' + name + '[ARGS]' }}{% endif %}", "mistral-args"),
+        ("<|start_of_role|>{% if tools %}{% endif %}<|tool_call|>", "granite"),
+        ("{% if tools %}<tool_call><function=x>{% endif %}", "plain"),
+        ("{{ message['tools'] }}<tool_call>", "plain"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "plain"),
+        ("", "plain"),
+    ],
+)  # fmt: skip
+def test_a_format_is_known_by_the_template(template: str, name: str) -> None:
+    assert format_of(template).name == name
+
+
+def test_ids_are_such_as_templates_take() -> None:
+    assert len(BY_NAME["mistral"].new_id()) == 9
+    assert PLAIN.new_id().startswith("call_")
+    assert PLAIN.new_id() != PLAIN.new_id()
+
+
+def test_what_is_wanted_survives_the_way_to_a_text_process() -> None:
+    wanted: Any = Wanted(Form("choice", ["a"], True, "x"), _TOOLS, True, False)
+    assert Wanted.read(wanted.written()) == wanted
+    assert Wanted.read(Wanted().written()) == Wanted()
