@@ -47,8 +47,9 @@ class AnnouncementOver:
 
 @dataclass(frozen=True)
 class RequestArrived:
-    """A request wants an answer of up to `max_tokens` tokens; it arrived at `arrived_s`, and nobody waits for it after
-    `deadline_s`. With `more` it is one more choice of one that was admitted, and no bound refuses it."""
+    """A request wants an answer of up to `max_tokens` tokens, or with none its prompt's vector; it arrived at `arrived_s`,
+    and nobody waits for it after `deadline_s`. With `more` it is one more choice of one that was admitted, and no bound
+    refuses it."""
 
     request: str
     key: ModelKey
@@ -61,7 +62,7 @@ class RequestArrived:
 
 @dataclass(frozen=True)
 class RequestProgressed:
-    """So many more tokens of it have come, from `group`."""
+    """So many more tokens of it have come, from `group`; or, with none, its vector."""
 
     request: str
     group: str

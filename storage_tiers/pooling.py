@@ -12,9 +12,11 @@ class Pooling:
     """`mode` is None where what the checkpoint says is nothing that we do, and `fault` tells what that is.
 
     With `normalized` a vector has the length 1. `max_tokens` is what its maker lets a text have; None if nothing is said.
+    A model that was published `without_output` has no output matrix: it gives vectors, and no tokens that make sense.
     """
 
     mode: Mode | None
     normalized: bool = False
     max_tokens: int | None = None
     fault: str = ""
+    without_output: bool = False

@@ -116,6 +116,7 @@ class _Pooling(_Strict):
     normalized: bool
     max_tokens: Annotated[int, Field(ge=1, le=_MOST_SIZE)] | None
     fault: Annotated[str, Field(max_length=_SAID)]
+    without_output: bool
 
 
 class _Model(_Strict):

@@ -39,6 +39,14 @@ def say_pooling(
     return folder
 
 
+def without_head(folder: Path) -> Path:
+    """Have the folder's weights as AutoModel saves them: no output matrix, and no names that begin with the model."""
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(folder).save_pretrained(folder)
+    return folder
+
+
 def make_embedder(folder: Path, mode: str, *, normalized: bool = False, seed: int = 0, **options: Any) -> Path:
     """A tiny Qwen 3 that makes vectors by `mode`, "mean_tokens" or "lasttoken"."""
     return say_pooling(make_tiny("qwen3", folder, seed=seed, **options), mode, normalized=normalized)

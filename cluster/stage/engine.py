@@ -129,8 +129,9 @@ class Worker:
 
     def may_run_ahead(self, segments: Sequence[Segment]) -> bool:
         """Whether their next step may be told to the device before anybody knows what it is fed."""
-        foreseeable = all(self._samplers[segment.slot].foreseeable for segment in segments)
-        return foreseeable and self._acceleration.takes(segments)
+        if not self._acceleration.takes(segments):
+            return False  # there may be some of which no token is chosen
+        return all(self._samplers[segment.slot].foreseeable for segment in segments)
 
     @torch.inference_mode()
     def begin_choices(self, segments: Sequence[Segment], logits: torch.Tensor) -> Pending:

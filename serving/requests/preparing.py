@@ -89,6 +89,7 @@ class Preparer:
     async def _model(self, body: GenerationRequest, letters: int, arrived_s: float, wake: bool = True) -> ServedModel:
         """The model for a prompt of so many letters. While its tokenizer is read, where that is needed, it starts already."""
         model, ready = await self._catalog.find(body.model)
+        _check_speaks(model)
         _check_tokens_of(body, model)
         if ready and (model.text is None or model.text.at_hand or not wake):
             return model
@@ -165,6 +166,16 @@ class Preparer:
                 f"min_tokens is {body.min_tokens}, and the answer may have at most {limit} tokens", "min_tokens"
             )
         return limit
+
+
+def _check_speaks(model: ServedModel) -> None:
+    """BadRequest if the model can only make vectors."""
+    pooling = model.checkpoint.pooling
+    if pooling is not None and pooling.without_output:
+        raise BadRequest(
+            f"{model.name} has no output matrix, so that it generates nothing: it makes vectors, at /v1/embeddings",
+            "model",
+        )
 
 
 def _check_tokens_of(body: GenerationRequest, model: ServedModel) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -49,6 +49,10 @@ def make_plan(source: Source, dtype: str | None, *, in_place: bool) -> Plan:
         else:  # transformers does the same: what the files hold outweighs what the configuration says
             config["tie_word_embeddings"] = False
             skeleton = build_skeleton(config)
+    pooling = source.pooling(config)
+    if pooling is not None and not skeleton.tied and output not in found:
+        config["tie_word_embeddings"], pooling = True, replace(pooling, without_output=True)
+        skeleton = build_skeleton(config)
     check_tensors(skeleton, found)
     stored_as = dtype or source.default_dtype or prevailing_dtype(found.values())
     if in_place:
@@ -67,7 +71,7 @@ def make_plan(source: Source, dtype: str | None, *, in_place: bool) -> Plan:
         units=units,
         extents={unit: extents_of(source, layout) for unit, layout in units.items()} if in_place else {},
         files=source.files(config),
-        pooling=source.pooling(config),
+        pooling=pooling,
     )
 
 

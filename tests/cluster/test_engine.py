@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -527,6 +528,13 @@ class _Layers:
 
 def _segment(slot: int, tokens: int, position: int = 0) -> Segment:
     return Segment(slot, tokens, position, True, room_tokens(tokens, 1000))
+
+
+def test_nothing_runs_ahead_of_requests_of_which_no_token_is_chosen() -> None:
+    """One that follows, or is embedded, has no sampler to ask; its neighbour in the step has one."""
+    worker = _Layers().worker
+    worker.start(1, _submit("says"))
+    assert not worker.may_run_ahead([_segment(1, 1, 5), replace(_segment(2, 4, 0), wanted=False, pooling="mean")])
 
 
 def test_the_first_step_is_reported_and_none_after_it() -> None:

@@ -14,8 +14,13 @@ import pytest
 import torch
 
 from cluster.model_facts import facts_of
+from cluster.stage.attending.paged import PagedCache
 from cluster.stage.batching import Batching
+from cluster.stage.building.model import StageModel
+from cluster.stage.engine import Worker
 from cluster.stage.pooling import Pools, vector_bytes
+from cluster.stage.stepping.acceleration import Accelerated
+from cluster.stage.stepping.static_steps import StaticSteps
 from cluster.stage.steps import Segment, StepLimits
 from cluster.wire.requests import Embedded, Event, Failed, Rejected, Submit
 from cluster.wire.vocabulary import from_wire, to_wire
@@ -24,15 +29,19 @@ from storage_tiers.model_store import ModelStore
 from storage_tiers.pooling import Mode
 from storage_tiers.publishing.publish import publish
 from tests.cluster.groups import GREEDY, prompts_of
-from tests.cluster.threaded_group import DEADLINE_S, ThreadedGroup
+from tests.cluster.played_captures import PlayedCaptures
+from tests.cluster.threaded_group import DEADLINE_S, NoPulse, ThreadedGroup
 from tests.embedders import pooled_by_hand
 from tests.published import tensors_by_store
 from tests.reference import greedy, load_reference
-from tests.tiny import make_tiny
+from tests.tiny import CHANGING_ROTATIONS, make_tiny
 
 _SMALL = StepLimits(prefill_tokens=8, prefill_tokens_alone=16)
 """Prompts of a few dozen tokens come in several pieces."""
-_ODD: dict[str, dict[str, Any]] = {"qwen3": {}, "gemma2": {}, "opt": {"word_embed_proj_dim": 48}}
+_CPU = torch.device("cpu")
+_ODD: dict[str, dict[str, Any]] = {
+    "qwen3": {}, "gemma2": {}, "opt": {"word_embed_proj_dim": 48}, CHANGING_ROTATIONS[0][0]: CHANGING_ROTATIONS[0][1],
+}  # fmt: skip
 
 
 def embed(name: str, prompt: Sequence[int], mode: Mode) -> Submit:
@@ -90,6 +99,41 @@ def test_vectors_are_what_the_unsplit_model_gives_beside_others_that_generate(
             assert tokens == {"says 0": answer, "says 1": answer}, f"degree {degree}"
             wrong = [name for name, vector in vectors.items() if not _right(name, vector, expected)]
             assert (len(vectors), wrong) == (len(asked), []), f"degree {degree}"
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+def test_vectors_are_the_same_over_pages_where_steps_of_decoding_are_captured(
+    store: ModelStore, tmp_path: Path, degree: int
+) -> None:
+    """A GPU's means, played on a CPU: a last piece of one token is no step that is replayed."""
+    source = make_tiny("qwen3", tmp_path / "source", seed=12)
+    checkpoint = publish(str(source), f"paged-{degree}", store)
+    prompts = prompts_of(256, (17, 33, 5))
+    captures: list[PlayedCaptures] = []
+
+    def make_worker(model: StageModel, kv_tokens: int) -> Worker:
+        cache = PagedCache(model.layers, kv_tokens, _CPU)
+        captures.append(PlayedCaptures())
+        accelerated = Accelerated(
+            model, StaticSteps(model, model, cache, captures[-1], _CPU, (1, 2, 4)), lambda _k: None
+        )
+        return Worker(model, model, cache, lambda _name, _started_s: None, NoPulse(), accelerated)
+
+    bounds = split_layers(facts_of(checkpoint), degree)
+    group = ThreadedGroup(
+        checkpoint, tensors_by_store(store, checkpoint), bounds, make_worker=make_worker, limits=_SMALL
+    )
+    try:
+        says = [Submit(f"says {i}", tuple(prompts[2]), 5, 12, (), GREEDY) for i in range(2)]
+        told(group, says[:1])
+        vectors, tokens = told(group, [says[1], *(embed(f"last {i}", p, "last") for i, p in enumerate(prompts))])
+    finally:
+        group.end()
+    expected = {"last": pooled_by_hand(source, prompts, "last")}
+    assert [name for name, vector in vectors.items() if not _right(name, vector, expected)] == []
+    assert len(vectors) == 3
+    assert len(tokens["says 1"]) == 12
+    assert all(each.replays > 0 for each in captures), "nothing was captured, so that nothing is shown"
 
 
 def _right(name: str, vector: bytes, expected: dict[str, list[np.ndarray]]) -> bool:

@@ -28,6 +28,7 @@ from schedules.simulation.scenario import Scenario
 from serving import errors
 from serving.app import create_app
 from serving.metrics import Metrics
+from serving.embedding.schemas import EmbeddingRequest
 from serving.requests.schemas import ChatRequest, CompletionRequest
 from tests.told import frontend_config
 
@@ -100,7 +101,7 @@ def test_every_route_is_named(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_request_is_named() -> None:
-    for field in ChatRequest.model_fields | CompletionRequest.model_fields:
+    for field in ChatRequest.model_fields | CompletionRequest.model_fields | EmbeddingRequest.model_fields:
         assert f"`{field}`" in API or f"`{field}." in API, field
 
 

@@ -35,6 +35,21 @@ def test_a_cold_request_waits_for_its_start_and_is_assigned_when_it_is_formed() 
     assert [record.ttft_s for record in driven.actions(Record)] == [pytest.approx(1.1)]
 
 
+def test_a_request_that_is_given_no_token_has_waited_for_a_start_all_the_same() -> None:
+    """A vector is wanted of it. What answers have in the mean is what those have that are generated."""
+    driven, key = _one(objectives=wanting(kv_tokens=64))
+    driven.first_s = driven.run_s = 1e9
+    request = driven.ask(key, tokens=(64, 0))
+    driven.run(1.5)
+    (replica,) = driven.brain.replicas()
+    assert replica.used_tokens == 64, "it has the room of its prompt, and no more"
+    driven.tell(events.RequestProgressed(request, "g1", 0))
+    driven.tell(events.RequestEnded(request))
+    assert [record.ttft_s for record in driven.actions(Record)] == [pytest.approx(1.5)]
+    assert replica.used_tokens == len(replica.requests) == 0
+    assert replica.service.load.answer_tokens is None
+
+
 def test_who_lost_is_told_with_the_start_and_not_kept_after_it() -> None:
     driven = DrivenBrain([node_named("a"), node_named("b")])
     driven.ask(driven.know(model_named("m"), wanting(max_degree=2)))

@@ -11,7 +11,7 @@ from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.asking import get, post
-from tests.embedders import make_embedder, pooled_by_hand
+from tests.embedders import make_embedder, pooled_by_hand, without_head
 from tests.serving.tokenizers import byte_tokenizer
 from tests.storage_tiers.tokenizers import save_tokenizer
 
@@ -49,6 +49,18 @@ def test_the_front_end_tells_of_it(frontend: str, api: openai.OpenAI, embedder: 
     answer = api.completions.create(model="embedder", prompt="it still speaks", max_tokens=3, temperature=0)
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 3
+
+
+def test_a_model_without_an_output_matrix_makes_vectors_and_says_nothing(
+    api: openai.OpenAI, shared_store: ModelStore, tmp_path: Path
+) -> None:
+    source = without_head(make_embedder(tmp_path, "mean_tokens", seed=6))
+    publish(str(source), "vectors-only", shared_store)
+    with pytest.raises(openai.BadRequestError, match="no output matrix") as caught:
+        api.completions.create(model="vectors-only", prompt=[5, 6], max_tokens=2)
+    assert caught.value.param == "model"
+    (row,) = api.embeddings.create(model="vectors-only", input=[5, 6, 7], encoding_format="float").data
+    assert np.allclose(row.embedding, pooled_by_hand(source, [[5, 6, 7]], "mean")[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_that_makes_no_vectors_is_told_so(frontend: str, api: openai.OpenAI, smollm2: Checkpoint) -> None:

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from storage_tiers.checkpoint import ROOT
-from storage_tiers.errors import Corrupt
+from storage_tiers.errors import Corrupt, SourceError
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.folders import LocalFolder
 from storage_tiers.publishing.pooling import gguf_pooling, pooling_files, pooling_of
 from storage_tiers.publishing.publish import publish
-from tests.embedders import make_embedder, modules, say_pooling
+from tests.embedders import make_embedder, modules, say_pooling, without_head
 from tests.tiny import make_tiny
 
 
@@ -41,6 +42,22 @@ def test_a_folder_that_says_nothing_has_none(store: ModelStore, tmp_path: Path) 
     source = make_tiny("qwen3", tmp_path / "source")
     assert publish(str(source), "m", store).pooling is None
     assert store.open("m").pooling is None
+
+
+def test_a_model_that_was_saved_without_its_output_matrix_makes_vectors_alone(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    """As many are: an untied one has none then, a tied one has the embedding's; without pooling it is no model."""
+    for tied in (False, True):
+        source = without_head(make_embedder(tmp_path / f"tied-{tied}", "lasttoken", tied=tied))
+        assert not any(name.startswith(("model.", "lm_head")) for name in load_file(source / "model.safetensors"))
+        made = publish(str(source), f"tied-{tied}", store)
+        assert made.pooling == Pooling("last", without_output=not tied)
+        assert made.tied_embeddings
+        assert store.open(f"tied-{tied}") == made
+    (tmp_path / "tied-False" / "modules.json").unlink()
+    with pytest.raises(SourceError, match="lm_head"):
+        publish(str(tmp_path / "tied-False"), "neither", store)
 
 
 def test_what_a_folder_says_anew_is_published_anew(store: ModelStore, tmp_path: Path) -> None:
@@ -156,7 +173,7 @@ def test_a_gguf_file_says_it_by_a_number() -> None:
         assert "pooling_type" in found.fault
 
 
-@pytest.mark.parametrize("field", ["mode", "normalized", "max_tokens", "fault"])
+@pytest.mark.parametrize("field", ["mode", "normalized", "max_tokens", "fault", "without_output"])
 def test_a_root_whose_pooling_is_none_of_ours_is_corrupt(store: ModelStore, tmp_path: Path, field: str) -> None:
     publish(str(make_embedder(tmp_path / "source", "mean_tokens")), "m", store)
     root = tmp_path / "store" / "m" / ROOT
