@@ -28,6 +28,7 @@ from schedules.simulation.scenario import Scenario
 from serving import errors
 from serving.app import create_app
 from serving.metrics import Metrics
+from serving.requests.responses import ResponsesRequest
 from serving.requests.schemas import ChatRequest, CompletionRequest
 from tests.told import frontend_config
 
@@ -95,12 +96,12 @@ def test_every_route_is_named(tmp_path: Path) -> None:
     routes = [route for route in _routes(app) if not route.path.startswith(("/docs", "/openapi", "/redoc"))]
     assert len(routes) >= 8
     for route in routes:
-        (method,) = route.methods
-        assert f"`{method} {route.path.replace(':path', '')}`" in API
+        for method in route.methods:
+            assert f"`{method} {route.path.replace(':path', '')}`" in API
 
 
 def test_every_field_of_a_request_is_named() -> None:
-    for field in ChatRequest.model_fields | CompletionRequest.model_fields:
+    for field in ChatRequest.model_fields | CompletionRequest.model_fields | ResponsesRequest.model_fields:
         assert f"`{field}`" in API or f"`{field}." in API, field
 
 
