@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from fastapi import Request, Response
@@ -14,10 +14,11 @@ from serving.answering.ask import Ask, ask, request_id
 from serving.answering.deltas import Given
 from serving.answering.heartbeats import HEARTBEAT_S
 from serving.answering.kinds import SHAPES
-from serving.answering.telling import DEADLINE, DEGREE, comment, headers, now_s, told
+from serving.answering.telling import DEGREE, comment, headers, now_s, told
 from serving.door.bodies import CLIENT_LEFT
 from serving.door.leaving import ClosedStream, unless_left
-from serving.errors import BadRequest, Overloaded, RequestError, Unavailable
+from serving.door.patience import patience_s
+from serving.errors import Overloaded, RequestError, Unavailable
 from serving.requests.preparing import Prepared
 from serving.requests.schemas import GenerationRequest
 from serving.router import Router
@@ -25,8 +26,6 @@ from serving.tickets import Ticket
 
 HEADERS_WITHIN_S = 1.0
 """A stream's headers wait so long for what may be wrong with the request, which has a status until then."""
-READ_TIMEOUT = "x-stainless-read-timeout"
-"""The header by which OpenAI's clients say after how many seconds without a byte they are gone."""
 _STREAMED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -70,7 +69,7 @@ class Responder:
         event."""
         name = request.state.request_id = request_id(kind)
         try:
-            deadline_s = arrived_s + self._patience_s(request, body.stream)
+            deadline_s = arrived_s + patience_s(request, self._request_timeout_s, stream=body.stream)
         except RequestError:
             preparing.close()
             raise
@@ -103,15 +102,6 @@ class Responder:
         if tickets[0].degree:
             told_first[DEGREE] = str(tickets[0].degree)
         return JSONResponse(answer, headers=told_first)
-
-    def _patience_s(self, request: Request, stream: bool) -> float:
-        """How long the client waits for the first token. Who reads a stream has heartbeats, and whole answers none."""
-        said = request.headers.get(DEADLINE)
-        wished_s = _seconds(said)
-        if said is not None and wished_s is None:
-            raise BadRequest(f"{DEADLINE}: it is not a number of seconds above 0", DEADLINE)
-        read_s = None if stream else _seconds(request.headers.get(READ_TIMEOUT))
-        return min(self._request_timeout_s, wished_s or inf, read_s or inf)
 
     async def _prepared(self, preparing: Coroutine[Any, Any, Prepared]) -> Prepared:
         try:
@@ -154,8 +144,9 @@ class Responder:
                 for event in SHAPES[call.kind]().refuse(broken(call.id)):
                     yield event
                 return
-            async for event in self._answerer.events(asked, tickets):
-                yield event
+            async with aclosing(self._answerer.events(asked, tickets)) as events:
+                async for event in events:
+                    yield event
         finally:
             task.cancel()
             _close(tickets)
@@ -170,12 +161,3 @@ def _noted(task: "asyncio.Task[Prepared]") -> None:
 def _close(tickets: Sequence[Ticket]) -> None:
     for ticket in tickets:
         ticket.close()
-
-
-def _seconds(said: str | None) -> float | None:
-    """A header's number above 0; None if it is none."""
-    try:
-        found = float(said or "")
-    except ValueError:
-        return None
-    return found if 0.0 < found < inf else None

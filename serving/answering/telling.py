@@ -11,8 +11,6 @@ REQUEST_ID, START, DEGREE, PREDICTED = (
     "X-Firsttoken-Predicted-S",
 )
 TOLD_HEADERS = (REQUEST_ID, START, DEGREE, PREDICTED)
-DEADLINE = "X-Firsttoken-Deadline-S"
-"""The header by which a client says how long it waits for the first token."""
 _ANY_MOMENT_S, _ON_TIME_S = 0.05, 0.5
 _MB = 1_000_000
 

@@ -1,13 +1,12 @@
 """Errors as answers: each has its status, and OpenAI's shape."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute
 
 from serving.answering.telling import REQUEST_ID
 from serving.errors import RequestError, error_body
@@ -44,14 +43,14 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message, path = str(error.detail), request.url.path[:_SHOWN_LETTERS]
     if error.status_code == 404 and path.startswith("/v1/"):
-        message = f"there is no {path} here; there are {', '.join(_openai(request.app.routes))}"
+        message = f"there is no {path} here; there are {', '.join(_openai(request.app.openapi()['paths']))}"
     elif error.status_code == 405:
         message = f"{path} does not take {request.method}; it takes {(error.headers or {}).get('Allow', 'others')}"
     body = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
     return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
 
 
-def _openai(routes: Sequence[BaseRoute]) -> list[str]:
-    """The routes of OpenAI's that there are."""
-    tagged = [route for route in routes if isinstance(route, APIRoute) and OPENAI in route.tags]
-    return [f"{method} {route.path.replace(':path', '')}" for route in tagged for method in sorted(route.methods or ())]
+def _openai(paths: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The routes of OpenAI's among those that the API describes of itself."""
+    found = [(method, path, route) for path, methods in paths.items() for method, route in methods.items()]
+    return [f"{method.upper()} {path}" for method, path, route in found if OPENAI in route.get("tags", ())]

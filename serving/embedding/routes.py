@@ -15,9 +15,11 @@ from cluster.wire.phases import unix_s
 from cluster.wire.requests import Embedded, Submit
 from serving.answering.answerer import timed_out
 from serving.answering.deltas import Given
+from serving.answering.telling import headers
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
 from serving.door.handlers import OPENAI
 from serving.door.leaving import unless_left
+from serving.door.patience import patience_s
 from serving.embedding.preparing import EmbeddingPreparer, Wanted
 from serving.embedding.schemas import EmbeddingRequest
 from serving.embedding.vectors import finished, written
@@ -34,13 +36,16 @@ AT_ONCE = 64
 
 @dataclass(eq=False)
 class _Asked:
-    """A request that is being answered, and what it was given; `begun` once it was let in."""
+    """A request that is being answered, and what it was given; `begun` once it was let in, which `headers` tell of. Nobody
+    waits for its first vector after `deadline_s`."""
 
     id: str
     wanted: Wanted
     arrived_s: float
     until_s: float
+    deadline_s: float
     given: Given = field(default_factory=Given)
+    headers: dict[str, str] = field(default_factory=dict)
     begun: bool = False
 
     def submits(self) -> list[Submit]:
@@ -78,19 +83,22 @@ class Embeddings:
 
     async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
         """Whole, or not at all."""
-        answer = await unless_left(self._answer(body, time.monotonic()), request)
-        return Response(status_code=CLIENT_LEFT) if answer is None else Response(answer, media_type="application/json")
+        arrived_s, name = time.monotonic(), f"embd-{uuid.uuid4().hex}"
+        request.state.request_id = name
+        deadline_s = arrived_s + patience_s(request, self._request_timeout_s, stream=False)
+        answer: Response | None = await unless_left(self._answer(name, body, arrived_s, deadline_s), request)
+        return Response(status_code=CLIENT_LEFT) if answer is None else answer
 
-    async def _answer(self, body: EmbeddingRequest, arrived_s: float) -> bytes:
+    async def _answer(self, name: str, body: EmbeddingRequest, arrived_s: float, deadline_s: float) -> Response:
         until_s = arrived_s + self._request_timeout_s
         async with self._until(until_s):
             wanted = await self._preparer.prepare(body, arrived_s)
-        asked, outcome = _Asked(f"embd-{uuid.uuid4().hex}", wanted, arrived_s, until_s), "cancelled"
+        asked, outcome = _Asked(name, wanted, arrived_s, until_s, deadline_s), "cancelled"
         try:
             async with self._until(until_s):
                 answer = await self._whole(asked, body.encoding_format)
             outcome = "served"
-            return answer
+            return Response(answer, media_type="application/json", headers=asked.headers)
         except RequestError:
             outcome = "failed" if asked.begun else "refused"
             raise
@@ -128,7 +136,10 @@ class Embeddings:
         submits = asked.submits()
         for first in range(0, len(submits), AT_ONCE):
             some = submits[first : first + AT_ONCE]
-            tickets = self._router.admit(asked.wanted.model, some, asked.arrived_s, asked.until_s)
+            deadline_s = asked.until_s if asked.begun else asked.deadline_s
+            tickets = self._router.admit(asked.wanted.model, some, asked.arrived_s, deadline_s)
+            if not asked.begun:
+                asked.headers |= headers(asked.id, self._router.outlook(tickets[0].name), asked.arrived_s)
             asked.begun = True
             tasks = [asyncio.ensure_future(self._vector(asked, ticket)) for ticket in tickets]
             try:

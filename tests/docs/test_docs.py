@@ -27,8 +27,9 @@ from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Scenario
 from serving import errors
 from serving.app import create_app
-from serving.metrics import Metrics
 from serving.embedding.schemas import EmbeddingRequest
+from serving.metrics import Metrics
+from serving.requests.responses import ResponsesRequest
 from serving.requests.schemas import ChatRequest, CompletionRequest
 from tests.told import frontend_config
 
@@ -96,12 +97,13 @@ def test_every_route_is_named(tmp_path: Path) -> None:
     routes = [route for route in _routes(app) if not route.path.startswith(("/docs", "/openapi", "/redoc"))]
     assert len(routes) >= 8
     for route in routes:
-        (method,) = route.methods
-        assert f"`{method} {route.path.replace(':path', '')}`" in API
+        for method in route.methods:
+            assert f"`{method} {route.path.replace(':path', '')}`" in API
 
 
 def test_every_field_of_a_request_is_named() -> None:
-    for field in ChatRequest.model_fields | CompletionRequest.model_fields | EmbeddingRequest.model_fields:
+    requests = (ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest)
+    for field in {name for request in requests for name in request.model_fields}:
         assert f"`{field}`" in API or f"`{field}." in API, field
 
 

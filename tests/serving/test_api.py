@@ -81,6 +81,24 @@ def test_several_prompts_are_numbered_in_order(api: openai.OpenAI, smollm2: Chec
     assert [choice.text for choice in both.choices] == single
 
 
+def test_a_response_says_the_same_as_a_chat_whole_and_streamed(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    asked = {"model": "smollm2", "temperature": 0}
+    chat = api.chat.completions.create(messages=QUESTION, max_tokens=20, **asked)
+    items = [{"role": "user", "content": [{"type": "input_text", "text": QUESTION[0]["content"]}]}]
+    whole = api.responses.create(input=items, max_output_tokens=20, metadata={"for": "a test"}, **asked)
+    assert whole.output_text == chat.choices[0].message.content
+    assert (whole.status, whole.metadata) == ("completed", {"for": "a test"})
+    assert (whole.usage.input_tokens, whole.usage.output_tokens) == (
+        chat.usage.prompt_tokens, chat.usage.completion_tokens,
+    )  # fmt: skip
+    with api.responses.stream(input=QUESTION[0]["content"], max_output_tokens=20, **asked) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        assert text == stream.get_final_response().output_text == whole.output_text
+    with pytest.raises(openai.BadRequestError) as caught:
+        api.responses.create(input="x", max_output_tokens=100_000, **asked)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_output_tokens")
+
+
 def test_published_models_are_listed(api: openai.OpenAI, smollm2: Checkpoint) -> None:
     assert "smollm2" in [model.id for model in api.models.list()]
     assert api.models.retrieve("smollm2").id == "smollm2"

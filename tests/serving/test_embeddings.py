@@ -58,10 +58,10 @@ class _Served:
     def __init__(self, now: Routed, port: int, arrivals: list[Arrival]) -> None:
         self.now, self.port, self.arrivals = now, port, arrivals
 
-    async def ask(self, given: Any, **fields: Any) -> httpx.Response:
+    async def ask(self, given: Any, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
         async with httpx.AsyncClient(timeout=30.0) as client:
-            body = {"model": "m", "input": given, **fields}
-            return await client.post(f"http://127.0.0.1:{self.port}/v1/embeddings", json=body)
+            url, body = f"http://127.0.0.1:{self.port}/v1/embeddings", {"model": "m", "input": given, **fields}
+            return await client.post(url, json=body, headers=headers)
 
     async def refused(self, given: Any, **fields: Any) -> tuple[int, str, str]:
         """Status, field at fault, and what is said."""
@@ -106,6 +106,17 @@ async def test_several_inputs_are_one_answer_in_their_order_and_are_counted_once
         assert there.now.measured('firsttoken_requests_total{model="m",outcome="served"}') == 1.0
         assert there.now.measured('firsttoken_cold_starts_total{model="m",outcome="started"}') == 1.0
         assert there.now.measured('firsttoken_ttft_seconds_count{model="m",start="cold"}') == 3.0
+
+
+async def test_headers_say_cold_or_warm_and_who_will_not_be_in_time_is_refused() -> None:
+    async with front_end() as there:
+        refused = await there.ask([1], {"X-Firsttoken-Deadline-S": "0.05"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "deadline_unreachable")
+        assert refused.headers["retry-after"] == "1"
+        cold, warm = await there.ask([1]), await there.ask([1])
+        assert [answer.headers["x-firsttoken-start"] for answer in (cold, warm)] == ["starting", "warm"]
+        assert {answer.headers["x-firsttoken-degree"] for answer in (cold, warm)} == {"1"}
+        assert cold.headers["x-request-id"].startswith("embd-")
 
 
 async def test_a_cold_start_for_a_vector_is_recorded_with_its_time() -> None:
@@ -239,7 +250,7 @@ async def test_a_client_that_leaves_and_a_deadline_end_what_was_asked() -> None:
         await until(lambda: there.now.measured("firsttoken_held_requests") == 0.0)
         await until(lambda: there.arrivals)
         assert [arrival.outcome for arrival in there.arrivals] == ["cancelled"]
-    async with front_end(kind=Slow, timeout_s=0.3) as there:
+    async with front_end(kind=Slow, timeout_s=0.8) as there:
         assert (await there.refused([1]))[0] == 504
         assert [arrival.outcome for arrival in there.arrivals] == ["failed"]
         assert there.now.measured("firsttoken_held_requests") == 0.0

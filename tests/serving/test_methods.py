@@ -130,3 +130,29 @@ async def test_a_surprise_is_a_500_that_ends_no_connection(
         assert record.getMessage().split()[0] in error["message"]
         assert answer.headers.get("connection") != "close"
         assert (await asking.get("/v1/models")).status_code == 200
+
+
+async def test_a_path_of_v1_that_is_not_there_names_those_that_are(client: Client) -> None:
+    async with client() as asking:
+        answer = await asking.post("/v1/audio/speech", json={})
+        assert answer.status_code == 404
+        said = answer.json()["error"]["message"]
+        assert said.startswith("there is no /v1/audio/speech here; there are GET /v1/models, ")
+        for path in ("chat/completions", "completions", "responses", "embeddings"):
+            assert f"POST /v1/{path}" in said
+        assert "/v1/moves" not in said
+
+
+async def test_a_method_that_a_path_does_not_take_names_those_that_it_does(client: Client) -> None:
+    async with client() as asking:
+        answer = await asking.get("/v1/chat/completions")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert answer.json()["error"]["message"] == "/v1/chat/completions does not take GET; it takes POST"
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+async def test_answers_are_not_kept_and_who_asks_for_one_is_told_what_to_do(client: Client, method: str) -> None:
+    async with client() as asking:
+        answer = await asking.request(method, "/v1/responses/resp_1")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "response_not_found")
+        assert "POST /v1/responses" in answer.json()["error"]["message"]
