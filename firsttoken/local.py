@@ -85,7 +85,7 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
         by_launcher = arguments if launched else ()
         return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal, by_launcher)
 
-    status_url = f"{settings.frontend_url}/admin/status"
+    listed = ready.Nodes(f"{settings.frontend_url}/admin/status")
     scheduler = partial(ready.port_open, settings.cluster.scheduler_host, settings.cluster.scheduler_port)
     prefect = partial(ready.http_ok, f"{settings.prefect.api_url}/health")
     frontend = partial(ready.http_ok, f"{settings.frontend_url}/healthz")
@@ -93,7 +93,7 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
     nodes = (
         component(
             *(name, "node", "--name", name, "--sharing", str(settings.cluster.nodes)),
-            until=partial(ready.node_serves, status_url, name, settings.node.pool_size),
+            until=partial(listed.serves, name, settings.node.pool_size),
             start_timeout_s=120,
             stop_rank=2,
             stop_signal=signal.SIGINT,  # nobody is left to take its stages' requests
