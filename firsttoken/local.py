@@ -21,14 +21,13 @@ from typing import Literal, TypeVar
 from firsttoken import ready
 from firsttoken.credentials import with_certificates, with_prefect_auth
 from firsttoken.errors import StartFailed
-from firsttoken.home import UpState, clear_state, hold_home, read_state, write_state
+from firsttoken.home import FLOWS_READY_FILE, UpState, clear_state, hold_home, read_state, urls, write_state
 from firsttoken.launching import Launcher
 from firsttoken.ports import assign_ports
 from firsttoken.process import Component, Guard, Running, last_lines
 from firsttoken.settings import ENVIRONMENT_PREFIX, Settings, load_settings, write_settings
 
 SETTINGS_FILE = "settings.json"
-FLOWS_READY_FILE = "flows.ready"
 STOP_GRACE_S = 15.0
 MOST_RESTARTS, RESTARTS_WINDOW_S = 5, 60.0
 _LOG_LINES_SHOWN = 15
@@ -49,17 +48,6 @@ class Step:
 
 Report = Callable[[Step], None]
 Ready = Callable[[], Awaitable[None]]
-
-
-def urls(settings: Settings) -> dict[str, str]:
-    """Where a person reaches the platform."""
-    return {
-        "page": f"{settings.frontend_url}/",
-        "api": f"{settings.frontend_url}/v1",
-        "docs": f"{settings.frontend_url}/docs",
-        "prefect": f"http://{settings.prefect.host}:{settings.prefect.port}",
-        "dask": f"http://{settings.cluster.host}:{settings.cluster.dashboard_port}/status",
-    }
 
 
 def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Component, ...]:
