@@ -8,6 +8,7 @@ from benchmarks.report import parser
 from infra.lab.network import why_not
 
 SCRIPTS = (
+    "up.py",
     "cold_start.py",
     "pipeline_cold_start.py",
     "prediction.py",

@@ -9,8 +9,9 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from cluster.importing import uncollected
 from firsttoken.errors import SettingsError
-from firsttoken.local import FLOWS_READY_FILE, urls
+from firsttoken.home import FLOWS_READY_FILE, urls
 from firsttoken.operator_key import operator_key
 from firsttoken.settings import Settings, environment_name
 
@@ -55,7 +56,8 @@ def run_prefect(settings: Settings) -> None:
             f"prefect.auth ({environment_name('prefect.auth')}) to USER:PASSWORD, the same for all components"
         )
     (settings.home / "prefect").mkdir(parents=True, exist_ok=True)
-    from firsttoken.prefect_server import serve_prefect
+    with uncollected():
+        from firsttoken.prefect_server import serve_prefect
 
     serve_prefect(prefect.host, prefect.port, prefect.allowed_hosts)
 
@@ -152,7 +154,8 @@ def objectives_of(settings: Settings, model: str | None) -> "Objectives":
 
 def run_frontend(settings: Settings) -> None:
     """The HTTP front end."""
-    from serving import app
+    with uncollected():
+        from serving import app
 
     _log_to_stderr(settings)
     frontend, where = settings.frontend, urls(settings)
@@ -242,8 +245,9 @@ def prepare_flows(settings: Settings) -> None:
 def run_flows(settings: Settings) -> None:
     """The flow service. It writes a file into the run folder once its flows are registered with Prefect."""
     prepare_flows(settings)
-    from flows.context import read_context
-    from flows.service import ServiceConfig, run_service
+    with uncollected():
+        from flows.context import read_context
+        from flows.service import ServiceConfig, run_service
     from schedules.foresight.cadence import BACKTEST, CALIBRATE, PLAN, PREWARM, REAP, cadences
 
     _log_to_stderr(settings)

@@ -17,6 +17,8 @@ from firsttoken.errors import AlreadyUp, FirsttokenError, NotUp
 from firsttoken.settings import Settings
 
 _STATE, _LOCK = "up.json", "up.lock"
+FLOWS_READY_FILE = "flows.ready"
+"""In the run folder once the flows are registered with Prefect."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,17 @@ class UpState:
     pid: int
     urls: Mapping[str, str]
     nodes: int
+
+
+def urls(settings: Settings) -> dict[str, str]:
+    """Where a person reaches the platform."""
+    return {
+        "page": f"{settings.frontend_url}/",
+        "api": f"{settings.frontend_url}/v1",
+        "docs": f"{settings.frontend_url}/docs",
+        "prefect": f"http://{settings.prefect.host}:{settings.prefect.port}",
+        "dask": f"http://{settings.cluster.host}:{settings.cluster.dashboard_port}/status",
+    }
 
 
 @contextlib.contextmanager

@@ -21,14 +21,13 @@ from typing import Literal, TypeVar
 from firsttoken import ready
 from firsttoken.credentials import with_certificates, with_prefect_auth
 from firsttoken.errors import StartFailed
-from firsttoken.home import UpState, clear_state, hold_home, read_state, write_state
+from firsttoken.home import FLOWS_READY_FILE, UpState, clear_state, hold_home, read_state, urls, write_state
 from firsttoken.launching import Launcher
 from firsttoken.ports import assign_ports
 from firsttoken.process import Component, Guard, Running, last_lines
 from firsttoken.settings import ENVIRONMENT_PREFIX, Settings, load_settings, write_settings
 
 SETTINGS_FILE = "settings.json"
-FLOWS_READY_FILE = "flows.ready"
 STOP_GRACE_S = 15.0
 MOST_RESTARTS, RESTARTS_WINDOW_S = 5, 60.0
 _LOG_LINES_SHOWN = 15
@@ -49,17 +48,6 @@ class Step:
 
 Report = Callable[[Step], None]
 Ready = Callable[[], Awaitable[None]]
-
-
-def urls(settings: Settings) -> dict[str, str]:
-    """Where a person reaches the platform."""
-    return {
-        "page": f"{settings.frontend_url}/",
-        "api": f"{settings.frontend_url}/v1",
-        "docs": f"{settings.frontend_url}/docs",
-        "prefect": f"http://{settings.prefect.host}:{settings.prefect.port}",
-        "dask": f"http://{settings.cluster.host}:{settings.cluster.dashboard_port}/status",
-    }
 
 
 def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Component, ...]:
@@ -85,7 +73,7 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
         by_launcher = arguments if launched else ()
         return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal, by_launcher)
 
-    status_url = f"{settings.frontend_url}/admin/status"
+    listed = ready.Nodes(f"{settings.frontend_url}/admin/status")
     scheduler = partial(ready.port_open, settings.cluster.scheduler_host, settings.cluster.scheduler_port)
     prefect = partial(ready.http_ok, f"{settings.prefect.api_url}/health")
     frontend = partial(ready.http_ok, f"{settings.frontend_url}/healthz")
@@ -93,7 +81,7 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
     nodes = (
         component(
             *(name, "node", "--name", name, "--sharing", str(settings.cluster.nodes)),
-            until=partial(ready.node_serves, status_url, name, settings.node.pool_size),
+            until=partial(listed.serves, name, settings.node.pool_size),
             start_timeout_s=120,
             stop_rank=2,
             stop_signal=signal.SIGINT,  # nobody is left to take its stages' requests

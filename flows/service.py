@@ -42,6 +42,7 @@ FLOWS: Mapping[str, Flow[..., Any]] = {
     **{kind.value: flow for kind, flow in MOVES.items()},
 }
 _LONGEST_BACKOFF_S = 30.0
+_COMES_UP_WITHIN_S, _ASK_EVERY_S = 30.0, 0.1
 _STOP_WITHIN_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ async def run_service(config: ServiceConfig, on_ready: Callable[[], None] = lamb
 
 
 async def _serve(config: ServiceConfig, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    _on_signals(stop)
+    await _come_up(stop)
     backoff_s = 1.0
     while not stop.is_set():
         try:
@@ -81,6 +84,15 @@ async def _serve(config: ServiceConfig, stop: asyncio.Event, on_ready: Callable[
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), backoff_s)
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+
+
+async def _come_up(stop: asyncio.Event) -> None:
+    """Until Prefect's server answers, which as a rule comes up beside this service; not for long."""
+    async with get_client() as client:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_COMES_UP_WITHIN_S):
+                while not stop.is_set() and await client.api_healthcheck() is not None:  # noqa: ASYNC110 it is elsewhere
+                    await asyncio.sleep(_ASK_EVERY_S)
 
 
 async def _serve_once(config: ServiceConfig, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:

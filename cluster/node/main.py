@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from cluster.importing import uncollected
 from cluster.node import zygote
 from cluster.node.accelerator import Accelerator, find_accelerator
 from cluster.node.config import NodeConfig
@@ -53,9 +54,10 @@ def preload(device: str) -> None:
     """Import all that nodes that compute on `device` need: those that are forked from this process have it at once, and one
     zygote each. NoDevice if the machine does not have it."""
     compute_on(device)
-    importlib.import_module("cluster.node.agent")
-    importlib.import_module("cluster.node.joining")
-    zygote.preload()
+    with uncollected():
+        importlib.import_module("cluster.node.agent")
+        importlib.import_module("cluster.node.joining")
+        zygote.preload()
 
 
 async def _run(config: NodeConfig, forked: Started | None) -> None:

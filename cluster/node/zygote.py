@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NoReturn
 
+from cluster.importing import uncollected
 from cluster.node.parentage import be_called, end_with, show_as
 from cluster.wire.codec import Channel
 from cluster.wire.forks import Fork, Forked, Imported, NotForked
@@ -51,15 +52,16 @@ class _Stages:
 @cache
 def preload() -> None:
     """Import and build what every stage needs, once. Starts no thread and touches no accelerator: neither survives a fork."""
-    import deepspeed
+    with uncollected():
+        import deepspeed
 
-    # None are used. Finding out which there are runs compilers and initialises a GPU's driver; the one that stages would
-    # then take (deepspeed_shm_comm) is compiled on first use, for 22 s.
-    deepspeed.ops.__compatible_ops__ = {}
-    importlib.import_module("cluster.stage.main")
-    for family in FAMILIES:
-        importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-    load_vocabulary()
+        # None are used. Finding out which there are runs compilers and initialises a GPU's driver; the one that stages
+        # would then take (deepspeed_shm_comm) is compiled on first use, for 22 s.
+        deepspeed.ops.__compatible_ops__ = {}
+        importlib.import_module("cluster.stage.main")
+        for family in FAMILIES:
+            importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+        load_vocabulary()
     gc.collect()
     gc.freeze()  # children share these pages; their collections must not touch them
 

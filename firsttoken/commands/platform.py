@@ -28,7 +28,8 @@ def up(
 
 async def _up(settings: "Settings", secure: bool) -> None:
     from firsttoken.credentials import PREFECT_AUTH_FILE
-    from firsttoken.local import Platform, platform, urls
+    from firsttoken.home import urls
+    from firsttoken.local import Platform, platform
     from firsttoken.terminal import Steps, url_table
 
     async def stay(running: Platform) -> None:

@@ -13,7 +13,8 @@ from firsttoken.demo.listening import Heard, listen
 from firsttoken.demo.model import MODEL, published
 from firsttoken.errors import DemoBroken
 from firsttoken.frontend import ColdStart, Frontend, Sampling
-from firsttoken.local import Platform, platform, urls
+from firsttoken.home import urls
+from firsttoken.local import Platform, platform
 from firsttoken.operator_key import operator_key
 from firsttoken.settings import Settings
 from firsttoken.terminal import Steps, ledger_table, seconds_since, url_table

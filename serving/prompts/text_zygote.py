@@ -15,6 +15,7 @@ import socket
 import sys
 from pathlib import Path
 
+from cluster.importing import uncollected
 from serving.torchless import refuse_torch
 
 _log = logging.getLogger(__name__)
@@ -25,9 +26,10 @@ def preload() -> None:
     """Import what every child needs."""
     refuse_torch()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from serving.prompts import text_process, tokenizing  # noqa: F401
+    with uncollected():
+        from serving.prompts import text_process, tokenizing  # noqa: F401
 
-    tokenizing.preload()
+        tokenizing.preload()
     gc.collect()
     gc.freeze()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from firsttoken import ready
-from firsttoken.local import FLOWS_READY_FILE
+from firsttoken.home import FLOWS_READY_FILE
 from firsttoken.operator_key import operator_key
 from firsttoken.settings import Settings
 from storage_tiers.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from firsttoken import ready
-from firsttoken.local import FLOWS_READY_FILE
+from firsttoken.home import FLOWS_READY_FILE
 from firsttoken.settings import Settings
 from schedules.moving.plan import Kind
 from tests.flows.front_end_double import FrontEndDouble

@@ -1,0 +1,17 @@
+"""While much is imported nothing looks for garbage; before and after Python does as it did."""
+
+import gc
+
+import pytest
+
+from cluster.importing import uncollected
+
+
+def test_nothing_looks_for_garbage_in_the_block_and_in_one_within_it() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ImportError), uncollected():
+        with uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
