@@ -23,6 +23,7 @@ TOGETHER = {
         "tests/cluster/test_shifts.py",
         "tests/firsttoken/test_fit_cli.py",
         "tests/serving/test_api.py",
+        "tests/serving/test_clients.py",
         "tests/serving/test_damaged_models.py",
         "tests/serving/test_embeddings_at_work.py",
         "tests/serving/test_explain.py",

@@ -1,4 +1,7 @@
-"""LlamaIndex: `python llamaindex_client.py [URL [MODEL [EMBEDDER]]]`. Tried with llama-index-llms-openai-like 0.8.1, llama-index-embeddings-openai-like 0.4.0."""
+"""LlamaIndex: `python llamaindex_client.py [URL [MODEL [EMBEDDER]]]`.
+
+Tried with llama-index-llms-openai-like 0.8.1 and llama-index-embeddings-openai-like 0.4.0.
+"""
 
 import os
 import sys

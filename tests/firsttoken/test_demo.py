@@ -14,7 +14,6 @@ import pytest
 
 from firsttoken.demo.model import MODEL, PACKAGE, find_gguf
 from firsttoken.errors import DemoModelMissing
-from firsttoken.settings import load_settings
 from tests.firsttoken.processes import MARK, left_after, marked
 
 ROOT = Path(__file__).parents[2]
