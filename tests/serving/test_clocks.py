@@ -30,6 +30,7 @@ OF_THE_WORLD = {
     "flows/listening.py": "when a node was heard of, for Prefect's events",
     "cluster/wire/phases.py": "phases of several machines",
     "serving/answering/shapes.py": "`created` of an answer",
+    "serving/answering/responses.py": "`created_at` of an answer",
     "serving/history/history.py": "the age of rows",
     "firsttoken/commands/published.py": "the age of objects in the store",
     "firsttoken/commands/fit.py": "how far back the history is read",
