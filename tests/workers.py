@@ -16,6 +16,7 @@ SHARED_CLUSTER, FLOW_SERVICE, NAMESPACES = "shared_cluster", "flow_service", "ne
 TOGETHER = {
     SHARED_CLUSTER: (
         "tests/cluster/test_admission.py",
+        "tests/cluster/test_constrained.py",
         "tests/cluster/test_contract.py",
         "tests/cluster/test_equality.py",
         "tests/cluster/test_joining.py",
