@@ -20,6 +20,7 @@ SCRIPTS = (
     "move_flow.py",
     "prewarm_live.py",
     "generation.py",
+    "grammars.py",
     "loading.py",
     "reproductions.py",
     "forecasts.py",
