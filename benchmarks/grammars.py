@@ -23,8 +23,9 @@ from cluster.stage.batching import Batching
 from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import chooser_on
 from cluster.stage.choosing.grammars import Grammars
-from cluster.stage.engine import Driver, Worker
+from cluster.stage.engine import Driver
 from cluster.stage.stepping.acceleration import means
+from cluster.stage.worker import Worker
 from cluster.wire.requests import Event, Grammar, Sampling, Submit, Tokens, Words
 from storage_tiers.tokenizers import open_tokenizer
 

@@ -23,8 +23,7 @@ from cluster.stage.building.model import StageModel, build_pipeline
 from cluster.stage.choosing.batch import chooser_on
 from cluster.stage.compute_probe import measure_products
 from cluster.stage.context_meter import ContextMeter
-from cluster.stage.engine import Driver, Worker, follow
-from cluster.stage.engine import Pulse as Felt
+from cluster.stage.engine import Driver, follow
 from cluster.stage.joining.hop import Neighbours
 from cluster.stage.joining.meeting import Meeting
 from cluster.stage.joining.membership import join
@@ -38,6 +37,8 @@ from cluster.stage.stepping.threads import Crew, ThreadChoice
 from cluster.stage.steps import GPU_LIMITS, StepLimits
 from cluster.stage.units import FAULTS, NodeMemory, Tensors, UnitsByCopy, UnitsInPlace
 from cluster.stage.warm_up import form_once, prepare, warm_up
+from cluster.stage.worker import Pulse as Felt
+from cluster.stage.worker import Worker
 from cluster.wire.codec import Channel
 from cluster.wire.hello import Hello
 from cluster.wire.phases import ASSIGN, BUILD_SKELETON, STAGE, WAIT, timed_phase

@@ -8,7 +8,7 @@ import torch
 
 from cluster.stage.joining.hop import Header, Op
 from cluster.stage.steps import Adoption, Choice, Claim, Segment
-from cluster.wire.requests import Submit, Tokens
+from cluster.wire.requests import Submit, Tokens, Words
 
 Fed = tuple[int, list[int], int]
 """A slot, what it was fed, and the position of the first of it."""
@@ -38,6 +38,7 @@ class FakeWorker:
     most_room: int = 0
     held: set[str] = field(default_factory=set)
     adopted: list[Adoption] = field(default_factory=list)
+    learned: dict[str, Words] = field(default_factory=dict)
     exports: bool = True
 
     def claim(self, claim: Claim) -> bool:
@@ -45,6 +46,9 @@ class FakeWorker:
 
     def adopt(self, adoption: Adoption) -> None:
         self.adopted.append(adoption)
+
+    def learn(self, digest: str, words: Callable[[], Words]) -> None:
+        self.learned[digest] = words()
 
     def start(self, slot: int, submit: Submit) -> None:
         assert slot not in self.started, "a slot was used twice"

@@ -13,11 +13,11 @@ from cluster.stage.attending.paged import PagedCache
 from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import chooser_on
-from cluster.stage.engine import Worker
 from cluster.stage.moving.kv_door import KvDoor
 from cluster.stage.moving.shelf import Shelf
 from cluster.stage.request_server import RequestServer
 from cluster.stage.steps import StepLimits
+from cluster.stage.worker import Worker
 from cluster.wire.codec import frame, receive_frame
 from cluster.wire.hello import Hello
 from cluster.wire.kv import KvPulled, KvSource, PullKv

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cluster.client import ClusterClient
 from cluster.errors import NoToken, Refused
-from cluster.stage.admission import find_fault
+from cluster.stage.admission import GRAMMAR_CHARACTERS, find_fault
 from cluster.stage.choosing.sampling import Sampler
-from cluster.wire.requests import Sampling, Submit
+from cluster.wire.requests import Grammar, Sampling, Submit
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.cluster.groups import form, generate
@@ -54,6 +54,12 @@ def test_a_request_beyond_learned_positions_is_refused() -> None:
     fault = find_fault(_GOOD, _VOCABULARY, positions=6)
     assert fault == "prompt and max_tokens are 7 tokens, and the model has learned 6 positions"
     assert find_fault(_GOOD, _VOCABULARY, positions=7) is None
+
+
+def test_a_grammar_that_is_too_long_is_refused() -> None:
+    fault = find_fault(replace(_GOOD, grammar=Grammar("x" * (GRAMMAR_CHARACTERS + 1), "d")), _VOCABULARY)
+    assert fault == "the grammar has 262145 characters, and at most 262144 are read"
+    assert find_fault(replace(_GOOD, grammar=Grammar("x" * GRAMMAR_CHARACTERS, "d")), _VOCABULARY) is None
 
 
 @pytest.mark.parametrize("wrong", [{"min_tokens": -1}, {"stop_tokens": (-1,)}, {"stop_tokens": (3, 2**63)}])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.stage.batching import Batching
-from cluster.stage.steps import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Choice
-from cluster.wire.requests import Failed, Sampling, Submit, TokenLogprobs, Tokens
+from cluster.stage.steps import MAX_ROWS, PREFILL_TOKENS, PREFILL_TOKENS_ALONE, Choice, Segment
+from cluster.wire.requests import Failed, Rejected, Sampling, Submit, TokenLogprobs, Tokens, Yielded
 from schedules.requests import room_tokens
 from tests.cluster.played_group import PlayedGroup, ask, expected, text
 
@@ -435,3 +435,56 @@ def test_whatever_comes_everyone_gets_all_tokens_within_the_cache(
     assert {name: given for name, given in group.texts.items() if name not in cancelled} == wanted
     assert set(group.finishes) == set(wanted)
     assert group.starts() == sorted(group.starts(), key=lambda name: int(name[1:]))
+
+
+# ---- what a grammar makes of a choice
+
+_LATER = Choice(None, later=True)
+
+
+def _by_slot(segment: Segment) -> tuple[int, ...]:
+    return (segment.slot,)
+
+
+@pytest.mark.parametrize("prompt", [1, 3])
+def test_what_cannot_be_chosen_yet_is_asked_again_with_its_last_token(prompt: int) -> None:
+    """Beside others, who go on."""
+    batching = Batching(1000, 1)
+    for number in (1, 2):
+        assert batching.submit(ask(number, prompt)) is None
+    assert batching.next_step(_by_slot) is not None
+    assert batching.land([_LATER, Choice(text(2, prompt, prompt + 1)[0])]) == [
+        Tokens("r2", text(2, prompt, prompt + 1))
+    ]
+    again = batching.next_step(_by_slot)
+    assert again is not None
+    assert sorted(again.feed) == sorted((*text(1, prompt - 1, prompt), *text(2, prompt, prompt + 1)))
+    assert [s.position for s in again.segments if s.slot == 1] == [prompt - 1]
+    assert again.started == ()
+
+
+def test_what_cannot_be_chosen_yet_is_given_up_at_once() -> None:
+    batching = Batching(1000, 1)
+    batching.submit(ask(1))
+    batching.next_step(_by_slot)
+    batching.yield_up("r1")
+    assert batching.land([_LATER]) == [Yielded("r1")]
+    assert (batching.take_ended(), batching.idle) == ([1], True)
+
+
+def test_a_request_is_over_with_the_token_after_which_nothing_may_follow() -> None:
+    batching = Batching(1000, 1)
+    batching.submit(ask(1))
+    batching.next_step(_by_slot)
+    assert batching.land([Choice(7, over=True)]) == [Tokens("r1", (7,), "stop")]
+    assert batching.take_ended() == [1]
+
+
+@pytest.mark.parametrize(("generated", "kind"), [(0, Rejected), (2, Failed)])
+def test_a_grammar_that_cannot_be_kept_to_ends_its_request_with_why(generated: int, kind: type) -> None:
+    """Of what has tokens already the same would not be said elsewhere either: that failed."""
+    batching = Batching(1000, 1)
+    batching.submit(ask(1, generated=generated))
+    batching.next_step(_by_slot)
+    assert batching.land([Choice(None, fault="why")]) == [kind("r1", "why")]
+    assert batching.take_ended() == [1]

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Batching, room_tokens
-from cluster.stage.engine import Driver, Fault, Worker, follow
+from cluster.stage.engine import Driver, Fault, follow
 from cluster.stage.joining.hop import Header, Op
 from cluster.stage.steps import Adoption, Choice, Segment
+from cluster.stage.worker import Worker
 from cluster.wire.requests import (
     AskPlace,
     Cancel,
@@ -29,6 +30,7 @@ from cluster.wire.requests import (
     Sampling,
     Submit,
     Tokens,
+    Words,
     Yield,
     Yielded,
 )
@@ -454,6 +456,33 @@ def test_a_later_stage_says_whether_it_has_what_is_claimed_too(last: bool, befor
         assert [(header.op, header.numbers, extra) for header, _, extra in neighbours.sent[:2]] == [
             (Op.CLAIM, (5, 9, int(held)), b"a"), (Op.ADOPT, (5, 64, 0, 9), b""),
         ]  # fmt: skip
+
+
+_WORDS = Words("d", (b"a", b""), (1,))
+
+
+def test_words_go_to_the_last_stage() -> None:
+    """They are packed by who brings them, and read in a thread of the last one's; those between only pass them on."""
+    neighbours = FakeNeighbours()
+    driver = Driver(FakeWorker(), neighbours, Batching(1000, 3), lambda _told: None, 60.0)  # type: ignore[arg-type]
+    driver.hear(_WORDS)
+    driver.hear(None)
+    driver.run()
+    ((header, hidden, extra), _) = neighbours.sent
+    for last in (False, True):
+        worker, after = FakeWorker(), FakeNeighbours(deque([(header, hidden, extra), (Header(Op.STOP), None, b"")]))
+        follow(worker, after, last)  # type: ignore[arg-type]
+        assert worker.learned == ({"d": _WORDS} if last else {})
+        assert after.sent == ([] if last else [(header, None, extra), (Header(Op.STOP), None, b"")])
+
+
+def test_the_only_stage_keeps_them() -> None:
+    worker = FakeWorker()
+    driver = Driver(worker, None, Batching(1000, 1), lambda _told: None, 60.0)  # type: ignore[arg-type]
+    driver.hear(_WORDS)
+    driver.hear(None)
+    driver.run()
+    assert worker.learned == {"d": _WORDS}
 
 
 def _followed(last: bool) -> tuple[FakeWorker, FakeNeighbours]:

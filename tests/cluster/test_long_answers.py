@@ -16,8 +16,8 @@ import torch
 from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import Pending
-from cluster.stage.engine import Worker
 from cluster.stage.steps import Segment
+from cluster.stage.worker import Worker
 from cluster.wire.requests import Cancel, Submit, Tokens
 from schedules.requests import room_tokens
 from storage_tiers.checkpoint import Checkpoint

@@ -17,11 +17,11 @@ from cluster.model_facts import facts_of
 from cluster.stage.attending.paged import PagedCache
 from cluster.stage.batching import Batching
 from cluster.stage.building.model import StageModel
-from cluster.stage.engine import Worker
 from cluster.stage.pooling import Pools, vector_bytes
 from cluster.stage.stepping.acceleration import Accelerated
 from cluster.stage.stepping.static_steps import StaticSteps
 from cluster.stage.steps import Segment, StepLimits
+from cluster.stage.worker import Worker
 from cluster.wire.requests import Embedded, Event, Failed, Rejected, Submit
 from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.placing.partition import split_layers

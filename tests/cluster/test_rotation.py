@@ -11,8 +11,9 @@ import torch
 from cluster.model_facts import model_config, renewal_border
 from cluster.stage.batching import Batching
 from cluster.stage.building.model import StageModel
-from cluster.stage.engine import Driver, Worker
+from cluster.stage.engine import Driver
 from cluster.stage.steps import PREFILL_TOKENS
+from cluster.stage.worker import Worker
 from cluster.wire.requests import Rejected, Submit, Tokens
 from tests.cluster.fake_stages import texts_of
 from tests.cluster.groups import GREEDY, prompts_of

@@ -11,11 +11,11 @@ from cluster.model_facts import facts_of, model_config
 from cluster.stage.attending.paged import PagedCache
 from cluster.stage.attending.paged_attention import Kind, Rule
 from cluster.stage.building.model import StageModel
-from cluster.stage.engine import Worker
 from cluster.stage.stepping.acceleration import Accelerated, NoAcceleration, prepare_kernels
 from cluster.stage.stepping.fusing import Fusing
 from cluster.stage.stepping.static_steps import StaticSteps
 from cluster.stage.steps import Segment
+from cluster.stage.worker import Worker
 from cluster.wire.requests import Submit
 from schedules.placing.partition import split_layers
 from storage_tiers.model_store import ModelStore

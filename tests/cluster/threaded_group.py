@@ -10,10 +10,11 @@ from cluster.model_facts import model_config, renewal_border
 from cluster.stage.batching import Batching
 from cluster.stage.building.model import StageModel
 from cluster.stage.choosing.batch import chooser_on
-from cluster.stage.engine import Driver, Worker, follow
+from cluster.stage.engine import Driver, follow
 from cluster.stage.joining.hop import Header
 from cluster.stage.stepping.acceleration import Accelerated, NoAcceleration, means
 from cluster.stage.steps import Choice, StepLimits
+from cluster.stage.worker import Worker
 from cluster.wire.requests import Event, Submit, Tokens
 from storage_tiers.checkpoint import Checkpoint
 

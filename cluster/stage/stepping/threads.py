@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cluster.stage.engine import Pulse
+from cluster.stage.worker import Pulse
 
 COST = 0.02
 """Of the time of all steps, what tries that turn out slower may take."""
