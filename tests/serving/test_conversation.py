@@ -84,7 +84,7 @@ def test_a_model_whose_template_knows_no_tools_is_told_of_them(
 ) -> None:
     found = rendered(template + PLAIN, tmp_path, messages, may_call=True, tools=[F])
     before, _, rest = found.partition("# Tools")
-    told, end, after = rest.rpartition("</tool_call>")
+    told, _, after = rest.rpartition("</tool_call>")
     assert json.dumps(F) in told
     assert f"{before}%s{after}" == said
     assert "# Tools" not in rendered(template + PLAIN, tmp_path, messages, tools=[F])
