@@ -17,15 +17,18 @@ from tests.serving.tokenizers import CHATML, LocalText, byte_files
 HI = {"role": "user", "content": "hi"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+CALLED = '<tool_call>\n{"name": "f", "arguments": %s}\n</tool_call>'
 F = {"type": "function", "function": {"name": "f"}}
 NAMED = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "{{ tools[0].function.name }}"}]
 
 
-def rendered(template: Any, folder: Path, messages: list[dict[str, Any]] | None = None, **fields: Any) -> str:
+def rendered(
+    template: Any, folder: Path, messages: list[dict[str, Any]] | None = None, may_call: bool = False, **fields: Any
+) -> str:
     """What the template makes of a request."""
     request = ChatRequest.model_validate({"model": "m", "messages": messages or [HI], **fields})
     prompts = LocalText(folder, byte_files(chat_template=template)).prompts
-    return prompts.render([message.plain() for message in request.messages], request.template_arguments)
+    return prompts.render([message.plain() for message in request.messages], request.template_arguments, may_call)
 
 
 @pytest.mark.parametrize(
@@ -34,18 +37,64 @@ def rendered(template: Any, folder: Path, messages: list[dict[str, Any]] | None 
         ({"role": "assistant", "content": None, "refusal": "no"}, "<assistant>no"),
         ({"role": "assistant", "refusal": "no"}, "<assistant>no"),
         ({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, "<assistant>no"),
-        ({"role": "assistant", "content": None, "tool_calls": [CALL]}, "<assistant>"),
-        ({"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, "<assistant>"),
+        ({"role": "assistant", "content": None, "tool_calls": [CALL]}, "<assistant>" + CALLED % '{"a": 1}'),
+        ({"role": "assistant", "content": "a", "tool_calls": [CALL]}, "<assistant>a\n" + CALLED % '{"a": 1}'),
+        ({"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, "<assistant>" + CALLED % "{}"),
         ({"role": "assistant", "content": "a", "refusal": None, "audio": None}, "<assistant>a"),
-        ({"role": "tool", "tool_call_id": "c1", "content": "4"}, "<tool>4"),
-        ({"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "4"}]}, "<tool>4"),
-        ({"role": "function", "name": "f", "content": "4"}, "<tool>4"),
         ({"role": "developer", "content": "be brief"}, "<system>be brief"),
     ],
 )
 def test_a_history_may_hold_what_apis_put_into_it(turn: dict[str, Any], text: str, tmp_path: Path) -> None:
     """An assistant's turn without content, as one is that called a tool or refused, made the conversation a 400."""
     assert rendered(PLAIN, tmp_path, [HI, turn, HI]) == f"<user>hi{text}<user>hi"
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "tool", "tool_call_id": "c1", "content": "4"},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "4"}]},
+        {"role": "function", "name": "f", "content": "4"},
+    ],
+)
+def test_results_are_one_turn_of_the_users_where_a_template_knows_no_calls(
+    turn: dict[str, Any], tmp_path: Path
+) -> None:
+    result = "<tool_response>\n4\n</tool_response>"
+    called = {"role": "assistant", "tool_calls": [CALL, CALL]}
+    said = rendered(
+        "{% for m in messages[2:] %}<{{ m.role }}>{{ m.content }}{% endfor %}", tmp_path, [HI, called, turn, turn, HI]
+    )
+    assert said == f"<user>{result}\n{result}\nhi"
+    own = "{# tool_calls #}{% for m in messages[2:] %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    assert rendered(own, tmp_path, [HI, called, turn]) == "<tool>4"
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "said"),
+    [
+        ("", [HI], "<system>%s<user>hi"),
+        ("", [{"role": "system", "content": "be brief"}, HI], "<system>be brief\n\n%s<user>hi"),
+        ("{# System role not supported #}", [HI], "<user>%s\n\nhi"),
+        ("{# System role not supported #}", [{"role": "assistant", "content": "a"}], "<user>%s<assistant>a"),
+    ],
+)
+def test_a_model_whose_template_knows_no_tools_is_told_of_them(
+    template: str, messages: list[dict[str, Any]], said: str, tmp_path: Path
+) -> None:
+    found = rendered(template + PLAIN, tmp_path, messages, may_call=True, tools=[F])
+    before, _, rest = found.partition("# Tools")
+    told, _, after = rest.rpartition("</tool_call>")
+    assert json.dumps(F) in told
+    assert f"{before}%s{after}" == said
+    assert "# Tools" not in rendered(template + PLAIN, tmp_path, messages, tools=[F])
+
+
+def test_a_template_that_knows_tools_tells_of_them_itself(tmp_path: Path) -> None:
+    own = "{% if tools %}<tool_call>{{ tools[0].function.name }}{% endif %}{{ messages[0].content }}"
+    assert rendered(own, tmp_path, may_call=True, tools=[F]) == "<tool_call>fhi"
+    others = own + "{# <function= #}"
+    assert rendered(others, tmp_path, may_call=True, tools=[F]).startswith("# Tools")
 
 
 def test_calls_and_their_results_reach_the_template(tmp_path: Path) -> None:
