@@ -18,6 +18,7 @@ from storage_tiers.publishing.pooling import gguf_pooling, pooling_files, poolin
 from storage_tiers.publishing.publish import publish
 from tests.embedders import make_embedder, modules, say_pooling, without_head
 from tests.tiny import make_tiny
+from tests.tiny_gguf import make_tiny_gguf
 
 
 @pytest.fixture
@@ -161,6 +162,12 @@ def test_the_files_that_say_it_are_parts_of_the_source(tmp_path: Path) -> None:
     say_pooling(tmp_path, "mean_tokens", max_seq_length=9)
     expected = {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"}
     assert set(pooling_files(LocalFolder(tmp_path))) == expected
+
+
+def test_a_gguf_file_is_published_with_its_pooling(store: ModelStore, tmp_path: Path) -> None:
+    for kind, expected in ((3, Pooling("last", True)), (0, None)):
+        file = make_tiny_gguf("qwen3", tmp_path / f"{kind}.gguf", tied=True, metadata={"qwen3.pooling_type": kind})
+        assert publish(str(file), f"gguf-{kind}", store).pooling == expected
 
 
 def test_a_gguf_file_says_it_by_a_number() -> None:

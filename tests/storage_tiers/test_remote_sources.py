@@ -12,10 +12,12 @@ import pytest
 from storage_tiers.errors import SourceError, StoreUnavailable
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
+from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.folders import REMOTE_PIECE_BYTES
 from storage_tiers.publishing.progress import UnitProgress
 from storage_tiers.publishing.publish import publish
 from storage_tiers.publishing.verify import verify
+from tests.embedders import say_pooling
 from tests.fake_hub import FakeHub, run_fake_hub
 from tests.storage_tiers.tokenizers import byte_tokenizer, save_tokenizer
 from tests.tiny import make_tiny
@@ -63,6 +65,11 @@ def test_publishing_again_reads_no_weights(hub: FakeHub, store: ModelStore) -> N
     hub.ranges.clear()
     assert publish("org/tiny", "model", store) == first
     assert not [asked for asked in hub.ranges if asked[0].endswith(".safetensors")]
+
+
+def test_what_the_hub_says_of_embeddings_is_read_from_the_folders_below(hub: FakeHub, store: ModelStore) -> None:
+    say_pooling(hub.folder / "org/tiny", "lasttoken", normalized=True, max_seq_length=64)
+    assert publish("org/tiny", "m", store).pooling == Pooling("last", normalized=True, max_tokens=64)
 
 
 def test_a_new_commit_is_a_new_version(hub: FakeHub, store: ModelStore) -> None:
