@@ -181,6 +181,17 @@ def test_who_waited_for_room_is_told_once_it_is_known_that_there_was_too_little_
     assert patient in driven.ended
 
 
+def test_an_answer_that_has_begun_is_not_refused_for_the_start_that_it_goes_on_with() -> None:
+    driven, key = _driven(takes_s=1.0)
+    driven.run_s = 30.0
+    begun = driven.ask(key, deadline_s=6.5)
+    driven.run(2.0)
+    assert driven.got_tokens[begun] == 1
+    driven.lose(driven.assigned[begun][-1])
+    assert len(driven.starts("m")) == 2
+    assert begun not in driven.rejected
+
+
 def test_the_start_of_one_who_was_refused_is_kept_until_it_may_have_come_back() -> None:
     """A model that is not kept alive at all would have been gone again, for ever and ever."""
     driven, key = _driven(takes_s=1.0, keep_alive_s=0.0)
