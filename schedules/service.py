@@ -270,8 +270,8 @@ class Service:
         coming = self.coming
         if any(replica.cold.over for replica in coming):
             return None
-        found = [each for replica in coming if (each := replica.cold.expected) is not None]
-        return min(found, default=None)
+        placed = [replica.cold.expected for replica in coming if replica.placement is not None]
+        return min([each for each in placed if each is not None], default=None)
 
     def demand(self) -> Demand:
         """What is asked for now, and what is there for it."""

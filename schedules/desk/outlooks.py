@@ -1,6 +1,7 @@
 """How it stands with requests that wait for their first tokens. Changes nothing but what it remembers of what it saw."""
 
 from collections.abc import Mapping
+from operator import is_
 
 from schedules.desk.line import Line
 from schedules.estimates import token_s
@@ -15,7 +16,7 @@ from schedules.service import Replica, Service
 
 MOST_SEEN = 256
 """Starts whose bytes are remembered."""
-_Seen = tuple[tuple[Mapping[str, str] | None, ...], tuple[int, int]]
+_Seen = tuple[Placement, tuple[Mapping[str, str] | None, ...], tuple[int, int]]
 
 
 class Outlooks:
@@ -94,8 +95,8 @@ class Outlooks:
         nodes = [self._books.nodes.node(stage.node) for stage in placement.stages]
         units = tuple([None if node is None else node.units for node in nodes])
         seen = self._seen.get(replica.group)
-        if seen is not None and all(now is then for now, then in zip(units, seen[0], strict=True)):
-            return seen[1]
+        if seen is not None and seen[0] is placement and all(map(is_, units, seen[1])):
+            return seen[2]
         known = {unit.name: unit for unit in replica.service.model.units}
         there_bytes, all_bytes = 0, 0
         for stage, held in zip(placement.stages, units, strict=True):
@@ -104,7 +105,7 @@ class Outlooks:
                 there_bytes += unit.size_bytes if held is not None and held.get(unit.digest) == IN_DRAM else 0
         if len(self._seen) >= MOST_SEEN:
             self._seen.clear()
-        self._seen[replica.group] = units, (there_bytes, all_bytes)
+        self._seen[replica.group] = placement, units, (there_bytes, all_bytes)
         return there_bytes, all_bytes
 
 

@@ -20,6 +20,7 @@ from serving.tickets import Ticket
 
 _log = logging.getLogger(__name__)
 TOLD_WITHIN_S = 0.1
+"""So long after a request's deadline the brain has told of it, if it was held."""
 
 
 class Answerer:
