@@ -36,6 +36,8 @@ from firsttoken.ports import free_port
 
 GOAL_S = 15.0
 START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 60.0
+REST_S = 10.0
+"""What nodes do behind their start, which is to measure and to make memory real, is over then."""
 SETTLED = "Ctrl-C stops it."
 SUPERVISOR = "supervisor"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -171,8 +173,9 @@ def measure_start(up: Up) -> Start:
 
 
 def measure_idle(up: Up, seconds: float) -> Idle:
-    """Once no replica is up and a stage process waits on every node again."""
+    """Once no replica is up, a stage process waits on every node, and some time has passed."""
     _settle(up.url)
+    time.sleep(REST_S)
     before, since_s = up.by_component(cpu_s), time.monotonic()
     time.sleep(seconds)
     after, passed_s = up.by_component(cpu_s), time.monotonic() - since_s

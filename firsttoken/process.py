@@ -156,6 +156,8 @@ class Running:
             if not ended.done():
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.send_signal(signal.SIGKILL)  # forked just now, it may not lead its group yet
                 await ended
         await self.wait()
 

@@ -77,6 +77,9 @@ async def test_it_does_what_the_command_does_and_its_status_is_told(launcher: La
     assert "firsttoken " in log.read_text()
     assert await (await launch(launcher, log, "node", "--name", "../x")).wait() == 2
     assert "a name has letters" in log.read_text()
+    assert len(os.listdir(f"/proc/{launcher.pid}/task")) == 1, (
+        "no other thread survives a fork, and what it holds stays locked"
+    )
 
 
 async def test_a_node_has_a_session_a_line_in_ps_and_a_zygote_of_its_own(
