@@ -12,7 +12,7 @@ export FIRSTTOKEN_HOME := $(CURDIR)/.firsttoken
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-demo: $(INSTALLED) ## see a cold and a warm call of a small model, on a platform that lives just as long
+demo: $(INSTALLED) ## see a model cold on one node, cold over four, moved while it answers, and warm; a minute
 	@$(BIN)/firsttoken demo
 
 up: $(INSTALLED) ## start everything on this machine and keep it up until Ctrl-C

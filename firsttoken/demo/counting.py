@@ -19,7 +19,7 @@ from firsttoken.views.moves import ENDED, GIVEN_UP
 
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8,"
 NEXT = 9
-ORDERED_AT, AFTER = 40, 80
+ORDERED_AT, AFTER = 40, 60
 _SAMPLING = Sampling(max_tokens=4000, temperature=0.0, ignore_eos=True)
 _LOOK_EVERY_S = 0.1
 

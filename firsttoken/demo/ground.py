@@ -12,7 +12,7 @@ from storage_tiers.checkpoint import Checkpoint
 
 FOLDER = "demo"
 NETWORK_BYTES_PER_S = 25_000_000
-KEEP_ALIVE_S = 3.0
+KEEP_ALIVE_S = 2.0
 FEWEST_NODES = 2
 _LOOK_EVERY_S = 0.1
 _WITHIN_S = 60.0

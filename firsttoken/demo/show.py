@@ -21,6 +21,7 @@ from firsttoken.terminal import Steps, ledger_table, seconds_since, url_table
 from firsttoken.views.demo import comparison, expected_table, introduction, pause_table
 from firsttoken.views.explanation import start_table
 from firsttoken.views.moves import move_table
+from firsttoken.views.tables import node_names
 from storage_tiers.checkpoint import Checkpoint
 
 QUESTION = "What is the capital of France? Answer in one sentence."
@@ -52,7 +53,8 @@ async def _show(running: Platform, console: Console, steps: Steps, checkpoint: C
         alone, one = await show.on_one_node()
         together, many = await show.as_a_pipeline()
         show.compare({"one node": one, f"{len(many.nodes)} nodes": many}, alone.text == together.text)
-        await show.become_one()
+        if len(many.nodes) > 1:
+            await show.become_one()
         await show.warm()
         await show.explain()
 
@@ -74,7 +76,7 @@ class _Show:
         """A cold start as it is without us: whoever serves the model fetches all of it."""
         drained = await leave_alone(self._frontend, self._settings)
         await empty(self._settings, self._frontend, self._checkpoint)
-        self._act("Cold, on one node", f"{', '.join(drained)} are drained, and nobody has a byte of the model.")
+        self._act("Cold, on one node", f"Drained: {node_names(drained)}. Nobody has a byte of the model.")
         heard, start = await self._cold()
         await take_back(self._frontend, drained)
         return heard, start

@@ -9,6 +9,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from firsttoken.views.tables import wide_as
+
 GIVEN_UP = "given up"
 ENDED = ("done", GIVEN_UP)
 Move = Mapping[str, Any]
@@ -58,7 +60,8 @@ def sentence(move: Move) -> str:
 
 def move_table(move: Move) -> Table:
     """What became of one move."""
-    table = Table(title=f"Move {move['move']}: {move['reason']}", title_justify="left", show_header=False, box=None)
+    title = f"Move {move['move']}: {move['reason']}"
+    table = Table(title=title, title_justify="left", show_header=False, box=None, min_width=wide_as(title))
     requests, pauses_s = move["requests"], sorted(move["pauses_s"])
     table.add_row("moved", "; ".join(_handed_over(handover) for handover in move["handovers"]) or "nothing ran there")
     table.add_row("took", _seconds(_took_s(move)))

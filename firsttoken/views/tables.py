@@ -4,11 +4,24 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+_TITLE_WIDTH = 78
+
+
+def wide_as(title: str) -> int:
+    """A table's least width, for its title is broken where the table ends."""
+    return min(len(title), _TITLE_WIDTH)
+
 
 def open_table(title: str, gap: int = 2) -> Table:
     """A table without lines, below its title, and so many blanks between its columns."""
     return Table(
-        title=title, title_justify="left", title_style="bold", box=None, padding=(0, gap, 0, 0), pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, gap, 0, 0),
+        pad_edge=False,
+        min_width=wide_as(title),
     )
 
 

@@ -231,10 +231,10 @@ def test_status_shows_nodes_and_replicas(run: Run, requests: list[dict[str, Any]
 def test_explain_shows_the_choice_and_how_the_last_ones_came_out(run: Run, requests: list[dict[str, Any]]) -> None:
     shown = run("explain", "tiny").stdout
     assert shown.startswith("tiny would start on node-1, node-2 now (planned): degree 2: the cheapest of 1 that meet")
-    assert re.search(r"│ +1 │ node-1 +│ +2\.70 s │ +3\.10 s │ 20\.0 ms │ 4\.00 GB s │ first token after 3\.10 s", shown)
-    assert re.search(r"│ +2 │ node-1, node-2 │ .* │ chosen; other would be stopped", shown)
+    assert re.search(r"\n +1  node-1 +2\.70 s +3\.10 s +20\.0 ms +4\.00 GB s +first token after 3\.10 s", shown)
+    assert re.search(r"\n +2  node-1, 2 .* chosen; other would be stopped", shown)
     assert "Wanted: a first token within 2 s; 0 to 2 replicas of up to 2 stages" in shown
-    assert re.search(r"│ +0\.40 s │ +0\.60 s │ +0\.50 s │ +\+25% │ fetch: 0\.30 s, predicted 0\.19 s", shown)
+    assert re.search(r" +0\.40 s +0\.60 s +0\.50 s +\+25%  fetch: 0\.30 s, predicted 0\.19 s", shown)
 
 
 def test_explain_for_a_script(run: Run, requests: list[dict[str, Any]]) -> None:
