@@ -77,7 +77,7 @@ async def test_dasks_dashboard_is_there_once_it_is_asked_for_and_talks_to_its_ow
     """It said that it needs bokeh. Now two who come at once get its page, which loads nothing from elsewhere."""
     found = re.search(r"dashboard at: *(http://[\d.:]+)/", shared_cluster.log("scheduler"))
     assert found is not None
-    async with httpx.AsyncClient(base_url=found[1], trust_env=False, follow_redirects=True) as http:
+    async with httpx.AsyncClient(base_url=found[1], trust_env=False, follow_redirects=True, timeout=60) as http:
         pages = await asyncio.gather(*(http.get(path) for path in ("/", "/status", "/workers")))
         assert [(page.status_code, page.url.path) for page in pages] == [
             (200, "/status"),

@@ -19,9 +19,7 @@ def environment_in(folder: Path) -> Iterator[dict[str, str]]:
     """A home in the folder, and a mark on every process that comes of it: none of them outlives the block."""
     mark = uuid.uuid4().hex
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("FIRSTTOKEN_")}
-    yield {
-        **inherited,
-        MARK: mark,
+    told = {
         "FIRSTTOKEN_HOME": str(folder / "home"),
         "FIRSTTOKEN_CLUSTER__NODES": "1",
         "FIRSTTOKEN_NODE__DRAM_BYTES": "64MiB",
@@ -30,8 +28,11 @@ def environment_in(folder: Path) -> Iterator[dict[str, str]]:
         "FIRSTTOKEN_CLUSTER__SCHEDULER_PORT": "0",
         "FIRSTTOKEN_CLUSTER__DASHBOARD_PORT": "0",
     }
-    for pid in marked(mark):
-        os.kill(pid, signal.SIGKILL)
+    try:
+        yield {**inherited, MARK: mark, **told}
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
 
 
 def firsttoken(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
