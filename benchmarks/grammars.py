@@ -32,7 +32,7 @@ from storage_tiers.tokenizers import open_tokenizer
 _CPU = torch.device("cpu")
 _WITHIN_S = 120.0
 _KV_TOKENS = 16 * 1024
-_PROMPT, _STEPS, _RUNS = 32, 40, 5
+_PROMPT, _STEPS, _RUNS = 32, 32, 3
 _SMALL = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},

@@ -12,7 +12,18 @@ from cluster.stage.pulse import SILENT_S
 from cluster.wire.orders import FormStage
 from cluster.wire.phases import ASSIGN, COPY, FETCH, FIRST_ANSWER, FIRST_STEP, FROM, Phase, timed_phase
 from cluster.wire.reports import StageFacts, StageFormed, StageLease
-from cluster.wire.stages import Beat, Broken, Callers, Formed, PhaseDone, RowsHere, RowsWanted, UnitCopied, UnitHere
+from cluster.wire.stages import (
+    Beat,
+    Broken,
+    Callers,
+    Formed,
+    PhaseDone,
+    Quiet,
+    RowsHere,
+    RowsWanted,
+    UnitCopied,
+    UnitHere,
+)
 from schedules.rates import BUS, DECODE, PREFILL
 from storage_tiers.tiers.stack import Loaded
 
@@ -56,6 +67,7 @@ class LocalStage:
         self._ending: asyncio.Task[None] | None = None
         self._lost = False
         self._beat_s: float | None = None
+        self._quiet_until_s = 0.0
         self.renew(order.lease_s)
 
     @property
@@ -83,7 +95,8 @@ class LocalStage:
         """Whether the process has stopped giving signs of life, or was stopped before it gave any. To be asked often."""
         if self._ending is not None or self._process is None:
             return False
-        unheard_s = time.monotonic() - self._beat_s if self._beat_s is not None else 0.0
+        heard_s = self._beat_s
+        unheard_s = time.monotonic() - max(heard_s, self._quiet_until_s) if heard_s is not None else 0.0
         return max(unheard_s, self._process.stopped_s()) > SILENT_S
 
     @property
@@ -221,6 +234,8 @@ class LocalStage:
         if isinstance(message, Beat):
             self._beat_s = time.monotonic()
             self._observe_steps(message)
+        elif isinstance(message, Quiet):
+            self._quiet_until_s = time.monotonic() + message.within_s
         elif isinstance(message, Formed):
             self.phases.extend(message.phases)
             if not self.formed.done():

@@ -52,6 +52,7 @@ from cluster.wire.stages import (
     PhaseDone,
     PoolHere,
     PoolReal,
+    Quiet,
     RowsHere,
     RowsWanted,
     Taken,
@@ -219,7 +220,10 @@ class _Stage:
         model.on_module = self._pulse.layer
         pulse = crewed(self._pulse, self._device, threads)
         shelf = Shelf(order.kv_tokens)
-        worker = Worker(pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser_on(self._device), shelf)
+        chooser = chooser_on(self._device)
+        worker = Worker(
+            pipeline, model, cache, self.tell_phase, pulse, acceleration, chooser, shelf, lambda s: self.tell(Quiet(s))
+        )
         door = KvDoor(cache, shelf, self._device, model.first_layer, model.end_layer, worker.exports, tls)
         tls = self._tls.server() if self._tls is not None else None
         hello = Hello(order.group, self._secret)

@@ -43,6 +43,7 @@ class Worker:
     def __init__(
         self, forward: Forward, model: StageModel, cache: SlabCache | PagedCache, report: Report, pulse: Pulse,
         acceleration: Acceleration | None = None, chooser: Chooser | None = None, shelf: Shelf | None = None,
+        quiet: Callable[[float], None] = lambda _within_s: None,
     ) -> None:  # fmt: skip
         self._shelf = shelf
         self._claimed: dict[int, tuple[Kept, int]] = {}
@@ -53,7 +54,7 @@ class Worker:
         self._pulse = pulse
         self._samplers: dict[int, Sampler] = {}
         self._pools, self._vectors = Pools(), list[torch.Tensor]()
-        self._grammars = Grammars()
+        self._grammars = Grammars(quiet)
         self._matchings: dict[int, Matching] = {}
 
     def learn(self, digest: str, words: Callable[[], Words]) -> None:

@@ -116,6 +116,13 @@ class Beat:
 
 
 @dataclass(frozen=True)
+class Quiet:
+    """The process is at something that lets no other thread run: for `within_s` at most no beat is to be missed."""
+
+    within_s: float
+
+
+@dataclass(frozen=True)
 class Broken:
     """The stage cannot go on."""
 

@@ -234,6 +234,15 @@ def test_nobody_waits_for_anothers_grammar() -> None:
     assert _step(Chooser(None), samplers, logits, 3)[0].token == ord("{")
 
 
+def test_who_watches_the_process_is_told_when_nothing_of_it_may_run() -> None:
+    """Once for a vocabulary, and whatever becomes of it."""
+    told: list[float] = []
+    grammars = Grammars(told.append)
+    for _ in range(2):
+        _begun(Grammar('start: "a"', words_of([b"a"], 7)), (), grammars)
+    assert [within_s > 0 for within_s in told] == [True, False]
+
+
 def test_a_grammar_is_compiled_once_and_few_are_kept() -> None:
     grammars = Grammars()
     first = grammars.compile(_OBJECT)

@@ -37,6 +37,9 @@ _LIMITS = LLParserLimits(
 """A mask takes some 20 ms at most, a token that is taken some 2 ms, a grammar's lexer some 100 MB. An error tells nothing of
 what was written."""
 _NOTHING = "NoExtensionBias"
+_QUIET_S = 30.0
+"""What llguidance makes of a vocabulary it makes with the interpreter held: half a second of a core for the largest. So long
+it takes only where others take the cores."""
 _CHARACTERS = 300
 """Of a fault's sentence at most."""
 _AS_THE_MODEL_LIKES = '\n%llguidance {"no_forcing": true}\n'
@@ -129,7 +132,9 @@ class Matching:
 class Grammars:
     """What the requests of a stage are kept to. Nothing here is waited for; used by one thread alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: Callable[[float], None] = lambda _within_s: None) -> None:
+        """`quiet` is told, from another thread, for how long nothing else of the process may run; 0: it does again."""
+        self._quiet = quiet
         self._tokenizers: OrderedDict[str, Future[LLTokenizer]] = OrderedDict()
         self._compiled: OrderedDict[tuple[str, str], Future[LLMatcher]] = OrderedDict()
         self._compiler = ThreadPoolExecutor(1, "grammars")
@@ -140,7 +145,7 @@ class Grammars:
         known = self._tokenizers.pop(digest, None)
         while len(self._tokenizers) >= MOST_WORDS:
             self._tokenizers.popitem(last=False)
-        self._tokenizers[digest] = known or self._compiler.submit(lambda: _tokenizer(words()))
+        self._tokenizers[digest] = known or self._compiler.submit(self._make, words)
 
     def begin(self, grammar: Grammar, generated: Sequence[int]) -> Matching:
         """Of a request that has so much of its answer."""
@@ -157,6 +162,14 @@ class Grammars:
             self._compiled.popitem(last=False)
         self._compiled[key] = found
         return found
+
+    def _make(self, words: Callable[[], Words]) -> LLTokenizer:
+        found = words()
+        self._quiet(_QUIET_S)
+        try:
+            return _tokenizer(found)
+        finally:
+            self._quiet(0.0)
 
     def _digest(self, words: Words | str) -> str:
         if isinstance(words, str):
@@ -191,11 +204,11 @@ def _tokenizer(words: Words) -> LLTokenizer:
     """BadGrammar if the words are of no use. An end has no text: nothing that a grammar calls text may end an answer."""
     wrapper = TokenizerWrapper(_Vocabulary(words))
     try:
-        tokenizer = LLTokenizer(wrapper, eos_token=list(words.ends) or None)
+        tokenizer = LLTokenizer(wrapper, eos_token=list(words.ends) or None, slices=[])
     except (ValueError, TypeError, OverflowError) as error:
         raise BadGrammar(f"the vocabulary's words are of no use: {error}") from error
     wrapper.tokens = wrapper._gtokenizer.tokens = []
-    return tokenizer
+    return tokenizer.with_slices(LLTokenizer.general_slices())  # apart: others run in between
 
 
 def _compile(tokenizer: "Future[LLTokenizer] | None", text: str) -> LLMatcher:
