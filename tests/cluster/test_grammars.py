@@ -168,6 +168,15 @@ def test_an_end_is_no_text() -> None:
     assert _step(Chooser(None), [sampler], logits, 2)[0].token != ord("!")
 
 
+def test_where_no_word_ends_an_answer_none_beyond_them_does() -> None:
+    """The model's logits are of more tokens than there are words."""
+    sampler = Sampler(_GREEDY, (), (), (), 0, _begun(Grammar("start: /a{1,3}/", words_of([b"a"]))))
+    logits = torch.zeros(1, 20)
+    logits[0, 1:] = 9.0
+    found = [_step(Chooser(None), [sampler], logits, position)[0] for position in range(3)]
+    assert found == [Choice(0), Choice(0), Choice(0, over=True)]
+
+
 def test_a_token_that_is_no_text_is_called_by_its_number() -> None:
     matching = _begun(Grammar('start: <[200]> "a"', _WORDS))
     sampler = _sampler(_GREEDY, matching)

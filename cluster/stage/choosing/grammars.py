@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -34,8 +35,8 @@ _LIMITS = LLParserLimits(
     precompute_large_lexemes=True,
     verbose_errors=False,
 )
-"""A mask takes some 20 ms at most, a token that is taken some 2 ms, a grammar's lexer some 100 MB. An error tells nothing of
-what was written."""
+"""A mask takes some 20 ms at most, a token that is taken some 2 ms, a grammar's lexer some 100 MB. An error on the way tells
+nothing of what was written."""
 _NOTHING = "NoExtensionBias"
 _QUIET_S = 30.0
 """What llguidance makes of a vocabulary it makes with the interpreter held: half a second of a core for the largest. So long
@@ -46,15 +47,32 @@ _AS_THE_MODEL_LIKES = '\n%llguidance {"no_forcing": true}\n'
 """Where only one text may follow, its tokens are chosen like others; forcing them needs more of a tokenizer than words."""
 
 
+@dataclass(frozen=True)
+class Trie:
+    """So many `words` as llguidance takes them; it may know of an end beyond them where they have none."""
+
+    tokenizer: LLTokenizer
+    words: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A grammar over so many words; `matcher` stands at its beginning and is only copied."""
+
+    matcher: LLMatcher
+    words: int
+
+
 class Matching:
     """One request's way through its grammar. Used by one thread, which takes a token only when the mask before it is there.
 
     `over` when nothing may follow, `fault` says why it cannot go on.
     """
 
-    def __init__(self, compiled: "Future[LLMatcher]", generated: Sequence[int], threads: ThreadPoolExecutor) -> None:
+    def __init__(self, compiled: Future[Compiled], generated: Sequence[int], threads: ThreadPoolExecutor) -> None:
         self.compiled, self._threads = compiled, threads
         self._matcher: LLMatcher | None = None
+        self._words = 0
         self._mask: Future[np.ndarray] = Future()
         self.started = self.over = False
         self.fault: str | None = None
@@ -74,11 +92,11 @@ class Matching:
 
     def allowed(self, vocabulary: int) -> np.ndarray:
         """Which of so many tokens may come next, a bit each in bytes of 8, the lowest first. Not to be changed."""
-        mask = self._mask.result()
+        mask, known = self._mask.result(), min(vocabulary, self._words)
         cut = np.zeros(-(-vocabulary // 8), dtype=np.uint8)
-        cut[: len(mask)] = mask[: len(cut)]
-        if vocabulary % 8:
-            cut[-1] &= (1 << vocabulary % 8) - 1
+        cut[: known // 8] = mask[: known // 8]
+        if known % 8:
+            cut[known // 8] = mask[known // 8] & (1 << known % 8) - 1
         return cut
 
     def take(self, token: int) -> None:
@@ -116,7 +134,8 @@ class Matching:
         self._threads.submit(run)
 
     def _start(self, generated: Sequence[int]) -> np.ndarray:
-        self._matcher = self.compiled.result().deep_copy()
+        compiled = self.compiled.result()
+        self._matcher, self._words = compiled.matcher.deep_copy(), compiled.words
         for first in range(0, len(generated), _TOKENS_AT_ONCE):
             self._matcher.consume_tokens(list(generated[first : first + _TOKENS_AT_ONCE]))
         return self._next()
@@ -135,46 +154,48 @@ class Grammars:
     def __init__(self, quiet: Callable[[float], None] = lambda _within_s: None) -> None:
         """`quiet` is told, from another thread, for how long nothing else of the process may run; 0: it does again."""
         self._quiet = quiet
-        self._tokenizers: OrderedDict[str, Future[LLTokenizer]] = OrderedDict()
-        self._compiled: OrderedDict[tuple[str, str], Future[LLMatcher]] = OrderedDict()
+        self._tries: OrderedDict[str, Future[Trie]] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, str], Future[Compiled]] = OrderedDict()
         self._compiler = ThreadPoolExecutor(1, "grammars")
         self._threads = ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0))), "masks")
 
     def learn(self, digest: str, words: Callable[[], Words]) -> None:
         """From now on the digest stands for these words, which are asked for in another thread."""
-        known = self._tokenizers.pop(digest, None)
-        while len(self._tokenizers) >= MOST_WORDS:
-            self._tokenizers.popitem(last=False)
-        self._tokenizers[digest] = known or self._compiler.submit(self._make, words)
+        known = self._tries.pop(digest, None)
+        if known is not None and known.done() and known.exception() is not None:
+            known = None
+        while len(self._tries) >= MOST_WORDS:
+            self._tries.popitem(last=False)
+        self._tries[digest] = known or self._compiler.submit(self._make, words)
 
     def begin(self, grammar: Grammar, generated: Sequence[int]) -> Matching:
         """Of a request that has so much of its answer."""
         return Matching(self.compile(grammar), generated, self._threads)
 
-    def compile(self, grammar: Grammar) -> "Future[LLMatcher]":
-        """A matcher at the grammar's beginning, soon or already."""
+    def compile(self, grammar: Grammar) -> Future[Compiled]:
+        """Soon or already."""
         key = self._digest(grammar.words), grammar.text
         found = self._compiled.pop(key, None)
         if found is None:
-            tokenizer = self._tokenizers.get(key[0])
-            found = self._compiler.submit(_compile, tokenizer, grammar.text)
+            trie = self._tries.get(key[0])
+            found = self._compiler.submit(_compile, trie, grammar.text)
         while len(self._compiled) >= _KEPT:
             self._compiled.popitem(last=False)
         self._compiled[key] = found
         return found
 
-    def _make(self, words: Callable[[], Words]) -> LLTokenizer:
+    def _make(self, words: Callable[[], Words]) -> Trie:
         found = words()
         self._quiet(_QUIET_S)
         try:
-            return _tokenizer(found)
+            return _trie(found)
         finally:
             self._quiet(0.0)
 
     def _digest(self, words: Words | str) -> str:
         if isinstance(words, str):
             return words
-        if words.digest not in self._tokenizers:
+        if words.digest not in self._tries:
             self.learn(words.digest, lambda: words)
         return words.digest
 
@@ -182,6 +203,7 @@ class Grammars:
         """The request is over. A grammar that broke is not used again: matchers share what their lexer has found."""
         matching.close()
         if matching.fault is not None:
+            _log.warning("a request ended: %s", matching.fault)
             self._compiled = OrderedDict(
                 (key, found) for key, found in self._compiled.items() if found is not matching.compiled
             )
@@ -200,7 +222,7 @@ class _Vocabulary:
         raise NotImplementedError("asked for by grammars that force their tokens, and none here does")
 
 
-def _tokenizer(words: Words) -> LLTokenizer:
+def _trie(words: Words) -> Trie:
     """BadGrammar if the words are of no use. An end has no text: nothing that a grammar calls text may end an answer."""
     wrapper = TokenizerWrapper(_Vocabulary(words))
     try:
@@ -208,17 +230,19 @@ def _tokenizer(words: Words) -> LLTokenizer:
     except (ValueError, TypeError, OverflowError) as error:
         raise BadGrammar(f"the vocabulary's words are of no use: {error}") from error
     wrapper.tokens = wrapper._gtokenizer.tokens = []
-    return tokenizer.with_slices(LLTokenizer.general_slices())  # apart: others run in between
+    sliced = tokenizer.with_slices(LLTokenizer.general_slices())  # apart: others run in between
+    return Trie(sliced, len(words.tokens))
 
 
-def _compile(tokenizer: "Future[LLTokenizer] | None", text: str) -> LLMatcher:
+def _compile(made: Future[Trie] | None, text: str) -> Compiled:
     """BadGrammar if it is none, or too large."""
-    if tokenizer is None:
+    if made is None:
         raise BadGrammar("nobody told of the words that the grammar is over")
-    matcher = LLMatcher(tokenizer.result(), text + _AS_THE_MODEL_LIKES, log_level=0, limits=_LIMITS)
+    trie = made.result()
+    matcher = LLMatcher(trie.tokenizer, text + _AS_THE_MODEL_LIKES, log_level=0, limits=_LIMITS)
     if matcher.is_error():
         raise BadGrammar(_sentence(matcher))
-    return matcher
+    return Compiled(matcher, trie.words)
 
 
 def _sentence(matcher: LLMatcher) -> str:
