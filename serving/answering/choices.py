@@ -31,9 +31,8 @@ class ChoiceReader:
 
     def read(self, event: Tokens) -> Delta:
         """What these tokens add."""
-        texts = [self._text(token) for token in event.tokens]
-        if self._ended_by_token(event):
-            texts[-1] = ""  # what a token that ends it says is no answer
+        ending = len(event.tokens) - self._ended_by_token(event)  # what a token that ends it says is no answer
+        texts = [self._text(token) if index < ending else "" for index, token in enumerate(event.tokens)]
         rest = self._decoder.flush() if self._decoder is not None and event.finish is not None else ""
         self._generated += len(event.tokens)
         before = self._calls is not None and self._calls.called

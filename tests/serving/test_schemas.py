@@ -283,3 +283,93 @@ def test_what_changes_the_odds_reaches_the_engine(kind: str) -> None:
     assert request.samplings(SamplingDefaults()) == [changed, replace(changed, seed=2)]
     submit = Submit("r", (1,), 1, 1, (), changed)
     assert unpack(pack(submit)) == submit
+
+
+_F: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+_OF_F: Any = {"type": "function", "function": {"name": "f"}}
+_OF_G: Any = {"type": "function", "function": {"name": "g"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "said"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "json_schema", "it is needed where type is json_schema"),
+        ({"response_format": {"type": "xml"}}, "type", "literal"),
+        ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex", "by response_format"),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "by guided_regex"),
+        ({"guided_json": "{"}, "guided_json", "it is no JSON"),
+        ({"guided_json": {"a": "x" * (1 << 17)}}, "guided_json", "more than 131072 letters"),
+        ({"guided_choice": []}, "guided_choice", "at least 1"),
+        ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos", "ends where that does"),
+        ({"guided_regex": "a", "min_tokens": 1}, "min_tokens", "ends where that does"),
+        ({"tools": [_F], "ignore_eos": True}, "ignore_eos", "ends where that does"),
+        ({"tools": [_F], "guided_grammar": "start: /a/"}, "guided_grammar", "can call no tools"),
+        ({"tools": [_F, _F]}, "tools", "two functions are called f"),
+        ({"tools": [_F] * 129}, "tools", "at most 128"),
+        ({"tools": [{**_F, "type": "retrieval"}]}, "type", "literal"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "name", "pattern"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
+         "parameters", "an object"),
+        ({"tool_choice": "required"}, "tool_choice", "it needs tools"),
+        ({"tool_choice": _OF_F}, "tool_choice", "it needs tools"),
+        ({"tools": [_F], "tool_choice": "perhaps"}, "tool_choice", "literal"),
+        ({"tools": [_F], "tool_choice": _OF_G}, "tool_choice", "none of the tools is called g"),
+        ({"tools": [_F], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [_OF_G]}}},
+         "tool_choice", "none of the tools is called g"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_kept_to_or_combined_is_refused(fields: dict[str, Any], field: str, said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        _chat(**fields)
+    (error,) = refused.value.errors()
+    told = str(error.get("ctx", {}).get("field", error["loc"]))
+    assert field in told
+    assert said in f"{error['type']} {error['msg']}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "names", "required"),
+    [
+        ({}, ["f", "g"], False),
+        ({"tool_choice": "auto"}, ["f", "g"], False),
+        ({"tool_choice": "required"}, ["f", "g"], True),
+        ({"tool_choice": _OF_G}, ["g"], True),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [_OF_F]}}},
+            ["f"],
+            True,
+        ),
+    ],
+)
+def test_the_tools_that_may_be_called_are_those_that_were_chosen(
+    fields: dict[str, Any], names: list[str], required: bool
+) -> None:
+    wanted = _chat(tools=[_F, _OF_G], parallel_tool_calls=False, **fields).wanted
+    assert wanted is not None
+    assert ([tool.name for tool in wanted.tools], wanted.required, wanted.parallel) == (names, required, False)
+    assert wanted.tools[-1].schema["type"] == "object"
+
+
+def test_who_chooses_none_is_told_of_tools_and_calls_none() -> None:
+    request = _chat(tools=[_F], tool_choice="none", ignore_eos=True)
+    assert request.wanted is None
+    assert request.template_arguments["tools"] == [_F]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"response_format": {"type": "json_object"}}, "json", "response_format"),
+        ({"guided_json": '{"type": "integer"}'}, "json", "guided_json"),
+        ({"guided_grammar": "start: /a/"}, "grammar", "guided_grammar"),
+        ({"structured_outputs": {"choice": ["a"]}}, "choice", "structured_outputs.choice"),
+        ({"structured_outputs": {"json_object": True}}, "json", "structured_outputs.json_object"),
+    ],
+)
+def test_a_form_may_be_asked_for_by_several_names(fields: dict[str, Any], kind: str, param: str) -> None:
+    for wanted in (_chat(**fields).wanted, _completion(**fields).wanted):
+        assert wanted is not None
+        assert wanted.form is not None
+        assert (wanted.form.kind, wanted.form.param) == (kind, param)
+    for nothing in ({"response_format": {"type": "text"}}, {"structured_outputs": {}}):
+        assert _chat(**nothing).wanted is None

@@ -58,7 +58,7 @@ def look_up(city: Literal["Paris", "London"]) -> str:
 def chat(frontend: str, smollm2: Checkpoint) -> Iterator[ChatOpenAI]:
     with httpx.Client(verify=NO_AUTHORITIES) as http:
         yield ChatOpenAI(
-            model=smollm2.name, base_url=f"{frontend}/v1", api_key="none", max_retries=0, timeout=60, http_client=http,
+            model=smollm2.name, base_url=f"{frontend}/v1", api_key="none", max_retries=0, timeout=120, http_client=http,
             temperature=0.0, seed=1, max_completion_tokens=160,
         )  # type: ignore[call-arg, arg-type]  # fmt: skip
 
