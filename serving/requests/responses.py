@@ -1,6 +1,6 @@
 """POST /v1/responses in its plain form: it is turned into the chat that it asks for, and answered as one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -34,6 +34,7 @@ _RENAMED = {
     "reasoning_effort": "reasoning.effort",
 }
 """What fields of the chat are called here."""
+_INNER = {"tools": "function", "tool_choice": "function", "response_format": "json_schema"}
 
 
 class InputPart(BaseModel):
@@ -233,17 +234,21 @@ class ResponsesRequest(Sampled):
 
 
 def renamed(param: str | None) -> str | None:
-    """What a field of the chat is called here."""
-    first, dot, rest = (param or "").partition(".")
-    return _RENAMED.get(first, first) + dot + rest if param else param
+    """What a field of the chat is called here, as in tools.0.name."""
+    return ".".join(map(str, _place(param.split(".")))) if param else param
+
+
+def _place(chat: Sequence[str | int]) -> list[str | int]:
+    """Where a field of the chat is here: what chat has in an object of its own stands beside its type."""
+    first, *rest = chat
+    return [_RENAMED.get(str(first), first), *(part for part in rest if part != _INNER.get(str(first)))]
 
 
 def _renamed(error: dict[str, Any]) -> dict[str, Any]:
-    first, *rest = error["loc"] or ("",)
     context = dict(error.get("ctx", {}))
     if "field" in context:
-        context["field"] = _RENAMED.get(context["field"], context["field"])
-    place = (_RENAMED.get(first, first), *rest) if first else ()
+        context["field"] = renamed(context["field"])
+    place = _place(error["loc"]) if error["loc"] else []
     return {**error, "loc": ("body", *place), "ctx": context}
 
 

@@ -182,7 +182,7 @@ def test_who_waited_for_room_is_told_once_it_is_known_that_there_was_too_little_
 
 
 def test_an_answer_that_has_begun_is_not_refused_for_the_start_that_it_goes_on_with() -> None:
-    driven, key = _driven(takes_s=1.0)
+    driven, key = _driven(takes_s=1.0, nodes=2)
     driven.run_s = 30.0
     begun = driven.ask(key, deadline_s=6.5)
     driven.run(2.0)

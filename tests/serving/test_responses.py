@@ -19,6 +19,7 @@ from serving.requests.responses import ResponsesRequest, renamed
 from tests.cluster.groups import GREEDY
 
 USER = {"role": "user", "content": "hi"}
+FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
 
 
 def _body(**fields: Any) -> ResponsesRequest:
@@ -79,6 +80,17 @@ def test_bounds_and_sampling_are_the_chats() -> None:
     assert (chat.temperature, chat.top_p, chat.seed, chat.stream, chat.top_k) == (0.5, 0.9, 3, True, 4)
 
 
+def test_tools_and_formats_are_the_chats() -> None:
+    chat = _body(tools=[FUNCTION], tool_choice={"type": "function", "name": "f"}).chat({})
+    assert chat.tools is not None
+    assert chat.tools[0].function.name == "f"
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    said = _body(text={"format": {"type": "json_schema", "name": "x", "schema": schema}}).chat({}).response_format
+    assert said is not None
+    assert said.json_schema is not None
+    assert (said.json_schema.name, said.json_schema.schema_) == ("x", schema)
+
+
 @pytest.mark.parametrize(
     "field",
     ["tools", "tool_choice", "text", "reasoning", "metadata", "store", "include", "background", "previous_response_id"],
@@ -105,9 +117,12 @@ def test_null_asks_for_nothing(field: str) -> None:
         ({"max_output_tokens": 0}, "max_output_tokens", "less than 1"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", ""),
         ({"metadata": {"a": 1}}, "metadata.a", "not a text"),
-        ({"text": {"format": {"type": "nothing"}}}, "text.format", ""),
+        ({"text": {"format": {"type": "nothing"}}}, "text.format.type", "'json_schema'"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.name", "needed"),
+        ({"tools": [{"type": "function"}]}, "tools.0.name", "needed"),
+        ({"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice", "called g"),
     ],
-    ids=range(16),
+    ids=range(19),
 )
 def test_what_is_not_taken_is_refused_by_name(fields: dict[str, Any], param: str, said: str) -> None:
     told = _refused(**fields)
