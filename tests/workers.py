@@ -54,6 +54,7 @@ LONGEST = (
     "tests/serving/test_chaos.py",
     "tests/cluster/test_outliving.py",
     "tests/firsttoken/test_up.py",
+    "tests/firsttoken/test_demo.py",
     "tests/cluster/test_group_failures.py",
     "tests/serving/test_failures.py",
     "tests/serving/test_scheduler_loss.py",

@@ -24,7 +24,8 @@ _NODES = 4
 
 def run() -> str:
     """What the demo prints. CalledProcessError if it fails."""
-    environment = os.environ | {"COLUMNS": str(COLUMNS), "NO_COLOR": "1"}
+    home = os.environ.get("FIRSTTOKEN_HOME", str(ROOT / ".firsttoken"))  # as make has it
+    environment = os.environ | {"COLUMNS": str(COLUMNS), "NO_COLOR": "1", "FIRSTTOKEN_HOME": home}
     command = [sys.executable, "-m", "firsttoken", "demo"]
     done = subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 from rich.console import Console
@@ -47,13 +48,11 @@ class Counted:
         return sum(1 for at_s in self.heard.times_s if at_s < self.move["switching_at"])
 
     def token_s(self, *, moved: bool) -> float:
-        """The median of the times between two tokens, of those before or after the move."""
-        gaps_s = sorted(
-            later - earlier
-            for earlier, later in pairwise(self.heard.times_s)
-            if (earlier >= self.move["done_at"] if moved else later < self.move["ordered_at"])
-        )
-        return gaps_s[len(gaps_s) // 2]
+        """What a token took in the mean, of those before the move was ordered or after it was done: several may be read at
+        once."""
+        since_s, until_s = (self.move["done_at"], inf) if moved else (0.0, self.move["ordered_at"])
+        times_s = [at_s for at_s in self.heard.times_s if since_s <= at_s <= until_s]
+        return (times_s[-1] - times_s[0]) / (len(times_s) - 1)
 
     @property
     def pause_s(self) -> float:

@@ -15,7 +15,7 @@ NETWORK_BYTES_PER_S = 25_000_000
 KEEP_ALIVE_S = 2.0
 FEWEST_NODES = 2
 _LOOK_EVERY_S = 0.1
-_WITHIN_S = 60.0
+_WITHIN_S = 120.0
 
 
 def demo_settings(settings: Settings) -> Settings:
