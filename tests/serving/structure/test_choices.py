@@ -84,7 +84,7 @@ def _joined(deltas: list[dict[str, Any]]) -> tuple[str, list[Any], str | None]:
         (f"{_CALL}{_END}", "stop", None, ['{"a":"x.y"}'], "tool_calls"),
         (_CALL, "stop", None, ['{"a":"x.y"}'], "tool_calls"),
         (f"Well,\n{_CALL}\n{_CALL}{_END}", "stop", "Well,", ['{"a":"x.y"}'] * 2, "tool_calls"),
-        (_CALL[:40], "length", None, ['{"a":"x'], "length"),
+        (_CALL[:42], "length", None, ['{"a":"x'], "length"),
         (f"Well, <tool{_END}", "stop", "Well, <tool", None, "stop"),
         ("Well, <tool", "length", "Well, <tool", None, "length"),
     ],
