@@ -4,6 +4,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
@@ -97,6 +98,17 @@ def test_a_response_says_the_same_as_a_chat_whole_and_streamed(api: openai.OpenA
     with pytest.raises(openai.BadRequestError) as caught:
         api.responses.create(input="x", max_output_tokens=100_000, **asked)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_output_tokens")
+
+
+class _Capital(BaseModel):
+    city: str
+    inhabitants: int
+
+
+def test_a_response_is_parsed_into_what_its_client_asks_for(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    asked = {"model": "smollm2", "input": QUESTION[0]["content"], "temperature": 0, "max_output_tokens": 60}
+    found = api.responses.parse(text_format=_Capital, **asked).output_parsed
+    assert isinstance(found, _Capital)
 
 
 def test_published_models_are_listed(api: openai.OpenAI, smollm2: Checkpoint) -> None:
