@@ -1,10 +1,10 @@
 """A new home's Prefect begins with tables that are made; one that has any is left as it is."""
 
-import importlib.util
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from importlib.metadata import distribution
 from pathlib import Path
 
 from firsttoken.prefect_database import begin_with
@@ -39,11 +39,8 @@ def test_what_is_made_needs_no_migration(tmp_path: Path) -> None:
     with closing(sqlite3.connect(template)) as database:
         ((revision,),) = database.execute("select version_num from alembic_version")
         database.execute("select count(*) from flow_run")
-    found = importlib.util.find_spec("prefect.server.database")
-    assert found is not None
-    assert found.origin is not None
-    migrations = Path(found.origin).with_name("_migrations") / "versions" / "sqlite"
-    steps = [file.read_text() for file in migrations.glob("*.py")]
+    migrations = distribution("prefect").locate_file("prefect/server/database/_migrations/versions/sqlite")
+    steps = [file.read_text() for file in Path(str(migrations)).glob("*.py")]
     assert sum(f'revision = "{revision}"' in step for step in steps) == 1
     assert not [step for step in steps if f'down_revision = "{revision}"' in step], "it is the last one"
     assert [file.name for file in template.parent.iterdir()] == ["template.db"]
