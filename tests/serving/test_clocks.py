@@ -32,6 +32,8 @@ OF_THE_WORLD = {
     "serving/answering/shapes.py": "`created` of an answer",
     "serving/answering/responses.py": "`created_at` of an answer",
     "serving/history/history.py": "the age of rows",
+    "firsttoken/demo/counting.py": "when it was asked; when words came, beside when a front end says that they moved",
+    "firsttoken/demo/listening.py": "when it was asked; when words came, for what counts on them",
     "firsttoken/commands/published.py": "the age of objects in the store",
     "firsttoken/commands/fit.py": "how far back the history is read",
     "firsttoken/commands/foresight.py": "how far back the history is read; when a plan is made; how long it is good",
