@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -41,16 +40,14 @@ addEventListener("load", look);
 
 _OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions",
-    "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )  # fmt: skip
 
 
 def browser() -> str:
-    """Its path; without one the test skips at home and fails in CI."""
+    """Its path; without one the test skips."""
     found = next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no Chromium")
         pytest.skip("there is no Chromium: apt-get install chromium")
     return found
 

@@ -87,8 +87,8 @@ def test_only_hidden_states_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_hidden_states_that_come_wait_for_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = torch.zeros(3 + 48, dtype=torch.int64)
-    first[:9] = torch.tensor([Op.STEP, 6, 0, 0, 1, 0, 1, 64, 1])
+    first = torch.zeros(3 + 56, dtype=torch.int64)
+    first[:10] = torch.tensor([Op.STEP, 7, 0, 0, 1, 0, 1, 64, 1, 0])
 
     def recv(tensor: torch.Tensor, _source: int) -> None:
         assert tensor.dtype is torch.int64, "hidden states came before there was a line"

@@ -114,6 +114,20 @@ def test_a_call_is_streamed_in_pieces_its_name_first(api: openai.OpenAI, smollm2
     json.loads("".join(piece.function.arguments for piece in rest))
 
 
+def test_a_response_calls_a_tool_whole_and_streamed(api: openai.OpenAI, smollm2: Checkpoint) -> None:
+    tools: Any = [{"type": "function", **_TOOL["function"], "strict": True}]
+    asked: Any = {"model": smollm2.name, "input": _ASKED[0]["content"], "tools": tools, "tool_choice": "required"}
+    asked |= {"temperature": 0.0, "max_output_tokens": 160}
+    (call,) = api.responses.create(**asked, parallel_tool_calls=False).output
+    assert (call.type, call.name) == ("function_call", "get_weather")
+    assert set(json.loads(call.arguments)) == {"city", "days"}
+    events = list(api.responses.create(**asked, parallel_tool_calls=False, stream=True))
+    pieces = "".join(event.delta for event in events if event.type == "response.function_call_arguments.delta")
+    assert pieces == call.arguments
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].type == "response.completed"
+
+
 def test_who_may_call_may_also_just_answer(api: openai.OpenAI, smollm2: Checkpoint) -> None:
     (answered,) = api.chat.completions.create(
         model=smollm2.name, messages=_ASKED, tools=[_TOOL, _ANOTHER], stop=["."], **_SHORT
