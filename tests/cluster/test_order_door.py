@@ -102,6 +102,23 @@ async def test_a_node_that_closes_its_door_is_gone_at_once() -> None:
             await lines.ask(place, Dissolve("third"))
 
 
+async def test_an_order_that_is_answered_after_the_lines_were_closed_leaves_no_connection() -> None:
+    begun, may = asyncio.Event(), asyncio.Event()
+
+    async def once_it_may(_order: object) -> object:
+        begun.set()
+        await may.wait()
+        return Done()
+
+    async with _node(once_it_may) as (_door, place, lines):
+        asking = asyncio.ensure_future(lines.ask(place, Dissolve("g")))
+        await asyncio.wait_for(begun.wait(), _WAIT_S)
+        lines.close()
+        may.set()
+        assert await asking == Done()
+        assert lines._idle == []
+
+
 async def test_what_a_node_does_not_do_is_raised() -> None:
     answers = iter([NotDone("no room", refused=True), NotDone("it broke", refused=False), Renewed(())])
 

@@ -23,7 +23,7 @@ from tests.schedules.models import measured_views, model_of, models, node_of, ob
 from tests.told import objectives_of
 
 PLANNED = POLICIES["planned"]
-_ANY = settings(derandomize=True, max_examples=1000, database=None, phases=[Phase.generate])
+_ANY = settings(derandomize=True, max_examples=20_000, deadline=None, database=None, phases=[Phase.generate])
 
 
 @st.composite

@@ -221,12 +221,16 @@ async def test_an_openai_client_that_reads_no_longer_is_refused_and_comes_back_b
         http = openai.DefaultAsyncHttpxClient(verify=NO_AUTHORITIES)
         url = f"http://127.0.0.1:{there.port}/v1"
         async with openai.AsyncOpenAI(
-            base_url=url, api_key="none", timeout=1.0, max_retries=2, http_client=http
+            base_url=url, api_key="none", timeout=1.0, max_retries=5, http_client=http
         ) as client:
             answer = await client.completions.create(model="m", prompt=list(PROMPT), max_tokens=8)
             assert answer.usage is not None
             assert answer.usage.completion_tokens == 8
-        assert [arrival.outcome for arrival in there.arrivals] == ["refused", "served"]
+        outcomes = [arrival.outcome for arrival in there.arrivals]
+        assert (set(outcomes[:-1]), outcomes[-1]) == (
+            {"refused"},
+            "served",
+        )  # how often hangs on how busy the machine is
 
 
 async def test_streams_have_heartbeats_and_are_read_for_as_long_as_they_come() -> None:
