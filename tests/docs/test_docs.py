@@ -181,6 +181,7 @@ def test_the_readme_tells_the_figures_that_were_measured() -> None:
     assert {row: wire for row, wire, _ in told if wire} == {degree: f"{float(s):.1f}" for degree, s in wires}
     floors = [rows[f"runtime_floor{suffix}_s"] for suffix in ("_degree1", "_degree2", "")]
     assert " / ".join(f"{float(floor):.2f}" for floor in floors) + " s" in readme
+    assert f"being ready | | **{rows['up_ready_s']} s** |" in readme
 
 
 def test_the_targets_of_make_are_named_and_no_others() -> None:
