@@ -1,7 +1,8 @@
 """How the vector of a text is made of a decoder's last hidden states: what a checkpoint says of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Mode = Literal["mean", "last"]
 """Of all tokens the mean, or the last token's."""
@@ -20,3 +21,8 @@ class Pooling:
     max_tokens: int | None = None
     fault: str = ""
     without_output: bool = False
+
+
+def sees_ahead(config: Mapping[str, Any]) -> bool:
+    """Whether a model's tokens attend to those behind them too, as its configuration has it: no decoder's do."""
+    return config.get("use_bidirectional_attention") in (True, "all") or config.get("is_causal") is False

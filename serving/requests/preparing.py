@@ -12,6 +12,7 @@ from serving.requests.sampling_defaults import SamplingDefaults
 from serving.requests.schemas import COMPLETION_TOKENS, ChatRequest, CompletionRequest, GenerationRequest
 from serving.router import Router
 from serving.structure.formats import BY_NAME, CallFormat
+from storage_tiers.pooling import sees_ahead
 
 LETTERS_PER_TOKEN = 4
 """About so many, to decide by before the tokens are known."""
@@ -169,12 +170,16 @@ class Preparer:
 
 
 def _check_speaks(model: ServedModel) -> None:
-    """BadRequest if the model can only make vectors."""
+    """BadRequest if the model generates nothing that makes sense."""
     pooling = model.checkpoint.pooling
     if pooling is not None and pooling.without_output:
         raise BadRequest(
             f"{model.name} has no output matrix, so that it generates nothing: it makes vectors, at /v1/embeddings",
             "model",
+        )
+    if sees_ahead(model.checkpoint.config):
+        raise BadRequest(
+            f"{model.name}'s tokens attend to those behind them, as its config.json says: it generates nothing", "model"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from storage_tiers.bounded_json import parse_json
 from storage_tiers.errors import SourceError
 from storage_tiers.object_store import ObjectFact
-from storage_tiers.pooling import Mode, Pooling
+from storage_tiers.pooling import Mode, Pooling, sees_ahead
 from storage_tiers.publishing.folders import Folder, read_small
 
 MODULES = "modules.json"
@@ -79,7 +79,7 @@ def _pooling(folder: Folder, config: Mapping[str, Any]) -> Pooling:
         raise _Odd(f"{MODULES} has a module {unknown[0]}")
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise _Odd(f"{MODULES} has the modules {', '.join(kinds)[:_SAID]}, in this order")
-    if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+    if sees_ahead(config):
         raise _Odd("its tokens attend to those behind them, which a decoder's do not")
     if modules[0].path:
         raise _Odd(f"{MODULES} has its model in a folder of its own")

@@ -77,6 +77,9 @@ async def prepare(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pre
             (source / file).write_bytes(data)
         (source / "generation_config.json").write_text(json.dumps(generation or {"eos_token_id": 256}))
         publish(str(source), name, store)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"use_bidirectional_attention": True}))
+    publish(str(source), "encoder", store)
     texts = TextProcesses(60)
     await texts.start()
     limits = RouterLimits(
@@ -84,6 +87,12 @@ async def prepare(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pre
     )
     yield Prepare(Catalog(store, texts), Router(lambda: None, limits, Metrics(), Ledger()))
     await texts.close()
+
+
+async def test_a_model_that_sees_ahead_is_not_asked_what_follows(prepare: Prepare) -> None:
+    for asking in (prepare.completion("encoder", "x"), prepare.chat("encoder")):
+        with pytest.raises(BadRequest, match="attend to those behind them"):
+            await asking
 
 
 async def test_a_default_bound_is_cut_to_what_fits(prepare: Prepare) -> None:
