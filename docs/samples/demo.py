@@ -39,8 +39,10 @@ def cut(printed: str) -> str:
 
 
 def shape(shown: str) -> list[str]:
-    """The same for all runs whose lines say the same of other numbers, and of bars as long as they may be."""
+    """The same for all runs whose lines say the same of other numbers, and of bars as long as they may be. What the front end
+    says of pauses is left out: it says nothing where it met none."""
     masked = [" ".join(re.sub(r"[█-▏▐▕]", " ", line).split()) for line in shown.splitlines()]
+    masked = [line for line in masked if not line.startswith("pauses ")]
     masked = [re.sub(r"\d+(\.\d+)?", "0", line) for line in masked]
     masked = [re.sub(r"(node-0|0)(, (node-)?0)*,?", "0", line) for line in masked]
     masked = [re.sub(r"^Move \w+:", "Move:", line) for line in masked]

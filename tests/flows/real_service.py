@@ -220,12 +220,13 @@ class PrefectApi:
         state = {"type": "CANCELLING", "name": "Cancelling"}
         await self._post(f"/flow_runs/{run}/set_state", {"state": state})
 
-    async def steps(self, run: dict[str, Any]) -> dict[str, str]:
-        """The types of the states of the run's tasks, by task, in the order in which they began; once all are over."""
+    async def steps(self, run: dict[str, Any], *, least: int = 1) -> dict[str, str]:
+        """The types of the states of the run's tasks, by task, in the order in which they began; once at least so many are
+        known, which may be after the run's end, and all are over."""
         wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         while True:
             tasks = await self._post("/task_runs/filter", wanted)
-            if tasks and all(task["state_type"] in _ENDS for task in tasks):
+            if len(tasks) >= least and all(task["state_type"] in _ENDS for task in tasks):
                 tasks.sort(key=lambda task: task["start_time"])
                 return {task["name"].rpartition("-")[0]: task["state_type"] for task in tasks}
             await asyncio.sleep(_ASK_EVERY_S)
