@@ -11,7 +11,7 @@ from serving.structure.grammars import SpecialOf, grammar_of
 from serving.structure.wanted import Form, Wanted
 
 LIMITS = LLParserLimits(
-    max_items_in_row=2000,
+    max_items_in_row=500,
     initial_lexer_fuel=500_000,
     step_lexer_fuel=200_000,
     step_max_items=50_000,
@@ -20,6 +20,7 @@ LIMITS = LLParserLimits(
     precompute_large_lexemes=False,
     verbose_errors=False,
 )
+"""None is wider than where tokens are chosen: what is tried here is not refused there for its size."""
 _REASON_LETTERS = 300
 _NOT_SAID = re.compile(r"^(at \d+\(\d+\): )?(failed to compile JSON schema: )?")
 _SPECIAL, _END = 256, 257

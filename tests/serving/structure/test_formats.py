@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from cluster.stage.choosing import grammars
 from serving.answering.deltas import Answered, Delta
+from serving.structure import checking
 from serving.structure.checking import Unusable, checked_grammar
 from serving.structure.formats import BY_NAME, PLAIN, CallFormat, format_of
 from serving.structure.grammars import grammar_of
@@ -229,3 +231,15 @@ def test_what_is_wanted_survives_the_way_to_a_text_process() -> None:
     wanted: Any = Wanted(Form("choice", ["a"], True, "x"), _TOOLS, True, False)
     assert Wanted.read(wanted.written()) == wanted
     assert Wanted.read(Wanted().written()) == Wanted()
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        "max_items_in_row", "initial_lexer_fuel", "step_lexer_fuel", "step_max_items", "max_lexer_states",
+        "max_grammar_size",
+    ],
+)  # fmt: skip
+def test_what_is_tried_is_held_to_bounds_no_wider_than_where_tokens_are_chosen(bound: str) -> None:
+    """A grammar passed with rows of 2,000 items, and was refused by the stage, which takes 500."""
+    assert 0 < getattr(checking.LIMITS, bound) <= getattr(grammars._LIMITS, bound)
