@@ -33,7 +33,10 @@ _SIGNED_S, _USED_S = 3600, 600.0
 _PIECE_BYTES = 1 << 20
 _SAID_BYTES = 4096
 _KEPT_S = 20.0
-"""A connection that was idle for longer may be dead without saying so."""
+"""A connection that was idle for longer is not used again."""
+_FRESH_S, DOUBT_S = 1.0, 1.0
+"""One that was idle for longer than the one may be dead without saying so, as its other end or a NAT on the way has
+forgotten it: it has the other time to begin its answer before the same is asked over a new one."""
 _KEPT_ADDRESSES = 4096
 _BUSY = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "Throttling")
 """What S3 and its likes call trouble that passes, whatever the status."""
@@ -122,23 +125,29 @@ class S3Ranges:
     def _ask(
         self, address: _Address, headers: Mapping[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Ask over a connection that is idle, or a new one. Who has closed it while it was idle is asked again."""
+        """Ask over a connection that is idle, or a new one. What died while it was idle is given up for another."""
         while True:
             try:
-                (connection, since_s), kept = self._idle.pop(), True
+                connection, since_s = self._idle.pop()
             except IndexError:
-                connection, kept = self._connect(address.url), False
+                connection, idle_s = self._connect(address.url), None
             else:
-                if time.monotonic() - since_s > _KEPT_S:
+                idle_s = time.monotonic() - since_s
+                if idle_s > _KEPT_S:
                     connection.close()
                     continue
+            doubtful = idle_s is not None and idle_s > _FRESH_S
             try:
-                connection.request("GET", address.target, headers=dict(headers))
-                return connection, connection.getresponse()
+                return connection, _answer(connection, address.target, headers, DOUBT_S if doubtful else SILENCE_S)
             except _STALE:
                 connection.close()
-                if not kept:
+                if idle_s is None:
                     raise
+            except TimeoutError:
+                connection.close()
+                if not doubtful:
+                    raise
+                _close_all(self._idle)  # idle for longer, or on the same way
             except BaseException:
                 connection.close()
                 raise
@@ -155,7 +164,6 @@ class S3Ranges:
         if behind_proxy(url):
             raise OSError(f"{host} is behind a proxy: set store.reader to 'auto' or 'fsspec'")
         connection.connect()
-        connection.sock.settimeout(SILENCE_S)
         return connection
 
 
@@ -164,9 +172,22 @@ def behind_proxy(url: SplitResult) -> bool:
     return url.scheme in getproxies() and not proxy_bypass(url.hostname or "")
 
 
+def _answer(
+    connection: http.client.HTTPConnection, target: str, headers: Mapping[str, str], begins_s: float
+) -> http.client.HTTPResponse:
+    """The beginning of an answer that comes within `begins_s`; the rest may pause for SILENCE_S. Else TimeoutError."""
+    sock = connection.sock
+    sock.settimeout(begins_s)
+    connection.request("GET", target, headers=dict(headers))
+    response = connection.getresponse()
+    sock.settimeout(SILENCE_S)
+    return response
+
+
 def _close_all(connections: deque[tuple[http.client.HTTPConnection, float]]) -> None:
-    while connections:
-        connections.pop()[0].close()
+    with contextlib.suppress(IndexError):  # others take from it meanwhile
+        while True:
+            connections.pop()[0].close()
 
 
 def _open_client(options: Mapping[str, Any]) -> Any:

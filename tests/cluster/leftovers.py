@@ -36,7 +36,7 @@ async def nothing_of(checkpoint: Checkpoint, client: ClusterClient, cluster: Rea
     deadline_s = time.monotonic() + TIMEOUT_S
     while (left := await _left(checkpoint, client, cluster, node, ssd)) and time.monotonic() < deadline_s:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
-    assert not left
+    assert not left, left
 
 
 async def _left(

@@ -41,6 +41,7 @@ class Network:
             if self.slow:
                 threading.Event().wait(0.01)
             client.sendall(data)
+        client.shutdown(socket.SHUT_RDWR)  # the server gave up what was idle
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from storage_tiers.passing import TryLater
 from storage_tiers.ranges import open_range_reader
 from storage_tiers.s3 import S3Ranges
 from tests.s3_server import S3Server
+from tests.storage_tiers.bad_network import proxy
 
 BYTES = bytes(range(256)) * 40
 
@@ -219,3 +221,55 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pyte
         ranges = ranges_of(endpoint)
         assert [read(ranges, "b", 0, 10) for _ in range(2)] == [b"0123456789"] * 2
         assert connections() == 2
+
+
+@pytest.mark.parametrize("dead", [1, 3])
+def test_connections_that_died_unsaid_while_idle_are_given_up_soon(
+    s3_server: S3Server, bucket: str, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load stood still for SILENCE_S, as long as a start has, once a NAT had forgotten what was kept."""
+    monkeypatch.setattr(s3, "_FRESH_S", 0.0)
+    monkeypatch.setattr(s3, "DOUBT_S", 0.2)
+    forgotten, over, asked = threading.Event(), threading.Event(), 0
+
+    def relay(number: int, server: socket.socket, client: socket.socket) -> None:
+        nonlocal asked
+        while data := server.recv(65536):
+            if forgotten.is_set() and number <= dead:
+                asked += 1
+                over.wait(60.0)
+                return
+            client.sendall(data)
+
+    with proxy(s3_server.endpoint_url, relay) as endpoint:
+        ranges = S3Ranges(bucket, {**s3_server.options, "endpoint_url": endpoint})
+        for connection in [ranges._connect(ranges._address("a folder/ob+ject").url) for _ in range(dead)]:
+            ranges._idle.append((connection, time.monotonic()))
+        forgotten.set()
+        monkeypatch.setattr(s3, "SILENCE_S", 30.0)
+        try:
+            assert read(ranges, bucket, 5, 300) == BYTES[5:305]
+        finally:
+            over.set()
+    assert asked == 1, "those that were idle beside it were waited for, too"
+
+
+def test_a_connection_that_was_just_used_has_the_time_of_a_slow_store(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "DOUBT_S", 0.05)
+    monkeypatch.setattr(s3, "_FRESH_S", 60.0)
+    connections = 0
+
+    def relay(number: int, server: socket.socket, client: socket.socket) -> None:
+        nonlocal connections
+        connections = max(connections, number)
+        while data := server.recv(65536):
+            threading.Event().wait(0.3)
+            client.sendall(data)
+
+    with proxy(s3_server.endpoint_url, relay) as endpoint:
+        ranges = S3Ranges(bucket, {**s3_server.options, "endpoint_url": endpoint})
+        for offset in (0, 100):
+            assert read(ranges, bucket, offset, 100) == BYTES[offset : offset + 100]
+    assert connections == 1
