@@ -10,7 +10,7 @@ from cluster.wire.requests import Submit
 from serving.catalog import ServedModel
 from serving.requests.preparing import Prepared
 from serving.requests.schemas import GenerationRequest
-from serving.structure.formats import CallFormat
+from serving.structure.calling import Calling
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Ask:
     """A validated request: prompts as tokens, one Submit for each choice in order; `arrived_s` in monotonic seconds.
 
     `echoes` are what each prompt's answers begin with, if they shall. Nobody waits for the first token after `deadline_s`.
-    What is `echoed` the answer says again of the request, in a shape that does. Calls of tools in it are written as `calls`
-    has it; None: it has none.
+    What is `echoed` the answer says again of the request, in a shape that does. Calls of tools in it are such as `calls`
+    has them; None: it has none.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Ask:
     echoes: tuple[str, ...] = ()
     deadline_s: float = inf
     echoed: Mapping[str, Any] = field(default_factory=dict)
-    calls: CallFormat | None = None
+    calls: Calling | None = None
 
     @property
     def prompt_tokens(self) -> int:

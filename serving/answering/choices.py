@@ -19,7 +19,7 @@ class ChoiceReader:
         self._submit, self._choice, self._answers = request.submits[choice], choice, answers
         self._decoder = answers.decoder(self._submit.tokens) if answers is not None else None
         self._calls = CallReader(request.calls) if request.calls is not None else None
-        self._marks = request.calls.literals if request.calls is not None else frozenset()
+        self._marks = request.calls.form.literals if request.calls is not None else frozenset()
         self._stops = StopStrings(request.stops)
         self._in_step = InStep() if self._submit.sampling.logprobs is not None else None
         self._generated = 0

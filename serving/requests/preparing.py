@@ -11,7 +11,8 @@ from serving.requests.responses import renamed
 from serving.requests.sampling_defaults import SamplingDefaults
 from serving.requests.schemas import COMPLETION_TOKENS, ChatRequest, CompletionRequest, GenerationRequest
 from serving.router import Router
-from serving.structure.formats import BY_NAME, CallFormat
+from serving.structure.calling import Calling
+from serving.structure.formats import BY_NAME
 from storage_tiers.pooling import sees_ahead
 
 LETTERS_PER_TOKEN = 4
@@ -34,7 +35,7 @@ class Prepared:
     min_tokens: int
     echoes: tuple[str, ...] = ()
     grammar: Grammar | None = None
-    calls: CallFormat | None = None
+    calls: Calling | None = None
 
 
 class Preparer:
@@ -102,7 +103,7 @@ class Preparer:
 
     async def _constrained(
         self, model: ServedModel, body: GenerationRequest, letters: int, arrived_s: float, template: str | None = None
-    ) -> tuple[Grammar | None, CallFormat | None]:
+    ) -> tuple[Grammar | None, Calling | None]:
         """What answers keep to, if they shall keep to something, and how calls are written in them. While that is found out
         the model starts already."""
         wanted = body.wanted
@@ -113,7 +114,7 @@ class Preparer:
         with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
             constrained = await model.text.constrain(wanted, template)
             words = await model.text.words(_vocabulary(model), model.stop_tokens)
-        return Grammar(constrained.grammar, words), BY_NAME[constrained.calls]
+        return Grammar(constrained.grammar, words), Calling(BY_NAME[constrained.calls], wanted.tools)
 
     def _prepared(
         self,

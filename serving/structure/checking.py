@@ -6,9 +6,10 @@ from functools import cache
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from serving.structure.formats import PLAIN, CallFormat
-from serving.structure.grammars import SpecialOf, grammar_of
-from serving.structure.wanted import Form, Wanted
+from serving.structure.formats import CallFormat
+from serving.structure.grammars import grammar_of
+from serving.structure.values import SpecialOf
+from serving.structure.wanted import Wanted
 
 LIMITS = LLParserLimits(
     max_items_in_row=500,
@@ -36,12 +37,16 @@ class Unusable(Exception):
 
 def checked_grammar(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str:
     """The grammar of what is wanted, over the tokens that `special_of` knows. Unusable if it cannot be kept to."""
-    reason = _fault(wanted, form, lambda literal: None if special_of(literal) is None else _SPECIAL)
+
+    def known(literal: str) -> int | None:
+        return None if special_of(literal) is None else _SPECIAL
+
+    reason = _fault(wanted, form, known)
     if reason is None:
         return grammar_of(wanted, form, special_of)
     parts = list(_parts(wanted))
     for part, param in parts:
-        if (of_part := _fault(part, PLAIN, lambda _literal: None)) is not None:
+        if (of_part := _fault(part, form, known)) is not None:
             raise Unusable(of_part, param)
     raise Unusable(reason, parts[0][1])
 
@@ -50,7 +55,7 @@ def _parts(wanted: Wanted) -> Iterator[tuple[Wanted, str]]:
     if wanted.form is not None:
         yield Wanted(wanted.form), wanted.form.param
     for tool in wanted.tools:
-        yield Wanted(Form("json", tool.schema, tool.strict, tool.param)), tool.param
+        yield Wanted(None, (tool,), required=True), tool.param
 
 
 def _fault(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str | None:

@@ -6,6 +6,8 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
+from serving.structure.values import Values
+
 NAME_LETTERS = frozenset(string.ascii_letters + string.digits + "_-")
 """What functions' names are written with."""
 
@@ -17,6 +19,8 @@ class CallFormat:
 
     Between two literals there may be blanks. A literal may be a special token of the model's own. `mark` is an optional one
     in front. With `at_start` calls are the whole answer, which is told by how it begins; else text may stand before them.
+    Arguments are an object in JSON, or `values`. Where calls are `numbered` that stands between a name and the call's number,
+    and both, with what stands before the name, are its id.
     """
 
     name: str
@@ -28,6 +32,8 @@ class CallFormat:
     end: tuple[str, ...] = ()
     mark: str | None = None
     at_start: bool = False
+    values: Values | None = None
+    numbered: str | None = None
     id_letters: int | None = None
     """Of calls' ids, where the model's template takes no others."""
     known_by: tuple[tuple[str, ...], ...] = ()
@@ -42,11 +48,12 @@ class CallFormat:
     @property
     def literals(self) -> frozenset[str]:
         """All that is written beside names and arguments."""
-        rows = (self.triggers, self.begin, self.opening, self.named, self.closing, self.between, self.end)
+        values = self.values.literals if self.values is not None else ()
+        rows = (self.triggers, self.begin, self.opening, self.named, self.closing, self.between, self.end, values)
         return frozenset(literal for row in rows for literal in row)
 
     def new_id(self) -> str:
-        """A call's."""
+        """A call's, where models write none."""
         if self.id_letters is not None:
             return secrets.token_hex(self.id_letters)[: self.id_letters]
         return f"call_{secrets.token_hex(12)}"
@@ -63,10 +70,77 @@ def _of_objects(name: str, arguments: str = "arguments", tags: tuple[str, ...] =
     )
 
 
+def _deepseek(words: str) -> str:
+    """A token as DeepSeek's tokenizers call theirs."""
+    return "<\uff5c" + words.replace(" ", "\u2581") + "\uff5c>"
+
+
 _TAGS = ("<tool_call>", "</tool_call>")
 PLAIN = _of_objects("plain", tags=_TAGS)
 """For models whose templates tell nothing of tools, or write calls as nothing here does."""
 FORMATS = (
+    CallFormat(
+        "qwen-xml",
+        opening=(_TAGS[0], "<function="),
+        named=(">",),
+        closing=("</function>", _TAGS[1]),
+        values=Values("<parameter=", (">\n",), "</parameter>", lines=True),
+        known_by=((_TAGS[0], "<function=", "<parameter="),),
+    ),
+    CallFormat(
+        "seed-xml",
+        opening=("<seed:tool_call>", "<function="),
+        named=(">",),
+        closing=("</function>", "</seed:tool_call>"),
+        values=Values("<parameter=", (">",), "</parameter>"),
+        known_by=(("<seed:tool_call>", "<function=", "<parameter="),),
+    ),
+    CallFormat(
+        "minimax",
+        begin=("<minimax:tool_call>",),
+        opening=('<invoke name="',),
+        named=('">',),
+        closing=("</invoke>",),
+        end=("</minimax:tool_call>",),
+        values=Values('<parameter name="', ('">',), "</parameter>"),
+        known_by=(("<minimax:tool_call>", '<invoke name="'),),
+    ),
+    CallFormat(
+        "glm",
+        opening=(_TAGS[0],),
+        named=(),
+        closing=(_TAGS[1],),
+        values=Values("<arg_key>", ("</arg_key>", "<arg_value>"), "</arg_value>"),
+        known_by=((_TAGS[0], "<arg_key>", "<arg_value>"),),
+    ),
+    CallFormat(
+        "deepseek-fenced",
+        begin=(_deepseek("tool calls begin"),),
+        opening=(_deepseek("tool call begin"), "function", _deepseek("tool sep")),
+        named=("```json",),
+        closing=("```", _deepseek("tool call end")),
+        end=(_deepseek("tool calls end"),),
+        known_by=((_deepseek("tool calls begin"), "```json"),),
+    ),
+    CallFormat(
+        "deepseek",
+        begin=(_deepseek("tool calls begin"),),
+        opening=(_deepseek("tool call begin"),),
+        named=(_deepseek("tool sep"),),
+        closing=(_deepseek("tool call end"),),
+        end=(_deepseek("tool calls end"),),
+        known_by=((_deepseek("tool calls begin"),),),
+    ),
+    CallFormat(
+        "kimi",
+        begin=("<|tool_calls_section_begin|>",),
+        opening=("<|tool_call_begin|>", "functions."),
+        named=("<|tool_call_argument_begin|>",),
+        closing=("<|tool_call_end|>",),
+        end=("<|tool_calls_section_end|>",),
+        numbered=":",
+        known_by=(("<|tool_calls_section_begin|>", "<|tool_call_argument_begin|>"),),
+    ),
     CallFormat(
         "mistral-args",
         opening=("[TOOL_CALLS]",),
@@ -105,14 +179,13 @@ BY_NAME = {known.name: known for known in (*FORMATS, PLAIN)}
 _TOLD_OF = re.compile(r"(?<![\w'\".])tools(?![\w'\"])")
 """The name by which a template is told of tools, as no part of a text or of something else."""
 _OTHERS = ("<function=", "<arg_key>", "<tool_calls>")
-"""Of formats that use the others' marks for something else."""
+"""Of formats that are not known, and use for something else the marks of those that write arguments in JSON."""
 
 
 def format_of(template: str) -> CallFormat:
     """What a model with this chat template writes calls in."""
-    if _TOLD_OF.search(template) is None or any(mark in template for mark in _OTHERS):
+    if _TOLD_OF.search(template) is None:
         return PLAIN
-    for known in FORMATS:
-        if any(all(text in template for text in row) for row in known.known_by):
-            return known
-    return PLAIN
+    found = (known for known in FORMATS if any(all(text in template for text in row) for row in known.known_by))
+    first = next(found, PLAIN)
+    return PLAIN if first.values is None and any(mark in template for mark in _OTHERS) else first

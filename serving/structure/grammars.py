@@ -2,13 +2,16 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 
 from serving.structure.formats import CallFormat
+from serving.structure.parameters import parameters_of
+from serving.structure.values import SpecialOf, ValueRules
 from serving.structure.wanted import Form, Tool, Wanted
 
 BLANKS = r"\x20|\x0A\x20{0,24}"
@@ -17,8 +20,8 @@ _TERMINALS = r"""
 W: /[ \n]{1,4}/
 TEXT: /(.|\n)+/
 """
-SpecialOf = Callable[[str], int | None]
-"""A special token's number by what it is called; None if there is none of that name."""
+_NUMBER = "/[0-9]{1,6}/"
+"""Of a call."""
 
 
 def grammar_of(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str:
@@ -67,6 +70,7 @@ class _Calls:
         found = [
             f"calls: {' W? '.join(calls)} named {self._behind(form.closing)} {self._more()} {self._behind(form.end)}",
             f"named: {self._named()}",
+            *self._values(),
         ]
         if self._wanted.required:
             return [*found, "start: calls"]
@@ -88,8 +92,29 @@ class _Calls:
     def _named(self) -> str:
         """A call's name, and arguments that it takes."""
         between = self._behind(self._format.named)
-        of_tools = [f"{json.dumps(tool.name)} {between} W? {_arguments(tool)}" for tool in self._wanted.tools]
-        return "\n  | ".join(of_tools)
+        if self._format.numbered is not None:
+            between = f"{self._literal(self._format.numbered)} {_NUMBER} {between}"
+        calls = [
+            f"{json.dumps(tool.name)} {between} {self._arguments(index, tool)}"
+            for index, tool in enumerate(self._wanted.tools)
+        ]
+        return "\n  | ".join(calls)
+
+    def _arguments(self, index: int, tool: Tool) -> str:
+        if self._format.values is not None:
+            return _values_of(index)
+        return f"W? {_json({**tool.schema, 'type': 'object'}, tool.strict)}"
+
+    def _values(self) -> Iterator[str]:
+        """Rules of arguments that stand by themselves."""
+        if self._format.values is None:
+            return
+        for index, tool in enumerate(self._wanted.tools):
+            json_rule = partial(_json, strict=tool.strict)
+            made = ValueRules(
+                self._format.values, parameters_of(tool), _values_of(index), tool.strict, self._special_of, json_rule
+            )
+            yield from made.rules()
 
     def _behind(self, literals: Sequence[str]) -> str:
         return " ".join(f"W? {self._literal(literal)}" for literal in literals)
@@ -99,5 +124,6 @@ class _Calls:
         return json.dumps(literal) if number is None else f"<[{number}]>"
 
 
-def _arguments(tool: Tool) -> str:
-    return _json({**tool.schema, "type": "object"}, tool.strict)
+def _values_of(index: int) -> str:
+    """What the rule for the arguments of the tool at this place is called."""
+    return f"values-{index}"

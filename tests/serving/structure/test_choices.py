@@ -13,6 +13,7 @@ from cluster.wire.requests import Grammar, Sampling, Submit, TokenLogprobs, Toke
 from serving.answering.answerer import Answerer
 from serving.answering.ask import Ask
 from serving.metrics import Metrics
+from serving.structure.calling import Calling
 from serving.structure.formats import BY_NAME, PLAIN, CallFormat
 from serving.text import AnswerText
 from tests.serving.tokenizers import LocalText, byte_tokenizer, files_of
@@ -37,7 +38,7 @@ class _Saying:
 
 
 def _answered(
-    folder: Path, said: str, finish: str, calls: CallFormat | None = PLAIN, at_once: int = 1, **fields: Any
+    folder: Path, said: str, finish: str, form: CallFormat | None = PLAIN, at_once: int = 1, **fields: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The choice as a whole, and the deltas of a stream of it."""
     tokenizer = byte_tokenizer()
@@ -54,7 +55,7 @@ def _answered(
         model = SimpleNamespace(name="m", text=SimpleNamespace(answers=answers, token=text.token))
         asked = Ask(
             "c-1", "chat.completion", model, (submit,), 1, fields.get("stops", ()),  # type: ignore[arg-type]
-            asyncio.get_running_loop().time(), False, False, calls=calls,
+            asyncio.get_running_loop().time(), False, False, calls=None if form is None else Calling(form, ()),
         )  # fmt: skip
         answerer = Answerer(Metrics(), 3600.0, lambda *_: None)
         tickets: Any = [_Saying(text.encode(said), finish, at_once)]

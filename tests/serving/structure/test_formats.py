@@ -14,6 +14,7 @@ from cluster.stage.choosing import grammars
 from serving.answering.deltas import Answered, Delta
 from serving.structure import checking
 from serving.structure.checking import Unusable, checked_grammar
+from serving.structure.calling import Calling
 from serving.structure.formats import BY_NAME, PLAIN, CallFormat, format_of
 from serving.structure.grammars import grammar_of
 from serving.structure.reading import CallReader
@@ -29,8 +30,8 @@ _TOOLS = (
     Tool("get", _CITY, True, "tools.0.function.parameters"),
     Tool("get-all", {}, False, "tools.1.function.parameters"),
 )
-_SPECIAL = {"[TOOL_CALLS]": 256, "[ARGS]": 257, "<|python_tag|>": 258, "<|tool_call|>": 259}
-_END = 260
+_SPECIAL = {"[TOOL_CALLS]": 256, "[ARGS]": 257, "<|python_tag|>": 258, "<|tool_call|>": 259, "<seed:tool_call>": 260}
+_END = 261
 _TWO = (("get", '{"city": "P"}'), ("get-all", '{"a": [1, "}\\""]}'))
 _OBJECTS = '[{"name": "get", "arguments": {"city": "P"}}, {"name": "get-all", "arguments": {"a": [1, "}\\""]}}]'
 _TAGGED = """<tool_call>
@@ -44,12 +45,53 @@ _WRITTEN = {
     "mistral": f"[TOOL_CALLS] {_OBJECTS}",
     "mistral-args": '[TOOL_CALLS]get[ARGS]{"city": "P"}[TOOL_CALLS]get-all[ARGS]{"a": [1, "}\\""]}',
     "granite": f"<|tool_call|>{_OBJECTS}",
+    "qwen-xml": """<tool_call>
+<function=get>
+<parameter=city>
+P
+</parameter>
+</function>
+</tool_call>
+<tool_call><function=get-all><parameter=a>
+[1, "}\\""]</parameter></function></tool_call>""",
+    "seed-xml": """<seed:tool_call>
+<function=get>
+<parameter=city>P</parameter>
+</function>
+</seed:tool_call><seed:tool_call><function=get-all><parameter=a>[1, "}\\""]</parameter></function></seed:tool_call>""",
+    "minimax": """<minimax:tool_call>
+<invoke name="get">
+<parameter name="city">P</parameter>
+</invoke>
+<invoke name="get-all"><parameter name="a">[1, "}\\""]</parameter></invoke>
+</minimax:tool_call>""",
+    "glm": """<tool_call>get
+<arg_key>city</arg_key>
+<arg_value>P</arg_value>
+</tool_call><tool_call>get-all<arg_key>a</arg_key><arg_value>[1, "}\\""]</arg_value></tool_call>""",
+    "deepseek-fenced": """<CALLS><CALL>function<SEP>get
+```json
+{"city": "P"}
+```<END>
+<CALL>function<SEP>get-all
+```json
+{"a": [1, "}\\""]}
+```<END><ENDS>""",
+    "deepseek": '<CALLS><CALL>get<SEP>{"city": "P"}<END><CALL>get-all<SEP>{"a": [1, "}\\""]}<END><ENDS>',
+    "kimi": """<|tool_calls_section_begin|><|tool_call_begin|>functions.get:0<|tool_call_argument_begin|>{"city": "P"}\
+<|tool_call_end|><|tool_call_begin|>functions.get-all:1<|tool_call_argument_begin|>{"a": [1, "}\\""]}<|tool_call_end|>\
+<|tool_calls_section_end|>""",
 }
+for _short, _words in (
+    ("CALLS", "calls begin"), ("CALL", "call begin"), ("SEP", "sep"), ("END", "call end"), ("ENDS", "calls end"),
+):  # fmt: skip
+    _token = f"<\uff5ctool {_words}\uff5c>".replace(" ", "\u2581")
+    _WRITTEN |= {name: text.replace(f"<{_short}>", _token) for name, text in _WRITTEN.items() if "deepseek" in name}
 
 
 class _Letters:
     eos_token_id, bos_token_id, special_token_ids = _END, None, ()
-    tokens = (*(bytes([byte]) for byte in range(256)), *[b""] * 5)
+    tokens = (*(bytes([byte]) for byte in range(256)), *[b""] * 6)
 
     def __call__(self, text: bytes) -> list[int]:
         return list(text)
@@ -77,7 +119,7 @@ def _takes(wanted: Wanted, form: CallFormat, text: str) -> bool:
 
 
 def _read(pieces: Sequence[str], form: CallFormat) -> tuple[str, list[tuple[str, str]]]:
-    reader, answer = CallReader(form), Answered()
+    reader, answer = CallReader(Calling(form, _TOOLS)), Answered()
     for piece in pieces:
         text, calls = reader.push(piece)
         answer.add(Delta(0, text, (), calls=calls))
@@ -114,7 +156,7 @@ def test_text_is_text_and_comes_at_once(name: str) -> None:
         assert _takes(Wanted(None, _TOOLS), form, text)
         assert not _takes(Wanted(None, _TOOLS, required=True), form, text)
         assert _read(list(text), form) == (text, [])
-    assert CallReader(form).push("Hello")[0] == "Hello"
+    assert CallReader(Calling(form, ())).push("Hello")[0] == "Hello"
 
 
 @pytest.mark.parametrize("name", ["plain", "granite", "mistral"])

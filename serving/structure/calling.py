@@ -1,0 +1,14 @@
+"""How an answer calls tools, and which."""
+
+from dataclasses import dataclass
+
+from serving.structure.formats import CallFormat
+from serving.structure.wanted import Tool
+
+
+@dataclass(frozen=True)
+class Calling:
+    """Calls of these tools as `form` has them."""
+
+    form: CallFormat
+    tools: tuple[Tool, ...]
