@@ -1,6 +1,7 @@
 """A call's arguments read out of what a model writes, as an object in JSON, piece by piece."""
 
 import json
+import re
 from collections.abc import Callable
 
 from serving.structure.letters import BLANKS, Letters, Reading
@@ -9,6 +10,8 @@ from serving.structure.values import Values
 
 Say = Callable[[str], None]
 """Is told the next piece."""
+_WORD = re.compile("[-+.0-9A-Za-z]*")
+"""As far as a value may be a number or one of JSON's words; with any other letter it is a string."""
 
 
 def read_json(letters: Letters, say: Say) -> Reading:
@@ -62,14 +65,18 @@ def _read_value(letters: Letters, values: Values, parameter: Parameter | None, s
         yield from _read_string(letters, values, say)
     else:
         text, whole = "", False
-        while not whole:
+        while not whole and (parameter.anything or _WORD.fullmatch(text)):
             more, whole = yield from letters.before(values.closing, values.lines)
             text += more
-        say(parameter.in_json(text))
+        if whole:
+            say(parameter.in_json(text))
+        else:
+            yield from _read_string(letters, values, say, text)
 
 
-def _read_string(letters: Letters, values: Values, say: Say) -> Reading:
-    say('"')
+def _read_string(letters: Letters, values: Values, say: Say, text: str = "") -> Reading:
+    """A string, whose beginning was read already."""
+    say(f'"{quoted(text)[1:-1]}')
     whole = False
     while not whole:
         text, whole = yield from letters.before(values.closing, values.lines)

@@ -148,9 +148,9 @@ class _Taking:
                 raise NotKept(f"no value can be given for {name}")
 
     def _parameter(self, name: str, schema: Any, required: bool) -> Parameter:
-        whole = _object(schema)
+        whole = _object(schema) if schema is not False else {}
         shared = {word: self._tool.schema[word] for word in _SHARED if word in self._tool.schema}
-        return Parameter(name, {**whole, **shared}, required, tuple(self._branches(whole, 0)))
+        return Parameter(name, {**whole, **shared}, required, tuple(self._branches(schema, 0)))
 
     def _others(self, whole: Schema) -> Any:
         """What may be given under other names than are known: what the schema says of them, or anything if it names none."""

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from cluster.stage.choosing import grammars
 from serving.answering.deltas import Answered, Delta
 from serving.structure import checking
-from serving.structure.checking import Unusable, checked_grammar
 from serving.structure.calling import Calling
+from serving.structure.checking import Unusable, checked_grammar
 from serving.structure.formats import BY_NAME, PLAIN, CallFormat, format_of
 from serving.structure.grammars import grammar_of
 from serving.structure.reading import CallReader
 from serving.structure.wanted import Form, Tool, Wanted
+from tests.serving.structure.matching import Vocabulary
 
 _CITY = {
     "type": "object",
@@ -30,8 +30,8 @@ _TOOLS = (
     Tool("get", _CITY, True, "tools.0.function.parameters"),
     Tool("get-all", {}, False, "tools.1.function.parameters"),
 )
-_SPECIAL = {"[TOOL_CALLS]": 256, "[ARGS]": 257, "<|python_tag|>": 258, "<|tool_call|>": 259, "<seed:tool_call>": 260}
-_END = 261
+_VOCABULARY = Vocabulary("[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<|tool_call|>", "<seed:tool_call>")
+_SPECIAL = _VOCABULARY.special
 _TWO = (("get", '{"city": "P"}'), ("get-all", '{"a": [1, "}\\""]}'))
 _OBJECTS = '[{"name": "get", "arguments": {"city": "P"}}, {"name": "get-all", "arguments": {"a": [1, "}\\""]}}]'
 _TAGGED = """<tool_call>
@@ -89,33 +89,9 @@ for _short, _words in (
     _WRITTEN |= {name: text.replace(f"<{_short}>", _token) for name, text in _WRITTEN.items() if "deepseek" in name}
 
 
-class _Letters:
-    eos_token_id, bos_token_id, special_token_ids = _END, None, ()
-    tokens = (*(bytes([byte]) for byte in range(256)), *[b""] * 6)
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-_VOCABULARY = LLTokenizer(TokenizerWrapper(_Letters()), n_vocab=_END + 1, eos_token=_END, slices=[])
-
-
-def _tokens(text: str, form: CallFormat) -> list[int]:
-    """A byte each, but for the marks that are special tokens."""
-    found: list[int] = []
-    while text:
-        mark = next((mark for mark in _SPECIAL if mark in form.literals and text.startswith(mark)), None)
-        found += text[0].encode() if mark is None else [_SPECIAL[mark]]
-        text = text[len(mark or text[0]) :]
-    return found
-
-
 def _takes(wanted: Wanted, form: CallFormat, text: str) -> bool:
     """Whether the grammar takes the text as a whole answer."""
-    matcher = LLMatcher(_VOCABULARY, grammar_of(wanted, form, _SPECIAL.get), log_level=0)
-    assert not matcher.is_error(), matcher.get_error()
-    tokens = _tokens(text, form)
-    return bool(matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting())
+    return _VOCABULARY.takes(_VOCABULARY.matcher(grammar_of(wanted, form, _SPECIAL.get)), text, form)
 
 
 def _read(pieces: Sequence[str], form: CallFormat) -> tuple[str, list[tuple[str, str]]]:
