@@ -159,8 +159,9 @@ def with_arguments_as_objects(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_object(arguments: Any) -> Any:
+    """Nothing at all are no arguments."""
     try:
-        found = json.loads(arguments) if isinstance(arguments, str) else arguments
+        found = json.loads(arguments.strip() or "{}") if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         return arguments
     return found if isinstance(found, dict) else arguments

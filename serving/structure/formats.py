@@ -103,7 +103,7 @@ FORMATS = (
         closing=("</invoke>",),
         end=("</minimax:tool_call>",),
         values=Values('<parameter name="', ('">',), "</parameter>"),
-        known_by=(("<minimax:tool_call>", '<invoke name="'),),
+        known_by=(("<minimax:tool_call>", "<invoke name="),),
     ),
     CallFormat(
         "glm",

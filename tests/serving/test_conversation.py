@@ -123,6 +123,15 @@ def test_arguments_of_calls_are_objects_and_text_for_templates_that_need_text(te
     assert rendered(get + template, tmp_path, [turn]) in ('{"a": 1}', "True")
 
 
+def test_a_call_without_any_arguments_has_an_empty_object_of_them(tmp_path: Path) -> None:
+    """Clients send an empty text, and templates that go through arguments by name failed on it."""
+    turn = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+    items = (
+        "{# tool_calls #}{% for name, value in messages[0].tool_calls[0].function.arguments | items %}.{% endfor %}so"
+    )
+    assert rendered(items, tmp_path, [turn]) == "so"
+
+
 def test_a_template_gets_what_clients_hand_it(tmp_path: Path) -> None:
     """`enable_thinking` was passed over in silence, as were documents and tools."""
     template = "{{ enable_thinking }} {{ reasoning_effort }} {{ documents[0].text }} {{ tools[0].function.name }}"
