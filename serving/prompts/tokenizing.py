@@ -13,7 +13,7 @@ from serving.prompts.questions import Constrained, Exported
 from serving.requests.conversation import with_arguments_as_objects
 from serving.structure.checking import Unusable, checked_grammar
 from serving.structure.formats import PLAIN, format_of
-from serving.structure.told import told
+from serving.structure.told import told, told_beside
 from serving.structure.wanted import Wanted
 from storage_tiers.errors import SourceError
 from storage_tiers.layouts import SUPPORTED
@@ -95,7 +95,10 @@ class PromptTokenizer:
         """
         template, tools = self._template(arguments), arguments.get("tools") if may_call else None
         given = {"add_generation_prompt": True, **arguments, "chat_template": template}
-        if format_of(template) is PLAIN and (tools or _CALLS not in template):
+        form = format_of(template)
+        if form.beside:
+            return self._rendered(told_beside(messages, arguments.get("tools") or ()), given)
+        if form is PLAIN and (tools or _CALLS not in template):
             if tools:
                 del given["tools"]
             return self._rendered(told(messages, tools or (), _NO_SYSTEM not in template), given)

@@ -20,7 +20,8 @@ class CallFormat:
     Between two literals there may be blanks. A literal may be a special token of the model's own. `mark` is an optional one
     in front. With `at_start` calls are the whole answer, which is told by how it begins; else text may stand before them.
     Arguments are an object in JSON, or `values`. Where calls are `numbered` that stands between a name and the call's number,
-    and both, with what stands before the name, are its id.
+    and both, with what stands before the name, are its id. With `beside` tools are no argument of the template, but a text
+    beside that of the system message (serving.structure.told).
     """
 
     name: str
@@ -34,6 +35,7 @@ class CallFormat:
     at_start: bool = False
     values: Values | None = None
     numbered: str | None = None
+    beside: bool = False
     id_letters: int | None = None
     """Of calls' ids, where the model's template takes no others."""
     known_by: tuple[tuple[str, ...], ...] = ()
@@ -165,6 +167,19 @@ FORMATS = (
         known_by=(("<|start_of_role|>", "<|tool_call|>"),),
     ),
     _of_objects(
+        "phi",
+        begin=("<|tool_call|>", "["),
+        between=(",",),
+        end=("]", "<|/tool_call|>"),
+        beside=True,
+        known_by=(("'<|tool|>' + message['tools'] + '<|/tool|>'",),),
+    ),
+    _of_objects(
+        "phi-tags",
+        tags=("<|tool_call|>", "<|/tool_call|>"),
+        known_by=(("<|tool_call|>", "<|/tool_call|>"),),
+    ),
+    _of_objects(
         "llama",
         arguments="parameters",
         between=(";",),
@@ -184,8 +199,9 @@ _OTHERS = ("<function=", "<arg_key>", "<tool_calls>")
 
 def format_of(template: str) -> CallFormat:
     """What a model with this chat template writes calls in."""
-    if _TOLD_OF.search(template) is None:
-        return PLAIN
-    found = (known for known in FORMATS if any(all(text in template for text in row) for row in known.known_by))
-    first = next(found, PLAIN)
-    return PLAIN if first.values is None and any(mark in template for mark in _OTHERS) else first
+    told = _TOLD_OF.search(template) is not None
+    for known in FORMATS:
+        if (told or known.beside) and any(all(text in template for text in row) for row in known.known_by):
+            others = known.values is None and any(mark in template for mark in _OTHERS)
+            return PLAIN if others else known
+    return PLAIN

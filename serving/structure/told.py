@@ -1,10 +1,12 @@
-"""Tools, and calls of them, told in plain messages: for a model whose chat template has no words for them."""
+"""Tools, and calls of them, told in messages: for a model whose chat template has no words for them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
+_WITH_TOOLS = "You are a helpful assistant with some tools."
+"""Phi-4-mini's own."""
 _TOLD = """# Tools
 
 You may call one or more functions to assist with the user query.
@@ -40,6 +42,26 @@ def told(
     return [*found[:first], {**found[first], "content": f"{said}\n\n{found[first]['content']}"}, *found[first + 1 :]]
 
 
+def told_beside(messages: Sequence[Mapping[str, Any]], tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages as Phi-4-mini's template takes them: `tools` a text in JSON beside that of the system message; calls and
+    results between tokens of its own, which are called as roles are."""
+    found = list(map(_between_tokens, messages))
+    rows = [tool["function"] for tool in tools]
+    if not rows:
+        return found
+    if not found or found[0]["role"] != "system":
+        found.insert(0, {"role": "system", "content": _WITH_TOOLS})
+    return [{**found[0], "tools": json.dumps(rows, ensure_ascii=False)}, *found[1:]]
+
+
+def _between_tokens(message: Mapping[str, Any]) -> dict[str, Any]:
+    if message["role"] == "tool":
+        return {**message, "role": "tool_response"}
+    rest = {name: value for name, value in message.items() if name != "tool_calls"}
+    calls = ", ".join(_object(call["function"]) for call in message.get("tool_calls", ()))
+    return {**rest, "content": f"{message['content']}<|tool_call|>[{calls}]<|/tool_call|>"} if calls else rest
+
+
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     if message["role"] == "tool":
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
@@ -49,9 +71,13 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _written(function: Mapping[str, Any]) -> str:
+    return f"{_CALL}\n{_object(function)}\n{_CALL_END}"
+
+
+def _object(function: Mapping[str, Any]) -> str:
     arguments = function["arguments"]
     written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return f'{_CALL}\n{{"name": {json.dumps(function["name"])}, "arguments": {written or "{}"}}}\n{_CALL_END}'
+    return f'{{"name": {json.dumps(function["name"])}, "arguments": {written or "{}"}}}'
 
 
 def _in_a_row(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -97,6 +97,30 @@ def test_a_template_that_knows_tools_tells_of_them_itself(tmp_path: Path) -> Non
     assert rendered(others, tmp_path, may_call=True, tools=[F]).startswith("# Tools")
 
 
+def test_phis_template_gets_tools_beside_the_system_message_and_calls_between_its_own_tokens(tmp_path: Path) -> None:
+    """It took no notice of tools that were an argument, as for all others."""
+    phi = (
+        "{% for message in messages %}"
+        "{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}"
+        "{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' + '<|end|>' }}"
+        "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    )
+    turns = [
+        HI,
+        {"role": "assistant", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "4"},
+    ]
+    one = '{"name": "f", "arguments": {"a": 1}}'
+    said = f"<|user|>hi<|end|><|assistant|><|tool_call|>[{one}, {one}]<|/tool_call|><|end|><|tool_response|>4<|end|>"
+    helpful = "You are a helpful assistant with some tools."
+    told = f"<|tool|>{json.dumps([F['function']])}<|/tool|><|end|>"
+    assert rendered(phi, tmp_path, turns, may_call=True, tools=[F]) == f"<|system|>{helpful}{told}{said}"
+    assert (
+        rendered(phi, tmp_path, [{"role": "system", "content": "so"}, *turns], tools=[F]) == f"<|system|>so{told}{said}"
+    )
+    assert rendered(phi, tmp_path, turns) == said
+
+
 def test_calls_and_their_results_reach_the_template(tmp_path: Path) -> None:
     template = "{# tool_calls #}{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
     history = [

@@ -45,6 +45,8 @@ _WRITTEN = {
     "mistral": f"[TOOL_CALLS] {_OBJECTS}",
     "mistral-args": '[TOOL_CALLS]get[ARGS]{"city": "P"}[TOOL_CALLS]get-all[ARGS]{"a": [1, "}\\""]}',
     "granite": f"<|tool_call|>{_OBJECTS}",
+    "phi": f"<|tool_call|>{_OBJECTS}<|/tool_call|>",
+    "phi-tags": _TAGGED.replace("<tool_call>", "<|tool_call|>").replace("</tool_call>", "<|/tool_call|>"),
     "qwen-xml": """<tool_call>
 <function=get>
 <parameter=city>
@@ -230,6 +232,8 @@ def test_what_is_not_strict_is_kept_to_as_far_as_can_be() -> None:
         ("{% if tools is defined %}{{ '[TOOL_CALLS]' + name + '[ARGS]' }}{% endif %}", "mistral-args"),
         ("<|start_of_role|>{% if tools %}{% endif %}<|tool_call|>", "granite"),
         ("{% if tools %}<tool_call><function=x>{% endif %}", "plain"),
+        ("{% if tools %}<tool_call><function=x><parameter=a>{% endif %}", "qwen-xml"),
+        ("{% if tools %}<|tool_call|>{}<|/tool_call|>{% endif %}", "phi-tags"),
         ("{{ message['tools'] }}<tool_call>", "plain"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "plain"),
         ("", "plain"),
