@@ -115,6 +115,8 @@ class _Calls:
                 self._format.values, parameters_of(tool), _values_of(index), tool.strict, self._special_of, json_rule
             )
             yield from made.rules()
+            if index == 0:
+                yield from made.shared()
 
     def _behind(self, literals: Sequence[str]) -> str:
         return " ".join(f"W? {self._literal(literal)}" for literal in literals)

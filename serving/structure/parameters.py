@@ -20,7 +20,8 @@ _SAID = frozenset(
 """Words that bind no value."""
 _OF_TEXTS = _SAID | {"type", "enum", "const", "pattern", "minLength", "maxLength"}
 _OF_OBJECTS = _SAID | {"type", "properties", "required", "additionalProperties"}
-_SHARED = ("$defs", "definitions")
+SHARED = ("$defs", "definitions")
+"""Words under which a schema has parts that it points to."""
 _MOST_STEPS = 4096
 _MOST_DEPTH = 32
 
@@ -149,7 +150,7 @@ class _Taking:
 
     def _parameter(self, name: str, schema: Any, required: bool) -> Parameter:
         whole = _object(schema) if schema is not False else {}
-        shared = {word: self._tool.schema[word] for word in _SHARED if word in self._tool.schema}
+        shared = {word: self._tool.schema[word] for word in SHARED if word in self._tool.schema}
         return Parameter(name, {**whole, **shared}, required, tuple(self._branches(schema, 0)))
 
     def _others(self, whole: Schema) -> Any:

@@ -10,6 +10,7 @@ from llguidance import regex_to_lark
 
 from serving.structure.parameters import (
     CONTAINERS,
+    SHARED,
     STRING,
     NotKept,
     Parameter,
@@ -32,6 +33,7 @@ _OF_TYPE = {
     "integer": "/-?(0|[1-9][0-9]*)/",
     "number": r"/-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/",
 }
+_UNCLOSED, _ANY_STRING = "UNCLOSED", "any-string"
 _OTHER_NAME = r"/[A-Za-z_][A-Za-z0-9_.-]{0,63}/"
 
 
@@ -82,10 +84,11 @@ class ValueRules:
         if self._parameters.others is not None:
             name = f"{self._prefix}-x"
             parts.append(f"(W? {name})*")
+            called = f"{name}-name".upper()
             taken = " | ".join(json.dumps(known.name) for known in self._parameters.known)
             unlike = f" & ~({taken})" if taken else ""
-            found += [f"{_terminal(name)}-NAME: {_OTHER_NAME}{unlike}"]
-            found += self._rules_of(self._parameters.others, name, f"{_terminal(name)}-NAME")
+            found += [f"{called}: {_OTHER_NAME}{unlike}"]
+            found += self._rules_of(self._parameters.others, name, called)
         return [f"{self._prefix}: {' '.join(parts)}" if parts else f'{self._prefix}: ""', *found]
 
     def _checked(self, name: str) -> str:
@@ -93,27 +96,31 @@ class ValueRules:
             raise NotKept(f"{json.dumps(name)} cannot be written as this model names arguments")
         return name
 
+    def shared(self) -> list[str]:
+        """Rules that those of all tools are made of."""
+        return [f"{_UNCLOSED}: /{_without(self._values.closing)}/", *self._closed(_ANY_STRING, _UNCLOSED)]
+
     def _rules_of(self, parameter: Parameter, rule: str, name: str) -> Iterator[str]:
         between = " W? ".join(map(self._literal, self._values.named))
-        yield f"{rule}: {self._literal(self._values.opening)} {name} {between} {rule}-value"
+        begun = f"{rule}: {self._literal(self._values.opening)} {name} {between}"
         closed = f"W? {self._literal(self._values.closing)}"
         if STRING not in parameter.types:
-            yield f"{rule}-value: {rule}-json {closed}"
+            yield f"{begun} {rule}-json {closed}"
             yield f"{rule}-json: {self._json_rule(parameter.schema)}"
             return
         containers = [] if parameter.anything else list(_only(CONTAINERS, parameter))
+        text = self._unclosed(parameter, bool(containers))
+        text_rule = f"{rule}-text" if text is not None else _ANY_STRING
+        yield f"{begun} ({text_rule} | {rule}-json {closed})" if containers else f"{begun} {text_rule}"
         if containers:
-            shared = {word: parameter.schema[word] for word in ("$defs", "definitions") if word in parameter.schema}
-            yield f"{rule}-value: {rule}-text | {rule}-json {closed}"
+            shared = {word: parameter.schema[word] for word in SHARED if word in parameter.schema}
             yield f"{rule}-json: {self._json_rule({**shared, 'anyOf': containers})}"
-        else:
-            yield f"{rule}-value: {rule}-text"
-        yield from self._of_text(parameter, f"{rule}-text", bool(containers))
+        if text is not None:
+            yield from self._closed(text_rule, f"({text}) & {_UNCLOSED}")
 
-    def _of_text(self, parameter: Parameter, rule: str, beside_containers: bool) -> Iterator[str]:
-        """Of a value that stands as it is, and of what closes it."""
-        text, terminal = self._unclosed(parameter, beside_containers), _terminal(rule)
-        number = self._special_of(self._values.closing)
+    def _closed(self, rule: str, text: str) -> Iterator[str]:
+        """A value that stands as it is, and what closes it."""
+        number, terminal = self._special_of(self._values.closing), rule.upper()
         if number is not None:
             yield f"{rule}: {terminal} <[{number}]>"
             yield f"{terminal}: {text}"
@@ -121,22 +128,20 @@ class ValueRules:
             yield f"{rule}[lazy]: {terminal}"
             yield f"{terminal}: ({text}) {json.dumps(self._values.closing)}"
 
-    def _unclosed(self, parameter: Parameter, beside_containers: bool) -> str:
-        none_closes = f"/{_without(self._values.closing)}/"
+    def _unclosed(self, parameter: Parameter, beside_containers: bool) -> str | None:
+        """What a value may be that stands as it is; None: any string."""
         if parameter.anything:
-            return none_closes
+            return None
         texts = [self._text(branch) for branch in parameter.branches if STRING in types_of(branch)]
-        if texts == [_ANY_TEXT] and parameter.types == {STRING}:
-            return none_closes
+        if set(texts) == {_ANY_TEXT} and parameter.types == {STRING}:
+            return None
         others = list(self._others(parameter))
         unlike = (
             [f"~({' | '.join(_OF_TYPE[kind] for kind in sorted(parameter.types & _OF_TYPE.keys()))})"] if others else []
         )
         unlike += [r"/([^\[{](?s:.*))?/"] if beside_containers else []
         text = " | ".join([" & ".join([f"({' | '.join(texts)})", *unlike]), *others])
-        if self._values.lines:
-            text = f'({text}) "\\n" | ({text}) & {_ONE_LINE_LESS}'
-        return f"({text}) & {none_closes}"
+        return f'({text}) "\\n" | ({text}) & {_ONE_LINE_LESS}' if self._values.lines else text
 
     def _text(self, branch: Schema) -> str:
         """Strings of the branch."""
@@ -179,10 +184,6 @@ def _only(kinds: frozenset[str], parameter: Parameter) -> Iterator[Schema]:
                 yield {"enum": values}
         elif found := sorted(types_of(branch) & kinds):
             yield {**branch, "type": found}
-
-
-def _terminal(rule: str) -> str:
-    return rule.upper()
 
 
 def _pattern(pattern: str) -> str:

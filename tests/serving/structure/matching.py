@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from serving.structure.checking import LIMITS
 from serving.structure.formats import CallFormat
 
 
@@ -26,7 +27,7 @@ class Vocabulary:
 
     def matcher(self, grammar: str) -> LLMatcher:
         """At the grammar's beginning."""
-        found = LLMatcher(self._tokenizer, grammar, log_level=0)
+        found = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         assert not found.is_error(), found.get_error()
         return found
 
