@@ -17,11 +17,7 @@ class CallFormat:
     """`begin` stands once before all calls, `opening` before each call's name, `named` between the name and its arguments,
     `closing` behind them, `between` two calls, `end` once behind all.
 
-    Between two literals there may be blanks. A literal may be a special token of the model's own. `mark` is an optional one
-    in front. With `at_start` calls are the whole answer, which is told by how it begins; else text may stand before them.
-    Arguments are an object in JSON, or `values`. Where calls are `numbered` that stands between a name and the call's number,
-    and both, with what stands before the name, are its id. With `beside` tools are no argument of the template, but a text
-    beside that of the system message (serving.structure.told).
+    Between two literals there may be blanks. A literal may be a special token of the model's own. Text may stand before calls.
     """
 
     name: str
@@ -32,20 +28,38 @@ class CallFormat:
     between: tuple[str, ...] = ()
     end: tuple[str, ...] = ()
     mark: str | None = None
+    """An optional one in front."""
     at_start: bool = False
+    """Calls are the whole answer, which is told by how it begins."""
+    loose: bool = False
+    """The outermost marks of a call, the first of `opening` and the last of `closing`, may be missing."""
     values: Values | None = None
+    """How arguments stand if they are no object in JSON."""
     numbered: str | None = None
+    """Between a name and the call's number; both, with what stands before the name, are then its id."""
     beside: bool = False
+    """Tools are no argument of the template, but a text beside that of the system message (serving.structure.told)."""
     id_letters: int | None = None
     """Of calls' ids, where the model's template takes no others."""
     known_by: tuple[tuple[str, ...], ...] = ()
     """Texts which, all of one row, are in the templates of models that write so."""
 
     @property
+    def openings(self) -> tuple[tuple[str, ...], ...]:
+        """How a call may begin."""
+        return (self.opening, self.opening[1:]) if self.loose else (self.opening,)
+
+    @property
+    def closings(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What stands behind a call, and what of it may be missing."""
+        at = len(self.closing) - self.loose
+        return self.closing[:at], self.closing[at:]
+
+    @property
     def triggers(self) -> tuple[str, ...]:
         """With what calls may begin."""
-        first = (*self.begin, *self.opening)[0]
-        return (first,) if self.mark is None else (first, self.mark)
+        first = tuple((*self.begin, *opening)[0] for opening in self.openings)
+        return first if self.mark is None else (*first, self.mark)
 
     @property
     def literals(self) -> frozenset[str]:
@@ -86,6 +100,7 @@ FORMATS = (
         opening=(_TAGS[0], "<function="),
         named=(">",),
         closing=("</function>", _TAGS[1]),
+        loose=True,
         values=Values("<parameter=", (">\n",), "</parameter>", lines=True),
         known_by=((_TAGS[0], "<function=", "<parameter="),),
     ),

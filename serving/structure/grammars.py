@@ -62,32 +62,49 @@ class _Calls:
 
     def rules(self, text: str | None) -> list[str]:
         """Those beside the terminals; `text` is what stands instead of calls, None if it is free."""
-        form, (trigger, *rest) = self._format, (*self._format.begin, *self._format.opening)
-        free = text is None and not self._wanted.required
-        lazy = free and not form.at_start and self._special_of(trigger) is None
+        form = self._format
+        free = text is None and not self._wanted.required and not form.at_start
+        heads, ways = [], []
+        for index, opening in enumerate(form.openings):
+            trigger, *rest = (*form.begin, *opening)
+            first = self._literal(trigger)
+            if free and self._special_of(trigger) is None:  # text is text up to the first of them
+                first = f"head-{index}"
+                heads.append(f"{first}[lazy]: /(.|\\n)*{re.escape(trigger)}/")
+            elif free:
+                first = f"TEXT? {first}"
+            ways.append(" W? ".join([first, *map(self._literal, rest)]))
         mark = f"({self._literal(form.mark)} W?)? " if form.mark is not None else ""
-        calls = [mark + ("head" if lazy else self._literal(trigger)), *map(self._literal, rest)]
-        found = [
-            f"calls: {' W? '.join(calls)} named {self._behind(form.closing)} {self._more()} {self._behind(form.end)}",
+        return [
+            f"calls: {mark}({' | '.join(ways)}) named {self._closed()} {self._more()} {self._behind(form.end)}",
             f"named: {self._named()}",
             *self._values(),
+            *heads,
+            *self._start(text),
         ]
+
+    def _start(self, text: str | None) -> list[str]:
+        """Calls, or what stands instead of them."""
         if self._wanted.required:
-            return [*found, "start: calls"]
+            return ["start: calls"]
         if text is not None:
-            return [*found, f"start: {text} | calls"]
-        if lazy:
-            return [*found, "start: TEXT? | calls", f"head[lazy]: /(.|\\n)*{re.escape(trigger)}/"]
-        if form.at_start:
-            return [*found, "start: OTHER? | calls", f"OTHER: /[ \\n]*[^ \\n{re.escape(trigger[0])}](.|\\n)*/"]
-        return [*found, "start: TEXT? | TEXT? calls"]
+            return [f"start: {text} | calls"]
+        if self._format.at_start:
+            first = re.escape(self._format.triggers[0][0])
+            return ["start: OTHER? | calls", f"OTHER: /[ \\n]*[^ \\n{first}](.|\\n)*/"]
+        return ["start: TEXT? | calls"]
 
     def _more(self) -> str:
         """Further calls."""
         if not self._wanted.parallel:
             return ""
-        row = " W? ".join(map(self._literal, (*self._format.between, *self._format.opening)))
-        return f"(W? {row} named {self._behind(self._format.closing)})*"
+        rows = [" W? ".join(map(self._literal, (*self._format.between, *opening))) for opening in self._format.openings]
+        return f"(W? ({' | '.join(rows)}) named {self._closed()})*"
+
+    def _closed(self) -> str:
+        """What stands behind a call."""
+        closed, loose = map(self._behind, self._format.closings)
+        return f"{closed} ({loose})?" if loose else closed
 
     def _named(self) -> str:
         """A call's name, and arguments that it takes."""

@@ -54,14 +54,14 @@ class CallReader:
         """As much of what is held as no call can begin in; from a trigger on it is read as calls."""
         if self._format.at_start:
             return self._unless_begun()
-        (trigger,) = self._format.triggers
-        held = self._letters.held
-        at = held.find(trigger)
-        if at >= 0:
-            shown = self._take(at).rstrip(BLANKS)
+        held, triggers = self._letters.held, self._format.triggers
+        found = [at for at in map(held.find, triggers) if at >= 0]
+        if found:
+            shown = self._take(min(found)).rstrip(BLANKS)
             self._reading = self._read()
             return shown
-        return self._take(len(held[: len(held) - begun(held, trigger)].rstrip(BLANKS)))
+        kept = max(begun(held, trigger) for trigger in triggers)
+        return self._take(len(held[: len(held) - kept].rstrip(BLANKS)))
 
     def _unless_begun(self) -> str:
         """Calls are the whole answer, or there are none."""
@@ -92,7 +92,9 @@ class CallReader:
         more = True
         while more:
             yield from self._call()
-            more = yield from letters.stands((*form.between, *form.opening)[0])
+            more = False
+            for opening in form.openings:
+                more = more or (yield from letters.stands((*form.between, *opening)[0]))
             yield from letters.expect(form.between if more else form.end)
         while True:  # nothing follows
             letters.skip(len(letters.held))
@@ -101,7 +103,8 @@ class CallReader:
 
     def _call(self) -> Reading:
         form, letters = self._format, self._letters
-        yield from letters.expect(form.opening)
+        whole = not form.loose or (yield from letters.stands(form.opening[0]))
+        yield from letters.expect(form.openings[0 if whole else 1])
         name = yield from self._word(NAME_LETTERS)
         written = form.new_id()
         if form.numbered is not None:
@@ -115,7 +118,11 @@ class CallReader:
         else:
             yield from read_values(letters, form.values, self._parameters(name), self._say)
         self._end_piece()
-        yield from letters.expect(form.closing)
+        closed, loose = form.closings
+        yield from letters.expect(closed)
+        for literal in loose:
+            if (yield from letters.stands(literal)):
+                yield from letters.expect((literal,))
 
     def _word(self, of: Container[str]) -> Generator[None, None, str]:
         """The next letters, as far as they are some of these."""

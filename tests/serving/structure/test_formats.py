@@ -145,6 +145,24 @@ def test_text_may_stand_before_calls_and_nothing_behind_them(name: str) -> None:
     assert not _takes(Wanted(None, _TOOLS), form, form.triggers[0] + "so")
 
 
+@pytest.mark.parametrize("required", [False, True])
+def test_qwens_outer_tags_may_be_missing(required: bool) -> None:
+    """Qwen3-Coder leaves them out now and then; what it called was taken for text."""
+    form, written = BY_NAME["qwen-xml"], _WRITTEN["qwen-xml"]
+    for missing in (("<tool_call>", ""), ("</tool_call>", ""), ("<tool_call>\n", ""), ("<tool_call><", "<")):
+        text = written.replace(*missing).lstrip()
+        assert _takes(Wanted(None, _TOOLS, required=required), form, text)
+        for before in ("",) if required else ("", "So <it> is:\n"):
+            assert _takes(Wanted(None, _TOOLS, required=required), form, before + text)
+            assert _read(list(before + text), form) == (before.rstrip(), list(_TWO))
+    bare = written.replace("<tool_call>", "").replace("</tool_call>", "").lstrip()
+    special = Vocabulary("<tool_call>", "</tool_call>")
+    matcher = special.matcher(grammar_of(Wanted(None, _TOOLS), form, special.special.get))
+    for text in (written, bare, "So: " + written, "So: " + bare, "So."):
+        assert special.takes(matcher, text, form)
+    assert not special.takes(matcher, "So: <function=so", form)
+
+
 def test_what_begins_like_a_call_is_one_where_calls_have_no_mark() -> None:
     llama = BY_NAME["llama"]
     assert not _takes(Wanted(None, _TOOLS), llama, '{"a": 1}')
