@@ -85,6 +85,11 @@ class Request(NamedTuple):
     to: str = ""
 
     @property
+    def wants_vector(self) -> bool:
+        """Whether it is to have its prompt's vector, and no token."""
+        return self.max_tokens == 0
+
+    @property
     def tokens(self) -> int:
         """What its prefill would take now."""
         return self.prompt_tokens + self.generated
