@@ -68,7 +68,7 @@ class Alone:
 
 @dataclass(eq=False)
 class Embedding:
-    """A time in which a replica makes vectors and nothing else: how many, of how many tokens."""
+    """A time in which a replica makes vectors and nothing else: how many it has made, of how many tokens."""
 
     since_s: float
     vectors: int = 0
@@ -88,8 +88,8 @@ class Replica:
     `giving_way`, and only then they count as its model's. Those of its requests that are `arriving` run elsewhere still, and
     have so many tokens of room. One that started `behind` others waited for all of its units, and one that follows `in_place`
     has what the other reserved on its node. It is not to move again before `stay_until_s`. It is `watched` if it is looked at
-    whether it should be another. A vector comes out of it `late_s` later in the mean than its stages take for it, None if
-    none was seen to.
+    whether it should be another. A vector comes out of it `late_s` later in the mean than its stages take for it, or sooner;
+    None if that was not seen yet.
     """
 
     group: str

@@ -66,14 +66,10 @@ class Handing:
 
 
 def _with(replica: Replica, request: Request, now_s: float) -> Embedding | None:
-    """What the replica makes with one more request, if that is vectors, and the first of its tokens are over."""
+    """What the replica does with one more request, if it makes vectors alone, and is not cold any more."""
     if not request.wants_vector:
         return None
-    embedding = Embedding(now_s) if not replica.requests and replica.cold.over else replica.embedding
-    if embedding is not None:
-        embedding.vectors += 1
-        embedding.tokens += request.prompt_tokens
-    return embedding
+    return replica.embedding if replica.requests or not replica.cold.over else Embedding(now_s)
 
 
 def is_cold(request: Request, replica: Replica) -> bool:

@@ -9,12 +9,12 @@ from schedules.desk.line import Line
 from schedules.estimates import token_s
 from schedules.facts import ModelKey
 from schedules.ledgers.books import Books
-from schedules.limits import ALONE_TOKENS, REPLAYS
+from schedules.limits import ALONE_TOKENS, EMBEDDING_S, REPLAYS
 from schedules.load import NEWEST_WEIGHT
 from schedules.moving.consolidating import stages_of
 from schedules.replicas.fleet import Fleet
 from schedules.requests import Request, Stand
-from schedules.service import Alone, Replica, Service
+from schedules.service import Alone, Embedding, Replica, Service
 
 
 class Runs:
@@ -76,12 +76,14 @@ class Runs:
             return
         service = self._services[request.key]
         if request.stand is not Stand.HELD:
-            whole = isinstance(event, events.RequestEnded)
+            replica = self._fleet.replicas[request.group]
             if not request.wants_vector:
                 service.load.over(request.generated)
-            elif whole:
+            elif isinstance(event, events.RequestEnded):
                 service.vectors.over(request.prompt_tokens)
-            self._learn_late(self._fleet.replicas[request.group], whole, now_s)
+                self._learn_late(replica, request, now_s)
+            else:
+                replica.embedding = None
             self._release(service, request, now_s)
         else:
             self._line.leave(service, request, now_s)
@@ -122,16 +124,20 @@ class Runs:
         hop_s = replica.cold.hop_s + (tpot_s - chosen.prediction.tpot_s) / chosen.degree
         self._books.learned = self._books.learned.with_hop(max(0.0, hop_s))
 
-    def _learn_late(self, replica: Replica, whole: bool, now_s: float) -> None:
-        """The vectors that a replica made since it had nothing to do, and nothing else, tell how late they come out of it."""
-        embedding = replica.embedding
-        if embedding is None or (whole and len(replica.requests) > 1):
+    def _learn_late(self, replica: Replica, request: Request, now_s: float) -> None:
+        """The vectors that a pipeline makes in a while, and nothing else, tell how late they come out of it."""
+        embedding, last = replica.embedding, len(replica.requests) == 1
+        if embedding is None:
             return
-        replica.embedding = None
+        embedding.vectors += 1
+        embedding.tokens += request.prompt_tokens
+        if not last and now_s < embedding.since_s + EMBEDDING_S:
+            return
+        replica.embedding = None if last else Embedding(now_s)
         stages = stages_of(replica, self._books)
-        if whole and stages is not None and len(stages) > 1:
+        if stages is not None and len(stages) > 1:
             own_s = token_s(stages, 0.0, embedding.tokens)
-            late_s, known = max(0.0, now_s - embedding.since_s - own_s) / embedding.vectors, replica.late_s
+            late_s, known = (now_s - embedding.since_s - own_s) / embedding.vectors, replica.late_s
             replica.late_s = late_s if known is None else known + NEWEST_WEIGHT * (late_s - known)
 
     def replay(self, replica: Replica, cause: str, now_s: float) -> None:

@@ -43,7 +43,7 @@ def pipeline_s(
     """What once round the pipeline takes; `seen_s` is what a token took of late, and by `late_s` a vector came later than its
     stages compute it, be it for the hops or in spite of them: of several prompts each stage computes another."""
     predicted_s = token_s(stages, hop_s)
-    vector_s = predicted_s if late_s is None else token_s(stages, 0.0) + late_s
+    vector_s = predicted_s if late_s is None else token_s(stages, 0.0) + max(0.0, late_s)
     return Round(max(predicted_s, seen_s or 0.0), vector_s)
 
 

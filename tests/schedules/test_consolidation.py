@@ -139,9 +139,7 @@ def test_a_token_is_later_by_its_hops_or_by_what_was_seen() -> None:
 def test_it_pays_if_its_tokens_are_later_by_more_than_it_costs() -> None:
     pipeline, whole = _placement(50, 50), _placement(100)
 
-    def why(
-        tokens: float, kept_s: float = 100.0, ready_s: float = 10.0, more: int = 0, vectors: float = 0.0
-    ) -> str:
+    def why(tokens: float, kept_s: float = 100.0, ready_s: float = 10.0, more: int = 0, vectors: float = 0.0) -> str:
         outlook, over = Outlook(tokens, kept_s, 1, vectors), _placement(50, 50 + more)
         return pays(outlook, Round(0.01, 0.02), over if more else pipeline, whole, ready_s, 0.1)
 

@@ -8,6 +8,7 @@ from schedules.actions import MoveAt
 from schedules.facts import ModelKey
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State
+from schedules.limits import EMBEDDING_S
 from schedules.load import KEPT, WINDOW_S, Load
 from schedules.moving.consolidating import SELDOM_S
 from schedules.moving.plan import Kind, Step
@@ -121,13 +122,13 @@ def test_how_late_a_vector_is_is_seen_of_those_that_had_the_replica_for_themselv
     _embed(driven, key)
     driven.run(2.0)
     assert _replica(driven).late_s == pytest.approx(LATE_S)
-    driven.ask(key)
-    _embed(driven, key)
     driven.run_s = 50.0
-    driven.run(2.0)
+    driven.ask(key)
+    driven.run_s = 10.0
     _embed(driven, key)
-    driven.leave(_embed(driven, key)[0])
     driven.run(60.0)
+    driven.leave(_embed(driven, key, inputs=2)[0])
+    driven.run(20.0)
     assert _replica(driven).late_s == pytest.approx(LATE_S), "beside an answer, or when one was left, nothing is seen"
 
 
@@ -139,7 +140,22 @@ def test_of_several_at_once_each_is_later_by_its_share() -> None:
     assert _replica(driven).late_s == pytest.approx(LATE_S / 4)
 
 
-def test_of_a_replica_of_one_stage_or_where_no_speeds_are_known_nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_makes_vectors_all_the_time_is_looked_at_for_a_while() -> None:
+    driven, key = _driven(late_s=0.0)
+    driven.run_s = 2 * (OWN_S + LATE_S)
+    for _ in range(int((EMBEDDING_S + 3.0) / (OWN_S + LATE_S))):  # two at any time
+        _embed(driven, key)
+        driven.run(OWN_S + LATE_S)
+    replica = _replica(driven)
+    assert replica.requests
+    assert replica.late_s == pytest.approx(LATE_S, abs=0.1)
+    assert replica.embedding is not None
+    assert replica.embedding.since_s > EMBEDDING_S
+
+
+def test_of_a_replica_of_one_stage_or_where_no_speeds_are_known_nothing_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     driven, key = _driven()
     monkeypatch.setattr(Books, "speeds", lambda _books, _node: None)
     _embed(driven, key)
