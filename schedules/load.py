@@ -14,8 +14,8 @@ LEFT = 0.5
 
 @dataclass(eq=False)
 class Load:
-    """Arrivals of the last WINDOW_S, and the running mean of the tokens that answers had, or that were embedded; None before any
-    was over."""
+    """Arrivals of the last WINDOW_S, and the running mean of the tokens that answers had, or that were embedded; None before
+    any was over."""
 
     _arrived: deque[tuple[float, int]] = field(default_factory=deque)
     _counted: int = 0

@@ -9,6 +9,7 @@ import openai
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from benchmarks.moves_operator import KEY, Operator
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
@@ -16,7 +17,7 @@ from tests.asking import get, post
 from tests.cluster.groups import prompts_of
 from tests.embedders import make_embedder, pooled_by_hand, without_head
 from tests.real_cluster import RealCluster
-from tests.serving.test_replicas import replicas
+from tests.serving.test_failures import replicas
 from tests.serving.test_scheduler_loss import wait_until
 from tests.serving.tokenizers import byte_tokenizer
 from tests.storage_tiers.tokenizers import save_tokenizer
@@ -56,7 +57,9 @@ def test_a_pipeline_of_a_model_that_only_makes_vectors_becomes_one_replica_under
     shared_cluster: RealCluster, embedder: tuple[Checkpoint, Path]
 ) -> None:
     """It stayed a pipeline for ever. Somebody asks all the time, of whom one meets the switch: what it gets is the same."""
-    url = shared_cluster.start_frontend("consolidating", max_degree=2, keep_alive_s=30.0, consolidate=True)
+    url = shared_cluster.start_frontend(
+        "consolidating", max_degree=2, keep_alive_s=30.0, consolidate=True, operator_key=KEY
+    )
     inputs = prompts_of(250, (200, 7, 31, 90))
     expected = [row / np.linalg.norm(row) for row in pooled_by_hand(embedder[1], inputs, "last")]
     whole = threading.Event()
@@ -86,7 +89,7 @@ def test_a_pipeline_of_a_model_that_only_makes_vectors_becomes_one_replica_under
             whole.set()
         assert {degree for each in asking for degree in each.result()} >= {"2"}
     assert ask() == "1"
-    (move,) = get(f"{url}/v1/moves").json()["moves"]
+    (move,) = Operator(url).moves()
     assert (move["kind"], move["step"], move["requests"]["shifted"]) == ("consolidate", "done", 0)
     assert "gives each vector" in move["reason"]
 
