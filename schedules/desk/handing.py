@@ -29,7 +29,8 @@ class Handing:
                 return
             service.held.popleft()
             self._line.unhold(service, request)
-            assigned = self._line.requests[request.name] = request.assigned(replica.group)
+            straight = not replica.requests and request.held_s == now_s
+            assigned = self._line.requests[request.name] = request.assigned(replica.group, straight=straight)
             embedding = _with(replica, assigned, now_s)
             self.arrive(replica, assigned)
             replica.embedding = embedding

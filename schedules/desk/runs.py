@@ -11,7 +11,6 @@ from schedules.facts import ModelKey
 from schedules.ledgers.books import Books
 from schedules.limits import ALONE_TOKENS, EMBEDDING_S, REPLAYS
 from schedules.load import NEWEST_WEIGHT
-from schedules.moving.consolidating import stages_of
 from schedules.replicas.fleet import Fleet
 from schedules.requests import Request, Stand
 from schedules.service import Alone, Embedding, Replica, Service
@@ -134,7 +133,7 @@ class Runs:
         if not last and now_s < embedding.since_s + EMBEDDING_S:
             return
         replica.embedding = None if last else Embedding(now_s)
-        stages = stages_of(replica, self._books)
+        stages = self._books.stages(replica.placement)
         if stages is not None and len(stages) > 1:
             own_s = token_s(stages, 0.0, embedding.tokens)
             late_s, known = (now_s - embedding.since_s - own_s) / embedding.vectors, replica.late_s

@@ -68,7 +68,7 @@ class Consolidating:
         needed_bytes = self._seats.whole_bytes(service)
         if self._books.nodes.most_free_bytes < needed_bytes:  # which costs little to see
             return
-        stages = stages_of(replica, self._books)
+        stages = self._books.stages(placement)
         if stages is None:
             return
         size_bytes = sum(weight_bytes for weight_bytes, _ in stages)
@@ -150,13 +150,6 @@ def _seen_s(replica: Replica) -> float | None:
     if alone is None or alone.tokens < ALONE_TOKENS:
         return None
     return (alone.last_s - alone.first_s) / (alone.tokens - 1)
-
-
-def stages_of(replica: Replica, books: Books) -> list[tuple[int, Speeds]] | None:
-    """The weights of each of its stages and its node's speeds; None if those of one are not known."""
-    stages = replica.placement.stages if replica.placement is not None else ()
-    found = [(stage.weight_bytes, speeds) for stage in stages if (speeds := books.speeds(stage.node)) is not None]
-    return found if found and len(found) == len(stages) else None
 
 
 def _node(seat: Seat) -> str:
