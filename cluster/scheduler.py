@@ -1,6 +1,7 @@
 """The Dask scheduler, in this process."""
 
 import asyncio
+import errno
 import importlib
 import logging
 import signal
@@ -78,5 +79,7 @@ async def _run(host: str, port: int, dashboard_port: int, tls: Tls | None) -> No
     async with Scheduler(
         host=host, port=port, protocol=protocol, security=security(tls), dashboard=False, dashboard_address=address
     ) as scheduler:
+        if dashboard_port not in (0, scheduler.http_server.port):  # it takes another one, which nobody is told of
+            raise OSError(errno.EADDRINUSE, f"port {dashboard_port}, of the dashboard, is in use")
         draw_when_asked(scheduler)
         await stop.wait()

@@ -20,10 +20,10 @@ from typing import Literal, TypeVar
 
 from firsttoken import ready
 from firsttoken.credentials import with_certificates, with_prefect_auth
-from firsttoken.errors import StartFailed
+from firsttoken.errors import FirsttokenError, PortInUse, StartFailed
 from firsttoken.home import FLOWS_READY_FILE, UpState, clear_state, hold_home, read_state, urls, write_state
 from firsttoken.launching import Launcher
-from firsttoken.ports import assign_ports
+from firsttoken.ports import assigned_ports, taken_port
 from firsttoken.process import Component, Guard, Running, last_lines
 from firsttoken.settings import ENVIRONMENT_PREFIX, Settings, load_settings, write_settings
 
@@ -67,11 +67,13 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
         stop_rank: int,
         stop_signal: signal.Signals = signal.SIGTERM,
         launched: bool = False,
+        ports: str = "",
     ) -> Component:
         arguments = (*command, "--config", str(path))
         full = (sys.executable, "-m", "firsttoken", *arguments)
         by_launcher = arguments if launched else ()
-        return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal, by_launcher)
+        taken = partial(taken_port, settings, ports)
+        return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal, by_launcher, taken)
 
     listed = ready.Nodes(f"{settings.frontend_url}/admin/status")
     scheduler = partial(ready.port_open, settings.cluster.scheduler_host, settings.cluster.scheduler_port)
@@ -90,10 +92,10 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
         for name in (f"node-{number}" for number in range(1, settings.cluster.nodes + 1))
     )
     return (
-        component("scheduler", "scheduler", until=scheduler, start_timeout_s=60, stop_rank=3),
+        component("scheduler", "scheduler", until=scheduler, start_timeout_s=60, stop_rank=3, ports="cluster"),
         *nodes,
-        component("frontend", "frontend", until=frontend, start_timeout_s=90, stop_rank=0),
-        component("prefect", "prefect", until=prefect, start_timeout_s=120, stop_rank=4),
+        component("frontend", "frontend", until=frontend, start_timeout_s=90, stop_rank=0, ports="frontend"),
+        component("prefect", "prefect", until=prefect, start_timeout_s=120, stop_rank=4, ports="prefect"),
         component("flows", "flows", until=flows, start_timeout_s=120, stop_rank=1),
     )
 
@@ -141,7 +143,7 @@ class Platform:
 
     async def during(self, work: Coroutine[None, None, _T]) -> _T | None:
         """Do `work` while the platform is kept up. None if a signal ended it before the work was done;
-        StartFailed as soon as a component does not come up or does not stay up."""
+        StartFailed as soon as a component does not come up or does not stay up, PortInUse if others took its port."""
         task = asyncio.create_task(work)
         stopped = asyncio.create_task(self._stop.wait())
         try:
@@ -170,7 +172,7 @@ class Platform:
             self._report(Step(name, "stopped", time.monotonic() - started_s))
 
     async def _keep(self, component: Component) -> None:
-        """Start the component; once it serves, start it again whenever it ends. Returns only by StartFailed."""
+        """Start the component; once it serves, start it again whenever it ends. Returns only by StartFailed, or PortInUse."""
         await self._start_one(component)
         self._ready[component.name].set()
         ended_s: deque[float] = deque(maxlen=MOST_RESTARTS)
@@ -178,7 +180,7 @@ class Platform:
             status = await self._running[component.name].wait()
             now_s = time.monotonic()
             if len(ended_s) == MOST_RESTARTS and now_s - ended_s[0] < RESTARTS_WINDOW_S:
-                raise StartFailed(self._explain(component.name, f"ended {MOST_RESTARTS + 1} times in a minute"))
+                raise self._failure(component, f"ended {MOST_RESTARTS + 1} times in a minute")
             ended_s.append(now_s)
             self._report(Step(component.name, "restarting", 0.0, _describe(status)))
             await self._start_one(component)
@@ -194,10 +196,11 @@ class Platform:
         try:
             await asyncio.wait({ended, serves}, timeout=component.start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
-                raise StartFailed(self._explain(component.name, f"did not start: {_describe(ended.result())}"))
+                raise self._failure(component, f"did not start: {_describe(ended.result())}")
             if not serves.done():
-                reason = f"does not serve after {component.start_timeout_s:.0f} s"
-                raise StartFailed(self._explain(component.name, reason))
+                raise StartFailed(
+                    self._explain(component.name, f"does not serve after {component.start_timeout_s:.0f} s")
+                )
             serves.result()
         finally:
             await _cancel(ended, serves)
@@ -206,6 +209,11 @@ class Platform:
     def log(self, name: str) -> Path:
         """The log of a component."""
         return self.settings.logs_dir / f"{name}.log"
+
+    def _failure(self, component: Component, reason: str) -> FirsttokenError:
+        """Why it ends the platform that the component has ended."""
+        taken = component.taken()
+        return StartFailed(self._explain(component.name, reason)) if taken is None else PortInUse(taken)
 
     def _explain(self, name: str, reason: str) -> str:
         log = self.log(name)
@@ -223,8 +231,8 @@ async def platform(
     default). With `secure` the parts encrypt what they say, by certificates of the home. The first SIGINT, SIGTERM or
     SIGHUP ends `Platform.during`, a second one makes the ending short.
     """
-    with hold_home(settings.run_dir) as lock:
-        settings = with_prefect_auth(assign_ports(settings, move_defaults=move_ports))
+    with hold_home(settings.run_dir) as lock, assigned_ports(settings, move_defaults=move_ports) as assigned:
+        settings = with_prefect_auth(assigned)
         settings = with_certificates(settings, datetime.now(UTC)) if secure else settings
         _prepare_folders(settings)
         write_settings(settings, settings.run_dir / SETTINGS_FILE)

@@ -1,9 +1,15 @@
-"""Ports of a platform on this machine: checked, or picked where a setting leaves the choice."""
+"""Ports of a platform on this machine: checked, or picked where a setting leaves the choice, and kept from other platforms.
+
+Components listen seconds after their ports were found free, in processes of their own that may be started anew: of two
+platforms that start at once each found all free, and got some. So who has a port also has a name of the kernel's (an abstract
+socket), which goes with the supervisor and, as the port does, belongs to the network namespace.
+"""
 
 import contextlib
 import errno
 import random
 import socket
+from collections.abc import Iterator
 
 from firsttoken.errors import PortInUse
 from firsttoken.settings import Settings, environment_name
@@ -16,25 +22,42 @@ _NOBODYS = range(20_000, 32_000)
 _TRIES = 64
 
 
-def assign_ports(settings: Settings, *, move_defaults: bool = False) -> Settings:
-    """`settings` with every port a free one: 0 becomes any. PortInUse says which setting clashes.
+class _GivenAway(OSError):
+    """Another component has the port, though it may not listen yet."""
+
+
+@contextlib.contextmanager
+def assigned_ports(settings: Settings, *, move_defaults: bool = False) -> Iterator[Settings]:
+    """`settings` with every port a free one: 0 becomes any. Until the block ends no other platform is given any of them.
+    PortInUse says which setting clashes.
 
     With `move_defaults` a busy port that nobody chose (it has its default) is replaced by a free one.
     """
-    with contextlib.ExitStack() as held:  # all at once, so that no port is handed out twice
+    with contextlib.ExitStack() as holding:
         for section, key in _PORTS:
             values = getattr(settings, section)
             host, wanted = values.host, getattr(values, key)
             try:
-                listener = _listen(host, wanted) if wanted else _listen_anywhere(host)
+                port = holding.enter_context(_held(host, wanted)) if wanted else _hold_any(host, holding)
             except OSError as error:
                 if not move_defaults or wanted != type(values).model_fields[key].default:
                     raise PortInUse(_explain(host, wanted, f"{section}.{key}", error)) from error
-                listener = _listen_anywhere(host)
-            held.enter_context(listener)
-            chosen = values.model_copy(update={key: listener.getsockname()[1]})
-            settings = settings.model_copy(update={section: chosen})
-    return settings
+                port = _hold_any(host, holding)
+            settings = settings.model_copy(update={section: values.model_copy(update={key: port})})
+        yield settings
+
+
+def taken_port(settings: Settings, section: str) -> str | None:
+    """Which of the section's ports others listen on, and what to do; None if they listen on none of them. To be asked when no
+    component of the platform does."""
+    for key in [key for of, key in _PORTS if of == section]:
+        values = getattr(settings, section)
+        host, port = values.host, getattr(values, key)
+        try:
+            _listen(host, port).close()
+        except OSError as error:
+            return _explain(host, port, f"{section}.{key}", error)
+    return None
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -42,6 +65,27 @@ def free_port(host: str = "127.0.0.1") -> int:
     with _listen_anywhere(host) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+@contextlib.contextmanager
+def _held(host: str, port: int) -> Iterator[int]:
+    """Hold a port that nobody listens on. OSError if it cannot be listened on, _GivenAway if somebody holds it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
+        try:
+            name.bind(f"\0firsttoken {host}:{port}")
+        except OSError as error:
+            raise _GivenAway(error.errno, error.strerror) from error
+        _listen(host, port).close()
+        yield port
+
+
+def _hold_any(host: str, holding: contextlib.ExitStack) -> int:
+    for port in random.sample(_NOBODYS, _TRIES):
+        with contextlib.suppress(OSError):
+            return holding.enter_context(_held(host, port))
+    with _listen(host, 0) as listener:
+        port = listener.getsockname()[1]
+    return holding.enter_context(_held(host, port))
 
 
 def _listen_anywhere(host: str) -> socket.socket:
@@ -64,6 +108,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _explain(host: str, port: int, setting: str, error: OSError) -> str:
+    if isinstance(error, _GivenAway):
+        return (
+            f"port {port} is another component's, of this platform or of one that is starting: set {setting} "
+            f"({environment_name(setting)})"
+        )
     if error.errno == errno.EADDRINUSE:
         return f"port {port} is in use: set {setting} ({environment_name(setting)}) or stop what listens there"
     return f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}"

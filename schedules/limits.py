@@ -33,6 +33,8 @@ ANNOUNCED_S = 1.0
 """So long after an announcement replicas count as in use."""
 ALONE_TOKENS = 16
 """A request of at least so many tokens that had its replica for itself tells what a token takes."""
+EMBEDDING_S = 5.0
+"""A replica that makes vectors all the time is looked at for so long, to tell how late they come."""
 
 FOUND_WITHIN_S = 3.0
 """So long after its scheduler was joined for the first time starts wait where nodes run groups that nobody knows of: they may

@@ -1,4 +1,4 @@
-"""What was asked of a model of late."""
+"""What was asked of a model of late: of answers, and apart from them of vectors."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -14,25 +14,37 @@ LEFT = 0.5
 
 @dataclass(eq=False)
 class Load:
-    """Arrivals of the last WINDOW_S, and the running mean of what answers had, in tokens; None before any was over."""
+    """Arrivals of the last WINDOW_S, and the running mean of the tokens that answers had, or that were embedded; None before
+    any was over."""
 
-    _arrived_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
-    answer_tokens: float | None = None
+    _arrived: deque[tuple[float, int]] = field(default_factory=deque)
+    _counted: int = 0
+    mean_tokens: float | None = None
 
-    def arrived(self, now_s: float) -> None:
-        """One more."""
-        self._arrived_s.append(now_s)
+    def arrived(self, now_s: float, *, more: bool = False) -> None:
+        """One more; with `more` it came with the last one, and says nothing of how soon another comes."""
+        self._counted += 1
+        if more and self._arrived:
+            at_s, count = self._arrived.pop()
+            self._arrived.append((at_s, count + 1))
+            return
+        self._arrived.append((now_s, 1))
+        if len(self._arrived) > KEPT:
+            self._forget_oldest()
 
-    def answered(self, tokens: int) -> None:
+    def over(self, tokens: int) -> None:
         """A request is over that had so many."""
         if tokens > 0:
-            known = self.answer_tokens
-            self.answer_tokens = tokens if known is None else known + NEWEST_WEIGHT * (tokens - known)
+            known = self.mean_tokens
+            self.mean_tokens = tokens if known is None else known + NEWEST_WEIGHT * (tokens - known)
 
     def per_s(self, now_s: float) -> float:
-        """Arrivals a second, of late; of more than KEPT by how soon they came one after the other."""
-        while self._arrived_s and self._arrived_s[0] < now_s - WINDOW_S:
-            self._arrived_s.popleft()
-        if len(self._arrived_s) == KEPT:
-            return KEPT / max(now_s - self._arrived_s[0], 1e-3)
-        return len(self._arrived_s) / WINDOW_S
+        """Arrivals a second, of late; where more than KEPT times somebody came, by how soon they came one after the other."""
+        while self._arrived and self._arrived[0][0] < now_s - WINDOW_S:
+            self._forget_oldest()
+        if len(self._arrived) == KEPT:
+            return self._counted / max(now_s - self._arrived[0][0], 1e-3)
+        return self._counted / WINDOW_S
+
+    def _forget_oldest(self) -> None:
+        self._counted -= self._arrived.popleft()[1]

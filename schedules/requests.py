@@ -83,19 +83,26 @@ class Request(NamedTuple):
     attempts: int = 0
     group: str = ""
     to: str = ""
+    straight: bool = False
+    """Whether it went at once to a replica that had nothing else to do."""
+
+    @property
+    def wants_vector(self) -> bool:
+        """Whether it is to have its prompt's vector, and no token."""
+        return self.max_tokens == 0
 
     @property
     def tokens(self) -> int:
         """What its prefill would take now."""
         return self.prompt_tokens + self.generated
 
-    def assigned(self, group: str) -> "Request":
+    def assigned(self, group: str, *, straight: bool = False) -> "Request":
         """It runs there from now on."""
-        return self._with(self._to(Turn.ASSIGNED), self.generated, self.attempts + 1, group)
+        return self._with(self._to(Turn.ASSIGNED), self.generated, self.attempts + 1, group, straight)
 
     def progressed(self, tokens: int) -> "Request":
         """So many more of its tokens are there."""
-        return self._with(self.stand, self.generated + tokens, self.attempts, self.group)
+        return self._with(self.stand, self.generated + tokens, self.attempts, self.group, self.straight)
 
     def shifting(self, to: str) -> "Request":
         """It is to go on there."""
@@ -118,11 +125,11 @@ class Request(NamedTuple):
         """Whatever it ended by."""
         return self._replace(stand=self._to(Turn.ENDED))
 
-    def _with(self, stand: Stand, generated: int, attempts: int, group: str) -> "Request":
+    def _with(self, stand: Stand, generated: int, attempts: int, group: str, straight: bool) -> "Request":
         """As `_replace` would make it, in a third of the time: every request comes through here."""
         return Request(
             self.name, self.key, self.prompt_tokens, self.max_tokens, self.arrived_s, self.deadline_s, self.room,
-            self.held_s, self.cold, stand, generated, attempts, group, self.to,
+            self.held_s, self.cold, stand, generated, attempts, group, self.to, straight,
         )  # fmt: skip
 
     def _to(self, turn: Turn) -> Stand:

@@ -67,6 +67,15 @@ class Alone:
 
 
 @dataclass(eq=False)
+class Embedding:
+    """A time in which a replica makes vectors and nothing else: how many it has made, of how many tokens."""
+
+    since_s: float
+    vectors: int = 0
+    tokens: int = 0
+
+
+@dataclass(eq=False)
 class Replica:
     """`group` is what it runs as, another one with each placement; `used_tokens` the rooms of its `requests`.
 
@@ -79,7 +88,8 @@ class Replica:
     `giving_way`, and only then they count as its model's. Those of its requests that are `arriving` run elsewhere still, and
     have so many tokens of room. One that started `behind` others waited for all of its units, and one that follows `in_place`
     has what the other reserved on its node. It is not to move again before `stay_until_s`. It is `watched` if it is looked at
-    whether it should be another.
+    whether it should be another. A vector comes out of it `late_s` later in the mean than its stages take for it, or sooner;
+    None if that was not seen yet.
     """
 
     group: str
@@ -94,6 +104,8 @@ class Replica:
     idle_since_s: float | None = None
     idle_wake: bool = False
     alone: Alone | None = None
+    embedding: Embedding | None = None
+    late_s: float | None = None
     leaving: set[str] = field(default_factory=set)
     until_s: float = 0.0
     reason: str = ""
@@ -207,7 +219,8 @@ class Service:
     """One version of a model. `held` are names of requests in the order of their turn, some of which may be over; `waiting`
     counts those that are not, `waiting_tokens` their rooms. The last replica that served ceased to at `served_s`.
     Its last cold start took `last_start_s` from its decision, and `last_ttft_s` from its arrival, to its first token. Until
-    `back_until_s` those are thought to come back who were told when to."""
+    `back_until_s` those are thought to come back who were told when to. `load` is what was asked of it in answers, `vectors`
+    in vectors."""
 
     model: Model
     objectives: Objectives
@@ -226,6 +239,7 @@ class Service:
     back_until_s: float = 0.0
     clearing: Clearing = field(default_factory=Clearing)
     load: Load = field(default_factory=Load)
+    vectors: Load = field(default_factory=Load)
     foreseen: Foreseen = NOTHING_FORESEEN
 
     @property
@@ -301,10 +315,13 @@ class Service:
         """How many whole replicas on such nodes what comes, and what is there, keeps busy."""
         requests = demand.requests
         room = demand.room_tokens // requests if requests else 1
-        answer_tokens = self.load.answer_tokens or LEFT * room
+        answers_per_s, vectors_per_s = self.load.per_s(now_s), self.vectors.per_s(now_s)
+        answer_tokens, vector_tokens = self.load.mean_tokens or LEFT * room, self.vectors.mean_tokens or room
+        # of those that are there as many are thought to want vectors as of those that came of late
+        vectors = requests * vectors_per_s / (answers_per_s + vectors_per_s) if vectors_per_s else 0.0
         return busy_replicas(
-            self.objectives, self.model.size_bytes, speeds, self.load.per_s(now_s), requests * answer_tokens,
-            answer_tokens, room,
+            self.objectives, self.model.size_bytes, speeds, answers_per_s, (requests - vectors) * answer_tokens,
+            answer_tokens, room, vectors_per_s * vector_tokens, vectors * vector_tokens,
         )  # fmt: skip
 
     def taker(self, room: int) -> Replica | None:

@@ -99,7 +99,8 @@ class Desk:
         if refusal is not None:
             self._out(refusal)
             return
-        service.load.arrived(now_s)
+        load = service.vectors if request.wants_vector else service.load
+        load.arrived(now_s, more=event.more)
         self.fleet.foreseeing.asked_for(service)
         self.line.hold(service, request, now_s)
         self.fleet.counting.scale(service, now_s)

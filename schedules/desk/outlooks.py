@@ -11,7 +11,7 @@ from schedules.lifecycle import State
 from schedules.outlook import Doing, Outlook
 from schedules.placing.decision import IN_DRAM
 from schedules.replicas.fleet import Fleet
-from schedules.requests import Request, Stand
+from schedules.requests import PROMPTS_ALONE, Request, Stand
 from schedules.service import Replica, Service
 
 MOST_SEEN = 256
@@ -80,15 +80,15 @@ class Outlooks:
         return len(serving[0].nodes) if serving else None
 
     def _warm_s(self, replica: Replica, request: Request) -> float | None:
-        """When the first token of one is predicted that went straight to a replica that had nothing else to do."""
-        placement = replica.placement
-        if request.generated or request.cold or request.attempts > 1 or placement is None:
+        """When the first token of one is predicted that went straight to a replica that had nothing else to do. What came
+        with it is computed with it, as far as that goes into one step."""
+        stages = self._books.stages(replica.placement) if request.straight and not request.generated else None
+        if stages is None:
             return None
-        stages = [(stage.weight_bytes, self._books.speeds(stage.node)) for stage in placement.stages]
-        known = [(weight_bytes, speeds) for weight_bytes, speeds in stages if speeds is not None]
-        if len(known) < len(stages):
-            return None
-        return request.held_s + token_s(known, self._books.learned.corrections.hop_s, request.tokens)
+        asked = [self._line.requests[name] for name in replica.requests]
+        tokens = sum([each.prompt_tokens for each in asked if each.arrived_s == request.arrived_s])
+        first_step = min(tokens, max(PROMPTS_ALONE, request.prompt_tokens))
+        return request.held_s + token_s(stages, self._books.learned.corrections.hop_s, first_step)
 
     def _fetched(self, replica: Replica, placement: Placement) -> tuple[int, int]:
         """How many of the bytes that the first token waits for are in their nodes' memory, and how many there are."""

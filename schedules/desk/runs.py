@@ -6,12 +6,14 @@ from schedules import events
 from schedules.actions import Action, Record, Replay, Why
 from schedules.desk.handing import Handing, is_cold
 from schedules.desk.line import Line
+from schedules.estimates import token_s
 from schedules.facts import ModelKey
 from schedules.ledgers.books import Books
-from schedules.limits import ALONE_TOKENS, REPLAYS
+from schedules.limits import ALONE_TOKENS, EMBEDDING_S, REPLAYS
+from schedules.load import NEWEST_WEIGHT
 from schedules.replicas.fleet import Fleet
 from schedules.requests import Request, Stand
-from schedules.service import Alone, Replica, Service
+from schedules.service import Alone, Embedding, Replica, Service
 
 
 class Runs:
@@ -41,7 +43,7 @@ class Runs:
         if alone is not None:
             alone.last_s = now_s
             alone.tokens += event.tokens
-        elif len(replica.requests) == 1 and request.attempts == 1 and not request.generated:
+        elif len(replica.requests) == 1 and request.attempts == 1 and not (request.generated or request.wants_vector):
             replica.alone = Alone(event.request, now_s, now_s, event.tokens)
 
     def _first_token(self, replica: Replica, request: Request, now_s: float) -> None:
@@ -73,7 +75,14 @@ class Runs:
             return
         service = self._services[request.key]
         if request.stand is not Stand.HELD:
-            service.load.answered(request.generated)
+            replica = self._fleet.replicas[request.group]
+            if not request.wants_vector:
+                service.load.over(request.generated)
+            elif isinstance(event, events.RequestEnded):
+                service.vectors.over(request.prompt_tokens)
+                self._learn_late(replica, request, now_s)
+            else:
+                replica.embedding = None
             self._release(service, request, now_s)
         else:
             self._line.leave(service, request, now_s)
@@ -83,6 +92,7 @@ class Runs:
         if request is None or request.group != event.group:
             return
         self._line.reject(request, Why.UNAVAILABLE, f"the replica refused the request: {event.reason}", None)
+        self._fleet.replicas[request.group].embedding = None
         self._release(self._services[request.key], request, now_s)
 
     def broke(self, event: events.RequestBroke, now_s: float) -> None:
@@ -112,6 +122,22 @@ class Runs:
         tpot_s = (alone.last_s - alone.first_s) / (alone.tokens - 1)
         hop_s = replica.cold.hop_s + (tpot_s - chosen.prediction.tpot_s) / chosen.degree
         self._books.learned = self._books.learned.with_hop(max(0.0, hop_s))
+
+    def _learn_late(self, replica: Replica, request: Request, now_s: float) -> None:
+        """The vectors that a pipeline makes in a while, and nothing else, tell how late they come out of it."""
+        embedding, last = replica.embedding, len(replica.requests) == 1
+        if embedding is None:
+            return
+        embedding.vectors += 1
+        embedding.tokens += request.prompt_tokens
+        if not last and now_s < embedding.since_s + EMBEDDING_S:
+            return
+        replica.embedding = None if last else Embedding(now_s)
+        stages = self._books.stages(replica.placement)
+        if stages is not None and len(stages) > 1:
+            own_s = token_s(stages, 0.0, embedding.tokens)
+            late_s, known = (now_s - embedding.since_s - own_s) / embedding.vectors, replica.late_s
+            replica.late_s = late_s if known is None else known + NEWEST_WEIGHT * (late_s - known)
 
     def replay(self, replica: Replica, cause: str, now_s: float) -> None:
         """What the replica had begun waits again, first of all; who was unlucky too often is told so."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from schedules.estimates import Speeds
-from schedules.facts import Model, ModelKey, NoPlacement, View
+from schedules.facts import Model, ModelKey, NoPlacement, Placement, View
 from schedules.learning import Learned
 from schedules.ledgers.links import Links
 from schedules.ledgers.memory import Memory
@@ -75,6 +75,12 @@ class Books:
     def speeds(self, node: str) -> Speeds | None:
         """What the node does in the mean; None if that was not measured, or it is not there."""
         return self.nodes.speeds(node)
+
+    def stages(self, placement: Placement | None) -> list[tuple[int, Speeds]] | None:
+        """The weights of each stage and its node's speeds; None if those of one are not known, or nothing is placed."""
+        placed = placement.stages if placement is not None else ()
+        found = [(stage.weight_bytes, speeds) for stage in placed if (speeds := self.speeds(stage.node)) is not None]
+        return found if found and len(found) == len(placed) else None
 
     def whole(self, group: str, now_s: float) -> None:
         """All of its units are in its stages."""

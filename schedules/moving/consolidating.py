@@ -1,11 +1,9 @@
 """When it is looked at whether pipelines should become whole replicas. Of those that are none nothing is asked."""
 
-from collections.abc import Sequence
 from math import ceil
 from typing import Protocol
 
 from schedules.estimates import Speeds
-from schedules.facts import Placement
 from schedules.ledgers.books import Books
 from schedules.lifecycle import State
 from schedules.limits import ALONE_TOKENS, Limits
@@ -70,12 +68,12 @@ class Consolidating:
         needed_bytes = self._seats.whole_bytes(service)
         if self._books.nodes.most_free_bytes < needed_bytes:  # which costs little to see
             return
-        stages = _stages(placement, [self._books.speeds(node) for node in replica.nodes])
+        stages = self._books.stages(placement)
         if stages is None:
             return
         size_bytes = sum(weight_bytes for weight_bytes, _ in stages)
-        token_s = pipeline_s(stages, self._books.learned.corrections.hop_s, _seen_s(replica))
-        later_s = max(penalty_s(token_s, size_bytes, speeds) for _, speeds in stages)
+        takes = pipeline_s(stages, self._books.learned.corrections.hop_s, _seen_s(replica), replica.late_s)
+        later_s = max(max(penalty_s(takes, size_bytes, speeds)) for _, speeds in stages)
         if later_s <= 0.0 and sum(placement.reserved_bytes.values()) <= needed_bytes:
             return
         found = self._seats.find_whole(service, replica.nodes, now_s)
@@ -84,10 +82,10 @@ class Consolidating:
         whole, chosen = self._books.speeds(_node(found)), found.decision.chosen
         if whole is None or chosen is None or chosen.placement is None:
             return
-        later_s = penalty_s(token_s, size_bytes, whole)
-        outlook = self._outlook(replica, later_s, now_s)
+        later = penalty_s(takes, size_bytes, whole)
+        outlook = self._outlook(replica, later.token_s, now_s)
         switch_s = shift_s(service.model, chosen.placement, self._mean_tokens(replica), [whole])
-        why = pays(outlook, later_s, placement, chosen.placement, found.ready_s, switch_s)
+        why = pays(outlook, later, placement, chosen.placement, found.ready_s, switch_s)
         if not why:
             return
         seats = [self._seats.take(found, now_s), *self._more(replica, found, whole, now_s)]
@@ -120,28 +118,29 @@ class Consolidating:
     # ---- what is expected
 
     def _outlook(self, replica: Replica, later_s: float, now_s: float) -> Outlook:
-        service, goal = replica.service, replica.service.objectives
-        left = [LEFT * (r.max_tokens - r.generated) for r in self._running(replica)]
+        service, goal, running = replica.service, replica.service.objectives, self._running(replica)
+        left = [LEFT * (r.max_tokens - r.generated) for r in running if not r.wants_vector]
         idle_s = now_s - replica.idle_since_s if replica.idle_since_s is not None else 0.0
         kept_s = LONGEST_S if service.least_replicas else min(LONGEST_S, max(0.0, goal.keep_alive_s - idle_s))
         if left:
             kept_s = min(LONGEST_S, kept_s + max(left) * max(later_s, _seen_s(replica) or 0.0))
         to_come = service.load.per_s(now_s) * kept_s * self._answer_tokens(replica)
-        return Outlook(sum(left) + to_come, kept_s, len(left))
+        vectors = len(running) - len(left) + service.vectors.per_s(now_s) * kept_s
+        return Outlook(sum(left) + to_come, kept_s, len(left), vectors)
 
     def _running(self, replica: Replica) -> list[Request]:
         return [request for name in replica.requests if (request := self._desk.request(name)) is not None]
 
     def _answer_tokens(self, replica: Replica) -> float:
         """What an answer has, by those that were; before any was over, by what those that run may have."""
-        known = replica.service.load.answer_tokens
+        known = replica.service.load.mean_tokens
         if known is not None:
             return known
-        running = self._running(replica)
+        running = [request for request in self._running(replica) if not request.wants_vector]
         return LEFT * sum(request.max_tokens for request in running) / len(running) if running else 0.0
 
     def _mean_tokens(self, replica: Replica) -> int:
-        running = self._running(replica)
+        running = [request for request in self._running(replica) if not request.wants_vector]
         return sum(request.tokens for request in running) // len(running) if running else 0
 
 
@@ -151,13 +150,6 @@ def _seen_s(replica: Replica) -> float | None:
     if alone is None or alone.tokens < ALONE_TOKENS:
         return None
     return (alone.last_s - alone.first_s) / (alone.tokens - 1)
-
-
-def _stages(placement: Placement, speeds: Sequence[Speeds | None]) -> list[tuple[int, Speeds]] | None:
-    """Each stage's weights and its node's speeds; None if those of one are not known."""
-    pairs = zip(placement.stages, speeds, strict=True)
-    found = [(stage.weight_bytes, speed) for stage, speed in pairs if speed is not None]
-    return found if len(found) == placement.degree else None
 
 
 def _node(seat: Seat) -> str:

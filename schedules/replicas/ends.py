@@ -80,7 +80,7 @@ class Ends:
 
     def end_group(self, replica: Replica) -> None:
         """Whatever it did, its group is to be gone."""
-        replica.idle_since_s, replica.alone = None, None
+        replica.idle_since_s, replica.alone, replica.embedding = None, None, None
         self._out(Stop(replica.group))
 
     def end_wanted(self, replica: Replica, turn: Turn, now_s: float) -> None:

@@ -121,8 +121,7 @@ class Answerer:
         until_s, late = request.arrived_s + self._timeout_s, timed_out(self._timeout_s)
         if not given.tokens and request.deadline_s + TOLD_WITHIN_S < until_s:
             until_s = request.deadline_s + TOLD_WITHIN_S
-            patience_s = request.deadline_s - request.arrived_s
-            late = TimedOut(f"there was no token within {patience_s:g} s, which is as long as the client waits")
+            late = too_late("token", request.deadline_s - request.arrived_s)
         try:
             return await asyncio.wait_for(queue.get(), until_s - time.monotonic())
         except TimeoutError:
@@ -184,6 +183,11 @@ def _as_end(error: RequestError, generated: int) -> RequestError:
     interrupted = Interrupted(f"the answer broke off after {generated} tokens and could not be continued: {error}")
     interrupted.__cause__ = error
     return interrupted
+
+
+def too_late(what: str, patience_s: float) -> TimedOut:
+    """What a request is told whose client waits no longer, to which nothing was given yet."""
+    return TimedOut(f"there was no {what} within {patience_s:g} s, which is as long as the client waits")
 
 
 def timed_out(timeout_s: float) -> TimedOut:

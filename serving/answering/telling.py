@@ -30,7 +30,7 @@ def told(model: str, outlook: Outlook | None, at_s: float) -> str:
     if outlook is None:
         return f"{model} is at work"
     if outlook.doing is Doing.ANSWERING:
-        return f"{model} is computing"
+        return f"{model} is computing{_when(outlook.first_s, at_s)}"
     if outlook.doing is Doing.SHIFTING:
         return f"{model} goes on at another replica"
     when = _when(outlook.first_s, at_s)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from cluster.wire.phases import unix_s
 from cluster.wire.requests import Embedded, Submit
-from serving.answering.answerer import timed_out
+from serving.answering.answerer import TOLD_WITHIN_S, timed_out, too_late
 from serving.answering.deltas import Given
 from serving.answering.telling import headers
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
@@ -143,10 +143,22 @@ class Embeddings:
             asked.begun = True
             tasks = [asyncio.ensure_future(self._vector(asked, ticket)) for ticket in tickets]
             try:
+                await self._begin_in_time(asked, tasks)
                 for task in tasks:
                     yield await task
             finally:
                 await _end(tasks, tickets)
+
+    async def _begin_in_time(self, asked: _Asked, tasks: "Sequence[asyncio.Task[bytes]]") -> None:
+        """Wait for the first vector as long as the client does, TimedOut if none comes. One that is held is told by the brain
+        that it is too late, and when to come back."""
+        until_s = asked.deadline_s + TOLD_WITHIN_S
+        if asked.given.ttft_s is not None or until_s >= asked.until_s:
+            return
+        within_s = until_s - time.monotonic()
+        done, _ = await asyncio.wait(tasks, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise too_late("vector", asked.deadline_s - asked.arrived_s)
 
     async def _vector(self, asked: _Asked, ticket: Ticket) -> bytes:
         given = asked.given

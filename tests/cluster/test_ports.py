@@ -3,6 +3,8 @@
 import asyncio
 import ipaddress
 import re
+import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -95,3 +97,14 @@ async def test_dasks_dashboard_is_there_once_it_is_asked_for_and_talks_to_its_ow
 async def test_a_dashboard_opens_its_websockets_for_its_own_pages() -> None:
     origins = "distributed.scheduler.dashboard.bokeh-application.allow_websocket_origin"
     assert own_pages("10.0.0.1", 8787)[origins] == ["10.0.0.1:8787", "localhost:8787", "127.0.0.1:8787"]
+
+
+async def test_a_scheduler_whose_dashboard_cannot_be_where_it_is_said_to_be_says_so_and_ends() -> None:
+    """Dask takes another port then, and what was printed is a stranger's page."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = f"from cluster.scheduler import run_scheduler; run_scheduler('127.0.0.1', 0, {port})"
+        scheduler = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE)
+        _, said = await asyncio.wait_for(scheduler.communicate(), 60)
+    assert scheduler.returncode == 1
+    assert f"port {port}, of the dashboard, is in use" in said.decode()

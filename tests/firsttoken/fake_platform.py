@@ -2,8 +2,8 @@
 
 Each component starts a child of its own that ignores SIGTERM, as a server's workers may. A name says how it behaves:
 `good` serves; `stubborn` serves and ignores SIGTERM; `patient` too, but notes a SIGINT and ends; `broken` ends at once;
-`mute` never serves; `mortal` serves and ends after a moment; `brief` too, but only the first time. Prints every step and,
-once all serve, "all ready".
+`robbed` too, for others took its port; `mute` never serves; `mortal` serves and ends after a moment; `brief` too, but only
+the first time. Prints every step and, once all serve, "all ready".
 """
 
 import asyncio
@@ -24,7 +24,7 @@ SCRIPT = """
 import pathlib, signal, subprocess, sys, time
 kind, file = sys.argv[1], pathlib.Path(sys.argv[2])
 print("hello from", kind, flush=True)
-if kind == "broken":
+if kind in ("broken", "robbed"):
     sys.exit("it is broken")
 ignores = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 subprocess.Popen([sys.executable, "-S", "-c", ignores])
@@ -50,6 +50,7 @@ def fake_components(names: list[str], settings: Settings, environment: Mapping[s
             start_timeout_s=2.0 if name == "mute" else 20.0,
             stop_rank=rank,
             stop_signal=signal.SIGINT if name == "patient" else signal.SIGTERM,
+            taken=lambda robbed=name == "robbed": "another has its port" if robbed else None,  # type: ignore[misc]
         )
         for rank, name in enumerate(names)
     ]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from firsttoken.home import read_state
 from firsttoken.local import components
 from firsttoken.settings import load_settings
 from tests.firsttoken.processes import MARK, left_after, marked
+from tests.firsttoken.test_ports import ANY
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -156,6 +158,29 @@ def test_a_component_that_does_not_start_is_named_with_the_end_of_its_log(
     assert "it is broken" in output
     assert "good stopped" in output
     assert left_after(mark, DIES_WITHIN_S) == {}
+
+
+def test_a_component_that_ends_because_its_port_was_taken_says_that_alone(
+    supervise: Callable[..., Supervisor], mark: str
+) -> None:
+    supervisor = supervise("good", "robbed")
+    output, _ = supervisor.communicate(timeout=20)
+    assert (supervisor.returncode, output.splitlines()[-1]) == (1, "failed: another has its port")
+    assert left_after(mark, DIES_WITHIN_S) == {}
+
+
+def test_each_component_knows_its_own_ports(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        taken = set[tuple[str, str]]()
+        for setting in ANY:
+            told = ANY | {"FIRSTTOKEN_HOME": str(tmp_path), setting: port}
+            parts = components(load_settings(environment=told), {})
+            taken |= {(part.name, setting.removeprefix("FIRSTTOKEN_")) for part in parts if part.taken() is not None}
+    assert taken == {
+        ("frontend", "FRONTEND__PORT"), ("prefect", "PREFECT__PORT"), ("scheduler", "CLUSTER__SCHEDULER_PORT"),
+        ("scheduler", "CLUSTER__DASHBOARD_PORT"),
+    }  # fmt: skip
 
 
 def test_a_component_that_stays_silent_is_given_up(supervise: Callable[..., Supervisor], mark: str) -> None:

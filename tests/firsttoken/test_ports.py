@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firsttoken.errors import PortInUse
-from firsttoken.ports import assign_ports
+from firsttoken.ports import assigned_ports, taken_port
 from firsttoken.settings import FrontendSettings, Settings, load_settings
 
 ANY = {
@@ -28,6 +28,12 @@ def busy_port() -> Iterator[int]:
 def settings_with(tmp_path: Path, **environment: str) -> Settings:
     """Settings whose ports are free to choose, but for those given."""
     return load_settings(environment={"FIRSTTOKEN_HOME": str(tmp_path), **ANY, **environment})
+
+
+def assign_ports(settings: Settings, **how: bool) -> Settings:
+    """What a platform would have whose end is at once."""
+    with assigned_ports(settings, **how) as assigned:
+        return assigned
 
 
 def ports(settings: Settings) -> list[int]:
@@ -70,3 +76,29 @@ def test_no_picked_port_is_one_that_the_system_gives_to_others(tmp_path: Path) -
     assert all(20_000 <= port < 32_000 for port in ports(assign_ports(settings_with(tmp_path)))), (
         "Linux: 32768 and above"
     )
+
+
+def test_what_one_platform_was_given_no_other_gets_until_its_end(tmp_path: Path) -> None:
+    """Nothing listens there for seconds, so each of two that started at once found all ports free."""
+    with assigned_ports(settings_with(tmp_path)) as first:
+        port = str(first.prefect.port)
+        with (
+            pytest.raises(PortInUse, match=rf"port {port} is .* set prefect\.port \(FIRSTTOKEN_PREFECT__PORT\)"),
+            assigned_ports(settings_with(tmp_path, FIRSTTOKEN_PREFECT__PORT=port)),
+        ):
+            pass
+        assert taken_port(first, "prefect") is None, "nobody listens there"
+    assert assign_ports(settings_with(tmp_path, FIRSTTOKEN_PREFECT__PORT=port)).prefect.port == int(port)
+
+
+def test_a_default_that_another_platform_was_given_may_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with assigned_ports(settings_with(tmp_path)) as first:
+        monkeypatch.setattr(FrontendSettings.model_fields["port"], "default", first.frontend.port)
+        other = settings_with(tmp_path, FIRSTTOKEN_FRONTEND__PORT=str(first.frontend.port))
+        assert assign_ports(other, move_defaults=True).frontend.port not in ports(first)
+
+
+def test_the_port_on_which_others_came_to_listen_is_named(tmp_path: Path, busy_port: int) -> None:
+    settings = settings_with(tmp_path, FIRSTTOKEN_CLUSTER__DASHBOARD_PORT=str(busy_port))
+    assert "set cluster.dashboard_port" in (taken_port(settings, "cluster") or "")
+    assert taken_port(settings, "") is None, "a component that listens nowhere"

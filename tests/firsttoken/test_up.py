@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from firsttoken.demo.model import MODEL
 from tests.firsttoken.processes import MARK, left_after, listening, marked
-from tests.firsttoken.whole import COMPONENTS, environment_in, firsttoken, up
+from tests.firsttoken.whole import COMPONENTS, environment_in, firsttoken, on_the_same_ports, ready, starting, up
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -51,16 +52,38 @@ def kill_the_scheduler(platform: "subprocess.Popen[str]", environment: dict[str,
     assert component(environment, "node") == nodes
 
 
+def first_of_two(one: dict[str, str], other: dict[str, str]) -> "tuple[subprocess.Popen[str], dict[str, str]]":
+    """Of two platforms that are started at once on the same ports the one that has them; of the other, which says which port
+    it could not have, nothing is left. Each had some of them, and both failed; or nodes of one joined the other's cluster."""
+    started = [(starting(environment), environment) for environment in (one, other)]
+    until_s = time.monotonic() + 30.0
+    while not (over := [each for each in started if each[0].poll() is not None]) and time.monotonic() < until_s:
+        time.sleep(0.02)
+    ((loser, its),) = over
+    _, said = loser.communicate()
+    named = f"port {its['FIRSTTOKEN_FRONTEND__PORT']} .*: set frontend.port .FIRSTTOKEN_FRONTEND__PORT."
+    assert (loser.returncode, bool(re.search(named, said)), said.count("\n")) == (1, True, 1), said
+    assert left_after(its[MARK], 1) == {}
+    home = Path(its["FIRSTTOKEN_HOME"])
+    assert [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()] == ["run/up.lock"]
+    (found,) = [each for each in started if each[0] is not loser]
+    return ready(found[0]), found[1]
+
+
 def test_up_and_down_and_killed(environment: dict[str, str], tmp_path: Path) -> None:
-    """One platform, twice: each start takes many seconds, so this is one test."""
-    platform = up(environment)
+    """One platform, twice: each start takes many seconds, so this is one test. The first is the first of two at once."""
+    with environment_in(tmp_path / "other") as other:
+        up_and_down_and_killed(*first_of_two(*on_the_same_ports(environment, other)))
+
+
+def up_and_down_and_killed(platform: "subprocess.Popen[str]", environment: dict[str, str]) -> None:
     assert "already up" in firsttoken(environment, "up").stderr
     report = json.loads(firsttoken(environment, "status", "--json").stdout)
     assert (report["pid"], [node["name"] for node in report["nodes"]]) == (platform.pid, ["node-1"])
     all_on_loopback(environment)
 
     down = firsttoken(environment, "down")
-    assert (down.returncode, down.stderr) == (0, f"stopped what ran in {tmp_path / 'home'}\n")
+    assert (down.returncode, down.stderr) == (0, f"stopped what ran in {environment['FIRSTTOKEN_HOME']}\n")
     platform.communicate(timeout=20)
     assert platform.returncode == 0
     assert left_after(environment[MARK], 1) == {}

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 
 from cluster.client import ClusterClient
-from firsttoken.ports import assign_ports
+from firsttoken.ports import assigned_ports
 from firsttoken.settings import Settings, load_settings, write_settings
 from schedules.facts import Rate
 from tests.asking import NO_AUTHORITIES
@@ -36,8 +36,8 @@ def own_settings(home: Path, **environment: str) -> Settings:
     """Settings with free ports, written where components of this home read them."""
     ports = ("FRONTEND__PORT", "PREFECT__PORT", "CLUSTER__SCHEDULER_PORT", "CLUSTER__DASHBOARD_PORT")
     chosen = {f"FIRSTTOKEN_{port}": "0" for port in ports} | {"FIRSTTOKEN_HOME": str(home), **environment}
-    settings = assign_ports(load_settings(environment=chosen))
-    write_settings(settings, settings.run_dir / "settings.json")
+    with assigned_ports(load_settings(environment=chosen)) as settings:
+        write_settings(settings, settings.run_dir / "settings.json")
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
     return settings
 

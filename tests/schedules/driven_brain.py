@@ -98,6 +98,8 @@ class DrivenBrain:
         self._wake_s: float | None = None
         self._on: dict[str, str] = {}
         self.alive: set[str] = set()
+        self.embedded: set[str] = set()
+        """Those that are to have a vector, which comes with their end."""
         for node in nodes:
             self.join(node)
 
@@ -164,6 +166,8 @@ class DrivenBrain:
         """A request arrives; its name."""
         name = name or f"r{next(self._names)}"
         self.alive.add(name)
+        if not tokens[1]:
+            self.embedded.add(name)
         self.tell(events.RequestArrived(name, key, *tokens, self.now_s, deadline_s, more))
         return name
 
@@ -314,13 +318,15 @@ class DrivenBrain:
         return request in self._on and len(self.assigned[request]) == turn
 
     def _give(self, request: str, turn: int, tokens: int) -> None:
-        if self._runs(request, turn):
+        if self._runs(request, turn) and request not in self.embedded:
             self.got_tokens[request] += tokens
             self.tell(events.RequestProgressed(request, self._on[request], tokens))
 
     def _end(self, request: str, turn: int) -> None:
         if self._runs(request, turn):
             self._give(request, turn, self.tokens - self.got_tokens[request])
+            if request in self.embedded:
+                self.tell(events.RequestProgressed(request, self._on[request], 0))
             del self._on[request]
             self.alive.discard(request)
             self.ended[request] = self.now_s

@@ -47,7 +47,7 @@ def test_a_request_that_is_given_no_token_has_waited_for_a_start_all_the_same() 
     driven.tell(events.RequestEnded(request))
     assert [record.ttft_s for record in driven.actions(Record)] == [pytest.approx(1.5)]
     assert replica.used_tokens == len(replica.requests) == 0
-    assert replica.service.load.answer_tokens is None
+    assert replica.service.load.mean_tokens is None
 
 
 def test_who_lost_is_told_with_the_start_and_not_kept_after_it() -> None:

@@ -11,7 +11,7 @@ from schedules.facts import ModelKey, Placement, StagePlan
 from schedules.lifecycle import State
 from schedules.limits import MOVE_AGAIN_S, Limits
 from schedules.load import KEPT, WINDOW_S, Load
-from schedules.moving.consolidation import Outlook, pays, penalty_s, pipeline_s
+from schedules.moving.consolidation import Outlook, Round, pays, penalty_s, pipeline_s
 from schedules.moving.migration import copies, shift_s
 from schedules.moving.plan import Kind, Step
 from schedules.rates import formed
@@ -91,7 +91,7 @@ def test_what_was_given_up_is_not_tried_again_at_once() -> None:
 
 def test_under_a_burst_a_pipeline_becomes_several_whole_replicas_on_different_nodes() -> None:
     driven, _ = _pipeline(requests=40, max_replicas=3, kv_tokens=1 << 20)
-    driven.brain._services[model_named("m").key].load.answered(20_000)
+    driven.brain._services[model_named("m").key].load.over(20_000)
     for name in "cde":
         driven.join(_node(name))
     driven.run(5.0)
@@ -125,23 +125,31 @@ def _placement(*reserved: int) -> Placement:
 
 def test_a_token_is_later_by_its_hops_or_by_what_was_seen() -> None:
     stages = [(50, SPEEDS), (50, SPEEDS)]
-    assert penalty_s(pipeline_s(stages, 0.01, None), 100, SPEEDS) == pytest.approx(0.02)
-    assert penalty_s(pipeline_s(stages, 0.01, 1.5), 100, SPEEDS) == pytest.approx(0.5)
-    assert penalty_s(pipeline_s(stages, 0.0, None), 100, SPEEDS) == pytest.approx(0.0)
+
+    def later_s(hop_s: float, seen_s: float | None, late_s: float | None = None) -> tuple[float, float]:
+        return penalty_s(pipeline_s(stages, hop_s, seen_s, late_s), 100, SPEEDS)
+
+    assert later_s(0.01, None) == pytest.approx((0.02, 0.02))
+    assert later_s(0.01, 1.5) == pytest.approx((0.5, 0.02))
+    assert later_s(0.01, None, late_s=0.3) == pytest.approx((0.02, 0.3))
+    assert later_s(0.01, None, late_s=0.0) == pytest.approx((0.02, 0.0)), "hops that cost nothing, as it was seen"
+    assert later_s(0.0, None) == pytest.approx((0.0, 0.0))
 
 
 def test_it_pays_if_its_tokens_are_later_by_more_than_it_costs() -> None:
     pipeline, whole = _placement(50, 50), _placement(100)
 
-    def why(tokens: float, kept_s: float = 100.0, ready_s: float = 10.0, more: int = 0) -> str:
-        over = _placement(50, 50 + more)
-        return pays(Outlook(tokens, kept_s, 1), 0.01, over if more else pipeline, whole, ready_s, 0.1)
+    def why(tokens: float, kept_s: float = 100.0, ready_s: float = 10.0, more: int = 0, vectors: float = 0.0) -> str:
+        outlook, over = Outlook(tokens, kept_s, 1, vectors), _placement(50, 50 + more)
+        return pays(outlook, Round(0.01, 0.02), over if more else pipeline, whole, ready_s, 0.1)
 
     assert not why(10)
     assert why(100)
     assert not why(100, kept_s=10.0), "it would be whole when nobody is there"
     assert not why(0)
     assert why(0, more=50), "it has memory that a whole one has not"
+    assert not why(0, vectors=10)
+    assert "gives each vector 20.0 ms later: 1.81 s over the 100 that" in why(1, vectors=100)
 
 
 def test_a_kv_cache_is_copied_if_that_is_sooner_than_to_compute_it() -> None:
@@ -170,11 +178,11 @@ def test_arrivals_are_counted_for_a_while_and_a_flood_by_its_speed() -> None:
 
 def test_answers_have_what_they_had_of_late() -> None:
     load = Load()
-    load.answered(0)
-    assert load.answer_tokens is None
-    load.answered(100)
-    load.answered(200)
-    assert load.answer_tokens == pytest.approx(125)
+    load.over(0)
+    assert load.mean_tokens is None
+    load.over(100)
+    load.over(200)
+    assert load.mean_tokens == pytest.approx(125)
 
 
 def test_as_many_replicas_as_what_comes_keeps_busy() -> None:
@@ -199,7 +207,7 @@ def test_a_replica_that_is_kept_busy_gets_another_although_there_is_memory() -> 
     key = driven.know(model_named("m"), wanting(max_replicas=2, kv_tokens=1 << 20))
     driven.ask(key)
     driven.run(2.0)
-    driven.brain._services[key].load.answered(100_000)
+    driven.brain._services[key].load.over(100_000)
     for _ in range(200):
         driven.ask(key)
     driven.run(2.0)

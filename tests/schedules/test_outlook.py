@@ -12,6 +12,7 @@ from schedules.desk.patience import BACK_WITHIN_S
 from schedules.facts import ModelKey
 from schedules.limits import Limits
 from schedules.outlook import Doing, Outlook
+from schedules.requests import PROMPTS_ALONE
 from tests.schedules.driven_brain import SIZE_BYTES, DrivenBrain, model_named, node_named, wanting
 from tests.schedules.models import rates_of
 
@@ -98,6 +99,34 @@ def test_who_comes_to_a_replica_that_is_up_is_answered_and_beyond_its_room_waits
     last = driven.ask(key, tokens=(40, 20))
     outlook = _outlook(driven, last)
     assert (outlook.doing, outlook.cold, outlook.waiting) == (Doing.QUEUED, False, 1)
+
+
+def test_what_is_predicted_of_a_warm_one_is_for_its_prompt_and_all_that_came_with_it() -> None:
+    driven, key = _driven(takes_s=1.0, kv_tokens=1 << 14)
+    driven.ask(key)
+    driven.run(5.0)
+    driven.run_s = 20.0
+    one = driven.ask(key, tokens=(1000, 20))
+    assert _left_s(driven, one) == pytest.approx(1000 * SIZE_BYTES / 1e9)
+    for _ in range(3):
+        driven.ask(key, tokens=(1000, 20), more=True)
+    assert _left_s(driven, one) == pytest.approx(PROMPTS_ALONE * SIZE_BYTES / 1e9), "as many as one step takes"
+    driven.run(0.2)
+    assert _outlook(driven, one).first_s is None, "it has its first token"
+
+
+def test_beside_others_a_warm_one_is_predicted_nothing() -> None:
+    """How long their prompts and tokens hold it up is not known; and who waited in the queue did not go there at once."""
+    driven, key = _driven(takes_s=1.0, kv_tokens=64)
+    driven.ask(key)
+    driven.run(5.0)
+    driven.ask(key, tokens=(20, 10))
+    driven.run(0.5)
+    beside, waits = driven.ask(key, tokens=(20, 10)), driven.ask(key, tokens=(40, 20))
+    assert (_outlook(driven, beside).doing, _outlook(driven, beside).first_s) == (Doing.ANSWERING, None)
+    while _outlook(driven, waits).doing is Doing.QUEUED:
+        driven.run(0.05)
+    assert (_outlook(driven, waits).doing, _outlook(driven, waits).first_s) == (Doing.ANSWERING, None)
 
 
 def test_who_waits_for_room_is_told_why_and_is_promised_nothing() -> None:

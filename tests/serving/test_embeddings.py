@@ -35,6 +35,8 @@ from tests.serving.routed import Routed, routed, until
 from tests.serving.routed import served as served_model
 
 FAST = {"nic": 1e9, "decode": 1e12, "formed": 0.3}
+SLOW = 400e6
+"""At this rate of prefills a token of a prompt takes some 0.15 s."""
 PLAIN = Pooling("mean")
 
 
@@ -72,9 +74,14 @@ class _Served:
 
 @asynccontextmanager
 async def front_end(
-    pooling: Pooling | None = PLAIN, config: dict[str, Any] | None = None, timeout_s: float = 30.0, **more: Any
+    pooling: Pooling | None = PLAIN,
+    config: dict[str, Any] | None = None,
+    timeout_s: float = 30.0,
+    prefill: float | None = None,
+    **more: Any,
 ) -> AsyncIterator[_Served]:
-    async with routed((world_node("a", **FAST),), **more) as now:
+    rates = FAST if prefill is None else {**FAST, "prefill": prefill}
+    async with routed((world_node("a", **rates),), **more) as now:
         app, arrivals = FastAPI(), list[Arrival]()
         preparer = EmbeddingPreparer(_Catalog(_model(pooling, **(config or {}))), now.router)  # type: ignore[arg-type]
         bodies = Bodies(1 << 20, 10.0, {})
@@ -254,6 +261,31 @@ async def test_a_client_that_leaves_and_a_deadline_end_what_was_asked() -> None:
         assert (await there.refused([1]))[0] == 504
         assert [arrival.outcome for arrival in there.arrivals] == ["failed"]
         assert there.now.measured("firsttoken_held_requests") == 0.0
+
+
+async def test_vectors_that_are_computed_are_given_up_when_nobody_waits_for_the_first_of_them() -> None:
+    """They were computed to their end, be it for minutes, for whoever had left by a deadline of its own."""
+    async with front_end(prefill=SLOW) as there:
+        assert (await there.ask([1])).status_code == 200
+        asked = await there.ask([[1] * 40] * 3, {"X-Firsttoken-Deadline-S": "0.5"})
+        assert (asked.status_code, asked.json()["error"]["code"]) == (504, "request_timeout")
+        assert "no vector within 0.5 s, which is as long as the client waits" in asked.json()["error"]["message"]
+        assert there.now.measured("firsttoken_running_requests") == 0.0
+        (group,) = there.now.cluster._groups.values()
+        assert not group._streams
+        assert [arrival.outcome for arrival in there.arrivals] == ["served", "failed"]
+
+
+async def test_a_client_that_leaves_has_its_vectors_given_up_while_they_are_computed() -> None:
+    async with front_end(prefill=SLOW) as there:
+        assert (await there.ask([1])).status_code == 200
+        asking = asyncio.ensure_future(there.ask([[1] * 40] * 3))
+        (group,) = there.now.cluster._groups.values()
+        await until(lambda: len(group._streams) == 3)
+        asking.cancel()
+        await until(lambda: not group._streams)
+        assert there.now.measured("firsttoken_running_requests") == 0.0
+        assert [arrival.outcome for arrival in there.arrivals] == ["served", "cancelled"]
 
 
 async def test_a_group_that_is_lost_is_no_loss() -> None:

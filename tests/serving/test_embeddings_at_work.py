@@ -1,5 +1,7 @@
 """POST /v1/embeddings as OpenAI's own client and plain HTTP see it, over a real cluster and real stages."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,16 @@ import openai
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from benchmarks.moves_operator import KEY, Operator
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.asking import get, post
+from tests.cluster.groups import prompts_of
 from tests.embedders import make_embedder, pooled_by_hand, without_head
+from tests.real_cluster import RealCluster
+from tests.serving.test_failures import replicas
+from tests.serving.test_scheduler_loss import wait_until
 from tests.serving.tokenizers import byte_tokenizer
 from tests.storage_tiers.tokenizers import save_tokenizer
 
@@ -44,6 +51,47 @@ def test_openais_client_gets_what_transformers_gives(api: openai.OpenAI, embedde
         assert np.allclose(row.embedding, expected, rtol=1e-4, atol=1e-5), (
             "which others are in its step is mere rounding"
         )
+
+
+def test_a_pipeline_of_a_model_that_only_makes_vectors_becomes_one_replica_under_its_requests(
+    shared_cluster: RealCluster, embedder: tuple[Checkpoint, Path]
+) -> None:
+    """It stayed a pipeline for ever. Somebody asks all the time, of whom one meets the switch: what it gets is the same."""
+    url = shared_cluster.start_frontend(
+        "consolidating", max_degree=2, keep_alive_s=30.0, consolidate=True, operator_key=KEY
+    )
+    inputs = prompts_of(250, (200, 7, 31, 90))
+    expected = [row / np.linalg.norm(row) for row in pooled_by_hand(embedder[1], inputs, "last")]
+    whole = threading.Event()
+
+    def ask() -> str:
+        """How many stages it found."""
+        answer = post(f"{url}/v1/embeddings", json={"model": "embedder", "input": inputs}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        rows = [each["embedding"] for each in answer.json()["data"]]
+        assert np.allclose(rows, expected, rtol=1e-4, atol=1e-5)
+        return answer.headers["x-firsttoken-degree"]
+
+    def ask_on() -> list[str]:
+        found = list[str]()
+        while not whole.is_set():
+            found.append(ask())
+        return found
+
+    assert [ask() for _ in range(3)] == ["2"] * 3
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask_on) for _ in range(2)]
+        try:
+            wait_until(
+                lambda: [replica["degree"] for replica in replicas(url)] == [1], "the pipeline to be one replica"
+            )
+        finally:
+            whole.set()
+        assert {degree for each in asking for degree in each.result()} >= {"2"}
+    assert ask() == "1"
+    (move,) = Operator(url).moves()
+    assert (move["kind"], move["step"], move["requests"]["shifted"]) == ("consolidate", "done", 0)
+    assert "gives each vector" in move["reason"]
 
 
 def test_the_front_end_tells_of_it(frontend: str, api: openai.OpenAI, embedder: tuple[Checkpoint, Path]) -> None:

@@ -36,6 +36,10 @@ async def _said(now: Routed, tokens: int = 4) -> list[tuple[float, bytes]]:
     return found
 
 
+def _left_s(text: str) -> float:
+    return float(text.partition("first token in about ")[2].partition(" s")[0])
+
+
 def test_a_stream_that_waits_for_a_cold_model_says_so_at_once_and_every_second_with_phase_and_time_left() -> None:
     async def test(now: Routed) -> None:
         *beats, (first_s, token) = await _said(now)
@@ -46,19 +50,20 @@ def test_a_stream_that_waits_for_a_cold_model_says_so_at_once_and_every_second_w
         assert all(text.startswith(": cold start of m: ") and text.endswith("\n\n") for text in texts)
         assert "forming 1 process(es), fetching 0 of 63 MB" in texts[0]
         assert ": fetching 0 of 63 MB" in texts[-1]
-        left_s = [float(text.partition("first token in about ")[2].partition(" s")[0]) for text in texts]
-        assert left_s == pytest.approx([first_s - at_s for at_s, _ in beats], abs=0.3)
+        assert [_left_s(text) for text in texts] == pytest.approx([first_s - at_s for at_s, _ in beats], abs=0.3)
         assert first_s == pytest.approx(FETCHED_S, abs=0.5)
         assert token.startswith(b"data: ")
 
     played(test, world_node("a", **SLOW))
 
 
-def test_a_warm_stream_that_is_silent_for_long_says_that_it_is_computed() -> None:
+def test_a_warm_stream_that_is_silent_for_long_says_that_it_is_computed_and_for_how_long_yet() -> None:
     async def test(now: Routed) -> None:
         await now.answered(MODEL, tokens=1)
-        *beats, _ = await _said(now)
-        assert {event for _, event in beats} == {b": m is computing\n\n"}
+        *beats, (first_s, _) = await _said(now)
+        texts = [event.decode() for _, event in beats]
+        assert all(text.startswith(": m is computing, first token in about ") for text in texts)
+        assert [_left_s(text) for text in texts] == pytest.approx([first_s - at_s for at_s, _ in beats], abs=0.2)
         assert [at_s for at_s, _ in beats] == pytest.approx([0.8 * (i + 1) for i in range(len(beats))])
 
     played(test, world_node("a", formed=0.1, decode=20e6))
@@ -85,11 +90,13 @@ COMPUTING = Outlook(Doing.COMPUTING, True, first_s=BEGUN_S + 4.5)
             Outlook(Doing.QUEUED, waiting=3, first_s=BEGUN_S + 4.0), 1.0,
             "m is busy: 3 request(s) wait for it, first token in about 3.0 s",
         ),
-        (Outlook(Doing.ANSWERING, first_s=BEGUN_S), 9.0, "m is computing"),
+        (Outlook(Doing.ANSWERING, first_s=BEGUN_S + 9.6), 9.0, "m is computing, first token in about 0.6 s"),
+        (Outlook(Doing.ANSWERING, first_s=BEGUN_S), 9.0, "m is computing, 9.0 s later than predicted"),
+        (Outlook(Doing.ANSWERING), 9.0, "m is computing"),
         (Outlook(Doing.SHIFTING), 9.0, "m goes on at another replica"),
         (None, 9.0, "m is at work"),
     ],
-    ids=range(10),
+    ids=range(12),
 )  # fmt: skip
 def test_what_is_told(outlook: Outlook | None, after_s: float, said: str) -> None:
     assert told("m", outlook, BEGUN_S + after_s) == said
