@@ -6,6 +6,7 @@ from functools import cache
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from cluster.wire.requests import GRAMMAR_CHARACTERS
 from serving.structure.formats import PLAIN, CallFormat
 from serving.structure.grammars import SpecialOf, grammar_of
 from serving.structure.wanted import Form, Wanted
@@ -40,7 +41,12 @@ def checked_grammar(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> 
     """The grammar of what is wanted, over the tokens that `special_of` knows. Unusable if it cannot be kept to."""
     reason = _fault(wanted, form, lambda literal: None if special_of(literal) is None else _SPECIAL)
     if reason is None:
-        return grammar_of(wanted, form, special_of)
+        grammar = grammar_of(wanted, form, special_of)
+        if len(grammar) <= GRAMMAR_CHARACTERS:
+            return grammar
+        reason = (
+            f"written as a grammar it has {len(grammar)} letters, more than the {GRAMMAR_CHARACTERS} that one may have"
+        )
     parts = list(_parts(wanted))
     for part, param in parts:
         if (of_part := _fault(part, PLAIN, lambda _literal: None)) is not None:

@@ -182,6 +182,11 @@ def test_arguments_are_always_an_object() -> None:
         ),
         (Wanted(Form("json", {"const": "\ud800"}, True, "a")), "a", ""),
         (Wanted(Form("regex", "(", True, "r")), "r", "regex parse error: unclosed group"),
+        (
+            Wanted(Form("choice", [f"{i:04}" + "x" * 1020 for i in range(1024)], True, "c")),
+            "c",
+            "letters, more than the 262144",
+        ),
         (Wanted(Form("grammar", "start: nowhere", True, "g")), "g", 'unknown name: "nowhere"'),
         (Wanted(Form("grammar", "start: <|im_end|>", True, "g")), "g", "it cannot be read"),
         (Wanted(Form("grammar", "%%", True, "g")), "g", "Expected name"),
