@@ -29,6 +29,7 @@ FRESH_S = 5.0
 BAD_ROOT_S = 1.0
 """A root that cannot be read is not read again sooner: that may take long, and keeps the interpreter busy."""
 KEPT_MODELS = 256
+_SHOWN_LETTERS = 200
 HEAD_START_S = 0.02
 """Reading what answers are decoded with keeps a process and the interpreter busy: prompts and orders that wait go first."""
 
@@ -139,7 +140,7 @@ class Catalog:
         try:
             return await asyncio.shield(opening.ready)
         except Missing as error:
-            raise ModelNotFound(f"The model '{name}' does not exist", "model") from error
+            raise ModelNotFound(f"The model '{name[:_SHOWN_LETTERS]}' does not exist", "model") from error
         except Corrupt as error:
             raise ModelDamaged(f"The model '{name}' cannot be served: {error}", "model") from error
         except StorageError as error:

@@ -2,10 +2,8 @@
 
 import math
 
-from cluster.wire.requests import Sampling, Submit
+from cluster.wire.requests import GRAMMAR_CHARACTERS, Sampling, Submit
 
-GRAMMAR_CHARACTERS = 256 << 10
-"""Of a grammar at most; so many take a second or two to compile."""
 _RANGES = {
     "temperature": (0.0, math.inf),
     "top_p": (0.0, 1.0),

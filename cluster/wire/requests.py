@@ -34,6 +34,10 @@ MOST_WORDS = 4
 """Of a connection so many vocabularies' words are known to the group at once: the last that it was told."""
 
 
+GRAMMAR_CHARACTERS = 256 << 10
+"""Of a grammar at most; so many take a second or two to compile."""
+
+
 @dataclass(frozen=True)
 class Words:
     """What each token of a vocabulary adds to a text, by its number: bytes, none where it is never text. `ends` are those

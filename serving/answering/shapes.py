@@ -79,7 +79,8 @@ class _Choices:
         choice = {"index": delta.choice, "finish_reason": delta.finish, "logprobs": logprobs, **said}
         if request.with_token_ids:
             choice["token_ids"] = list(delta.tokens)
-        return event({**_head(request, self.chunk), "choices": [choice]})
+        later = {"usage": None} if request.with_usage else {}
+        return event({**_head(request, self.chunk), "choices": [choice], **later})
 
     def _answer(self, answer: Answered) -> dict[str, Any]:
         raise NotImplementedError

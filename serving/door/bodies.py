@@ -49,6 +49,9 @@ class Bodies:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):  # a web page can send others unasked
             raise BadRequest("the body is not a JSON object: send one, with Content-Type: application/json")
+        coding = request.headers.get("content-encoding", "identity")
+        if coding.strip().lower() != "identity":
+            raise BadRequest(f"the body is not a JSON object: send it as it is, not as {coding[:_SHOWN_LETTERS]}")
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._max_bytes:
             raise self._too_large()

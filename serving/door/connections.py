@@ -6,8 +6,11 @@ headers, and for a client to take its answer.
 
 import asyncio
 import resource
+import sys
 from typing import Any
 
+from starlette.datastructures import Headers
+from starlette.types import Message, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 MAX_HEADER_BYTES = 1 << 16
@@ -77,6 +80,12 @@ class _Patient(asyncio.Protocol):
         elif self._due is None:
             self._wait()
 
+    def on_headers_complete(self) -> None:
+        """A request's headers are there: httptools says so, by whose protocol clients of HTTP/1.0 would get chunks."""
+        super().on_headers_complete()  # type: ignore[misc]
+        if self.cycle is not None and self.cycle.scope["http_version"] == "1.0":
+            self.cycle.send = _until_closed(self.cycle)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._resume()
@@ -119,6 +128,24 @@ class _Patient(asyncio.Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+
+def _until_closed(cycle: Any) -> Send:
+    """What sends an answer of a length that nobody knows to a client of HTTP/1.0: it ends with the connection, as all do."""
+    send = cycle.send
+    streamed = False
+
+    async def sending(message: Message) -> None:
+        nonlocal streamed
+        if message["type"] == "http.response.start":
+            streamed = "content-length" not in Headers(raw=message.get("headers", ()))
+            if streamed:
+                cycle.chunked_encoding = False
+        elif streamed:
+            cycle.expected_content_length = sys.maxsize if message.get("more_body") else len(message.get("body", b""))
+        await send(message)
+
+    return sending
 
 
 def _drop_longest_waiting(connections: Any) -> None:

@@ -1,8 +1,10 @@
 """What HTTP asks of every path: HEAD where there is GET, and OPTIONS, which says what there is."""
 
 from collections.abc import Iterable
-from typing import Any
+from contextlib import suppress
 
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,7 +22,7 @@ class Methods:
         if scope["type"] != "http" or scope["method"] not in ("HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
         elif scope["method"] == "HEAD":
-            await self._app({**scope, "method": "GET"}, receive, _without_body(send))
+            await _head(self._app, {**scope, "method": "GET"}, receive, send)
         elif allowed := [method for method in _ASKED if self._takes(scope, method)]:
             headers = {"Allow": ", ".join([*allowed, "OPTIONS"])}
             await Response(status_code=204, headers=headers)(scope, receive, send)
@@ -32,8 +34,14 @@ class Methods:
         return any(route.matches(asked)[0] is Match.FULL for route in self._routes)
 
 
-def _without_body(send: Send) -> Any:
+async def _head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """What `app` answers, without a body. A stream, which may have no end, is not begun: its client has left, as it seems."""
+
     async def sending(message: Message) -> None:
         await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+        if message["type"] == "http.response.start" and "content-length" not in Headers(raw=message["headers"]):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            raise ClientDisconnect
 
-    return sending
+    with suppress(ClientDisconnect):
+        await app(scope, receive, sending)

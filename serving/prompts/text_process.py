@@ -2,6 +2,8 @@
 
 import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from serving.prompts.questions import (
@@ -24,8 +26,9 @@ from serving.structure.wanted import Wanted
 
 _LOAD_BYTES = 1 << 30
 _WORK_BYTES = 512 << 20
+_GRAMMAR_BYTES = 64 << 20
 """What its memory may grow by: while it reads its tokenizer (one of 256,000 tokens takes about 0.3 GB) and, from there on,
-for a request (a million letters take about 0.15 GB)."""
+for a request (a million letters take about 0.15 GB); for a grammar, which a stage keeps with some others, less."""
 
 
 def answer(sock: socket.socket) -> None:
@@ -56,7 +59,8 @@ def _answer(sock: socket.socket, tokenizer: PromptTokenizer, request: Request) -
                 sock.sendall(frame(Rendered()))
                 return Encoded((tokenizer.encode(text, context_tokens, special=False).tobytes(),))
             case Constrain(wanted, chat_template):
-                return tokenizer.constrain(Wanted.read(wanted), chat_template)
+                with _held_to(_GRAMMAR_BYTES):
+                    return tokenizer.constrain(Wanted.read(wanted), chat_template)
             case Export():
                 return tokenizer.export()
             case _:
@@ -73,3 +77,14 @@ def _limit(more_bytes: int) -> None:
     used_kib = next(int(line.split()[1]) for line in lines if line.startswith("VmData:"))
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, ((used_kib << 10) + more_bytes, hard))
+
+
+@contextmanager
+def _held_to(more_bytes: int) -> Iterator[None]:
+    """Let it grow by so much, and then as before."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    _limit(more_bytes)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

@@ -32,7 +32,8 @@ _SENTENCES = {
     "string_too_short": "it has fewer letters than {min_length}",
     "string_pattern_mismatch": "it does not match {pattern}",
     "literal_error": "it is not {expected}",
-    "prompt_kind": "a prompt is a text, a list of texts, tokens, or a list of lists of tokens",
+    "none_required": "it is not supported: leave it out",
+    "prompt_kind": "it is not a text, a list of texts, tokens, or a list of lists of tokens",
 }
 _OTHERWISE = "it is not of the kind that is taken here"
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -33,15 +34,18 @@ RESERVED = frozenset(
 """What a template gets from elsewhere, or what would not reach it: nothing that `chat_template_kwargs` may name."""
 
 
-def _plain(value: Any) -> Any:
-    """What goes to a text process as it is: nothing in it may be a number of more than 64 bits."""
+def plain(value: Any) -> Any:
+    """What goes to a text process, or back to the client, as it is: no number in it may have more than 64 bits, or be
+    infinite, as 1e999 is read."""
     if isinstance(value, dict):
         for part in value.values():
-            _plain(part)
+            plain(part)
     elif isinstance(value, list):
         for part in value:
-            _plain(part)
-    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+            plain(part)
+    elif (isinstance(value, int) and not -(2**63) <= value < 2**64) or (
+        isinstance(value, float) and not isfinite(value)
+    ):
         raise ValueError("it holds a number beyond all bounds")
     return value
 
@@ -53,7 +57,7 @@ def _none_reserved(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-TemplateObject = Annotated[dict[str, Any], AfterValidator(_plain)]
+TemplateObject = Annotated[dict[str, Any], AfterValidator(plain)]
 TemplateArguments = Annotated[TemplateObject, AfterValidator(_none_reserved)]
 
 

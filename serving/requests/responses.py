@@ -1,6 +1,7 @@
 """POST /v1/responses in its plain form: it is turned into the chat that it asks for, and answered as one."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -15,18 +16,21 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from serving.requests.complaints import refusal
 from serving.requests.conversation import MAX_NAME_LETTERS, MAX_PARTS, TemplateObject
 from serving.requests.sampling_defaults import Sampled
 from serving.requests.schemas import MAX_IGNORED_LETTERS, MAX_MESSAGES, MAX_TOOLS, ChatRequest, Count
-from serving.requests.unsupported import refuse_used
+from serving.requests.unsupported import CHAT, INSTEAD, refuse_used
 
 MAX_METADATA, MAX_METADATA_LETTERS = 16, 512
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "background": (False,), "conversation": (), "include": ([],), "prompt": (), "truncation": ("disabled",),
     "top_logprobs": (0,), "moderation": (), "context_management": ([],), "input_transformations": ([],), "image": (),
 }  # fmt: skip
+_TAKEN_UNUSED = ("stream_options",)
+"""Fields of the chat of which there is nothing to say here."""
 _RENAMED = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
@@ -34,7 +38,8 @@ _RENAMED = {
     "reasoning_effort": "reasoning.effort",
 }
 """What fields of the chat are called here."""
-_INNER = {"tools": "function", "tool_choice": "function", "response_format": "json_schema"}
+_INSTEAD = {**INSTEAD, **_RENAMED, "max_tokens": "max_output_tokens", "guided_json": "text.format"}
+_INNER = {"tools": ("function",), "tool_choice": ("function", "allowed_tools"), "response_format": ("json_schema",)}
 
 
 class InputPart(BaseModel):
@@ -50,6 +55,9 @@ class InputPart(BaseModel):
         kind = data.get("type") if isinstance(data, dict) else None
         if isinstance(kind, str) and kind not in ("input_text", "output_text", "text", "refusal"):
             raise ValueError(f"parts of the type {kind[:64]} are not supported: a part is a text")
+        said = "refusal" if kind == "refusal" else "text"
+        if isinstance(kind, str) and said not in data:
+            raise ValueError(f"a part of the type {kind} needs a {said}")
         return data
 
     def chat(self) -> dict[str, str]:
@@ -61,23 +69,23 @@ class InputPart(BaseModel):
         )
 
 
+Said = Annotated[
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[InputPart], Field(max_length=MAX_PARTS, fail_fast=True), Tag("<parts>")],
+    Discriminator(lambda value: "<parts>" if isinstance(value, list) else "<text>"),
+]
+
+
 class InputItem(BaseModel):
     """A message, a function's call that the model made, or what came of one."""
 
     type: Literal["message", "function_call", "function_call_output"] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: (
-        Annotated[
-            Annotated[str, Tag("<text>")]
-            | Annotated[list[InputPart], Field(max_length=MAX_PARTS, fail_fast=True), Tag("<parts>")],
-            Discriminator(lambda value: "<parts>" if isinstance(value, list) else "<text>"),
-        ]
-        | None
-    ) = None
+    content: Said | None = None
     call_id: str | None = Field(None, max_length=MAX_NAME_LETTERS)
     name: str | None = Field(None, max_length=MAX_NAME_LETTERS)
     arguments: str | None = None
-    output: str | None = None
+    output: Said | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -102,12 +110,15 @@ class InputItem(BaseModel):
     def chat(self) -> dict[str, Any]:
         """As a message of a chat."""
         if self.type == "function_call_output":
-            return {"role": "tool", "tool_call_id": self.call_id, "content": self.output}
+            return {"role": "tool", "tool_call_id": self.call_id, "content": _chat_content(self.output)}
         if self.type == "function_call":
             function = {"name": self.name, "arguments": self.arguments}
             return {"role": "assistant", "tool_calls": [{"id": self.call_id, "type": "function", "function": function}]}
-        content = self.content if isinstance(self.content, str) else [part.chat() for part in self.content or ()]
-        return {"role": self.role, "content": content}
+        return {"role": self.role, "content": _chat_content(self.content)}
+
+
+def _chat_content(said: str | list[InputPart] | None) -> str | list[dict[str, str]]:
+    return said if isinstance(said, str) else [part.chat() for part in said or ()]
 
 
 class Reasoning(BaseModel):
@@ -150,7 +161,13 @@ class ResponsesRequest(Sampled):
     text: TextConfig = Field(default_factory=TextConfig)
     reasoning: Reasoning = Field(default_factory=Reasoning)
     tools: Annotated[list[TemplateObject], Field(max_length=MAX_TOOLS)] = Field(default_factory=list)
-    tool_choice: str | TemplateObject | None = None
+    tool_choice: (
+        Annotated[
+            Annotated[str, Tag("<word>")] | Annotated[TemplateObject, Tag("<object>")],
+            Discriminator(lambda value: "<object>" if isinstance(value, dict) else "<word>"),
+        ]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     metadata: (
         Annotated[
@@ -184,7 +201,7 @@ class ResponsesRequest(Sampled):
         if isinstance(data, dict) and data.get("previous_response_id") is not None:
             sentence = "answers are not kept here: send what was said before again, as items of input"
             raise refusal("previous_response_id", sentence)
-        return refuse_used(data, _NEUTRAL)
+        return refuse_used(refuse_used(data, _NEUTRAL), _of_chat_alone(), _INSTEAD)
 
     def chat(self, context: Mapping[str, Any]) -> ChatRequest:
         """The chat that is asked for; RequestValidationError, with fields called as here, if there can be none such."""
@@ -233,6 +250,19 @@ class ResponsesRequest(Sampled):
         }
 
 
+@cache
+def _of_chat_alone() -> Mapping[str, tuple[Any, ...]]:
+    """What the chat takes and this does not, by the values that ask for nothing there."""
+    others = {**CHAT, **{name: _neutral(field) for name, field in ChatRequest.model_fields.items()}}
+    ours = {*ResponsesRequest.model_fields, *_TAKEN_UNUSED}
+    return {name: neutral for name, neutral in others.items() if name not in ours}
+
+
+def _neutral(field: FieldInfo) -> tuple[Any, ...]:
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    return (default, int(default)) if type(default) is float else (default,)
+
+
 def renamed(param: str | None) -> str | None:
     """What a field of the chat is called here, as in tools.0.name."""
     return ".".join(map(str, _place(param.split(".")))) if param else param
@@ -241,7 +271,7 @@ def renamed(param: str | None) -> str | None:
 def _place(chat: Sequence[str | int]) -> list[str | int]:
     """Where a field of the chat is here: what chat has in an object of its own stands beside its type."""
     first, *rest = chat
-    return [_RENAMED.get(str(first), first), *(part for part in rest if part != _INNER.get(str(first)))]
+    return [_RENAMED.get(str(first), first), *(part for part in rest if part not in _INNER.get(str(first), ()))]
 
 
 def _renamed(error: dict[str, Any]) -> dict[str, Any]:
@@ -277,6 +307,12 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tool_choice(said: Any) -> Any:
-    if isinstance(said, dict) and said.get("type") == "function":
-        return {"type": "function", "function": {"name": said.get("name")}}
+    match said:
+        case {"type": "function"}:
+            return {"type": "function", "function": {name: part for name, part in said.items() if name != "type"}}
+        case {"type": "allowed_tools", **allowed}:
+            tools = allowed.get("tools")
+            if isinstance(tools, list):
+                allowed["tools"] = [_tool_choice(tool) for tool in tools]
+            return {"type": "allowed_tools", "allowed_tools": allowed}
     return said

@@ -304,7 +304,8 @@ def _kind_of_prompt(value: Any) -> str | None:
     return "<texts>" if isinstance(first, str) else "<lists of tokens>" if isinstance(first, list) else "<tokens>"
 
 
-_Tokens = Annotated[list[int], Field(fail_fast=True)]
+_Token = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+_Tokens = Annotated[list[_Token], Field(fail_fast=True)]
 Prompt = Annotated[
     Annotated[str, Tag("<text>")]
     | Annotated[list[str], Field(fail_fast=True), Tag("<texts>")]
@@ -313,7 +314,7 @@ Prompt = Annotated[
     Discriminator(
         _kind_of_prompt,
         custom_error_type="prompt_kind",
-        custom_error_message="a prompt is a text, a list of texts, tokens, or a list of lists of tokens",
+        custom_error_message="it is not a text, a list of texts, tokens, or a list of lists of tokens",
     ),
 ]
 

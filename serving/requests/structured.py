@@ -4,10 +4,12 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
+import jiter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from serving.requests.complaints import refusal
-from serving.requests.conversation import TemplateObject
+from serving.requests.conversation import TemplateObject, plain
+from serving.requests.unsupported import STRUCTURED, refuse_used
 from serving.structure.wanted import Form, Tool
 
 MAX_TOOLS = 128
@@ -28,22 +30,19 @@ def _short(value: dict[str, Any]) -> dict[str, Any]:
 
 def letters_of(schema: Any) -> int:
     """How long it is in JSON."""
-    try:
-        return len(json.dumps(schema))
-    except (RecursionError, ValueError) as error:
-        raise ValueError("it is nested too deeply") from error
+    return len(json.dumps(schema))
 
 
 def schema_of(value: Any) -> Any:
-    """A schema that may also have come as its JSON."""
+    """A schema that may also have come as its JSON, which is read as bodies are: nothing in it is nested by hundreds."""
     if not isinstance(value, str):
         return value
     if len(value) > MAX_SCHEMA_LETTERS:
         raise ValueError(f"it has more than {MAX_SCHEMA_LETTERS} letters")
     try:
-        return json.loads(value)
-    except (RecursionError, ValueError) as error:
-        raise ValueError("it is no JSON") from error
+        return jiter.from_json(value.encode(), allow_inf_nan=False, cache_mode="none", catch_duplicate_keys=True)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON that is taken: {error}") from error
 
 
 Name = Annotated[str, Field(pattern=_NAME)]
@@ -55,10 +54,22 @@ Chosen = Annotated[
 ]
 
 
-class Function(BaseModel):
-    """A function that may be called; its arguments are an object by `parameters`, an empty one if they are missing."""
+class _Told(BaseModel):
+    """What else is said of it is for the chat template."""
 
     model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        for field, value in data.items() if isinstance(data, dict) else ():
+            if field not in cls.model_fields:
+                plain(value)
+        return data
+
+
+class Function(_Told):
+    """A function that may be called; its arguments are an object by `parameters`, an empty one if they are missing."""
 
     name: Name
     description: str | None = Field(None, max_length=MAX_DESCRIPTION_LETTERS)
@@ -73,10 +84,8 @@ class Function(BaseModel):
         return value
 
 
-class FunctionTool(BaseModel):
-    """A tool; only functions are taken. What else is said of it is for the chat template."""
-
-    model_config = ConfigDict(extra="allow")
+class FunctionTool(_Told):
+    """A tool; only functions are taken."""
 
     type: Literal["function"]
     function: Function
@@ -134,6 +143,15 @@ class ResponseFormat(BaseModel):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _schema_in_its_place(cls, data: Any) -> Any:
+        """Others take one beside the other types, and an answer would not keep to it here."""
+        for field in ("schema", "json_schema") if isinstance(data, dict) else ():
+            if data.get(field) is not None and (field == "schema" or data.get("type") in ("text", "json_object")):
+                raise refusal(field, "a schema is taken where type is json_schema alone")
+        return data
+
     @model_validator(mode="after")
     def _with_schema(self) -> Self:
         if self.type == "json_schema" and self.json_schema is None:
@@ -159,6 +177,11 @@ class StructuredOutputs(BaseModel):
     choice: Chosen | None = None
     grammar: Pattern | None = None
     json_object: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _supported(cls, data: Any) -> Any:
+        return refuse_used(data, STRUCTURED)
 
     @field_validator("json_", mode="before")
     @classmethod

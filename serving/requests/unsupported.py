@@ -19,21 +19,30 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 CHAT: Mapping[str, tuple[Any, ...]] = {
     **_NEUTRAL, "functions": ([],), "function_call": ("none", "auto"), "audio": (), "modalities": (["text"],),
     "prediction": (), "web_search_options": (), "verbosity": ("medium",), "echo": (False,), "best_of": (1,),
-    "mm_processor_kwargs": ({},),
+    "mm_processor_kwargs": ({},), "max_output_tokens": (), "instructions": ("",),
 }  # fmt: skip
-COMPLETION: Mapping[str, tuple[Any, ...]] = {**_NEUTRAL, "suffix": ("",)}
-"""By field, the values that ask for nothing; null never does."""
-_INSTEAD = {
+COMPLETION: Mapping[str, tuple[Any, ...]] = {
+    **_NEUTRAL, "suffix": ("",), "max_completion_tokens": (), "max_output_tokens": (), "messages": ([],), "tools": ([],),
+    "tool_choice": ("none", "auto"),
+}  # fmt: skip
+STRUCTURED: Mapping[str, tuple[Any, ...]] = {
+    "structural_tag": (), "whitespace_pattern": (), "disable_any_whitespace": (False,),
+    "disable_additional_properties": (False,),
+}  # fmt: skip
+"""By field, the values that ask for nothing; null never does. Among them what our other routes have."""
+INSTEAD: Mapping[str, str] = {
     "functions": "tools", "function_call": "tool_choice", "json_schema": "response_format",
-    "regex": "structured_outputs", "grammar": "structured_outputs",
+    "regex": "structured_outputs", "grammar": "structured_outputs", "max_output_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens", "instructions": "a message of the system", "messages": "/v1/chat/completions",
+    "tools": "/v1/chat/completions", "tool_choice": "/v1/chat/completions",
 }  # fmt: skip
 
 
-def refuse_used(data: Any, unsupported: Mapping[str, tuple[Any, ...]]) -> Any:
-    """`data`, unless it is an object that uses an unsupported field."""
+def refuse_used(data: Any, unsupported: Mapping[str, tuple[Any, ...]], instead: Mapping[str, str] = INSTEAD) -> Any:
+    """`data`, unless it is an object that uses an unsupported field; told is what there is `instead`."""
     for field, neutral in unsupported.items() if isinstance(data, dict) else ():
         value = data.get(field)
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
-            instead = f": use {_INSTEAD[field]}" if field in _INSTEAD else ""
-            raise refusal(field, f"{field} is not supported{instead}")
+            use = f": use {instead[field]}" if field in instead else ""
+            raise refusal(field, f"{field} is not supported{use}")
     return data

@@ -6,6 +6,7 @@ from functools import cache
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from cluster.wire.requests import GRAMMAR_CHARACTERS
 from serving.structure.formats import CallFormat
 from serving.structure.grammars import grammar_of
 from serving.structure.values import SpecialOf
@@ -24,6 +25,8 @@ LIMITS = LLParserLimits(
 """None is wider than where tokens are chosen: what is tried here is not refused there for its size."""
 _REASON_LETTERS = 300
 _NOT_SAID = re.compile(r"^(at \d+\(\d+\): )?(failed to compile JSON schema: )?")
+_POINTED_AT = re.compile(r"^error: (.+)$", re.MULTILINE)
+_NOTHING, _NOTHING_SAID = "NoExtensionBias", "nothing can be written that keeps to it"
 _SPECIAL, _END = 256, 257
 
 
@@ -43,7 +46,12 @@ def checked_grammar(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> 
 
     reason = _fault(wanted, form, known)
     if reason is None:
-        return grammar_of(wanted, form, special_of)
+        grammar = grammar_of(wanted, form, special_of)
+        if len(grammar) <= GRAMMAR_CHARACTERS:
+            return grammar
+        reason = (
+            f"written as a grammar it has {len(grammar)} letters, more than the {GRAMMAR_CHARACTERS} that one may have"
+        )
     parts = list(_parts(wanted))
     for part, param in parts:
         if (of_part := _fault(part, form, known)) is not None:
@@ -66,7 +74,7 @@ def _fault(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str | Non
         return _sentence(str(error))
     matcher = LLMatcher(_letters(), grammar, log_level=0, limits=LIMITS)
     if not matcher.is_error() and not any(matcher.compute_bitmask()):
-        return "nothing can be written that keeps to it"
+        return _NOTHING_SAID
     return _sentence(matcher.get_error()) if matcher.is_error() else None
 
 
@@ -87,8 +95,13 @@ class _Letters:
 
 
 def _sentence(reason: str) -> str:
-    """Of what the library says the first line, without the place in a grammar that nobody has seen."""
+    """Of what the library says the first line, without the place in a grammar that nobody has seen; and why, if that stands
+    below a pattern."""
     first = next(filter(None, map(str.strip, reason.splitlines())), "")
     if not first or first.startswith("panic"):
         return "it cannot be read"
+    if first == _NOTHING:
+        return _NOTHING_SAID
+    if first.endswith(":") and (why := _POINTED_AT.search(reason)) is not None:
+        first = f"{first} {why[1]}"
     return _NOT_SAID.sub("", first)[:_REASON_LETTERS].encode(errors="replace").decode()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cluster.client import ClusterClient
 from cluster.errors import NoToken, Refused
-from cluster.stage.admission import GRAMMAR_CHARACTERS, find_fault
+from cluster.stage.admission import find_fault
 from cluster.stage.choosing.sampling import Sampler
-from cluster.wire.requests import Grammar, Sampling, Submit
+from cluster.wire.requests import GRAMMAR_CHARACTERS, Grammar, Sampling, Submit
 from storage_tiers.model_store import ModelStore
 from storage_tiers.publishing.publish import publish
 from tests.cluster.groups import form, generate

@@ -33,6 +33,7 @@ def test_a_stream_says_the_same_as_the_whole_answer(api: openai.OpenAI, smollm2:
     assert text == whole.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage == whole.usage
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
 
 
 def test_greedy_text_is_what_transformers_generates(

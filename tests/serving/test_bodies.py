@@ -1,6 +1,7 @@
 """What a body may be, over real sockets: how large, how slow, and which JSON."""
 
 import asyncio
+import gzip
 import json
 import tracemalloc
 from typing import Any
@@ -113,6 +114,15 @@ async def test_what_does_not_say_that_it_is_json_is_refused(kind: str | None) ->
         answer = await client.post("/v1", content=b'{"model": "m", "prompt": "hi"}', headers=headers)
     assert answer.status_code == 400
     assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
+async def test_a_body_that_is_compressed_is_refused_as_such() -> None:
+    """It was told that a value is expected at line 1."""
+    async with _Echo().client() as client:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        answer = await client.post("/v1", content=gzip.compress(b'{"model": "m", "prompt": "hi"}'), headers=headers)
+    assert answer.status_code == 400
+    assert "send it as it is, not as gzip" in answer.json()["error"]["message"]
 
 
 _HEAD = b'{"model": "m", "prompt": "hi", '

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from serving.door.bodies import validated
+from serving.embedding.schemas import EmbeddingRequest
 from serving.errors import BadRequest
 from serving.requests.complaints import complaint
 from serving.requests.conversation import Message
+from serving.requests.responses import ResponsesRequest
 from serving.requests.schemas import MAX_CHOICES, ChatRequest, CompletionRequest
 from serving.requests.unsupported import CHAT, COMPLETION
 
@@ -23,9 +25,12 @@ _NOT_OURS = re.compile(
 _HI = {"role": "user", "content": "hi"}
 _CHAT = {"model": "m", "messages": [_HI]}
 _COMPLETION = {"model": "m", "prompt": "hi"}
+_ANOTHER = {"model": "m", "input": "hi"}
 _FIELDS = sorted(
     [(ChatRequest, field) for field in ChatRequest.model_fields.keys() | CHAT.keys()]
-    + [(CompletionRequest, field) for field in CompletionRequest.model_fields.keys() | COMPLETION.keys()],
+    + [(CompletionRequest, field) for field in CompletionRequest.model_fields.keys() | COMPLETION.keys()]
+    + [(ResponsesRequest, field) for field in ResponsesRequest.model_fields]
+    + [(EmbeddingRequest, field) for field in EmbeddingRequest.model_fields],
     key=lambda each: (each[0].__name__, each[1]),
 )
 _SCALARS = (
@@ -44,7 +49,9 @@ _JSON = st.recursive(
 def refused(kind: type[BaseModel], body: Any) -> BadRequest | None:
     """What is told of the body, None if it is taken."""
     try:
-        validated(body, kind, {MAX_CHOICES: 128})
+        taken = validated(body, kind, {MAX_CHOICES: 128})
+        if isinstance(taken, ResponsesRequest):
+            taken.chat({})
     except RequestValidationError as error:
         return complaint(error.errors()[0])
     return None
@@ -67,7 +74,7 @@ def test_every_field_that_is_refused_is_named_in_a_sentence_of_ours(
 ) -> None:
     """Clients were told of `messages.0.content.str` that 'Input should be a valid string', and of a field that is not
     supported without its `param`."""
-    body = {**(_CHAT if kind is ChatRequest else _COMPLETION), field: value}
+    body = {**{ChatRequest: _CHAT, CompletionRequest: _COMPLETION}.get(kind, _ANOTHER), field: value}
     check(refused(kind, body), field)
 
 

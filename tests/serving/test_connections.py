@@ -36,6 +36,14 @@ def _app() -> FastAPI:
         await asyncio.sleep(0.6)
         return {"bytes": len(await request.body())}
 
+    @app.get("/rows")
+    async def rows() -> StreamingResponse:
+        async def letters() -> AsyncIterator[bytes]:
+            for letter in (b"a", b"b", b""):
+                yield letter
+
+        return StreamingResponse(letters())
+
     @app.get("/endless")
     async def endless() -> StreamingResponse:
         async def letters() -> AsyncIterator[bytes]:
@@ -95,6 +103,16 @@ async def test_a_request_may_take_its_time_once_it_is_asked_and_the_connection_l
         writer.write(GET + GET)
         for _ in range(2):
             assert (await reader.readuntil(b"}")).endswith(b'{"hello":"world"}')
+
+
+async def test_a_client_of_http_1_0_gets_no_chunks(protocol: Any) -> None:
+    """It read the lengths of chunks as a part of its stream."""
+    async with served(_app(), protocol=protocol) as port:
+        for path, body in ((b"rows", b"ab"), (b"hello", b'{"hello":"world"}')):
+            async with connection(port) as (reader, writer):
+                writer.write(b"GET /" + path + b" HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+                head, _, rest = (await ended(reader)).partition(b"\r\n\r\n")
+                assert (rest, b"transfer-encoding" in head.lower()) == (body, False)
 
 
 async def test_what_follows_an_answered_request_has_to_come_in_time_too(protocol: Any) -> None:

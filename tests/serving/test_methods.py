@@ -1,5 +1,6 @@
 """HEAD and OPTIONS, and pages of other origins: what browsers and load balancers ask before anything else."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -7,8 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 
 from serving.app import create_app
+from serving.door.methods import Methods
+from serving.door.unexpected import Guard
 from tests.serving.local_server import served
 from tests.told import frontend_config
 
@@ -44,6 +49,26 @@ async def test_head_is_answered_as_get_without_a_body(client: Client) -> None:
             assert (head.status_code, head.content) == (get.status_code, b"") == (status, b"")
             assert head.headers["content-type"] == get.headers["content-type"]
         assert (await asking.head("/v1/completions")).status_code == 405
+
+
+async def test_a_stream_is_not_begun_for_who_asks_what_its_headers_are() -> None:
+    """/v1/notices has no end: HEAD waited for it, and who asked was told of moves that others should carry out."""
+    begun = list[bool]()
+
+    async def rows() -> AsyncIterator[bytes]:
+        begun.append(True)
+        while True:
+            yield b""
+            await asyncio.sleep(0.01)
+
+    app = FastAPI()
+    app.add_api_route("/rows", lambda: StreamingResponse(rows(), media_type="application/x-ndjson"))
+    app.add_middleware(Guard)
+    app.add_middleware(Methods, routes=app.routes)
+    async with served(app) as port, httpx.AsyncClient(timeout=5) as asking:
+        answer = await asking.head(f"http://127.0.0.1:{port}/rows")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+        assert begun == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from serving.errors import BadRequest, ContextTooLong, Overloaded, Unavailable
 from serving.prompts import processes
 from serving.prompts.processes import TextProcesses
+from serving.structure.wanted import Form, Wanted
 from serving.text import ModelText
 from tests.serving.tokenizers import CHATML, byte_files, byte_tokenizer, files_of
 
@@ -125,6 +126,19 @@ async def test_a_template_that_takes_all_memory_does_not_get_it(texts: TextProce
     text = await opened(texts, "grows", byte_files(chat_template=GROWS))
     with pytest.raises(BadRequest, match=r"MemoryError|more memory"):
         await chat(text)
+
+
+async def test_a_grammar_that_takes_much_memory_is_not_made(texts: TextProcesses) -> None:
+    """A stage keeps sixteen of them: of some 100 MB each they took a node's memory, which nobody had reserved."""
+    text = await opened(texts, "heavy")
+    for multiple, made in ((7, True), (300_007, False), (11, True)):
+        form = Form("json", {"type": "integer", "multipleOf": multiple}, True, "guided_json")
+        if made:
+            assert "multipleOf" in (await text.constrain(Wanted(form), None)).grammar
+            continue
+        with pytest.raises(BadRequest, match="more memory") as refused:
+            await text.constrain(Wanted(form), None)
+        assert refused.value.param == "guided_json"
 
 
 @pytest.mark.parametrize("template", ["{{ '\\ud800' }}", "{{ 1 / 0 }}", "{{ messages[9].content.x }}", "{% for %}"])

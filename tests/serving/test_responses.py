@@ -68,8 +68,10 @@ def test_calls_and_what_came_of_them_are_turns_of_the_conversation() -> None:
         {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}", "id": "fc_1", "status": "completed"},
         {"type": "function_call", "call_id": "c2", "name": "g", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c1", "output": "7"},
+        {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "8"}]},
     ]
-    _, calling, came = (message.plain() for message in _body(input=items).chat({}).messages)
+    _, calling, came, other = (message.plain() for message in _body(input=items).chat({}).messages)
+    assert other == {"role": "tool", "content": "8", "tool_call_id": "c2"}
     assert [call["id"] for call in calling["tool_calls"]] == ["c1", "c2"]
     assert came == {"role": "tool", "content": "7", "tool_call_id": "c1"}
 
@@ -89,6 +91,22 @@ def test_tools_and_formats_are_the_chats() -> None:
     assert said is not None
     assert said.json_schema is not None
     assert (said.json_schema.name, said.json_schema.schema_) == ("x", schema)
+
+
+def test_what_the_chat_takes_as_nothing_is_nothing_here() -> None:
+    nothing: dict[str, Any] = {"n": 1, "stop": [], "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}}
+    options = {"stream_options": {"include_obfuscation": False}}
+    assert len(_body(**nothing, logprobs=False, max_tokens=None, **options).chat({}).messages) == 1
+
+
+def test_some_of_the_tools_may_be_allowed() -> None:
+    tools = [{**FUNCTION, "name": name} for name in "fgh"]
+    named = [{"type": "function", "name": name} for name in "fh"]
+    wanted = (
+        _body(tools=tools, tool_choice={"type": "allowed_tools", "mode": "required", "tools": named}).chat({}).wanted
+    )
+    assert wanted is not None
+    assert ([tool.name for tool in wanted.tools], wanted.required) == (["f", "h"], True)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +139,25 @@ def test_null_asks_for_nothing(field: str) -> None:
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.name", "needed"),
         ({"tools": [{"type": "function"}]}, "tools.0.name", "needed"),
         ({"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice", "called g"),
+        (
+            {
+                "tools": [FUNCTION],
+                "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function"}]},
+            },
+            "tool_choice.tools.0.name",
+            "needed",
+        ),
+        ({"tool_choice": 5}, "tool_choice", "not a text"),
+        ({"tools": [{**FUNCTION, "x": float("inf")}], "tool_choice": "none"}, "tools.0", "beyond all bounds"),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary", "not supported"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input.0.content.0", "needs a text"),
+        ({"max_tokens": 5}, "max_tokens", "not supported: use max_output_tokens"),
+        ({"messages": [USER]}, "messages", "not supported: use input"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported: use text.format"),
+        ({"stop": ["x"]}, "stop", "not supported"),
+        ({"suffix": "x", "guided_regex": "x"}, "guided_regex", "not supported"),
     ],
-    ids=range(19),
+    ids=range(29),
 )
 def test_what_is_not_taken_is_refused_by_name(fields: dict[str, Any], param: str, said: str) -> None:
     told = _refused(**fields)

@@ -99,7 +99,7 @@ def test_what_is_beyond_a_limit_is_refused_at_that_field(kind: str, field: str, 
 def test_a_model_must_be_named(kind: str) -> None:
     model = ChatRequest if kind == "chat" else CompletionRequest
     with pytest.raises(ValidationError, match="model"):
-        model.model_validate({"messages": [_HI], "prompt": "hi"})
+        model.model_validate({"messages": [_HI]} if kind == "chat" else {"prompt": "hi"})
 
 
 @_BOTH
@@ -142,13 +142,16 @@ _CHAT_REFUSED = {
     "use_beam_search": [True],
     "echo": [True],
     "logits_processors": [["x"]],
+    "max_output_tokens": [5],
+    "instructions": ["be brief"],
 }
 _CHAT_NEUTRAL = {
     "tools": [[], None], "functions": [[]], "function_call": ["none", "auto"], "tool_choice": [None],
     "logprobs": [False], "audio": [None],
 }  # fmt: skip
 _COMPLETION_REFUSED = {
-    "suffix": ["end"], "best_of": [2], "prompt_logprobs": [0], "grammar": ["a"],
+    "suffix": ["end"], "best_of": [2], "prompt_logprobs": [0], "grammar": ["a"], "max_completion_tokens": [5],
+    "messages": [[_HI]], "tools": [[{}]], "tool_choice": ["required"],
 }  # fmt: skip
 _COMPLETION_NEUTRAL = {"suffix": ["", None], "echo": [False], "logprobs": [None], "best_of": [1]}
 
@@ -215,7 +218,7 @@ def test_a_prompt_is_text_or_tokens_one_or_several(prompt: Any, prompts: Any) ->
     assert _completion(prompt=prompt).prompts() == prompts
 
 
-@pytest.mark.parametrize("prompt", [None, 5, {"text": "hi"}, [None], [1, "a"], [[1], "a"]])
+@pytest.mark.parametrize("prompt", [None, 5, {"text": "hi"}, [None], [1, "a"], [[1], "a"], [2**32], [[1], [2**70]]])
 def test_any_other_prompt_is_refused(prompt: Any) -> None:
     with pytest.raises(ValidationError, match="prompt"):
         _completion(prompt=prompt)
@@ -298,6 +301,14 @@ _OF_G: Any = {"type": "function", "function": {"name": "g"}}
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex", "by response_format"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "by guided_regex"),
         ({"guided_json": "{"}, "guided_json", "it is no JSON"),
+        ({"guided_json": '{"a":' * 600 + "1" + "}" * 600}, "guided_json", "it is no JSON that is taken: recursion"),
+        ({"guided_json": '{"minimum": 1e999}'}, "guided_json", "a number beyond all bounds"),
+        ({"structured_outputs": {"json": '{"a": NaN}'}}, "json", "it is no JSON"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structural_tag", "not supported"),
+        ({"response_format": {"type": "json_object", "schema": {"type": "object"}}}, "schema", "json_schema alone"),
+        ({"response_format": {"type": "text", "json_schema": {"name": "x"}}}, "json_schema", "json_schema alone"),
+        ({"tools": [{**_F, "x": [2**70]}]}, "tools", "a number beyond all bounds"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "x": float("inf")}}]}, "function", "beyond all bounds"),
         ({"guided_json": {"a": "x" * (1 << 17)}}, "guided_json", "more than 131072 letters"),
         ({"guided_choice": []}, "guided_choice", "at least 1"),
         ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos", "ends where that does"),

@@ -211,11 +211,20 @@ def test_arguments_are_always_an_object() -> None:
     ("wanted", "param", "said"),
     [
         (Wanted(Form("json", {"not": {}}, True, "a")), "a", 'Unimplemented keys: ["not"]'),
-        (Wanted(Form("json", {"$ref": "#"}, True, "a")), "a", ""),
+        (Wanted(Form("json", {"$ref": "#"}, True, "a")), "a", "nothing can be written"),
         (Wanted(Form("json", {"$ref": "http://nowhere.example/x"}, True, "a")), "a", "does not fetch"),
-        (Wanted(Form("json", {"type": "string", "pattern": "^(?=a)b"}, True, "a")), "a", "regex parse error"),
+        (
+            Wanted(Form("json", {"type": "string", "pattern": "^(?=a)b"}, True, "a")),
+            "a",
+            "regex parse error: look-around",
+        ),
         (Wanted(Form("json", {"const": "\ud800"}, True, "a")), "a", ""),
-        (Wanted(Form("regex", "(", True, "r")), "r", "invalid regex"),
+        (Wanted(Form("regex", "(", True, "r")), "r", "regex parse error: unclosed group"),
+        (
+            Wanted(Form("choice", [f"{i:04}" + "x" * 1020 for i in range(1024)], True, "c")),
+            "c",
+            "letters, more than the 262144",
+        ),
         (Wanted(Form("grammar", "start: nowhere", True, "g")), "g", 'unknown name: "nowhere"'),
         (Wanted(Form("grammar", "start: <|im_end|>", True, "g")), "g", "it cannot be read"),
         (Wanted(Form("grammar", "%%", True, "g")), "g", "Expected name"),
