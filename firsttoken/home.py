@@ -79,15 +79,21 @@ def read_state(run_dir: Path) -> UpState | None:
     """What runs here, or None. A file left by a supervisor that was killed is cleared."""
     try:
         lock = os.open(run_dir / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        state = UpState(**json.loads((run_dir / _STATE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise FirsttokenError(f"{run_dir / _STATE} cannot be read: remove it ({error})") from error
+    except OSError as error:
+        raise FirsttokenError(
+            f"cannot tell what runs in {run_dir.parent}: {run_dir / _LOCK}: {error.strerror}; set home (FIRSTTOKEN_HOME)"
+        ) from error
     try:
+        state = UpState(**json.loads((run_dir / _STATE).read_text(encoding="utf-8")))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
     except BlockingIOError:
         return state
+    except (ValueError, TypeError) as error:
+        raise FirsttokenError(f"{run_dir / _STATE} cannot be read: remove it ({error})") from error
     else:
         clear_state(run_dir)
         return None

@@ -7,9 +7,10 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -26,6 +27,21 @@ _UNITS_BYTES = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
 }  # fmt: skip
+
+
+_SAID = {
+    "extra_forbidden": "there is no such setting",
+    "int_parsing": "a whole number is needed", "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed", "float_parsing": "a number is needed", "float_type": "a number is needed",
+    "bool_parsing": "true or false is needed", "bool_type": "true or false is needed", "string_type": "a text is needed",
+    "model_type": "a table is needed", "dict_type": "a table is needed", "tuple_type": "a list is needed",
+}  # fmt: skip
+
+
+def said_of(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value, for a person: one of pydantic's errors."""
+    told: str = problem["msg"]
+    return _SAID.get(problem["type"], told.removeprefix("Value error, ").replace("Input should be", "it should be"))
 
 
 def parse_size(value: object) -> object:
@@ -47,6 +63,10 @@ def _parse_json(value: object) -> object:
 
 def _parse_names(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _is_number(value: object) -> object:
@@ -176,6 +196,7 @@ Host = Annotated[str, AfterValidator(_check_host)]
 Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_parse_names)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_parse_names)]
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Auth = Annotated[Text, AfterValidator(_check_auth)]
 Key = Annotated[Text, AfterValidator(_check_key)]
 HistoryUrl = Annotated[Text, AfterValidator(_check_history_url)]

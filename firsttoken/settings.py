@@ -29,6 +29,7 @@ from firsttoken.setting_types import (
     Host,
     Interval,
     Key,
+    Level,
     Names,
     Options,
     Origins,
@@ -43,6 +44,7 @@ from firsttoken.setting_types import (
     Text,
     Timeout,
     Tokens,
+    said_of,
 )
 
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
@@ -328,7 +330,7 @@ class PlanningSettings(Section):
 
 
 class LoggingSettings(Section):
-    level: Literal["debug", "info", "warning", "error"] = Field(
+    level: Level = Field(
         default="info",
         description="least severe messages that are logged; `debug` in the environment also makes commands show tracebacks",
     )
@@ -413,7 +415,7 @@ def load_settings(config: Path | None = None, environment: Mapping[str, str] | N
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(_first_problem(error, from_file, path)) from error
+        raise SettingsError(_first_problem(error, from_environment, path)) from error
     return _resolve(settings)
 
 
@@ -455,7 +457,7 @@ def _is_file(path: Path) -> bool:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
@@ -499,15 +501,16 @@ def _near(key: str, known: set[str]) -> str:
     return f": did you mean {' or '.join(matches)}?" if matches else ""
 
 
-def _first_problem(error: ValidationError, from_file: Mapping[str, Any], path: Path) -> str:
+def _first_problem(error: ValidationError, from_environment: Mapping[str, Any], path: Path) -> str:
     problem = error.errors()[0]
     names = [str(part) for part in problem["loc"]]
     listed = ".".join(names[: 1 if names[0] == "models" else 2])
-    in_file = names[0] in from_file and (len(names) == 1 or names[1] in from_file[names[0]])
-    where = f"{path} or {environment_name(listed)}" if in_file else environment_name(listed)
-    message = problem["msg"].removeprefix("Value error, ")
+    given = from_environment.get(names[0], {})
+    in_environment = given and (names[0] not in sections() or names[1] in given)
+    where = environment_name(listed) if in_environment else path
+    near = _near(names[-1], set(ModelSettings.model_fields)) if problem["type"] == "extra_forbidden" else ""
     shown = "" if listed in _CREDENTIALS else f": {reprlib.repr(problem['input'])}"
-    return f"{'.'.join(names)} (from {where}) will not do{shown}: {message}"
+    return f"{'.'.join(names)} (from {where}) will not do{shown}: {said_of(problem)}{near}"
 
 
 def write_settings(settings: Settings, path: Path) -> None:

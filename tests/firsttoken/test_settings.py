@@ -95,6 +95,22 @@ def test_a_value_out_of_range_names_its_setting_and_source(tmp_path: Path) -> No
     assert "firsttoken.toml" in refusal(tmp_path, "[cluster]\nnodes = 0\n")
 
 
+def test_a_refusal_says_what_is_needed_and_where_what_is_there_stands(tmp_path: Path) -> None:
+    """pydantic's own words were shown: "Extra inputs are not permitted", "a valid dictionary or instance of ..."."""
+    file = f"(from {tmp_path / 'firsttoken.toml'}) will not do"
+    misspelt = refusal(tmp_path, "[models.smollm2]\ndegre = 2\n")
+    assert misspelt == f"models.smollm2.degre {file}: 2: there is no such setting: did you mean degree?"
+    assert refusal(tmp_path, "[models]\nsmollm2 = 2\n") == f"models.smollm2 {file}: 2: a table is needed"
+    both = refusal(tmp_path, "[frontend]\nport = 1\n", FIRSTTOKEN_FRONTEND__PORT="http")
+    assert both == "frontend.port (from FIRSTTOKEN_FRONTEND__PORT) will not do: 'http': a whole number is needed"
+
+
+def test_a_file_with_a_mark_of_its_byte_order_is_read_and_a_level_in_capitals_too(tmp_path: Path) -> None:
+    """As editors of Windows write it, and as logging does."""
+    settings = load(tmp_path, '\ufeff[logging]\nlevel = "WARNING"\n')
+    assert settings.logging.level == "warning"
+
+
 def test_a_section_given_a_value_is_refused(tmp_path: Path) -> None:
     assert "'frontend' a value, but it is a section" in refusal(tmp_path, "frontend = 3\n")
 
