@@ -421,8 +421,13 @@ def load_settings(config: Path | None = None, environment: Mapping[str, str] | N
 
 def _resolve(settings: Settings) -> Settings:
     home = _expanded(settings.home, "home").absolute()
-    url = settings.store.url or (home / "store").as_uri()
-    url = url if "://" in url else _expanded(Path(url), "store.url").absolute().as_uri()
+    if "?" in str(home) or "::" in str(home):
+        raise SettingsError(
+            f"home will not do: {str(home)!r}: URLs are made of it, which take '?' and '::' for their own"
+        )
+    url = settings.store.url or str(home / "store")
+    if "://" not in url:  # fsspec takes the rest of such a URL for the path as it stands
+        url = f"file://{_expanded(Path(url), 'store.url').absolute()}"
     store = settings.store.model_copy(update={"url": url})
     history_url = settings.history.url or f"sqlite:///{home / 'history.db'}"
     history = settings.history.model_copy(update={"url": history_url})

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from firsttoken.errors import SettingsError
 from firsttoken.setting_types import parse_size
@@ -17,6 +18,7 @@ from firsttoken.settings import (
     setting_names,
     write_settings,
 )
+from storage_tiers.object_store import ObjectStore
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 SIZES = {"0.5GB": 500_000_000, "8GB": 8 * 10**9, "2GiB": 2 << 30, "2 gib": 2 << 30, "1TB": 10**12, "4096": 4096}
@@ -145,7 +147,20 @@ def test_credentials_do_not_show(tmp_path: Path) -> None:
 
 def test_a_relative_store_means_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load(tmp_path, FIRSTTOKEN_STORE__URL="models").store.url == (tmp_path / "models").as_uri()
+    assert load(tmp_path, FIRSTTOKEN_STORE__URL="models").store.url == f"file://{tmp_path}/models"
+
+
+def test_a_home_may_have_any_name_that_urls_leave_alone(tmp_path: Path) -> None:
+    """A store in "a home" went to "a%20home" beside it."""
+    home = tmp_path / "mein Büro, 100 % #1"
+    home.mkdir()
+    settings = load(home)
+    ObjectStore(settings.store.url).write("here", b"")
+    assert (home / "store" / "here").exists()
+    assert make_url(settings.history.url).database == str(home / "history.db")
+    for name in ("what?", "a::b"):
+        with pytest.raises(SettingsError, match="home will not do"):
+            load_settings(environment={"FIRSTTOKEN_HOME": str(tmp_path / name)})
 
 
 def test_written_settings_read_back_equal_and_are_private(tmp_path: Path) -> None:
