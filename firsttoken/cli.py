@@ -84,10 +84,10 @@ app.add_typer(_models, rich_help_panel="Models")
 _traces = typer.Typer(
     name="traces", no_args_is_help=True, help="Record, make up and look at who asks for what, and when."
 )
-for _name, _command in {
-    "import": traces.import_, "synth": traces.synth, "history": traces.history, "show": traces.show
-}.items():  # fmt: skip
-    _traces.command(_name, help=_help(_command))(_command)
+_traces.command("import", help=_help(traces.import_))(traces.import_)
+_traces.command(help=_help(traces.synth))(traces.synth)
+_traces.command(help=_help(traces.history))(traces.history)
+_traces.command(help=_help(traces.show))(traces.show)
 app.add_typer(_traces, rich_help_panel="Planning")
 
 

@@ -18,11 +18,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from firsttoken.views.moves import moves_table
-from firsttoken.views.tables import open_table
+from firsttoken.views.tables import Table, open_table
 from storage_tiers.threads import WORKERS
 
 if TYPE_CHECKING:
