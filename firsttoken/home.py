@@ -15,6 +15,7 @@ from pathlib import Path
 
 from firsttoken.errors import AlreadyUp, FirsttokenError, NotUp
 from firsttoken.settings import Settings
+from storage_tiers.plain_files import whole
 
 _STATE, _LOCK = "up.json", "up.lock"
 FLOWS_READY_FILE = "flows.ready"
@@ -65,9 +66,8 @@ def hold_home(run_dir: Path) -> Iterator[int]:
 
 def write_state(run_dir: Path, state: UpState) -> None:
     """Say what runs here; readers see the whole file or none."""
-    partial = run_dir / f"{_STATE}.partial"
-    partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
-    os.replace(partial, run_dir / _STATE)
+    with whole(run_dir / _STATE) as file:
+        file.write(json.dumps(asdict(state)).encode())
 
 
 def clear_state(run_dir: Path) -> None:

@@ -46,6 +46,7 @@ from firsttoken.setting_types import (
     Tokens,
     said_of,
 )
+from storage_tiers.plain_files import whole
 
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
@@ -521,7 +522,5 @@ def _first_problem(error: ValidationError, from_environment: Mapping[str, Any], 
 def write_settings(settings: Settings, path: Path) -> None:
     """Write `settings` as JSON that load_settings reads back; only the owner may read it, it can hold credentials."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.touch(mode=0o600)
-    partial.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path, mode=0o600) as file:
+        file.write(settings.model_dump_json(indent=2).encode())
