@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from firsttoken.errors import AlreadyUp, FirsttokenError, NotUp
+from firsttoken.setting_types import netloc
 from firsttoken.settings import Settings
 from storage_tiers.plain_files import whole
 
@@ -37,8 +38,8 @@ def urls(settings: Settings) -> dict[str, str]:
         "page": f"{settings.frontend_url}/",
         "api": f"{settings.frontend_url}/v1",
         "docs": f"{settings.frontend_url}/docs",
-        "prefect": f"http://{settings.prefect.host}:{settings.prefect.port}",
-        "dask": f"http://{settings.cluster.host}:{settings.cluster.dashboard_port}/status",
+        "prefect": settings.prefect.api_url.removesuffix("/api"),
+        "dask": f"http://{netloc(settings.cluster.host, settings.cluster.dashboard_port)}/status",
     }
 
 

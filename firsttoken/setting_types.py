@@ -3,6 +3,7 @@
 Every number has both bounds and is finite: what no machine can mean is refused where it is read, not where it breaks.
 """
 
+import ipaddress
 import json
 import math
 import re
@@ -106,9 +107,21 @@ def _check_path(value: Path) -> Path:
 
 
 def _check_host(value: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", value) is None:
-        raise ValueError("a host is a name or an IP address")
+    told = "a host is a name or an IP address"
+    if re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", value) is None:
+        raise ValueError(told)
+    if ":" in value or re.fullmatch(r"[0-9.]+", value):
+        try:
+            ipaddress.ip_address(value)
+        except ValueError as error:
+            raise ValueError(f"{told}: {error}") from None
     return value
+
+
+def netloc(host: str, port: int) -> str:
+    """Where what listens there is asked, as URLs have it: all addresses of a machine are asked at loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 it is told apart, not bound
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _check_device(value: str) -> str:

@@ -44,6 +44,7 @@ from firsttoken.setting_types import (
     Text,
     Timeout,
     Tokens,
+    netloc,
     said_of,
 )
 from storage_tiers.plain_files import whole
@@ -256,7 +257,7 @@ class PrefectSettings(Section):
     @property
     def api_url(self) -> str:
         """Where clients reach the server's API."""
-        return f"http://{self.host}:{self.port}/api"
+        return f"http://{netloc(self.host, self.port)}/api"
 
 
 class PrewarmSettings(Section):
@@ -363,12 +364,12 @@ class Settings(Section):
     def scheduler_address(self) -> str:
         """Where nodes, front end and flows find the scheduler."""
         scheme = "tls" if self.cluster.tls_ca else "tcp"
-        return f"{scheme}://{self.cluster.scheduler_host}:{self.cluster.scheduler_port}"
+        return f"{scheme}://{netloc(self.cluster.scheduler_host, self.cluster.scheduler_port)}"
 
     @property
     def frontend_url(self) -> str:
         """Where the API answers."""
-        return f"http://{self.frontend.host}:{self.frontend.port}"
+        return f"http://{netloc(self.frontend.host, self.frontend.port)}"
 
     @property
     def run_dir(self) -> Path:
