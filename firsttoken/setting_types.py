@@ -118,6 +118,12 @@ def _check_host(value: str) -> str:
     return value
 
 
+def _check_ipv4(value: str) -> str:
+    if ":" in value:
+        raise ValueError("the parts of a cluster speak IPv4 to one another: a name or an address of that is needed")
+    return value
+
+
 def netloc(host: str, port: int) -> str:
     """Where what listens there is asked, as URLs have it: all addresses of a machine are asked at loopback."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 it is told apart, not bound
@@ -206,6 +212,7 @@ Text = Annotated[str, AfterValidator(_check_text)]
 Cron = Annotated[Text, AfterValidator(_check_cron)]
 Folder = Annotated[Path, AfterValidator(_check_path)]
 Host = Annotated[str, AfterValidator(_check_host)]
+ClusterHost = Annotated[Host, AfterValidator(_check_ipv4)]
 Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_parse_names)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_parse_names)]

@@ -19,6 +19,7 @@ from firsttoken.errors import SettingsError
 from firsttoken.setting_types import (
     Auth,
     BytesPerSecond,
+    ClusterHost,
     Count,
     Cron,
     Days,
@@ -76,8 +77,10 @@ class StoreSettings(Section):
 
 class ClusterSettings(Section):
     nodes: Count = Field(default=4, ge=1, le=64, description="nodes that `firsttoken up` starts on this machine")
-    host: Host = Field(default="127.0.0.1", description="address that the scheduler and this machine's nodes listen on")
-    scheduler_host: Host = Field(default="127.0.0.1", description="address at which the scheduler is reached")
+    host: ClusterHost = Field(
+        default="127.0.0.1", description="address that the scheduler and this machine's nodes listen on"
+    )
+    scheduler_host: ClusterHost = Field(default="127.0.0.1", description="address at which the scheduler is reached")
     scheduler_port: Port = Field(default=8786, description="the scheduler's port")
     dashboard_port: Port = Field(default=8787, description="port of the Dask dashboard")
     tls_ca: Text = Field(
