@@ -96,14 +96,18 @@ def test_an_unknown_variable_is_refused_with_near_matches(tmp_path: Path) -> Non
 def test_an_address_stands_in_urls_as_they_have_it(tmp_path: Path) -> None:
     """http://::1:8000 is none, and a browser does not go to 0.0.0.0."""
     settings = load(
-        tmp_path, FIRSTTOKEN_FRONTEND__HOST="::1", FIRSTTOKEN_PREFECT__HOST="0.0.0.0", FIRSTTOKEN_CLUSTER__HOST="::"
+        tmp_path,
+        FIRSTTOKEN_FRONTEND__HOST="::1",
+        FIRSTTOKEN_PREFECT__HOST="0.0.0.0",
+        FIRSTTOKEN_CLUSTER__HOST="0.0.0.0",
     )
     assert urls(settings) == {
         "page": "http://[::1]:8000/", "api": "http://[::1]:8000/v1", "docs": "http://[::1]:8000/docs",
-        "prefect": "http://127.0.0.1:4200", "dask": "http://[::1]:8787/status",
+        "prefect": "http://127.0.0.1:4200", "dask": "http://127.0.0.1:8787/status",
     }  # fmt: skip
     for wrong in ("300.1.1.1", "1:2", "127.1"):
         assert "a host is a name or an IP address" in refusal(tmp_path, FIRSTTOKEN_FRONTEND__HOST=wrong)
+    assert "speak IPv4 to one another" in refusal(tmp_path, FIRSTTOKEN_CLUSTER__SCHEDULER_HOST="::1")
 
 
 def test_a_value_out_of_range_names_its_setting_and_source(tmp_path: Path) -> None:
