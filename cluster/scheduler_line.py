@@ -51,7 +51,8 @@ class SchedulerLine:
                     client.subscribe_topic("all", on_membership)
                     identity = await client.scheduler.identity(n_workers=-1)  # scheduler_info is a cache
             except (OSError, TimeoutError) as error:
-                raise ClusterUnreachable(f"no Dask scheduler answers at {address}: {error}") from error
+                why = str(error) or f"not within {timeout_s:g} s"
+                raise ClusterUnreachable(f"no Dask scheduler answers at {address}: {why}") from error
             joined.pop_all()
         return cls(client, line, tuple(identity["workers"]))
 

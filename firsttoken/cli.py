@@ -3,6 +3,7 @@
 An error is one sentence on standard error and exit status 1 (2 for wrong usage); a traceback only on request.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -62,22 +63,31 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 _CONTEXT: dict[Callable[..., None], dict[str, object]] = {
     platform.lab: {"allow_extra_args": True, "ignore_unknown_options": True}  # they are the lab's own to read
 }
+
+
+def _help(command: Callable[..., None]) -> str:
+    """What a command says of itself, each paragraph on one line: typer breaks lines anew in the first one alone."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_panel, context_settings=_CONTEXT.get(_command))(_command)
+        _settings = _CONTEXT.get(_command)
+        app.command(rich_help_panel=_panel, context_settings=_settings, help=_help(_command))(_command)
 
-_models = typer.Typer(name="models", invoke_without_command=True, callback=models.models)
-_models.command()(published.rm)
-_models.command()(published.gc)
+_models = typer.Typer(name="models", invoke_without_command=True, callback=models.models, help=_help(models.models))
+_models.command(help=_help(published.rm))(published.rm)
+_models.command(help=_help(published.gc))(published.gc)
 app.add_typer(_models, rich_help_panel="Models")
 
 _traces = typer.Typer(
     name="traces", no_args_is_help=True, help="Record, make up and look at who asks for what, and when."
 )
-_traces.command("import")(traces.import_)
-_traces.command()(traces.synth)
-_traces.command()(traces.history)
-_traces.command()(traces.show)
+_traces.command("import", help=_help(traces.import_))(traces.import_)
+_traces.command(help=_help(traces.synth))(traces.synth)
+_traces.command(help=_help(traces.history))(traces.history)
+_traces.command(help=_help(traces.show))(traces.show)
 app.add_typer(_traces, rich_help_panel="Planning")
 
 
@@ -102,6 +112,11 @@ def main() -> None:
 
 def _explain(error: Exception) -> int:
     """One sentence for a person, and the exit status."""
-    sentence = str(error) if is_expected(error) else f"unexpected {type(error).__name__}: {error}; --debug shows where"
+    if not is_expected(error):
+        sentence = f"unexpected {type(error).__name__}: {error}; --debug shows where"
+    elif isinstance(error, OSError) and error.strerror:
+        sentence = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        sentence = str(error)
     typer.echo(f"firsttoken: {sentence}", err=True)
     return 1

@@ -14,6 +14,7 @@ from firsttoken.errors import SettingsError
 from firsttoken.home import FLOWS_READY_FILE, urls
 from firsttoken.operator_key import operator_key
 from firsttoken.prefect_database import begin_with, template
+from firsttoken.setting_types import netloc
 from firsttoken.settings import Settings, environment_name
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
     """What Prefect's server and clients read from the environment, to be set before Prefect is imported."""
     prefect = settings.prefect
     names = dict.fromkeys((prefect.host, "localhost", "127.0.0.1"))
-    origins = [f"http://{name}:{prefect.port}" for name in names]
+    origins = [f"http://{netloc(name, prefect.port)}" for name in names]
     origins += [f"{scheme}://{name}" for name in prefect.allowed_hosts for scheme in ("http", "https")]
     environment = {
         "PREFECT_HOME": str(settings.home / "prefect"),

@@ -1,7 +1,6 @@
 """Credentials that a platform on this machine makes for itself, in files of its home that only the owner can read."""
 
 import ipaddress
-import os
 import secrets
 import socket
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from firsttoken.settings import Settings
 from serving.origins import is_loopback
+from storage_tiers.plain_files import whole
 
 PREFECT_AUTH_FILE = "prefect.auth"
 TLS_FOLDER = "tls"
@@ -40,7 +40,8 @@ def with_prefect_auth(settings: Settings) -> Settings:
         auth = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         auth = f"firsttoken:{secrets.token_urlsafe(24)}"
-        _write_private(path, auth.encode() + b"\n")
+        with whole(path, mode=0o600) as file:
+            file.write(auth.encode() + b"\n")
     return settings.model_copy(update={"prefect": settings.prefect.model_copy(update={"auth": auth})})
 
 
@@ -75,8 +76,9 @@ class _Pair:
 
     def write(self, certificate: Path, key: Path) -> None:
         pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        _write_private(key, pem)
-        _write_private(certificate, self.certificate.public_bytes(Encoding.PEM))
+        for path, content in ((key, pem), (certificate, self.certificate.public_bytes(Encoding.PEM))):
+            with whole(path, mode=0o600) as file:
+                file.write(content)
 
 
 def _ensure_certificates(folder: Path, names: Sequence[str], now: datetime) -> tuple[Path, Path, Path]:
@@ -149,12 +151,3 @@ def _general(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-    os.replace(partial, path)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from cluster.client import ClusterClient
 from cluster.model_facts import facts_of
-from firsttoken.components import objectives_of, tls_of
+from firsttoken.components import objectives_of
 from firsttoken.errors import FirsttokenError
+from firsttoken.reached import cluster_of
 from firsttoken.settings import Settings
 from schedules.facts import Model, Node
 from schedules.fitting.replaying import Ground
@@ -47,7 +47,7 @@ def _check_there(history_url: str) -> None:
 
 
 async def read_ground(settings: Settings, models: Collection[str]) -> Ground:
-    """The cluster that runs, and those of the models that are published. ClusterError or StorageError if there is none."""
+    """The cluster that runs, and those of the models that are published. NotUp or StorageError if there is none."""
     facts = await asyncio.to_thread(_published, settings, sorted(models))
     offered = {
         model.name: Offered(model, objectives_of(settings, model.name if model.name in settings.models else None))
@@ -60,7 +60,7 @@ async def read_ground(settings: Settings, models: Collection[str]) -> Ground:
 
 
 async def _nodes(settings: Settings) -> tuple[Node, ...]:
-    async with ClusterClient(settings.scheduler_address, tls_of(settings)) as client:
+    async with cluster_of(settings) as client:
         return (await client.nodes()).nodes
 
 

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from firsttoken.errors import AlreadyUp, FirsttokenError, NotUp
+from firsttoken.setting_types import netloc
 from firsttoken.settings import Settings
+from storage_tiers.plain_files import whole
 
 _STATE, _LOCK = "up.json", "up.lock"
 FLOWS_READY_FILE = "flows.ready"
@@ -36,8 +38,8 @@ def urls(settings: Settings) -> dict[str, str]:
         "page": f"{settings.frontend_url}/",
         "api": f"{settings.frontend_url}/v1",
         "docs": f"{settings.frontend_url}/docs",
-        "prefect": f"http://{settings.prefect.host}:{settings.prefect.port}",
-        "dask": f"http://{settings.cluster.host}:{settings.cluster.dashboard_port}/status",
+        "prefect": settings.prefect.api_url.removesuffix("/api"),
+        "dask": f"http://{netloc(settings.cluster.host, settings.cluster.dashboard_port)}/status",
     }
 
 
@@ -65,9 +67,8 @@ def hold_home(run_dir: Path) -> Iterator[int]:
 
 def write_state(run_dir: Path, state: UpState) -> None:
     """Say what runs here; readers see the whole file or none."""
-    partial = run_dir / f"{_STATE}.partial"
-    partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
-    os.replace(partial, run_dir / _STATE)
+    with whole(run_dir / _STATE) as file:
+        file.write(json.dumps(asdict(state)).encode())
 
 
 def clear_state(run_dir: Path) -> None:
@@ -79,15 +80,21 @@ def read_state(run_dir: Path) -> UpState | None:
     """What runs here, or None. A file left by a supervisor that was killed is cleared."""
     try:
         lock = os.open(run_dir / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        state = UpState(**json.loads((run_dir / _STATE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise FirsttokenError(f"{run_dir / _STATE} cannot be read: remove it ({error})") from error
+    except OSError as error:
+        raise FirsttokenError(
+            f"cannot tell what runs in {run_dir.parent}: {run_dir / _LOCK}: {error.strerror}; set home (FIRSTTOKEN_HOME)"
+        ) from error
     try:
+        state = UpState(**json.loads((run_dir / _STATE).read_text(encoding="utf-8")))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
     except BlockingIOError:
         return state
+    except (ValueError, TypeError) as error:
+        raise FirsttokenError(f"{run_dir / _STATE} cannot be read: remove it ({error})") from error
     else:
         clear_state(run_dir)
         return None

@@ -33,10 +33,10 @@ def _of_home(path: Path) -> str:
 def _make(path: Path) -> None:
     """Whole, or not at all."""
     partial = path.with_suffix(f".{secrets.token_hex(8)}")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(secrets.token_urlsafe(32))
     try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(secrets.token_urlsafe(32))
         with contextlib.suppress(FileExistsError):
             os.link(partial, path)
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)

@@ -3,13 +3,15 @@
 Every number has both bounds and is finite: what no machine can mean is refused where it is read, not where it breaks.
 """
 
+import ipaddress
 import json
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -26,6 +28,21 @@ _UNITS_BYTES = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
 }  # fmt: skip
+
+
+_SAID = {
+    "extra_forbidden": "there is no such setting",
+    "int_parsing": "a whole number is needed", "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed", "float_parsing": "a number is needed", "float_type": "a number is needed",
+    "bool_parsing": "true or false is needed", "bool_type": "true or false is needed", "string_type": "a text is needed",
+    "model_type": "a table is needed", "dict_type": "a table is needed", "tuple_type": "a list is needed",
+}  # fmt: skip
+
+
+def said_of(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value, for a person: one of pydantic's errors."""
+    told: str = problem["msg"]
+    return _SAID.get(problem["type"], told.removeprefix("Value error, ").replace("Input should be", "it should be"))
 
 
 def parse_size(value: object) -> object:
@@ -47,6 +64,10 @@ def _parse_json(value: object) -> object:
 
 def _parse_names(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _is_number(value: object) -> object:
@@ -86,9 +107,27 @@ def _check_path(value: Path) -> Path:
 
 
 def _check_host(value: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", value) is None:
-        raise ValueError("a host is a name or an IP address")
+    told = "a host is a name or an IP address"
+    if re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", value) is None:
+        raise ValueError(told)
+    if ":" in value or re.fullmatch(r"[0-9.]+", value):
+        try:
+            ipaddress.ip_address(value)
+        except ValueError as error:
+            raise ValueError(f"{told}: {error}") from None
     return value
+
+
+def _check_ipv4(value: str) -> str:
+    if ":" in value:
+        raise ValueError("the parts of a cluster speak IPv4 to one another: a name or an address of that is needed")
+    return value
+
+
+def netloc(host: str, port: int) -> str:
+    """Where what listens there is asked, as URLs have it: all addresses of a machine are asked at loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 it is told apart, not bound
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _check_device(value: str) -> str:
@@ -173,9 +212,11 @@ Text = Annotated[str, AfterValidator(_check_text)]
 Cron = Annotated[Text, AfterValidator(_check_cron)]
 Folder = Annotated[Path, AfterValidator(_check_path)]
 Host = Annotated[str, AfterValidator(_check_host)]
+ClusterHost = Annotated[Host, AfterValidator(_check_ipv4)]
 Device = Annotated[str, AfterValidator(_check_device)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_parse_names)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_parse_names)]
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Auth = Annotated[Text, AfterValidator(_check_auth)]
 Key = Annotated[Text, AfterValidator(_check_key)]
 HistoryUrl = Annotated[Text, AfterValidator(_check_history_url)]

@@ -19,6 +19,7 @@ from firsttoken.errors import SettingsError
 from firsttoken.setting_types import (
     Auth,
     BytesPerSecond,
+    ClusterHost,
     Count,
     Cron,
     Days,
@@ -29,6 +30,7 @@ from firsttoken.setting_types import (
     Host,
     Interval,
     Key,
+    Level,
     Names,
     Options,
     Origins,
@@ -43,7 +45,10 @@ from firsttoken.setting_types import (
     Text,
     Timeout,
     Tokens,
+    netloc,
+    said_of,
 )
+from storage_tiers.plain_files import whole
 
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
 CONFIG_VARIABLE = "FIRSTTOKEN_CONFIG"
@@ -72,8 +77,10 @@ class StoreSettings(Section):
 
 class ClusterSettings(Section):
     nodes: Count = Field(default=4, ge=1, le=64, description="nodes that `firsttoken up` starts on this machine")
-    host: Host = Field(default="127.0.0.1", description="address that the scheduler and this machine's nodes listen on")
-    scheduler_host: Host = Field(default="127.0.0.1", description="address at which the scheduler is reached")
+    host: ClusterHost = Field(
+        default="127.0.0.1", description="address that the scheduler and this machine's nodes listen on"
+    )
+    scheduler_host: ClusterHost = Field(default="127.0.0.1", description="address at which the scheduler is reached")
     scheduler_port: Port = Field(default=8786, description="the scheduler's port")
     dashboard_port: Port = Field(default=8787, description="port of the Dask dashboard")
     tls_ca: Text = Field(
@@ -253,7 +260,7 @@ class PrefectSettings(Section):
     @property
     def api_url(self) -> str:
         """Where clients reach the server's API."""
-        return f"http://{self.host}:{self.port}/api"
+        return f"http://{netloc(self.host, self.port)}/api"
 
 
 class PrewarmSettings(Section):
@@ -328,7 +335,7 @@ class PlanningSettings(Section):
 
 
 class LoggingSettings(Section):
-    level: Literal["debug", "info", "warning", "error"] = Field(
+    level: Level = Field(
         default="info",
         description="least severe messages that are logged; `debug` in the environment also makes commands show tracebacks",
     )
@@ -360,12 +367,12 @@ class Settings(Section):
     def scheduler_address(self) -> str:
         """Where nodes, front end and flows find the scheduler."""
         scheme = "tls" if self.cluster.tls_ca else "tcp"
-        return f"{scheme}://{self.cluster.scheduler_host}:{self.cluster.scheduler_port}"
+        return f"{scheme}://{netloc(self.cluster.scheduler_host, self.cluster.scheduler_port)}"
 
     @property
     def frontend_url(self) -> str:
         """Where the API answers."""
-        return f"http://{self.frontend.host}:{self.frontend.port}"
+        return f"http://{netloc(self.frontend.host, self.frontend.port)}"
 
     @property
     def run_dir(self) -> Path:
@@ -413,14 +420,19 @@ def load_settings(config: Path | None = None, environment: Mapping[str, str] | N
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(_first_problem(error, from_file, path)) from error
+        raise SettingsError(_first_problem(error, from_environment, path)) from error
     return _resolve(settings)
 
 
 def _resolve(settings: Settings) -> Settings:
     home = _expanded(settings.home, "home").absolute()
-    url = settings.store.url or (home / "store").as_uri()
-    url = url if "://" in url else _expanded(Path(url), "store.url").absolute().as_uri()
+    if "?" in str(home) or "::" in str(home):
+        raise SettingsError(
+            f"home will not do: {str(home)!r}: URLs are made of it, which take '?' and '::' for their own"
+        )
+    url = settings.store.url or str(home / "store")
+    if "://" not in url:  # fsspec takes the rest of such a URL for the path as it stands
+        url = f"file://{_expanded(Path(url), 'store.url').absolute()}"
     store = settings.store.model_copy(update={"url": url})
     history_url = settings.history.url or f"sqlite:///{home / 'history.db'}"
     history = settings.history.model_copy(update={"url": history_url})
@@ -455,7 +467,7 @@ def _is_file(path: Path) -> bool:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
@@ -499,21 +511,20 @@ def _near(key: str, known: set[str]) -> str:
     return f": did you mean {' or '.join(matches)}?" if matches else ""
 
 
-def _first_problem(error: ValidationError, from_file: Mapping[str, Any], path: Path) -> str:
+def _first_problem(error: ValidationError, from_environment: Mapping[str, Any], path: Path) -> str:
     problem = error.errors()[0]
     names = [str(part) for part in problem["loc"]]
     listed = ".".join(names[: 1 if names[0] == "models" else 2])
-    in_file = names[0] in from_file and (len(names) == 1 or names[1] in from_file[names[0]])
-    where = f"{path} or {environment_name(listed)}" if in_file else environment_name(listed)
-    message = problem["msg"].removeprefix("Value error, ")
+    given = from_environment.get(names[0], {})
+    in_environment = given and (names[0] not in sections() or names[1] in given)
+    where = environment_name(listed) if in_environment else path
+    near = _near(names[-1], set(ModelSettings.model_fields)) if problem["type"] == "extra_forbidden" else ""
     shown = "" if listed in _CREDENTIALS else f": {reprlib.repr(problem['input'])}"
-    return f"{'.'.join(names)} (from {where}) will not do{shown}: {message}"
+    return f"{'.'.join(names)} (from {where}) will not do{shown}: {said_of(problem)}{near}"
 
 
 def write_settings(settings: Settings, path: Path) -> None:
     """Write `settings` as JSON that load_settings reads back; only the owner may read it, it can hold credentials."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.touch(mode=0o600)
-    partial.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path, mode=0o600) as file:
+        file.write(settings.model_dump_json(indent=2).encode())

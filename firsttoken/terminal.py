@@ -18,11 +18,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from firsttoken.views.moves import moves_table
-from firsttoken.views.tables import open_table
+from firsttoken.views.tables import Table, open_table
 from storage_tiers.threads import WORKERS
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class Waiting:
 
 
 class UnitBar:
-    """A bar of bytes and rate for a pass over a model's units; use `show` as the pass's report."""
+    """A bar of bytes and rate for a pass over a model's units, where there is a terminal; use `show` as the pass's report."""
 
     def __init__(self, verb: str, name: str, first_note: str, console: Console) -> None:
         columns = (
@@ -126,7 +125,7 @@ class UnitBar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[unit]}", style="dim"),
         )
-        self._bar = Progress(*columns, console=console)
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task(name, total=None, unit=first_note)
 
     def __enter__(self) -> Self:

@@ -1,12 +1,12 @@
 """Fitted worlds on disk: JSON, written whole or not at all."""
 
 import json
-import os
 from pathlib import Path
 
 from firsttoken.errors import FirsttokenError
 from schedules.fitting.fitted import Fitted
 from schedules.fitting.world_file import to_json
+from storage_tiers.plain_files import whole
 
 
 def check_place(path: Path, *, force: bool) -> None:
@@ -21,9 +21,5 @@ def check_place(path: Path, *, force: bool) -> None:
 
 def save(world: Fitted, path: Path) -> None:
     """The file, in place of one that was there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(to_json(world), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as file:
+        file.write(json.dumps(to_json(world), indent=1).encode() + b"\n")

@@ -15,6 +15,7 @@ from cluster.wire.encryption import Tls
 from flows.errors import NoContext
 from flows.front_end import FrontEnd
 from flows.prewarming.foresight import Foresight
+from storage_tiers.plain_files import whole
 
 if TYPE_CHECKING:
     from cluster.client import ClusterClient
@@ -62,10 +63,8 @@ class FlowContext:
 def write_context(context: FlowContext, path: Path) -> None:
     """Write `context` where read_context finds it once CONTEXT_VARIABLE names `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.touch(mode=0o600)
-    partial.write_text(json.dumps(asdict(context)), encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path, mode=0o600) as file:
+        file.write(json.dumps(asdict(context)).encode())
 
 
 def read_context() -> FlowContext:

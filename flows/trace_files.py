@@ -5,10 +5,8 @@ import io
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import Any
 
 from flows.errors import NotATrace
 from schedules.traces.errors import TraceError
@@ -16,6 +14,7 @@ from schedules.traces.formats import Reading
 from schedules.traces.parsing import Parsed, Wanting, parse
 from schedules.traces.stored import MAGIC, export, read, write
 from schedules.traces.trace import Trace
+from storage_tiers.plain_files import whole
 
 ENDINGS = (".npz", ".csv", ".csv.gz")
 LONGEST_LINE = 16 << 20
@@ -81,12 +80,12 @@ def check_place(path: Path, *, force: bool) -> None:
     if not path.parent.is_dir():
         raise NotATrace(f"there is no folder {path.parent}")
     if path.is_dir() or (path.exists() and not force):
-        raise NotATrace(f"{path} is there already" if not path.is_dir() else f"{path} is a folder")
+        raise NotATrace(f"{path} is there already: --force replaces it" if not path.is_dir() else f"{path} is a folder")
 
 
 def save(trace: Trace, path: Path) -> None:
     """The file, whole or not at all, in place of one that was there."""
-    with _whole(path) as file:
+    with whole(path) as file:
         if path.name.endswith(".npz"):
             write(trace, file)
             return
@@ -97,25 +96,3 @@ def save(trace: Trace, path: Path) -> None:
         text.detach()
         if packed is not None:
             packed.close()
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside it that takes its place at the end, and goes if there is none."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".partial", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            yield file
-            file.flush()
-            os.chmod(partial, 0o666 & ~_umask())
-            os.replace(partial, path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                partial.unlink()
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,12 +1,15 @@
-"""Files of this machine that somebody else has named: read only if they are plain files, and only as far as they go.
+"""Files of this machine. What somebody else has named is read only if it is a plain file, and no further than it goes.
 
 A pipe would hold the reader for ever, a device may do something on being opened, and what /proc shows has no length.
 """
 
 import os
+import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
 
 from storage_tiers.errors import Corrupt
 
@@ -41,6 +44,23 @@ def read_range(path: str | os.PathLike[str], offset_bytes: int, view: memoryview
         while got < len(rest) and (count := os.preadv(fd, [rest[got:]], offset_bytes + got)):
             got += count
         return got
+
+
+@contextmanager
+def whole(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """A new file beside `path`, which takes its place at the end, and goes if there is none: readers see all of it or what
+    was there before. An OSError names `path`, which the system leaves out where a disk is full."""
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
+    try:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            yield file
+        os.replace(partial, path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError) and error.filename in (None, os.fspath(partial)):
+            error.filename = os.fspath(path)
+        raise
 
 
 def _check(path: str | os.PathLike[str], found: os.stat_result) -> None:

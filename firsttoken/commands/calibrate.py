@@ -41,7 +41,7 @@ def calibrate(as_json: AsJson = False, config: Config = None) -> None:
 
 
 async def _calibrate(settings: "Settings") -> "Calibration":
-    from firsttoken.components import prepare_flows, tls_of
+    from firsttoken.components import prepare_flows
 
     if await _prefect_answers(settings):
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
@@ -50,9 +50,9 @@ async def _calibrate(settings: "Settings") -> "Calibration":
 
         return await flow()
     from cluster.calibration import calibrate as measure
-    from cluster.client import ClusterClient
+    from firsttoken.reached import cluster_of
 
-    async with ClusterClient(settings.scheduler_address, tls_of(settings)) as client:
+    async with cluster_of(settings) as client:
         return await measure(client)
 
 

@@ -177,8 +177,8 @@ async def _prewarmed(
     settings: "Settings", wish: "Wish", *, dry_run: bool, shown: bool
 ) -> "tuple[Made, Sequence[Carried] | None]":
     """The plan, and what became of its stagings; None if it was not carried out."""
-    from cluster.client import ClusterClient
-    from firsttoken.components import foresight_of, tls_of
+    from firsttoken.components import foresight_of
+    from firsttoken.reached import cluster_of
     from firsttoken.views.prewarm import of_plan
     from flows.foreseeing.gather import Sources
     from flows.foreseeing.make import make
@@ -187,7 +187,7 @@ async def _prewarmed(
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with _there(settings):
-        async with ClusterClient(settings.scheduler_address, tls_of(settings)) as cluster:
+        async with cluster_of(settings) as cluster:
             sources = Sources(_front_end(settings), cluster, open_store(settings), foresight_of(settings).objectives_of)
             made = await make(sources, wish, time.time())
             if shown:

@@ -7,10 +7,9 @@ from rich.bar import Bar
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.filesize import decimal
 from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
-from firsttoken.views.tables import node_names, open_table
+from firsttoken.views.tables import Table, node_names, open_table
 
 if TYPE_CHECKING:
     from firsttoken.demo.counting import Counted

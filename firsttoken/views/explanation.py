@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from firsttoken.views.tables import node_names, open_table
+from firsttoken.views.tables import Table, node_names, open_table
 
 if TYPE_CHECKING:
     from firsttoken.frontend import ColdStart, PhaseOfStart

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from firsttoken.terminal import rate_text
+from firsttoken.views.tables import Table
 from schedules.fitting.fitted import HOP, RECEIVE, TAIL, Fitted, Played, Quality, Quantity, Whence
 from schedules.simulation.comparing import Comparison
 

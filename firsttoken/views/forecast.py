@@ -5,9 +5,9 @@ from math import ceil, isfinite
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from firsttoken.views.tables import Table
 from firsttoken.views.traces import BARS, duration, short
 from flows.foreseeing.look import Looked
 from flows.foreseeing.minutes import Came

@@ -6,10 +6,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.filesize import decimal
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
-from firsttoken.views.tables import wide_as
+from firsttoken.views.tables import Table, wide_as
 
 GIVEN_UP = "given up"
 ENDED = ("done", GIVEN_UP)

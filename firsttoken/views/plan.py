@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from math import isclose
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from firsttoken.views.tables import Table
 from flows.capacity.curve import attains, monthly
 from flows.capacity.words import goal, machines, money, percent, seconds, used
 from schedules.capacity.plan import Plan

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.filesize import decimal
-from rich.table import Table
 from rich.text import Text
 
+from firsttoken.views.tables import Table
 from firsttoken.views.traces import duration, short
 from flows.foreseeing.carry import Carried
 from flows.foreseeing.make import Made

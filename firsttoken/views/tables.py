@@ -1,10 +1,24 @@
 """Tables that fit 80 columns: no lines, and names of nodes in short."""
 
 from collections.abc import Sequence
+from typing import Any, Self, cast
 
-from rich.table import Table
+from rich import table
 
 _TITLE_WIDTH = 78
+
+
+class Table(table.Table):
+    """One that breaks what it has no room for, and does not cut it off: people copy names."""
+
+    def add_column(self, *header: Any, **options: Any) -> None:
+        if not options.get("no_wrap"):
+            options.setdefault("overflow", "fold")
+        super().add_column(*header, **options)
+
+    @classmethod
+    def grid(cls, *headers: Any, **options: Any) -> Self:
+        return cast(Self, super().grid(*headers, **options))
 
 
 def wide_as(title: str) -> int:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
+from firsttoken.views.tables import Table
 from schedules.traces.summary import Summary, over_time, ranked
 from schedules.traces.trace import Trace
 

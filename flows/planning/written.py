@@ -1,19 +1,16 @@
 """A plan as files: the report, all of it as JSON, and a settings file for each type of machine. Whole, or not at all."""
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from flows.capacity.page import page, toml
 from flows.errors import Unclear
 from schedules.capacity.plan import Plan
 from schedules.capacity.spoken import to_json
-
-_MODE = 0o644
+from storage_tiers.plain_files import whole
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,5 @@ def _as_file(name: str) -> str:
 
 
 def _put(path: Path, text: str) -> None:
-    with NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name[:100]}.", encoding="utf-8", delete=False
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.chmod(file.name, _MODE)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with whole(path) as file:
+        file.write(text.encode())

@@ -31,6 +31,7 @@ from serving.embedding.schemas import EmbeddingRequest
 from serving.metrics import Metrics
 from serving.requests.responses import ResponsesRequest
 from serving.requests.schemas import ChatRequest, CompletionRequest
+from storage_tiers.layouts import SUPPORTED
 from tests.told import frontend_config
 
 ROOT = Path(__file__).parents[2]
@@ -264,6 +265,20 @@ def test_nobody_kills_a_node_while_it_waits_for_its_stages_to_go() -> None:
     settings = load_settings(ROOT / "infra" / "systemd" / "firsttoken.toml", environment={})
     assert int(stop_s) >= settings.node.grace_s + 10
     assert f"TimeoutStopSec={stop_s}" in (ROOT / "docs" / "operating.md").read_text()
+
+
+def test_a_process_that_is_out_of_memory_does_not_end_its_component() -> None:
+    """systemd's default is to stop the whole unit."""
+    texts = {service.stem: service.read_text() for service in SERVICES}
+    made_of_several = ("firsttoken-node@", "firsttoken-frontend", "firsttoken-flows")
+    assert all("\nOOMPolicy=continue\n" in texts[name] for name in made_of_several)
+
+
+def test_the_families_are_those_that_are_served() -> None:
+    operating = (ROOT / "docs" / "operating.md").read_text()
+    (listed,) = re.findall(r"^Families: ([\w,\s]+);", operating, re.MULTILINE)
+    assert re.findall(r"\w+", listed) == list(SUPPORTED)
+    assert f"**{len(SUPPORTED)} [model families]" in (ROOT / "README.md").read_text()
 
 
 def test_the_settings_of_the_services_are_accepted() -> None:

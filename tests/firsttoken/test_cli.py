@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from cluster import client
 from firsttoken.cli import app
 from firsttoken.commands import options
 from tests.firsttoken.command_line import Done, clean_environment, run_here, run_process
@@ -74,6 +76,14 @@ def test_help_is_there_for(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert f"firsttoken {command}" in result.stdout
+
+
+def test_help_breaks_lines_where_the_terminal_ends() -> None:
+    """Typer breaks anew the first paragraph alone: all others were broken where the code is, and again."""
+    groups = [app, *(group.typer_instance for group in app.registered_groups)]
+    told = [command.help or "" for group in groups if group for command in group.registered_commands]
+    assert all(told)
+    assert all("\n" not in paragraph for each in told for paragraph in each.split("\n\n"))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +191,12 @@ def test_a_settings_file_that_is_not_there_is_named(run: Run) -> None:
     assert "cannot read the settings file /nowhere/at-all.toml" in result.stderr
 
 
+def test_what_the_system_refuses_is_a_sentence_too(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "minutes.npz").mkdir()
+    result = run("traces", "show", str(tmp_path / "minutes.npz"))
+    assert result.stderr == f"firsttoken: {tmp_path / 'minutes.npz'}: Is a directory\n"
+
+
 def test_the_lab_without_a_checkout_says_what_it_needs(environment: dict[str, str], tmp_path: Path) -> None:
     """As installed: the packages are there, what stands beside them in the repository is not."""
     for package in ("firsttoken", "serving", "flows", "cluster", "schedules", "storage_tiers"):
@@ -203,6 +219,18 @@ def test_down_and_status_without_a_platform(run: Run, tmp_path: Path) -> None:
     assert run("down").stderr == f"firsttoken: nothing runs in {tmp_path}\n"
     status = run("status", "--json")
     assert (status.returncode, json.loads(status.stdout)) == (1, {"running": False, "serving": False})
+
+
+@pytest.mark.parametrize("arguments", [["calibrate"], ["prewarm", "--dry-run"]], ids=str)
+def test_a_cluster_that_is_not_there_is_said_with_the_way_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """The sentence ended with a colon and nothing."""
+    monkeypatch.setattr(client, "ClusterClient", partial(client.ClusterClient, connect_timeout_s=0.2))
+    ports = {f"FIRSTTOKEN_{name}": "1" for name in ("CLUSTER__SCHEDULER_PORT", "PREFECT__PORT")}
+    assert run(*arguments, **ports).stderr == (
+        "firsttoken: no Dask scheduler answers at tcp://127.0.0.1:1: not within 0.2 s; start one with `firsttoken up`\n"
+    )
 
 
 def test_models_of_an_empty_store(run: Run) -> None:

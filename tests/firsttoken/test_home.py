@@ -45,6 +45,13 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         clear_state(tmp_path)
 
 
+def test_a_home_that_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
+    """A bare "[Errno 20] Not a directory" was shown."""
+    (tmp_path / "home").touch()
+    with pytest.raises(FirsttokenError, match=r"cannot tell what runs in .*home: .*FIRSTTOKEN_HOME"):
+        read_state(tmp_path / "home" / "run")
+
+
 def test_nothing_runs_in_an_empty_home(tmp_path: Path) -> None:
     with pytest.raises(NotUp, match="nothing runs in"):
         take_down(tmp_path / "run", timeout_s=1)

@@ -6,8 +6,10 @@ import stat
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from firsttoken.errors import SettingsError
+from firsttoken.home import urls
 from firsttoken.setting_types import parse_size
 from firsttoken.settings import (
     Settings,
@@ -17,6 +19,7 @@ from firsttoken.settings import (
     setting_names,
     write_settings,
 )
+from storage_tiers.object_store import ObjectStore
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 SIZES = {"0.5GB": 500_000_000, "8GB": 8 * 10**9, "2GiB": 2 << 30, "2 gib": 2 << 30, "1TB": 10**12, "4096": 4096}
@@ -90,9 +93,42 @@ def test_an_unknown_variable_is_refused_with_near_matches(tmp_path: Path) -> Non
     )
 
 
+def test_an_address_stands_in_urls_as_they_have_it(tmp_path: Path) -> None:
+    """http://::1:8000 is none, and a browser does not go to 0.0.0.0."""
+    settings = load(
+        tmp_path,
+        FIRSTTOKEN_FRONTEND__HOST="::1",
+        FIRSTTOKEN_PREFECT__HOST="0.0.0.0",
+        FIRSTTOKEN_CLUSTER__HOST="0.0.0.0",
+    )
+    assert urls(settings) == {
+        "page": "http://[::1]:8000/", "api": "http://[::1]:8000/v1", "docs": "http://[::1]:8000/docs",
+        "prefect": "http://127.0.0.1:4200", "dask": "http://127.0.0.1:8787/status",
+    }  # fmt: skip
+    for wrong in ("300.1.1.1", "1:2", "127.1"):
+        assert "a host is a name or an IP address" in refusal(tmp_path, FIRSTTOKEN_FRONTEND__HOST=wrong)
+    assert "speak IPv4 to one another" in refusal(tmp_path, FIRSTTOKEN_CLUSTER__SCHEDULER_HOST="::1")
+
+
 def test_a_value_out_of_range_names_its_setting_and_source(tmp_path: Path) -> None:
     assert "frontend.port (from FIRSTTOKEN_FRONTEND__PORT)" in refusal(tmp_path, FIRSTTOKEN_FRONTEND__PORT="70000")
     assert "firsttoken.toml" in refusal(tmp_path, "[cluster]\nnodes = 0\n")
+
+
+def test_a_refusal_says_what_is_needed_and_where_what_is_there_stands(tmp_path: Path) -> None:
+    """pydantic's own words were shown: "Extra inputs are not permitted", "a valid dictionary or instance of ..."."""
+    file = f"(from {tmp_path / 'firsttoken.toml'}) will not do"
+    misspelt = refusal(tmp_path, "[models.smollm2]\ndegre = 2\n")
+    assert misspelt == f"models.smollm2.degre {file}: 2: there is no such setting: did you mean degree?"
+    assert refusal(tmp_path, "[models]\nsmollm2 = 2\n") == f"models.smollm2 {file}: 2: a table is needed"
+    both = refusal(tmp_path, "[frontend]\nport = 1\n", FIRSTTOKEN_FRONTEND__PORT="http")
+    assert both == "frontend.port (from FIRSTTOKEN_FRONTEND__PORT) will not do: 'http': a whole number is needed"
+
+
+def test_a_file_with_a_mark_of_its_byte_order_is_read_and_a_level_in_capitals_too(tmp_path: Path) -> None:
+    """As editors of Windows write it, and as logging does."""
+    settings = load(tmp_path, '\ufeff[logging]\nlevel = "WARNING"\n')
+    assert settings.logging.level == "warning"
 
 
 def test_a_section_given_a_value_is_refused(tmp_path: Path) -> None:
@@ -129,7 +165,20 @@ def test_credentials_do_not_show(tmp_path: Path) -> None:
 
 def test_a_relative_store_means_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load(tmp_path, FIRSTTOKEN_STORE__URL="models").store.url == (tmp_path / "models").as_uri()
+    assert load(tmp_path, FIRSTTOKEN_STORE__URL="models").store.url == f"file://{tmp_path}/models"
+
+
+def test_a_home_may_have_any_name_that_urls_leave_alone(tmp_path: Path) -> None:
+    """A store in "a home" went to "a%20home" beside it."""
+    home = tmp_path / "mein Büro, 100 % #1"
+    home.mkdir()
+    settings = load(home)
+    ObjectStore(settings.store.url).write("here", b"")
+    assert (home / "store" / "here").exists()
+    assert make_url(settings.history.url).database == str(home / "history.db")
+    for name in ("what?", "a::b"):
+        with pytest.raises(SettingsError, match="home will not do"):
+            load_settings(environment={"FIRSTTOKEN_HOME": str(tmp_path / name)})
 
 
 def test_written_settings_read_back_equal_and_are_private(tmp_path: Path) -> None:

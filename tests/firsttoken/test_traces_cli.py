@@ -188,7 +188,7 @@ def test_a_trace_is_only_written_where_it_may_be(run: Run, recorded: Path, tmp_p
     out.write_text("mine")
     (tmp_path / "folder.npz").mkdir()
     for place, problem in (
-        (out, "is there already"), (tmp_path / "out.txt", "does not end in .npz, .csv, .csv.gz"),
+        (out, "is there already: --force replaces it"), (tmp_path / "out.txt", "does not end in .npz, .csv, .csv.gz"),
         (tmp_path / ".npz", "end in"), (tmp_path / "none" / "out.npz", "there is no folder"),
         (tmp_path / "folder.npz", "is a folder"),
     ):  # fmt: skip

@@ -1,0 +1,25 @@
+"""The cluster as commands reach it."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from cluster.errors import ClusterUnreachable
+from firsttoken.components import tls_of
+from firsttoken.errors import NotUp
+from firsttoken.settings import Settings
+
+if TYPE_CHECKING:
+    from cluster.client import ClusterClient
+
+
+@contextlib.asynccontextmanager
+async def cluster_of(settings: Settings) -> "AsyncIterator[ClusterClient]":
+    """The cluster that the settings name. NotUp if no scheduler answers there."""
+    from cluster.client import ClusterClient  # only here, for it takes long to import
+
+    try:
+        async with ClusterClient(settings.scheduler_address, tls_of(settings)) as client:
+            yield client
+    except ClusterUnreachable as error:
+        raise NotUp(f"{error}; start one with `firsttoken up`") from error
