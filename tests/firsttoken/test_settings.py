@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from firsttoken.errors import SettingsError
-from firsttoken.setting_types import parse_size
 from firsttoken.settings import (
     Settings,
     environment_name,
@@ -17,6 +16,7 @@ from firsttoken.settings import (
     setting_names,
     write_settings,
 )
+from firsttoken.settings.types import parse_size
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 SIZES = {"0.5GB": 500_000_000, "8GB": 8 * 10**9, "2GiB": 2 << 30, "2 gib": 2 << 30, "1TB": 10**12, "4096": 4096}
