@@ -1,6 +1,6 @@
 """A whole cluster in memory, behind the same door as the real one (`cluster.contract`).
 
-It is `schedules.simulation` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of
+It is `schedules.world` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of
 it pass in seconds, and the same program meets the same cluster whenever it runs. No model computes: tokens are made up, and
 are the same wherever a request is run. What befalls it is told to it by its methods.
 """
@@ -34,10 +34,10 @@ from schedules.events import (
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
 from schedules.foresight.retention import BY_USE, Retention
 from schedules.rates import NIC
-from schedules.simulation.groups import Ask
-from schedules.simulation.habits import Habits, Misfortune
-from schedules.simulation.happenings import CaughtUp, Told, Yielded
-from schedules.simulation.world import World
+from schedules.world.groups import Ask
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.happenings import CaughtUp, Told, Yielded
+from schedules.world.world import World
 from storage_tiers.checkpoint import Checkpoint
 
 FIRST_REPORTS_WITHIN_S = 10.0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cluster.wire.requests import Sampling, Submit
 from schedules import events
-from schedules.simulation.habits import Misfortune
+from schedules.world.habits import Misfortune
 from serving.answering.answerer import Answerer
 from serving.answering.ask import Ask
 from serving.errors import Interrupted, MoveRefused, Unavailable

@@ -11,7 +11,7 @@ from cluster.fake import FakeCluster
 from cluster.fake_group import FakeGroup
 from cluster.wire.requests import Submit, Tokens
 from schedules import events
-from schedules.simulation.habits import Habits
+from schedules.world.habits import Habits
 from serving.errors import BadRequest, Interrupted, ModelFailed, Overloaded, Unavailable
 from tests.schedules.worlds import MB, world_node
 from tests.serving.routed import START_TIMEOUT_S, WANTED, Routed, played, said, served, until

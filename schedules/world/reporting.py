@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from schedules.events import NodesHeard
-from schedules.simulation.agenda import Agenda
-from schedules.simulation.habits import Habits
-from schedules.simulation.happenings import Happening, Told
-from schedules.simulation.nodes import WorldNode
-from schedules.simulation.usage import Usage
+from schedules.world.agenda import Agenda
+from schedules.world.habits import Habits
+from schedules.world.happenings import Happening, Told
+from schedules.world.nodes import WorldNode
+from schedules.world.usage import Usage
 
 
 class Reporting:

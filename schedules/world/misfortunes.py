@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from schedules.events import GroupFound, GroupLost, NodeLeft, SchedulerJoined, SchedulerLost
-from schedules.simulation.agenda import Agenda
-from schedules.simulation.forming import Forming
-from schedules.simulation.groups import WorldGroup
-from schedules.simulation.habits import Habits, Misfortune
-from schedules.simulation.happenings import Happening, Told
-from schedules.simulation.loads import Loads
-from schedules.simulation.nodes import WorldNode
-from schedules.simulation.reporting import Reporting
-from schedules.simulation.stagings import Stagings
-from schedules.simulation.steps import Steps
+from schedules.world.agenda import Agenda
+from schedules.world.forming import Forming
+from schedules.world.groups import WorldGroup
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.happenings import Happening, Told
+from schedules.world.loads import Loads
+from schedules.world.nodes import WorldNode
+from schedules.world.reporting import Reporting
+from schedules.world.stagings import Stagings
+from schedules.world.steps import Steps
 
 
 class Misfortunes:

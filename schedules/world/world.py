@@ -21,19 +21,19 @@ from schedules.foresight.retention import Retention
 from schedules.ledgers.nodes import link_rates
 from schedules.placing.decision import IN_DRAM, NETWORK, ON_SSD
 from schedules.rates import SSD
-from schedules.simulation.agenda import Agenda
-from schedules.simulation.forming import Forming
-from schedules.simulation.groups import Ask, WorldGroup
-from schedules.simulation.habits import Habits, Misfortune, Times
-from schedules.simulation.happenings import Happening, Told
-from schedules.simulation.loads import Loads
-from schedules.simulation.misfortunes import Misfortunes
-from schedules.simulation.nodes import Tiers, WorldNode
-from schedules.simulation.reporting import Reporting
-from schedules.simulation.stagings import Stagings
-from schedules.simulation.steps import Steps
-from schedules.simulation.usage import ByMinute, Usage
 from schedules.systems.system import Keeps, Startup
+from schedules.world.agenda import Agenda
+from schedules.world.forming import Forming
+from schedules.world.groups import Ask, WorldGroup
+from schedules.world.habits import Habits, Misfortune, Times
+from schedules.world.happenings import Happening, Told
+from schedules.world.loads import Loads
+from schedules.world.misfortunes import Misfortunes
+from schedules.world.nodes import Tiers, WorldNode
+from schedules.world.reporting import Reporting
+from schedules.world.stagings import Stagings
+from schedules.world.steps import Steps
+from schedules.world.usage import ByMinute, Usage
 
 _WHENCE = {"remote": NETWORK, "peer": NETWORK, "ssd": ON_SSD, "dram": IN_DRAM}
 

@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from schedules.events import GroupFailed, GroupFormed, GroupStopped
 from schedules.facts import Model, ModelKey, Placement
-from schedules.simulation.agenda import Agenda
-from schedules.simulation.groups import Batch, WorldGroup
-from schedules.simulation.habits import Habits
-from schedules.simulation.happenings import Happening, Told
-from schedules.simulation.loads import Loads, Wave
-from schedules.simulation.nodes import WorldNode
-from schedules.simulation.reporting import Reporting
-from schedules.simulation.steps import Steps
 from schedules.systems.system import Startup
+from schedules.world.agenda import Agenda
+from schedules.world.groups import Batch, WorldGroup
+from schedules.world.habits import Habits
+from schedules.world.happenings import Happening, Told
+from schedules.world.loads import Loads, Wave
+from schedules.world.nodes import WorldNode
+from schedules.world.reporting import Reporting
+from schedules.world.steps import Steps
 
 _AT_ONCE = Startup()
 _RUNTIME = "runtime"
