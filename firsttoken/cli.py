@@ -21,6 +21,7 @@ from firsttoken.commands import (
     plan,
     platform,
     published,
+    recordings,
     traces,
 )
 from firsttoken.errors import is_expected
@@ -74,7 +75,7 @@ app.add_typer(_models, rich_help_panel="Models")
 _traces = typer.Typer(
     name="traces", no_args_is_help=True, help="Record, make up and look at who asks for what, and when."
 )
-_traces.command("import")(traces.import_)
+_traces.command("import")(recordings.import_)
 _traces.command()(traces.synth)
 _traces.command()(traces.history)
 _traces.command()(traces.show)
