@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.loading_runs import need
+from benchmarks.needs import need
 
 _START_S, _STOP_S = 60.0, 30.0
 _LISTENING = re.compile(r"running on (http://[0-9.]+:\d+)")

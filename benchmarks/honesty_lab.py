@@ -23,10 +23,10 @@ from cluster.model_facts import facts_of
 from cluster.wire.phases import Phase
 from infra.lab.platform import Lab, run_lab
 from schedules.objectives import Objectives
-from schedules.simulation.habits import Misfortune
 from schedules.traces.lineup import Served
 from schedules.traces.synthesis import Recipe, synthesise
 from schedules.traces.trace import Trace
+from schedules.world.habits import Misfortune
 from serving.cold_start import ColdStart
 from storage_tiers.checkpoint import Checkpoint
 

@@ -6,12 +6,12 @@ from benchmarks.honesty_log import Log
 from schedules.fitting.fit import fit_all
 from schedules.fitting.fitted import Fitted
 from schedules.fitting.replaying import Ground
-from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.outcomes import Outcomes
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
 from schedules.simulation.simulate import Trouble
 from schedules.traces.trace import Provenance, Trace, in_order
+from schedules.world.habits import Habits, Misfortune
 
 
 def as_reported(log: Log) -> Fitted:

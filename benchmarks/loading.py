@@ -22,7 +22,8 @@ os.environ["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")  # or Dee
 from benchmarks.loading_data import Samples
 from benchmarks.loading_disk import measure_attach, measure_disk
 from benchmarks.loading_remote import measure_loopback, measure_shaped
-from benchmarks.loading_runs import Absent, Options
+from benchmarks.loading_runs import Options
+from benchmarks.needs import Absent
 from benchmarks.report import Result, parser, report
 from firsttoken.settings import load_settings
 

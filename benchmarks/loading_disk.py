@@ -9,8 +9,9 @@ from statistics import median as median_of
 from benchmarks.loading_attach import attach_repeatedly
 from benchmarks.loading_data import Sample, Samples
 from benchmarks.loading_limits import checksum_cpu_s_per_gb, fio
-from benchmarks.loading_runs import Absent, Options, Run, alternate, gb_per_s, median, need, run
+from benchmarks.loading_runs import Options, Run, alternate, gb_per_s, median, run
 from benchmarks.loading_worker import Job, Measured
+from benchmarks.needs import Absent, need
 from benchmarks.page_cache import evict
 from benchmarks.report import Result
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from benchmarks.bucket_server import serve_buckets
 from benchmarks.loading_data import BUCKET, Sample, Samples
-from benchmarks.loading_runs import Absent, Options, Run, alternate, gb_per_s, median, need, run
+from benchmarks.loading_runs import Options, Run, alternate, gb_per_s, median, run
 from benchmarks.loading_worker import Job, Measured
+from benchmarks.needs import Absent, need
 from benchmarks.page_cache import warm
 from benchmarks.report import Result
 from benchmarks.shaped_link import shaped_link

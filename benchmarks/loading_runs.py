@@ -1,6 +1,5 @@
 """Carrying out loads in worker processes, cold or warm, and taking medians of several that alternate."""
 
-import importlib.util
 import json
 import os
 import statistics
@@ -19,10 +18,6 @@ from benchmarks.page_cache import evict
 
 ROOT = Path(__file__).resolve().parent.parent
 _DEADLINE_S = 300.0
-
-
-class Absent(Exception):
-    """Something that a figure needs is not on this machine; says what, and how to get it."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +39,6 @@ class Options:
     def wanted(self, *names: str) -> bool:
         """Whether any of these figures was asked for."""
         return not self.only or any(fnmatch(name, pattern) for name in names for pattern in self.only)
-
-
-def need(module: str, extra: str = "bench") -> None:
-    """Absent if a module is not installed."""
-    if importlib.util.find_spec(module) is None:
-        raise Absent(f"{module} is not installed: pip install 'firsttoken[{extra}]'")
 
 
 def run(job: Job, fingerprint: int, cold: Sequence[Path] = ()) -> Run:

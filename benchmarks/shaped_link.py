@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.loading_runs import Absent
+from benchmarks.needs import Absent
 
 _BURST = "128kb"
 _QUEUE = "100ms"

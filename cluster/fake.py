@@ -1,6 +1,6 @@
 """A whole cluster in memory, behind the same door as the real one (`cluster.contract`).
 
-It is `schedules.simulation` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of
+It is `schedules.world` on the timers of the running loop: under a loop of virtual time (`cluster.virtual_time`) hours of
 it pass in seconds, and the same program meets the same cluster whenever it runs. No model computes: tokens are made up, and
 are the same wherever a request is run. What befalls it is told to it by its methods.
 """
@@ -33,11 +33,12 @@ from schedules.events import (
 )
 from schedules.facts import Model, ModelKey, Node, Placement, Unit, View
 from schedules.foresight.retention import BY_USE, Retention
+from schedules.ledgers.unit_holders import UnitHolders
 from schedules.rates import NIC
-from schedules.simulation.groups import Ask
-from schedules.simulation.habits import Habits, Misfortune
-from schedules.simulation.happenings import CaughtUp, Told, Yielded
-from schedules.simulation.world import World
+from schedules.world.groups import Ask
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.happenings import CaughtUp, Told, Yielded
+from schedules.world.world import World
 from storage_tiers.checkpoint import Checkpoint
 
 FIRST_REPORTS_WITHIN_S = 10.0
@@ -59,7 +60,7 @@ class FakeCluster:
     ) -> None:
         self._facts, self._habits, self._listener = tuple(nodes), habits, listener
         self._nodes: dict[str, Node] = {}
-        self._holders: dict[str, set[str]] = {}
+        self._holders = UnitHolders()
         self._groups: dict[str, FakeGroup] = {}
         self._ordered: dict[str, _Ordered] = {}
         self._answers: dict[str, asyncio.Future[GroupFormed | GroupFailed]] = {}
@@ -388,11 +389,12 @@ class FakeCluster:
         match event:
             case NodeReported(node, gained, lost):
                 self._nodes[node.name] = node
-                self._index(node.name, gained, lost)
+                self._holders.gain(node.name, gained)
+                self._holders.lose(node.name, lost)
                 self._wake()
             case NodeLeft(name):
                 node = self._nodes.pop(name)
-                self._index(name, (), node.units)
+                self._holders.lose(name, node.units)
                 self._wake()
             case GroupLost(name, cause):
                 group = self._groups.pop(name, None)
@@ -402,12 +404,6 @@ class FakeCluster:
                 self.joined = isinstance(event, SchedulerJoined)
             case _:
                 pass
-
-    def _index(self, name: str, gained: Iterable[str], lost: Iterable[str]) -> None:
-        for digest in gained:
-            self._holders.setdefault(digest, set()).add(name)
-        for digest in lost:
-            self._holders[digest].discard(name)
 
     def _wake(self) -> None:
         """Those who wait for nodes look again."""

@@ -14,8 +14,8 @@ from cluster.errors import Refused, StageFailed
 from cluster.wire.phases import Phase
 from cluster.wire.requests import Embedded, Submit, TokenLogprobs, Tokens
 from schedules.facts import Placement
-from schedules.simulation.groups import Ask
-from schedules.simulation.happenings import CaughtUp
+from schedules.world.groups import Ask
+from schedules.world.happenings import CaughtUp
 
 _WIDTH = 8
 _LOGPROB = -0.5

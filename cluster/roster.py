@@ -11,6 +11,7 @@ from cluster.node_lines import Place
 from cluster.wire.reports import NodeReport, StageLease
 from schedules.events import NodeReported
 from schedules.facts import Node, View
+from schedules.ledgers.unit_holders import UnitHolders
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Roster:
         self.known: dict[str, Known] = {}
         self.fetching: set[str] = set()
         """Names of those on which a cold start waits for units."""
-        self._holders: dict[str, set[str]] = {}
+        self._holders = UnitHolders()
         self._view: View | None = None
 
     def view(self) -> View:
@@ -72,7 +73,8 @@ class Roster:
         units, gained, lost = _merged(known.node.units if known is not None else {}, report)
         node = _node(report, units)
         (self.fetching.add if report.fetching else self.fetching.discard)(report.name)
-        self._index(report.name, gained, lost)
+        self._holders.lose(report.name, lost)
+        self._holders.gain(report.name, gained)
         self.known[report.name] = Known(
             node, place, report.peer_secret, report.rendezvous_secret, report.life, report.version, report.sequence,
             report.stages, now_s,
@@ -85,7 +87,7 @@ class Roster:
         known = self.known.pop(name, None)
         self.fetching.discard(name)
         if known is not None:
-            self._index(name, {}, tuple(known.node.units))
+            self._holders.lose(name, known.node.units)
             self._view = None
         return known
 
@@ -93,15 +95,6 @@ class Roster:
         """The name of the node that is this Dask worker."""
         found = (name for name, known in self.known.items() if known.node.address == worker_address)
         return next(found, None)
-
-    def _index(self, name: str, gained: Mapping[str, str], lost: tuple[str, ...]) -> None:
-        for digest in lost:
-            holders = self._holders[digest]
-            holders.discard(name)
-            if not holders:
-                del self._holders[digest]
-        for digest in gained:
-            self._holders.setdefault(digest, set()).add(name)
 
 
 def _merged(

@@ -15,14 +15,19 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def __len__(self) -> int:
+        """How many are under way."""
+        return len(self._running)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Do this meanwhile, once."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def keep(self, work: Callable[[], Awaitable[None]], name: str) -> None:
-        """Do this as long as the node lives: where it fails it begins again a second later."""
+        """Do this until `close`: where it fails it begins again a second later."""
         self.spawn(self._again_and_again(work, name), name)
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ from firsttoken.commands import (
     plan,
     platform,
     published,
+    recordings,
     traces,
 )
 from firsttoken.errors import is_expected
@@ -84,7 +85,7 @@ app.add_typer(_models, rich_help_panel="Models")
 _traces = typer.Typer(
     name="traces", no_args_is_help=True, help="Record, make up and look at who asks for what, and when."
 )
-_traces.command("import", help=_help(traces.import_))(traces.import_)
+_traces.command("import", help=_help(recordings.import_))(recordings.import_)
 _traces.command(help=_help(traces.synth))(traces.synth)
 _traces.command(help=_help(traces.history))(traces.history)
 _traces.command(help=_help(traces.show))(traces.show)

@@ -14,8 +14,8 @@ from firsttoken.errors import SettingsError
 from firsttoken.home import FLOWS_READY_FILE, urls
 from firsttoken.operator_key import operator_key
 from firsttoken.prefect_database import begin_with, template
-from firsttoken.setting_types import netloc
 from firsttoken.settings import Settings, environment_name
+from firsttoken.settings.types import netloc
 
 if TYPE_CHECKING:
     from cluster.wire.encryption import Tls

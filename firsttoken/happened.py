@@ -17,9 +17,9 @@ from schedules.facts import Model, Node
 from schedules.fitting.replaying import Ground
 from schedules.fitting.seen import Happened
 from schedules.placing.policies import POLICIES
-from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Offered
 from schedules.systems.system import OURS
+from schedules.world.habits import Habits
 from serving.history.happened import happened
 from serving.history.history import History
 from storage_tiers.errors import Missing

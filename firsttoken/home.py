@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from firsttoken.errors import AlreadyUp, FirsttokenError, NotUp
-from firsttoken.setting_types import netloc
 from firsttoken.settings import Settings
+from firsttoken.settings.types import netloc
 from storage_tiers.plain_files import whole
 
 _STATE, _LOCK = "up.json", "up.lock"

@@ -12,9 +12,9 @@ from flows.artifacts import bar, leave_page, leave_table
 from flows.bring import Names
 from flows.context import FlowContext, read_context
 from flows.errors import FlowError, NothingKnown, UnitsNotBrought
-from flows.foreseeing.carry import Carried
+from flows.foreseeing.carry import Carried, retain
 from flows.foreseeing.make import Made
-from flows.prewarming.bringing import bring_all, find_nodes, stage_all
+from flows.prewarming.bringing import ByTasks, bring_all, find_nodes, stage_all
 from flows.prewarming.chosen import Chosen
 from flows.prewarming.page import Shown, page_of, rows_of, sentence
 from flows.prewarming.steps import (
@@ -25,7 +25,6 @@ from flows.prewarming.steps import (
     forecast_before,
     foresee,
     method_of,
-    tell_nodes,
     told,
     wish_of,
 )
@@ -88,7 +87,7 @@ async def _carry_out(
             f"Nothing of it is brought to {', '.join(sorted(elsewhere))}: only {', '.join(nodes)} is asked for."
         )
     if not dry_run:
-        notes += [*await tell_nodes(client, plan, nodes), *await told(context, plan)]
+        notes += [*await retain(ByTasks(client), plan, nodes), *await told(context, plan)]
     await _show(context, made, chosen, turns, notes, dry_run=dry_run)
     try:
         if not dry_run and any(staging.node in nodes for staging in plan.stagings):

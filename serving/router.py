@@ -1,19 +1,20 @@
 """Carries out what the brain says: every request, replica and node of a front end, and no decision of its own.
 
-The rules are `schedules.brain`; this module tells it what happens, keeps streams and groups, and does what comes out.
+The rules are `schedules.brain`; this module tells it what happens, keeps streams, and does what comes out; at groups that is
+`serving.groups`.
 """
 
 import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.contract import Cluster, FormedGroup
-from cluster.errors import ClusterError, NodeLost, Refused
+from cluster.contract import Cluster
+from cluster.tasks import Tasks
 from cluster.wire.requests import Submit
 from schedules import events
 from schedules.actions import (
@@ -46,6 +47,7 @@ from schedules.placing.policies import POLICIES
 from serving.catalog import ServedModel
 from serving.cold_start import ColdStart, Ledger, lessons_of
 from serving.errors import BadRequest, DeadlineUnreachable, Interrupted, Overloaded, RequestError, Unavailable
+from serving.groups import Groups
 from serving.metrics import Metrics
 from serving.moving.moves import Moves
 from serving.moving.notices import Notices
@@ -96,9 +98,8 @@ class Router:
         self.plans = Plans(self.tell, self._brain.knows, self.know, open_model, metrics)
         self._models: dict[ModelKey, ServedModel] = {}
         self._tickets: dict[str, Ticket] = {}
-        self._groups: dict[str, FormedGroup] = {}
-        self._forming: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
+        self._groups = Groups(cluster, self.tell, self._tasks, self._recorder, metrics, limits.start_timeout_s)
         self._timer: asyncio.TimerHandle | None = None
         self._told: deque[events.Event] = deque()
         self._telling = self._closed = False
@@ -144,7 +145,7 @@ class Router:
         key, tickets = self.know(model), list[Ticket]()
         try:
             for submit in submits:
-                ticket = Ticket(model.name, submit, arrived_s, self.tell, self._groups.get, self._note_first)
+                ticket = Ticket(model.name, submit, arrived_s, self.tell, self._groups.up.get, self._note_first)
                 tickets.append(ticket)
                 self._tickets[submit.request] = ticket
                 asked, more = (submit.prompt_tokens, submit.max_tokens), len(tickets) > 1
@@ -227,9 +228,7 @@ class Router:
         if self._timer is not None:
             self._timer.cancel()
         self.moves.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await self._recorder.close()
 
     # ---- what happens, and what is to be done
@@ -260,7 +259,7 @@ class Router:
         if isinstance(event, events.NodeLeft):
             self.moves.note_node(event.node, "left")
         if isinstance(event, events.GroupFound) and event.key not in self._models and not self._closed:
-            self._spawn(self._open(event.key.name))
+            self._tasks.spawn(self._open(event.key.name), f"opening of {event.key.name}")
 
     async def _open(self, name: str) -> None:
         try:
@@ -284,23 +283,23 @@ class Router:
             case Replay():
                 self._replay(action)
             case Start():
-                self._forming[action.group] = self._spawn(self._form(action))
+                self._groups.form(action, self._models[action.key])
             case Hurry():
-                self._spawn(self._hurry(action))
+                self._groups.hurry(action)
             case Stop():
-                self._spawn(self._stop(action.group))
+                self._groups.stop(action.group)
             case Adopt():
-                self._forming[action.group] = self._spawn(self._adopt(action.group))
+                self._groups.adopt(action.group)
             case Decided():
                 self._note_decision(action)
             case Failed():
                 self._metrics.cold_starts.labels(action.key.name, "failed").inc()
                 _log.warning("%s could not be started: %s", action.key.name, action.reason)
             case Record():
-                self._recorder.record(action, self._groups[action.group])
+                self._recorder.record(action, self._groups.up[action.group])
             case Shift():
                 ticket = self._tickets[action.request]
-                ticket.shift(action, self.moves.account(action, ticket.model), self._spawn)
+                ticket.shift(action, self.moves.account(action, ticket.model), self._tasks.spawn)
             case MoveAt():
                 self.moves.stands(action)
             case Refuse():
@@ -328,93 +327,6 @@ class Router:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(at_s, self.tell, events.Ticked())
-
-    # ---- groups
-
-    async def _form(self, action: Start) -> None:
-        """Form a group; whatever comes of it, the brain hears of it."""
-        model, group = self._models[action.key], action.group
-        self._recorder.ordered(group)
-        try:
-            async with asyncio.timeout(action.timeout_s):
-                formed = await self._client().form(
-                    group, action.placement, model.checkpoint, action.timeout_s, behind=action.behind
-                )
-        except Exception as error:
-            if not isinstance(error, RequestError | ClusterError | TimeoutError):
-                _log.exception("%s could not be started", model.name)
-            text = str(error) or f"it took longer than {action.timeout_s:.0f} s"
-            _log.info("%s was not started (%s)", model.name, text)
-            unheard = error.node if isinstance(error, NodeLost) else ""
-            self._not_formed(events.GroupFailed(group, text, isinstance(error, Refused), unheard))
-            return
-        if not action.behind:
-            self._metrics.cold_starts.labels(model.name, "started").inc()
-        self._joined(formed)
-
-    async def _hurry(self, action: Hurry) -> None:
-        """It comes sooner if its nodes can be told, and comes if not."""
-        try:
-            await self._client().hurry(action.group, action.nodes)
-        except (RequestError, ClusterError, OSError, TimeoutError) as error:
-            _log.warning("group %s still makes way for others: %s", action.group, error)
-
-    async def _adopt(self, group: str) -> None:
-        try:
-            async with asyncio.timeout(self._limits.start_timeout_s):
-                found = await self._client().adopt(group)
-        except Exception as error:
-            expected = isinstance(error, RequestError | ClusterError | TimeoutError)
-            _log.warning("group %s cannot be adopted: %s", group, error, exc_info=None if expected else error)
-            self._not_formed(events.GroupFailed(group, str(error) or "it did not answer in time", refused=False))
-            return
-        self._joined(found)
-
-    def _not_formed(self, event: events.GroupFailed) -> None:
-        self._forming.pop(event.group, None)
-        self._recorder.over(event.group)
-        self.tell(event)
-
-    def _joined(self, group: FormedGroup) -> None:
-        self._forming.pop(group.name, None)
-        self._groups[group.name] = group
-        self.tell(events.GroupFormed(group.name))
-        if group.lost.is_set():
-            self.tell(events.GroupLost(group.name, group.cause))
-
-    async def _stop(self, name: str) -> None:
-        """End the group, or its forming. Its streams break at once."""
-        forming = self._forming.pop(name, None)
-        try:
-            if forming is not None:
-                forming.cancel()
-                await asyncio.gather(forming, return_exceptions=True)
-            group = self._groups.pop(name, None)  # which it may have become before it was cancelled
-            if group is not None:
-                group.lose("the group was dissolved")
-                await self._client().dissolve(group)
-        except (RequestError, ClusterError, OSError, TimeoutError) as error:
-            _log.warning("group %s: %s; its lease will end it", name, error)
-        finally:
-            self._recorder.over(name)
-            self.tell(events.GroupStopped(name))
-
-    def _client(self) -> Cluster:
-        client = self._cluster()
-        if client is None:
-            raise Unavailable("the cluster's scheduler does not answer", retry_after_s=5)
-        return client
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("work in the background failed", exc_info=error)
 
 
 def _error_of(action: Reject) -> RequestError:

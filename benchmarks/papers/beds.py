@@ -12,8 +12,8 @@ from benchmarks.papers.calibration import DECODE_BYTES_PER_S, STEP_S, Calibratio
 from benchmarks.papers.hydraserve import HYDRA, HYDRA_CACHE, SLLM, SLLM_CACHED, VLLM
 from schedules.facts import Node, Rate
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
-from schedules.simulation.habits import Habits
 from schedules.systems.system import Startup
+from schedules.world.habits import Habits
 
 GB, GIB = 10**9, 1 << 30
 OURS, HALVED = "firsttoken", "firsttoken, half the compute"

@@ -209,8 +209,8 @@ async def _carried_out(sources: "Sources", made: "Made", *, alone: bool) -> "Seq
     plan, console = made.plan, stderr()
     left_s = plan.until_s - time.time()
     if not alone:
-        for node, why in (await retain(sources.cluster, plan, left_s)).items():
-            typer.echo(f"{node} goes on dropping what it used longest ago: {why}", err=True)
+        for failed in await retain(sources.cluster, plan, sorted({*plan.dram, *plan.ssd})):
+            typer.echo(failed, err=True)
         for ignored in (await sources.front_end.planned(plan))["ignored"]:
             typer.echo(f"no replica of {ignored['model']} is kept: {ignored['reason']}", err=True)
     columns = (

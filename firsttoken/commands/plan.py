@@ -27,94 +27,116 @@ def _text(about: str, metavar: str, panel: str) -> Any:
     return typer.Option(help=about, metavar=metavar, rich_help_panel=panel)
 
 
+Trace = Annotated[
+    str,
+    _text(
+        "A trace, stored or as others record it; `history` for what was asked of late. Else made up: --rate.",
+        "FILE",
+        _SERVED,
+    ),
+]
+SloTtft = Annotated[
+    str,
+    _text("Time to the first token: 2s; by model 'chat*=2s,5s'. Else as the trace has it.", "TIME", _SERVED),
+]
+SloTpot = Annotated[str, _text("Time of every other token: 50ms. The same holds.", "TIME", _SERVED)]
+Attainment = Annotated[
+    float, typer.Option(help="The share of requests to be served so.", callback=finite, rich_help_panel=_SERVED)
+]
+Models = Annotated[
+    str,
+    _text(
+        "Published models, or sizes as 8b,70b, that stand for the trace's in turn; by model 'chat*=8b,70b'. Else those "
+        "published: of the same name, and for the others in turn.",
+        "MODELS",
+        _SERVED,
+    ),
+]
+Rate = Annotated[str, _text("So many requests a second, in the mean; else as the trace has them.", "RATE", _SERVED)]
+Duration = Annotated[str, _text("Only so much of the trace: 2h.", "TIME", _SERVED)]
+Nodes = Annotated[
+    str,
+    _text(
+        "Machines, each with what an hour costs: h100=4.10,a10=1.20; `cluster` for those that run, by what they have "
+        "measured; or a file, types.toml.",
+        "TYPES",
+        _HAD,
+    ),
+]
+World = Annotated[
+    str,
+    _text("What `firsttoken fit` has written: `cluster` are its machines, as they were seen to be.", "FILE", _HAD),
+]
+Price = Annotated[str, _text("Of an hour of a machine that is given none.", "PRICE", _HAD)]
+MostMachines = Annotated[int, typer.Option(min=1, max=100_000, help="In all.", rich_help_panel=_HAD)]
+Store = Annotated[
+    str, _text("What the object store gives to all together: 25gbit. Else as measured, or no limit.", "RATE", _HAD)
+]
+Dram = Annotated[str, _text("Shares of a machine's dram to try.", "SHARES", _HAD)]
+Ssd = Annotated[str, _text("Shares of a machine's ssd to try.", "SHARES", _HAD)]
+Currency = Annotated[str, typer.Option(help="Of the prices.", rich_help_panel=_HAD)]
+KeepAlive = Annotated[
+    str, _text("How long a replica stays after its last request; else as the settings have it.", "TIME", _PLAYED)
+]
+Degree = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=256, help="Most nodes of a cold model; else as the settings have it.", rich_help_panel=_PLAYED
+    ),
+]
+KvTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=16, help="Tokens of KV cache of a replica; else as the settings have it.", rich_help_panel=_PLAYED
+    ),
+]
+MostReplicas = Annotated[int, typer.Option(min=1, max=1000, help="Of a model.", rich_help_panel=_PLAYED)]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="What written files' names begin with; else the trace's, in the folder `plans` of the home.",
+        metavar="PREFIX",
+        rich_help_panel=_WRITTEN,
+    ),
+]
+Jobs = Annotated[
+    int,
+    typer.Option(min=0, max=1024, help="Clusters played at once; 0: as many as cores.", rich_help_panel=_WRITTEN),
+]
+Dask = Annotated[str, _text("Play at the Dask scheduler there, which is not that of the nodes.", "ADDRESS", _WRITTEN)]
+Resume = Annotated[
+    bool, typer.Option(help="Use what was played of the same question before.", rich_help_panel=_WRITTEN)
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all chance.", rich_help_panel=_WRITTEN)]
+
+
 def plan(
-    trace: Annotated[
-        str,
-        _text(
-            "A trace, stored or as others record it; `history` for what was asked of late. Else made up: --rate.",
-            "FILE",
-            _SERVED,
-        ),
-    ] = "",
-    slo_ttft: Annotated[
-        str,
-        _text("Time to the first token: 2s; by model 'chat*=2s,5s'. Else as the trace has it.", "TIME", _SERVED),
-    ] = "",
-    slo_tpot: Annotated[str, _text("Time of every other token: 50ms. The same holds.", "TIME", _SERVED)] = "",
-    attainment: Annotated[
-        float, typer.Option(help="The share of requests to be served so.", callback=finite, rich_help_panel=_SERVED)
-    ] = 0.99,
-    models: Annotated[
-        str,
-        _text(
-            "Published models, or sizes as 8b,70b, that stand for the trace's in turn; by model 'chat*=8b,70b'. Else those "
-            "published: of the same name, and for the others in turn.",
-            "MODELS",
-            _SERVED,
-        ),
-    ] = "",
-    rate: Annotated[
-        str, _text("So many requests a second, in the mean; else as the trace has them.", "RATE", _SERVED)
-    ] = "",
-    duration: Annotated[str, _text("Only so much of the trace: 2h.", "TIME", _SERVED)] = "",
-    nodes: Annotated[
-        str,
-        _text(
-            "Machines, each with what an hour costs: h100=4.10,a10=1.20; `cluster` for those that run, by what they have "
-            "measured; or a file, types.toml.",
-            "TYPES",
-            _HAD,
-        ),
-    ] = "cluster",
-    world: Annotated[
-        str,
-        _text("What `firsttoken fit` has written: `cluster` are its machines, as they were seen to be.", "FILE", _HAD),
-    ] = "",
-    price: Annotated[str, _text("Of an hour of a machine that is given none.", "PRICE", _HAD)] = "",
-    most_machines: Annotated[int, typer.Option(min=1, max=100_000, help="In all.", rich_help_panel=_HAD)] = 64,
-    store: Annotated[
-        str, _text("What the object store gives to all together: 25gbit. Else as measured, or no limit.", "RATE", _HAD)
-    ] = "",
-    dram: Annotated[str, _text("Shares of a machine's dram to try.", "SHARES", _HAD)] = "1,0.5,0.25",
-    ssd: Annotated[str, _text("Shares of a machine's ssd to try.", "SHARES", _HAD)] = "1,0.5,0.25",
-    currency: Annotated[str, typer.Option(help="Of the prices.", rich_help_panel=_HAD)] = "$",
-    keep_alive: Annotated[
-        str, _text("How long a replica stays after its last request; else as the settings have it.", "TIME", _PLAYED)
-    ] = "",
-    degree: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=256, help="Most nodes of a cold model; else as the settings have it.", rich_help_panel=_PLAYED
-        ),
-    ] = None,
-    kv_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=16, help="Tokens of KV cache of a replica; else as the settings have it.", rich_help_panel=_PLAYED
-        ),
-    ] = None,
-    most_replicas: Annotated[int, typer.Option(min=1, max=1000, help="Of a model.", rich_help_panel=_PLAYED)] = 1000,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="What written files' names begin with; else the trace's, in the folder `plans` of the home.",
-            metavar="PREFIX",
-            rich_help_panel=_WRITTEN,
-        ),
-    ] = None,
-    jobs: Annotated[
-        int,
-        typer.Option(min=0, max=1024, help="Clusters played at once; 0: as many as cores.", rich_help_panel=_WRITTEN),
-    ] = 0,
-    dask: Annotated[
-        str, _text("Play at the Dask scheduler there, which is not that of the nodes.", "ADDRESS", _WRITTEN)
-    ] = "",
-    resume: Annotated[
-        bool, typer.Option(help="Use what was played of the same question before.", rich_help_panel=_WRITTEN)
-    ] = True,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all chance.", rich_help_panel=_WRITTEN)] = 0,
+    trace: Trace = "",
+    slo_ttft: SloTtft = "",
+    slo_tpot: SloTpot = "",
+    attainment: Attainment = 0.99,
+    models: Models = "",
+    rate: Rate = "",
+    duration: Duration = "",
+    nodes: Nodes = "cluster",
+    world: World = "",
+    price: Price = "",
+    most_machines: MostMachines = 64,
+    store: Store = "",
+    dram: Dram = "1,0.5,0.25",
+    ssd: Ssd = "1,0.5,0.25",
+    currency: Currency = "$",
+    keep_alive: KeepAlive = "",
+    degree: Degree = None,
+    kv_tokens: KvTokens = None,
+    most_replicas: MostReplicas = 1000,
+    out: Out = None,
+    jobs: Jobs = 0,
+    dask: Dask = "",
+    resume: Resume = True,
+    seed: Seed = 0,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -127,11 +149,8 @@ def plan(
 
     Example: firsttoken plan --rate 2 --duration 1h --models 8b,70b --slo-ttft 5s --nodes h100=4.10,a10=1.20
     """
-    from firsttoken.components import tls_of
     from firsttoken.local import running_settings
-    from flows.planning.answering import Means
     from flows.planning.asking import Wishes
-    from flows.planning.sweeping import crew_of
     from flows.planning.written import check_prefix, write
 
     settings = running_settings(load(config))
@@ -145,14 +164,22 @@ def plan(
     )  # fmt: skip
     prefix = out or _beside_others(settings, trace)
     check_prefix(prefix)
-    crew = crew_of(dask, jobs, settings.scheduler_address, tls_of(settings) if dask else None)
-    found = _played(settings, wishes, Means(crew, settings.plans_dir, resume))
+    found = _played(settings, wishes, _means(settings, dask, jobs, resume=resume))
     files = write(found, prefix, datetime.now(UTC))
     _show(found, as_json=as_json)
     for path in (files.report, files.document, *files.settings.values()):
         typer.echo(f"written: {path}", err=True)
     if found.chosen is None:
         raise typer.Exit(1)
+
+
+def _means(settings: "Settings", dask: str, jobs: int, *, resume: bool) -> "Means":
+    from firsttoken.components import tls_of
+    from flows.planning.answering import Means
+    from flows.planning.sweeping import crew_of
+
+    crew = crew_of(dask, jobs, settings.scheduler_address, tls_of(settings) if dask else None)
+    return Means(crew, settings.plans_dir, resume)
 
 
 def _beside_others(settings: "Settings", trace: str) -> Path:

@@ -6,8 +6,8 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from flows.capacity import style
-from flows.capacity.markup import el, svg
+from flows.capacity.markup import el
+from flows.capacity.paper import on_paper
 from flows.capacity.scales import Linear, from_zero
 from schedules.foresight.backtest import Backtest, Row
 
@@ -90,18 +90,5 @@ def over_time(found: Backtest, method: str) -> str:
 
 
 def _whole(title: str, description: str, height: float, *parts: Element) -> str:
-    return svg(
-        el(
-            "svg",
-            el("title", title),
-            el("desc", description),
-            el("style", style.for_picture() + _OWN_STYLE),
-            el("rect", width="100%", height="100%", class_="paper"),
-            el("text", title, x=24, y=30, class_="head"),
-            *parts,
-            viewBox=f"0 0 {_WIDTH} {height}",
-            width=_WIDTH,
-            height=height,
-            role="img",
-        )
-    )
+    head = el("text", title, x=24, y=30, class_="head")
+    return on_paper(title, description, _WIDTH, height, head, *parts, own_style=_OWN_STYLE)

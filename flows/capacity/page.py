@@ -8,7 +8,8 @@ from xml.etree.ElementTree import Element
 
 from flows.capacity import curve, style
 from flows.capacity.answer import answer, told_of
-from flows.capacity.markup import el, html, svg
+from flows.capacity.markup import el, html
+from flows.capacity.paper import on_paper
 from flows.capacity.sections import details, latency, models, section, usage, what_ifs
 from flows.capacity.tables import shown
 from flows.capacity.trials import everything
@@ -58,21 +59,15 @@ def picture(plan: Plan) -> str:
         "svg", curve.marks(plan), x=_LEFT, y=top + 40, width=_WIDTH - _LEFT - _RIGHT, height=_HEIGHT - 40 - _UNDER
     )
     area.set("overflow", "visible")
-    whole = el(
-        "svg",
-        el("title", plan.sentence),
-        el("desc", curve.description(plan)),
-        el("style", style.for_picture()),
-        el("rect", width="100%", height="100%", class_="paper"),
-        (el("text", line, x=24, y=34 + 22 * place, class_="head") for place, line in enumerate(lines)),
+    return on_paper(
+        plan.sentence,
+        curve.description(plan),
+        _WIDTH,
+        height,
+        *(el("text", line, x=24, y=34 + 22 * place, class_="head") for place, line in enumerate(lines)),
         el("text", curve.TITLE, x=24, y=top + 12),
         area,
-        viewBox=f"0 0 {_WIDTH} {height}",
-        width=_WIDTH,
-        height=height,
-        role="img",
     )
-    return svg(whole)
 
 
 def _curve(plan: Plan) -> Element:

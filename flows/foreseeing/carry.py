@@ -1,14 +1,16 @@
 """A plan of prewarming carried out at the nodes: told what is worth keeping, and brought what is to be there."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.contract import Cluster, Progress
+from cluster.contract import Progress
 from cluster.errors import ClusterError, Refused
 from cluster.wire.reports import UnitsBrought
 from schedules.foresight.plan import Plan, Staging
+from schedules.foresight.retention import Retention
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import StorageError
 from storage_tiers.model_store import ModelStore
@@ -35,6 +37,14 @@ class Brings(Protocol):
         ...
 
 
+class Retains(Protocol):
+    """The same, of what nodes are to keep."""
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        """See Cluster."""
+        ...
+
+
 @dataclass(frozen=True)
 class Carried:
     """What became of a staging; `why` says why it was not done, "" if it was. It has `failed` then, unless there was no time
@@ -47,16 +57,16 @@ class Carried:
     failed: bool = False
 
 
-async def retain(cluster: Cluster, plan: Plan, for_s: float) -> Mapping[str, str]:
-    """Tell every node what the plan says is worth keeping there, for so long. Of nodes that were not told, why."""
-    names = sorted({*plan.dram, *plan.ssd})
-    orders = (cluster.retain(name, *plan.retention(name), for_s) for name in names)
+async def retain(cluster: Retains, plan: Plan, nodes: Sequence[str]) -> list[str]:
+    """Have each node keep what the plan holds dear, until it is over; whoever could not be told, in sentences."""
+    for_s = max(1.0, plan.until_s - time.time())
+    orders = (cluster.retain(node, *plan.retention(node), for_s) for node in nodes)
     answers = await asyncio.gather(*orders, return_exceptions=True)
-    failed = {}
-    for name, answer in zip(names, answers, strict=True):
-        if isinstance(answer, ClusterError):
-            failed[name] = str(answer)
-        elif isinstance(answer, BaseException):
+    failed = []
+    for node, answer in zip(nodes, answers, strict=True):
+        if isinstance(answer, ClusterError | TimeoutError):
+            failed.append(f"{node} goes on dropping what it used longest ago: {answer}")
+        elif answer is not None:
             raise answer
     return failed
 

@@ -22,6 +22,7 @@ from flows.foreseeing.carry import Carried, stage
 from flows.passing import unseen
 from schedules.facts import View
 from schedules.foresight.plan import Plan
+from schedules.foresight.retention import Retention
 from storage_tiers.checkpoint import Checkpoint
 from storage_tiers.errors import StoreUnavailable
 from storage_tiers.model_store import ModelStore
@@ -92,9 +93,15 @@ async def stage_units(
     return await client.bring(node, checkpoint, units, tier, within_s, on_progress)
 
 
+@task(name="retain", retries=2, retry_delay_seconds=[1, 5], timeout_seconds=120, cache_policy=NO_CACHE)
+async def keep_units(client: ClusterClient, kept: tuple[Retention, Retention], node: str, for_s: float) -> None:
+    """Have a node keep what is worth most in its dram and on its ssd, for so long."""
+    await client.retain(node, *kept, for_s)
+
+
 @dataclass(frozen=True)
 class ByTasks:
-    """What the cluster brings as tasks of the run, each with its retries."""
+    """What the cluster brings and keeps as tasks of the run, each with its retries."""
 
     client: ClusterClient
 
@@ -110,6 +117,10 @@ class ByTasks:
         """See Cluster."""
         name, named = checkpoint.name, list(units)
         return await stage_units(self.client, unseen(checkpoint), name, node, tier, named, timeout_s, on_progress)
+
+    async def retain(self, node: str, dram: Retention, ssd: Retention, for_s: float) -> None:
+        """See Cluster."""
+        await keep_units(self.client, unseen((dram, ssd)), node, for_s)
 
 
 async def stage_all(

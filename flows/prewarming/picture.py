@@ -8,8 +8,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.capacity import style
-from flows.capacity.markup import el, svg
+from flows.capacity.markup import el
+from flows.capacity.paper import on_paper
 from flows.capacity.scales import Linear
 from flows.capacity.words import count
 from schedules.foresight.forecast import Forecast
@@ -74,22 +74,17 @@ def picture(lanes: Sequence[Lane], now_s: float) -> str:
     height = _TOP + len(lanes) * (_LANE + _GAP) + _UNDER
     first = lanes[0]
     x = Linear(-float(len(first.came)), float(len(first.expected)))
-    whole = el(
-        "svg",
-        el("title", TITLE),
-        el("desc", "; ".join(f"{lane.name}: {lane.words}" for lane in lanes)),
-        el("style", style.for_picture() + _OWN_STYLE),
-        el("rect", width="100%", height="100%", class_="paper"),
+    return on_paper(
+        TITLE,
+        "; ".join(f"{lane.name}: {lane.words}" for lane in lanes),
+        _WIDTH,
+        height,
         el("text", TITLE, x=24, y=34, class_="head"),
         *_key(),
         *(part for place, lane in enumerate(lanes) for part in _drawn(lane, x, _TOP + place * (_LANE + _GAP))),
         *_clock(x, now_s, height - _UNDER + 6),
-        viewBox=f"0 0 {_WIDTH} {height}",
-        width=_WIDTH,
-        height=height,
-        role="img",
+        own_style=_OWN_STYLE,
     )
-    return svg(whole)
 
 
 def _key() -> Iterator[Element]:

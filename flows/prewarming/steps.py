@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,7 +13,6 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.variables import Variable
 
 from cluster.client import ClusterClient
-from cluster.errors import ClusterError
 from flows.context import FlowContext
 from flows.errors import FlowError, NothingKnown, Unclear
 from flows.foreseeing.gather import Gathered, Sources, gather
@@ -91,28 +89,10 @@ async def find_hits(context: FlowContext, since_s: float) -> list[Hits]:
     return hits_of(await context.front_end().cold_starts(COLD_STARTS), since_s)
 
 
-@task(**_ASKS)
-async def retain(client: ClusterClient, plan: Plan, node: str) -> None:
-    """Have a node keep what the plan holds dear, until the plan is over."""
-    await client.retain(node, *plan.retention(node), max(1.0, plan.until_s - time.time()))
-
-
 @task(retries=2, retry_delay_seconds=[1, 5], timeout_seconds=60, cache_policy=NO_CACHE)
 async def tell_front_end(context: FlowContext, plan: Plan) -> None:
     """Have the plan's replicas be there. FrontEndAway or Refused with the sentence if they will not be."""
     await context.front_end().planned(plan)
-
-
-async def tell_nodes(client: ClusterClient, plan: Plan, nodes: Sequence[str]) -> list[str]:
-    """Have each node keep what the plan holds dear; whoever could not be told, in sentences."""
-    told = await asyncio.gather(*(retain(client, unseen(plan), node) for node in nodes), return_exceptions=True)
-    failed = []
-    for node, error in zip(nodes, told, strict=True):
-        if isinstance(error, ClusterError | TimeoutError):
-            failed.append(f"{node} goes on dropping what it used longest ago: {error}")
-        elif error is not None:
-            raise error
-    return failed
 
 
 async def told(context: FlowContext, plan: Plan) -> list[str]:

@@ -17,7 +17,7 @@ from schedules.estimates import speeds_of
 from schedules.facts import Node, Rate
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, STORE, formed
 
-_GB, _GIB = 1_000_000_000, 1 << 30
+_GB = 1_000_000_000
 _CONTEXT_BYTES = 600 << 20
 _BAD = 0.8
 """The bad end of an example's speeds, of their means."""

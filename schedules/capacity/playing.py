@@ -13,15 +13,15 @@ from schedules.capacity.search import Job
 from schedules.capacity.trial import Trial, Usage
 from schedules.facts import Node
 from schedules.rates import NIC, STORE
-from schedules.simulation.habits import Misfortune
 from schedules.simulation.outcomes import Ending, Outcomes
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
 from schedules.simulation.simulate import Trouble
-from schedules.simulation.usage import MINUTE_S
 from schedules.systems.system import Keeps
 from schedules.traces.changing import denser, during
 from schedules.traces.trace import Trace
+from schedules.world.habits import Misfortune
+from schedules.world.usage import MINUTE_S
 
 PERCENTILES = (50, 95, 99)
 SECONDS_PER_H = 3600.0

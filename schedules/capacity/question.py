@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from schedules.capacity.clusters import NodeType
-from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Offered
 from schedules.systems.system import OURS, System
 from schedules.traces.trace import Trace
+from schedules.world.habits import Habits
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from schedules.facts import Node
 from schedules.simulation.comparing import Comparison, Matched
-from schedules.simulation.habits import Habits
 from schedules.systems.system import Startup
+from schedules.world.habits import Habits
 
 
 class Whence(StrEnum):

@@ -11,12 +11,12 @@ from schedules.fitting.fitted import Fitted, Played
 from schedules.fitting.samples import held_at_first
 from schedules.fitting.seen import Happened, matched
 from schedules.simulation.comparing import Comparison, Matched, compare, match
-from schedules.simulation.habits import Habits
 from schedules.simulation.outcomes import Outcomes
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
 from schedules.systems.system import OURS, System
 from schedules.traces.happened import trace_of
+from schedules.world.habits import Habits
 
 QUIET_S = 120.0
 """Beyond the longest keep-alive and the longest answer: then nothing runs, and nothing happens until somebody asks."""

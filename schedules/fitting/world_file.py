@@ -10,8 +10,8 @@ from schedules.fitting.errors import BadWorld
 from schedules.fitting.fitted import Fitted, Played, Quality, Quantity, Whence
 from schedules.rates import BUS, DECODE, NIC, PREFILL, REACH, SSD, STORE, STREAM, formed_degree
 from schedules.simulation.comparing import Comparison, Matched
-from schedules.simulation.habits import Habits
 from schedules.systems.system import OURS, Startup
+from schedules.world.habits import Habits
 
 KIND, VERSION = "firsttoken world", 1
 MOST_NODES = 100_000

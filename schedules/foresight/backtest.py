@@ -46,7 +46,6 @@ class Row:
     cold_start_s: float
     cold_starts: int
     held_gib_hours: float
-    moved_gib: float
     p95_s: float
     p99_s: float
     brier: float
@@ -114,7 +113,6 @@ class Backtest:
             float(one.cold_start_s.sum()),
             round(float(one.cold_starts.sum())),
             float(one.held_byte_s.sum()) / GIB / HOUR_S,
-            float(one.moved_bytes.sum()) / GIB,
             one.p95_s,
             one.p99_s,
             float(np.mean((one.probability - (self.came > 0)) ** 2)) if one.probability.size else 0.0,

@@ -13,6 +13,7 @@ from schedules.events import NodeReported
 from schedules.facts import Node, Ranks, View
 from schedules.ledgers.finds import Finds
 from schedules.ledgers.links import nic_link, out_link
+from schedules.ledgers.unit_holders import UnitHolders
 from schedules.rates import NIC, STORE
 
 _Keys = tuple[tuple[int, str], tuple[float, int, str]]
@@ -28,7 +29,7 @@ class Nodes:
         self._nodes: list[Node] = []
         self._drained: set[str] = set()
         self._on_gpus: set[str] = set()
-        self._holders: dict[str, set[str]] = {}
+        self._holders = UnitHolders()
         self._by_memory: list[tuple[int, str]] = []
         self._by_network: list[tuple[float, int, str]] = []
         self._links = _LinkRates()
@@ -100,8 +101,7 @@ class Nodes:
         node = reported.node
         known = self._heard.get(node.name)
         gained = reported.gained if known is not None else node.units
-        for digest in gained:
-            self._holders.setdefault(digest, set()).add(node.name)
+        self._holders.gain(node.name, gained)
         self._finds.forget(gained)
         self._forget_units(node.name, reported.lost)
         self._heard[node.name] = node
@@ -180,12 +180,7 @@ class Nodes:
 
     def _forget_units(self, name: str, digests: Mapping[str, str] | tuple[str, ...]) -> None:
         self._finds.forget(digests)
-        for digest in digests:
-            there = self._holders.get(digest)
-            if there is not None:
-                there.discard(name)
-                if not there:
-                    del self._holders[digest]
+        self._holders.lose(name, digests)
 
 
 class _LinkRates:

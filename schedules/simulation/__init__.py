@@ -1,1 +1,1 @@
-"""A cluster under virtual time, for a brain to be tried on."""
+"""A brain played against a cluster under virtual time, and what comes of it."""

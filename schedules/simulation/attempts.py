@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from schedules.simulation.groups import Ask
+from schedules.world.groups import Ask
 
 
 @dataclass

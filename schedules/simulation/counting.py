@@ -20,8 +20,8 @@ from schedules.events import (
 )
 from schedules.facts import ModelKey
 from schedules.simulation.outcomes import Ending, Found, Outcomes, StartSeen
-from schedules.simulation.world import World
 from schedules.traces.trace import Trace
+from schedules.world.world import World
 
 PROGRESS_EVERY = 500
 """Requests between two words on progress."""

@@ -11,9 +11,9 @@ from schedules.foresight.past import past_of
 from schedules.foresight.planner import Ground, Wanted, make_plan
 from schedules.service import COMING
 from schedules.simulation.simulate import Look
-from schedules.simulation.world import World
 from schedules.systems.prewarms import Prewarms
 from schedules.traces.trace import Trace
+from schedules.world.world import World
 
 
 class Foreseeing:

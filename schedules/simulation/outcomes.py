@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules.simulation.usage import ByMinute
+from schedules.world.usage import ByMinute
 
 Seconds = NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from schedules.simulation.foreseeing import Foreseeing
 from schedules.simulation.outcomes import Outcomes
 from schedules.simulation.scenario import Offered, Scenario
 from schedules.simulation.simulate import Input, Wish, drive
-from schedules.simulation.world import World
 from schedules.systems.system import System
 from schedules.traces.arrivals import arrivals
+from schedules.world.world import World
 
 LEAD_S = 5.0
 """So long before the trace begins its nodes are there, and its models known."""

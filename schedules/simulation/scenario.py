@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from schedules.facts import Model, Node, Rate
 from schedules.learning import Lesson
 from schedules.objectives import Objectives
-from schedules.simulation.habits import Habits
 from schedules.simulation.simulate import Trouble
 from schedules.systems.system import OURS, Startup, System
 from schedules.traces.trace import Trace
+from schedules.world.habits import Habits
 
 
 @dataclass(frozen=True)

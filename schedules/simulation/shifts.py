@@ -7,8 +7,8 @@ from schedules.actions import Shift
 from schedules.events import Event, RequestProgressed, RequestRefused, RequestShifted, RequestStayed
 from schedules.moving.rounds import ROUNDS, goes_over, never_near
 from schedules.simulation.attempts import Open
-from schedules.simulation.happenings import CaughtUp, OfAttempt, Yielded
-from schedules.simulation.world import World
+from schedules.world.happenings import CaughtUp, OfAttempt, Yielded
+from schedules.world.world import World
 
 
 @dataclass

@@ -27,11 +27,11 @@ from schedules.events import (
 )
 from schedules.facts import ModelKey
 from schedules.moving.plan import Step
-from schedules.simulation import happenings
 from schedules.simulation.attempts import Open
-from schedules.simulation.habits import Misfortune
 from schedules.simulation.shifts import Shifts
-from schedules.simulation.world import World
+from schedules.world import happenings
+from schedules.world.habits import Misfortune
+from schedules.world.world import World
 
 
 class Decides(Protocol):

@@ -40,6 +40,7 @@ from serving.history.tables import (
     start_of_row,
     whole,
 )
+from serving.waiting import happens
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -160,7 +161,7 @@ class History:
                 _log.exception("writing the history failed; trying again")
             if last:
                 return
-            await _happens(self._closing, wait_s)
+            await happens(self._closing, wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
     async def _work(self) -> None:
@@ -177,8 +178,8 @@ class History:
         elif now_s >= self._prune_at_s and not closing:
             await self._prune(time.time())
             self._prune_at_s = time.monotonic() + PRUNE_EVERY_S
-        elif await _happens(self._queued, min(self._prune_at_s, self._count_at_s) - now_s):
-            await _happens(self._enough, FLUSH_S)
+        elif await happens(self._queued, min(self._prune_at_s, self._count_at_s) - now_s):
+            await happens(self._enough, FLUSH_S)
             if self._queue:
                 await self._write_batch()
 
@@ -371,12 +372,3 @@ def _is_rejection(error: BaseException) -> bool:
         return isinstance(error, StatementError)
     sql_state = getattr(error.orig, "sqlstate", None) or ""
     return isinstance(error, DataError | IntegrityError) or sql_state[:2] in ("22", "23")
-
-
-async def _happens(awaited: asyncio.Event, within_s: float) -> bool:
-    try:
-        async with asyncio.timeout(within_s):
-            await awaited.wait()
-    except TimeoutError:
-        return False
-    return True

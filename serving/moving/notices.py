@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from serving.waiting import happens
+
 ALIVE_S = 2.0
 LISTENERS = 4
 QUEUED, LATE = 1024, 256
@@ -82,7 +84,7 @@ class Notices:
                 if listener.over:
                     return
                 listener.news.clear()
-                if not await _happens(listener.news, ALIVE_S):
+                if not await happens(listener.news, ALIVE_S):
                     yield _line({"notice": "alive"})
         finally:
             self._leave(listener)
@@ -104,12 +106,3 @@ class Notices:
 
 def _line(notice: dict[str, Any]) -> bytes:
     return json.dumps(notice, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-async def _happens(awaited: asyncio.Event, within_s: float) -> bool:
-    try:
-        async with asyncio.timeout(within_s):
-            await awaited.wait()
-    except TimeoutError:
-        return False
-    return True

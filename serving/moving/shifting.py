@@ -16,7 +16,7 @@ from cluster.wire.requests import Submit, Tokens
 from schedules.moving.rounds import ROUNDS, goes_over, never_near
 
 _log = logging.getLogger(__name__)
-Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 FOLLOWED_WITHIN_S = 120.0
 """So long the other group may take until it has all but the last tokens. Nobody waits for it; its room is kept."""
 
@@ -81,7 +81,7 @@ class Shifting:
         self._switched, self._settled = asyncio.Event(), False
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()
-        self._task = spawn(self._follow())
+        self._task = spawn(self._follow(), f"shift of {submit.request}")
 
     # ---- by who reads
 

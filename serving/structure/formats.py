@@ -17,7 +17,8 @@ class CallFormat:
     """`begin` stands once before all calls, `opening` before each call's name, `named` between the name and its arguments,
     `closing` behind them, `between` two calls, `end` once behind all.
 
-    Between two literals there may be blanks. A literal may be a special token of the model's own. Text may stand before calls.
+    Between two literals there may be blanks. A literal may be a special token of the model's own. Text may stand before
+    calls.
     """
 
     name: str

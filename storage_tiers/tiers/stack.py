@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from enum import IntEnum
 
 from storage_tiers.checkpoint import UnitIndex
-from storage_tiers.errors import Corrupt, Faltering, OutOfSpace, StorageError
+from storage_tiers.errors import Corrupt, OutOfSpace, StorageError
 from storage_tiers.model_store import ModelStore
-from storage_tiers.passing import exhausted
 from storage_tiers.tiers.behind import WriteBehind
 from storage_tiers.tiers.busy import Busy, Timed
 from storage_tiers.tiers.dram import DramTier, Segment
@@ -25,27 +23,13 @@ from storage_tiers.tiers.jobs import Jobs, Rank
 from storage_tiers.tiers.remote import RemoteTier
 from storage_tiers.tiers.ssd import SsdTier
 from storage_tiers.tiers.tier import Tier
-from storage_tiers.tiers.transfer import Loaded, Transfer, Wanted
+from storage_tiers.tiers.transfer import Loaded, Priority, Transfer, Wanted
 
 __all__ = ["Loaded", "Priority", "TierStack"]
 _log = logging.getLogger(__name__)
-
-
-class Priority(IntEnum):
-    """Who goes first on the wires: the least number. What no first token waits for leaves them to what one does."""
-
-    COLD_START = 0
-    AFTER_FIRST_TOKEN = 5
-    MOVE = 7
-    PREWARM = 10
-    WRITE_BEHIND = 20
-
-
 _TO_END = Rank(Priority.COLD_START)
 """For chunks of a transfer that was given up: they read nothing any more, and others may wait for its end."""
 _BEHIND = Rank(Priority.WRITE_BEHIND, behind=True)
-
-
 Told = list[tuple[Future[Loaded], Loaded | StorageError]]
 """Who is to be told what."""
 
@@ -348,7 +332,7 @@ class TierStack:
     def _fetch(self, transfer: Transfer, chunk: int) -> None:
         if not transfer.claim(chunk) or self._read_part(transfer, chunk):
             return
-        error = transfer.error or self._read(transfer, chunk)
+        error = transfer.error or transfer.read(chunk)
         if error is not None and transfer.error is None:
             if self._put_off(transfer, chunk, error):
                 return
@@ -357,20 +341,6 @@ class TierStack:
         with self._lock:
             told = self._conclude(transfer, last)
         _tell(told)
-
-    def _read(self, transfer: Transfer, chunk: int) -> StorageError | None:
-        """Read the chunk, and say what went wrong."""
-        try:
-            transfer.read(chunk)
-        except StorageError as error:
-            return error
-        except Exception as error:  # whatever a tier did wrong, those who wait must hear of it
-            text = f"unit {transfer.unit.name} of {transfer.model}: {error!r}"
-            if exhausted(error):
-                return Faltering(text)
-            _log.exception("unit %s of %s", transfer.unit.name, transfer.model)
-            return StorageError(text)
-        return None
 
     def _put_off(self, transfer: Transfer, chunk: int, error: StorageError) -> bool:
         """Whether the chunk, which has failed, is read again later; no thread waits for that."""

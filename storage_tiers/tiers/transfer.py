@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import IntEnum
 
 import crc32c
 
 from storage_tiers.checkpoint import UnitIndex
 from storage_tiers.checksums import Proof
-from storage_tiers.errors import Corrupt, StorageError
+from storage_tiers.errors import Corrupt, Faltering, StorageError
+from storage_tiers.passing import exhausted
 from storage_tiers.retries import again_after_s
 from storage_tiers.tiers.dram import Segment
 from storage_tiers.tiers.fallback import Fallback
@@ -21,6 +23,16 @@ from storage_tiers.tiers.tier import Tier
 _log = logging.getLogger(__name__)
 _EARLY_S = 0.001
 """Clocks are read one after the other: a chunk is not too early by less."""
+
+
+class Priority(IntEnum):
+    """Who goes first on the wires: the least number. What no first token waits for leaves them to what one does."""
+
+    COLD_START = 0
+    AFTER_FIRST_TOKEN = 5
+    MOVE = 7
+    PREWARM = 10
+    WRITE_BEHIND = 20
 
 
 @dataclass(frozen=True)
@@ -190,8 +202,21 @@ class Transfer:
             self._claimed.discard(chunk)
         return True
 
-    def read(self, chunk: int) -> None:
-        """Fill the chunk, or the rest of it, from the first source that has it right."""
+    def read(self, chunk: int) -> StorageError | None:
+        """Fill the chunk, or the rest of it, from the first source that has it right; what went wrong, if anything did."""
+        try:
+            self._read(chunk)
+        except StorageError as error:
+            return error
+        except Exception as error:  # whatever a tier did wrong, those who wait must hear of it
+            text = f"unit {self.unit.name} of {self.model}: {error!r}"
+            if exhausted(error):
+                return Faltering(text)
+            _log.exception("unit %s of %s", self.unit.name, self.model)
+            return StorageError(text)
+        return None
+
+    def _read(self, chunk: int) -> None:
         at = self._filled.pop(chunk, 0)
         source = self._fallback.first()
         if not at or not self._read_rest(source, chunk, at):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bucket_server import serve_buckets
-from benchmarks.loading_runs import Absent
+from benchmarks.needs import Absent
 from benchmarks.shaped_link import shaped_link
 from cluster.client import ClusterClient
 from cluster.node.rate_book import FILE

@@ -23,8 +23,8 @@ from schedules.fitting.fitted import Fitted
 from schedules.foresight.cadence import FLOWS
 from schedules.lifecycle import State
 from schedules.moving import steps
-from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Scenario
+from schedules.world.habits import Habits
 from serving import errors
 from serving.app import create_app
 from serving.embedding.schemas import EmbeddingRequest

@@ -10,7 +10,6 @@ from sqlalchemy import make_url
 
 from firsttoken.errors import SettingsError
 from firsttoken.home import urls
-from firsttoken.setting_types import parse_size
 from firsttoken.settings import (
     Settings,
     environment_name,
@@ -19,6 +18,7 @@ from firsttoken.settings import (
     setting_names,
     write_settings,
 )
+from firsttoken.settings.types import parse_size
 from storage_tiers.object_store import ObjectStore
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"

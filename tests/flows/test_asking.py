@@ -17,12 +17,12 @@ from schedules.facts import Model, Rate
 from schedules.fitting.errors import BadWorld
 from schedules.fitting.fitted import Fitted
 from schedules.fitting.world_file import to_json
-from schedules.simulation.habits import Habits
 from schedules.systems.system import OURS, Startup
 from schedules.traces.errors import BadWish
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
 from schedules.traces.trace import Target, Trace
+from schedules.world.habits import Habits
 from tests.schedules.worlds import world_model, world_node
 
 TRACE = synthesise(Recipe(numbered(3, ["40:0.5/20:0.5"]), 0.5, 200.0, max_tokens=64), seed=1)

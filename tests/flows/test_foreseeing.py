@@ -182,8 +182,10 @@ async def test_what_is_called_again_and_again_is_planned_and_brought(
         assert LeftOut("gone", "it is not published") in made.plan.left_out
         assert made.came[checkpoint.name].arrived == 100
         cluster = now.operated.now.cluster
-        assert await retain(cluster, made.plan, 900.0) == {}
+        assert await retain(cluster, made.plan, sorted(made.plan.dram)) == []
         assert cluster.retained.keys() == {*made.plan.dram, *made.plan.ssd}
+        why = "node 'z' is not connected"
+        assert await retain(cluster, made.plan, ["a", "z"]) == [f"z goes on dropping what it used longest ago: {why}"]
         reported: list[tuple[int, str]] = []
         carried = await stage(cluster, store, made.plan.stagings, 900.0, lambda *told: reported.append(told))
         assert [(each.staging, each.why) for each in carried] == [(each, "") for each in made.plan.stagings]

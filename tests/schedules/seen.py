@@ -5,11 +5,11 @@ from typing import TypeVar
 
 from schedules.events import Event, NodeReported, RequestProgressed
 from schedules.facts import Model, Node
-from schedules.simulation.groups import Ask
-from schedules.simulation.habits import Habits
-from schedules.simulation.happenings import CaughtUp, Yielded
-from schedules.simulation.world import World
 from schedules.systems.system import Startup
+from schedules.world.groups import Ask
+from schedules.world.habits import Habits
+from schedules.world.happenings import CaughtUp, Yielded
+from schedules.world.world import World
 from tests.schedules.worlds import placed, world_model, world_node
 
 MODEL = world_model("m")

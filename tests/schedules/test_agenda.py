@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.simulation.agenda import Agenda
+from schedules.world.agenda import Agenda
 
 TIMES = st.lists(st.tuples(st.floats(0.0, 1e-4) | st.floats(0.0, 1e5), st.booleans()), max_size=50)
 

@@ -12,9 +12,9 @@ from schedules.objectives import Objectives
 from schedules.placing.decision import Question
 from schedules.placing.policies import POLICIES
 from schedules.rates import BUS
-from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.play import play
 from schedules.systems.system import OURS, Startup
+from schedules.world.habits import Habits, Misfortune
 from tests.schedules.seen import MODEL, Seen
 from tests.schedules.test_play import SCENARIO
 from tests.schedules.worlds import MB, world_model, world_node

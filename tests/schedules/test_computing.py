@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from schedules.simulation.habits import Habits
 from schedules.systems.system import Startup
+from schedules.world.habits import Habits
 from tests.schedules.seen import Seen
 from tests.schedules.worlds import MB, world_model, world_node
 

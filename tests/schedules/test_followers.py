@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from schedules.events import RequestBroke, RequestRefused
-from schedules.simulation.groups import Ask
-from schedules.simulation.habits import Misfortune
-from schedules.simulation.happenings import CaughtUp, Yielded
+from schedules.world.groups import Ask
+from schedules.world.habits import Misfortune
+from schedules.world.happenings import CaughtUp, Yielded
 from tests.schedules.seen import Seen
 from tests.schedules.worlds import MB, world_model, world_node
 

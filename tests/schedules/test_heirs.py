@@ -20,9 +20,9 @@ from schedules.events import (
 )
 from schedules.facts import Node, Placement
 from schedules.moving.plan import Kind, Plan, Step
-from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.simulate import Arrival, simulate
-from schedules.simulation.world import World
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.world import World
 from tests.schedules.seen import Seen
 from tests.schedules.worlds import MB, placed, world_model, world_node
 

@@ -10,15 +10,15 @@ from schedules.facts import Rate
 from schedules.learning import Lesson
 from schedules.limits import Limits
 from schedules.objectives import Objectives
-from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.outcomes import Ending
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
 from schedules.simulation.simulate import Trouble, drive
-from schedules.simulation.world import World
 from schedules.systems.system import OURS, Keeps, Startup
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.world import World
 from tests.schedules.worlds import world_model, world_node
 
 WANTED = Objectives(None, None, 0, 1, keep_alive_s=20.0, priority=0, max_degree=1, kv_tokens=1024)

@@ -21,9 +21,9 @@ from schedules.events import (
 )
 from schedules.facts import Node
 from schedules.moving.rounds import ROUNDS
-from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.simulate import Arrival, Input, Told, Trouble, simulate
-from schedules.simulation.world import World
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.world import World
 from tests.schedules.worlds import KV_TOKENS, MB, placed, world_model, world_node
 
 MODEL = replace(world_model("m"), kv_bytes_per_token=100_000)

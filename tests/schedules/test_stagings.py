@@ -6,7 +6,7 @@ from schedules.events import GroupFormed
 from schedules.facts import Node
 from schedules.foresight.plan import Staging
 from schedules.foresight.retention import BY_USE, Retention
-from schedules.simulation.habits import Misfortune
+from schedules.world.habits import Misfortune
 from tests.schedules.seen import MODEL, A, B, Seen
 from tests.schedules.worlds import MB, placed, world_model, world_node
 

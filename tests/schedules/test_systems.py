@@ -10,7 +10,6 @@ import pytest
 from schedules.facts import Node, Rate
 from schedules.objectives import Objectives
 from schedules.rates import BUS
-from schedules.simulation.habits import Misfortune
 from schedules.simulation.outcomes import Ending, Outcomes, StartSeen
 from schedules.simulation.play import play
 from schedules.simulation.scenario import Offered, Scenario
@@ -19,6 +18,7 @@ from schedules.systems import SYSTEMS
 from schedules.systems.plain import keeping_alive
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
+from schedules.world.habits import Misfortune
 from tests.schedules.traces.made import Request, trace
 from tests.schedules.worlds import MB, world_model, world_node
 

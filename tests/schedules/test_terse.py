@@ -19,10 +19,10 @@ from schedules.events import (
 )
 from schedules.limits import SILENT_S
 from schedules.simulation import play as playing
-from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.play import play
 from schedules.simulation.simulate import Arrival, Wish, simulate
-from schedules.simulation.world import World
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.world import World
 from tests.schedules.driven_brain import DrivenBrain, node_named
 from tests.schedules.seen import MODEL, A, B, Seen
 from tests.schedules.test_play import SCENARIO

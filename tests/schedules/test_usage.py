@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from schedules.simulation.play import play
-from schedules.simulation.usage import Level, Minutes
 from schedules.systems.system import OURS, Keeps
+from schedules.world.usage import Level, Minutes
 from tests.schedules.test_play import SCENARIO
 from tests.schedules.worlds import MB
 

@@ -25,9 +25,9 @@ from schedules.events import (
     StartMeasured,
 )
 from schedules.facts import Model
-from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.simulate import Arrival, Told, Trouble, simulate
-from schedules.simulation.world import World
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.world import World
 from tests.schedules.models import node_of
 from tests.schedules.seen import Seen
 from tests.schedules.worlds import MB, SimpleBrain, placed, world_model, world_node

@@ -193,7 +193,7 @@ class Reader:
         self.ticket.shift(Shift("r", group, to, copy), account, self.spawn)
         return account
 
-    def spawn(self, work: Any) -> "asyncio.Task[None]":
+    def spawn(self, work: Any, _name: str) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cluster.wire.requests import Sampling, Submit
 from schedules import events
-from schedules.simulation.habits import Misfortune
+from schedules.world.habits import Misfortune
 from serving.answering.answerer import Answerer
 from serving.answering.ask import Ask
 from serving.errors import Interrupted, MoveRefused, Unavailable
@@ -80,7 +80,7 @@ def test_a_pipeline_becomes_whole_under_ten_requests_that_notice_nothing() -> No
         assert len(move["pauses_s"]) == 10
         (after,) = now.router.replicas()
         assert (after["degree"], after["state"]) == (1, "serving")
-        assert list(now.cluster._groups) == [after["group"]] == list(now.router._groups)
+        assert list(now.cluster._groups) == [after["group"]] == list(now.router._groups.up)
         assert now.measured('firsttoken_moves_total{kind="consolidate",outcome="done"}') == 1.0
         assert now.measured('firsttoken_shifts_total{model="m",outcome="shifted"}') == 10.0
         assert now.measured('firsttoken_cold_starts_total{model="m",outcome="started"}') == 1.0
@@ -218,7 +218,7 @@ def test_whenever_the_router_is_closed_in_a_move_nothing_is_left_behind(after_s:
         await now.router.close()
         for call in calls:
             await call.leave()
-        assert now.router._tasks == set()
+        assert len(now.router._tasks) == 0
 
     played(test, *THREE, **PIPELINES)
 
@@ -378,7 +378,7 @@ def test_whatever_befalls_a_move_nobody_reads_anything_wrong_and_nothing_leaks(
         assert now.router._tickets == {}
         assert (await now.answered(MODEL)).tokens == said("m", 8)
         await until(lambda: now.states() == [])
-        assert now.router._groups == now.router._forming == {}
+        assert now.router._groups.up == now.router._groups._forming == {}
         await until(lambda: not any(node.device_reserved_bytes for node in now.cluster.view().nodes))
 
     played(test, *THREE, **PIPELINES)

@@ -31,9 +31,9 @@ from schedules.events import (
 from schedules.facts import Node
 from schedules.limits import Limits
 from schedules.placing.policies import POLICIES
-from schedules.simulation.habits import Habits, Misfortune
 from schedules.simulation.simulate import Arrival, Input, Told, Trouble, Wish, simulate
-from schedules.simulation.world import World
+from schedules.world.habits import Habits, Misfortune
+from schedules.world.world import World
 from serving.catalog import ServedModel
 from serving.cold_start import Ledger
 from serving.errors import RequestError

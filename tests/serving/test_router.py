@@ -11,7 +11,7 @@ from cluster.fake import FakeCluster
 from cluster.fake_group import FakeGroup
 from cluster.wire.requests import Submit, Tokens
 from schedules import events
-from schedules.simulation.habits import Habits
+from schedules.world.habits import Habits
 from serving.errors import BadRequest, Interrupted, ModelFailed, Overloaded, Unavailable
 from tests.schedules.worlds import MB, world_node
 from tests.serving.routed import START_TIMEOUT_S, WANTED, Routed, played, said, served, until
@@ -143,7 +143,7 @@ def test_who_leaves_while_held_waits_no_more_and_what_starts_for_nobody_ends() -
         assert now.measured("firsttoken_held_requests") == 0.0
         await until(lambda: now.states() == [], 2 * WANTED.keep_alive_s)
         assert now.router._tickets == {}
-        assert now.router._groups == {}
+        assert now.router._groups.up == {}
 
     played(test)
 
@@ -299,7 +299,7 @@ def test_what_a_group_will_not_answer_ends_alone(error: Exception, kind: type[Ex
 
     async def test(now: Routed) -> None:
         await now.answered(MODEL)
-        (group,) = [now.router._groups[name] for name in now.groups()]
+        (group,) = [now.router._groups.up[name] for name in now.groups()]
 
         async def generate(submit: Submit) -> AsyncGenerator[Tokens]:
             yield Tokens(submit.request, (1,))

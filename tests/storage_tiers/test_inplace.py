@@ -21,6 +21,7 @@ from storage_tiers.publishing.progress import UnitProgress
 from storage_tiers.publishing.publish import publish
 from storage_tiers.publishing.verify import verify
 from storage_tiers.tiers.remote import RemoteTier
+from tests.s3_server import S3Server
 from tests.storage_tiers.handmade import flip
 from tests.tiny import SUPPORTED_FAMILIES, make_tiny
 from tests.tiny_gguf import make_tiny_gguf
@@ -74,7 +75,7 @@ def test_any_range_of_a_unit_can_be_read(step: int, tmp_path: Path, store: Model
         assert bytes(view) == whole[start : start + len(view)]
 
 
-def test_a_model_on_s3_is_served_in_place(tmp_path: Path, s3_objects: ObjectStore) -> None:
+def test_a_model_on_s3_is_served_in_place(tmp_path: Path, s3_objects: ObjectStore, s3_server: S3Server) -> None:
     """Folder and store share a server; the folder's URL stands in the index, its credentials do not."""
     store, source = ModelStore(s3_objects), make_tiny("llama", tmp_path / "source", shards=2)
     for path in source.iterdir():
@@ -82,7 +83,7 @@ def test_a_model_on_s3_is_served_in_place(tmp_path: Path, s3_objects: ObjectStor
     url = f"{s3_objects.url}/raw/tiny"
     checkpoint = publish(url, "model", store, in_place=True)
     assert {e.url.rpartition("/")[0] for unit in checkpoint.units for e in unit.extents} == {url}
-    assert b"test-secret" not in s3_objects.read("model/zarr.json")
+    assert s3_server.secret.encode() not in s3_objects.read("model/zarr.json")
     assert verify(store, "model").damages == ()
 
 

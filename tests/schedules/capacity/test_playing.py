@@ -11,8 +11,8 @@ from schedules.capacity.playing import scenario_of, try_out
 from schedules.capacity.search import Job, Resource
 from schedules.facts import Rate
 from schedules.rates import BUS, DECODE, NIC, PREFILL, SSD, STORE, formed
-from schedules.simulation.habits import Misfortune
 from schedules.simulation.play import play
+from schedules.world.habits import Misfortune
 from tests.schedules.capacity.small import WANTED, asked, machine
 from tests.schedules.worlds import MB
 

@@ -13,8 +13,8 @@ from schedules.simulation.counting import Counting
 from schedules.simulation.play import LEAD_S, _inputs
 from schedules.simulation.scenario import Scenario
 from schedules.simulation.simulate import drive
-from schedules.simulation.world import World
 from schedules.traces.happened import Asked
+from schedules.world.world import World
 
 BEGIN_S = 1_700_000_000.0
 

@@ -11,11 +11,11 @@ from schedules.fitting.fitted import RECEIVE, TAIL, Fitted, Quantity, Whence
 from schedules.fitting.replaying import Ground, replay
 from schedules.fitting.seen import Happened
 from schedules.objectives import Objectives
-from schedules.simulation.habits import Habits
 from schedules.simulation.scenario import Offered, Scenario
 from schedules.systems.system import OURS, Keeps, Startup
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
+from schedules.world.habits import Habits
 from tests.schedules.fitting.histories import happened_in, reporting
 from tests.schedules.worlds import world_model, world_node
 

@@ -11,9 +11,9 @@ from schedules.fitting.errors import BadWorld
 from schedules.fitting.fitted import RECEIVE, Fitted, Played, Quality, Quantity, Whence
 from schedules.fitting.world_file import from_json, to_json
 from schedules.simulation.comparing import compare, match
-from schedules.simulation.habits import Habits
-from schedules.simulation.nodes import WorldNode
 from schedules.systems.system import OURS, Startup
+from schedules.world.habits import Habits
+from schedules.world.nodes import WorldNode
 from tests.schedules.worlds import world_node
 
 PLAYED = Played(compare([1.0, 2.0], [1.1, 2.1]), match([1.0], [1.5]), None, 3, 2)

@@ -2,10 +2,10 @@
 
 from schedules.events import RequestArrived, RequestEnded, RequestProgressed
 from schedules.simulation.simulate import simulate
-from schedules.simulation.world import World
 from schedules.traces.arrivals import arrivals
 from schedules.traces.lineup import numbered
 from schedules.traces.synthesis import Recipe, synthesise
+from schedules.world.world import World
 from tests.schedules.worlds import SimpleBrain, world_model, world_node
 
 

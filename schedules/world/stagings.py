@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from schedules.facts import Model, ModelKey, Unit
 from schedules.foresight.plan import Staging
-from schedules.simulation.agenda import Agenda
-from schedules.simulation.happenings import Happening, Told
-from schedules.simulation.loads import Loads
-from schedules.simulation.nodes import WorldNode
+from schedules.world.agenda import Agenda
+from schedules.world.happenings import Happening, Told
+from schedules.world.loads import Loads
+from schedules.world.nodes import WorldNode
 
 
 class Stagings:

@@ -9,10 +9,10 @@ from itertools import count
 from schedules.estimates import Speeds, StageTimeline, first_token_s, hops_s, token_s
 from schedules.facts import ModelKey, Placement
 from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, room_tokens
-from schedules.simulation.habits import Habits
-from schedules.simulation.happenings import Happening
-from schedules.simulation.nodes import WorldNode
 from schedules.systems.system import Startup
+from schedules.world.habits import Habits
+from schedules.world.happenings import Happening
+from schedules.world.nodes import WorldNode
 
 
 @dataclass(eq=False)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from schedules.events import RequestBroke, RequestProgressed, RequestRefused
 from schedules.facts import Placement, StagePlan
-from schedules.simulation.agenda import Agenda
-from schedules.simulation.groups import Ask, WorldGroup
-from schedules.simulation.habits import Habits
-from schedules.simulation.happenings import CaughtUp, Happening, Told, Yielded
-from schedules.simulation.loads import Loads, Way
+from schedules.world.agenda import Agenda
+from schedules.world.groups import Ask, WorldGroup
+from schedules.world.habits import Habits
+from schedules.world.happenings import CaughtUp, Happening, Told, Yielded
+from schedules.world.loads import Loads, Way
 
 OnAnswer = Callable[[WorldGroup, float], None]
 """Told of a group that has given its first tokens, and what time it is."""

@@ -11,10 +11,10 @@ from schedules.ledgers.links import Links, nic_link, out_link
 from schedules.ledgers.shares import BEHIND, LATER, STAGED, Transfer
 from schedules.placing.sources import from_peer, peer_of
 from schedules.rates import STORE
-from schedules.simulation.agenda import Agenda
-from schedules.simulation.happenings import Happening, Told
-from schedules.simulation.nodes import WorldNode
-from schedules.simulation.usage import Usage
+from schedules.world.agenda import Agenda
+from schedules.world.happenings import Happening, Told
+from schedules.world.nodes import WorldNode
+from schedules.world.usage import Usage
 
 OnArrival = Callable[[str, Iterable[str], WorldNode, float], None]
 """Told of a load's name, the groups that want it, its node, and what time it is."""
