@@ -17,8 +17,7 @@ class CallFormat:
     """`begin` stands once before all calls, `opening` before each call's name, `named` between the name and its arguments,
     `closing` behind them, `between` two calls, `end` once behind all.
 
-    Between two literals there may be blanks. A literal may be a special token of the model's own. Text may stand before
-    calls.
+    Between two literals there may be blanks, before calls there may be text. A literal may be a special token of the model's.
     """
 
     name: str

@@ -22,8 +22,10 @@ _OF_TEXTS = _SAID | {"type", "enum", "const", "pattern", "minLength", "maxLength
 _OF_OBJECTS = _SAID | {"type", "properties", "required", "additionalProperties"}
 SHARED = ("$defs", "definitions")
 """Words under which a schema has parts that it points to."""
-_MOST_STEPS = 4096
+_MOST_STEPS = 1 << 16
+"""Words that are looked at: some tens of milliseconds."""
 _MOST_DEPTH = 32
+_TOO_MUCH = "its alternatives are too many, or nested too deeply"
 
 
 class NotKept(Exception):
@@ -138,19 +140,21 @@ class _Taking:
 
     def _known(self, wholes: Sequence[Schema]) -> Iterator[Parameter]:
         names = dict.fromkeys(name for whole in wholes for name in _names(whole))
+        always = frozenset(names).intersection(*map(_required, wholes))
         for name in names:
+            self._spend(len(wholes))
             schemas = [whole["properties"][name] for whole in wholes if name in (whole.get("properties") or ())]
-            required = all(name in _required(whole) for whole in wholes)
             schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas} if schemas else {}
-            found = self._parameter(name, schema, required)
+            found = self._parameter(name, schema, name in always)
             if found.branches:
                 yield found
-            elif required:
+            elif found.required:
                 raise NotKept(f"no value can be given for {name}")
 
     def _parameter(self, name: str, schema: Any, required: bool) -> Parameter:
         whole = _object(schema) if schema is not False else {}
-        shared = {word: self._tool.schema[word] for word in SHARED if word in self._tool.schema}
+        pointing = '"$ref"' in json.dumps(whole)
+        shared = {word: self._tool.schema[word] for word in SHARED if pointing and word in self._tool.schema}
         return Parameter(name, {**whole, **shared}, required, tuple(self._branches(schema, 0)))
 
     def _others(self, whole: Schema) -> Any:
@@ -160,9 +164,9 @@ class _Taking:
 
     def _branches(self, schema: Any, depth: int) -> list[Schema]:
         """The schema without references and alternatives."""
-        self._steps += 1
-        if self._steps > _MOST_STEPS or depth > _MOST_DEPTH:
-            raise NotKept("its alternatives are too many, or nested too deeply")
+        self._spend(1)
+        if depth > _MOST_DEPTH:
+            raise NotKept(_TOO_MUCH)
         if schema is False:
             return []
         schema = _object(schema)
@@ -171,15 +175,20 @@ class _Taking:
             return self._branches(self._merged([self._pointed(schema["$ref"]), rest]), depth + 1)
         if "allOf" in schema:
             rest = {word: value for word, value in schema.items() if word != "allOf"}
-            return self._branches(self._merged([*self._list(schema["allOf"], depth), rest]), depth + 1)
+            return self._branches(self._merged([*self._list(schema["allOf"]), rest]), depth + 1)
         for word in ("anyOf", "oneOf"):
             if word in schema:
                 rest = {other: value for other, value in schema.items() if other != word}
-                found = [self._merged([each, rest]) for each in self._list(schema[word], depth) if each is not False]
+                found = [self._merged([each, rest]) for each in self._list(schema[word]) if each is not False]
                 return [branch for each in found for branch in self._branches(each, depth + 1)]
         return [schema] if types_of(schema) else []
 
-    def _list(self, schemas: Any, depth: int) -> list[Any]:
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > _MOST_STEPS:
+            raise NotKept(_TOO_MUCH)
+
+    def _list(self, schemas: Any) -> list[Any]:
         if not isinstance(schemas, list):
             raise NotKept("a list of schemas is none")
         return schemas
@@ -188,6 +197,7 @@ class _Taking:
         """All of them at once. Where two say different things by the same word the first is taken."""
         found: dict[str, Any] = {}
         for schema in map(_object, schemas):
+            self._spend(len(schema))
             for word, value in schema.items():
                 if self._tool.strict and word not in _SAID and found.get(word, value) != value:
                     raise NotKept(f"{word} is said twice of the same value")
@@ -199,6 +209,7 @@ class _Taking:
         if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
             raise NotKept(f"{json.dumps(pointer)} is not in the schema: nothing is fetched")
         for part in pointer.split("/")[1:]:
+            self._spend(1)
             name = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, dict) or name not in found:
                 raise NotKept(f"{json.dumps(pointer)} does not exist")
