@@ -181,6 +181,10 @@ class _Taking:
                 rest = {other: value for other, value in schema.items() if other != word}
                 found = [self._merged([each, rest]) for each in self._list(schema[word]) if each is not False]
                 return [branch for each in found for branch in self._branches(each, depth + 1)]
+        named, told = schema.get("enum", []), schema.get("type", [])
+        if not isinstance(named, list) or not isinstance(told, list | str):
+            raise NotKept("an enum or a type is none")
+        self._spend(len(named) + len(told))
         return [schema] if types_of(schema) else []
 
     def _spend(self, steps: int) -> None:

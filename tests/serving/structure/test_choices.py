@@ -15,11 +15,13 @@ from serving.answering.ask import Ask
 from serving.metrics import Metrics
 from serving.structure.calling import Calling
 from serving.structure.formats import BY_NAME, PLAIN, CallFormat
+from serving.structure.wanted import Tool
 from serving.text import AnswerText
 from tests.serving.tokenizers import LocalText, byte_tokenizer, files_of
 
 _CALL = '<tool_call>{"name":"f","arguments":{"a":"x.y"}}</tool_call>'
 _END = "<end>"
+_TOOLS = (Tool("f", {"properties": {"a": {"type": "string"}, "b": {"type": "integer"}}}, False, "tools.0"),)
 
 
 class _Saying:
@@ -55,7 +57,7 @@ def _answered(
         model = SimpleNamespace(name="m", text=SimpleNamespace(answers=answers, token=text.token))
         asked = Ask(
             "c-1", "chat.completion", model, (submit,), 1, fields.get("stops", ()),  # type: ignore[arg-type]
-            asyncio.get_running_loop().time(), False, False, calls=None if form is None else Calling(form, ()),
+            asyncio.get_running_loop().time(), False, False, calls=None if form is None else Calling(form, _TOOLS),
         )  # fmt: skip
         answerer = Answerer(Metrics(), 3600.0, lambda *_: None)
         tickets: Any = [_Saying(text.encode(said), finish, at_once)]
@@ -108,6 +110,19 @@ def test_a_mark_that_is_no_text_is_seen_and_not_shown(tmp_path: Path) -> None:
     whole, deltas = _answered(tmp_path, said, "stop", BY_NAME["mistral"])
     assert whole["message"]["content"] == "Well,"
     assert _joined(deltas) == ("Well,", [["f", "{}"]], "tool_calls")
+
+
+@pytest.mark.parametrize("at_once", [1, 9, 500])
+def test_values_that_stand_one_by_one_are_one_object_in_json_whole_and_streamed(at_once: int, tmp_path: Path) -> None:
+    called = (
+        '<tool_call>\n<function=f>\n<parameter=a>\n"é\\\n</parameter>\n<parameter=b>\n7\n</parameter>\n</function>\n'
+    )
+    said = f"Well,\n{called}</tool_call>\n<tool_call>\n<function=f>\n</function>\n</tool_call>{_END}"
+    whole, deltas = _answered(tmp_path, said, "stop", BY_NAME["qwen-xml"], at_once)
+    arguments = [call["function"]["arguments"] for call in whole["message"]["tool_calls"]]
+    assert list(map(json.loads, arguments)) == [{"a": '"é\\', "b": 7}, {}]
+    assert _joined(deltas) == ("Well,", [["f", each] for each in arguments], "tool_calls")
+    assert [entry["token"] for entry in whole["logprobs"]["content"]] == list("Well,")
 
 
 def test_a_stop_string_is_looked_for_in_text_alone(tmp_path: Path) -> None:
