@@ -4,7 +4,8 @@ is tested is that what it says is of the form, whole and streamed alike."""
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import httpx
 import openai
@@ -12,10 +13,15 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage_tiers.checkpoint import Checkpoint
+from storage_tiers.model_store import ModelStore
+from storage_tiers.publishing.publish import publish
 from tests.asking import NO_AUTHORITIES
+from tests.serving.structure.test_templates import QWEN_CODER
+from tests.serving.tokenizers import byte_files
+from tests.tiny import make_tiny
 
 _ASKED: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 _SHORT: Any = {"max_tokens": 160, "seed": 1, "temperature": 0.0}
@@ -27,6 +33,16 @@ class Weather(BaseModel):
     place: Literal["Paris", "London"]
     degrees: int = Field(ge=-50, le=50)
     kind: Literal["sun", "rain"]
+
+
+class Looked(BaseModel):
+    """Arguments of all kinds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(pattern=r"^[<>a-c\n]{3,9}$")
+    city: Literal["Paris", "London"] | None
+    days: list[Annotated[int, Field(ge=1, le=9)]] = Field(min_length=1, max_length=2)
 
 
 _TOOL: Any = {
@@ -112,6 +128,32 @@ def test_a_call_is_streamed_in_pieces_its_name_first(api: openai.OpenAI, smollm2
     assert len(rest) > 1
     assert all(piece.id is None and piece.function.name is None for piece in rest)
     json.loads("".join(piece.function.arguments for piece in rest))
+
+
+def test_a_call_whose_values_stand_one_by_one_comes_as_one_object(
+    api: openai.OpenAI, shared_store: ModelStore, tmp_path: Path
+) -> None:
+    """A model without sense, with Qwen3-Coder's own template: what was written goes back into the next turn."""
+    source = make_tiny("llama", tmp_path / "source", vocab_size=257, max_position_embeddings=4096)
+    for file, data in byte_files(chat_template=QWEN_CODER).items():
+        (source / file).write_bytes(data)
+    name = publish(str(source), "writes-values", shared_store).name
+    tool: Any = {
+        "type": "function",
+        "function": {"name": "f", "parameters": Looked.model_json_schema(), "strict": True},
+    }
+    asked: Any = {"model": name, "tools": [tool], "tool_choice": "required", "parallel_tool_calls": False, **_SHORT}
+    asked |= {"max_tokens": 400}
+    messages = list(_ASKED)
+    for _ in range(2):
+        (whole,) = api.chat.completions.create(messages=messages, **asked).choices
+        (call,) = whole.message.tool_calls
+        assert whole.finish_reason == "tool_calls"
+        assert Looked.model_validate_json(call.function.arguments, strict=True)
+        with api.chat.completions.stream(messages=messages, **asked) as stream:
+            (streamed,) = stream.get_final_completion().choices
+        assert (streamed.message.tool_calls or ())[0].function.arguments == call.function.arguments
+        messages += [whole.message, {"role": "tool", "tool_call_id": call.id, "content": "so"}]
 
 
 def test_a_response_calls_a_tool_whole_and_streamed(api: openai.OpenAI, smollm2: Checkpoint) -> None:

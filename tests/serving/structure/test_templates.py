@@ -139,6 +139,15 @@ _TEMPLATES = {
     "deepseek-v3": (_DEEPSEEK_V3, "deepseek-fenced"),
     "deepseek-v3.1": (_DEEPSEEK_V31, "deepseek"),
 }
+
+
+def _whole(calls: str) -> str:
+    """A template that tells of tools and writes what was called, and content beside it."""
+    said = f"{{% if message.tool_calls %}}{calls}{{% else %}}{{{{ message.content }}}}{{% endif %}}"
+    return f"{_TOLD}{{% set ns = namespace(is_first=false) %}}{{% for message in messages %}}{said}{{% endfor %}}"
+
+
+QWEN_CODER = _whole(_QWEN_CODER)
 _TOOLS = (
     Tool(
         "look",
@@ -171,7 +180,7 @@ def _turn(first: dict[str, Any] | str, second: dict[str, Any] | str) -> dict[str
 @pytest.mark.parametrize("name", _TEMPLATES)
 def test_calls_of_earlier_turns_are_written_as_new_ones_are_read(name: str, tmp_path: Path) -> None:
     text, known = _TEMPLATES[name]
-    template = f"{_TOLD}{{% set ns = namespace(is_first=false) %}}{{% for message in messages %}}{text}{{% endfor %}}"
+    template = _whole(text)
     form = format_of(template)
     assert form.name == known
     turn = _turn(json.dumps(_ASKED[0]), "" if name in ("qwen-coder", "glm-4.6") else "{}")
