@@ -25,6 +25,7 @@ from serving.structure.parameters import (
 SpecialOf = Callable[[str], int | None]
 """A special token's number by what it is called; None if there is none of that name."""
 _ANY_TEXT = "/(?s:.*)/"
+_NO_CONTAINER = r"/([^\[{](?s:.*))?/"
 _ONE_LINE_LESS = r"/((?s:.*)[^\n])?/"
 """Texts that do not end with a line's end."""
 _OF_TYPE = {
@@ -80,7 +81,7 @@ class ValueRules:
         parts, found = [], list[str]()
         for index, known in enumerate(self._parameters.known):
             parts.append(f"W? {self._prefix}-{index}" if known.required else f"(W? {self._prefix}-{index})?")
-            found += self._rules_of(known, f"{self._prefix}-{index}", json.dumps(self._checked(known.name)))
+            found += self._rules_of(known, f"{self._prefix}-{index}", _name(known.name))
         if self._parameters.others is not None:
             name = f"{self._prefix}-x"
             parts.append(f"(W? {name})*")
@@ -90,11 +91,6 @@ class ValueRules:
             found += [f"{called}: {_OTHER_NAME}{unlike}"]
             found += self._rules_of(self._parameters.others, name, called)
         return [f"{self._prefix}: {' '.join(parts)}" if parts else f'{self._prefix}: ""', *found]
-
-    def _checked(self, name: str) -> str:
-        if not name or name != name.strip() or re.search(r"[<>\"\n]", name):
-            raise NotKept(f"{json.dumps(name)} cannot be written as this model names arguments")
-        return name
 
     def shared(self) -> list[str]:
         """Rules that those of all tools are made of."""
@@ -135,12 +131,12 @@ class ValueRules:
         texts = [self._text(branch) for branch in parameter.branches if STRING in types_of(branch)]
         if set(texts) == {_ANY_TEXT} and parameter.types == {STRING}:
             return None
-        others = list(self._others(parameter))
-        unlike = (
-            [f"~({' | '.join(_OF_TYPE[kind] for kind in sorted(parameter.types & _OF_TYPE.keys()))})"] if others else []
-        )
-        unlike += [r"/([^\[{](?s:.*))?/"] if beside_containers else []
-        text = " | ".join([" & ".join([f"({' | '.join(texts)})", *unlike]), *others])
+        strings = [f"({' | '.join(texts)})"]
+        if plain := sorted(parameter.types & _OF_TYPE.keys()):
+            strings.append(f"~({' | '.join(map(_OF_TYPE.__getitem__, plain))})")
+        if beside_containers:
+            strings.append(_NO_CONTAINER)
+        text = " | ".join([" & ".join(strings), *self._others(parameter)])
         return f'({text}) "\\n" | ({text}) & {_ONE_LINE_LESS}' if self._values.lines else text
 
     def _text(self, branch: Schema) -> str:
@@ -174,6 +170,13 @@ class ValueRules:
     def _literal(self, literal: str) -> str:
         number = self._special_of(literal)
         return json.dumps(literal) if number is None else f"<[{number}]>"
+
+
+def _name(name: str) -> str:
+    """A parameter's in the grammar; NotKept if it would not be read again."""
+    if not name or name != name.strip() or re.search(r"[<>\"\n]", name):
+        raise NotKept(f"{json.dumps(name)} cannot be written as this model names arguments")
+    return json.dumps(name)
 
 
 def _only(kinds: frozenset[str], parameter: Parameter) -> Iterator[Schema]:
