@@ -35,6 +35,7 @@ _OF_TYPE = {
     "number": r"/-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/",
 }
 _UNCLOSED, _ANY_STRING = "UNCLOSED", "any-string"
+_MOST_UNORDERED = 64
 _OTHER_NAME = r"/[A-Za-z_][A-Za-z0-9_.-]{0,63}/"
 
 
@@ -77,20 +78,35 @@ class ValueRules:
         self._special_of, self._json_rule = special_of, json_rule
 
     def rules(self) -> list[str]:
-        """In the schema's order, those that are required, the others maybe, and then others of whatever name."""
-        parts, found = [], list[str]()
-        for index, known in enumerate(self._parameters.known):
-            parts.append(f"W? {self._prefix}-{index}" if known.required else f"(W? {self._prefix}-{index})?")
-            found += self._rules_of(known, f"{self._prefix}-{index}", _name(known.name))
+        """Each that is known at most once, in any order; those that are many in the schema's."""
+        prefix, known, found = self._prefix, self._parameters.known, list[str]()
+        for index, each in enumerate(known):
+            found += self._rules_of(each, f"{prefix}-{index}", _name(each.name))
         if self._parameters.others is not None:
-            name = f"{self._prefix}-x"
-            parts.append(f"(W? {name})*")
-            called = f"{name}-name".upper()
-            taken = " | ".join(json.dumps(known.name) for known in self._parameters.known)
-            unlike = f" & ~({taken})" if taken else ""
-            found += [f"{called}: {_OTHER_NAME}{unlike}"]
-            found += self._rules_of(self._parameters.others, name, called)
-        return [f"{self._prefix}: {' '.join(parts)}" if parts else f'{self._prefix}: ""', *found]
+            called = f"{prefix}-x-name".upper()
+            taken = " | ".join(json.dumps(each.name) for each in known)
+            found += [f"{called}: {_OTHER_NAME}" + (f" & ~({taken})" if taken else "")]
+            found += self._rules_of(self._parameters.others, f"{prefix}-x", called)
+        return [*(self._unordered() if 0 < len(known) <= _MOST_UNORDERED else [self._ordered()]), *found]
+
+    def _unordered(self) -> list[str]:
+        """Which were given already is a number, a bit for each; those that are required have the lowest."""
+        prefix, known = self._prefix, self._parameters.known
+        order = sorted(range(len(known)), key=lambda index: not known[index].required)
+        required = sum(each.required for each in known)
+        ways = ['""' + (f" %if is_ones([0:{required}])" if required else "")]
+        ways += [f"W? {prefix}-{at} {prefix}-more::set_bit({bit}) %if bit_clear({bit})" for bit, at in enumerate(order)]
+        ways += [f"W? {prefix}-x {prefix}-more::_"] if self._parameters.others is not None else []
+        return [f"{prefix}: {prefix}-more::0x0", f"{prefix}-more::_: " + "\n  | ".join(ways)]
+
+    def _ordered(self) -> str:
+        prefix = self._prefix
+        parts = [
+            f"W? {prefix}-{index}" if known.required else f"(W? {prefix}-{index})?"
+            for index, known in enumerate(self._parameters.known)
+        ]
+        parts += [f"(W? {prefix}-x)*"] if self._parameters.others is not None else []
+        return f"{prefix}: " + (" ".join(parts) or '""')
 
     def shared(self) -> list[str]:
         """Rules that those of all tools are made of."""
