@@ -4,6 +4,7 @@ pieces, beside requests that generate.
 Allowed are 1e-4 of a value and 1e-5 beside it: float32, whose sums a stage makes in another order.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from cluster.model_facts import facts_of
 from cluster.stage.attending.paged import PagedCache
+from cluster.stage.attending.slabs import SlabCache
 from cluster.stage.batching import Batching
 from cluster.stage.building.model import StageModel
 from cluster.stage.pooling import Pools, vector_bytes
@@ -22,7 +24,7 @@ from cluster.stage.stepping.acceleration import Accelerated
 from cluster.stage.stepping.static_steps import StaticSteps
 from cluster.stage.steps import Segment, StepLimits
 from cluster.stage.worker import Worker
-from cluster.wire.requests import Embedded, Event, Failed, Rejected, Submit
+from cluster.wire.requests import Cancel, Embedded, Event, Failed, Rejected, Submit
 from cluster.wire.vocabulary import from_wire, to_wire
 from schedules.placing.partition import split_layers
 from storage_tiers.model_store import ModelStore
@@ -189,6 +191,44 @@ def test_what_was_cancelled_on_the_way_takes_its_vector_with_it() -> None:
     _ready(batching)
     batching.cancel("gone")
     assert batching.land([], vectors=[b"gone", b"here"]) == [Embedded("stays", (), "stop", vector=b"here")]
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+def test_who_leaves_while_a_batch_is_computed_has_nothing_more_of_it_computed(
+    store: ModelStore, tmp_path: Path, degree: int
+) -> None:
+    """Beyond the step that is under way: neither the rest of a long prompt nor prompts that had not begun."""
+    checkpoint = publish(str(make_tiny("qwen3", tmp_path / "source", seed=13)), f"left-{degree}", store)
+    computed, third, go_on = list[int](), threading.Event(), threading.Event()
+
+    class Halting(NoPulse):
+        def step(self, tokens: int) -> None:
+            computed.append(tokens)
+            if len(computed) == 3:
+                third.set()
+                assert go_on.wait(DEADLINE_S)
+
+    def make_worker(model: StageModel, kv_tokens: int) -> Worker:
+        cache, pulse = SlabCache(model.layers, kv_tokens, _CPU), Halting() if model.first else NoPulse()
+        return Worker(model, model, cache, lambda _name, _started_s: None, pulse)
+
+    bounds = split_layers(facts_of(checkpoint), degree)
+    weights = tensors_by_store(store, checkpoint)
+    group = ThreadedGroup(checkpoint, weights, bounds, make_worker=make_worker, limits=_SMALL)
+    try:
+        left = [embed(f"left {i}", prompt, "mean") for i, prompt in enumerate(prompts_of(256, (300, 90, 90)))]
+        for submit in left:
+            group.driver.inbox.put(submit)
+        assert third.wait(DEADLINE_S)
+        for submit in left:
+            group.driver.inbox.put(Cancel(submit.request))
+        go_on.set()
+        vectors, _ = told(group, [embed("stays", (1, 2, 3), "mean")])
+    finally:
+        go_on.set()
+        group.end()
+    assert vectors.keys() == {"stays"}
+    assert (len(computed), computed[3:]) == (4, [3])
 
 
 def test_nobody_follows_what_is_embedded() -> None:

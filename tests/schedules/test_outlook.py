@@ -115,6 +115,15 @@ def test_what_is_predicted_of_a_warm_one_is_for_its_prompt_and_all_that_came_wit
     assert _outlook(driven, one).first_s is None, "it has its first token"
 
 
+def test_who_waited_for_a_start_is_predicted_nothing_more_once_others_have_what_they_wanted() -> None:
+    driven, key = _driven(takes_s=1.0)
+    driven.run_s = 20.0
+    still, soon = driven.ask(key, tokens=(24, 0)), driven.ask(key, tokens=(24, 0))
+    driven.run(2.0)
+    driven.tell(events.RequestProgressed(soon, "g1", 0))
+    assert (_outlook(driven, still).doing, _outlook(driven, still).first_s) == (Doing.ANSWERING, None)
+
+
 def test_beside_others_a_warm_one_is_predicted_nothing() -> None:
     """How long their prompts and tokens hold it up is not known; and who waited in the queue did not go there at once."""
     driven, key = _driven(takes_s=1.0, kv_tokens=64)

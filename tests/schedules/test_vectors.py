@@ -129,7 +129,12 @@ def test_how_late_a_vector_is_is_seen_of_those_that_had_the_replica_for_themselv
     driven.run(60.0)
     driven.leave(_embed(driven, key, inputs=2)[0])
     driven.run(20.0)
-    assert _replica(driven).late_s == pytest.approx(LATE_S), "beside an answer, or when one was left, nothing is seen"
+    refused, _ = _embed(driven, key, inputs=2)
+    driven.tell(events.RequestRefused(refused, "g1", "it may not"))
+    driven.run(20.0)
+    assert _replica(driven).late_s == pytest.approx(LATE_S), (
+        "beside an answer, or where one was not made, nothing is seen"
+    )
 
 
 def test_of_several_at_once_each_is_later_by_its_share() -> None:
@@ -209,9 +214,9 @@ def test_who_is_busy_with_vectors_gets_another_replica_and_answers_are_not_taken
     driven.ask(key, tokens=(PROMPT, 0))
     driven.run(2.0)
     assert driven.states() == [State.SERVING]
-    for _ in range(7):
-        _embed(driven, key)
+    _embed(driven, key, inputs=7)
     assert driven.states() == [State.SERVING], "what one replica has done in time"
+    assert len(driven.brain._services[key].vectors._arrived) == 2, "they are one arrival"
     for _ in range(20):
         _embed(driven, key)
     driven.run(2.0)
