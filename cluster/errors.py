@@ -29,6 +29,10 @@ class NoDevice(ClusterError):
     """The device that a node was told to compute on is not on its machine."""
 
 
+class NoInterface(ClusterError):
+    """The address that a node was told to listen on is not one of its machine."""
+
+
 class BadCertificate(ClusterError):
     """The files for encryption are missing, damaged, out of date or do not belong together."""
 

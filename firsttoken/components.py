@@ -13,6 +13,7 @@ from cluster.importing import uncollected
 from firsttoken.errors import SettingsError
 from firsttoken.home import FLOWS_READY_FILE, urls
 from firsttoken.operator_key import operator_key
+from firsttoken.ports import check_ports
 from firsttoken.prefect_database import begin_with, template
 from firsttoken.settings import Settings, environment_name
 from firsttoken.settings.types import netloc
@@ -47,10 +48,12 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
 
 
 def run_prefect(settings: Settings) -> None:
-    """A Prefect server that keeps its data in the home. SettingsError if others reach it and it would ask for no password."""
+    """A Prefect server that keeps its data in the home. SettingsError if others reach it and it would ask for no password,
+    PortInUse if it cannot listen where it should."""
     from serving.origins import is_loopback
 
     prefect = settings.prefect
+    check_ports(settings, "prefect")
     os.environ |= prefect_environment(settings)
     if not is_loopback(prefect.host) and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         raise SettingsError(
@@ -78,7 +81,8 @@ def tls_of(settings: Settings) -> "Tls | None":
 
 
 def run_scheduler(settings: Settings) -> None:
-    """The Dask scheduler."""
+    """The Dask scheduler. PortInUse if it cannot listen where it should."""
+    check_ports(settings, "cluster")
     from cluster import scheduler
 
     _log_to_stderr(settings)
@@ -157,7 +161,8 @@ def objectives_of(settings: Settings, model: str | None) -> "Objectives":
 
 
 def run_frontend(settings: Settings) -> None:
-    """The HTTP front end."""
+    """The HTTP front end. PortInUse if it cannot listen where it should."""
+    check_ports(settings, "frontend")
     with uncollected():
         from serving import app
 

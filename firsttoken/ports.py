@@ -60,6 +60,19 @@ def taken_port(settings: Settings, section: str) -> str | None:
     return None
 
 
+def check_ports(settings: Settings, of: str) -> None:
+    """PortInUse says which setting clashes, if a port of the section `of` cannot be listened on: servers say it worse."""
+    for section, key in _PORTS:
+        values = getattr(settings, section)
+        host, port = values.host, getattr(values, key)
+        if section != of or not port:
+            continue
+        try:
+            _listen(host, port).close()
+        except OSError as error:
+            raise PortInUse(_explain(host, port, f"{section}.{key}", error)) from error
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody listens on, nor is given by the system. OSError if there is none, or no such address."""
     with _listen_anywhere(host) as listener:
@@ -115,4 +128,5 @@ def _explain(host: str, port: int, setting: str, error: OSError) -> str:
         )
     if error.errno == errno.EADDRINUSE:
         return f"port {port} is in use: set {setting} ({environment_name(setting)}) or stop what listens there"
-    return f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}"
+    section = setting.partition(".")[0]
+    return f"cannot listen on {host}:{port} ({section}.host, {setting}): {error.strerror or error}"

@@ -65,8 +65,8 @@ def test_whichever_python_is_there_is_taken(clone: Path, name: str) -> None:
     assert (status, [line.rpartition("/")[2] for line in told]) == (0, [f"{name} -m venv .venv", *_INSTALLS]), said
 
 
-_UV_HAS = "uv venv --quiet --seed --no-python-downloads --python >=3.11,<3.14 .venv"
-_UV_BRINGS = "uv venv --quiet --seed --python 3.11 .venv"
+_UV_HAS = "uv venv --quiet --seed --allow-existing --no-python-downloads --python >=3.11,<3.14 .venv"
+_UV_BRINGS = "uv venv --quiet --seed --allow-existing --python 3.11 .venv"
 
 
 @pytest.mark.parametrize(("has", "asked"), [(True, [_UV_HAS]), (False, [_UV_HAS, _UV_BRINGS])])
@@ -74,7 +74,7 @@ def test_without_a_python_that_suits_uv_takes_what_it_has_or_brings_one(
     clone: Path, has: bool, asked: list[str]
 ) -> None:
     _program(clone, "python3", _OLD)
-    _program(clone, "uv", _SUITABLE if has else 'test "$4" != --no-python-downloads')
+    _program(clone, "uv", _SUITABLE if has else 'test "$5" != --no-python-downloads')
     status, said, told = _make(clone)
     assert (status, told) == (0, [*asked, *_INSTALLS]), said
 
@@ -94,6 +94,17 @@ def test_without_either_or_with_one_that_does_not_suit_a_sentence_says_what_to_d
         "firsttoken needs Python 3.11, 3.12 or 3.13: install one, or uv, or run make PYTHON=/path/to/one"
     )
     assert "Error 1" in make
+
+
+def test_an_environment_that_was_not_finished_is_made_again(clone: Path) -> None:
+    """Without ensurepip, or after a Ctrl-C, it is a Python without pip: every later `make` stopped at it."""
+    _program(clone, "python3", _SUITABLE)
+    half = clone / ".venv" / "bin" / "python"
+    half.parent.mkdir(parents=True)
+    half.write_text("#!/bin/sh\nexit 1\n")
+    half.chmod(0o755)
+    status, said, told = _make(clone)
+    assert (status, [line.rpartition("/")[2] for line in told]) == (0, ["python3 -m venv .venv", *_INSTALLS]), said
 
 
 def test_what_is_installed_already_stays(clone: Path) -> None:

@@ -29,8 +29,9 @@ def run_node(config: NodeConfig) -> None:
     """Be a node until SIGTERM or SIGINT, whatever becomes of schedulers meanwhile; then release everything. At SIGTERM it
     first waits for its stages to be gone, see NodeAgent.drain; at SIGINT, or a second SIGTERM, it does not.
 
-    NoDevice if the machine does not have what it shall compute on, BadCertificate if its certificates will not do,
-    NameTaken if the scheduler has a node of this name when the first is joined.
+    NoDevice if the machine does not have what it shall compute on, NoInterface if its address is not the machine's,
+    BadCertificate if its certificates will not do, NameTaken if the scheduler has a node of this name when the first is
+    joined.
     """
     accelerator = compute_on(config.device)
     budget_bytes = accelerator.budget(config.device_bytes, config.sharing)

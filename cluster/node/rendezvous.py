@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from cluster.errors import ProtocolError
+from cluster.errors import NoInterface, ProtocolError
 from cluster.wire.codec import frame, read_frame
 from cluster.wire.door import Door
 from cluster.wire.hello import Hello, group_secret
@@ -173,9 +173,14 @@ def _size_bytes(key: str, value: bytes) -> int:
 
 
 def interface_of(host: str) -> str:
-    """The network interface that has the address `host`; gloo binds to it. ValueError if there is none."""
-    address = socket.gethostbyname(host)
+    """The network interface that has the address `host`; gloo binds to it. NoInterface if there is none."""
+    try:
+        address = socket.gethostbyname(host)
+    except OSError as error:
+        raise NoInterface(
+            f"the address of this machine, {host}, cannot be found: {error.strerror}; set cluster.host"
+        ) from error
     for interface, addresses in psutil.net_if_addrs().items():
         if any(found.address == address for found in addresses):
             return interface
-    raise ValueError(f"no network interface of this machine has the address {host}: set node.host to one that does")
+    raise NoInterface(f"no network interface of this machine has the address {host}: set cluster.host to one that does")

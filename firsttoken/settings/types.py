@@ -108,7 +108,7 @@ def _check_path(value: Path) -> Path:
 
 def _check_host(value: str) -> str:
     told = "a host is a name or an IP address"
-    if re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", value) is None:
+    if len(value) > 253 or re.fullmatch(r"[A-Za-z0-9_:-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", value) is None:
         raise ValueError(told)
     if ":" in value or re.fullmatch(r"[0-9.]+", value):
         try:

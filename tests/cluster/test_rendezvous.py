@@ -13,7 +13,8 @@ from datetime import timedelta
 import pytest
 from torch.distributed import DistStoreError, PrefixStore, Store, TCPStore
 
-from cluster.node.rendezvous import MOST_GROUP_BYTES, MOST_VALUE_BYTES, Rendezvous
+from cluster.errors import NoInterface
+from cluster.node.rendezvous import MOST_GROUP_BYTES, MOST_VALUE_BYTES, Rendezvous, interface_of
 from cluster.stage.joining.meeting import Meeting
 from cluster.wire.hello import Hello, group_secret
 from storage_tiers.strangers import MOST_STRANGERS
@@ -197,3 +198,12 @@ def test_nobody_shows_a_secret(rendezvous: Rendezvous) -> None:
     with pytest.raises(DistStoreError) as refused:
         Meeting("127.0.0.1", rendezvous.port, hello, 1.0).set("key", "value")
     assert "very secret" not in f"{refused.value!r} {refused.value.__cause__!r}"
+
+
+def test_an_address_that_is_not_this_machines_is_refused_with_the_setting() -> None:
+    """The sentence named a setting that there is not."""
+    assert interface_of("127.0.0.1") == "lo"
+    with pytest.raises(NoInterface, match=r"address 192\.0\.2\.1: set cluster\.host"):
+        interface_of("192.0.2.1")
+    with pytest.raises(NoInterface, match=r"no\.such\.host\.invalid, cannot be found: .*; set cluster\.host"):
+        interface_of("no.such.host.invalid")

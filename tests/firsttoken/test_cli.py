@@ -7,6 +7,7 @@ import pty
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 from cluster import client
 from firsttoken.cli import app
 from firsttoken.commands import options
+from firsttoken.settings import environment_name
 from tests.firsttoken.command_line import Done, clean_environment, run_here, run_process
 from tests.firsttoken.stub_frontend import USAGE, stub_frontend
 
@@ -195,6 +197,27 @@ def test_what_the_system_refuses_is_a_sentence_too(run: Run, tmp_path: Path) -> 
     (tmp_path / "minutes.npz").mkdir()
     result = run("traces", "show", str(tmp_path / "minutes.npz"))
     assert result.stderr == f"firsttoken: {tmp_path / 'minutes.npz'}: Is a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("component", "setting"),
+    [
+        ("scheduler", "cluster.scheduler_port"),
+        ("scheduler", "cluster.dashboard_port"),
+        ("frontend", "frontend.port"),
+        ("prefect", "prefect.port"),
+    ],
+)
+def test_a_component_alone_says_which_port_is_taken(run: Run, component: str, setting: str) -> None:
+    """Their servers said it by a traceback, or went elsewhere."""
+    ports = {environment_name(f"cluster.{key}"): "0" for key in ("scheduler_port", "dashboard_port")}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run(component, **(ports | {environment_name(setting): str(port)}))
+    wanted = (
+        f"firsttoken: port {port} is in use: set {setting} ({environment_name(setting)}) or stop what listens there\n"
+    )
+    assert (result.returncode, result.stderr) == (1, wanted)
 
 
 def test_the_lab_without_a_checkout_says_what_it_needs(environment: dict[str, str], tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_an_address_stands_in_urls_as_they_have_it(tmp_path: Path) -> None:
         "page": "http://[::1]:8000/", "api": "http://[::1]:8000/v1", "docs": "http://[::1]:8000/docs",
         "prefect": "http://127.0.0.1:4200", "dask": "http://127.0.0.1:8787/status",
     }  # fmt: skip
-    for wrong in ("300.1.1.1", "1:2", "127.1"):
+    for wrong in ("300.1.1.1", "1:2", "127.1", "a..b", "a" * 64):
         assert "a host is a name or an IP address" in refusal(tmp_path, FIRSTTOKEN_FRONTEND__HOST=wrong)
     assert "speak IPv4 to one another" in refusal(tmp_path, FIRSTTOKEN_CLUSTER__SCHEDULER_HOST="::1")
 
