@@ -1,24 +1,23 @@
 """A plan in the making: what is known, looked up once, and the steps from there to the plan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from schedules.foresight.past import MINUTE_S
 from schedules.foresight.plan import Budgets, Kept, LeftOut, Plan, Staging
 from schedules.foresight.planning import sentences
-from schedules.foresight.planning.claims import HIDDEN_WORTH, Claims, Piece
+from schedules.foresight.planning.bringing import Bringing
+from schedules.foresight.planning.case import Case
+from schedules.foresight.planning.claims import Claims, Piece
 from schedules.foresight.planning.demand import GOES_EARLY, NONE, Demand, demands_of
 from schedules.foresight.planning.ground import Ground, Wanted
 from schedules.foresight.planning.keeping import Candidate, devices_of, keep
-from schedules.foresight.planning.layouts import Layout, Layouts
-from schedules.foresight.planning.places import Held, Place, places_of
+from schedules.foresight.planning.layouts import Layouts
+from schedules.foresight.planning.places import Held, places_of
 from schedules.foresight.planning.starts import Starts
-from schedules.foresight.planning.wires import Wires
+from schedules.foresight.planning.wires import Wires, links_of
 from schedules.foresight.retention import Retention
-from schedules.ledgers.links import nic_link
 from schedules.ledgers.nodes import ranks_of
-from schedules.rates import STORE
 
 AGAIN_WORTH = 0.1
 """Of what a unit saves on one node so much is saved by having it on another one, too."""
@@ -28,24 +27,6 @@ LIKELY = 0.5
 """A replica is kept for at least so many starts that it spares, sooner ones counting more: room has other uses, and to keep
 what is not up yet takes a start of its own."""
 _GIB, _HOUR_S = 1 << 30, 3600.0
-
-
-@dataclass
-class Case:
-    """A model that is planned for, and where its units are `held` (see Held.by_place). `worth` is what each byte that it
-    needs in dram saves, sooner starts counting more, and `ssd_worth` the same of ssd; both in seconds."""
-
-    index: int
-    wanted: Wanted
-    demand: Demand
-    layout: Layout
-    held: Mapping[int, Sequence[str]]
-    running: Sequence[tuple[str, ...]]
-    was_up: bool
-    worth: float = 0.0
-    ssd_worth: float = 0.0
-    saved_s: float = 0.0
-    reason: str = ""
 
 
 class Making:
@@ -62,7 +43,7 @@ class Making:
         ranks = ranks_of(ground.view)
         self._starts = Starts(ranks.gpus, ranks.store_bytes_per_s)
         self._wires = Wires(
-            _links(self._places, ranks.store_bytes_per_s), budgets.link_share, every_s, budgets.moved_bytes
+            links_of(self._places, ranks.store_bytes_per_s), budgets.link_share, every_s, budgets.moved_bytes
         )
         self._until_s = max(now_s + every_s, ground.forecast.at_s + ground.forecast.horizon_s)
 
@@ -79,7 +60,10 @@ class Making:
         dram.settle(self._models, self._pieces(cases, "dram"))
         ssd = self._claims([{} for _ in self._places], "ssd", self._budgets.ssd_share)
         ssd.settle(self._models, self._pieces(cases, "ssd"))
-        stagings = self._stagings(cases, dram, ssd)
+        bringing = Bringing(
+            self._models, self._places, self._held, self._placed, self._wires, self._now_s, self._every_s
+        )
+        stagings = bringing.stagings(cases, dram, ssd)
         self._explain(cases, kept, dram, stagings)
         worth = {
             case.wanted.model.key: case.demand.waited_s(case.layout.now_s, case.demand.gone_soon) for case in cases
@@ -187,8 +171,8 @@ class Making:
         """Whether what the node lacks of the model comes over the links before the next plan."""
         place = self._place_of[node]
         missing = [unit for unit in case.wanted.model.units if unit.digest not in self._places[place].units]
-        size_bytes = sum([unit.size_bytes for unit in missing])
-        return not size_bytes or self._wires.take(self._ways(place, "remote"), size_bytes, self._every_s, network=True)
+        size_bytes, ways = sum([unit.size_bytes for unit in missing]), self._wires.ways(self._places[place], "remote")
+        return not size_bytes or self._wires.take(ways, size_bytes, self._every_s, network=True)
 
     def _pinned(self, cases: Sequence[Case], kept: Mapping[int, Kept]) -> list[dict[str, int]]:
         """What is in dram as long as somebody runs on it, by place: the room that it has is nobody's."""
@@ -285,87 +269,6 @@ class Making:
                     found.append(Piece(case.index, at, others, len(others), again, priority, idle=True))
         return found
 
-    # ---- what moves
-
-    def _stagings(self, cases: Sequence[Case], dram: Claims, ssd: Claims) -> list[Staging]:
-        """What saves most per byte is given its time on the links first; what is needed first begins first."""
-        by_index = {case.index: case for case in cases}
-        turns = list[tuple[float, int, int, str]]()
-        for tier, claims in (("dram", dram), ("ssd", ssd)):
-            for index, at in claims.comes:
-                case = by_index[index]
-                turns.append((-(case.worth if tier == "dram" else case.ssd_worth), index, at, tier))
-        found = list[tuple[float, float, Staging]]()
-        comes_to_dram = {(at, self._models[i].digests[u]) for (i, at), units in dram.comes.items() for u in units}
-        for less_worth, index, at, tier in sorted(turns):
-            claims, case = (dram if tier == "dram" else ssd), by_index[index]
-            staging = self._staging(case, at, tier, claims, comes_to_dram)
-            if staging is not None:
-                found.append((staging.before_s, less_worth, staging))
-        return [staging for *_, staging in sorted(found, key=lambda each: each[:2])]
-
-    def _staging(
-        self, case: Case, at: int, tier: str, claims: Claims, comes_to_dram: set[tuple[int, str]]
-    ) -> Staging | None:
-        """As much of it, from the first unit on, as the links have time for; the rest has no claim any more."""
-        model, demand, layout = case.wanted.model, case.demand, case.layout
-        units, by_source, fits = list[int](), dict[str, int](), True
-        for unit in claims.comes[case.index, at]:
-            digest, size_bytes = model.digests[unit], model.sizes[unit]
-            if tier == "ssd" and (at, digest) in comes_to_dram:
-                continue
-            source = self._source(at, digest)
-            fits = fits and self._wires.take(self._ways(at, source), size_bytes, demand.due_s, network=source != "ssd")
-            if not fits:
-                continue
-            units.append(unit)
-            by_source[source] = by_source.get(source, 0) + size_bytes
-        if not units:
-            case.reason = case.reason or ("" if fits else sentences.NO_TIME)
-            return None
-        size_bytes, node = sum(by_source.values()), self._places[at].first.name
-        source = max(by_source, key=lambda name: (by_source[name], name))
-        before_s = self._now_s + max(demand.due_s, min(self._every_s, MINUTE_S))
-        if tier == "dram":
-            saved_s = self._saved_s(case, at, units)
-            reason = sentences.staged(
-                model.name, demand, tier, node, source, max(layout.now_s, layout.staged_s), layout.staged_s
-            )
-        else:
-            saved_s = demand.waited_s(layout.far_s - layout.near_s) * size_bytes / model.size_bytes
-            reason = sentences.staged(model.name, demand, tier, node, source, layout.far_s, layout.near_s)
-        names = tuple([model.units[unit].name for unit in units])
-        return Staging(node, model.key, names, tier, size_bytes, source, before_s, saved_s, reason)
-
-    def _saved_s(self, case: Case, at: int, units: Sequence[int]) -> float:
-        """Each byte that is needed saves as much."""
-        needed = {
-            unit
-            for piece, place in zip(case.layout.pieces, self._placed[case.index], strict=True)
-            if place == at
-            for unit in piece.part.units[: piece.needed]
-        }
-        sizes = case.wanted.model.sizes
-        counts = sum([sizes[unit] * (1.0 if unit in needed else HIDDEN_WORTH) for unit in units])
-        return case.saved_s * min(1.0, counts / case.layout.needed_bytes)
-
-    def _source(self, at: int, digest: str) -> str:
-        if digest in self._places[at].units:
-            return "ssd"
-        if self._places[at].first.peer_port and any(
-            other != at and self._places[other].first.peer_port for other, _ in self._held.at(digest)
-        ):
-            return "peer"
-        return "remote"
-
-    def _ways(self, at: int, source: str) -> tuple[str, ...]:
-        first = self._places[at].first
-        if source == "ssd":
-            return (_ssd_link(first.shared_with),)
-        if source == "remote" and self._starts.store_bytes_per_s is not None:
-            return (STORE, nic_link(first.card))
-        return (nic_link(first.card),)
-
     # ---- what is kept
 
     def _retention(self, claims: Claims, otherwise: float) -> dict[str, Retention]:
@@ -392,15 +295,3 @@ class Making:
             elif not why and not case.worth and not case.ssd_worth:
                 why = sentences.NO_GAIN
             self._leave_out(case.wanted, why or sentences.THERE)
-
-
-def _links(places: Sequence[Place], store_bytes_per_s: float | None) -> dict[str, float]:
-    found = {} if store_bytes_per_s is None else {STORE: store_bytes_per_s}
-    for place in places:
-        found[nic_link(place.first.card)] = place.speeds.nic_bytes_per_s
-        found[_ssd_link(place.first.shared_with)] = place.speeds.ssd_bytes_per_s
-    return found
-
-
-def _ssd_link(machine: str) -> str:
-    return f"ssd:{machine}"

@@ -1,9 +1,25 @@
 """What the links have left for what is brought ahead, until it is needed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 from schedules.foresight.past import MINUTE_S
+from schedules.foresight.planning.places import Place
+from schedules.ledgers.links import nic_link
+from schedules.rates import STORE
+
+
+def links_of(places: Sequence[Place], store_bytes_per_s: float | None) -> dict[str, float]:
+    """Bytes a second of each link that units come to the places over; the store is one if it limits."""
+    found = {} if store_bytes_per_s is None else {STORE: store_bytes_per_s}
+    for place in places:
+        found[nic_link(place.first.card)] = place.speeds.nic_bytes_per_s
+        found[_ssd_link(place)] = place.speeds.ssd_bytes_per_s
+    return found
+
+
+def _ssd_link(place: Place) -> str:
+    return f"ssd:{place.first.shared_with}"
 
 
 class Wires:
@@ -21,6 +37,14 @@ class Wires:
     def _slot(self, due_s: float, link: str) -> int:
         """What is due within the first minute has all of it."""
         return min(len(self._spare_s[link]) - 1, max(0, int(due_s // MINUTE_S) - 1))
+
+    def ways(self, place: Place, source: str) -> tuple[str, ...]:
+        """The links over which units come to the place."""
+        if source == "ssd":
+            return (_ssd_link(place),)
+        if source == "remote" and STORE in self._bytes_per_s:
+            return (STORE, nic_link(place.first.card))
+        return (nic_link(place.first.card),)
 
     def take(self, links: tuple[str, ...], size_bytes: int, due_s: float, *, network: bool) -> bool:
         """Whether so many bytes come over all of the links in time, beside what was taken before: if so they are taken."""
