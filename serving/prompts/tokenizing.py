@@ -91,7 +91,7 @@ class PromptTokenizer:
         template gets too, say otherwise; of several templates, `chat_template` in them names one.
 
         Arguments of calls in the messages are objects for it, as transformers has it; for one that fails on these, text. If
-        it has no words for tools that the model `may_call`, or for calls, they are told in plain messages.
+        it has no words for tools that the model `may_call`, or for calls, they are told in messages.
         """
         template, tools = self._template(arguments), arguments.get("tools") if may_call else None
         given = {"add_generation_prompt": True, **arguments, "chat_template": template}
