@@ -12,9 +12,13 @@ class Retention:
     worth: Mapping[str, float]
     otherwise: float = 0.0
 
+    def of(self, digest: str) -> float:
+        """What the unit is worth."""
+        return self.worth.get(digest, self.otherwise)
+
     def rank(self, digest: str, last_used: int) -> tuple[float, int]:
         """To be sorted by; a larger `last_used` is later."""
-        return self.worth.get(digest, self.otherwise), last_used
+        return self.of(digest), last_used
 
 
 BY_USE = Retention({})

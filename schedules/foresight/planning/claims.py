@@ -45,12 +45,14 @@ class _Want:
 
 @dataclass
 class Claims:
-    """Of one tier. `room` is what each place has left, `there` the digests that lie in it at each place; those that are
-    `pinned` have their room."""
+    """Of one tier. `room` is what each place has left, `there` the digests that lie in it at each place, `unknown` the bytes
+    of those that nobody here knows; those that are `pinned` have their room. `sizes` are of all that are known."""
 
     room: list[int]
     there: Sequence[Mapping[str, object]]
-    pinned: Sequence[Mapping[str, object]]
+    unknown: Sequence[int]
+    pinned: Sequence[Mapping[str, int]]
+    sizes: Mapping[str, int]
     worth: list[dict[str, float]] = field(default_factory=list)
     """Per byte, by place, of the units that are wanted there, whether or not they have room."""
     comes: dict[tuple[int, int], list[int]] = field(default_factory=dict)

@@ -60,10 +60,11 @@ class Making:
         dram.settle(self._models, self._pieces(cases, "dram"))
         ssd = self._claims([{} for _ in self._places], "ssd", self._budgets.ssd_share)
         ssd.settle(self._models, self._pieces(cases, "ssd"))
+        kept_in_dram, kept_on_ssd = self._retention(dram, otherwise), self._retention(ssd, ssd_otherwise)
         bringing = Bringing(
             self._models, self._places, self._held, self._placed, self._wires, self._now_s, self._every_s
         )
-        stagings = bringing.stagings(cases, dram, ssd)
+        stagings = bringing.stagings(cases, dram, ssd, kept_in_dram)
         self._explain(cases, kept, dram, stagings)
         worth = {
             case.wanted.model.key: case.demand.waited_s(case.layout.now_s, case.demand.gone_soon) for case in cases
@@ -72,8 +73,8 @@ class Making:
             self._now_s,
             self._until_s,
             tuple(stagings),
-            self._retention(dram, otherwise),
-            self._retention(ssd, ssd_otherwise),
+            kept_in_dram,
+            kept_on_ssd,
             tuple(kept.values()),
             worth,
             tuple(self._left_out),
@@ -236,17 +237,17 @@ class Making:
 
     def _claims(self, pinned: Sequence[Mapping[str, int]], tier: str, share: float) -> Claims:
         """The room of what is pinned, and of what nobody here knows, is taken."""
-        room, there = list[int](), list[Mapping[str, object]]()
+        room, there, unknown = list[int](), list[Mapping[str, object]](), list[int]()
         for place, held in zip(self._places, pinned, strict=True):
             first, units = place.first, place.units
             budget, used = (
                 (first.dram_bytes, first.dram_used_bytes) if tier == "dram" else (first.ssd_bytes, first.ssd_used_bytes)
             )
             mine = [digest for digest, where in units.items() if where == tier or tier == "ssd"]
-            unknown = max(0, used - sum([self._sizes.get(digest, 0) for digest in mine]))
-            room.append(max(0, int(share * budget) - sum(held.values()) - unknown))
+            unknown.append(max(0, used - sum([self._sizes.get(digest, 0) for digest in mine])))
+            room.append(max(0, int(share * budget) - sum(held.values()) - unknown[-1]))
             there.append(dict.fromkeys(mine))
-        return Claims(room, there, pinned)
+        return Claims(room, there, unknown, pinned, self._sizes)
 
     def _pieces(self, cases: Sequence[Case], tier: str) -> list[Piece]:
         """Where they are to be, and of what lies elsewhere what little it is worth there."""

@@ -297,6 +297,14 @@ def test_units_in_use_have_their_room_whatever_else_there_is() -> None:
     assert _staged(_plan(replace(up, running={})), "a")
 
 
+def test_nothing_is_staged_on_ssd_that_does_not_get_through_dram() -> None:
+    there = holding(node("n0", dram_mb=105), B, "dram")
+    up = ground([there], [wanted(A), wanted(B)], certain({"a": 3, "b": None}), {B.key: [("n0",)]})
+    assert not _staged(_plan(up), "a", "ssd")
+    assert _why(_plan(up), "a") == "The dram that it would come through is full of what saves more there."
+    assert _staged(_plan(replace(up, running={})), "a", "ssd")
+
+
 def test_a_running_model_needs_less_in_dram_than_one_that_is_gone() -> None:
     there = holding(node("n0"), A, "dram")
     gone = ground([there], [wanted(A)], certain({"a": 2}))

@@ -50,6 +50,29 @@ def test_what_comes_is_worth_more_than_what_goes_for_it_and_has_room(seed: int) 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_what_comes_to_ssd_gets_through_dram(seed: int) -> None:
+    """A node makes room there of what is worth no more by the plan's own ranks: what has none was staged again and again, and
+    refused."""
+    ground, budgets = drawn(seed)
+    plan, sizes = make_plan(ground, budgets, 0.0, EVERY_S), _sizes(ground)
+    units = {(w.model.key, unit.name): unit.digest for w in ground.models for unit in w.model.units}
+    in_use = defaultdict[str, set[str]](set)
+    for wanted in ground.models:
+        for name in {name for names in ground.running.get(wanted.model.key, ()) for name in names}:
+            in_use[name].update(wanted.model.digests)
+    there = {node.name: {d for d, tier in node.units.items() if tier == "dram"} for node in ground.view.nodes}
+    for staging in plan.stagings:
+        node, (dram, _) = ground.view.node(staging.node), plan.retention(staging.node)
+        assert node is not None
+        for digest in [units[staging.key, name] for name in staging.units]:
+            if staging.tier == "dram":
+                there[node.name].add(digest)
+                continue
+            stays = [d for d in there[node.name] if d in in_use[node.name] or dram.of(d) > dram.of(digest)]
+            assert sum(sizes[each] for each in stays) + sizes[digest] <= node.dram_bytes
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_comes_to_where_it_is_already_or_to_a_node_that_drains(seed: int) -> None:
     ground, budgets = drawn(seed)
     plan = make_plan(ground, budgets, 0.0, EVERY_S)
