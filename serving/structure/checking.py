@@ -23,8 +23,6 @@ LIMITS = LLParserLimits(
     verbose_errors=False,
 )
 """None is wider than where tokens are chosen: what is tried here is not refused there for its size."""
-MOST_LETTERS = 4 << 20
-"""Of a grammar: parts that a schema points to are in it once for each parameter that does."""
 _REASON_LETTERS = 300
 _NOT_SAID = re.compile(r"^(at \d+\(\d+\): )?(failed to compile JSON schema: )?")
 _POINTED_AT = re.compile(r"^error: (.+)$", re.MULTILINE)
@@ -48,12 +46,7 @@ def checked_grammar(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> 
 
     reason = _fault(wanted, form, known)
     if reason is None:
-        grammar = grammar_of(wanted, form, special_of)
-        if len(grammar) <= GRAMMAR_CHARACTERS:
-            return grammar
-        reason = (
-            f"written as a grammar it has {len(grammar)} letters, more than the {GRAMMAR_CHARACTERS} that one may have"
-        )
+        return grammar_of(wanted, form, special_of)
     parts = list(_parts(wanted))
     for part, param in parts:
         if (of_part := _fault(part, form, known)) is not None:
@@ -74,8 +67,10 @@ def _fault(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str | Non
         grammar = grammar_of(wanted, form, special_of)
     except Exception as error:  # what converts other grammars raises what it likes
         return _sentence(str(error))
-    if len(grammar) > MOST_LETTERS:
-        return "what it becomes is too large"
+    if len(grammar) > GRAMMAR_CHARACTERS:
+        return (
+            f"written as a grammar it has {len(grammar)} letters, more than the {GRAMMAR_CHARACTERS} that one may have"
+        )
     matcher = LLMatcher(_letters(), grammar, log_level=0, limits=LIMITS)
     if not matcher.is_error() and not any(matcher.compute_bitmask()):
         return _NOTHING_SAID

@@ -126,14 +126,11 @@ class _Calls:
         """Rules of arguments that stand by themselves."""
         if self._format.values is None:
             return
+        rules = ValueRules(self._format.values, self._special_of)
         for index, tool in enumerate(self._wanted.tools):
             json_rule = partial(_json, strict=tool.strict)
-            made = ValueRules(
-                self._format.values, parameters_of(tool), _values_of(index), tool.strict, self._special_of, json_rule
-            )
-            yield from made.rules()
-            if index == 0:
-                yield from made.shared()
+            yield from rules.of_tool(_values_of(index), parameters_of(tool), tool.strict, json_rule)
+        yield from rules.shared()
 
     def _behind(self, literals: Sequence[str]) -> str:
         return " ".join(f"W? {self._literal(literal)}" for literal in literals)

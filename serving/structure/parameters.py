@@ -11,13 +11,11 @@ from serving.structure.wanted import Tool
 Schema = Mapping[str, Any]
 STRING, CONTAINERS = "string", frozenset({"object", "array"})
 _TYPES = frozenset({STRING, "integer", "number", "boolean", "null", *CONTAINERS})
-_SAID = frozenset(
-    {
-        "title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "format",
-        "$comment", "$schema", "$id", "$defs", "definitions",
-    }
-)  # fmt: skip
-"""Words that bind no value."""
+_TOLD = frozenset(
+    {"title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment"}
+)
+_SAID = _TOLD | {"format", "$schema", "$id", "$defs", "definitions"}
+"""Words that bind no value; the former are for whoever reads the schema."""
 _OF_TEXTS = _SAID | {"type", "enum", "const", "pattern", "minLength", "maxLength"}
 _OF_OBJECTS = _SAID | {"type", "properties", "required", "additionalProperties"}
 SHARED = ("$defs", "definitions")
@@ -155,7 +153,8 @@ class _Taking:
         whole = _object(schema) if schema is not False else {}
         pointing = '"$ref"' in json.dumps(whole)
         shared = {word: self._tool.schema[word] for word in SHARED if pointing and word in self._tool.schema}
-        return Parameter(name, {**whole, **shared}, required, tuple(self._branches(schema, 0)))
+        told = {word: value for word, value in whole.items() if word not in _TOLD}
+        return Parameter(name, {**told, **shared}, required, tuple(self._branches(schema, 0)))
 
     def _others(self, whole: Schema) -> Any:
         """What may be given under other names than are known: what the schema says of them, or anything if it names none."""
