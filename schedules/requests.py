@@ -9,6 +9,8 @@ from schedules.facts import ModelKey
 
 PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU, PROMPTS_ALONE = 256, 1024, 2048
 """Tokens of prompts in one step: beside others that decode, whose next token they hold up, and where nobody does."""
+EMBEDDED = 512
+"""The same where vectors are made, on a CPU: more in a step are computed no faster, and it is what cannot be given up."""
 _SMALLEST_ROOM = 64
 
 

@@ -311,6 +311,8 @@ class Batching:
         answering = any(request.answers for request in running)  # also in steps under way
         alone = all(request.following for request in running)
         most = self._limits.prefill_tokens_alone
+        if any(request.pooled for request in running):
+            most = min(most, self._limits.embed_tokens)
         prompts = self._limits.prefill_tokens if answering else most
         follow = most if alone else self._limits.follow_tokens
         chosen: list[tuple[Running, int]] = []

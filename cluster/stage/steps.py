@@ -6,7 +6,7 @@ Knows no tensor.
 from dataclasses import dataclass
 
 from cluster.wire.requests import Submit, TokenLogprobs
-from schedules.requests import PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU
+from schedules.requests import EMBEDDED, PROMPTS_ALONE, PROMPTS_BESIDE, PROMPTS_BESIDE_ON_GPU
 from storage_tiers.pooling import Mode
 
 PREFILL_TOKENS, PREFILL_TOKENS_ALONE = PROMPTS_BESIDE, PROMPTS_ALONE
@@ -18,17 +18,24 @@ MAX_ROWS = 128
 @dataclass(frozen=True)
 class StepLimits:
     """How much a step may hold: requests, whose logits stand in memory together; prompt tokens beside others that decode,
-    whose next token they hold up; prompt tokens where nobody decodes; tokens of those that follow beside others; tokens
-    whose KV cache is put into its room between two steps."""
+    whose next token they hold up; prompt tokens where nobody decodes, and where some are for vectors; tokens of those that
+    follow beside others; tokens whose KV cache is put into its room between two steps."""
 
     rows: int = MAX_ROWS
     prefill_tokens: int = PREFILL_TOKENS
     prefill_tokens_alone: int = PREFILL_TOKENS_ALONE
+    embed_tokens: int = EMBEDDED
     follow_tokens: int = FOLLOW_TOKENS
     adopt_tokens: int = ADOPT_TOKENS
 
 
-GPU_LIMITS = StepLimits(rows=256, prefill_tokens=PROMPTS_BESIDE_ON_GPU, follow_tokens=1024, adopt_tokens=2048)
+GPU_LIMITS = StepLimits(
+    rows=256,
+    prefill_tokens=PROMPTS_BESIDE_ON_GPU,
+    embed_tokens=PREFILL_TOKENS_ALONE,
+    follow_tokens=1024,
+    adopt_tokens=2048,
+)
 """There telling the device what to do lasts as long as some 1,000 tokens of a prompt."""
 
 

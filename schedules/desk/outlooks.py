@@ -11,7 +11,7 @@ from schedules.lifecycle import State
 from schedules.outlook import Doing, Outlook
 from schedules.placing.decision import IN_DRAM
 from schedules.replicas.fleet import Fleet
-from schedules.requests import PROMPTS_ALONE, Request, Stand
+from schedules.requests import EMBEDDED, PROMPTS_ALONE, Request, Stand
 from schedules.service import Replica, Service
 
 MOST_SEEN = 256
@@ -87,7 +87,8 @@ class Outlooks:
             return None
         asked = [self._line.requests[name] for name in replica.requests]
         tokens = sum([each.prompt_tokens for each in asked if each.arrived_s == request.arrived_s])
-        first_step = min(tokens, max(PROMPTS_ALONE, request.prompt_tokens))
+        most = EMBEDDED if request.wants_vector else PROMPTS_ALONE
+        first_step = min(tokens, max(most, request.prompt_tokens))
         return request.held_s + token_s(stages, self._books.learned.corrections.hop_s, first_step)
 
     def _fetched(self, replica: Replica, placement: Placement) -> tuple[int, int]:

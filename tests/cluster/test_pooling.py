@@ -231,6 +231,18 @@ def test_who_leaves_while_a_batch_is_computed_has_nothing_more_of_it_computed(
     assert (len(computed), computed[3:]) == (4, [3])
 
 
+def test_steps_with_vectors_are_short_so_that_little_is_computed_for_who_has_left() -> None:
+    limits = StepLimits(prefill_tokens=8, prefill_tokens_alone=64, embed_tokens=16)
+    batching = Batching(1000, 1, limits=limits)
+    for name in "abc":
+        assert batching.submit(Submit(name, tuple(range(10)), 10, 5, ())) is None
+    assert sum(segment.tokens for segment in _ready(batching)) == 30
+    batching = Batching(1000, 1, limits=limits)
+    for name in "abc":
+        assert batching.submit(embed(name, range(10), "mean")) is None
+    assert [segment.tokens for segment in _ready(batching)] == [10, 6]
+
+
 def test_nobody_follows_what_is_embedded() -> None:
     rejected = Batching(100, 1).follow(embed("v", (1, 2), "mean"))
     assert isinstance(rejected, Rejected)
