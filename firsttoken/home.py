@@ -121,6 +121,14 @@ def take_down(run_dir: Path, timeout_s: float) -> None:
         os.close(supervisor)
 
 
+def away(settings: Settings) -> str:
+    """What is to be said where the front end does not answer: a platform may be about to mend that."""
+    said = f"no front end answers at {frontend_url(settings)}"
+    if read_state(settings.run_dir) is None:
+        return f"{said}: start one with `firsttoken up`"
+    return f"{said}: the platform in {settings.home} is starting it, or stopping"
+
+
 def frontend_url(settings: Settings) -> str:
     """Where the front end answers: that of the platform which runs in this home, else the one in the settings."""
     state = read_state(settings.run_dir)

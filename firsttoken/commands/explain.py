@@ -35,8 +35,7 @@ def explain(
 
 
 async def _explain(settings: "Settings", model: str, limit: int) -> dict[str, Any]:
-    from firsttoken.frontend import Frontend
-    from firsttoken.home import frontend_url
+    from firsttoken.reached import frontend_of
 
-    async with Frontend(frontend_url(settings), request_timeout_s=10.0) as frontend:
+    async with frontend_of(settings, request_timeout_s=10.0) as frontend:
         return await frontend.explain(model, limit)

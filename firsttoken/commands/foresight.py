@@ -162,14 +162,14 @@ def _there(settings: "Settings") -> "Iterator[None]":
     import httpx
 
     from firsttoken.errors import NotUp
-    from firsttoken.home import frontend_url
+    from firsttoken.home import away
     from flows.errors import FrontEndAway
 
     try:
         yield
     except FrontEndAway as error:
         if isinstance(error.__cause__, httpx.ConnectError):
-            raise NotUp(f"no front end answers at {frontend_url(settings)}: start one with `firsttoken up`") from error
+            raise NotUp(away(settings)) from error
         raise
 
 

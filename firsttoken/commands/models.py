@@ -233,15 +233,14 @@ class Answer:
 
 async def _show(settings: "Settings", ask: Any, *, quiet: bool) -> Answer:
     """Stream an answer to standard output (unless `quiet`), with notes on a cold start while it lasts."""
-    from firsttoken.frontend import Frontend
-    from firsttoken.home import frontend_url
+    from firsttoken.reached import frontend_of
     from firsttoken.terminal import Waiting
 
     texts: list[str] = []
     finish_reason, usage, ttft_s = None, None, None
     started_s = time.monotonic()
     with Waiting(stderr()) as waiting:
-        async with Frontend(frontend_url(settings), settings.frontend.request_timeout_s) as frontend:
+        async with frontend_of(settings, settings.frontend.request_timeout_s) as frontend:
             async for piece in ask(frontend):
                 if piece.note:
                     waiting.note(piece.note)

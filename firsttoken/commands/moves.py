@@ -10,6 +10,8 @@ from firsttoken.commands.models import Model
 from firsttoken.commands.options import AsJson, Config, finite, load, print_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from firsttoken.frontend import Frontend
     from firsttoken.settings import Settings
 
@@ -161,10 +163,9 @@ async def _moves(settings: "Settings", limit: int) -> list[dict[str, Any]]:
         return await frontend.moves(limit)
 
 
-def _operating(settings: "Settings") -> "Frontend":
-    from firsttoken.frontend import Frontend
-    from firsttoken.home import frontend_url
+def _operating(settings: "Settings") -> "AbstractAsyncContextManager[Frontend]":
     from firsttoken.local import running_settings
     from firsttoken.operator_key import operator_key
+    from firsttoken.reached import frontend_of
 
-    return Frontend(frontend_url(settings), request_timeout_s=10.0, key=operator_key(running_settings(settings)))
+    return frontend_of(settings, request_timeout_s=10.0, key=operator_key(running_settings(settings)))

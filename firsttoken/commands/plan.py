@@ -237,16 +237,12 @@ async def _answered(settings: "Settings", wishes: "Wishes", means: "Means", repo
 
 async def _known(settings: "Settings", wishes: "Wishes") -> "Known":
     from firsttoken.errors import NotUp
-    from firsttoken.home import frontend_url
+    from firsttoken.home import away, frontend_url
     from flows.errors import FrontEndAway
     from flows.front_end import FrontEnd
     from flows.planning.answering import known_of
 
-    url = frontend_url(settings)
     try:
-        return await known_of(wishes, FrontEnd(url, ""), time.time())
+        return await known_of(wishes, FrontEnd(frontend_url(settings), ""), time.time())
     except FrontEndAway as error:
-        raise NotUp(
-            f"no front end answers at {url}: start one with `firsttoken up`, or name machines with their prices, as --nodes "
-            "h100=4.10"
-        ) from error
+        raise NotUp(f"{away(settings)}; or name machines with their prices, as --nodes h100=4.10") from error

@@ -74,9 +74,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
         if as_json:
             print_json({"running": state is not None, "serving": False})
             raise typer.Exit(1) from None
-        if state is None:
-            raise
-        raise NotUp(f"the platform in {settings.home} is starting or stopping: its front end does not answer") from None
+        raise
     if as_json:
         urls = dict(state.urls) if state else {"api": f"{settings.frontend_url}/v1"}
         print_json({"running": True, "serving": True, "pid": state.pid if state else None, "urls": urls, **report})
@@ -89,10 +87,9 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
 
 
 async def _status(settings: "Settings") -> dict[str, Any]:
-    from firsttoken.frontend import Frontend
-    from firsttoken.home import frontend_url
+    from firsttoken.reached import frontend_of
 
-    async with Frontend(frontend_url(settings), request_timeout_s=10.0) as frontend:
+    async with frontend_of(settings, request_timeout_s=10.0) as frontend:
         return await frontend.status()
 
 

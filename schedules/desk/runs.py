@@ -47,7 +47,7 @@ class Runs:
             replica.alone = Alone(event.request, now_s, now_s, event.tokens)
 
     def _first_token(self, replica: Replica, request: Request, now_s: float) -> None:
-        cold = replica.cold
+        cold, was_cold = replica.cold, is_cold(request, replica)
         cold.over = True
         self._books.first_token(replica.group, now_s)
         self._fleet.links_free()
@@ -58,7 +58,7 @@ class Runs:
         cold.decision = decision.without_losers
         if request.generated or cold.arrived_s is None or replica.placement is None:
             return
-        if is_cold(request, replica):
+        if was_cold:
             service = replica.service
             service.last_start_s = now_s - cold.decided_s
             ttft_s = service.last_ttft_s = now_s - cold.arrived_s

@@ -68,6 +68,9 @@ def pays(outlook: Outlook, later: Round, pipeline: Placement, whole: Placement, 
     cost_s = BEHIND * ready_s + shift_s * outlook.requests
     if waited_s + BEHIND * memory_s <= cost_s:
         return ""
+    if waited_s <= cost_s:
+        more = f"{more_bytes / 1e9:.1f} GB that a whole replica has not"
+        return f"a pipeline of {pipeline.degree} has {more}, for {outlook.kept_s:.0f} s"
     what, later_s, count = ("token", later.token_s, outlook.tokens)
     if of_vectors_s > of_tokens_s:
         what, later_s, count = ("vector", later.vector_s, outlook.vectors)

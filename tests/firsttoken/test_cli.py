@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from cluster import client
 from firsttoken.cli import app
 from firsttoken.commands import options
-from firsttoken.settings import environment_name
+from firsttoken.home import UpState, hold_home, write_state
+from firsttoken.settings import environment_name, load_settings, write_settings
 from tests.firsttoken.command_line import Done, clean_environment, run_here, run_process
 from tests.firsttoken.stub_frontend import USAGE, stub_frontend
 
@@ -179,6 +180,24 @@ runpy.run_module("firsttoken", run_name="__main__")
 """
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=50)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["generate", "m", "x"], ["explain", "m"], ["moves"], ["status"], ["forecast"]],
+    ids=lambda words: words[0],
+)
+def test_while_the_front_end_is_started_anew_nobody_is_told_to_start_one(
+    run: Run, tmp_path: Path, arguments: list[str]
+) -> None:
+    with hold_home(tmp_path / "run"):
+        write_state(tmp_path / "run", UpState(os.getpid(), {"api": "http://127.0.0.1:1/v1"}, 1))
+        write_settings(
+            load_settings(environment={"FIRSTTOKEN_HOME": str(tmp_path)}), tmp_path / "run" / "settings.json"
+        )
+        said = run(*arguments).stderr
+    wanted = f"no front end answers at http://127.0.0.1:1: the platform in {tmp_path} is starting it, or stopping"
+    assert said == f"firsttoken: {wanted}\n"
 
 
 def test_a_traceback_is_shown_on_request_only(run_alone: Run) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from firsttoken.errors import AlreadyUp, FirsttokenError, NotUp
-from firsttoken.home import UpState, clear_state, frontend_url, hold_home, read_state, take_down, write_state
+from firsttoken.home import UpState, away, clear_state, frontend_url, hold_home, read_state, take_down, write_state
 from firsttoken.settings import load_settings
 
 STATE = UpState(os.getpid(), {"api": "http://127.0.0.1:1234/v1"}, 2)
@@ -63,3 +63,7 @@ def test_commands_find_the_front_end_of_the_running_platform(tmp_path: Path) -> 
     with hold_home(settings.run_dir):
         write_state(settings.run_dir, STATE)
         assert frontend_url(settings) == "http://127.0.0.1:1234"
+        assert away(settings).endswith(
+            f"at http://127.0.0.1:1234: the platform in {tmp_path} is starting it, or stopping"
+        )
+    assert away(settings) == "no front end answers at http://127.0.0.1:8000: start one with `firsttoken up`"

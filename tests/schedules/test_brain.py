@@ -635,6 +635,21 @@ def test_an_announced_request_finds_its_start_under_way() -> None:
     assert len(driven.starts()) == 1
 
 
+def test_a_start_that_is_over_before_its_request_is_read_is_recorded_too() -> None:
+    """A tokenizer took longer than the replica: the start was in no ledger, and nothing was learned of it."""
+    driven, key = _one()
+    driven.tell(events.RequestAnnounced("soon", key, 20, driven.now_s))
+    driven.run(3.0)
+    assert driven.states() == [State.SERVING]
+    driven.tell(events.AnnouncementOver("soon"))
+    driven.alive.add("r")
+    driven.tell(events.RequestArrived("r", key, 20, 8, 0.0))
+    driven.run(5.0)
+    (record,) = driven.actions(Record)
+    assert isinstance(record, Record)
+    assert (record.arrived_s, record.text_s) == (0.0, pytest.approx(3.0))
+
+
 def test_an_announcement_that_was_wrong_leaves_nothing_behind() -> None:
     driven, key = _one()
     busy = driven.know(model_named("busy"))

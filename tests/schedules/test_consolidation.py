@@ -147,7 +147,7 @@ def test_it_pays_if_its_tokens_are_later_by_more_than_it_costs() -> None:
     assert why(100)
     assert not why(100, kept_s=10.0), "it would be whole when nobody is there"
     assert not why(0)
-    assert why(0, more=50), "it has memory that a whole one has not"
+    assert "has 0.0 GB that a whole replica has not, for 100 s" in why(0, more=50)
     assert not why(0, vectors=10)
     assert "gives each vector 20.0 ms later: 1.81 s over the 100 that" in why(1, vectors=100)
 
