@@ -142,4 +142,4 @@ class _Calls:
 
 def _values_of(index: int) -> str:
     """What the rule for the arguments of the tool at this place is called."""
-    return f"values-{index}"
+    return f"v{index}"
