@@ -23,6 +23,8 @@ DEFAULT_TEMPLATE, TOOLS_TEMPLATE = "default", "tool_use"
 """What transformers calls them in a model that has several."""
 _CALLS, _NO_SYSTEM = "tool_calls", "System role not supported"
 """In templates that write calls, and in those that take no system message."""
+_NEVER_CALLS = "message['role'] == 'assistant' and message['content'] is none"
+"""In DeepSeek R1's first templates, which write calls of turns whose content is none: transformers leaves out what is."""
 LETTERS_PER_TOKEN = 6
 SHORT_LETTERS = 1 << 15
 PIECE_LETTERS = 1 << 16
@@ -98,7 +100,7 @@ class PromptTokenizer:
         form = format_of(template)
         if form.beside:
             return self._rendered(told_beside(messages, arguments.get("tools") or ()), given)
-        if form is PLAIN and (tools or _CALLS not in template):
+        if form is PLAIN and (tools or _CALLS not in template or _NEVER_CALLS in template):
             if tools:
                 del given["tools"]
             return self._rendered(told(messages, tools or (), _NO_SYSTEM not in template), given)

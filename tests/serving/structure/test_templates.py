@@ -197,6 +197,19 @@ def test_calls_of_earlier_turns_are_written_as_new_ones_are_read(name: str, tmp_
         assert [call.id for call in answer.calls] == ["functions.look:0", "functions.now:1"]
 
 
+def test_a_template_that_leaves_calls_out_has_them_told_as_text(tmp_path: Path) -> None:
+    """DeepSeek R1's distilled models never saw what they had called."""
+    r1 = (
+        "{%- for message in messages %}{%- if message['role'] == 'assistant' and message['content'] is none %}"
+        "{%- for tool in message['tool_calls']%}{{ tool['function']['name'] }}{%- endfor %}{%- endif %}"
+        "{%- if message['role'] == 'assistant' and message['content'] is not none %}{{ message['content'] }}{%- endif %}"
+        "{%- endfor %}"
+    )
+    said = rendered(r1, tmp_path, [_turn("{}", "{}")])
+    assert said.count("<tool_call>") == 2
+    assert '{"name": "look", "arguments": {}}' in said
+
+
 @pytest.mark.parametrize("name", ["deepseek-v3", "deepseek-v3.1"])
 def test_a_template_that_writes_calls_but_tells_of_no_tools_has_them_told_as_text(name: str) -> None:
     assert format_of(_TEMPLATES[name][0]).name == "plain"
