@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 from firsttoken import ready
 from firsttoken.credentials import with_certificates, with_prefect_auth
-from firsttoken.errors import FirsttokenError, PortInUse, StartFailed
+from firsttoken.errors import StartFailed
 from firsttoken.home import FLOWS_READY_FILE, UpState, clear_state, hold_home, read_state, urls, write_state
 from firsttoken.launching import Launcher
-from firsttoken.ports import assigned_ports, taken_port
+from firsttoken.ports import assigned_ports, check_ports
 from firsttoken.process import Component, Guard, Running, last_lines
 from firsttoken.settings import ENVIRONMENT_PREFIX, Settings, load_settings, write_settings
 
@@ -72,8 +72,8 @@ def components(settings: Settings, environment: Mapping[str, str]) -> tuple[Comp
         arguments = (*command, "--config", str(path))
         full = (sys.executable, "-m", "firsttoken", *arguments)
         by_launcher = arguments if launched else ()
-        taken = partial(taken_port, settings, ports)
-        return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal, by_launcher, taken)
+        check = partial(check_ports, settings, ports)
+        return Component(name, full, inherited, until, start_timeout_s, stop_rank, stop_signal, by_launcher, check)
 
     listed = ready.Nodes(f"{settings.frontend_url}/admin/status")
     scheduler = partial(ready.port_open, settings.cluster.scheduler_host, settings.cluster.scheduler_port)
@@ -180,7 +180,7 @@ class Platform:
             status = await self._running[component.name].wait()
             now_s = time.monotonic()
             if len(ended_s) == MOST_RESTARTS and now_s - ended_s[0] < RESTARTS_WINDOW_S:
-                raise self._failure(component, f"ended {MOST_RESTARTS + 1} times in a minute")
+                self._fail(component, f"ended {MOST_RESTARTS + 1} times in a minute")
             ended_s.append(now_s)
             self._report(Step(component.name, "restarting", 0.0, _describe(status)))
             await self._start_one(component)
@@ -196,7 +196,7 @@ class Platform:
         try:
             await asyncio.wait({ended, serves}, timeout=component.start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
-                raise self._failure(component, f"did not start: {_describe(ended.result())}")
+                self._fail(component, f"did not start: {_describe(ended.result())}")
             if not serves.done():
                 raise StartFailed(
                     self._explain(component.name, f"does not serve after {component.start_timeout_s:.0f} s")
@@ -210,10 +210,10 @@ class Platform:
         """The log of a component."""
         return self.settings.logs_dir / f"{name}.log"
 
-    def _failure(self, component: Component, reason: str) -> FirsttokenError:
-        """Why it ends the platform that the component has ended."""
-        taken = component.taken()
-        return StartFailed(self._explain(component.name, reason)) if taken is None else PortInUse(taken)
+    def _fail(self, component: Component, reason: str) -> NoReturn:
+        """The component has ended, and with it the platform does: StartFailed, or PortInUse where that is why."""
+        component.check_ports()
+        raise StartFailed(self._explain(component.name, reason))
 
     def _explain(self, name: str, reason: str) -> str:
         log = self.log(name)

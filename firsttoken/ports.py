@@ -20,6 +20,8 @@ _PORTS = (("frontend", "port"), ("prefect", "port"), ("cluster", "scheduler_port
 _NOBODYS = range(20_000, 32_000)
 """Ports that a system gives to nobody by itself, so that what is picked here is still free when its component listens."""
 _TRIES = 64
+_NAMED = 64
+"""Letters of a host's name by which its ports are held: the kernel takes no names that are much longer."""
 
 
 class _GivenAway(OSError):
@@ -47,21 +49,9 @@ def assigned_ports(settings: Settings, *, move_defaults: bool = False) -> Iterat
         yield settings
 
 
-def taken_port(settings: Settings, section: str) -> str | None:
-    """Which of the section's ports others listen on, and what to do; None if they listen on none of them. To be asked when no
-    component of the platform does."""
-    for key in [key for of, key in _PORTS if of == section]:
-        values = getattr(settings, section)
-        host, port = values.host, getattr(values, key)
-        try:
-            _listen(host, port).close()
-        except OSError as error:
-            return _explain(host, port, f"{section}.{key}", error)
-    return None
-
-
 def check_ports(settings: Settings, of: str) -> None:
-    """PortInUse says which setting clashes, if a port of the section `of` cannot be listened on: servers say it worse."""
+    """PortInUse says which setting clashes, if a port of the section `of` cannot be listened on: servers say it worse. To be
+    asked when nothing of ours listens there."""
     for section, key in _PORTS:
         values = getattr(settings, section)
         host, port = values.host, getattr(values, key)
@@ -85,7 +75,7 @@ def _held(host: str, port: int) -> Iterator[int]:
     """Hold a port that nobody listens on. OSError if it cannot be listened on, _GivenAway if somebody holds it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
         try:
-            name.bind(f"\0firsttoken {host}:{port}")
+            name.bind(f"\0firsttoken {host[:_NAMED]}:{port}")
         except OSError as error:
             raise _GivenAway(error.errno, error.strerror) from error
         _listen(host, port).close()
@@ -93,12 +83,9 @@ def _held(host: str, port: int) -> Iterator[int]:
 
 
 def _hold_any(host: str, holding: contextlib.ExitStack) -> int:
-    for port in random.sample(_NOBODYS, _TRIES):
-        with contextlib.suppress(OSError):
-            return holding.enter_context(_held(host, port))
-    with _listen(host, 0) as listener:
-        port = listener.getsockname()[1]
-    return holding.enter_context(_held(host, port))
+    while True:
+        with contextlib.suppress(_GivenAway):
+            return holding.enter_context(_held(host, free_port(host)))
 
 
 def _listen_anywhere(host: str) -> socket.socket:

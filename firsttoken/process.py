@@ -21,7 +21,8 @@ REPLACE_EVERY_S = 0.5
 class Component:
     """What the supervisor keeps running. `ready` returns once the component serves; components of a lower `stop_rank`
     are ended first. `stop_signal` is what it ends by without delay. One with `arguments` is `firsttoken ARGUMENTS`, and may
-    be had from a launcher instead of by its command. Once it has ended `taken` tells which of its ports is another's."""
+    be had from a launcher instead of by its command. Once it has ended `check_ports` raises PortInUse if one of its ports is
+    another's."""
 
     name: str
     command: tuple[str, ...]
@@ -31,7 +32,7 @@ class Component:
     stop_rank: int
     stop_signal: signal.Signals = signal.SIGTERM
     arguments: tuple[str, ...] = ()
-    taken: Callable[[], str | None] = lambda: None
+    check_ports: Callable[[], None] = lambda: None
 
 
 class Guard:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from firsttoken import ready
-from firsttoken.errors import FirsttokenError
+from firsttoken.errors import FirsttokenError, PortInUse
 from firsttoken.local import Platform, Step, platform
 from firsttoken.process import Component
 from firsttoken.settings import Settings, load_settings
@@ -39,6 +39,10 @@ time.sleep(0.5 if kind == "mortal" or (kind == "brief" and not again) else 600)
 """
 
 
+def robbed() -> None:
+    raise PortInUse("another has its port")
+
+
 def fake_components(names: list[str], settings: Settings, environment: Mapping[str, str]) -> list[Component]:
     """A component per name; those named first are ended first."""
     return [
@@ -50,7 +54,7 @@ def fake_components(names: list[str], settings: Settings, environment: Mapping[s
             start_timeout_s=2.0 if name == "mute" else 20.0,
             stop_rank=rank,
             stop_signal=signal.SIGINT if name == "patient" else signal.SIGTERM,
-            taken=lambda robbed=name == "robbed": "another has its port" if robbed else None,  # type: ignore[misc]
+            check_ports=robbed if name == "robbed" else lambda: None,
         )
         for rank, name in enumerate(names)
     ]

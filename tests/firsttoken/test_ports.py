@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firsttoken.errors import PortInUse
-from firsttoken.ports import assigned_ports, taken_port
+from firsttoken.ports import assigned_ports, check_ports
 from firsttoken.settings import FrontendSettings, Settings, load_settings
 
 ANY = {
@@ -87,7 +87,7 @@ def test_what_one_platform_was_given_no_other_gets_until_its_end(tmp_path: Path)
             assigned_ports(settings_with(tmp_path, FIRSTTOKEN_PREFECT__PORT=port)),
         ):
             pass
-        assert taken_port(first, "prefect") is None, "nobody listens there"
+        check_ports(first, "prefect")  # nobody listens there
     assert assign_ports(settings_with(tmp_path, FIRSTTOKEN_PREFECT__PORT=port)).prefect.port == int(port)
 
 
@@ -100,5 +100,15 @@ def test_a_default_that_another_platform_was_given_may_move(tmp_path: Path, monk
 
 def test_the_port_on_which_others_came_to_listen_is_named(tmp_path: Path, busy_port: int) -> None:
     settings = settings_with(tmp_path, FIRSTTOKEN_CLUSTER__DASHBOARD_PORT=str(busy_port))
-    assert "set cluster.dashboard_port" in (taken_port(settings, "cluster") or "")
-    assert taken_port(settings, "") is None, "a component that listens nowhere"
+    with pytest.raises(PortInUse, match=r"set cluster\.dashboard_port"):
+        check_ports(settings, "cluster")
+    for section in ("frontend", "prefect", ""):
+        check_ports(settings, section)
+
+
+def test_of_a_host_of_any_name_it_is_said_that_nobody_can_listen_there(tmp_path: Path) -> None:
+    settings = settings_with(
+        tmp_path, FIRSTTOKEN_FRONTEND__HOST=f"{'a' * 60}.{'b' * 60}", FIRSTTOKEN_FRONTEND__PORT="8"
+    )
+    with pytest.raises(PortInUse, match=r"cannot listen on a+\.b+:8 \(frontend\.host"):
+        assign_ports(settings)
