@@ -2,7 +2,8 @@
 
 Both come with the model, and may loop, or take all memory there is. There they can be ended, and what they take is the
 model's: a request has a deadline, a process a bound on its memory, and a model whose process had to be ended twice in a
-row is let alone for a while. Requests of one model take turns; nobody else waits for them.
+row is let alone for a while. Requests of one model take turns; nobody else waits for them. Grammars take turns among
+themselves first, so that a prompt waits for one of them at most.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ IDLE_S = 1800.0
 SLOW_S = 0.25
 """What takes longer gives way to everything else on the machine."""
 MAX_WAITING = 256
+MAX_WAITING_GRAMMARS = 32
 MAX_WAITING_LETTERS = 32 << 20
 FAILURES = 2
 PAUSE_S = 30.0
@@ -150,9 +152,9 @@ class ModelProcess:
         self._processes, self._name, self._folder, self._breaker = processes, name, folder, breaker
         self._process: TextProcess | None = None
         self._at_hand = False
-        self._turn = asyncio.Lock()
+        self._turn, self._grammars_turn = asyncio.Lock(), asyncio.Lock()
         self._work: asyncio.Task[Any] | None = None
-        self._waiting = self._waiting_letters = 0
+        self._waiting = self._waiting_letters = self._waiting_grammars = 0
         self._idle: asyncio.TimerHandle | None = None
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
@@ -164,7 +166,7 @@ class ModelProcess:
     @property
     def busy(self) -> bool:
         """Whether somebody waits for it, or it is at work."""
-        return self._waiting > 0 or (self._work is not None and not self._work.done())
+        return self._waiting + self._waiting_grammars > 0 or (self._work is not None and not self._work.done())
 
     async def wake(self) -> None:
         """Have the process started, if it is not."""
@@ -177,7 +179,16 @@ class ModelProcess:
         is far beyond the context, Overloaded if too many wait for the process, Unavailable if it can't be had. Who is
         cancelled while he waits is skipped; if his request is worked on, the next one waits for that.
         """
-        return await self._take_turn(_letters(request), lambda: self._answered(request))
+        if not isinstance(request, Constrain):
+            return await self._take_turn(_letters(request), lambda: self._answered(request))
+        if self._waiting_grammars >= MAX_WAITING_GRAMMARS:
+            raise Overloaded(f"too many grammars wait to be made for {self._name}", retry_after_s=5)
+        self._waiting_grammars += 1
+        try:
+            async with self._grammars_turn:
+                return await self._take_turn(_letters(request), lambda: self._answered(request))
+        finally:
+            self._waiting_grammars -= 1
 
     def end(self) -> None:
         """End the process; the next request gets a new one."""

@@ -114,7 +114,7 @@ class Preparer:
         with self._router.announced(model, 1 + letters // LETTERS_PER_TOKEN, arrived_s):
             constrained = await model.text.constrain(wanted, template)
             words = await model.text.words(_vocabulary(model), model.stop_tokens)
-        return Grammar(constrained.grammar, words), Calling(BY_NAME[constrained.calls], wanted.tools)
+        return Grammar(constrained.grammar, words), Calling(BY_NAME[constrained.calls], wanted.tools, wanted.required)
 
     def _prepared(
         self,

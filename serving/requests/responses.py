@@ -271,6 +271,8 @@ def renamed(param: str | None) -> str | None:
 def _place(chat: Sequence[str | int]) -> list[str | int]:
     """Where a field of the chat is here: what chat has in an object of its own stands beside its type."""
     first, *rest = chat
+    if first == "messages":
+        return [_RENAMED[first]]  # of which item a message was made is not known here
     return [_RENAMED.get(str(first), first), *(part for part in rest if part not in _INNER.get(str(first), ()))]
 
 

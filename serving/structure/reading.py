@@ -20,7 +20,7 @@ class CallReader:
     """
 
     def __init__(self, calling: Calling) -> None:
-        self._format, self._tools = calling.form, calling.tools
+        self._format, self._tools, self._only = calling.form, calling.tools, calling.only
         self._letters = Letters()
         self._arguments = ""
         self._calls = 0
@@ -45,8 +45,9 @@ class CallReader:
         return shown, pieces
 
     def flush(self) -> str:
-        """What was held back in case calls had begun, at the answer's end."""
-        return self._take(len(self._letters.held)) if self._reading is None else ""
+        """What was held back in case calls had begun, at the answer's end; where there are only calls, the mark of one that
+        was cut off."""
+        return self._take(len(self._letters.held)) if self._reading is None and not self._only else ""
 
     # ---- text before calls
 

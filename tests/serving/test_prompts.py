@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import psutil
@@ -131,14 +131,11 @@ async def test_a_template_that_takes_all_memory_does_not_get_it(texts: TextProce
 async def test_a_grammar_that_takes_much_memory_is_not_made(texts: TextProcesses) -> None:
     """A stage keeps sixteen of them: of some 100 MB each they took a node's memory, which nobody had reserved."""
     text = await opened(texts, "heavy")
-    for multiple, made in ((7, True), (300_007, False), (11, True)):
-        form = Form("json", {"type": "integer", "multipleOf": multiple}, True, "guided_json")
-        if made:
-            assert "multipleOf" in (await text.constrain(Wanted(form), None)).grammar
-            continue
-        with pytest.raises(BadRequest, match="more memory") as refused:
-            await text.constrain(Wanted(form), None)
-        assert refused.value.param == "guided_json"
+    await grammar(text, 7)
+    with pytest.raises(BadRequest, match="more memory") as refused:
+        await grammar(text, 300_007)
+    assert refused.value.param == "guided_json"
+    await grammar(text, 11)
 
 
 @pytest.mark.parametrize("template", ["{{ '\\ud800' }}", "{{ 1 / 0 }}", "{{ messages[9].content.x }}", "{% for %}"])
@@ -188,6 +185,28 @@ async def test_who_leaves_while_he_waits_is_skipped(texts: TextProcesses) -> Non
         asked.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
     assert len(await chat(text)) > 0  # one was worked on and ended; two would have been a reason to pause
+
+
+def grammar(text: ModelText, multiple: int) -> Awaitable[object]:
+    return text.constrain(Wanted(Form("json", {"type": "integer", "multipleOf": multiple}, True, "guided_json")), None)
+
+
+async def test_a_prompt_waits_for_one_grammar_and_not_for_all(
+    texts: TextProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take two seconds: who sent some kept everybody else's prompts waiting for all of them."""
+    text, over = await opened(texts, "asked"), list[str]()
+
+    async def noted(name: str, work: Awaitable[object]) -> None:
+        await work
+        over.append(name)
+
+    grammars = [noted("grammar", grammar(text, multiple)) for multiple in (3, 5, 7)]
+    await asyncio.gather(*grammars, noted("prompt", chat(text)))
+    assert over == ["grammar", "prompt", "grammar", "grammar"]
+    monkeypatch.setattr(processes, "MAX_WAITING_GRAMMARS", 2)
+    found = await asyncio.gather(*(grammar(text, multiple) for multiple in (13, 17, 19)), return_exceptions=True)
+    assert [isinstance(each, Overloaded) for each in found] == [False, False, True]
 
 
 async def test_too_many_who_wait_are_refused(texts: TextProcesses, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,9 +155,17 @@ def test_null_asks_for_nothing(field: str) -> None:
         ({"messages": [USER]}, "messages", "not supported: use input"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported: use text.format"),
         ({"stop": ["x"]}, "stop", "not supported"),
+        (
+            {
+                "instructions": "a",
+                "input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": ""}] * 129,
+            },
+            "input",
+            "more than 128",
+        ),
         ({"suffix": "x", "guided_regex": "x"}, "guided_regex", "not supported"),
     ],
-    ids=range(29),
+    ids=range(30),
 )
 def test_what_is_not_taken_is_refused_by_name(fields: dict[str, Any], param: str, said: str) -> None:
     told = _refused(**fields)
@@ -167,7 +175,7 @@ def test_what_is_not_taken_is_refused_by_name(fields: dict[str, Any], param: str
 
 
 def test_what_is_wrong_with_the_chat_is_told_by_the_names_of_here() -> None:
-    assert [renamed(name) for name in ("messages", "messages.0", "model", None)] == ["input", "input.0", "model", None]
+    assert [renamed(name) for name in ("messages", "messages.0", "model", None)] == ["input", "input", "model", None]
 
 
 # ---- events

@@ -175,6 +175,9 @@ def test_a_call_that_is_cut_off_is_read_as_far_as_it_came() -> None:
     text = '<tool_call>\n{"name": "get", "arguments": {"city": "P'
     assert _read([text], PLAIN) == ("", [("get", '{"city": "P')])
     assert _read(['<tool_call>\n{"name": "ge'], PLAIN) == ("", [])
+    assert _read(["<tool"], PLAIN) == ("<tool", [])
+    only = CallReader(Calling(PLAIN, _TOOLS, only=True))
+    assert (*only.push("<tool"), only.flush()) == ("", (), "")
 
 
 def test_blanks_are_bounded() -> None:
