@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from firsttoken.errors import SettingsError
 from firsttoken.settings.sections import ClusterSettings, ModelSettings, Settings, sections, setting_names
-from firsttoken.settings.types import said_of
+from firsttoken.settings.types import MOST_PATH_BYTES, said_of
 from storage_tiers.plain_files import whole
 
 ENVIRONMENT_PREFIX = "FIRSTTOKEN_"
@@ -52,6 +52,10 @@ def _resolve(settings: Settings) -> Settings:
     if "?" in str(home) or "::" in str(home):
         raise SettingsError(
             f"home will not do: {str(home)!r}: URLs are made of it, which take '?' and '::' for their own"
+        )
+    if len(os.fsencode(home)) > MOST_PATH_BYTES:
+        raise SettingsError(
+            f"home will not do: its path has more than {MOST_PATH_BYTES} bytes: {reprlib.repr(str(home))}"
         )
     url = settings.store.url or str(home / "store")
     if "://" not in url:  # fsspec takes the rest of such a URL for the path as it stands
