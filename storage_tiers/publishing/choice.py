@@ -5,8 +5,8 @@ from pathlib import Path
 
 from storage_tiers.errors import SourceError
 from storage_tiers.object_store import ObjectStore
-from storage_tiers.publishing.folders import Folder, LocalFolder, RemoteFolder
-from storage_tiers.publishing.source import Source
+from storage_tiers.publishing.sources.folders import Folder, LocalFolder, RemoteFolder
+from storage_tiers.publishing.sources.source import Source
 
 HUB = "hf://"
 _WEIGHTS = re.compile(r"\.(safetensors|bin|gguf)(\.index(\.[^.]+)?\.json)?$")
@@ -36,7 +36,7 @@ def open_source(where: str, store: ObjectStore) -> Source:
 
 
 def _open_hub(where: str) -> Source:
-    from storage_tiers.publishing.hub_source import HubFolder
+    from storage_tiers.publishing.sources.hub_source import HubFolder
 
     organisation, _, rest = where.partition("/")
     repository, _, file = rest.partition("/")
@@ -71,14 +71,14 @@ def _named(folder: Folder, file: str) -> Source:
 
 def _of_kind(kind: str, folder: Folder, file: str | None) -> Source:
     if kind == "safetensors":
-        from storage_tiers.publishing.safetensors_source import SafetensorsSource
+        from storage_tiers.publishing.sources.safetensors_source import SafetensorsSource
 
         return SafetensorsSource(folder, file)
     if kind == "bin":
-        from storage_tiers.publishing.torch_source import TorchSource
+        from storage_tiers.publishing.sources.torch_source import TorchSource
 
         return TorchSource(folder, file)
-    from storage_tiers.publishing.gguf_source import GgufSource
+    from storage_tiers.publishing.sources.gguf_source import GgufSource
 
     assert file is not None
     return GgufSource(folder, file)

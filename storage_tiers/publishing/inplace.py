@@ -11,7 +11,7 @@ from typing import Any
 from storage_tiers.checkpoint import Checkpoint, Extent, TensorSpec, UnitIndex, UnitLayout, group_metadata
 from storage_tiers.errors import Corrupt, SourceError
 from storage_tiers.model_store import ModelStore
-from storage_tiers.publishing.source import Source
+from storage_tiers.publishing.sources.source import Source
 
 REFERENCES = "references.json"
 

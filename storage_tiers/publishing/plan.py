@@ -18,7 +18,7 @@ from storage_tiers.publishing.families import (
 )
 from storage_tiers.publishing.generation_config import check_generation
 from storage_tiers.publishing.inplace import check_in_place, extents_of
-from storage_tiers.publishing.source import Source
+from storage_tiers.publishing.sources.source import Source
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ from storage_tiers.publishing.data_area import DataArea
 from storage_tiers.publishing.inplace import REFERENCES, check_reached, references
 from storage_tiers.publishing.plan import Plan, make_plan
 from storage_tiers.publishing.progress import Meter, Report
-from storage_tiers.publishing.source import Source
-from storage_tiers.publishing.tensor_bytes import finite_bytes
+from storage_tiers.publishing.sources.source import Source
+from storage_tiers.publishing.sources.tensor_bytes import finite_bytes
 from storage_tiers.schema import ROOT_LIMIT_BYTES, parse_array, parse_root
 from storage_tiers.threads import WORKERS, check, run_all
 

@@ -18,12 +18,12 @@ from storage_tiers.bounded_json import parse_json
 from storage_tiers.errors import SourceError
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
-from storage_tiers.publishing import model_folder
 from storage_tiers.publishing.choice import open_source
-from storage_tiers.publishing.folders import LocalFolder
-from storage_tiers.publishing.gguf_header import check_header
 from storage_tiers.publishing.plan import make_plan
-from storage_tiers.publishing.safetensors_source import read_header
+from storage_tiers.publishing.sources import model_folder
+from storage_tiers.publishing.sources.folders import LocalFolder
+from storage_tiers.publishing.sources.gguf_header import check_header
+from storage_tiers.publishing.sources.safetensors_source import read_header
 from tests.tiny import make_tiny
 from tests.tiny_gguf import make_tiny_gguf
 

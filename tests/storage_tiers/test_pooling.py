@@ -13,9 +13,9 @@ from storage_tiers.errors import Corrupt, SourceError
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.pooling import Pooling
-from storage_tiers.publishing.folders import LocalFolder
-from storage_tiers.publishing.pooling import gguf_pooling, pooling_files, pooling_of
 from storage_tiers.publishing.publish import publish
+from storage_tiers.publishing.sources.folders import LocalFolder
+from storage_tiers.publishing.sources.pooling import gguf_pooling, pooling_files, pooling_of
 from tests.embedders import make_embedder, modules, say_pooling, without_head
 from tests.tiny import make_tiny
 from tests.tiny_gguf import make_tiny_gguf

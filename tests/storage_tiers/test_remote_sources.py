@@ -13,9 +13,9 @@ from storage_tiers.errors import SourceError, StoreUnavailable
 from storage_tiers.model_store import ModelStore
 from storage_tiers.object_store import ObjectStore
 from storage_tiers.pooling import Pooling
-from storage_tiers.publishing.folders import REMOTE_PIECE_BYTES
 from storage_tiers.publishing.progress import UnitProgress
 from storage_tiers.publishing.publish import publish
+from storage_tiers.publishing.sources.folders import REMOTE_PIECE_BYTES
 from storage_tiers.publishing.verify import verify
 from tests.embedders import say_pooling
 from tests.fake_hub import FakeHub, run_fake_hub

@@ -17,9 +17,9 @@ from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.layouts import SUPPORTED
 from storage_tiers.model_configs import check_supported
 from storage_tiers.model_store import ModelStore
-from storage_tiers.publishing.folders import LocalFolder
 from storage_tiers.publishing.publish import publish
-from storage_tiers.publishing.safetensors_source import read_header
+from storage_tiers.publishing.sources.folders import LocalFolder
+from storage_tiers.publishing.sources.safetensors_source import read_header
 from tests.published import same_bits, tensors_by_store
 from tests.tiny import SUPPORTED_FAMILIES, UNSUPPORTED_FAMILIES, make_tiny
 from tests.tiny_gguf import make_tiny_gguf

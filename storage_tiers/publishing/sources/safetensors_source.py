@@ -9,13 +9,13 @@ from storage_tiers.checkpoint import TensorSpec
 from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.object_store import ObjectFact
 from storage_tiers.pooling import Pooling
-from storage_tiers.publishing.assemble import StoredTensor, assemble
 from storage_tiers.publishing.families import Skeleton, is_recomputed
-from storage_tiers.publishing.folders import Folder
-from storage_tiers.publishing.model_folder import ModelFolder
-from storage_tiers.publishing.pointers import check_pointer_file
-from storage_tiers.publishing.source import Stretch
-from storage_tiers.publishing.tensor_bytes import float_bytes
+from storage_tiers.publishing.sources.assemble import StoredTensor, assemble
+from storage_tiers.publishing.sources.folders import Folder
+from storage_tiers.publishing.sources.model_folder import ModelFolder
+from storage_tiers.publishing.sources.pointers import check_pointer_file
+from storage_tiers.publishing.sources.source import Stretch
+from storage_tiers.publishing.sources.tensor_bytes import float_bytes
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {

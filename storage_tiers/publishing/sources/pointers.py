@@ -1,7 +1,7 @@
 """Git-LFS pointers: a few lines of text that lie where a clone without LFS should have a large file."""
 
 from storage_tiers.errors import SourceError
-from storage_tiers.publishing.folders import Folder
+from storage_tiers.publishing.sources.folders import Folder
 
 _START = b"version https://git-lfs"
 _LARGEST_BYTES = 1024

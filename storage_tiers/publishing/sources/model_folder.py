@@ -9,9 +9,9 @@ from storage_tiers.bounded_json import parse_json
 from storage_tiers.errors import SourceError
 from storage_tiers.object_store import ObjectFact
 from storage_tiers.pooling import Pooling
-from storage_tiers.publishing.folders import Folder, read_small
-from storage_tiers.publishing.pointers import check_pointer
-from storage_tiers.publishing.pooling import pooling_files, pooling_of
+from storage_tiers.publishing.sources.folders import Folder, read_small
+from storage_tiers.publishing.sources.pointers import check_pointer
+from storage_tiers.publishing.sources.pooling import pooling_files, pooling_of
 from storage_tiers.schema import FILES_LIMIT_BYTES
 from storage_tiers.tokenizers import (
     TEMPLATE,

@@ -15,14 +15,14 @@ from storage_tiers.errors import SourceError, UnsupportedModel
 from storage_tiers.object_store import ObjectFact
 from storage_tiers.pooling import Pooling
 from storage_tiers.publishing.families import Skeleton
-from storage_tiers.publishing.folders import Folder
-from storage_tiers.publishing.gguf_header import check_header
-from storage_tiers.publishing.gguf_keys import ROTATIONS, config_of
-from storage_tiers.publishing.gguf_tokens import GgufTokens
-from storage_tiers.publishing.pointers import check_pointer_file
-from storage_tiers.publishing.pooling import gguf_pooling
-from storage_tiers.publishing.source import Stretch
-from storage_tiers.publishing.tensor_bytes import float_bytes
+from storage_tiers.publishing.sources.folders import Folder
+from storage_tiers.publishing.sources.gguf_header import check_header
+from storage_tiers.publishing.sources.gguf_keys import ROTATIONS, config_of
+from storage_tiers.publishing.sources.gguf_tokens import GgufTokens
+from storage_tiers.publishing.sources.pointers import check_pointer_file
+from storage_tiers.publishing.sources.pooling import gguf_pooling
+from storage_tiers.publishing.sources.source import Stretch
+from storage_tiers.publishing.sources.tensor_bytes import float_bytes
 from storage_tiers.tokenizers import plain_tokenizer, settled
 
 _EMBEDDING = "token_embd.weight"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from storage_tiers.errors import SourceError, StorageError, StoreUnavailable
 from storage_tiers.object_store import ObjectFact
-from storage_tiers.publishing.folders import REMOTE_PIECE_BYTES, downloaded
+from storage_tiers.publishing.sources.folders import REMOTE_PIECE_BYTES, downloaded
 
 _T = TypeVar("_T")
 _TIMEOUT_S = 60.0

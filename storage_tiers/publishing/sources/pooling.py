@@ -12,7 +12,7 @@ from storage_tiers.bounded_json import parse_json
 from storage_tiers.errors import SourceError
 from storage_tiers.object_store import ObjectFact
 from storage_tiers.pooling import Mode, Pooling, sees_ahead
-from storage_tiers.publishing.folders import Folder, read_small
+from storage_tiers.publishing.sources.folders import Folder, read_small
 
 MODULES = "modules.json"
 _TRANSFORMER_CONFIG = "sentence_bert_config.json"

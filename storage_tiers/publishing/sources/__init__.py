@@ -1,0 +1,1 @@
+"""Models as others store them, whatever the form and wherever the folder, behind one interface."""
