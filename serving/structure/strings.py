@@ -29,6 +29,15 @@ _OF_TYPE = {
     "integer": "/-?(0|[1-9][0-9]*)/",
     "number": r"/-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/",
 }
+_DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+_FORMATS = {
+    "date": f"/{_DATE}/",
+    "time": f"/{_TIME}/",
+    "date-time": f"/{_DATE}T{_TIME}/",
+    "uuid": "/[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}/",
+}
+"""As RFC 3339 and RFC 9562 have them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Strings:
             found = [json.dumps(value) for value in literals_of(branch) if isinstance(value, str)]
             return f"({' | '.join(found)})"
         found = [_pattern(branch["pattern"])] if "pattern" in branch else []
+        found += [_FORMATS[known] for known in [branch.get("format")] if known in _FORMATS]
         least, most = branch.get("minLength", 0), branch.get("maxLength", "")
         if least or most != "":
             found.append(f"/(?s:.{{{int(least)},{int(most) if most != '' else ''}}})/")

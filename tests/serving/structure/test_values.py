@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -33,6 +34,10 @@ _PROPERTIES: dict[str, tuple[dict[str, Any], st.SearchStrategy[Any]]] = {
     "unit": ({"$ref": "#/$defs/unit"}, st.sampled_from(["C", "F\n"])),
     "short": ({"type": "string", "minLength": 1, "maxLength": 3}, st.text(st.sampled_from("a\n<é"), min_size=1, max_size=3)),
     "code": ({"type": "string", "pattern": "^[a-c]+/$"}, st.from_regex(r"[a-c]+/", fullmatch=True)),
+    "at": ({"type": "string", "format": "date-time"}, st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat)),
+    "day": ({"type": "string", "format": "date"}, st.dates().map(str)),
+    "id": ({"type": "string", "format": "uuid"}, st.uuids().map(str)),
+    "where": ({"type": "string", "format": "uri"}, _TEXT),
     "count": ({"type": "integer", "minimum": -9}, st.integers(-9, 10**20)),
     "größe 2": ({"type": "number"}, st.floats(allow_nan=False, allow_infinity=False)),
     "loud": ({"type": "boolean"}, st.booleans()),
@@ -125,6 +130,9 @@ def test_what_a_model_writes_is_taken_and_read_the_same_however_it_is_cut(
         {"text": "a", "short": "", "count": 1},
         {"text": "a", "short": "aaaa", "count": 1},
         {"text": "a", "code": "abd/", "count": 1},
+        {"text": "a", "at": "2026-01-01", "count": 1},
+        {"text": "a", "day": "2026-13-01", "count": 1},
+        {"text": "a", "id": "0", "count": 1},
         {"text": "a", "count": 1, "list": [1]},
         {"text": "a", "count": 1, "pair": {"b": "C"}},
         {"text": "a", "count": 1, "either": ["a"]},
