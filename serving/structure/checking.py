@@ -33,7 +33,7 @@ _TOO_MUCH_SAID = (
     "required"
 )
 _SPECIAL, _END = 256, 257
-_LARGE_LETTERS, _WRITTEN_TOKENS = 2000, 96
+_WRITTEN_TOKENS = 96
 _BLANKS = b" \n\t\r"
 _RATHER = (*b'{"[', *(byte for byte in range(256) if byte not in b'{"[' + _BLANKS), _SPECIAL, *_BLANKS)
 """What is written first where several tokens may be: what opens something."""
@@ -54,16 +54,12 @@ def checked_grammar(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> 
         return None if special_of(literal) is None else _SPECIAL
 
     reason, parts = _fault(wanted, form, known), list(_parts(wanted))
-    if reason is None:
-        grammar = grammar_of(wanted, form, special_of)
-        if len(grammar) < _LARGE_LETTERS:
-            return grammar
     for part, param in parts:
         if (of_part := _fault(part, form, known)) is not None:
             raise Unusable(of_part, param)
-    if reason is None:
-        return grammar
-    raise Unusable(reason, parts[0][1])
+    if reason is not None:
+        raise Unusable(reason, parts[0][1])
+    return grammar_of(wanted, form, special_of)
 
 
 def _parts(wanted: Wanted) -> Iterator[tuple[Wanted, str]]:
@@ -84,20 +80,21 @@ def _fault(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str | Non
             f"written as a grammar it has {len(grammar)} letters, more than the {GRAMMAR_CHARACTERS} that one may have"
         )
     matcher = LLMatcher(_letters(), grammar, log_level=0, limits=LIMITS)
-    if not matcher.is_error() and not any(matcher.compute_bitmask()):
+    if not matcher.is_error() and not _goes_on(matcher):
         return _NOTHING_SAID
-    if len(grammar) >= _LARGE_LETTERS:
-        _begin_answer(matcher)
     return _sentence(matcher.get_error()) if matcher.is_error() else None
 
 
-def _begin_answer(matcher: LLMatcher) -> None:
-    """Write the beginning of some answer: where very much may follow shows only there."""
+def _goes_on(matcher: LLMatcher) -> bool:
+    """Write the beginning of an answer: that very much may follow, or nothing, shows only where it does. False if nothing."""
     for _ in range(_WRITTEN_TOKENS):
         mask = matcher.compute_bitmask()
         token = next((token for token in _RATHER if mask[token >> 3] >> (token & 7) & 1), None)
-        if token is None or not matcher.consume_token(token) or matcher.is_stopped():
-            return
+        if token is None:
+            return any(mask)
+        if not matcher.consume_token(token) or matcher.is_stopped():
+            break
+    return True
 
 
 @cache

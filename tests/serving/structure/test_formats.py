@@ -213,7 +213,8 @@ def test_arguments_are_always_an_object() -> None:
 
 
 _LARGE = {"type": "object", "properties": {f"p{number}": {"type": "integer"} for number in range(150)}}
-"""Stages refused it when a model had been started for it, and it had written a brace."""
+_DEAD_END = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]}
+"""Stages refused these when a model had been started for them, and had written a brace or a key."""
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,8 @@ _LARGE = {"type": "object", "properties": {f"p{number}": {"type": "integer"} for
             "letters, more than the 262144",
         ),
         (Wanted(Form("json", _LARGE, True, "a")), "a", "too much may follow at one place"),
+        (Wanted(Form("json", _DEAD_END, True, "a")), "a", "nothing can be written"),
+        (Wanted(None, (_TOOLS[0], Tool("f", _DEAD_END, False, "tools.1"))), "tools.1", "nothing can be written"),
         (Wanted(None, (_TOOLS[0], Tool("f", _LARGE, False, "tools.1"))), "tools.1", "too much may follow at one place"),
         (Wanted(Form("grammar", "start: nowhere", True, "g")), "g", 'unknown name: "nowhere"'),
         (Wanted(Form("grammar", "start: <|im_end|>", True, "g")), "g", "it cannot be read"),
