@@ -188,7 +188,8 @@ class Ticket:
             self._tell(events.RequestBroke(self.name, at, str(error)))
         except NoToken as error:
             _log.error("%s failed a request after %d tokens: %s", self.model, len(self._done), error)
-            raise ModelFailed(f"{self.model} failed: {error}. Its weights or their type may be at fault") from error
+            hint = ". Its weights or their type may be at fault" if self._submit.grammar is None else ""
+            raise ModelFailed(f"{self.model} failed: {error}{hint}") from error
         finally:
             self._leave()
 

@@ -27,7 +27,16 @@ _REASON_LETTERS = 300
 _NOT_SAID = re.compile(r"^(at \d+\(\d+\): )?(failed to compile JSON schema: )?")
 _POINTED_AT = re.compile(r"^error: (.+)$", re.MULTILINE)
 _NOTHING, _NOTHING_SAID = "NoExtensionBias", "nothing can be written that keeps to it"
+_TOO_MUCH = re.compile(r"Current row has \d+ items|Too many items")
+_TOO_MUCH_SAID = (
+    "too much may follow at one place, as where an object begins that has more than a hundred properties none of which is "
+    "required"
+)
 _SPECIAL, _END = 256, 257
+_WRITTEN_TOKENS = 96
+_BLANKS = b" \n\t\r"
+_RATHER = (*b'{"[', *(byte for byte in range(256) if byte not in b'{"[' + _BLANKS), _SPECIAL, *_BLANKS)
+"""What is written first where several tokens may be: what opens something."""
 
 
 class Unusable(Exception):
@@ -44,14 +53,13 @@ def checked_grammar(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> 
     def known(literal: str) -> int | None:
         return None if special_of(literal) is None else _SPECIAL
 
-    reason = _fault(wanted, form, known)
-    if reason is None:
-        return grammar_of(wanted, form, special_of)
-    parts = list(_parts(wanted))
+    reason, parts = _fault(wanted, form, known), list(_parts(wanted))
     for part, param in parts:
         if (of_part := _fault(part, form, known)) is not None:
             raise Unusable(of_part, param)
-    raise Unusable(reason, parts[0][1])
+    if reason is not None:
+        raise Unusable(reason, parts[0][1])
+    return grammar_of(wanted, form, special_of)
 
 
 def _parts(wanted: Wanted) -> Iterator[tuple[Wanted, str]]:
@@ -72,9 +80,21 @@ def _fault(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> str | Non
             f"written as a grammar it has {len(grammar)} letters, more than the {GRAMMAR_CHARACTERS} that one may have"
         )
     matcher = LLMatcher(_letters(), grammar, log_level=0, limits=LIMITS)
-    if not matcher.is_error() and not any(matcher.compute_bitmask()):
+    if not matcher.is_error() and not _goes_on(matcher):
         return _NOTHING_SAID
     return _sentence(matcher.get_error()) if matcher.is_error() else None
+
+
+def _goes_on(matcher: LLMatcher) -> bool:
+    """Write the beginning of an answer: that very much may follow, or nothing, shows only where it does. False if nothing."""
+    for _ in range(_WRITTEN_TOKENS):
+        mask = matcher.compute_bitmask()
+        token = next((token for token in _RATHER if mask[token >> 3] >> (token & 7) & 1), None)
+        if token is None:
+            return any(mask)
+        if not matcher.consume_token(token) or matcher.is_stopped():
+            break
+    return True
 
 
 @cache
@@ -101,6 +121,8 @@ def _sentence(reason: str) -> str:
         return "it cannot be read"
     if first == _NOTHING:
         return _NOTHING_SAID
+    if _TOO_MUCH.search(first) is not None:
+        return _TOO_MUCH_SAID
     if first.endswith(":") and (why := _POINTED_AT.search(reason)) is not None:
         first = f"{first} {why[1]}"
     return _NOT_SAID.sub("", first)[:_REASON_LETTERS].encode(errors="replace").decode()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cluster.errors import NoToken, Refused, StageFailed
 from cluster.fake import FakeCluster
 from cluster.fake_group import FakeGroup
-from cluster.wire.requests import Submit, Tokens
+from cluster.wire.requests import Grammar, Submit, Tokens
 from schedules import events
 from schedules.world.habits import Habits
 from serving.errors import BadRequest, Interrupted, ModelFailed, Overloaded, Unavailable
@@ -287,14 +288,17 @@ def test_who_is_held_for_room_is_told_so_by_the_deadline_of_a_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "grammar"),
     [
-        (Refused("it has no room for it"), Unavailable),
-        (NoToken("no finite numbers"), ModelFailed),
-        (OSError("odd"), OSError),
+        (Refused("it has no room for it"), Unavailable, None),
+        (NoToken("no finite numbers"), ModelFailed, None),
+        (NoToken("none of the words may follow"), ModelFailed, Grammar("start: /a/", "words")),
+        (OSError("odd"), OSError, None),
     ],
 )
-def test_what_a_group_will_not_answer_ends_alone(error: Exception, kind: type[Exception]) -> None:
+def test_what_a_group_will_not_answer_ends_alone(
+    error: Exception, kind: type[Exception], grammar: Grammar | None
+) -> None:
     """The request is nobody's from then on, whatever ended it, and the replica serves others."""
 
     async def test(now: Routed) -> None:
@@ -307,8 +311,10 @@ def test_what_a_group_will_not_answer_ends_alone(error: Exception, kind: type[Ex
 
         whole, group.generate = group.generate, generate  # type: ignore[assignment, method-assign]
         (ticket,) = now.admit(MODEL)
-        with pytest.raises(kind, match=str(error)):
+        ticket._submit = replace(ticket._submit, grammar=grammar)
+        with pytest.raises(kind, match=str(error)) as ended:
             [each async for each in ticket.tokens()]
+        assert ("weights" in str(ended.value)) is (kind is ModelFailed and grammar is None)
         assert now.measured("firsttoken_running_requests") == now.measured("firsttoken_held_requests") == 0.0
         assert now.router._tickets == {}
         group.generate = whole  # type: ignore[method-assign]

@@ -192,6 +192,8 @@ def test_blanks_are_bounded() -> None:
     ("form", "text", "wrong"),
     [
         (Form("choice", ['a"\né', "b"], True, "x"), 'a"\né', "a"),
+        (Form("choice", ["-]/^$.*+?(){}|[ \\", "\x00😀"], True, "x"), "-]/^$.*+?(){}|[ \\", "-]/^$.*+?(){}|[ /"),
+        (Form("choice", [str(number) for number in range(1024)], True, "x"), "1023", "1024"),
         (Form("regex", "a/b+\\d", True, "x"), "a/bb7", "a/b"),
         (Form("grammar", 'start: "a" /[0-9]+/', True, "x"), "a12", "a"),
         (Form("grammar", 'root ::= "a" [0-9]+', True, "x"), "a12", "a"),
@@ -208,6 +210,11 @@ def test_arguments_are_always_an_object() -> None:
     wanted = Wanted(None, (Tool("f", {"properties": {"a": {"type": "integer"}}}, False, "x"),), required=True)
     assert _takes(wanted, PLAIN, '<tool_call>{"name":"f","arguments":{"a":1}}</tool_call>')
     assert not _takes(wanted, PLAIN, '<tool_call>{"name":"f","arguments":1}</tool_call>')
+
+
+_LARGE = {"type": "object", "properties": {f"p{number}": {"type": "integer"} for number in range(150)}}
+_DEAD_END = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]}
+"""Stages refused these when a model had been started for them, and had written a brace or a key."""
 
 
 @pytest.mark.parametrize(
@@ -228,6 +235,10 @@ def test_arguments_are_always_an_object() -> None:
             "c",
             "letters, more than the 262144",
         ),
+        (Wanted(Form("json", _LARGE, True, "a")), "a", "too much may follow at one place"),
+        (Wanted(Form("json", _DEAD_END, True, "a")), "a", "nothing can be written"),
+        (Wanted(None, (_TOOLS[0], Tool("f", _DEAD_END, False, "tools.1"))), "tools.1", "nothing can be written"),
+        (Wanted(None, (_TOOLS[0], Tool("f", _LARGE, False, "tools.1"))), "tools.1", "too much may follow at one place"),
         (Wanted(Form("grammar", "start: nowhere", True, "g")), "g", 'unknown name: "nowhere"'),
         (Wanted(Form("grammar", "start: <|im_end|>", True, "g")), "g", "it cannot be read"),
         (Wanted(Form("grammar", "%%", True, "g")), "g", "Expected name"),
