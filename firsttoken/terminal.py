@@ -194,7 +194,9 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
 def status_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
     """Nodes, replicas, moves under way and, as far as anything is measured, the nodes' rates in the mean, from the front
     end's status."""
-    nodes = Table("node", "host", "dram", "ssd", "device", "stage processes", title="Nodes", title_justify="left")
+    nodes = open_table("Nodes")
+    for column in ("node", "host", "dram", "ssd", "device", "stage processes"):
+        nodes.add_column(column)
     for node in report["nodes"]:
         processes = node["stage_processes"]
         nodes.add_row(
@@ -204,7 +206,9 @@ def status_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
             _share(node["device_bytes"], node["device_reserved_bytes"]),
             f"{processes['idle']} idle, {processes['busy']} busy",
         )
-    replicas = Table("model", "state", "degree", "nodes", "requests", title="Replicas", title_justify="left")
+    replicas = open_table("Replicas")
+    for column in ("model", "state", "degree", "nodes", "requests"):
+        replicas.add_column(column)
     for replica in report["replicas"]:
         where, degree = ", ".join(replica["nodes"]), str(replica["degree"] or "")
         replicas.add_row(replica["model"], replica["state"], degree, where, str(replica["requests"]))
@@ -217,7 +221,8 @@ def _mean_rates(nodes: Sequence[Mapping[str, Any]]) -> Table | None:
     names = sorted({name for node in nodes for name in node["rates"]})
     if not names:
         return None
-    table = Table("node", title="Measured, mean", title_justify="left")
+    table = open_table("Measured, mean", gap=1)
+    table.add_column("node")
     for name in names:
         table.add_column(name, justify="right")
     for node in nodes:

@@ -83,6 +83,7 @@ def status(as_json: AsJson = False, config: Config = None) -> None:
     if state is not None:
         console.print(url_table(state.urls))
     for table in status_tables(report):
+        console.print()
         console.print(table)
 
 
