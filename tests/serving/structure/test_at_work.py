@@ -144,16 +144,16 @@ def test_a_call_whose_values_stand_one_by_one_comes_as_one_object(
     }
     asked: Any = {"model": name, "tools": [tool], "tool_choice": "required", "parallel_tool_calls": False, **_SHORT}
     asked |= {"max_tokens": 400}
-    messages = list(_ASKED)
-    for _ in range(2):
-        (whole,) = api.chat.completions.create(messages=messages, **asked).choices
-        (call,) = whole.message.tool_calls
-        assert whole.finish_reason == "tool_calls"
-        assert Looked.model_validate_json(call.function.arguments, strict=True)
-        with api.chat.completions.stream(messages=messages, **asked) as stream:
-            (streamed,) = stream.get_final_completion().choices
-        assert (streamed.message.tool_calls or ())[0].function.arguments == call.function.arguments
-        messages += [whole.message, {"role": "tool", "tool_call_id": call.id, "content": "so"}]
+    (whole,) = api.chat.completions.create(messages=_ASKED, **asked).choices
+    (call,) = whole.message.tool_calls
+    assert whole.finish_reason == "tool_calls"
+    assert Looked.model_validate_json(call.function.arguments, strict=True)
+    with api.chat.completions.stream(messages=_ASKED, **asked) as stream:
+        (streamed,) = stream.get_final_completion().choices
+    assert (streamed.message.tool_calls or ())[0].function.arguments == call.function.arguments
+    history = [*_ASKED, whole.message, {"role": "tool", "tool_call_id": call.id, "content": "so"}]
+    more = api.chat.completions.create(messages=history, **{**asked, "max_tokens": 1})
+    assert more.usage.prompt_tokens > len(call.function.arguments)
 
 
 def test_a_response_calls_a_tool_whole_and_streamed(api: openai.OpenAI, smollm2: Checkpoint) -> None:
