@@ -126,6 +126,13 @@ def test_what_is_known_of_a_node_that_left_is_not_held_for_its_next_life() -> No
     assert set(nodes.view().holding("digest0")) == {"a"}
 
 
+def test_of_a_node_that_is_new_it_may_be_said_that_it_lost_what_nobody_holds() -> None:
+    nodes, node = Nodes(), _node("a", {"digest0": "ssd"}, 2.0)
+    nodes.report(NodeReported(node, {}, ("digest1",)))
+    assert set(nodes.view().holding("digest0")) == {"a"}
+    assert nodes.view().holding("digest1") == ()
+
+
 def test_a_view_is_made_anew_only_when_the_nodes_change() -> None:
     nodes, node = Nodes(), _node("a", {})
     nodes.report(NodeReported(node, {}))
