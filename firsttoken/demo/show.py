@@ -29,20 +29,25 @@ _SAMPLING = Sampling(max_tokens=48, temperature=0.0)
 
 
 def run_demo(settings: Settings, console: Console) -> None:
-    """Publish, start, show, stop. Raises as soon as any of it fails."""
+    """Publish, start, show, stop. Raises as soon as any of it fails; KeyboardInterrupt if a signal ended it, when all has
+    stopped."""
     started_s = time.monotonic()
     checkpoint = published(settings, console)  # not within the loop, which would keep a Ctrl-C until this is done
-    asyncio.run(_run(demo_settings(settings), console, checkpoint))
+    shown = asyncio.run(_run(demo_settings(settings), console, checkpoint))
+    if not shown:
+        console.print(f"\nAll stopped, after {seconds_since(started_s)} and before the demo's end.", highlight=False)
+        raise KeyboardInterrupt
     console.print(f"\nAll stopped. The demo took {seconds_since(started_s)}.", highlight=False)
 
 
-async def _run(settings: Settings, console: Console, checkpoint: Checkpoint) -> None:
+async def _run(settings: Settings, console: Console, checkpoint: Checkpoint) -> bool:
+    """Whether it came to its end."""
     with Steps(console) as steps:
         async with platform(settings, steps, move_ports=True) as running:
-            await running.during(_show(running, console, steps, checkpoint))
+            return bool(await running.during(_show(running, console, steps, checkpoint)))
 
 
-async def _show(running: Platform, console: Console, steps: Steps, checkpoint: Checkpoint) -> None:
+async def _show(running: Platform, console: Console, steps: Steps, checkpoint: Checkpoint) -> bool:
     settings = running.settings
     await running.ready()
     steps.settle()
@@ -57,6 +62,7 @@ async def _show(running: Platform, console: Console, steps: Steps, checkpoint: C
             await show.become_one()
         await show.warm()
         await show.explain()
+    return True
 
 
 class _Show:

@@ -2,18 +2,23 @@
 
 import asyncio
 import io
+import os
+import signal
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
+from firsttoken.demo import show
 from firsttoken.demo.counting import AFTER, ORDERED_AT, Counted, count
 from firsttoken.demo.ground import NETWORK_BYTES_PER_S, demo_settings
 from firsttoken.demo.listening import Expecting, Heard, Words, listen
 from firsttoken.errors import MoveFailed
 from firsttoken.frontend import ColdStart, Expected, Frontend, PhaseOfStart, Piece
+from firsttoken.local import platform
 from firsttoken.settings import Settings, load_settings
 from firsttoken.views.demo import comparison, expected_table, pause_table
 
@@ -28,6 +33,26 @@ def drawn(part: RenderableType, encoding: str = "utf-8") -> list[str]:
 
 def settings_of(home: Path, **environment: str) -> Settings:
     return demo_settings(load_settings(environment={"FIRSTTOKEN_HOME": str(home), **environment}))
+
+
+# ---- its end
+
+
+def test_a_demo_that_is_interrupted_does_not_end_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make demo` ended with status 0 all the same. Ports and components are left out."""
+
+    async def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(show, "published", lambda *_: None)
+    monkeypatch.setattr(show, "_show", interrupted)
+    monkeypatch.setattr(show, "platform", partial(platform, build=lambda *_: ()))
+    console = Console(file=io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        show.run_demo(load_settings(environment={"FIRSTTOKEN_HOME": str(tmp_path)}), console)
+    assert isinstance(console.file, io.StringIO)
+    assert "before the demo's end" in console.file.getvalue()
 
 
 # ---- settings
