@@ -55,7 +55,7 @@ def checked_grammar(wanted: Wanted, form: CallFormat, special_of: SpecialOf) -> 
 
     reason, parts = _fault(wanted, form, known), list(_parts(wanted))
     for part, param in parts:
-        if (of_part := _fault(part, form, known)) is not None:
+        if part != wanted and (of_part := _fault(part, form, known)) is not None:
             raise Unusable(of_part, param)
     if reason is not None:
         raise Unusable(reason, parts[0][1])
