@@ -193,7 +193,13 @@ class Broken(RequestError):
 
 def error_body(error: RequestError) -> dict[str, Any]:
     """An error in OpenAI's shape."""
-    return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}}
+    param = None if error.param is None else _sendable(error.param)
+    return {"error": {"message": _sendable(str(error)), "type": error.kind, "param": param, "code": error.code}}
+
+
+def _sendable(text: str) -> str:
+    """Clients' words may hold halves of characters."""
+    return text.encode(errors="replace").decode()
 
 
 class HistoryError(Exception):

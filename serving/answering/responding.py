@@ -18,6 +18,7 @@ from serving.answering.telling import DEGREE, comment, headers, now_s, told
 from serving.door.bodies import CLIENT_LEFT
 from serving.door.leaving import ClosedStream, unless_left
 from serving.door.patience import patience_s
+from serving.door.refused import note_refused
 from serving.errors import Overloaded, RequestError, Unavailable
 from serving.requests.preparing import Prepared
 from serving.requests.schemas import GenerationRequest
@@ -137,6 +138,7 @@ class Responder:
                     await asyncio.wait({task}, timeout=HEARTBEAT_S)
                 asked, tickets = self._admitted(call, task.result())
             except RequestError as error:
+                note_refused(call.id, call.kind, error)
                 for event in SHAPES[call.kind]().refuse(error):
                     yield event
                 return

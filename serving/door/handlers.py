@@ -1,5 +1,6 @@
 """Errors as answers: each has its status, and OpenAI's shape."""
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from serving.answering.telling import REQUEST_ID
+from serving.door.refused import note_refused
 from serving.errors import RequestError, error_body
 from serving.requests.complaints import complaint
 
@@ -26,9 +28,11 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _on_request_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
-    if (name := getattr(request.state, "request_id", None)) is not None:
-        headers[REQUEST_ID] = name
+    name = getattr(request.state, "request_id", None) or f"req-{uuid.uuid4().hex}"
+    note_refused(name, f"{request.method} {request.url.path[:_SHOWN_LETTERS]}", error)
+    headers = {REQUEST_ID: name}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     if error.closes:
         headers["Connection"] = "close"
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
