@@ -52,14 +52,14 @@ def run_prefect(settings: Settings) -> None:
     PortInUse if it cannot listen where it should."""
     from serving.origins import is_loopback
 
-    prefect = settings.prefect
-    check_ports(settings, "prefect")
-    os.environ |= prefect_environment(settings)
-    if not is_loopback(prefect.host) and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+    prefect, environment = settings.prefect, os.environ | prefect_environment(settings)
+    if not is_loopback(prefect.host) and not environment.get("PREFECT_SERVER_API_AUTH_STRING"):
         raise SettingsError(
             f"prefect.host is {prefect.host}, which others reach, and whoever reaches Prefect can run commands: set "
             f"prefect.auth ({environment_name('prefect.auth')}) to USER:PASSWORD, the same for all components"
         )
+    check_ports(settings, "prefect")
+    os.environ |= environment
     folder = settings.home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     begin_with(template(), folder)
