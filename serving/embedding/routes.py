@@ -15,7 +15,7 @@ from cluster.wire.phases import unix_s
 from cluster.wire.requests import Embedded, Submit
 from serving.answering.answerer import TOLD_WITHIN_S, timed_out, too_late
 from serving.answering.deltas import Given
-from serving.answering.telling import headers
+from serving.answering.telling import DEGREE, headers
 from serving.door.bodies import CLIENT_LEFT, Bodies, json_route
 from serving.door.handlers import OPENAI
 from serving.door.leaving import unless_left
@@ -144,8 +144,10 @@ class Embeddings:
             tasks = [asyncio.ensure_future(self._vector(asked, ticket)) for ticket in tickets]
             try:
                 await self._begin_in_time(asked, tasks)
-                for task in tasks:
-                    yield await task
+                for task, ticket in zip(tasks, tickets, strict=True):
+                    vector = await task
+                    asked.headers[DEGREE] = str(ticket.degree)
+                    yield vector
             finally:
                 await _end(tasks, tickets)
 
