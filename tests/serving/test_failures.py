@@ -171,7 +171,8 @@ def test_a_client_that_leaves_stops_its_generation(cluster: RealCluster, endless
 
 def test_a_client_that_gives_up_waiting_for_a_whole_answer_stops_it_too(cluster: RealCluster, endless: str) -> None:
     body = {"model": endless, "prompt": PROMPT, "max_tokens": 8000}
-    with httpx.Client(verify=NO_AUTHORITIES, timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
+    patience = httpx.Timeout(DEADLINE_S, read=0.5)
+    with httpx.Client(verify=NO_AUTHORITIES, timeout=patience) as client, pytest.raises(httpx.ReadTimeout):
         client.post(f"{cluster.url}/v1/completions", json=body)
     wait_until(lambda: all(replica["requests"] == 0 for replica in replicas(cluster.url)), "the request to end")
 
