@@ -58,7 +58,7 @@ class SchedulerLine:
 
     async def reports(self, timeout_s: float) -> tuple[NodeReport, ...]:
         """What the nodes say that had joined before us; those that do not answer in time are left out."""
-        asked = (asyncio.wait_for(self._report(address), timeout_s) for address in self._workers)
+        asked = (self._report(address, timeout_s) for address in self._workers)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return tuple(answer for answer in answers if isinstance(answer, NodeReport))
 
@@ -72,8 +72,9 @@ class SchedulerLine:
         self._line.abort()
         await _close(self._client)
 
-    async def _report(self, address: str) -> NodeReport:
-        report = from_wire(await getattr(self._client.rpc(address), HANDLER)())
+    async def _report(self, address: str, timeout_s: float) -> NodeReport:
+        async with asyncio.timeout(timeout_s):
+            report = from_wire(await getattr(self._client.rpc(address), HANDLER)())
         if not isinstance(report, NodeReport):
             raise ProtocolError(f"the node at {address} answered with {type(report).__name__}")
         return report
@@ -82,4 +83,5 @@ class SchedulerLine:
 async def _close(client: Client) -> None:
     """As well as it goes: nothing of it is used any more."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(client.close(), CLOSE_WITHIN_S)
+        async with asyncio.timeout(CLOSE_WITHIN_S):
+            await client.close()

@@ -131,7 +131,8 @@ class Launcher:
 
     async def _within(self, answer: "asyncio.Future[Any]", seconds: float) -> Any:
         try:
-            return await asyncio.wait_for(asyncio.shield(answer), seconds)
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(answer)
         except TimeoutError:
             self._lose()
             raise NotLaunched(f"the launcher does not answer within {seconds:.0f} s") from None

@@ -82,7 +82,8 @@ async def _serve(config: ServiceConfig, stop: asyncio.Event, on_ready: Callable[
             _log.warning("no use of Prefect (%s: %s), again in %.0f s", type(error).__name__, error, backoff_s)
             _on_signals(stop)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), backoff_s)
+                async with asyncio.timeout(backoff_s):
+                    await stop.wait()
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
 
 

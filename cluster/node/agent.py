@@ -325,6 +325,7 @@ class NodeAgent:
             if self._worker is not None:
                 self._say(self._reporter.tell())
             try:
-                await asyncio.wait_for(self._changed.wait(), self._config.report_interval_s)
+                async with asyncio.timeout(self._config.report_interval_s):
+                    await self._changed.wait()
             except TimeoutError:
                 continue

@@ -48,7 +48,8 @@ class Prober:
     async def fill_gaps(self) -> None:
         """Measure what was never measured, once the first stage process is ready: until then it has the cores."""
         try:
-            await asyncio.wait_for(self._ready.wait(), _READY_WITHIN_S)
+            async with asyncio.timeout(_READY_WITHIN_S):
+                await self._ready.wait()
         except TimeoutError:
             _log.warning("no stage process is ready after %.0f s", _READY_WITHIN_S)
         while missing := [name for name in (SSD, *OF_STORE) if name not in self._book]:

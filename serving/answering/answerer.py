@@ -123,7 +123,8 @@ class Answerer:
             until_s = request.deadline_s + TOLD_WITHIN_S
             late = too_late("token", request.deadline_s - request.arrived_s)
         try:
-            return await asyncio.wait_for(queue.get(), until_s - time.monotonic())
+            async with asyncio.timeout(until_s - time.monotonic()):
+                return await queue.get()
         except TimeoutError:
             return late
 

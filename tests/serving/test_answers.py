@@ -182,3 +182,38 @@ def test_a_text_holds_neither_what_ended_it_nor_stops_before_their_time(
         return whole["text"], "".join(delta["text"] for delta in deltas)
 
     assert asyncio.run(both()) == (shown, shown)
+
+
+class _Handed:
+    """Gives a token whenever it is told to."""
+
+    name, cold = "r.0", False
+
+    def __init__(self) -> None:
+        self.next = asyncio.Queue[int]()
+
+    async def tokens(self) -> AsyncGenerator[Tokens]:
+        while True:
+            yield Tokens("r.0", (await self.next.get(),))
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_who_leaves_just_when_a_token_comes_has_left(turns: int) -> None:
+    """Python 3.11's wait_for loses a cancellation that meets its result: the whole answer was made for nobody."""
+    model = SimpleNamespace(name="m", text=None)
+    submit = Submit("r.0", (1,), 1, 9, (), GREEDY)
+    arrived_s = asyncio.get_running_loop().time()
+    asked = Ask("cmpl-1", "text_completion", model, (submit,), 1, (), arrived_s, False, False)  # type: ignore[arg-type]
+    ticket = _Handed()
+    answerer = Answerer(Metrics(), FOREVER_S, lambda *_: None)
+    task = asyncio.ensure_future(answerer.whole(asked, [ticket]))  # type: ignore[list-item]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    ticket.next.put_nowait(7)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=1.0)
+    task.cancel()
+    assert done, "it goes on answering"
+    assert task.cancelled()
